@@ -1,0 +1,50 @@
+# Set-up happens once, and again when pyproject.toml changes. PYTHON=... names the interpreter for .venv,
+# PIP_ARGS="..." adds options to pip (such as an index of CPU-only wheels), ARGS="..." to the command run.
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help: ## show this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: $(VENV)/.core ## draw a picture book, label it with the built-in models, score it, make a report
+	$(BIN)/segray demo $(ARGS)
+
+test: $(VENV)/.dev ## run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy models pipelines tuning tests $(if $(wildcard tools/*.py),tools) $(if $(wildcard benchmarks/*.py),benchmarks)
+
+bench: $(VENV)/.dev ## run every benchmark, one program a claim
+	@set -e; for program in benchmarks/[!_]*.py; do \
+		[ -e "$$program" ] || continue; \
+		echo "== $$program"; $(BIN)/python "$$program" $(ARGS); \
+	done
+
+clean: ## remove caches and build products; .venv and all outputs stay
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@for python in $(PYTHON) python3.12 python3.13 python3.11 python3.14 python3 python; do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "$$python -m venv $(VENV)"; \
+			"$$python" -m venv $(VENV) && exit 0; \
+			rm -rf $(VENV); exit 1; \
+		fi; \
+	done; \
+	echo "Python 3.11 or newer is needed; name one with PYTHON=..." >&2; exit 1
+
+$(VENV)/.core: pyproject.toml | $(BIN)/python
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.core

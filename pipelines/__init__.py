@@ -1,0 +1,1 @@
+"""What moves images: Ray Data, files, configuration, the command line."""

@@ -1,0 +1,17 @@
+"""Errors that a user can act on."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user can mend: printed as one line, without a traceback.
+
+    Args:
+        message: what is wrong, where, and what is allowed.
+        exit_code: status of the command. 2: bad input or configuration, 3: too many bad images,
+            4: the output is in use by another run.
+    """
+
+    def __init__(self, message: str, *, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
