@@ -1,0 +1,1 @@
+"""The built-in picture-book models: their architecture and their weights."""
