@@ -1,0 +1,256 @@
+"""From a name to a checkpoint: built-in file, local path, URL or Hugging Face repository, always hashed.
+
+No pickle is ever executed: `.safetensors` are read by safetensors, everything else by
+`torch.load(weights_only=True)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import urllib.error
+import urllib.request
+import uuid
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+BUILTIN = ("picture_book_clip", "picture_book_sam")
+BUILTIN_FOLDER = Path(__file__).parent / "builtin"
+_CHUNK = 1 << 20
+_TIMEOUT_S = 30
+_SHOWN = 3
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be found, fetched, trusted or loaded; one line that says what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A weights file on this machine, and the hex SHA-256 of its bytes."""
+
+    path: Path
+    sha256: str
+
+
+def resolve(spec: str, *, sha256: str | None = None, cache_dir: Path | None = None) -> Checkpoint:
+    """Find, or fetch, the file that `spec` names and hash it.
+
+    Args:
+        spec: `builtin:NAME`, a local path, an https:// URL (http:// only together with `sha256`), or
+            `hf-hub:owner/repo[:filename]` (filename defaults to model.safetensors).
+        sha256: the expected hex digest; without it a `.pth` archive is checked by its own checksums.
+        cache_dir: where URLs are kept, default `$SEGRAY_CACHE` or `~/.cache/segray`.
+
+    Raises:
+        WeightsError: no such file, no network, or other bytes than expected.
+    """
+    if spec.startswith("builtin:"):
+        path, sha256 = _builtin(spec), sha256 or _builtin_sha256(spec)
+    elif spec.startswith(("https://", "http://")):
+        path = _cached(spec, sha256, cache_dir)
+    elif spec.startswith("hf-hub:"):
+        path = _from_hub(spec, cache_dir)
+    else:
+        path = Path(spec).expanduser()
+    return _checked(path, spec, sha256)
+
+
+def load_state_dict(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The tensors of a checkpoint on the CPU, floating point ones as float32.
+
+    A `{"state_dict": ...}` wrapper and a `module.` prefix on every key are taken off.
+
+    Raises:
+        WeightsError: damaged, not a state dict, or a pickle of anything but tensors (nothing in it is run).
+    """
+    path = checkpoint.path
+    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not state:
+        raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors)")
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise WeightsError(f"{path} is no state dict: {key!r} is a {type(value).__name__}, not a tensor")
+    if all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def load_into(module: nn.Module, checkpoint: Checkpoint, name: str) -> None:
+    """Copy a checkpoint's tensors into `module`, called `name` in messages; every key and shape must fit.
+
+    Raises:
+        WeightsError: lists the first keys that are missing, unexpected or of another shape.
+    """
+    state, own = load_state_dict(checkpoint), module.state_dict()
+    shapes = [
+        f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    problems = [
+        ("missing", [key for key in own if key not in state]),
+        ("unexpected", [key for key in state if key not in own]),
+        ("wrong shapes", shapes),
+    ]
+    listed = "; ".join(f"{what}: {_first(items)}" for what, items in problems if items)
+    if listed:
+        raise WeightsError(f"{checkpoint.path} does not fit the model {name}: {listed}")
+    module.load_state_dict(state)
+
+
+def read_card(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The JSON under the metadata key `segray` of a safetensors file; empty where there is none.
+
+    Raises:
+        WeightsError: the file is damaged or its `segray` metadata is not a JSON object.
+    """
+    if checkpoint.path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(checkpoint.path, framework="pt") as file:
+            card = json.loads((file.metadata() or {}).get("segray", "{}"))
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{checkpoint.path} is damaged: {_line(error)}") from error
+    if not isinstance(card, dict):
+        raise WeightsError(f"{checkpoint.path}: its metadata 'segray' must be a JSON object")
+    return card
+
+
+def _builtin(spec: str) -> Path:
+    name = spec.removeprefix("builtin:")
+    if name not in BUILTIN:
+        raise WeightsError(f"no built-in weights {name!r}; there are {', '.join(BUILTIN)}")
+    return BUILTIN_FOLDER / f"{name}.safetensors"
+
+
+def _builtin_sha256(spec: str) -> str | None:
+    sums = BUILTIN_FOLDER / "SHA256SUMS"
+    lines = sums.read_text().splitlines() if sums.exists() else []
+    digests = {name: digest for digest, name in (line.split() for line in lines if line.strip())}
+    return digests.get(_builtin(spec).name)
+
+
+def _checked(path: Path, spec: str, expected: str | None) -> Checkpoint:
+    """Hash the file; compare with the expected digest, or with a zip archive's own checksums."""
+    if not path.is_file():
+        raise WeightsError(f"no weights file at {path} (given as {spec!r}); check the path")
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if expected is None and zipfile.is_zipfile(path):
+            _check_archive(path)
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {_line(error)}") from error
+    if expected is not None and digest != expected.lower():
+        raise WeightsError(f"{path} has sha256 {digest}, expected {expected}; remove it and get it again")
+    return Checkpoint(path, digest)
+
+
+def _check_archive(path: Path) -> None:
+    # torch.load does not compare the checksums of its own archive: a flipped byte would become a weight.
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except zipfile.BadZipFile as error:
+        raise WeightsError(f"{path} is damaged: {_line(error)}; get it again") from error
+    if bad is not None:
+        raise WeightsError(f"{path} is damaged: the checksum of its record {bad} is wrong; get it again")
+
+
+def _cached(url: str, sha256: str | None, cache_dir: Path | None) -> Path:
+    """The URL's file in the cache, fetched if it is not there yet."""
+    if url.startswith("http://") and sha256 is None:
+        raise WeightsError(f"{url} is not encrypted: give its sha256, or use an https:// address")
+    root = cache_dir or Path(os.environ.get("SEGRAY_CACHE") or "~/.cache/segray").expanduser()
+    name = Path(urlsplit(url).path).name or "weights"
+    target = root / "weights" / hashlib.sha256(url.encode()).hexdigest()[:12] / name
+    if target.exists():
+        return target
+    # A unique temporary name: several processes may fetch the same file at once.
+    temporary = target.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _download(url, temporary, sha256)
+        temporary.replace(target)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        by_hand = f"fetch it by hand and put it at {target}, or give a local path as the weights"
+        raise WeightsError(f"cannot download {url}: {_line(error)}; {by_hand}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def _download(url: str, path: Path, sha256: str | None) -> None:
+    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, path.open("xb") as file:  # noqa: S310 - http(s) only
+        digest, n_bytes = _copy(response, file)
+        file.flush()
+        os.fsync(file.fileno())
+        length = response.headers.get("Content-Length")
+    if length is not None and n_bytes != int(length):
+        raise ValueError(f"the connection broke after {n_bytes} of {length} bytes")
+    if sha256 is not None and digest != sha256.lower():
+        raise ValueError(f"its sha256 is {digest}, expected {sha256}")
+
+
+def _copy(source: IO[bytes], target: IO[bytes]) -> tuple[str, int]:
+    """Copy a stream; (hex SHA-256, number of bytes)."""
+    digest, n_bytes = hashlib.sha256(), 0
+    while chunk := source.read(_CHUNK):
+        digest.update(chunk)
+        n_bytes += target.write(chunk)
+    return digest.hexdigest(), n_bytes
+
+
+def _from_hub(spec: str, cache_dir: Path | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    repo, _, filename = spec.removeprefix("hf-hub:").partition(":")
+    filename = filename or "model.safetensors"
+    try:
+        return Path(hf_hub_download(repo, filename, cache_dir=cache_dir))
+    except Exception as error:  # the client lets errors of several HTTP libraries through
+        by_hand = "go online once, or fetch it by hand and give its local path as the weights"
+        message = f"cannot get {filename} of the Hugging Face repository {repo}: {_line(error)}; {by_hand}"
+        raise WeightsError(message) from error
+
+
+def _read_safetensors(path: Path) -> Any:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path} is no readable safetensors file: {_line(error)}") from error
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {_line(error)}") from error
+    except Exception as error:  # damaged bytes raise almost anything in the unpickler
+        reason = "it is damaged or holds more than tensors, and pickled code is never run"
+        raise WeightsError(f"{path} is refused: {reason} ({type(error).__name__})") from error
+
+
+def _first(items: list[str]) -> str:
+    rest = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + rest
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error's text, without a full stop: it becomes part of a sentence."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")
