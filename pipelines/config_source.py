@@ -1,0 +1,116 @@
+"""Configuration as people write it, YAML and key=value words, read into plain text, lists and mappings.
+
+Scalars stay text: `out: 2024` is a folder and `classes: on` a class, whatever YAML 1.1 makes of such words;
+the type of the field decides later.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.errors import UserError
+
+_OVERRIDE = re.compile(r"(--)?([^\W\d][^=]*)=(.*)", re.DOTALL)
+_SWITCH = re.compile(r"--([^\W\d][\w.-]*)")
+
+SWITCHED_ON = object()
+"""The value of a bare `--key`, which only a true-or-false key takes."""
+
+
+class _TextLoader(yaml.SafeLoader):
+    """The safe loader with text, null, lists and mappings only, and no guess at what a bare word may mean."""
+
+
+_KEPT_TAGS = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
+_TextLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in _KEPT_TAGS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _mapping(loader: _TextLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.tag != _KEPT_TAGS[1] and key.value in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key.value} is there twice", key.start_mark
+            )
+        seen.add(str(key.value))
+    loader.flatten_mapping(node)
+    return yaml.constructor.BaseConstructor.construct_mapping(loader, node, deep=True)
+
+
+_TextLoader.yaml_constructors = {
+    tag: yaml.SafeLoader.yaml_constructors[tag]
+    for tag in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", None)
+}
+_TextLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def read_yaml(path: str) -> dict[Any, Any]:
+    """The mapping in a YAML file, every scalar as text or None.
+
+    Raises:
+        UserError: no such file, not YAML, tags that would run code, or no mapping at the top.
+    """
+    try:
+        data = _parse(Path(path).read_bytes(), path)
+    except FileNotFoundError:
+        raise UserError(f"no configuration file {path!r}; values are given as key=value") from None
+    except IsADirectoryError:
+        raise UserError(
+            f"{path!r} is a folder, not a configuration file; values are given as key=value"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read configuration file {path!r}: {error}") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: not a configuration; it needs lines of the form key: value")
+    return data
+
+
+def parse_override(word: str) -> tuple[str, Any]:
+    """`key=value` as the key and its value; `--key=value` is taken too, and `--key` gives `SWITCHED_ON`.
+
+    Raises:
+        UserError: no "=", or a value that opens a YAML list or mapping and is none.
+    """
+    if match := _OVERRIDE.fullmatch(word):
+        return _spelled(match[2]) if match[1] else match[2], match[3]
+    if match := _SWITCH.fullmatch(word):
+        return _spelled(match[1]), SWITCHED_ON
+    raise UserError(f"{word[:100]!r} is not of the form key=value")
+
+
+def parse_flow(text: str, key: str) -> Any:
+    """A value written as a YAML list or mapping on one line, such as `[a, b]`; `key` is named in errors."""
+    return _parse(text.encode("utf-8", "surrogateescape"), key)
+
+
+def _spelled(key: str) -> str:
+    return key.replace("-", "_")
+
+
+def _parse(data: bytes, where: str) -> Any:
+    try:
+        return yaml.load(data, _TextLoader)  # noqa: S506  a SafeLoader with fewer guesses
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{where}{line}: {_refusal(error)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{where}: not a YAML text: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{where}: nested too deeply") from None
+
+
+def _refusal(error: yaml.MarkedYAMLError) -> str:
+    tag = re.search(r"could not determine a constructor for the tag '([^']*)'", error.problem or "")
+    if tag:
+        name = tag[1].replace("tag:yaml.org,2002:", "!!")
+        return f"tag {name} is refused; plain text, lists and mappings only"
+    return f"{error.problem or 'not YAML'}{', ' + error.context if error.context else ''}"
