@@ -1,0 +1,187 @@
+"""The two tables of a label set: schemas, and how rows become tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+STATUSES = ("ok", "error", "skipped")
+# A struct<bytes, path> column is what `datasets` stores for its Image feature.
+IMAGE_COLUMNS = ("image", "label", "confidence")
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def _list(kind: pa.DataType, size: int = -1) -> pa.DataType:
+    """A list type that reads back from Parquet as it is: there its items are always called "element"."""
+    return pa.list_(pa.field("element", kind), size)
+
+
+_RLE = pa.struct([("size", _list(pa.int32(), 2)), ("counts", pa.binary())])
+_IDS = _list(pa.int64())
+# Batches stay far below the 2 GiB that one Arrow binary array can hold, with whole photographs embedded too.
+_BATCH_ROWS = 32
+
+_LABEL_FIELDS = [
+    ("image_id", pa.string()),
+    ("image", _IMAGE),
+    ("sha256", pa.string()),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("label", _IMAGE),
+    ("confidence", _IMAGE),
+    ("class_ids", _IDS),
+    ("class_pixels", _IDS),
+    ("mean_confidence", pa.float32()),
+    ("labelled_fraction", pa.float32()),
+    ("n_segments", pa.int32()),
+    ("status", pa.string()),
+    ("error", pa.string()),
+    ("run_id", pa.string()),
+]
+
+_SEGMENT_FIELDS = [
+    ("image_id", pa.string()),
+    ("segment_id", pa.int32()),
+    ("bbox", _list(pa.float32(), 4)),
+    ("area", pa.int64()),
+    ("class_id", pa.int16()),
+    ("score", pa.float32()),
+    ("margin", pa.float32()),
+    ("runner_up_class", pa.int16()),
+    ("predicted_iou", pa.float32()),
+    ("stability_score", pa.float32()),
+    ("rle", _RLE),
+]
+
+
+def labels_schema(provenance: Mapping[str, Any]) -> pa.Schema:
+    """Schema of the labels table: one row an image, whatever became of it.
+
+    Args:
+        provenance: what made the labels, kept as JSON under the metadata key `segray`. Its key `classes`
+            (names, index = class id) also names the ids for `datasets`, `ignore_index` defaults to 255.
+
+    Raises:
+        ValueError: `classes` is missing or empty.
+    """
+    classes = provenance.get("classes")
+    if not classes:
+        raise ValueError("provenance['classes'] must list the class names, index = class id")
+    features = json.dumps({"info": {"features": _features(list(classes))}})
+    return pa.schema(_LABEL_FIELDS, metadata={"huggingface": features, **_metadata(provenance)})
+
+
+def segments_schema(dim: int | None, provenance: Mapping[str, Any]) -> pa.Schema:
+    """Schema of the segments table: one row a segment.
+
+    Args:
+        dim: length of the float16 embeddings; None stores none, as a column of nulls.
+        provenance: as in `labels_schema`.
+    """
+    embedding = pa.null() if dim is None else _list(pa.float16(), dim)
+    return pa.schema([*_SEGMENT_FIELDS, ("embedding", embedding)], metadata=_metadata(provenance))
+
+
+def provenance_of(schema: pa.Schema) -> dict[str, Any]:
+    """The provenance that a schema of this module carries.
+
+    Raises:
+        ValueError: it carries none.
+    """
+    text = (schema.metadata or {}).get(b"segray")
+    if text is None:
+        raise ValueError("no metadata key segray: not written by segray")
+    provenance: dict[str, Any] = json.loads(text)
+    return provenance
+
+
+def labels_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Table of plain rows; missing keys become nulls, and an image column may be given as its bytes alone.
+
+    Raises:
+        ValueError: a row has a key that is no column.
+    """
+    return _table([_with_image_structs(row) for row in rows], schema)
+
+
+def segments_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Table of plain rows with `rle` as {"size": [H, W], "counts": bytes}; missing keys become nulls.
+
+    Raises:
+        ValueError: a row has a key that is no column, or an embedding of another length.
+    """
+    return _table(rows, schema)
+
+
+def class_counts(label: NDArray[np.uint8], ignore_index: int = 255) -> tuple[list[int], list[int]]:
+    """Ids in a label map, ascending, and their pixels: the columns class_ids and class_pixels.
+
+    Pixels of the ignore index are not counted: it names no class.
+    """
+    pixels = np.bincount(label.ravel(), minlength=256)
+    ids = [int(i) for i in np.flatnonzero(pixels) if i != ignore_index]
+    return ids, [int(pixels[i]) for i in ids]
+
+
+def _metadata(provenance: Mapping[str, Any]) -> dict[str, str]:
+    return {"segray": json.dumps(provenance, sort_keys=True, ensure_ascii=False)}
+
+
+def _features(classes: list[str]) -> dict[str, Any]:
+    features = {name: _feature(kind) for name, kind in _LABEL_FIELDS}
+    features["class_ids"]["feature"] = {"names": classes, "_type": "ClassLabel"}
+    return features
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    if kind == _IMAGE:
+        return {"_type": "Image"}
+    if pa.types.is_list(kind):
+        # Every version of datasets reads Sequence (newer ones show it as List); before 4, List is an error.
+        return {"feature": _feature(kind.value_type), "_type": "Sequence"}
+    return {"dtype": "float32" if kind == pa.float32() else str(kind), "_type": "Value"}
+
+
+def _with_image_structs(row: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: row[name] for name in IMAGE_COLUMNS if isinstance(row.get(name), bytes)}
+    return {**row, **{name: {"bytes": data, "path": None} for name, data in found.items()}}
+
+
+def _table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    unknown = {key for row in rows for key in row} - set(schema.names)
+    if unknown:
+        raise ValueError(f"unknown columns {sorted(unknown)}; allowed: {schema.names}")
+    batches = (_batch(chunk, schema) for chunk in _chunks(rows))
+    return pa.Table.from_batches(batches, schema=schema)
+
+
+def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
+    for start in range(0, len(rows), _BATCH_ROWS):
+        yield rows[start : start + _BATCH_ROWS]
+
+
+def _batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+    columns = [_column([row.get(field.name) for row in rows], field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float16():
+        return _embeddings(values, kind.list_size)
+    return pa.array(values, type=kind)
+
+
+def _embeddings(values: Iterable[Any], dim: int) -> pa.Array:
+    vectors = [None if value is None else np.asarray(value, np.float16) for value in values]
+    wrong = [v.shape for v in vectors if v is not None and v.shape != (dim,)]
+    if wrong:
+        raise ValueError(f"an embedding has shape {wrong[0]}, the schema says ({dim},)")
+    zeros = np.zeros(dim, np.float16)
+    flat = np.concatenate([zeros if v is None else v for v in vectors])
+    missing = pa.array([v is None for v in vectors], pa.bool_())
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=_list(pa.float16(), dim), mask=missing)
