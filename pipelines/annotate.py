@@ -1,0 +1,318 @@
+"""`segray annotate`: the Ray Data graph from a manifest to a label set, and what stands around it.
+
+manifest -> read and decode (CPU tasks) -> SAM pool -> GEM-CLIP pool -> paint and encode (CPU tasks) -> parts
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import click
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from models.label_space import LabelSpace, label_space
+from pipelines import cluster, ledger, storage
+from pipelines.config import dump
+from pipelines.errors import UserError
+from pipelines.images import ImageOptions
+from pipelines.label_schema import labels_schema, segments_schema
+from pipelines.label_store import LabelStore, prepare_output, write_run
+from pipelines.ledger import RemoteLedger, Tally
+from pipelines.manifest import ImageRef, read_manifest, write_manifest
+from pipelines.progress import Progress, summary_lines
+from pipelines.provenance import differences, other_configuration, provenance
+from pipelines.run_lock import RunLock
+from pipelines.run_summary import summarise
+from pipelines.settings import AnnotateConfig
+from pipelines.sources import list_images
+from pipelines.stages import NameSegments, SegmentImages, Words, encode_table, read_table
+
+MANIFEST, TODO = "manifest.parquet", ".todo.parquet"
+_TODO_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("problem", pa.string())])
+_READ_ROWS = 8
+"""Images a decode task takes: few, so that full-size pixels never pile up."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is known before the first image: checked, resolved and computed once a run."""
+
+    config: AnnotateConfig
+    space: LabelSpace
+    words: Words
+    dim: int
+    provenance: dict[str, Any]
+
+
+def run(config: AnnotateConfig) -> None:
+    """Label the images that have no row yet, and print a summary.
+
+    Raises:
+        UserError: bad input; the output belongs to another configuration (2), has too many bad images (3), or
+            is in use (4).
+    """
+    began = time.monotonic()
+    space = _label_space(config)
+    prepare_output(config.out)
+    images = list_images(config.images)
+    prepared = prepare(config, space)
+    config = prepared.config
+    with RunLock(config.out) as lock:
+        total, n_todo = _open_store(prepared, images)
+        tally = Tally()
+        if n_todo:
+            click.echo(f"{total} images, {n_todo} to do, into {storage.display(config.out)}", err=True)
+            tally = _execute(prepared, lock.token, n_todo, total - n_todo)
+        else:
+            click.echo(f"{total} images, nothing to do in {storage.display(config.out)}", err=True)
+        record = summarise(LabelStore(config.out), prepared.provenance, tally, time.monotonic() - began)
+        if n_todo or LabelStore(config.out).run() is None:
+            write_run(config.out, record)
+    click.echo("\n".join(summary_lines(record, storage.display(config.out))))
+    _complain_of_bad(config, record)
+
+
+def prepare(config: AnnotateConfig, space: LabelSpace) -> Prepared:
+    """Load both models once, so that bad weights are told before the first image, and embed the words.
+
+    Raises:
+        UserError: weights or an option that do not fit; another configuration made what is in `out`.
+    """
+    try:
+        words, dim, record = _load(config, space)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    out = config.out
+    if changed := _changes(out, record):
+        if not config.new_run:
+            advice = "give another out=DIR, or new_run=true to start beside it"
+            raise UserError(other_configuration(out, changed, advice))
+        out = _free_neighbour(out, record)
+        prepare_output(out)
+    return Prepared(config.model_copy(update={"out": out}), space, words, dim, record)
+
+
+def _label_space(config: AnnotateConfig) -> LabelSpace:
+    try:
+        return label_space(config.classes, config.label.background_names, config.label.aliases)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _load(config: AnnotateConfig, space: LabelSpace) -> tuple[Words, int, dict[str, Any]]:
+    from models.clip import build_clip
+    from models.clip_text import embed_label_space, resolve_templates
+    from models.sam import build_sam
+
+    clip = build_clip(config.clip.model, config.clip.weights, sha256=config.clip.sha256)
+    templates = resolve_templates(config.label.templates)
+    bank = embed_label_space(clip, space, templates)
+    words = Words.of(bank, config.label.threshold)
+    _, sam_checkpoint = build_sam(config.sam.model, config.sam.weights, sha256=config.sam.sha256)
+    record = provenance(
+        config,
+        space,
+        sam={"model": config.sam.model, "sha256": sam_checkpoint.sha256},
+        clip={
+            "model": config.clip.model,
+            "sha256": clip.checkpoint.sha256,
+            "features": config.clip.features,
+        },
+        templates=templates,
+        logit_scale=bank.logit_scale,
+    )
+    return words, bank.embeddings.shape[1], record
+
+
+def _changes(out: str, record: dict[str, Any]) -> list[str]:
+    store = LabelStore(out)
+    return differences(store.provenance, record) if store.parts() else []
+
+
+def _free_neighbour(out: str, record: dict[str, Any]) -> str:
+    """OUT-2, OUT-3, ...: the first that is new, or that this same configuration has begun."""
+    number = 2
+    while True:
+        candidate = f"{out.rstrip('/')}-{number}"
+        if not _changes(candidate, record):
+            _log.info("new_run: writing to %s", storage.display(candidate))
+            return candidate
+        number += 1
+
+
+def _open_store(prepared: Prepared, images: Any) -> tuple[int, int]:
+    """Write configuration, manifest and to-do list; how many images there are, and how many are left."""
+    config, store = prepared.config, LabelStore(prepared.config.out)
+    removed = store.drop_orphans()
+    if removed:
+        _log.info("removed %d unfinished files of an earlier run", removed)
+    manifest = storage.join(config.out, MANIFEST)
+    before = {ref.image_id: (ref.size, ref.mtime) for ref in _old_manifest(manifest)}
+    total = write_manifest(images, manifest, previous=manifest)
+    storage.write_atomic(storage.join(config.out, "config.yaml"), dump(config).encode())
+    changed = {
+        ref.image_id
+        for ref in read_manifest(manifest)
+        if before.get(ref.image_id, (ref.size, ref.mtime)) != (ref.size, ref.mtime)
+    }
+    done = _done(store, changed)
+    todo = [_todo_row(ref) for ref in read_manifest(manifest) if ref.image_id not in done]
+    if todo:
+        storage.delete(storage.join(config.out, "run.json"))
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(todo, _TODO_SCHEMA), sink)
+        storage.write_atomic(storage.join(config.out, TODO), sink.getvalue().to_pybytes())
+    return total, len(todo)
+
+
+def _old_manifest(manifest: str) -> list[ImageRef]:
+    return list(read_manifest(manifest)) if storage.exists(manifest) else []
+
+
+def _todo_row(ref: ImageRef) -> dict[str, str | None]:
+    return {"image_id": ref.image_id, "uri": ref.uri, "problem": ref.problem}
+
+
+def _done(store: LabelStore, changed: set[str]) -> set[str]:
+    """Ids with a row.
+
+    A part with an image whose file has changed is taken out whole: rewriting it without that image could be
+    cut in the middle, making its images again cannot.
+    """
+    rows = list(store.statuses())
+    stale = {part for image_id, _, part in rows if image_id in changed}
+    for part in sorted(stale):
+        store.discard(part)
+    if stale:
+        _log.info("%d images have changed; %d parts are made again", len(changed), len(stale))
+    return {image_id for image_id, _, part in rows if part not in stale}
+
+
+def _execute(prepared: Prepared, token: str, n_todo: int, before: int) -> Tally:
+    config = prepared.config
+    with cluster.session(config.address) as resources:
+        cluster.quiet_data_context()
+        book = ledger.start()
+        try:
+            with Progress(book, n_todo, before):
+                _graph(prepared, token, n_todo, resources, book)
+        except KeyboardInterrupt:
+            _say_how_to_go_on(config, book)
+            raise
+        except Exception as error:
+            raise _as_user_error(config, error) from error
+        return book.tally()
+
+
+def _graph(
+    prepared: Prepared, token: str, n_todo: int, resources: cluster.Resources, book: RemoteLedger
+) -> None:
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    from pipelines.sink import LabelSink
+
+    config = prepared.config
+    sam_plan, clip_plan = cluster.plan(config.sam, config.clip, resources)
+    options = ImageOptions(**config.image.model_dump())
+    guard: dict[str, Any] = {"book": book, "max_tries": config.max_tries}
+    task: dict[str, Any] = {"num_cpus": cluster.TASK_CPUS, "batch_format": "pyarrow"}
+
+    def pool(plan: cluster.PoolPlan) -> dict[str, Any]:
+        return {
+            "batch_format": "pyarrow",
+            "batch_size": plan.batch_size,
+            "num_cpus": plan.num_cpus,
+            "num_gpus": plan.num_gpus,
+            "compute": ActorPoolStrategy(
+                min_size=plan.workers, max_size=plan.max_workers, initial_size=plan.workers
+            ),
+        }
+
+    rows_per_part = config.rows_per_part or _rows_per_part(n_todo, resources)
+    sink = LabelSink(
+        config.out,
+        labels_schema(prepared.provenance),
+        segments_schema(prepared.dim if config.embeddings else None, prepared.provenance),
+        run_id=uuid.uuid4().hex[:12],
+        token=token,
+        rows_per_part=rows_per_part,
+        ledger=book,
+    )
+    filesystem, path = storage.open_storage(storage.join(config.out, TODO))
+    dataset = (
+        ray.data.read_parquet(path, filesystem=filesystem, num_cpus=cluster.TASK_CPUS)
+        .repartition(target_num_rows_per_block=_READ_ROWS)
+        .map_batches(
+            partial(read_table, options=options, embed_images=config.embed_images, **guard),
+            batch_size=_READ_ROWS,
+            **task,
+        )
+        .map_batches(
+            SegmentImages,
+            fn_constructor_kwargs={"config": config.sam, "plan": sam_plan, **guard},
+            **pool(sam_plan),
+        )
+        .map_batches(
+            NameSegments,
+            fn_constructor_kwargs={
+                "config": config.clip,
+                "words": prepared.words,
+                "keep_embeddings": config.embeddings,
+                "plan": clip_plan,
+                **guard,
+            },
+            **pool(clip_plan),
+        )
+        .map_batches(partial(encode_table, space=prepared.space, **guard), batch_size=_READ_ROWS, **task)
+    )
+    dataset.write_datasink(sink, ray_remote_args={"num_cpus": cluster.TASK_CPUS})
+
+
+def _rows_per_part(n_todo: int, resources: cluster.Resources) -> int:
+    """A sixteenth of a CPU's share: small parts lose little to a kill, large ones are fewer files."""
+    return max(8, min(512, n_todo // (16 * max(1, int(resources.cpus)))))
+
+
+def _say_how_to_go_on(config: AnnotateConfig, book: RemoteLedger) -> None:
+    done = sum(book.tally().rows.values())
+    click.echo(
+        f"\nstopped; {done} images of this run are safe in {storage.display(config.out)}, "
+        "the same command goes on",
+        err=True,
+    )
+
+
+def _as_user_error(config: AnnotateConfig, error: Exception) -> Exception:
+    """Ray wraps what a worker raised: a UserError inside is the message, anything else stays as it is."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            where = f"what is finished in {storage.display(config.out)} is safe; the same command goes on"
+            return UserError(f"{cause}; {where}", exit_code=cause.exit_code)
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return error
+
+
+def _complain_of_bad(config: AnnotateConfig, record: dict[str, Any]) -> None:
+    rows = record["rows"]
+    bad, total = rows["error"] + rows["skipped"], sum(rows.values())
+    for image_id, status, reason in record["bad"]:
+        click.echo(f"  {status:<8}{image_id}: {reason}", err=True)
+    if bad > len(record["bad"]):
+        click.echo(f"  ... and {bad - len(record['bad'])} more bad images", err=True)
+    sys.stdout.flush()
+    if bad == total:
+        raise UserError(f"not one of {total} images could be labelled", exit_code=3)
+    if config.max_bad is not None and bad > config.max_bad * total:
+        limit = f"max_bad={config.max_bad:g} allows fewer"
+        raise UserError(f"{bad} of {total} images are bad, {limit}", exit_code=3)

@@ -1,0 +1,121 @@
+"""Who works on what: finds the image that kills its worker, and counts what is done.
+
+A worker says which images it begins and which it has ended. After its death the same images come again, were
+begun before and never ended: they are then taken one at a time, and one that kills its worker alone, again
+and again, is given up.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Tally:
+    """What a run has done so far.
+
+    Attributes:
+        rows: finished images by status.
+        seconds: busy seconds by stage, summed over its workers.
+        images: images that each stage has worked on.
+        restarts: how often images came back after their worker died.
+    """
+
+    rows: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    images: Counter[str] = field(default_factory=Counter)
+    restarts: int = 0
+
+
+class Ledger:
+    """The book itself; one per run, called by all workers (as a Ray actor) or in one process (tests)."""
+
+    def __init__(self) -> None:
+        self._open: set[tuple[str, str]] = set()
+        self._alone: Counter[tuple[str, str]] = Counter()
+        self._tally = Tally()
+        self._lock = threading.Lock()
+
+    def begin(self, stage: str, ids: Sequence[str]) -> bool:
+        """Note that a worker begins these images; True if any was begun before and never ended."""
+        with self._lock:
+            keys = {(stage, i) for i in ids}
+            again = bool(keys & self._open)
+            self._open |= keys
+            self._tally.restarts += again
+            return again
+
+    def begin_alone(self, stage: str, image_id: str) -> int:
+        """Note that a worker begins this image and nothing else; how often so far, with this time."""
+        with self._lock:
+            self._open.add((stage, image_id))
+            self._alone[stage, image_id] += 1
+            return self._alone[stage, image_id]
+
+    def end(self, stage: str, ids: Iterable[str], seconds: float) -> None:
+        """Note that the worker lived to end these images."""
+        with self._lock:
+            keys = {(stage, i) for i in ids}
+            self._open -= keys
+            for key in keys:
+                self._alone.pop(key, None)
+            self._tally.seconds[stage] += seconds
+            self._tally.images[stage] += len(keys)
+
+    def committed(self, statuses: Mapping[str, int], seconds: float) -> None:
+        """Count rows whose part is written."""
+        with self._lock:
+            self._tally.rows.update(statuses)
+            self._tally.seconds["write"] += seconds
+            self._tally.images["write"] += sum(statuses.values())
+
+    def tally(self) -> Tally:
+        """What is done so far."""
+        with self._lock:
+            return self._tally
+
+
+class RemoteLedger:
+    """The same calls on a `Ledger` that lives in a Ray actor."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def begin(self, stage: str, ids: Sequence[str]) -> bool:
+        """See `Ledger.begin`."""
+        return self._call("begin", stage, list(ids))
+
+    def begin_alone(self, stage: str, image_id: str) -> int:
+        """See `Ledger.begin_alone`."""
+        return self._call("begin_alone", stage, image_id)
+
+    def end(self, stage: str, ids: Iterable[str], seconds: float) -> None:
+        """See `Ledger.end`; does not wait for the answer."""
+        self._actor.end.remote(stage, list(ids), seconds)
+
+    def committed(self, statuses: Mapping[str, int], seconds: float) -> None:
+        """See `Ledger.committed`."""
+        self._call("committed", dict(statuses), seconds)
+
+    def tally(self) -> Tally:
+        """See `Ledger.tally`."""
+        return self._call("tally")
+
+    def _call(self, name: str, *args: Any) -> Any:
+        import ray
+
+        return ray.get(getattr(self._actor, name).remote(*args))
+
+
+def start() -> RemoteLedger:
+    """A ledger on the driver's node: it lives as long as the run."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote()
+    return RemoteLedger(actor)

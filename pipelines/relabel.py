@@ -1,0 +1,145 @@
+"""`segray relabel`: new classes, prompts or threshold from stored embeddings and masks; no image, no SAM.
+
+Of CLIP only the text encoder runs. One part after another, so memory does not grow with the label set.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from models.label_space import LabelSpace, label_space
+from models.masks import Segment, decode_rle, segment_from_mask
+from models.zero_shot import name_segments
+from pipelines import storage
+from pipelines.config import dump
+from pipelines.errors import UserError
+from pipelines.guard import Row
+from pipelines.label_schema import labels_schema, segments_schema
+from pipelines.label_store import LabelStore, prepare_output, write_part, write_run
+from pipelines.ledger import Tally
+from pipelines.progress import summary_lines
+from pipelines.provenance import differences, other_configuration, provenance
+from pipelines.run_lock import RunLock
+from pipelines.run_summary import summarise
+from pipelines.settings import RelabelConfig
+from pipelines.sink import part_tables
+from pipelines.stages import Words, encode_segments
+
+_MANIFEST = "manifest.parquet"
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What the new label set is made with."""
+
+    space: LabelSpace
+    words: Words
+    record: dict[str, Any]
+    dim: int
+    run_id: str
+
+
+def run(config: RelabelConfig) -> None:
+    """Write the relabelled set to `out`; the same command again does only the parts that are missing.
+
+    Raises:
+        UserError: no label set, no embeddings in it, other CLIP weights than it was made with, or `out` holds
+            something else.
+    """
+    began = time.monotonic()
+    source = LabelStore(config.labels)
+    if storage.join(config.labels) == storage.join(config.out):
+        raise UserError("out must differ from labels: the label set that is read stays as it is")
+    prepare_output(config.out)
+    target = _prepare(config, source)
+    tally = Tally()
+    with RunLock(config.out) as lock:
+        store = LabelStore(config.out)
+        store.drop_orphans()
+        _copy_manifest(config)
+        storage.write_atomic(storage.join(config.out, "config.yaml"), dump(config).encode())
+        for part in sorted(set(source.parts()) - set(store.parts())):
+            tally.rows.update(_relabel_part(source, part, config.out, target, lock.token))
+        record = summarise(store, target.record, tally, time.monotonic() - began)
+        write_run(config.out, record)
+    click.echo("\n".join(summary_lines(record, storage.display(config.out))))
+
+
+def _prepare(config: RelabelConfig, source: LabelStore) -> _Target:
+    old = source.provenance
+    try:
+        space = label_space(config.classes, config.label.background_names, config.label.aliases)
+        words, templates = _words(config, old, space)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    clip = {key: value for key, value in old["clip"].items() if key != "logit_scale"}
+    record = provenance(
+        config, space, sam=old["sam"], clip=clip, templates=templates, logit_scale=words.logit_scale
+    )
+    store = LabelStore(config.out)
+    if changed := differences(store.provenance, record) if store.parts() else []:
+        raise UserError(other_configuration(config.out, changed, "give another out=DIR"))
+    return _Target(space, words, record, words.embeddings.shape[1], uuid.uuid4().hex[:12])
+
+
+def _words(config: RelabelConfig, old: dict[str, Any], space: LabelSpace) -> tuple[Words, tuple[str, ...]]:
+    """The new names, embedded by the very CLIP that made the stored embeddings."""
+    from models.clip import build_clip
+    from models.clip_text import embed_label_space, resolve_templates
+
+    made_with = old.get("config", {})
+    clip = build_clip(old["clip"]["model"], made_with.get("clip.weights"), sha256=old["clip"]["sha256"])
+    templates = resolve_templates(config.label.templates)
+    bank = embed_label_space(clip, space, templates)
+    return Words.of(bank, config.label.threshold), templates
+
+
+def _copy_manifest(config: RelabelConfig) -> None:
+    manifest = storage.join(config.labels, _MANIFEST)
+    if storage.exists(manifest):
+        storage.write_atomic(storage.join(config.out, _MANIFEST), storage.read_bytes(manifest))
+
+
+def _relabel_part(source: LabelStore, part: str, out: str, target: _Target, token: str) -> Counter[str]:
+    """Write one part anew under its own name; its rows by status."""
+    by_image: dict[str, list[Row]] = {}
+    for segment in source.segments(part).to_pylist():
+        by_image.setdefault(segment["image_id"], []).append(segment)
+    rows = [_relabel_row(row, by_image.get(row["image_id"], []), target) for row in source.rows(parts=[part])]
+    labels = labels_schema(target.record)
+    write_part(
+        out,
+        *part_tables(rows, labels, segments_schema(target.dim, target.record), target.run_id),
+        token=token,
+    )
+    return Counter(row["status"] for row in rows)
+
+
+def _relabel_row(row: Row, stored: list[Row], target: _Target) -> Row:
+    common = {**row, "file": (row["image"] or {}).get("bytes")}
+    if row["status"] != "ok":
+        return {**common, "segments": None}
+    if any(segment["embedding"] is None for segment in stored):
+        raise UserError(
+            f"{row['image_id']}: its segments have no embeddings; annotate with embeddings=true to relabel"
+        )
+    segments = [_segment(segment) for segment in stored]
+    pooled = np.array([s["embedding"] for s in stored], np.float16).reshape(len(stored), target.dim)
+    naming = name_segments(torch.from_numpy(pooled).float(), target.words.bank(), target.words.threshold)
+    height, width = row["height"], row["width"]
+    ignore_index = target.space.ignore_index
+    found = encode_segments(segments, naming, pooled.tobytes(), height, width, ignore_index)
+    return {**common, **found}
+
+
+def _segment(stored: Row) -> Segment:
+    mask = decode_rle(stored["rle"]["size"], stored["rle"]["counts"])
+    return segment_from_mask(mask, stored["predicted_iou"], stored["stability_score"])
