@@ -1,0 +1,164 @@
+"""Scores of a label set, as numbers, JSON, CSV and text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.label_space import IGNORE_INDEX
+from models.metrics import Confusion, class_iou, confusion_matrix
+from pipelines.truth import LabelMap
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of a label set.
+
+    Attributes:
+        classes: the name of each of the C ids.
+        confusion: int64 [C + 1, C + 1], rows truth, columns labels; the last column counts pixels that the
+            labels leave unanswered (id 255). They are missed, so they lower IoU and accuracy.
+        n_images: images that were compared.
+        missing: images without a mask, left out.
+        not_ok: rows that carry no label, by status, left out.
+        unused_masks: masks that belong to no image of the label set.
+    """
+
+    classes: tuple[str, ...]
+    confusion: Confusion
+    n_images: int
+    missing: tuple[str, ...] = ()
+    not_ok: dict[str, int] = field(default_factory=dict)
+    unused_masks: int = 0
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """float64 [C]; nan where a class is in neither truth nor labels."""
+        return class_iou(self.confusion)[:-1]
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU over the classes that occur; nan where none does."""
+        present = self.iou[~np.isnan(self.iou)]
+        return float(present.mean()) if present.size else math.nan
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the counted pixels whose class is right."""
+        total = int(self.confusion.sum())
+        return int(np.trace(self.confusion)) / total if total else math.nan
+
+    @property
+    def truth_pixels(self) -> NDArray[np.int64]:
+        """int64 [C]."""
+        return self.confusion.sum(1)[:-1]
+
+    @property
+    def label_pixels(self) -> NDArray[np.int64]:
+        """int64 [C], where the truth counts."""
+        return self.confusion.sum(0)[:-1]
+
+
+def compare(truth: LabelMap, label: LabelMap, n_classes: int, ignore_index: int = IGNORE_INDEX) -> Confusion:
+    """Confusion of one image, int64 [C + 1, C + 1]: see `Evaluation.confusion`.
+
+    Raises:
+        ValueError: the label holds an id out of range.
+    """
+    over = label[(label >= n_classes) & (label != IGNORE_INDEX)]
+    if over.size:
+        raise ValueError(f"holds id {over[0]}; allowed: 0 to {n_classes - 1} and {IGNORE_INDEX} (no answer)")
+    answered = np.where(label == IGNORE_INDEX, n_classes, label)
+    return confusion_matrix(truth, answered, n_classes + 1, ignore_index)
+
+
+def to_dict(result: Evaluation) -> dict[str, Any]:
+    """The evaluation as plain values for JSON; undefined scores are null."""
+    return {
+        "miou": _number(result.miou),
+        "pixel_accuracy": _number(result.accuracy),
+        "n_images": result.n_images,
+        "n_missing_masks": len(result.missing),
+        "missing_masks": list(result.missing[:100]),
+        "not_ok": result.not_ok,
+        "unused_masks": result.unused_masks,
+        "unanswered_pixels": int(result.confusion[:, -1].sum()),
+        "classes": _class_rows(result),
+        "confusion": result.confusion[:-1, :-1].tolist(),
+    }
+
+
+def to_csv(result: Evaluation) -> str:
+    """One line a class, `_class_rows` as columns; an undefined IoU is empty."""
+    buffer = io.StringIO()
+    rows = _class_rows(result)
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def table(result: Evaluation) -> str:
+    """The evaluation as text for a terminal."""
+    width = max(5, *(len(name) for name in result.classes))
+    lines = [f" id  {'class':<{width}}   IoU %  truth %  labels %"]
+    counted = max(1, int(result.confusion.sum()))
+    for row in _class_rows(result):
+        iou = "-" if row["iou"] is None else f"{100 * row['iou']:.1f}"
+        shares = f"{100 * row['truth_share']:7.1f}  {100 * row['label_pixels'] / counted:8.1f}"
+        lines.append(f"{row['id']:3}  {row['class']:<{width}}  {iou:>6}  {shares}")
+    n_present = int((~np.isnan(result.iou)).sum())
+    lines += ["", f"mIoU            {_percent(result.miou)} (mean of {n_present} classes)"]
+    lines += [f"pixel accuracy  {_percent(result.accuracy)}", f"images          {result.n_images}"]
+    return "\n".join([*lines, *_remarks(result)])
+
+
+def _remarks(result: Evaluation) -> list[str]:
+    left_out = [f"{n} with status {status}" for status, n in sorted(result.not_ok.items())]
+    if result.missing:
+        left_out.append(f"{len(result.missing)} without a mask")
+    remarks = [f"left out        {', '.join(left_out)}"] if left_out else []
+    if result.unused_masks:
+        remarks.append(f"unused masks    {result.unused_masks} (no such image in the label set)")
+    unanswered = int(result.confusion[:, -1].sum())
+    if unanswered:
+        share = 100 * unanswered / int(result.confusion.sum())
+        remarks.append(
+            f"no answer       {share:.1f} % of the pixels have label {IGNORE_INDEX}, counted as missed"
+        )
+    return remarks
+
+
+def _class_rows(result: Evaluation) -> list[dict[str, Any]]:
+    counted = max(1, int(result.confusion.sum()))
+    columns = (
+        result.classes,
+        result.iou.tolist(),
+        result.truth_pixels.tolist(),
+        result.label_pixels.tolist(),
+    )
+    return [
+        {
+            "id": i,
+            "class": name,
+            "iou": _number(iou),
+            "truth_share": truth / counted,
+            "truth_pixels": truth,
+            "label_pixels": predicted,
+        }
+        for i, (name, iou, truth, predicted) in enumerate(zip(*columns, strict=True))
+    ]
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.1f} %"
