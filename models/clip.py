@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models import weights as files
-from models.builtin.arch import CLIP_ARCH, build_picture_book_clip
+from models.builtin.arch import CLIP_ARCH, CLIP_DEPTH, build_picture_book_clip
 from models.clip_towers import check_config
 from models.clip_weights import OPENAI_MEAN, OPENAI_STD, Triple, find_weights
 from models.weights import Checkpoint, WeightsError
@@ -22,6 +22,9 @@ from models.weights import Checkpoint, WeightsError
 PICTURE_BOOK = "picture_book"
 GEM_INPUT = 448
 """Side of GEM's square input in pixels (Bousselham et al., CVPR 2024): 28 x 28 patches of 16 px."""
+
+GEM_DEPTH = 7
+"""GEM's published depth for ViT-B/16: the last 6 of 12 blocks."""
 
 Tokenizer = Callable[[list[str]], Tensor]
 
@@ -46,6 +49,7 @@ class ClipModel:
         std: likewise.
         image_size: side of the default square input in pixels, a multiple of the patch size.
         checkpoint: the weight file.
+        depth: of GEM, where the user names none: the last `depth - 1` blocks.
     """
 
     name: str
@@ -55,6 +59,7 @@ class ClipModel:
     std: Triple
     image_size: int
     checkpoint: Checkpoint
+    depth: int = GEM_DEPTH
 
     @property
     def device(self) -> torch.device:
@@ -133,13 +138,18 @@ def _build_picture_book(weights: str | None, sha256: str | None, device: str | t
 
     checkpoint = files.resolve(weights or "builtin:picture_book_clip", sha256=sha256)
     arch: dict[str, Any] = files.read_card(checkpoint).get("arch", CLIP_ARCH)
+    if _keys(arch) != _keys(CLIP_ARCH):
+        raise WeightsError(f"{checkpoint.path}: its metadata 'arch' is not that of a {PICTURE_BOOK} CLIP")
     network = build_picture_book_clip(arch)
     files.load_into(network, checkpoint, PICTURE_BOOK)
     tokenizer = SimpleTokenizer(context_length=arch["text_cfg"]["context_length"])
     size = arch["vision_cfg"]["image_size"]
-    return ClipModel(
-        PICTURE_BOOK, _frozen(network, device), tokenizer, OPENAI_MEAN, OPENAI_STD, size, checkpoint
-    )
+    parts = (_frozen(network, device), tokenizer, OPENAI_MEAN, OPENAI_STD, size, checkpoint, CLIP_DEPTH)
+    return ClipModel(PICTURE_BOOK, *parts)
+
+
+def _keys(arch: Any) -> Any:
+    return {key: _keys(value) for key, value in arch.items()} if isinstance(arch, dict) else None
 
 
 def _config(name: str) -> dict[str, Any]:

@@ -20,6 +20,9 @@ SUPERSAMPLING = 3
 MIN_VISIBLE = 0.45
 """An object is not placed where it would leave less than this share of another one visible."""
 
+RADIUS = (0.09, 0.24)
+"""Half side of a thing as a share of the scene's side."""
+
 GROUND_HUES = {
     "grass": (0.22, 0.38, 0.35, 0.75, 0.3, 0.7),
     "sea": (0.47, 0.60, 0.45, 0.85, 0.35, 0.7),
@@ -57,25 +60,40 @@ class Scene:
         return f"a photo of {' and '.join(f'a {name}' for name in names)} on {self.ground}"
 
 
-def draw_scene(seed: int, index: int, size: int = 256) -> Scene:
-    """Scene number `index` of the book with this seed: always the same one, whatever was drawn before."""
+def draw_scene(
+    seed: int,
+    index: int,
+    size: int = 256,
+    *,
+    objects: int | None = None,
+    radius: tuple[float, float] = RADIUS,
+) -> Scene:
+    """Scene number `index` of the book with this seed: always the same one, whatever was drawn before.
+
+    Args:
+        seed: of the book.
+        index: of the scene.
+        size: side in pixels.
+        objects: how many things it holds, if room is found for them; None: 1 to 5.
+        radius: smallest and largest half side of a thing, as a share of the scene's side.
+    """
     rng = np.random.default_rng([seed, index])
     ground = str(rng.choice(PICTURE_BOOK_GROUNDS))
     canvas = _ground(rng, ground, size)
     instances = np.zeros((size, size), np.uint8)
     full_areas: list[int] = []
-    objects: list[str] = []
-    wanted = int(rng.choice([1, 2, 3, 4, 5], p=[0.15, 0.3, 0.3, 0.15, 0.1]))
+    names: list[str] = []
+    wanted = int(rng.choice([1, 2, 3, 4, 5], p=[0.15, 0.3, 0.3, 0.15, 0.1])) if objects is None else objects
     for _ in range(4 * wanted):
         name = str(rng.choice(PICTURE_BOOK))
-        colour, alpha, top, left = _sprite(rng, SHAPES[name](rng), size, name)
+        colour, alpha, top, left = _sprite(rng, SHAPES[name](rng), size, size * rng.uniform(*radius), name)
         if _place(canvas, instances, full_areas, colour, alpha, top, left):
-            objects.append(name)
-        if len(objects) == wanted:
+            names.append(name)
+        if len(names) == wanted:
             break
     image = _finish(rng, canvas)
-    ids = np.array([0, *(PICTURE_BOOK.index(name) + 1 for name in objects)], np.uint8)
-    return Scene(image, ids[instances], instances, tuple(objects), ground)
+    ids = np.array([0, *(PICTURE_BOOK.index(name) + 1 for name in names)], np.uint8)
+    return Scene(image, ids[instances], instances, tuple(names), ground)
 
 
 def _ground(rng: np.random.Generator, ground: str, size: int) -> NDArray[np.float32]:
@@ -110,10 +128,9 @@ def _smooth_noise(rng: np.random.Generator, cells: tuple[int, int], size: int) -
 
 
 def _sprite(
-    rng: np.random.Generator, parts: list[Part], size: int, name: str
+    rng: np.random.Generator, parts: list[Part], size: int, radius: float, name: str
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], int, int]:
     """An object drawn tilted, somewhere: colour [h, w, 3], coverage [h, w] in [0, 1], top, left."""
-    radius = size * rng.uniform(0.09, 0.24)
     angle = rng.uniform(-np.pi, np.pi) if name in ("ball", "sun") else rng.normal(0, 0.18)
     flip = rng.choice([-1.0, 1.0])
     stretch = rng.uniform(0.85, 1.15)

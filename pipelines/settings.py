@@ -88,8 +88,8 @@ class ClipModel(Config):
     """Refuse weights with any other checksum; null: no check beyond the library's own."""
     features: Literal["gem", "clip"] = "gem"
     """gem: self-self attention in the last blocks, for dense features; clip: the plain encoder's patches."""
-    depth: int = Field(default=7, ge=2, le=64)
-    """Self-self attention runs beside the last depth - 1 blocks: 7, as in GEM, for the last 6."""
+    depth: int | None = Field(default=None, ge=2, le=64)
+    """Self-self attention runs beside the last depth - 1 blocks; null: the model's own, 7 as in GEM."""
     iterations: int = Field(default=1, ge=0, le=16)
     """Rounds of self-self attention in a block."""
     temperature: float | None = Field(default=None, gt=0)

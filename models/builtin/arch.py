@@ -27,6 +27,10 @@ CLIP_ARCH: dict[str, Any] = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
 }
 
+CLIP_DEPTH = 4
+"""GEM's depth for this CLIP: the last 3 of its 8 blocks. The first five see shapes; GEM's blocks, at this width,
+mostly gather."""
+
 
 def build_picture_book_sam(arch: dict[str, int]) -> Any:
     """A `segment_anything.modeling.Sam` of the given sizes, in evaluation mode, with random weights.
