@@ -2,6 +2,7 @@
 # PIP_ARGS="..." adds options to pip (such as an index of CPU-only wheels), ARGS="..." to the command run.
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH ?= zero_shot annotate memory
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
@@ -22,9 +23,8 @@ lint: $(VENV)/.dev ## check style, format and types
 	$(BIN)/mypy models pipelines tuning tests $(if $(wildcard tools/*.py),tools) $(if $(wildcard benchmarks/*.py),benchmarks)
 
 bench: $(VENV)/.dev ## run every benchmark, one program a claim
-	@set -e; for program in benchmarks/[!_]*.py; do \
-		[ -e "$$program" ] || continue; \
-		echo "== $$program"; $(BIN)/python "$$program" $(ARGS); \
+	@set -e; for name in $(BENCH); do \
+		echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS); \
 	done
 
 clean: ## remove caches and build products; .venv and all outputs stay

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import click
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -32,9 +33,17 @@ from pipelines.run_lock import RunLock
 from pipelines.run_summary import summarise
 from pipelines.settings import AnnotateConfig
 from pipelines.sources import list_images
-from pipelines.stages import NameSegments, SegmentImages, Words, encode_table, read_table
+from pipelines.stages import (
+    NameSegments,
+    SegmentImages,
+    Words,
+    clip_features,
+    encode_table,
+    mask_generator,
+    read_table,
+)
 
-MANIFEST, TODO = "manifest.parquet", ".todo.parquet"
+MANIFEST, NEXT_MANIFEST, TODO = "manifest.parquet", ".manifest.parquet", ".todo.parquet"
 _TODO_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("problem", pa.string())])
 _READ_ROWS = 8
 """Images a decode task takes: few, so that full-size pixels never pile up."""
@@ -117,7 +126,10 @@ def _load(config: AnnotateConfig, space: LabelSpace) -> tuple[Words, int, dict[s
     templates = resolve_templates(config.label.templates)
     bank = embed_label_space(clip, space, templates)
     words = Words.of(bank, config.label.threshold)
-    _, sam_checkpoint = build_sam(config.sam.model, config.sam.weights, sha256=config.sam.sha256)
+    sam, sam_checkpoint = build_sam(config.sam.model, config.sam.weights, sha256=config.sam.sha256)
+    # Options that the models cannot do would make an error row of every image.
+    mask_generator(sam, config.sam)
+    clip_features(clip, config.clip, [np.zeros((8, 8, 3), np.uint8)])
     record = provenance(
         config,
         space,
@@ -126,6 +138,7 @@ def _load(config: AnnotateConfig, space: LabelSpace) -> tuple[Words, int, dict[s
             "model": config.clip.model,
             "sha256": clip.checkpoint.sha256,
             "features": config.clip.features,
+            "weights": config.clip.weights,
         },
         templates=templates,
         logit_scale=bank.logit_scale,
@@ -157,14 +170,18 @@ def _open_store(prepared: Prepared, images: Any) -> tuple[int, int]:
         _log.info("removed %d unfinished files of an earlier run", removed)
     manifest = storage.join(config.out, MANIFEST)
     before = {ref.image_id: (ref.size, ref.mtime) for ref in _old_manifest(manifest)}
-    total = write_manifest(images, manifest, previous=manifest)
+    fresh = storage.join(config.out, NEXT_MANIFEST)
+    total = write_manifest(images, fresh, previous=manifest)
     storage.write_atomic(storage.join(config.out, "config.yaml"), dump(config).encode())
     changed = {
         ref.image_id
-        for ref in read_manifest(manifest)
+        for ref in read_manifest(fresh)
         if before.get(ref.image_id, (ref.size, ref.mtime)) != (ref.size, ref.mtime)
     }
     done = _done(store, changed)
+    # Not before stale parts are out: the old manifest is what tells that a file has changed.
+    storage.write_atomic(manifest, storage.read_bytes(fresh))
+    storage.delete(fresh)
     todo = [_todo_row(ref) for ref in read_manifest(manifest) if ref.image_id not in done]
     if todo:
         storage.delete(storage.join(config.out, "run.json"))
@@ -239,6 +256,8 @@ def _graph(
         }
 
     rows_per_part = config.rows_per_part or _rows_per_part(n_todo, resources)
+    # Ray Data joins the blocks of a part but splits none.
+    block_rows = min(_READ_ROWS, rows_per_part)
     sink = LabelSink(
         config.out,
         labels_schema(prepared.provenance),
@@ -251,10 +270,10 @@ def _graph(
     filesystem, path = storage.open_storage(storage.join(config.out, TODO))
     dataset = (
         ray.data.read_parquet(path, filesystem=filesystem, num_cpus=cluster.TASK_CPUS)
-        .repartition(target_num_rows_per_block=_READ_ROWS)
+        .repartition(target_num_rows_per_block=block_rows)
         .map_batches(
             partial(read_table, options=options, embed_images=config.embed_images, **guard),
-            batch_size=_READ_ROWS,
+            batch_size=block_rows,
             **task,
         )
         .map_batches(
@@ -273,7 +292,7 @@ def _graph(
             },
             **pool(clip_plan),
         )
-        .map_batches(partial(encode_table, space=prepared.space, **guard), batch_size=_READ_ROWS, **task)
+        .map_batches(partial(encode_table, space=prepared.space, **guard), batch_size=block_rows, **task)
     )
     dataset.write_datasink(sink, ray_remote_args={"num_cpus": cluster.TASK_CPUS})
 

@@ -115,7 +115,7 @@ def plan(sam: Pool, clip: Pool, resources: Resources) -> tuple[PoolPlan, PoolPla
     else:
         workers = sam.workers or max(1, int(resources.cpus))
         others = clip.workers or max(1, workers // 6)
-        share = min(0.5, (resources.cpus - 1) / (workers + others))
+        share = max(0.0, min(0.5, (resources.cpus - 1) / (workers + others)))
         threads = max(1, int(resources.cpus) // workers)
         plans = (
             _fill(sam, workers=workers, cpus=share, gpus=0.0, threads=threads),

@@ -39,6 +39,7 @@ def guarded(stage: str, rows: list[Row], work: Work, book: Book, max_tries: int)
     * An image raises: likewise, with the exception's first line as the reason.
     * The worker dies: on its return the batch is taken one image at a time, and an image that was begun alone
       `max_tries` times without an end becomes an error row.
+    * The work is told to stop (KeyboardInterrupt, SystemExit): it stops, and no row is made of it.
     """
     live = [row for row in rows if row["status"] == "ok"]
     if not live:
@@ -92,7 +93,8 @@ def _given_up(stage: str, row: Row, error: Exception) -> Row:
     if isinstance(error, ImageProblem):
         return failed(row, error.reason, error.status)
     if _is_out_of_memory(error):
-        return failed(row, f"{stage}: out of memory on this image alone ({row['width']}x{row['height']})")
+        size = f" ({row['width']}x{row['height']})" if row.get("width") else ""
+        return failed(row, f"{stage}: out of memory on this image alone{size}")
     _log.warning("%s: %s: %s: %s", stage, row["image_id"], type(error).__name__, error)
     return failed(row, f"{stage}: {type(error).__name__}: {error}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -83,11 +84,14 @@ def write_part(root: str, labels: pa.Table, segments: pa.Table, *, token: str | 
     name = part_name(_checked_ids(labels, segments))
     if storage.exists(_uri(root, LABELS, name)):
         return name
-    _require_lock(root, token)
+    encoded = {
+        SEGMENTS: encode_part(segments, row_group_size=_SEGMENT_ROWS),
+        LABELS: encode_part(labels, row_group_size=_LABEL_ROWS),
+    }
     try:
-        storage.write_atomic(_uri(root, SEGMENTS, name), encode_part(segments, row_group_size=_SEGMENT_ROWS))
-        _require_lock(root, token)
-        storage.write_atomic(_uri(root, LABELS, name), encode_part(labels, row_group_size=_LABEL_ROWS))
+        for folder, data in encoded.items():
+            with run_lock.owned(root, token):
+                storage.write_atomic(_uri(root, folder, name), data)
     except UserError as error:
         if error.exit_code == run_lock.IN_USE:
             raise
@@ -106,7 +110,7 @@ def prepare_output(root: str) -> None:
     """Check before any model loads that `root` may take a label set.
 
     Raises:
-        UserError: it holds files that are none of a label set's, or it is a file.
+        UserError: it holds files that are none of a label set's, is a file, or cannot be written to.
     """
     try:
         foreign = [name for name in storage.list_names(root) if not _OURS.match(name)]
@@ -121,6 +125,17 @@ def prepare_output(root: str) -> None:
             f"out={storage.display(root)} holds {len(foreign)} files of something else ({named}); "
             "allowed: a new or empty folder, or one that segray wrote"
         )
+    if storage.is_local(root):
+        _require_writable(root)
+
+
+def _require_writable(root: str) -> None:
+    """Ask the system, for nothing may be written yet."""
+    path = storage.local_path(root)
+    folder = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not os.access(folder, os.W_OK | os.X_OK):
+        where = "" if folder == path else f" ({folder})"
+        raise UserError(f"out={path} cannot be written to{where}: no access, or a read-only file system")
 
 
 class LabelStore:
@@ -273,9 +288,3 @@ def _checked_ids(labels: pa.Table, segments: pa.Table) -> list[str]:
     if strangers:
         raise ValueError(f"segments of images that are not in the labels: {sorted(strangers, key=str)[:3]}")
     return ids
-
-
-def _require_lock(root: str, token: str | None) -> None:
-    if token is not None and not run_lock.still_owner(root, token):
-        message = f"another run took over {storage.display(root)}; this one stops without writing more"
-        raise UserError(message, exit_code=run_lock.IN_USE)

@@ -29,7 +29,7 @@ def provenance(
         config: the verb's configuration.
         space: the label space that it stands for.
         sam: model name and sha256 of its weights.
-        clip: likewise, and the features.
+        clip: likewise, the features, and where the weights came from.
         templates: the prompts, with {} for the name.
         logit_scale: CLIP's factor on cosines, which a relabelling needs for the confidence.
     """
@@ -71,8 +71,8 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
     models = {f"{which} weights sha256": record.get(which, {}).get("sha256") for which in ("sam", "clip")}
     prompts = record.get("prompts", {})
     words = {
-        "classes": record.get("classes"),
-        "names": prompts.get("names"),
+        "class list": record.get("classes"),
+        "prompt names": prompts.get("names"),
         "prompts": prompts.get("templates"),
     }
     return {**config, **models, **words}

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 import numpy as np
+import pyarrow as pa
 import torch
 
 from models.label_space import LabelSpace, label_space
@@ -66,6 +67,7 @@ def run(config: RelabelConfig) -> None:
         store.drop_orphans()
         _copy_manifest(config)
         storage.write_atomic(storage.join(config.out, "config.yaml"), dump(config).encode())
+        _drop_outdated(source, store)
         for part in sorted(set(source.parts()) - set(store.parts())):
             tally.rows.update(_relabel_part(source, part, config.out, target, lock.token))
         record = summarise(store, target.record, tally, time.monotonic() - began)
@@ -75,6 +77,7 @@ def run(config: RelabelConfig) -> None:
 
 def _prepare(config: RelabelConfig, source: LabelStore) -> _Target:
     old = source.provenance
+    _require_embeddings(config.labels, source)
     try:
         space = label_space(config.classes, config.label.background_names, config.label.aliases)
         words, templates = _words(config, old, space)
@@ -90,16 +93,36 @@ def _prepare(config: RelabelConfig, source: LabelStore) -> _Target:
     return _Target(space, words, record, words.embeddings.shape[1], uuid.uuid4().hex[:12])
 
 
+def _require_embeddings(labels: str, source: LabelStore) -> None:
+    column = source.segments(source.parts()[0], ["embedding"]).schema.field("embedding")
+    if pa.types.is_null(column.type):
+        raise UserError(
+            f"{storage.display(labels)} holds no embeddings; annotate with embeddings=true to relabel"
+        )
+
+
 def _words(config: RelabelConfig, old: dict[str, Any], space: LabelSpace) -> tuple[Words, tuple[str, ...]]:
     """The new names, embedded by the very CLIP that made the stored embeddings."""
     from models.clip import build_clip
     from models.clip_text import embed_label_space, resolve_templates
 
-    made_with = old.get("config", {})
-    clip = build_clip(old["clip"]["model"], made_with.get("clip.weights"), sha256=old["clip"]["sha256"])
+    made_with = old["clip"]
+    clip = build_clip(made_with["model"], made_with.get("weights"), sha256=made_with["sha256"])
     templates = resolve_templates(config.label.templates)
     bank = embed_label_space(clip, space, templates)
     return Words.of(bank, config.label.threshold), templates
+
+
+def _drop_outdated(source: LabelStore, store: LabelStore) -> None:
+    """Discard relabelled parts whose original has gone, or was made again from other files."""
+    kept = set(source.parts())
+    for part in store.parts():
+        if part not in kept or _files(source, part) != _files(store, part):
+            store.discard(part)
+
+
+def _files(store: LabelStore, part: str) -> list[tuple[str, str | None]]:
+    return [(row["image_id"], row["sha256"]) for row in store.rows(["image_id", "sha256"], [part])]
 
 
 def _copy_manifest(config: RelabelConfig) -> None:
@@ -127,10 +150,6 @@ def _relabel_row(row: Row, stored: list[Row], target: _Target) -> Row:
     common = {**row, "file": (row["image"] or {}).get("bytes")}
     if row["status"] != "ok":
         return {**common, "segments": None}
-    if any(segment["embedding"] is None for segment in stored):
-        raise UserError(
-            f"{row['image_id']}: its segments have no embeddings; annotate with embeddings=true to relabel"
-        )
     segments = [_segment(segment) for segment in stored]
     pooled = np.array([s["embedding"] for s in stored], np.float16).reshape(len(stored), target.dim)
     naming = name_segments(torch.from_numpy(pooled).float(), target.words.bank(), target.words.threshold)

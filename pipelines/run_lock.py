@@ -119,6 +119,26 @@ def still_owner(root: str, token: str) -> bool:
     return held is not None and held.get("token") == token
 
 
+@contextlib.contextmanager
+def owned(root: str, token: str | None) -> Iterator[None]:
+    """Commit inside this block: the lock is held, and on a local disk it cannot change hands meanwhile.
+
+    A killed run's last writer is so either seen by the run that takes over, or stopped. On an object store
+    the lock is only checked first. Without a token nothing is checked.
+
+    Raises:
+        UserError: exit code 4, another run took the output over.
+    """
+    if token is None:
+        yield
+        return
+    with _exclusive(root):
+        if not still_owner(root, token):
+            message = f"another run took over {storage.display(root)}; this one stops without writing more"
+            raise UserError(message, exit_code=IN_USE)
+        yield
+
+
 def _path(root: str) -> str:
     return storage.join(root, LOCK_NAME)
 

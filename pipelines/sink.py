@@ -90,7 +90,9 @@ def part_tables(
 
 
 def _label_row(row: Row, run_id: str) -> Row:
-    image = {"bytes": row.get("file"), "path": row["image_id"]}
+    # Readers of Hugging Face's Image feature open the path where there are no bytes, so it is all or nothing.
+    file = row.get("file")
+    image = {"bytes": file, "path": row["image_id"]} if file and row["status"] == "ok" else None
     found = row["segments"]
     own = {name: row[name] for name in _LABEL_COLUMNS}
     return {**own, "image": image, "n_segments": None if found is None else len(found), "run_id": run_id}

@@ -145,27 +145,11 @@ class SegmentImages:
     def __init__(self, config: SamModel, plan: PoolPlan, book: Book, max_tries: int) -> None:
         import torch
 
-        from models.sam import SAM_MODELS, MaskGenerator, build_sam
+        from models.sam import build_sam
 
         device = _prepare_device(plan)
         sam, _ = build_sam(config.model, config.weights, sha256=config.sha256)
-        options = config.model_dump(
-            include={
-                "points_per_batch",
-                "stability_score_offset",
-                "box_nms_thresh",
-                "crop_n_layers",
-                "crop_nms_thresh",
-                "crop_overlap_ratio",
-                "crop_n_points_downscale_factor",
-                "min_mask_region_area",
-            }
-        )
-        own = SAM_MODELS[config.model]
-        for name in ("points_per_side", "pred_iou_thresh", "stability_score_thresh"):
-            chosen = getattr(config, name)
-            options[name] = getattr(own, name) if chosen is None else chosen
-        self._generator = MaskGenerator(sam.to(torch.device(device)), **options)
+        self._generator = mask_generator(sam.to(torch.device(device)), config)
         self._table = TableStage("sam", self.segment, book, max_tries)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -176,6 +160,33 @@ class SegmentImages:
         """Add the packed segments."""
         found = self._generator.generate([pixels_of(row) for row in rows])
         return [{**row, "segments": pack(segments)} for row, segments in zip(rows, found, strict=True)]
+
+
+def mask_generator(sam: Any, config: SamModel) -> Any:
+    """A `MaskGenerator` with the configuration's options, the model's own where they are null.
+
+    Raises:
+        ValueError: options that do not go together.
+    """
+    from models.sam import SAM_MODELS, MaskGenerator
+
+    options = config.model_dump(
+        include={
+            "points_per_batch",
+            "stability_score_offset",
+            "box_nms_thresh",
+            "crop_n_layers",
+            "crop_nms_thresh",
+            "crop_overlap_ratio",
+            "crop_n_points_downscale_factor",
+            "min_mask_region_area",
+        }
+    )
+    own = SAM_MODELS[config.model]
+    for name in ("points_per_side", "pred_iou_thresh", "stability_score_thresh"):
+        chosen = getattr(config, name)
+        options[name] = getattr(own, name) if chosen is None else chosen
+    return MaskGenerator(sam, **options)
 
 
 @dataclass(frozen=True)
@@ -223,7 +234,6 @@ class NameSegments:
         self._device = _prepare_device(plan)
         self._config, self._threshold, self._keep = config, words.threshold, keep_embeddings
         self._clip = build_clip(config.model, config.weights, sha256=config.sha256, device=self._device)
-        self._size = config.image_size or self._clip.image_size
         self._bank = words.bank(self._device)
         self._table = TableStage("clip", self.name, book, max_tries)
 
@@ -233,33 +243,8 @@ class NameSegments:
 
     def name(self, rows: list[Row]) -> list[Row]:
         """Add names and embeddings, drop the pixels."""
-        return [self._name_one(row, grid) for row, grid in zip(rows, self._features(rows), strict=True)]
-
-    def _features(self, rows: list[Row]) -> Any:
-        """Dense features [B, h, w, D]; on a CPU one by one, so that they do not depend on the batch."""
-        import torch
-
-        from models.clip import preprocess
-        from models.gem import dense_features
-
-        c, clip = self._config, self._clip
-        step = 1 if self._device == "cpu" else len(rows)
-        grids = []
-        with torch.inference_mode():
-            for start in range(0, len(rows), step):
-                images = [pixels_of(row) for row in rows[start : start + step]]
-                batch = preprocess(images, self._size, clip.mean, clip.std).to(self._device)
-                grids.append(
-                    dense_features(
-                        clip.model.visual,
-                        batch,
-                        features=c.features,
-                        depth=c.depth,
-                        iterations=c.iterations,
-                        temperature=c.temperature,
-                    )
-                )
-        return torch.cat(grids)
+        grids = clip_features(self._clip, self._config, [pixels_of(row) for row in rows])
+        return [self._name_one(row, grid) for row, grid in zip(rows, grids, strict=True)]
 
     def _name_one(self, row: Row, grid: Any) -> Row:
         segments = unpack(row["segments"])
@@ -268,6 +253,31 @@ class NameSegments:
         naming = name_segments(pooled, self._bank, self._threshold)
         kept = pooled.cpu().numpy().astype(np.float16).tobytes() if self._keep else None
         return {**row, "pixels": None, "naming": naming_bytes(naming), "embeddings": kept}
+
+
+def clip_features(clip: Any, config: ClipModel, images: list[NDArray[np.uint8]]) -> Any:
+    """Dense features [B, h, w, D] of uint8 [H, W, 3] images, with a `models.clip.ClipModel`.
+
+    On a CPU one image at a time, so that none depends on its batch.
+
+    Raises:
+        ValueError: options that the model cannot do.
+    """
+    import torch
+
+    from models.clip import preprocess
+    from models.gem import dense_features
+
+    size = config.image_size or clip.image_size
+    step = 1 if clip.device.type == "cpu" else len(images)
+    options = config.model_dump(include={"features", "iterations", "temperature"})
+    options["depth"] = config.depth or clip.depth
+    with torch.inference_mode():
+        batches = (
+            preprocess(images[start : start + step], size, clip.mean, clip.std).to(clip.device)
+            for start in range(0, len(images), step)
+        )
+        return torch.cat([dense_features(clip.model.visual, batch, **options) for batch in batches])
 
 
 def naming_bytes(naming: Naming) -> bytes:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import storage
+from pipelines.config import load
+from pipelines.config_source import read_yaml
 from pipelines.errors import UserError
 from pipelines.label_store import RUN, LabelStore
 from pipelines.run_lock import RunLock
-from pipelines.settings import VerifyConfig
+from pipelines.settings import AnnotateConfig, RelabelConfig, VerifyConfig
 from pipelines.verify_part import PartCheck, Problem, check_part
 
 __all__ = ["Problem", "VerifyReport", "damaged_parts", "repair", "run", "verify"]
 
 MANIFEST = "manifest.parquet"
+TOO_MANY_BAD = 3
+"""Exit status of an annotation whose rows are all there, but too many of them bad: not our question."""
 _SHOWN = 20
 
 
@@ -105,10 +111,10 @@ def repair(report: VerifyReport, store: LabelStore) -> list[str]:
 
 
 def run(config: VerifyConfig) -> None:
-    """Print what was found, and repair where the configuration says so.
+    """Print what was found, and repair where the configuration says so: just the lost images are made again.
 
     Raises:
-        UserError: exit code 1 when the label set is not whole, or is not yet whole again.
+        UserError: exit code 1 when the label set is not whole, or could not be made whole again.
     """
     report = verify(config.out)
     _show(report)
@@ -122,16 +128,47 @@ def run(config: VerifyConfig) -> None:
         # What was seen before the lock may have been another run's work in progress.
         report = verify(config.out)
         redo = repair(report, LabelStore(config.out))
+    if redo:
+        _make_again(config.out, len(redo))
+    elif report.ok:
+        return
+    report = verify(config.out)
+    _show(report)
     if not report.ok:
-        raise UserError(_outcome(config.out, report, redo), exit_code=1)
+        n = len(report.problems)
+        raise UserError(f"{out} has {n} problems that making images again does not mend", exit_code=1)
 
 
-def _outcome(root: str, report: VerifyReport, redo: list[str]) -> str:
-    parts, out = len(damaged_parts(report)), storage.display(root)
-    if not parts and not redo:
-        return f"{out} has {len(report.problems)} problems that making images again does not mend"
-    again = f"segray annotate {storage.join(out, 'config.yaml')}"
-    return f"discarded {parts} parts of {out}; {len(redo)} images are to be made again: {again}"
+def _make_again(root: str, n_images: int) -> None:
+    """Run what made the label set once more, on the images that have no row now."""
+    # Imported here, as they are far heavier than checking is.
+    from pipelines import annotate, relabel
+
+    click.echo(f"{n_images} images are made again", err=True)
+    try:
+        config = _made_with(root)
+        if isinstance(config, AnnotateConfig):
+            annotate.run(config)
+        else:
+            relabel.run(config)
+    except UserError as error:
+        if error.exit_code != TOO_MANY_BAD:
+            what = f"discarded what was damaged; {n_images} images of {storage.display(root)} are missing now"
+            raise UserError(f"{what}: {error}", exit_code=1) from error
+
+
+def _made_with(root: str) -> AnnotateConfig | RelabelConfig:
+    """The configuration kept with a label set, its output where the label set now is."""
+    kept = storage.join(root, "config.yaml")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        try:
+            file.write_bytes(storage.read_bytes(kept))
+        except OSError as error:
+            raise UserError(f"cannot read {storage.display(kept)}, which says how to make them") from error
+        if "labels" in read_yaml(str(file)):
+            return load(RelabelConfig, str(file), [f"out={root}"])
+        return load(AnnotateConfig, str(file), [f"out={root}", "new_run=false"])
 
 
 def _show(report: VerifyReport) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -264,14 +265,15 @@ def test_problems_are_printed_and_fail_the_command(folder: Path, capsys: pytest.
     assert (folder / "labels" / part).exists()
 
 
-def test_repair_discards_says_what_next_and_a_second_verify_agrees(folder: Path) -> None:
+def test_repair_without_a_configuration_discards_and_says_what_is_missing(folder: Path) -> None:
     write_run(str(folder), {"n_ok": 5})
     (folder / "labels" / part_name(IDS[4:])).write_bytes(b"")
     (folder / "labels" / ".part-1.parquet.12345678.tmp").write_bytes(b"half")
-    again = (
-        rf"discarded 1 parts of {folder}; 2 images are to be made again: segray annotate {folder}/config.yaml"
+    lost = (
+        rf"discarded what was damaged; 2 images of {folder} are missing now: "
+        rf"cannot read {folder}/config.yaml, which says how to make them"
     )
-    with pytest.raises(UserError, match=again) as caught:
+    with pytest.raises(UserError, match=lost) as caught:
         run(VerifyConfig(out=str(folder), repair=True))
     assert caught.value.exit_code == 1
     assert sorted(p.name for p in folder.rglob("*") if p.is_file()) == sorted(
@@ -279,6 +281,31 @@ def test_repair_discards_says_what_next_and_a_second_verify_agrees(folder: Path)
     )
     write_part(str(folder), *tables([ok_row(IDS[4]), error_row(IDS[5])]))
     run(VerifyConfig(out=str(folder), repair=True))
+
+
+def test_repair_of_what_lost_no_image_needs_no_model(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    orphan = write_part(str(folder / "other"), *tables([ok_row("x")]))
+    (folder / "other" / "segments" / orphan).rename(folder / "segments" / orphan)
+    shutil.rmtree(folder / "other")
+    run(VerifyConfig(out=str(folder), repair=True))
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["problems", "1"] in shown
+    assert shown[-1] == ["problems", "0"]
+    assert verify(str(folder)).ok
+
+
+def test_repair_says_why_images_cannot_be_made_again(folder: Path) -> None:
+    (folder / "config.yaml").write_text(f"images: {folder}/nowhere\nout: elsewhere\n")
+    (folder / "labels" / part_name(IDS[4:])).write_bytes(b"")
+    why = rf"2 images of {folder} are missing now: images: no such path: {folder}/nowhere"
+    with pytest.raises(UserError, match=why) as caught:
+        run(VerifyConfig(out=str(folder), repair=True))
+    assert caught.value.exit_code == 1
+    (folder / "config.yaml").write_text("sam: {modle: x}\n")
+    with pytest.raises(UserError, match=r"missing now: .*unknown key sam\.modle"):
+        run(VerifyConfig(out=str(folder), repair=True))
 
 
 def test_repair_leaves_a_set_in_use_alone(folder: Path) -> None:

@@ -1,0 +1,68 @@
+"""The models without Ray: one image in, segments, features and labels out, in one process."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.clip import build_clip
+from models.clip_text import embed_label_space, resolve_templates
+from models.label_space import label_space
+from models.masks import Segment
+from models.sam import build_sam
+from models.zero_shot import Naming, dense_labels, name_segments, paint, pool_segments
+from pipelines.settings import AnnotateConfig
+from pipelines.stages import clip_features, mask_generator
+
+Image = NDArray[np.uint8]
+
+
+class Labeller:
+    """Both models, loaded once, configured as `segray annotate` would.
+
+    Args:
+        config: of the verb; the images and the output that it names are not touched.
+        threads: of torch, on a CPU.
+    """
+
+    def __init__(self, config: AnnotateConfig, threads: int) -> None:
+        torch.set_num_threads(threads)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        sam, _ = build_sam(config.sam.model, config.sam.weights, sha256=config.sam.sha256)
+        self._generator = mask_generator(sam.to(torch.device(device)), config.sam)
+        self._clip = build_clip(
+            config.clip.model, config.clip.weights, sha256=config.clip.sha256, device=device
+        )
+        self.space = label_space(config.classes, config.label.background_names, config.label.aliases)
+        self._bank = embed_label_space(self._clip, self.space, resolve_templates(config.label.templates))
+        self._config = config
+
+    def segments(self, image: Image) -> list[Segment]:
+        """What SAM finds in a uint8 [H, W, 3] image."""
+        found: list[list[Segment]] = self._generator.generate([image])
+        return found[0]
+
+    def features(self, image: Image, kind: str) -> Tensor:
+        """Dense features [h, w, D], "gem" or "clip", of a uint8 [H, W, 3] image."""
+        features: Tensor = clip_features(
+            self._clip, self._config.clip.model_copy(update={"features": kind}), [image]
+        )
+        return features[0]
+
+    def name(self, segments: list[Segment], features: Tensor, height: int, width: int) -> Naming:
+        """Names by Eq. 1 and 2, in the precision that the label set stores."""
+        pooled = pool_segments(features, segments, height, width).half().float()
+        return name_segments(pooled, self._bank, self._config.label.threshold)
+
+    def label_pixels(self, features: Tensor, height: int, width: int) -> Image:
+        """Label map uint8 [height, width], each pixel named by itself."""
+        return dense_labels(features, self._bank, height, width, self._config.label.threshold)[0]
+
+    def label_segments(self, image: Image) -> tuple[Image, Image]:
+        """SAM + CLIP: label map and confidence, both uint8 [H, W]."""
+        height, width = image.shape[:2]
+        segments = self.segments(image)
+        features = self.features(image, self._config.clip.features)
+        return paint(segments, self.name(segments, features, height, width), height, width)

@@ -1,0 +1,50 @@
+"""`python -m tests.faults.lose_node VERB ...`: the command line on two nodes, one of which is lost meanwhile.
+
+A cluster of its own, so that the Ray of the other tests is left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import ray
+from ray._private.state import actors
+from ray.cluster_utils import Cluster
+
+from pipelines.cli import main
+from tests.faults.runs import finished_parts
+
+NODE = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
+PARTS_BEFORE = 2
+
+
+def _lose(cluster: Cluster, node: Any, out: Path) -> None:
+    while len(finished_parts(out)) < PARTS_BEFORE:
+        time.sleep(0.05)
+    lost = [a for a in actors().values() if a["State"] == "ALIVE" and a["Address"]["NodeID"] == node.node_id]
+    cluster.remove_node(node, allow_graceful=False)
+    click.echo(f"lost a node with {len(lost)} actors after {len(finished_parts(out))} parts")
+
+
+def _run() -> None:
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    node = cluster.add_node(**NODE)
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    (out,) = (Path(word.removeprefix("out=")) for word in sys.argv if word.startswith("out="))
+    threading.Thread(target=_lose, args=(cluster, node, out), daemon=True).start()
+    try:
+        main(sys.argv[1:])
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    _run()

@@ -1,0 +1,39 @@
+"""`python -m tests.faults.sabotaged FAULT VERB ...`: the command line with a fault in it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pipelines import sink, storage
+from pipelines.cli import main
+from pipelines.label_store import LabelStore
+from tests.faults.stages import DriverDies
+
+
+def driver_dies() -> None:
+    """The driver is killed while a writer is between its segments and its labels."""
+    sink.LabelSink = DriverDies  # type: ignore[misc]
+
+
+def writer_dies() -> None:
+    """The process is killed between the segments and the labels of its third part."""
+    real = storage.write_atomic
+
+    def write_atomic(uri: str, data: bytes) -> None:
+        path = Path(uri)
+        if path.parent.name == "labels" and len(LabelStore(str(path.parent.parent)).parts()) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(uri, data)
+
+    storage.write_atomic = write_atomic
+
+
+FAULTS: dict[str, Callable[[], None]] = {"driver-dies": driver_dies, "writer-dies": writer_dies}
+
+if __name__ == "__main__":
+    FAULTS[sys.argv[1]]()
+    main(sys.argv[2:])

@@ -1,0 +1,130 @@
+"""Full, read-only and foreign folders, and parts that something has damaged."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipelines import annotate
+from pipelines.part_file import damage
+from tests.faults.invariant import check_invariant, files
+from tests.faults.runs import N_PARTS, finished_parts, segray, tmpfs, words
+
+pytestmark = pytest.mark.ray
+
+
+def complaint(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of the command line, among what a run says of its progress."""
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("segray: ")]
+    return line
+
+
+@pytest.fixture
+def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where a model would be loaded."""
+
+    def load(*arguments: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(annotate, "_load", load)
+
+
+@pytest.mark.slow
+def test_disk_full(images: Path, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    disk = tmp_path / "disk"
+    pages = sum(-(-len(data) // 4096) for data in files(reference).values())
+    # Room for about half the parts.
+    with tmpfs(disk, kilobytes=pages * 4 * 6 // 10) as remount:
+        out = disk / "out"
+        assert segray("annotate", *words(images, out)) == 1
+        said = complaint(capsys)
+        assert "No space left on device" in said
+        assert "safe" in said
+        assert "the same command" in said
+        assert 0 < len(finished_parts(out)) < N_PARTS
+        assert [path.name for path in out.glob("*/part-*") if damage(path.read_bytes())] == []
+        assert not (out / "run.json").exists()
+        remount("size=20m")
+        assert segray("annotate", *words(images, out)) == 0
+        check_invariant(out, images, words(images, out), reference)
+
+
+def test_read_only_output(
+    images: Path, tmp_path: Path, no_models: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = tmp_path / "disk"
+    with tmpfs(disk, kilobytes=1000) as remount:
+        remount("ro")
+        for out in (disk, disk / "new" / "out"):
+            assert segray("annotate", *words(images, out)) == 2
+            said = complaint(capsys)
+            assert f"out={out} cannot be written to" in said
+            assert "read-only file system" in said
+
+
+def test_foreign_files_in_the_output(
+    images: Path, tmp_path: Path, no_models: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    before = files(tmp_path)
+    assert segray("annotate", *words(images, tmp_path)) == 2
+    said = complaint(capsys)
+    assert f"out={tmp_path} holds 1 files of something else (thesis.tex)" in said
+    assert "allowed: a new or empty folder" in said
+    assert files(tmp_path) == before
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(data)
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "truncated": (_truncate, "truncated or not Parquet"),
+    "flipped": (_flip_a_bit, "changed after it was written (checksum differs)"),
+    "emptied": (_empty, "empty file"),
+    "deleted": (Path.unlink, "labels file is missing, its segments file is there"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["labels", "segments"])
+def test_damaged_parts_are_named_and_made_again(
+    images: Path, reference: Path, tmp_path: Path, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(reference, out)
+    parts = dict(zip(DAMAGE, finished_parts(out), strict=False))
+    for kind, (harm, _) in DAMAGE.items():
+        harm(out / folder / parts[kind])
+    assert segray("verify", f"out={out}") == 1
+    seen = capsys.readouterr()
+    assert "repair=true" in seen.err
+    for kind, (_, what) in DAMAGE.items():
+        missing = f"{folder} file is missing"
+        expected = missing if kind == "deleted" else f"{folder} file: {what}"
+        assert any(line.startswith(f"{parts[kind]}  {expected}") for line in seen.out.splitlines())
+    before = files(out)
+
+    assert segray("verify", f"out={out}", "repair=true") == 0
+
+    assert f"{2 * len(DAMAGE)} images are made again" in capsys.readouterr().err
+    after = files(out)
+    whole = [
+        name for name in before if name.endswith(tuple(set(finished_parts(reference)) - set(parts.values())))
+    ]
+    assert len(whole) == 2 * (N_PARTS - len(DAMAGE))
+    assert [name for name in whole if after[name] != before[name]] == []
+    check_invariant(out, images, words(images, out), reference)

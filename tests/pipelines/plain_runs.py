@@ -1,0 +1,76 @@
+"""Annotation without Ray: the same stages, called one after the other on small pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from models.label_space import label_space
+from pipelines.annotate import Prepared, prepare
+from pipelines.cluster import PoolPlan
+from pipelines.config import dump, load
+from pipelines.images import ImageOptions
+from pipelines.label_store import labels_schema, segments_schema, write_part
+from pipelines.ledger import Ledger
+from pipelines.manifest import read_manifest, write_manifest
+from pipelines.picture_book import draw_scene
+from pipelines.settings import AnnotateConfig
+from pipelines.sink import part_tables
+from pipelines.sources import list_images
+from pipelines.stages import NameSegments, SegmentImages, encode_table, read_table
+
+PLAN = PoolPlan(workers=1, max_workers=1, num_cpus=0, num_gpus=0, threads=1, batch_size=4)
+# Every prompt's masks are kept, so that there are segments however well or badly the weights are trained.
+OPTIONS = ("sam.points_per_side=3", "sam.pred_iou_thresh=0", "sam.stability_score_thresh=0")
+
+
+def draw_pictures(folder: Path, count: int, first: int = 0) -> Path:
+    """Picture-book scenes of 64 to 96 px, higher than wide and wider than high."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(first, first + count):
+        image = draw_scene(3, index, 96).image
+        cut = image[: 64 + 8 * (index % 5)] if index % 2 else image[:, : 64 + 8 * (index % 5)]
+        Image.fromarray(cut).save(folder / f"scene-{index}.png")
+    return folder
+
+
+def config_of(images: Path | str, out: Path | str, *words: str) -> AnnotateConfig:
+    """The configuration of a quick run; of two words for one key the last wins."""
+    return load(AnnotateConfig, None, [f"images={images}", f"out={out}", *OPTIONS, *words])
+
+
+def manifest_table(images: Path | str) -> pa.Table:
+    """What the first stage reads, for every picture of a source."""
+    rows = [{"image_id": r.image_id, "uri": r.uri, "problem": r.problem} for r in list_images(str(images))]
+    return pa.Table.from_pylist(rows)
+
+
+def label_plainly(config: AnnotateConfig, part_sizes: Sequence[int]) -> Prepared:
+    """Write the label set of a configuration, its images in order in parts of these sizes."""
+    prepared = prepare(
+        config, label_space(config.classes, config.label.background_names, config.label.aliases)
+    )
+    guard: dict[str, Any] = {"book": Ledger(), "max_tries": 3}
+    sam = SegmentImages(config.sam, PLAN, **guard)
+    clip = NameSegments(config.clip, prepared.words, config.embeddings, PLAN, **guard)
+    dim = prepared.dim if config.embeddings else None
+    schemas = labels_schema(prepared.provenance), segments_schema(dim, prepared.provenance)
+    manifest = f"{config.out}/manifest.parquet"
+    Path(config.out).mkdir(parents=True)
+    write_manifest(list_images(config.images), manifest)
+    (Path(config.out) / "config.yaml").write_text(dump(config))
+    refs = [
+        {"image_id": r.image_id, "uri": r.uri, "problem": r.problem} for r in read_manifest(manifest)
+    ]
+    assert sum(part_sizes) == len(refs)
+    options = ImageOptions(**config.image.model_dump())
+    for size in part_sizes:
+        table = pa.Table.from_pylist([refs.pop(0) for _ in range(size)])
+        read = read_table(table, options=options, embed_images=config.embed_images, **guard)
+        encoded = encode_table(clip(sam(read)), prepared.space, **guard)
+        write_part(config.out, *part_tables(encoded.to_pylist(), *schemas, "run"))
+    return prepared

@@ -1,0 +1,360 @@
+"""`segray annotate` from a folder to a label set, on the Ray of the test session."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.weights import BUILTIN_FOLDER
+from pipelines import annotate, storage
+from pipelines.config import load
+from pipelines.errors import UserError
+from pipelines.label_store import LabelStore
+from pipelines.manifest import read_manifest
+from pipelines.run_lock import RunLock
+from pipelines.settings import AnnotateConfig, VerifyConfig
+from pipelines.sources import list_images, write_manifest
+from pipelines.verify import run as verify_run
+from pipelines.verify import verify
+from tests.faults.invariant import contents, files
+from tests.pipelines.object_stores import s3_server
+from tests.pipelines.plain_runs import config_of, draw_pictures, label_plainly
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+SMALL = ("sam.workers=1", "clip.workers=1", "rows_per_part=2")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six pictures of mixed sizes, one of them a folder deeper; never changed."""
+    folder = draw_pictures(tmp_path_factory.mktemp("annotate") / "images", 6)
+    (folder / "deep").mkdir()
+    (folder / "scene-5.png").rename(folder / "deep" / "scene-5.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(images: Path) -> Path:
+    """The label set that the stages make of them without Ray; never changed."""
+    out = images.parent / "plain"
+    label_plainly(config_of(images, out, *SMALL), [2, 2, 2])
+    return out
+
+
+@pytest.fixture
+def out(plain: Path, tmp_path: Path) -> Path:
+    """A finished label set to go on from."""
+    return Path(shutil.copytree(plain, tmp_path / "labels"))
+
+
+def _annotate(images: Path | str, out: Path | str, *words: str) -> None:
+    annotate.run(config_of(images, out, *SMALL, *words))
+
+
+def _run(out: Path | str) -> dict[str, Any]:
+    run = LabelStore(str(out)).run()
+    assert run is not None
+    return run
+
+
+def _parts(out: Path) -> dict[str, bytes]:
+    return {name: data for name, data in files(out).items() if "part-" in name}
+
+
+# A whole run
+
+
+@pytest.mark.ray
+def test_a_run_from_beginning_to_end(
+    images: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "labels"
+    _annotate(images, out)
+    shown = capsys.readouterr()
+    assert verify(str(out), [ref.image_id for ref in list_images(str(images))]).problems == []
+    assert contents(out) == contents(plain)
+    store = LabelStore(str(out))
+    assert len(store.parts()) == 3
+    assert store.provenance == LabelStore(str(plain)).provenance
+    assert len({row["run_id"] for row in store.rows()}) == 1
+    run = _run(out)
+    assert run["rows"] == {"ok": 6, "error": 0, "skipped": 0}
+    assert run["this_run"]["images"] == 6
+    assert set(run["this_run"]["stage_seconds"]) == {"read", "sam", "clip", "encode", "write"}
+    assert run["n_segments"] == sum(len(segments) for _, segments in contents(out).values()) > 0
+    config = load(AnnotateConfig, str(out / "config.yaml"))
+    assert config == config_of(images, out, *SMALL)
+    assert "images      6: 6 ok, 0 error, 0 skipped" in shown.out
+    assert f"6 images, 6 to do, into {out}" in shown.err
+    assert sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) == [
+        "config.yaml",
+        "labels",
+        "manifest.parquet",
+        "run.json",
+        "segments",
+    ]
+    before = files(out)
+    _annotate(images, out)
+    assert files(out) == before
+    assert f"6 images, nothing to do in {out}" in capsys.readouterr().err
+
+
+# Going on
+
+
+@pytest.mark.ray
+def test_going_on_does_what_is_missing_whatever_the_batches(images: Path, out: Path) -> None:
+    store = LabelStore(str(out))
+    whole, kept = contents(out), _parts(out)
+    gone, cut, left = store.parts()
+    store.discard(gone)
+    (out / "labels" / cut).unlink()
+    (out / "labels" / f".{cut}.12345678.tmp").write_bytes(b"half")
+    _annotate(images, out, "sam.batch_size=3", "clip.batch_size=1", "rows_per_part=4")
+    assert verify(str(out)).problems == []
+    assert contents(out) == whole
+    after = _parts(out)
+    assert {name: data for name, data in after.items() if left in name} == {
+        name: data for name, data in kept.items() if left in name
+    }
+    assert _run(out)["this_run"]["images"] == 4
+    assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.ray
+def test_new_and_changed_images_are_all_that_is_done(images: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "images", tmp_path / "labels"
+    shutil.copytree(images, folder)
+    label_plainly(config_of(folder, out, *SMALL), [2, 2, 2])
+    old = {row["image_id"]: row["run_id"] for row in LabelStore(str(out)).rows()}
+    draw_pictures(folder, 1, first=9)
+    shutil.copy(folder / "scene-9.png", folder / "scene-1.png")
+    _annotate(folder, out)
+    assert verify(str(out)).problems == []
+    rows = {row["image_id"]: row for row in LabelStore(str(out)).rows()}
+    # deep/scene-5 and scene-0 are one part, the changed picture and scene-2 the next.
+    again = sorted(name for name, row in rows.items() if row["run_id"] != old.get(name))
+    assert again == ["scene-1.png", "scene-2.png", "scene-9.png"]
+    assert rows["scene-1.png"]["sha256"] == rows["scene-9.png"]["sha256"]
+    assert rows["scene-1.png"]["label"]["bytes"] == rows["scene-9.png"]["label"]["bytes"]
+    assert _run(out)["this_run"]["images"] == 3
+    sizes = {ref.image_id: ref.size for ref in read_manifest(str(out / "manifest.parquet"))}
+    assert sizes["scene-1.png"] == (folder / "scene-1.png").stat().st_size
+    assert not (out / ".manifest.parquet").exists()
+
+
+@pytest.mark.ray
+def test_repair_makes_just_the_lost_images_again(
+    images: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, before = contents(out), _parts(out)
+    harmed = LabelStore(str(out)).parts()[1]
+    data = bytearray((out / "labels" / harmed).read_bytes())
+    data[len(data) // 2] ^= 1
+    (out / "labels" / harmed).write_bytes(data)
+    verify_run(VerifyConfig(out=str(out), repair=True))
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["problems", "0"]
+    assert contents(out) == whole
+    after = _parts(out)
+    assert sorted(after) == sorted(before)
+    assert {name for name in after if after[name] != before[name]} <= {f"labels/{harmed}"}
+    assert _run(out)["this_run"]["images"] == 2
+
+
+def test_an_image_that_went_keeps_its_row(images: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "images", tmp_path / "labels"
+    shutil.copytree(images, folder)
+    label_plainly(config_of(folder, out, *SMALL), [2, 2, 2])
+    before = _parts(out)
+    (folder / "scene-1.png").unlink()
+    _annotate(folder, out)
+    assert _parts(out) == before
+    assert verify(str(out)).problems == []
+    assert _run(out)["rows"]["ok"] == 6
+
+
+# Another configuration
+
+
+@pytest.mark.ray
+def test_another_configuration_is_refused_or_goes_beside(images: Path, out: Path, tmp_path: Path) -> None:
+    manifest = str(tmp_path / "some.parquet")
+    write_manifest([ref for ref in list_images(str(images)) if ref.image_id > "scene-2"], manifest)
+    words = ("clip.features=clip", "embeddings=false", "embed_images=true")
+    before = files(out)
+    with pytest.raises(UserError, match=f"{out} was made with another configuration") as caught:
+        _annotate(manifest, out, *words)
+    assert caught.value.exit_code == 2
+    assert str(caught.value).splitlines()[1:] == [
+        "  clip.features: 'gem' -> 'clip'",
+        "  embed_images: False -> True",
+        "  embeddings: True -> False",
+        f"  images: {str(images)!r} -> {manifest!r}",
+        "give another out=DIR, or new_run=true to start beside it",
+    ]
+    assert files(out) == before
+    _annotate(manifest, out, *words, "new_run=true")
+    assert files(out) == before
+    beside = Path(f"{out}-2")
+    assert verify(str(beside)).problems == []
+    found = contents(beside)
+    assert sorted(found) == ["scene-2.png", "scene-3.png", "scene-4.png"]
+    for name, (row, segments) in found.items():
+        assert row["image"]["bytes"] == (images / name).read_bytes()
+        assert all(segment["embedding"] is None for segment in segments)
+    config = load(AnnotateConfig, str(beside / "config.yaml"))
+    assert config.out == str(beside)
+    after = files(beside)
+    _annotate(manifest, out, *words, "new_run=true")
+    assert files(beside) == after
+    assert not Path(f"{out}-3").exists()
+
+
+# What is refused before the first image, with nothing written
+
+
+def _refused(images: Path | str, out: Path, text: str, *words: str, code: int = 2) -> None:
+    with pytest.raises(UserError, match=text) as caught:
+        _annotate(images, out, *words)
+    assert caught.value.exit_code == code
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("model", ["sam", "clip"])
+def test_weights_that_are_not_there(images: Path, tmp_path: Path, model: str) -> None:
+    nowhere = tmp_path / "nowhere.safetensors"
+    _refused(images, tmp_path / "out", f"{nowhere}", f"{model}.weights={nowhere}")
+
+
+@pytest.mark.parametrize("model", ["sam", "clip"])
+def test_weights_with_a_flipped_byte(images: Path, tmp_path: Path, model: str) -> None:
+    own = BUILTIN_FOLDER / f"picture_book_{model}.safetensors"
+    data = bytearray(own.read_bytes())
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(data)
+    digest = storage_sha256(weights)
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    words = (f"{model}.weights={weights}", f"{model}.sha256={digest}")
+    _refused(images, tmp_path / "out", rf"{weights}.*sha256.*{digest}", *words)
+
+
+def storage_sha256(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["classes=a,a"], "classes: 'a' is there twice"),
+        (["label.aliases.cow=cow"], "aliases of unknown class 'cow'"),
+        (["images=/nowhere/at/all"], "images: no such path: /nowhere"),
+        (["clip.model=ViT-B-17"], "unknown CLIP model 'ViT-B-17'; did you mean"),
+        (["clip.model=ViT-B-16-quickgelu"], "weights"),
+        (["clip.depth=40"], "depth 40 is not possible"),
+        (["clip.image_size=70"], "does not fit patches of 16x16 px"),
+        (["sam.crop_n_layers=2", "sam.crop_n_points_downscale_factor=4"], "must be at least 1"),
+    ],
+)
+def test_a_configuration_that_cannot_work(
+    images: Path, tmp_path: Path, words: list[str], text: str
+) -> None:
+    _refused(images, tmp_path / "out", text, *words)
+
+
+def test_a_folder_without_images_and_an_output_of_something_else(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    _refused(tmp_path, tmp_path / "out", "images: no image in")
+    with pytest.raises(UserError, match="holds 1 files of something else"):
+        _annotate(images, tmp_path)
+    assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+def test_an_output_in_use_is_left_alone(images: Path, out: Path) -> None:
+    before = files(out)
+    with RunLock(str(out)), pytest.raises(UserError, match="is in use by pid") as caught:
+        _annotate(images, out)
+    assert caught.value.exit_code == 4
+    assert files(out) == before
+
+
+# Bad images
+
+
+@pytest.mark.ray
+def test_a_glob_of_nothing_but_bad_images_exits_with_3(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "images", tmp_path / "labels"
+    shutil.copytree(images, folder)
+    (folder / "deep" / "bad-1.png").write_bytes(b"no picture")
+    (folder / "bad-2.png").write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(UserError, match="not one of 2 images could be labelled") as caught:
+            _annotate(f"{folder}/**/bad-?.png", out)
+        assert caught.value.exit_code == 3
+        assert "  error   bad-2.png: not an image\n" in capsys.readouterr().err
+    assert verify(str(out)).problems == []
+    assert sorted(contents(out)) == ["bad-2.png", "deep/bad-1.png"]
+    assert _run(out)["rows"] == {"ok": 0, "error": 2, "skipped": 0}
+
+
+@pytest.mark.parametrize(("share", "code"), [("0.5", 0), ("0.4", 3), ("null", 0)])
+def test_more_bad_images_than_allowed_exit_with_3(images: Path, tmp_path: Path, share: str, code: int) -> None:
+    folder, out = tmp_path / "images", tmp_path / "labels"
+    folder.mkdir()
+    shutil.copy(images / "scene-0.png", folder)
+    (folder / "bad.png").write_bytes(b"")
+    label_plainly(config_of(folder, out, *SMALL), [2])
+    try:
+        _annotate(folder, out, f"max_bad={share}")
+    except UserError as error:
+        assert str(error) == "1 of 2 images are bad, max_bad=0.4 allows fewer"
+        assert error.exit_code == code
+    else:
+        assert code == 0
+    assert _run(out)["rows"] == {"ok": 1, "error": 1, "skipped": 0}
+
+
+# Object stores
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
+    """An S3 server's empty folder, and options for workers that were started without its address."""
+    for _ in s3_server(monkeypatch):
+        server = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
+        yield "s3://test:test@bucket/a folder", f"?scheme=http&region=us-east-1&endpoint_override={server}"
+
+
+@pytest.mark.ray
+def test_images_and_labels_in_an_object_store(
+    images: Path, plain: Path, tmp_path: Path, bucket: tuple[str, str]
+) -> None:
+    base, options = bucket
+    source, out = f"{base}/images{options}", f"{base}/labels{options}"
+    for ref in list_images(str(images)):
+        storage.write_atomic(storage.join(source, ref.image_id), (images / ref.image_id).read_bytes())
+    _annotate(source, out)
+    assert verify(out).problems == []
+    store, local = LabelStore(out), {}
+    for name in ("config.yaml", "manifest.parquet", "run.json"):
+        assert storage.exists(storage.join(out, name))
+    for folder in ("labels", "segments"):
+        for part in store.parts():
+            local[f"{folder}/{part}"] = storage.read_bytes(storage.join(out, folder, part))
+    for name, data in local.items():
+        storage.write_atomic(str(tmp_path / "copy" / name), data)
+    assert contents(tmp_path / "copy") == contents(plain)
+    _annotate(source, out)
+    again = {name: storage.read_bytes(storage.join(out, *name.split("/"))) for name in local}
+    assert again == local

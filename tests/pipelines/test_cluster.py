@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import itertools
+import os
+
+import pytest
+
+from pipelines import cluster
+from pipelines.cluster import Resources, plan
+from pipelines.errors import UserError
+from pipelines.settings import ClipConfig, Pool, SamConfig
+
+
+def plans(
+    cpus: float, gpus: float = 0, sam: dict[str, object] | None = None, clip: dict[str, object] | None = None
+) -> tuple[cluster.PoolPlan, cluster.PoolPlan]:
+    return plan(SamConfig.model_validate(sam or {}), ClipConfig.model_validate(clip or {}), Resources(cpus, gpus))
+
+
+@pytest.mark.parametrize(
+    ("cpus", "sam_workers", "clip_workers", "share", "threads"),
+    [(1, 1, 1, 0.0, 1), (2, 2, 1, 1 / 3, 1), (16, 16, 2, 0.5, 1), (64, 64, 10, 0.5, 1)],
+)
+def test_without_gpus_sam_runs_on_every_cpu(
+    cpus: int, sam_workers: int, clip_workers: int, share: float, threads: int
+) -> None:
+    sam, clip = plans(cpus)
+    assert (sam.workers, sam.max_workers, sam.num_gpus, sam.threads) == (sam_workers, sam_workers, 0, threads)
+    assert (clip.workers, clip.max_workers, clip.num_gpus) == (clip_workers, clip_workers, 0)
+    assert sam.num_cpus == clip.num_cpus == pytest.approx(share)
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 4, 5, 7, 8, 12, 31, 32, 96, 1000])
+@pytest.mark.parametrize(
+    ("sam", "clip"),
+    [({}, {}), ({"workers": 1}, {}), ({"workers": 40}, {"workers": 3}), ({"max_workers": 2}, {"max_workers": 1})],
+)
+def test_one_whole_cpu_stays_free(cpus: int, sam: dict[str, object], clip: dict[str, object]) -> None:
+    pools = plans(cpus, sam=sam, clip=clip)
+    assert all(pool.num_cpus >= 0 for pool in pools)
+    assert sum(pool.workers * pool.num_cpus for pool in pools) <= cpus - 1 + 1e-6
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 8])
+def test_with_gpus_each_takes_one_actor_of_both(gpus: int) -> None:
+    sam, clip = plans(4, gpus)
+    assert sam.workers == clip.workers == gpus
+    assert sam.num_cpus == clip.num_cpus == 0
+    assert sam.num_gpus > clip.num_gpus > 0
+    assert sam.num_gpus + clip.num_gpus == pytest.approx(1)
+
+
+def test_what_is_configured_is_kept() -> None:
+    sam, clip = plans(
+        16,
+        4,
+        {"workers": 2, "num_gpus": 1, "num_cpus": 0.5, "batch_size": 7},
+        {"workers": 4, "num_gpus": 0.5, "max_workers": 4, "batch_size": 9},
+    )
+    assert sam == cluster.PoolPlan(2, 2, 0.5, 1, 1, 7)
+    assert clip == cluster.PoolPlan(4, 4, 0.0, 0.5, 1, 9)
+
+
+def test_few_sam_workers_get_the_other_cpus_as_threads() -> None:
+    sam, clip = plans(16, sam={"workers": 4})
+    assert (sam.threads, clip.threads) == (4, 1)
+
+
+def test_a_pool_starts_no_larger_than_it_may_grow() -> None:
+    sam, clip = plans(16, sam={"max_workers": 3}, clip={"workers": 1, "max_workers": 5})
+    assert (sam.workers, sam.max_workers) == (3, 3)
+    assert (clip.workers, clip.max_workers) == (1, 5)
+
+
+def test_more_gpus_than_there_are_is_refused() -> None:
+    with pytest.raises(UserError, match=r"sam\.num_gpus .* = 2\.3, the cluster has 1 GPUs; ask for less") as caught:
+        plans(4, 1, {"num_gpus": 2})
+    assert caught.value.exit_code == 2
+    with pytest.raises(UserError, match="the cluster has 0 GPUs"):
+        plans(4, 0, {"num_gpus": 0.5})
+
+
+@pytest.mark.parametrize(("cpus", "share"), [(4, 2), (2, 1), (1, 0.5)])
+def test_more_cpus_than_can_be_spared_are_refused(cpus: int, share: float) -> None:
+    with pytest.raises(UserError, match=rf"the cluster has {cpus} CPUs and one must stay free to read"):
+        plans(cpus, sam={"workers": 2, "num_cpus": share})
+
+
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_a_cluster_without_a_cpu_is_refused(gpus: int) -> None:
+    with pytest.raises(UserError, match="the cluster has 0 CPUs and one must stay free to read"):
+        plans(0, gpus)
+
+
+def test_every_machine_of_every_size_can_be_planned_for() -> None:
+    for cpus, gpus in itertools.product([1, 2, 3, 6, 8, 48, 256], [0, 1, 3, 8, 64]):
+        pools = plans(cpus, gpus)
+        assert sum(pool.workers * pool.num_gpus for pool in pools) <= gpus + 1e-6
+        assert all(pool.workers >= 1 and pool.threads >= 1 for pool in pools)
+
+
+def test_a_pool_that_shrinks_is_no_configuration() -> None:
+    with pytest.raises(ValueError, match="less than workers"):
+        Pool(workers=3, max_workers=2)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_session_joins_the_ray_that_runs_and_leaves_it_running() -> None:
+    import ray
+
+    with cluster.session(None) as resources:
+        assert (resources.cpus, resources.gpus, resources.nodes) == (2, 0, 1)
+    assert ray.is_initialized()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_ray_data_is_quiet_and_waits_no_half_hour() -> None:
+    import ray
+
+    before = ray.data.DataContext.get_current().copy()
+    try:
+        cluster.quiet_data_context()
+        context = ray.data.DataContext.get_current()
+        assert not context.enable_progress_bars
+        assert context.execution_no_progress_timeout_s == cluster.NO_PROGRESS_S < 1800
+        assert os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] == "1"
+    finally:
+        ray.data.DataContext._set_current(before)
