@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models import weights as files
-from models.builtin.arch import CLIP_ARCH, CLIP_DEPTH, build_picture_book_clip
+from models.builtin.arch import CLIP_ARCH, CLIP_DEPTH, CLIP_INPUT, build_picture_book_clip
 from models.clip_towers import check_config
 from models.clip_weights import OPENAI_MEAN, OPENAI_STD, Triple, find_weights
 from models.weights import Checkpoint, WeightsError
@@ -143,8 +143,7 @@ def _build_picture_book(weights: str | None, sha256: str | None, device: str | t
     network = build_picture_book_clip(arch)
     files.load_into(network, checkpoint, PICTURE_BOOK)
     tokenizer = SimpleTokenizer(context_length=arch["text_cfg"]["context_length"])
-    size = arch["vision_cfg"]["image_size"]
-    parts = (_frozen(network, device), tokenizer, OPENAI_MEAN, OPENAI_STD, size, checkpoint, CLIP_DEPTH)
+    parts = (_frozen(network, device), tokenizer, OPENAI_MEAN, OPENAI_STD, CLIP_INPUT, checkpoint, CLIP_DEPTH)
     return ClipModel(PICTURE_BOOK, *parts)
 
 

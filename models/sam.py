@@ -71,7 +71,14 @@ SAM_MODELS: dict[str, SamEntry] = {
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
         lambda _: segment_anything.build_sam_vit_h(),
     ),
-    "picture_book": SamEntry("builtin:picture_book_sam", None, _build_picture_book, points_per_side=16),
+    "picture_book": SamEntry(
+        "builtin:picture_book_sam",
+        None,
+        _build_picture_book,
+        points_per_side=16,
+        pred_iou_thresh=0.5,
+        stability_score_thresh=0.8,
+    ),
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.clip_text import TextBank
 from models.masks import Segment
+
+if TYPE_CHECKING:  # open_clip takes seconds to import, and workers that only paint do not need it
+    from models.clip_text import TextBank
 
 LabelMap = NDArray[np.uint8]
 

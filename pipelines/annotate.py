@@ -11,7 +11,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import numpy as np
@@ -31,7 +31,7 @@ from pipelines.progress import Progress, summary_lines
 from pipelines.provenance import differences, other_configuration, provenance
 from pipelines.run_lock import RunLock
 from pipelines.run_summary import summarise
-from pipelines.settings import AnnotateConfig
+from pipelines.settings import AnnotateConfig, ClipConfig, SamConfig
 from pipelines.sources import list_images
 from pipelines.stages import (
     NameSegments,
@@ -47,6 +47,8 @@ MANIFEST, NEXT_MANIFEST, TODO = "manifest.parquet", ".manifest.parquet", ".todo.
 _TODO_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("problem", pa.string())])
 _READ_ROWS = 8
 """Images a decode task takes: few, so that full-size pixels never pile up."""
+
+Model = TypeVar("Model", SamConfig, ClipConfig)
 
 _log = logging.getLogger(__name__)
 
@@ -226,7 +228,7 @@ def _execute(prepared: Prepared, token: str, n_todo: int, before: int) -> Tally:
             _say_how_to_go_on(config, book)
             raise
         except Exception as error:
-            raise _as_user_error(config, error) from error
+            raise _as_user_error(error) from error
         return book.tally()
 
 
@@ -278,13 +280,13 @@ def _graph(
         )
         .map_batches(
             SegmentImages,
-            fn_constructor_kwargs={"config": config.sam, "plan": sam_plan, **guard},
+            fn_constructor_kwargs={"config": _pinned(config.sam, prepared), "plan": sam_plan, **guard},
             **pool(sam_plan),
         )
         .map_batches(
             NameSegments,
             fn_constructor_kwargs={
-                "config": config.clip,
+                "config": _pinned(config.clip, prepared),
                 "words": prepared.words,
                 "keep_embeddings": config.embeddings,
                 "plan": clip_plan,
@@ -295,6 +297,12 @@ def _graph(
         .map_batches(partial(encode_table, space=prepared.space, **guard), batch_size=block_rows, **task)
     )
     dataset.write_datasink(sink, ray_remote_args={"num_cpus": cluster.TASK_CPUS})
+
+
+def _pinned(model: Model, prepared: Prepared) -> Model:
+    """The model with the very weights that were checked: a file changed since then must not go unnoticed."""
+    record = prepared.provenance["sam" if isinstance(model, SamConfig) else "clip"]
+    return model.model_copy(update={"sha256": record["sha256"]})
 
 
 def _rows_per_part(n_todo: int, resources: cluster.Resources) -> int:
@@ -311,13 +319,16 @@ def _say_how_to_go_on(config: AnnotateConfig, book: RemoteLedger) -> None:
     )
 
 
-def _as_user_error(config: AnnotateConfig, error: Exception) -> Exception:
+def _as_user_error(error: Exception) -> Exception:
     """Ray wraps what a worker raised: a UserError inside is the message, anything else stays as it is."""
+    from ray.exceptions import RayError
+
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, UserError):
-            where = f"what is finished in {storage.display(config.out)} is safe; the same command goes on"
-            return UserError(f"{cause}; {where}", exit_code=cause.exit_code)
+        # Ray's wrapper is a UserError too, whose text is the worker's traceback.
+        if isinstance(cause, UserError) and not isinstance(cause, RayError):
+            # Ray Data adds lines of advice to the text.
+            return UserError(str(cause).splitlines()[0], exit_code=cause.exit_code)
         cause = getattr(cause, "cause", None) or cause.__cause__
     return error
 

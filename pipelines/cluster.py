@@ -79,6 +79,8 @@ def _connect(address: str) -> None:
 def _quieten() -> None:
     """Ray's own progress bars and warnings would drown ours; set before ray.data is imported."""
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    # Workers that yield to everything else starve on a busy machine, and Ray starts ever more of them.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -93,7 +95,8 @@ def quiet_data_context() -> None:
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
     context.target_max_block_size = 32 * 2**20
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Its errors are tracebacks of what it raises as well.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def plan(sam: Pool, clip: Pool, resources: Resources) -> tuple[PoolPlan, PoolPlan]:

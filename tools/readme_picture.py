@@ -1,6 +1,6 @@
 """Draw the README's picture from a label set: image | zero-shot label | truth, a few scenes side by side.
 
-    python -m tools.readme_picture demo/labels demo/picture-book/masks docs/picture-book.png
+python -m tools.readme_picture demo/labels demo/picture-book/masks docs/picture-book.png
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ A run that was stopped goes on from its last state (`--work`), and ends where an
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from models.builtin.arch import CLIP_ARCH, SAM_ARCH, build_picture_book_clip, build_picture_book_sam
 from tools.clip_task import ClipTask
-from tools.sam_task import SamTask
+from tools.sam_task import SamTask, sharpen
 
 BUILTIN = Path(__file__).resolve().parents[1] / "models" / "builtin"
 
@@ -93,6 +94,10 @@ def save(model: nn.Module, path: Path, arch: dict[str, Any], card: dict[str, Any
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata={"segray": json.dumps({"arch": arch, **card})})
+    if path.parent == BUILTIN:
+        files = sorted(BUILTIN.glob("*.safetensors"))
+        sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
+        (BUILTIN / "SHA256SUMS").write_text("".join(sums))
     print(f"saved {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -130,6 +135,8 @@ def main(
 
     work = work or Path(f"train_builtin_{which}.state")
     train(model, loss_of, steps=steps, peak=task.peak, work=work)
+    if which == "sam":
+        sharpen(model)
     card = {"steps": steps, "seed": seed, "batch": batch, "precision": "bf16" if bf16 else "fp32"}
     save(model.eval(), out or BUILTIN / f"picture_book_{which}.safetensors", arch, card)
 

@@ -28,8 +28,11 @@ CLIP_ARCH: dict[str, Any] = {
 }
 
 CLIP_DEPTH = 4
-"""GEM's depth for this CLIP: the last 3 of its 8 blocks. The first five see shapes; GEM's blocks, at this width,
-mostly gather."""
+"""GEM's depth for this CLIP: the last 3 of its 8 blocks. The first five see shapes; GEM's blocks, at this
+width, mostly gather."""
+
+CLIP_INPUT = 256
+"""Side of its input in pixels: finer than the 160 px of its training, which names more segments right."""
 
 
 def build_picture_book_sam(arch: dict[str, int]) -> Any:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,14 @@ from pipelines.config import load
 from pipelines.settings import AnnotateConfig
 
 REPOSITORY = Path(__file__).parents[2]
-N_IMAGES, ROWS_PER_PART = 20, 2
-N_PARTS = N_IMAGES // ROWS_PER_PART
+# Some names mean a fault to `tests.faults.stages`, and nothing to anything else.
+DIES_ONCE = ("sam-dies-once.png", "clip-dies-once.png")
+POISON = ("sam-dies.png", "sam-memory-alone.png", "clip-memory-alone.png", "sam-raises.png")
+BATCH = "sam-memory-batch.png"
+SCENES = tuple(f"scene{i:02}.png" for i in range(13))
+NAMES = (*SCENES, *DIES_ONCE, *POISON, BATCH)
+ROWS_PER_PART = 2
+N_PARTS = len(NAMES) // ROWS_PER_PART
 PATIENCE_S = 500.0
 """How long to wait for what must happen; only a hang comes near it."""
 
@@ -35,10 +41,11 @@ OPTIONS = (
 _TOKEN = "SEGRAY_TEST_RUN"
 
 
-def draw_images(folder: Path, names: list[str] | None = None) -> Path:
-    """Tiny pictures of a few colours, all different; `N_IMAGES` of them where no names are given."""
+def draw_images(folder: Path, names: Sequence[str] = NAMES) -> Path:
+    """Tiny pictures of a few colours, of different sizes, each determined by its name."""
     folder.mkdir(parents=True)
-    for number, name in enumerate(names or [f"scene{i:02}.png" for i in range(N_IMAGES)]):
+    for name in names:
+        number = NAMES.index(name)
         rng = np.random.default_rng(number)
         image = np.full((40 + 8 * (number % 3), 64, 3), rng.integers(0, 256, 3), np.uint8)
         image[5:25, 8:28] = rng.integers(0, 256, 3)
@@ -102,6 +109,7 @@ class Process:
                 cwd=REPOSITORY,
                 env={**environment, "OMP_NUM_THREADS": "1", _TOKEN: self._token},
                 process_group=0,
+                preexec_fn=_heed_ctrl_c,
             )
         self.pid = self._process.pid
 
@@ -147,6 +155,11 @@ class Process:
             if self._process.poll() is None or pid != self.pid:
                 _end(pid)
         self._process.wait(PATIENCE_S)
+
+
+def _heed_ctrl_c() -> None:
+    """What a shell runs in the background inherits that SIGINT is ignored; so would its tests' processes."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _processes() -> list[int]:

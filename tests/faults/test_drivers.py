@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import ray
 
-from tests.faults.invariant import check_invariant, files
+from pipelines.run_lock import LOCK_NAME
+from tests.faults.invariant import check_invariant, files, unfinished
 from tests.faults.runs import (
-    N_IMAGES,
     N_PARTS,
+    NAMES,
+    ROWS_PER_PART,
+    SCENES,
     Finished,
     annotate_here,
     draw_images,
@@ -27,23 +31,29 @@ from tests.faults.runs import (
     words,
 )
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-PERCENT = (20, 50, 80)
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @dataclass
-class Resumes:
-    """What a label set held after each run on it: no finished part may ever change again."""
+class Story:
+    """One label set and the runs that were ended on it: no finished part may ever change again."""
 
     out: Path
-    seen: list[dict[str, bytes]] = field(default_factory=list)
+    ended: dict[str, Finished] = field(default_factory=dict)
+    orphans: int = 0
+    second: tuple[int, str, int] = (0, "", 0)
+    """Exit status and stderr of a second driver, and the pid of the first."""
+    _parts: dict[str, bytes] = field(default_factory=dict)
 
-    def note(self) -> None:
+    def note(self, name: str, ended: Finished) -> None:
+        """Keep how a run ended, and compare the parts of the runs before."""
+        self.ended[name] = ended
+        self.compare()
+
+    def compare(self) -> None:
         now = {name: data for name, data in files(self.out).items() if name.startswith("labels/part-")}
-        for name, data in (self.seen[-1] if self.seen else {}).items():
-            assert now[name] == data, f"{name} was written again"
-        self.seen.append(now)
+        assert {name: now.get(name) for name in self._parts} == self._parts
+        self._parts = now
 
 
 def annotate(images: Path, out: Path, *more: str) -> list[str]:
@@ -57,7 +67,7 @@ def has_parts(out: Path, count: int) -> Callable[[], bool]:
 def has_lock(out: Path, pid: int) -> Callable[[], bool]:
     def holds() -> bool:
         with suppress(FileNotFoundError, ValueError):
-            return bool(json.loads((out / ".lock.json").read_text())["pid"] == pid)
+            return bool(json.loads((out / LOCK_NAME).read_text())["pid"] == pid)
         return False
 
     return holds
@@ -69,113 +79,115 @@ def after(seconds: float, condition: Callable[[], bool]) -> Callable[[], bool]:
     return lambda: time.monotonic() > end or condition()
 
 
-def test_the_driver_is_killed_at_20_50_and_80_percent(images: Path, reference: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    resumes = Resumes(out)
-    for percent in PERCENT:
-        with started(annotate(images, out), tmp_path / f"killed{percent}") as process:
-            process.wait_for(has_parts(out, N_PARTS * percent // 100))
-            ended = process.kill()
-            assert ended.code == -9
-            process.wait_for_descendants()
-        assert len(finished_parts(out)) < N_PARTS
-        resumes.note()
-        if percent > PERCENT[0]:
-            assert "taking over the lock" in ended.err
-    before = len(finished_parts(out))
-    with started(annotate(images, out), tmp_path / "last") as process:
-        last = process.wait()
-    assert last.code == 0
-    assert f"{N_IMAGES} images, {N_IMAGES - 2 * before} to do" in last.err
-    resumes.note()
-    check_invariant(out, images, words(images, out), reference)
-
-
-def test_the_driver_is_killed_at_random_moments(images: Path, reference: Path, tmp_path: Path) -> None:
-    """On a cluster that outlives the driver, as its workers might do too."""
-    out, rng = tmp_path / "out", random.Random(7)
-    address = f"address={ray.get_runtime_context().gcs_address}"
-    resumes = Resumes(out)
-    for number in range(4):
-        with started(annotate(images, out, address), tmp_path / f"killed{number}") as process:
-            process.wait_for(has_lock(out, process.pid))
-            soon = has_parts(out, len(finished_parts(out)) + 3)
-            process.wait_for(after(rng.uniform(0, 10), soon), or_end=True)
-            process.kill()
-        resumes.note()
-    annotate_here(images, out, address)
-    resumes.note()
-    check_invariant(out, images, words(images, out, address), reference)
-
-
-def test_killed_between_the_segments_and_the_labels(images: Path, reference: Path, tmp_path: Path) -> None:
-    """The writer lives on for a while: whatever it does then, nothing is there twice."""
-    out = tmp_path / "out"
-    command = ["driver-dies", *annotate(images, out)]
-    with started(command, tmp_path / "killed", module="tests.faults.sabotaged") as process:
-        assert process.wait().code == -9
-        segments = {path.name for path in out.glob("segments/part-*.parquet")}
-        assert segments - set(finished_parts(out)), "no part was caught between segments and labels"
-        # At once, while what the driver left behind may still run.
-        annotate_here(images, out)
-        process.wait_for_descendants()
-    check_invariant(out, images, words(images, out), reference)
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """A run that a second one met, that was then stopped with Ctrl-C, then with two of them."""
-
-    out: Path
-    pid: int
-    second: Finished
-    once: Finished
-    twice: Finished
+@pytest.fixture(scope="module")
+def killed(images: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """Killed when two parts and the segments of a third are there, at 50 and at 80 %; each on its own Ray."""
+    folder = tmp_path_factory.mktemp("killed")
+    story = Story(folder / "out")
+    out, command = story.out, annotate(images, story.out)
+    module = "tests.faults.sabotaged"
+    with started(["driver-dies", *command], folder / "20", module=module) as first:
+        story.note("20", first.wait())
+        story.orphans = len(unfinished(out))
+        # At once, while what the killed one has left behind still runs.
+        with started(command, folder / "50") as second:
+            second.wait_for(has_parts(out, N_PARTS // 2))
+            story.note("50", second.kill())
+            first.wait_for_descendants()
+            second.wait_for_descendants()
+    with started(command, folder / "80") as third:
+        third.wait_for(has_lock(out, third.pid))
+        said = io.StringIO()
+        with redirect_stderr(said):
+            code = segray(*command)
+        story.second = code, said.getvalue(), third.pid
+        third.wait_for(has_parts(out, N_PARTS * 8 // 10))
+        story.note("80", third.kill())
+        third.wait_for_descendants()
+    return story
 
 
 @pytest.fixture(scope="module")
-def stopped(images: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
+def stopped(images: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """Stopped with Ctrl-C on its own Ray, with two of them on a cluster that lives on."""
     folder = tmp_path_factory.mktemp("stopped")
-    out = folder / "out"
-    with started(annotate(images, out), folder / "first") as first:
-        first.wait_for(has_parts(out, 1))
-        with started(annotate(images, out), folder / "second") as process:
-            second = process.wait()
-        first.interrupt()
-        once = first.wait()
-        first.wait_for_descendants()
-    with started(annotate(images, out), folder / "third") as third:
-        third.wait_for(has_parts(out, len(finished_parts(out)) + 1))
-        third.interrupt()
-        time.sleep(0.3)
-        with suppress(ProcessLookupError):
-            third.interrupt()
-        twice = third.wait()
-        third.wait_for_descendants()
-    return Stopped(out, first.pid, second, once, twice)
+    story = Story(folder / "out")
+    for name, address in (("once", ()), ("twice", (cluster_address(),))):
+        with started(annotate(images, story.out, *address), folder / name) as process:
+            process.wait_for(has_parts(story.out, len(finished_parts(story.out)) + 1))
+            process.interrupt()
+            if name == "twice":
+                time.sleep(0.3)
+                with suppress(ProcessLookupError):
+                    process.interrupt()
+            story.note(name, process.wait())
+            process.wait_for_descendants()
+    return story
 
 
-def test_two_drivers_on_one_output(stopped: Stopped) -> None:
-    assert stopped.second.code == 4
-    (line,) = stopped.second.complaints
-    assert f"is in use by pid {stopped.pid} on " in line
+def cluster_address() -> str:
+    return f"address={ray.get_runtime_context().gcs_address}"
+
+
+def test_killed_between_the_segments_and_the_labels(killed: Story) -> None:
+    assert killed.ended["20"].code == -9
+    assert killed.orphans > 0
+
+
+@pytest.mark.parametrize("percent", ["50", "80"])
+def test_killed_at_50_and_80_percent(killed: Story, percent: str) -> None:
+    ended = killed.ended[percent]
+    assert ended.code == -9
+    assert "taking over the lock" in ended.err
+
+
+def test_two_drivers_on_one_output(killed: Story) -> None:
+    code, said, pid = killed.second
+    assert code == 4
+    (line,) = [line for line in said.splitlines() if line.startswith("segray: ")]
+    assert f"is in use by pid {pid} on " in line
     assert " since 2" in line
 
 
+def test_a_killed_run_goes_on(
+    killed: Story, images: Path, reference: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = len(NAMES) - ROWS_PER_PART * len(finished_parts(killed.out))
+    annotate_here(images, killed.out)
+    if left:
+        assert f"{len(NAMES)} images, {left} to do" in capsys.readouterr().err
+    killed.compare()
+    check_invariant(killed.out, images, words(images, killed.out), reference)
+
+
 @pytest.mark.parametrize("times", ["once", "twice"])
-def test_ctrl_c(stopped: Stopped, times: str) -> None:
-    ended: Finished = getattr(stopped, times)
+def test_ctrl_c(stopped: Story, times: str) -> None:
+    ended = stopped.ended[times]
     assert ended.code == 130
     assert "the same command goes on" in ended.err
     assert "Traceback" not in ended.err
 
 
-def test_a_stopped_run_goes_on(stopped: Stopped, images: Path, reference: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(stopped.out, out)
-    assert 0 < len(finished_parts(out)) < N_PARTS
-    annotate_here(images, out)
-    check_invariant(out, images, words(images, out), reference)
+def test_a_stopped_run_goes_on(stopped: Story, images: Path, reference: Path) -> None:
+    annotate_here(images, stopped.out)
+    stopped.compare()
+    check_invariant(stopped.out, images, words(images, stopped.out), reference)
+
+
+def test_killed_at_random_moments(images: Path, reference: Path, tmp_path: Path) -> None:
+    """On a cluster that outlives the driver, as its workers might do too."""
+    story, rng = Story(tmp_path / "out"), random.Random(7)
+    command = annotate(images, story.out, cluster_address())
+    for number in range(3):
+        with started(command, tmp_path / f"killed{number}") as process:
+            process.wait_for(has_lock(story.out, process.pid))
+            soon = has_parts(story.out, len(finished_parts(story.out)) + 3)
+            process.wait_for(after(rng.uniform(0, 10), soon), or_end=True)
+            story.note(f"{number}", process.kill())
+    again = words(images, story.out, cluster_address())
+    annotate_here(images, story.out, cluster_address())
+    story.compare()
+    check_invariant(story.out, images, again, reference)
 
 
 @pytest.mark.parametrize(
@@ -197,11 +209,10 @@ def test_resume_with_another_configuration(
     assert files(reference) == before
 
 
-def test_new_run_goes_on_beside(tmp_path: Path, ray_session: None) -> None:
-    images, out = draw_images(tmp_path / "images", ["a.png", "b.png"]), tmp_path / "out"
-    annotate_here(images, out)
-    before = files(out)
+def test_new_run_goes_on_beside(reference: Path, tmp_path: Path) -> None:
+    out, beside = tmp_path / "out", tmp_path / "out-2"
+    shutil.copytree(reference, out)
+    images = draw_images(tmp_path / "images", SCENES[:2])
     annotate_here(images, out, "label.threshold=0.5", "new_run=true")
-    assert files(out) == before
-    beside = tmp_path / "out-2"
-    check_invariant(beside, images, words(images, beside, "label.threshold=0.5"))
+    assert files(out) == files(reference)
+    check_invariant(beside, images, words(images, beside, "label.threshold=0.5", "new_run=true"))

@@ -13,6 +13,7 @@ from tests.faults.runs import N_PARTS, started, words
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_worker_node_is_lost(images: Path, reference: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     # An actor on either node, and all of them on one when the other is gone.

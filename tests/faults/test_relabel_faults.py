@@ -13,6 +13,7 @@ from tests.faults.runs import finished_parts, segray, started
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_relabel_is_killed_between_the_segments_and_the_labels(
     reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

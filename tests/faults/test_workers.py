@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,22 @@ from pipelines import annotate, sink
 from pipelines.label_store import LabelStore
 from tests.faults import stages
 from tests.faults.invariant import check_invariant, contents
-from tests.faults.runs import annotate_here, draw_images, words
+from tests.faults.runs import BATCH, DIES_ONCE, POISON, SCENES, annotate_here, draw_images, words
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-GOOD = [f"scene{i:02}.png" for i in range(6)]
-ONCE = ["sam-dies-once.png", "clip-dies-once.png"]
-POISON = {
+REASONS = {
     "sam-dies.png": "sam: its worker died 2 times on this image alone",
-    "sam-memory-alone.png": "sam: out of memory on this image alone (64x56)",
+    "sam-memory-alone.png": "sam: out of memory on this image alone (64x48)",
     "clip-memory-alone.png": "clip: out of memory on this image alone (64x56)",
     "sam-raises.png": "sam: ValueError: this picture is cursed",
 }
-BATCH = "sam-memory-batch.png"
 TRIES = "max_tries=2"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run with faults: what it was made from, its label set, and an undisturbed one of the same images."""
+    """A run with faults: its images, its label set, and an undisturbed one of these images and more."""
 
     images: Path
     out: Path
@@ -47,39 +44,27 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> tuple[Path, Path]:
-    """Images with fateful names, and what becomes of them where their names mean nothing."""
-    folder = tmp_path_factory.mktemp("workers")
-    images = draw_images(folder / "images", sorted([*GOOD, *ONCE, *POISON, BATCH]))
-    annotate_here(images, folder / "reference")
-    return images, folder / "reference"
+def survived(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run in which a SAM actor, a CLIP actor and two writers die once, and memory runs out in a batch."""
+    names = (*SCENES[:6], *DIES_ONCE, BATCH)
+    return _run(names, reference, tmp_path_factory.mktemp("survived"), stages.WriterDies)
 
 
 @pytest.fixture(scope="module")
-def survived(clean: tuple[Path, Path]) -> Run:
-    """A run in which a SAM actor, a CLIP actor and two writers die once."""
-    return _run(clean, [*GOOD, *ONCE], sink_class=stages.WriterDies)
-
-
-@pytest.fixture(scope="module")
-def poisoned(clean: tuple[Path, Path]) -> Run:
+def poisoned(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run over images that kill their actor or fail, whenever they are tried."""
-    return _run(clean, [*GOOD, *POISON, BATCH])
+    names = (*SCENES[:6], *POISON)
+    return _run(names, reference, tmp_path_factory.mktemp("poisoned"), sink.LabelSink)
 
 
-def _run(clean: tuple[Path, Path], names: list[str], sink_class: type = sink.LabelSink) -> Run:
-    source, reference = clean
-    folder = source.parent / f"of{len(names)}"
-    images = folder / "images"
-    images.mkdir(parents=True)
-    for name in names:
-        shutil.copy2(source / name, images / name)
+def _run(names: Sequence[str], reference: Path, folder: Path, sink_class: type) -> Run:
+    run = Run(draw_images(folder / "images", names), folder / "out", reference)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(annotate, "SegmentImages", stages.FaultySam)
         patch.setattr(annotate, "NameSegments", stages.FaultyClip)
         patch.setattr(sink, "LabelSink", sink_class)
-        annotate_here(images, folder / "out", TRIES)
-    return Run(images, folder / "out", reference)
+        annotate_here(run.images, run.out, TRIES)
+    return run
 
 
 def _status(run: Run) -> dict[str, tuple[str, str | None]]:
@@ -104,25 +89,25 @@ def test_a_writer_is_killed(survived: Run, moment: str) -> None:
 def test_an_image_kills_its_actor_every_time(poisoned: Run) -> None:
     # In the batch once, then alone as often as max_tries allows, and never again.
     assert stages.fired(poisoned.images, "sam-dies") == 3
-    assert _status(poisoned)["sam-dies.png"] == ("error", POISON["sam-dies.png"])
+    assert _status(poisoned)["sam-dies.png"] == ("error", REASONS["sam-dies.png"])
 
 
 @pytest.mark.parametrize("stage", ["sam", "clip"])
 def test_memory_runs_out_on_one_image(poisoned: Run, stage: str) -> None:
     name = f"{stage}-memory-alone.png"
-    assert _status(poisoned)[name] == ("error", POISON[name])
+    assert _status(poisoned)[name] == ("error", REASONS[name])
 
 
-def test_memory_runs_out_in_a_batch(poisoned: Run) -> None:
+def test_memory_runs_out_in_a_batch(survived: Run) -> None:
     # Refused in a batch of two, then taken alone.
-    assert stages.fired(poisoned.images, "sam-memory-batch") >= 2
-    assert _status(poisoned)[BATCH] == ("ok", None)
+    assert stages.fired(survived.images, "sam-memory-batch") >= 2
+    assert _status(survived)[BATCH] == ("ok", None)
 
 
 def test_one_image_fails(poisoned: Run) -> None:
-    assert _status(poisoned)["sam-raises.png"] == ("error", POISON["sam-raises.png"])
+    assert _status(poisoned)["sam-raises.png"] == ("error", REASONS["sam-raises.png"])
 
 
 def test_bad_images_cost_no_other(poisoned: Run) -> None:
     poisoned.check(*POISON)
-    assert set(contents(poisoned.out)) == {*GOOD, *POISON, BATCH}
+    assert set(contents(poisoned.out)) == {*SCENES[:6], *POISON}

@@ -63,9 +63,7 @@ def label_plainly(config: AnnotateConfig, part_sizes: Sequence[int]) -> Prepared
     Path(config.out).mkdir(parents=True)
     write_manifest(list_images(config.images), manifest)
     (Path(config.out) / "config.yaml").write_text(dump(config))
-    refs = [
-        {"image_id": r.image_id, "uri": r.uri, "problem": r.problem} for r in read_manifest(manifest)
-    ]
+    refs = [{"image_id": r.image_id, "uri": r.uri, "problem": r.problem} for r in read_manifest(manifest)]
     assert sum(part_sizes) == len(refs)
     options = ImageOptions(**config.image.model_dump())
     for size in part_sizes:

@@ -14,7 +14,9 @@ from pipelines.settings import ClipConfig, Pool, SamConfig
 def plans(
     cpus: float, gpus: float = 0, sam: dict[str, object] | None = None, clip: dict[str, object] | None = None
 ) -> tuple[cluster.PoolPlan, cluster.PoolPlan]:
-    return plan(SamConfig.model_validate(sam or {}), ClipConfig.model_validate(clip or {}), Resources(cpus, gpus))
+    return plan(
+        SamConfig.model_validate(sam or {}), ClipConfig.model_validate(clip or {}), Resources(cpus, gpus)
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,7 +35,12 @@ def test_without_gpus_sam_runs_on_every_cpu(
 @pytest.mark.parametrize("cpus", [1, 2, 3, 4, 5, 7, 8, 12, 31, 32, 96, 1000])
 @pytest.mark.parametrize(
     ("sam", "clip"),
-    [({}, {}), ({"workers": 1}, {}), ({"workers": 40}, {"workers": 3}), ({"max_workers": 2}, {"max_workers": 1})],
+    [
+        ({}, {}),
+        ({"workers": 1}, {}),
+        ({"workers": 40}, {"workers": 3}),
+        ({"max_workers": 2}, {"max_workers": 1}),
+    ],
 )
 def test_one_whole_cpu_stays_free(cpus: int, sam: dict[str, object], clip: dict[str, object]) -> None:
     pools = plans(cpus, sam=sam, clip=clip)
@@ -73,7 +80,9 @@ def test_a_pool_starts_no_larger_than_it_may_grow() -> None:
 
 
 def test_more_gpus_than_there_are_is_refused() -> None:
-    with pytest.raises(UserError, match=r"sam\.num_gpus .* = 2\.3, the cluster has 1 GPUs; ask for less") as caught:
+    with pytest.raises(
+        UserError, match=r"sam\.num_gpus .* = 2\.3, the cluster has 1 GPUs; ask for less"
+    ) as caught:
         plans(4, 1, {"num_gpus": 2})
     assert caught.value.exit_code == 2
     with pytest.raises(UserError, match="the cluster has 0 GPUs"):

@@ -64,7 +64,8 @@ def test_an_image_that_raises_costs_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate"), RuntimeError("Out of Memory")]
+    "error",
+    [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate"), RuntimeError("Out of Memory")],
 )
 def test_a_batch_too_large_for_the_memory_is_halved(error: Exception) -> None:
     batches: list[int] = []
@@ -98,7 +99,10 @@ def test_out_of_memory_before_the_size_is_known_is_an_error_row_too() -> None:
 def test_a_problem_of_the_image_keeps_its_own_status_and_words() -> None:
     problem = ImageProblem("skipped", "animated (3 frames)")
     found = guarded("read", rows("a", "b"), bad_at("b", problem), Ledger(), 3)
-    assert [(row["status"], row["error"]) for row in found] == [("ok", None), ("skipped", "animated (3 frames)")]
+    assert [(row["status"], row["error"]) for row in found] == [
+        ("ok", None),
+        ("skipped", "animated (3 frames)"),
+    ]
 
 
 @pytest.mark.parametrize("signal", [KeyboardInterrupt(), SystemExit(1)])
@@ -123,7 +127,9 @@ class Death(BaseException):
     """Stands for the end of the process: nothing after it is run."""
 
 
-def until_it_lives(work: Callable[[list[Row]], list[Row]], book: Ledger, max_tries: int) -> tuple[list[Row], int]:
+def until_it_lives(
+    work: Callable[[list[Row]], list[Row]], book: Ledger, max_tries: int
+) -> tuple[list[Row], int]:
     """What Ray does: the same batch again for as long as its worker dies; the rows, and the deaths."""
     for deaths in range(100):
         try:
@@ -167,7 +173,8 @@ def test_a_broken_gpu_ends_the_process_so_that_a_new_one_takes_over() -> None:
         "from pipelines.guard import guarded\n"
         "from pipelines.ledger import Ledger\n"
         "def work(rows): raise RuntimeError('CUDA error: an illegal memory access was encountered')\n"
-        "guarded('sam', [{'image_id': 'a', 'status': 'ok'}, {'image_id': 'b', 'status': 'ok'}], work, Ledger(), 3)\n"
+        "rows = [{'image_id': name, 'status': 'ok'} for name in 'ab']\n"
+        "guarded('sam', rows, work, Ledger(), 3)\n"
         "print('alive')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))

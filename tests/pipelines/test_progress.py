@@ -21,7 +21,10 @@ def tally(sam: int = 0, restarts: int = 0, **rows: int) -> Tally:
     [
         (tally(), "annotate  50/150  0.0 images/s  ? left  written: 0 ok  0 bad"),
         (tally(sam=20), "annotate  70/150  2.0 images/s  0:40 left  written: 0 ok  0 bad"),
-        (tally(sam=20, ok=7, error=2, skipped=1), "annotate  70/150  2.0 images/s  0:40 left  written: 7 ok  3 bad"),
+        (
+            tally(sam=20, ok=7, error=2, skipped=1),
+            "annotate  70/150  2.0 images/s  0:40 left  written: 7 ok  3 bad",
+        ),
         (tally(sam=1, error=10), "annotate  60/150  1.0 images/s  1:30 left  written: 0 ok  10 bad"),
         # A worker that died takes its images again, so that more may go through SAM than there are.
         (

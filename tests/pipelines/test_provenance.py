@@ -98,5 +98,6 @@ def test_a_record_without_a_configuration_differs_in_everything() -> None:
 def test_the_refusal_names_the_folder_each_difference_and_what_to_do() -> None:
     text = other_configuration("s3://me:secret@bucket/x", ["a: 1 -> 2", "b: 3 -> 4"], "give another out=DIR")
     assert text == (
-        "s3://***@bucket/x was made with another configuration:\n  a: 1 -> 2\n  b: 3 -> 4\ngive another out=DIR"
+        "s3://***@bucket/x was made with another configuration:\n"
+        "  a: 1 -> 2\n  b: 3 -> 4\ngive another out=DIR"
     )

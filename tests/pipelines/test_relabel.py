@@ -123,7 +123,10 @@ def test_other_classes_have_their_own_ids_and_names(labels: Path, tmp_path: Path
 
 
 def test_other_templates_change_scores_and_no_mask(labels: Path, tmp_path: Path) -> None:
-    store, old = _relabel(labels, tmp_path / "out", "label.templates=a drawing of {}"), LabelStore(str(labels))
+    store, old = (
+        _relabel(labels, tmp_path / "out", "label.templates=a drawing of {}"),
+        LabelStore(str(labels)),
+    )
     for part in store.parts():
         new_rows, old_rows = store.segments(part), old.segments(part)
         for name in ("image_id", "segment_id", "rle", "embedding", "predicted_iou", "stability_score"):
@@ -153,7 +156,9 @@ def test_going_on_does_only_what_is_missing(labels: Path, tmp_path: Path) -> Non
     assert run["this_run"]["images"] == 2
     _relabel(labels, out)
     again = files(out)
-    assert {n: d for n, d in again.items() if n != "run.json"} == {n: d for n, d in after.items() if n != "run.json"}
+    assert {n: d for n, d in again.items() if n != "run.json"} == {
+        n: d for n, d in after.items() if n != "run.json"
+    }
 
 
 def test_parts_whose_images_were_made_again_are_done_again(
