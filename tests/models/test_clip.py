@@ -75,7 +75,7 @@ def test_picture_book_from_its_file(tmp_path: Path) -> None:
     path = save_picture_book(original, tmp_path / "clip.safetensors")
     clip = build_clip("picture_book", str(path))
     assert same_outputs(clip.model, original)
-    assert clip.image_size == 32
+    assert clip.image_size == 256
     assert (clip.mean, clip.std) == (OPENAI_MEAN, OPENAI_STD)
     assert clip.checkpoint == weights.resolve(str(path))
     assert clip.tokenizer(["a tree", "two fish"]).shape == (2, 16)
