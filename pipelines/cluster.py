@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -97,6 +98,8 @@ def quiet_data_context() -> None:
     context.target_max_block_size = 32 * 2**20
     # Its errors are tracebacks of what it raises as well.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    # Among others that a run of few images has not enough of them for all its actors.
+    warnings.filterwarnings("ignore", module=r"ray\.data")
 
 
 def plan(sam: Pool, clip: Pool, resources: Resources) -> tuple[PoolPlan, PoolPlan]:

@@ -16,6 +16,7 @@ from tests.pipelines.plain_runs import config_of
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_every_picture_of_the_wild_is_out_once_with_its_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -71,6 +71,7 @@ def _parts(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @on_ray
 def test_a_run_from_beginning_to_end(
     images: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -110,6 +111,7 @@ def test_a_run_from_beginning_to_end(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @on_ray
 def test_repair_makes_just_the_lost_images_again_whatever_the_batches(
     images: Path, out: Path, capsys: pytest.CaptureFixture[str]
@@ -133,6 +135,7 @@ def test_repair_makes_just_the_lost_images_again_whatever_the_batches(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @on_ray
 def test_new_and_changed_images_are_all_that_is_done(images: Path, tmp_path: Path) -> None:
     folder, out = tmp_path / "images", tmp_path / "labels"
@@ -173,6 +176,7 @@ def test_an_image_that_went_keeps_its_row(images: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @on_ray
 def test_another_configuration_is_refused_or_goes_beside(images: Path, out: Path, tmp_path: Path) -> None:
     manifest = str(tmp_path / "some.parquet")
@@ -297,6 +301,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @on_ray
 def test_images_and_labels_in_an_object_store(
     images: Path, plain: Path, tmp_path: Path, bucket: tuple[str, str]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 
 import pytest
 
@@ -135,5 +136,9 @@ def test_ray_data_is_quiet_and_waits_no_half_hour() -> None:
         assert not context.enable_progress_bars
         assert context.execution_no_progress_timeout_s == cluster.NO_PROGRESS_S < 1800
         assert os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] == "1"
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.warn_explicit("few images", UserWarning, "map.py", 1, module="ray.data._internal.map")
+            warnings.warn_explicit("ours", UserWarning, "run.py", 1, module="pipelines.annotate")
+        assert [str(warning.message) for warning in shown] == ["ours"]
     finally:
         ray.data.DataContext._set_current(before)
