@@ -26,7 +26,7 @@ from pipelines.images import ImageOptions
 from pipelines.label_schema import labels_schema, segments_schema
 from pipelines.label_store import LabelStore, prepare_output, write_run
 from pipelines.ledger import RemoteLedger, Tally
-from pipelines.manifest import ImageRef, read_manifest, write_manifest
+from pipelines.manifest import MANIFEST, ImageRef, read_manifest, write_manifest
 from pipelines.progress import Progress, summary_lines
 from pipelines.provenance import differences, other_configuration, provenance
 from pipelines.run_lock import RunLock
@@ -43,8 +43,8 @@ from pipelines.stages import (
     read_table,
 )
 
-MANIFEST, NEXT_MANIFEST, TODO = "manifest.parquet", ".manifest.parquet", ".todo.parquet"
-_TODO_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("problem", pa.string())])
+NEXT_MANIFEST, PENDING = ".manifest.parquet", ".pending.parquet"
+_PENDING_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("problem", pa.string())])
 _READ_ROWS = 8
 """Images a decode task takes: few, so that full-size pixels never pile up."""
 
@@ -184,12 +184,12 @@ def _open_store(prepared: Prepared, images: Any) -> tuple[int, int]:
     # Not before stale parts are out: the old manifest is what tells that a file has changed.
     storage.write_atomic(manifest, storage.read_bytes(fresh))
     storage.delete(fresh)
-    todo = [_todo_row(ref) for ref in read_manifest(manifest) if ref.image_id not in done]
+    todo = [_pending_row(ref) for ref in read_manifest(manifest) if ref.image_id not in done]
     if todo:
         storage.delete(storage.join(config.out, "run.json"))
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(todo, _TODO_SCHEMA), sink)
-        storage.write_atomic(storage.join(config.out, TODO), sink.getvalue().to_pybytes())
+        pq.write_table(pa.Table.from_pylist(todo, _PENDING_SCHEMA), sink)
+        storage.write_atomic(storage.join(config.out, PENDING), sink.getvalue().to_pybytes())
     return total, len(todo)
 
 
@@ -197,7 +197,7 @@ def _old_manifest(manifest: str) -> list[ImageRef]:
     return list(read_manifest(manifest)) if storage.exists(manifest) else []
 
 
-def _todo_row(ref: ImageRef) -> dict[str, str | None]:
+def _pending_row(ref: ImageRef) -> dict[str, str | None]:
     return {"image_id": ref.image_id, "uri": ref.uri, "problem": ref.problem}
 
 
@@ -269,7 +269,7 @@ def _graph(
         rows_per_part=rows_per_part,
         ledger=book,
     )
-    filesystem, path = storage.open_storage(storage.join(config.out, TODO))
+    filesystem, path = storage.open_storage(storage.join(config.out, PENDING))
     dataset = (
         ray.data.read_parquet(path, filesystem=filesystem, num_cpus=cluster.TASK_CPUS)
         .repartition(target_num_rows_per_block=block_rows)

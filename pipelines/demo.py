@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 
 import click
@@ -51,15 +52,22 @@ def run(config: DemoConfig) -> None:
 
 
 def _draw(config: DemoConfig, book: str) -> None:
+    """Draw the scenes, unless they are there; a book that this demo began and did not end is drawn anew."""
     wanted = f"n={config.n} seed={config.seed}\n".encode()
-    mark = storage.join(config.out, ".picture-book")
-    if storage.exists(mark) and storage.exists(storage.join(book, "class_names.txt")):
-        if storage.read_bytes(mark) != wanted:
-            raise UserError(f"out={config.out} holds a demo with another n or seed; give another out=DIR")
+    mark, folder = storage.join(config.out, ".picture-book"), storage.local_path(book)
+    if not storage.exists(mark):
+        if folder.exists():
+            raise UserError(f"out={config.out} holds a picture book of its own; give another out=DIR")
+        storage.write_atomic(mark, wanted)
+    elif storage.read_bytes(mark) != wanted:
+        raise UserError(f"out={config.out} holds a demo with another n or seed; give another out=DIR")
+    # Its class names are written last.
+    if (folder / "class_names.txt").exists():
         click.echo(f"{config.n} scenes are there already")
         return
+    if folder.exists():
+        shutil.rmtree(folder)
     picture_book.run(PictureBookConfig(out=book, n=config.n, seed=config.seed))
-    storage.write_atomic(mark, wanted)
 
 
 def _step(title: str) -> None:

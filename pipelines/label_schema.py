@@ -22,7 +22,7 @@ def _list(kind: pa.DataType, size: int = -1) -> pa.DataType:
 
 
 _RLE = pa.struct([("size", _list(pa.int32(), 2)), ("counts", pa.binary())])
-_IDS = _list(pa.int64())
+ID_LIST = _list(pa.int64())
 # Batches stay far below the 2 GiB that one Arrow binary array can hold, with whole photographs embedded too.
 _BATCH_ROWS = 32
 
@@ -34,8 +34,8 @@ _LABEL_FIELDS = [
     ("height", pa.int32()),
     ("label", _IMAGE),
     ("confidence", _IMAGE),
-    ("class_ids", _IDS),
-    ("class_pixels", _IDS),
+    ("class_ids", ID_LIST),
+    ("class_pixels", ID_LIST),
     ("mean_confidence", pa.float32()),
     ("labelled_fraction", pa.float32()),
     ("n_segments", pa.int32()),
@@ -44,7 +44,7 @@ _LABEL_FIELDS = [
     ("run_id", pa.string()),
 ]
 
-_SEGMENT_FIELDS = [
+SEGMENT_FIELDS = [
     ("image_id", pa.string()),
     ("segment_id", pa.int32()),
     ("bbox", _list(pa.float32(), 4)),
@@ -84,7 +84,7 @@ def segments_schema(dim: int | None, provenance: Mapping[str, Any]) -> pa.Schema
         provenance: as in `labels_schema`.
     """
     embedding = pa.null() if dim is None else _list(pa.float16(), dim)
-    return pa.schema([*_SEGMENT_FIELDS, ("embedding", embedding)], metadata=_metadata(provenance))
+    return pa.schema([*SEGMENT_FIELDS, ("embedding", embedding)], metadata=_metadata(provenance))
 
 
 def provenance_of(schema: pa.Schema) -> dict[str, Any]:

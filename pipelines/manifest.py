@@ -16,6 +16,9 @@ from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.image_ids import check_image_id
 
+MANIFEST = "manifest.parquet"
+"""Its name in a label set."""
+
 SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),

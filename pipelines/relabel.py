@@ -26,6 +26,7 @@ from pipelines.guard import Row
 from pipelines.label_schema import labels_schema, segments_schema
 from pipelines.label_store import LabelStore, prepare_output, write_part, write_run
 from pipelines.ledger import Tally
+from pipelines.manifest import MANIFEST
 from pipelines.progress import summary_lines
 from pipelines.provenance import differences, other_configuration, provenance
 from pipelines.run_lock import RunLock
@@ -33,8 +34,6 @@ from pipelines.run_summary import summarise
 from pipelines.settings import RelabelConfig
 from pipelines.sink import part_tables
 from pipelines.stages import Words, encode_segments
-
-_MANIFEST = "manifest.parquet"
 
 
 @dataclass(frozen=True)
@@ -126,9 +125,9 @@ def _files(store: LabelStore, part: str) -> list[tuple[str, str | None]]:
 
 
 def _copy_manifest(config: RelabelConfig) -> None:
-    manifest = storage.join(config.labels, _MANIFEST)
+    manifest = storage.join(config.labels, MANIFEST)
     if storage.exists(manifest):
-        storage.write_atomic(storage.join(config.out, _MANIFEST), storage.read_bytes(manifest))
+        storage.write_atomic(storage.join(config.out, MANIFEST), storage.read_bytes(manifest))
 
 
 def _relabel_part(source: LabelStore, part: str, out: str, target: _Target, token: str) -> Counter[str]:

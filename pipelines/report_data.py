@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.label_store import LabelStore
-from pipelines.manifest import read_manifest
+from pipelines.manifest import MANIFEST, read_manifest
 
 N_BINS = 20
 N_BAD_SHOWN = 100
@@ -172,7 +172,7 @@ def read_uris(root: str, image_ids: Collection[str]) -> dict[str, str]:
     """Where the images lie, from the label set's manifest; empty where that is missing or damaged."""
     wanted = set(image_ids)
     try:
-        refs = read_manifest(storage.join(root, "manifest.parquet"))
+        refs = read_manifest(storage.join(root, MANIFEST))
         return dict(islice(((ref.image_id, ref.uri) for ref in refs if ref.image_id in wanted), len(wanted)))
     except UserError:
         return {}

@@ -21,7 +21,7 @@ from models.zero_shot import Naming, name_segments, paint, pool_segments
 from pipelines.cluster import PoolPlan
 from pipelines.guard import Book, Row, guarded
 from pipelines.images import ImageOptions, ImageProblem, decode, encode_gray_png
-from pipelines.label_schema import class_counts
+from pipelines.label_schema import ID_LIST, SEGMENT_FIELDS, class_counts
 from pipelines.settings import ClipModel, SamModel
 from pipelines.sources import read_image
 
@@ -54,28 +54,14 @@ NAMING_DTYPE = np.dtype(
         ("named", np.bool_),
     ]
 )
-_ROW_SEGMENT = pa.struct(
-    [
-        ("segment_id", pa.int32()),
-        ("bbox", pa.list_(pa.float32(), 4)),
-        ("area", pa.int64()),
-        ("class_id", pa.int16()),
-        ("score", pa.float32()),
-        ("margin", pa.float32()),
-        ("runner_up_class", pa.int16()),
-        ("predicted_iou", pa.float32()),
-        ("stability_score", pa.float32()),
-        ("rle", pa.struct([("size", pa.list_(pa.int32(), 2)), ("counts", pa.binary())])),
-        ("embedding", pa.binary()),
-    ]
-)
+_ROW_SEGMENT = pa.struct([*SEGMENT_FIELDS[1:], ("embedding", pa.binary())])
 ENCODED_SCHEMA = pa.schema(
     [
         *_COMMON,
         ("label", pa.binary()),
         ("confidence", pa.binary()),
-        ("class_ids", pa.list_(pa.int64())),
-        ("class_pixels", pa.list_(pa.int64())),
+        ("class_ids", ID_LIST),
+        ("class_pixels", ID_LIST),
         ("mean_confidence", pa.float32()),
         ("labelled_fraction", pa.float32()),
         ("segments", pa.list_(_ROW_SEGMENT)),

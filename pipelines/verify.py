@@ -19,13 +19,13 @@ from pipelines.config import load
 from pipelines.config_source import read_yaml
 from pipelines.errors import UserError
 from pipelines.label_store import RUN, LabelStore
+from pipelines.manifest import MANIFEST
 from pipelines.run_lock import RunLock
 from pipelines.settings import AnnotateConfig, RelabelConfig, VerifyConfig
 from pipelines.verify_part import PartCheck, Problem, check_part
 
 __all__ = ["Problem", "VerifyReport", "damaged_parts", "repair", "run", "verify"]
 
-MANIFEST = "manifest.parquet"
 TOO_MANY_BAD = 3
 """Exit status of an annotation whose rows are all there, but too many of them bad: not our question."""
 _SHOWN = 20

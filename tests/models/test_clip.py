@@ -294,7 +294,8 @@ def test_no_images_make_an_empty_batch() -> None:
 def test_a_read_only_image_is_read() -> None:
     image = random_image(8, 8)
     image.flags.writeable = False
-    preprocess([image[::-1]], 16, OPENAI_MEAN, OPENAI_STD)
+    batch = preprocess([image[::-1]], 16, OPENAI_MEAN, OPENAI_STD)
+    torch.testing.assert_close(batch, preprocess([image[::-1].copy()], 16, OPENAI_MEAN, OPENAI_STD))
 
 
 @pytest.mark.parametrize(

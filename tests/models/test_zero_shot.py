@@ -298,5 +298,9 @@ def test_dense_labels_name_each_pixel(
 def test_naming_and_dense_labels_leave_gradients_alone() -> None:
     features = torch.randn(4, 4, 2, requires_grad=True)
     bank = bank_2d((0, 0), (1, 90))
-    dense_labels(features, bank, 8, 8, 0.0)
-    name_segments(features.flatten(0, 1), bank, 0.0)
+    label, _ = dense_labels(features, bank, 8, 8, 0.0)
+    naming = name_segments(features.flatten(0, 1), bank, 0.0)
+    assert label.shape == (8, 8)
+    assert naming.class_id.shape == (16,)
+    assert features.requires_grad
+    assert features.grad is None

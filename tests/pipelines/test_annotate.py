@@ -214,7 +214,7 @@ def test_another_configuration_is_refused_or_goes_beside(images: Path, out: Path
 # What is refused before the first image, with nothing written
 
 
-def _refused(images: Path | str, out: Path, text: str, *words: str, code: int = 2) -> None:
+def _assert_refused(images: Path | str, out: Path, text: str, *words: str, code: int = 2) -> None:
     with pytest.raises(UserError, match=text) as caught:
         _annotate(images, out, *words)
     assert caught.value.exit_code == code
@@ -236,12 +236,12 @@ def _refused(images: Path | str, out: Path, text: str, *words: str, code: int = 
     ],
 )
 def test_a_configuration_that_cannot_work(images: Path, tmp_path: Path, words: list[str], text: str) -> None:
-    _refused(images, tmp_path / "out", text, *words)
+    _assert_refused(images, tmp_path / "out", text, *words)
 
 
 def test_a_folder_without_images_and_an_output_of_something_else(images: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    _refused(tmp_path, tmp_path / "out", "images: no image in")
+    _assert_refused(tmp_path, tmp_path / "out", "images: no image in")
     with pytest.raises(UserError, match="holds 1 files of something else"):
         _annotate(images, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

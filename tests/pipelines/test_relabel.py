@@ -203,7 +203,7 @@ def test_repair_makes_just_the_lost_images_again(
 # Refusals
 
 
-def _refused(config: RelabelConfig, text: str, code: int = 2) -> str:
+def _assert_refused(config: RelabelConfig, text: str, code: int = 2) -> str:
     with pytest.raises(UserError, match=text) as caught:
         relabel.run(config)
     assert caught.value.exit_code == code
@@ -218,18 +218,20 @@ def test_a_set_without_embeddings_is_refused_before_anything_is_written(
     images: Path, clip_file: Path, tmp_path: Path
 ) -> None:
     plain = _label(images, tmp_path / "plain", clip_file, "embeddings=false")
-    message = _refused(_config(plain, tmp_path / "out"), "holds no embeddings; annotate with embeddings=true")
+    message = _assert_refused(
+        _config(plain, tmp_path / "out"), "holds no embeddings; annotate with embeddings=true"
+    )
     assert "\n" not in message
     assert not (tmp_path / "out").exists()
 
 
 def test_no_label_set_is_refused(tmp_path: Path) -> None:
-    _refused(_config(tmp_path / "nowhere", tmp_path / "out"), "nowhere: no label set here")
+    _assert_refused(_config(tmp_path / "nowhere", tmp_path / "out"), "nowhere: no label set here")
 
 
 def test_the_set_that_is_read_is_not_written(labels: Path) -> None:
-    _refused(_config(labels, labels), "out must differ from labels")
-    _refused(_config(labels, f"{labels}/"), "out must differ from labels")  # type: ignore[arg-type]
+    _assert_refused(_config(labels, labels), "out must differ from labels")
+    _assert_refused(_config(labels, f"{labels}/"), "out must differ from labels")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -241,7 +243,7 @@ def test_the_set_that_is_read_is_not_written(labels: Path) -> None:
     ],
 )
 def test_bad_classes_are_refused(labels: Path, tmp_path: Path, word: str, text: str) -> None:
-    _refused(_config(labels, tmp_path / "out", word), text)
+    _assert_refused(_config(labels, tmp_path / "out", word), text)
     assert not (tmp_path / "out").exists()
 
 
@@ -250,17 +252,19 @@ def test_other_clip_weights_are_refused(images: Path, clip_file: Path, tmp_path:
     shutil.copy(clip_file, weights)
     labels = _label(images, tmp_path / "labels", weights)
     save_picture_book(tiny_clip(seed=1), weights)
-    message = _refused(_config(labels, tmp_path / "out"), r"clip\.safetensors.*sha256")
+    message = _assert_refused(_config(labels, tmp_path / "out"), r"clip\.safetensors.*sha256")
     assert "\n" not in message
     weights.unlink()
-    _refused(_config(labels, tmp_path / "out"), r"clip\.safetensors")
+    _assert_refused(_config(labels, tmp_path / "out"), r"clip\.safetensors")
 
 
 def test_another_configuration_is_refused_with_its_difference(labels: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     _relabel(labels, out)
     before = files(out)
-    message = _refused(_config(labels, out, "label.threshold=0.5"), "was made with another configuration")
+    message = _assert_refused(
+        _config(labels, out, "label.threshold=0.5"), "was made with another configuration"
+    )
     assert "  label.threshold: -1.0 -> 0.5\n" in message
     assert message.endswith("give another out=DIR")
     assert files(out) == before
@@ -268,14 +272,14 @@ def test_another_configuration_is_refused_with_its_difference(labels: Path, tmp_
 
 def test_a_folder_of_something_else_and_one_in_use_are_refused(labels: Path, tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(b"")
-    _refused(_config(labels, tmp_path), "holds 1 files of something else")
+    _assert_refused(_config(labels, tmp_path), "holds 1 files of something else")
     with RunLock(str(tmp_path / "busy")):
-        _refused(_config(labels, tmp_path / "busy"), "is in use by pid", 4)
+        _assert_refused(_config(labels, tmp_path / "busy"), "is in use by pid", 4)
 
 
 def test_a_damaged_part_is_named(labels: Path, tmp_path: Path) -> None:
     shutil.copytree(labels, tmp_path / "labels")
     part = LabelStore(str(labels)).parts()[1]
     (tmp_path / "labels" / "segments" / part).write_bytes(b"PAR1")
-    _refused(_config(tmp_path / "labels", tmp_path / "out"), rf"segments/{part} is damaged")
+    _assert_refused(_config(tmp_path / "labels", tmp_path / "out"), rf"segments/{part} is damaged")
     assert pq.read_table(tmp_path / "out" / "labels").num_rows == 2
