@@ -20,7 +20,7 @@ from PIL import Image
 
 from pipelines.errors import UserError
 from pipelines.picture_book import draw_scene
-from pipelines.storage import write_atomic
+from pipelines.store.storage import write_atomic
 from tools.sam_task import TRAIN_SEED
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,8 +13,8 @@ from models.label_space import label_space
 from models.masks import Segment
 from models.sam import build_sam
 from models.zero_shot import Naming, dense_labels, name_segments, paint, pool_segments
-from pipelines.settings import AnnotateConfig
-from pipelines.stages import clip_features, mask_generator
+from pipelines.annotation.stages import clip_features, mask_generator
+from pipelines.config.settings import AnnotateConfig
 
 Image = NDArray[np.uint8]
 

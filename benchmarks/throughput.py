@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
 
-from pipelines.ledger import Ledger, RemoteLedger
-from pipelines.settings import AnnotateConfig
+from pipelines.annotation.ledger import Ledger, RemoteLedger
+from pipelines.config.settings import AnnotateConfig
 
 T = TypeVar("T")
 
@@ -101,8 +101,9 @@ def bare_loop(config: AnnotateConfig, paths: Sequence[Path], threads: int) -> Ti
 
 def pipeline(config: AnnotateConfig) -> Timing:
     """`segray annotate` from a folder to a label set in a new folder, on a Ray of its own."""
-    from pipelines import annotate, ledger
-    from pipelines.label_store import LabelStore
+    from pipelines import annotate
+    from pipelines.annotation import ledger
+    from pipelines.store.label_store import LabelStore
 
     with tempfile.TemporaryDirectory() as folder, _quiet():
         clock = Path(folder) / "clock.json"

@@ -31,9 +31,9 @@ from benchmarks.labeller import Labeller
 from models.masks import Segment, full_mask, segment_from_mask
 from models.metrics import Confusion, class_iou, confusion_matrix, mean_iou
 from models.zero_shot import paint
-from pipelines.config import load
+from pipelines.config.loading import load
+from pipelines.config.settings import AnnotateConfig
 from pipelines.picture_book import Scene, draw_scene
-from pipelines.settings import AnnotateConfig
 
 WAYS = {"clip": "CLIP patches", "gem": "GEM", "sam_gem": "SAM + GEM"}
 FOUND = 0.5

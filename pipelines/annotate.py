@@ -19,21 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.label_space import LabelSpace, label_space
-from pipelines import cluster, ledger, storage
-from pipelines.config import dump
-from pipelines.errors import UserError
-from pipelines.images import ImageOptions
-from pipelines.label_schema import labels_schema, segments_schema
-from pipelines.label_store import LabelStore, prepare_output, write_run
-from pipelines.ledger import RemoteLedger, Tally
-from pipelines.manifest import MANIFEST, ImageRef, read_manifest, write_manifest
-from pipelines.progress import Progress, summary_lines
-from pipelines.provenance import differences, other_configuration, provenance
-from pipelines.run_lock import RunLock
-from pipelines.run_summary import summarise
-from pipelines.settings import AnnotateConfig, ClipConfig, SamConfig
-from pipelines.sources import list_images
-from pipelines.stages import (
+from pipelines import cluster
+from pipelines.annotation import ledger
+from pipelines.annotation.ledger import RemoteLedger, Tally
+from pipelines.annotation.progress import Progress, summary_lines
+from pipelines.annotation.provenance import differences, other_configuration, provenance
+from pipelines.annotation.run_summary import summarise
+from pipelines.annotation.stages import (
     NameSegments,
     SegmentImages,
     Words,
@@ -42,6 +34,16 @@ from pipelines.stages import (
     mask_generator,
     read_table,
 )
+from pipelines.config.loading import dump
+from pipelines.config.settings import AnnotateConfig, ClipConfig, SamConfig
+from pipelines.errors import UserError
+from pipelines.images import ImageOptions
+from pipelines.manifest import MANIFEST, ImageRef, read_manifest, write_manifest
+from pipelines.sources import list_images
+from pipelines.store import storage
+from pipelines.store.label_schema import labels_schema, segments_schema
+from pipelines.store.label_store import LabelStore, prepare_output, write_run
+from pipelines.store.run_lock import RunLock
 
 NEXT_MANIFEST, PENDING = ".manifest.parquet", ".pending.parquet"
 _PENDING_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("problem", pa.string())])
@@ -238,7 +240,7 @@ def _graph(
     import ray
     from ray.data import ActorPoolStrategy
 
-    from pipelines.sink import LabelSink
+    from pipelines.annotation.sink import LabelSink
 
     config = prepared.config
     sam_plan, clip_plan = cluster.plan(config.sam, config.clip, resources)

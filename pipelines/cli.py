@@ -27,7 +27,7 @@ VERBS = {
     "picture-book": "Draw picture-book scenes with exact masks.",
     "samples": "Write a few real photographs to try annotation on.",
 }
-"""Every verb with its one line of help; `pipelines.settings.VERBS` has their configurations."""
+"""Every verb with its one line of help; `pipelines.config.settings.VERBS` has their configurations."""
 
 _PACKAGES = ("models", "pipelines", "tuning")
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -58,8 +58,8 @@ class _Verb(click.Command):
         formatter.write_usage(ctx.command_path, "[config.yaml] key=value ...")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from pipelines.config_help import help_text
-        from pipelines.settings import VERBS as CONFIGS
+        from pipelines.config.help import help_text
+        from pipelines.config.settings import VERBS as CONFIGS
 
         formatter.write(f"\nKeys, in config.yaml or as key=value:\n{help_text(CONFIGS[self.name or ''])}\n")
         super().format_options(ctx, formatter)
@@ -112,8 +112,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run(name: str, words: Sequence[str], debug: bool) -> None:
-    from pipelines.config import load
-    from pipelines.settings import VERBS as CONFIGS
+    from pipelines.config.loading import load
+    from pipelines.config.settings import VERBS as CONFIGS
 
     source = next((word for word in words if "=" not in word and not word.startswith("-")), None)
     overrides = list(words)

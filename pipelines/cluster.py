@@ -9,8 +9,8 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipelines.config.settings import Pool
 from pipelines.errors import UserError
-from pipelines.settings import Pool
 
 TASK_CPUS = 0.25
 """CPUs of a decode, encode or write task: small, since tasks and actors must fit side by side on two CPUs."""

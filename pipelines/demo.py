@@ -7,11 +7,10 @@ import time
 
 import click
 
-from pipelines import annotate, evaluate, picture_book, report, storage, verify
-from pipelines.config import load
-from pipelines.errors import UserError
-from pipelines.progress import clock
-from pipelines.settings import (
+from pipelines import annotate, evaluate, picture_book, report, verify
+from pipelines.annotation.progress import clock
+from pipelines.config.loading import load
+from pipelines.config.settings import (
     AnnotateConfig,
     DemoConfig,
     EvaluateConfig,
@@ -19,6 +18,8 @@ from pipelines.settings import (
     ReportConfig,
     VerifyConfig,
 )
+from pipelines.errors import UserError
+from pipelines.store import storage
 
 
 def run(config: DemoConfig) -> None:

@@ -11,12 +11,12 @@ import numpy as np
 
 from models.label_space import IGNORE_INDEX
 from models.metrics import Confusion
-from pipelines import storage
+from pipelines.config.settings import EvaluateConfig
 from pipelines.errors import UserError
-from pipelines.evaluation import Evaluation, compare, table, to_csv, to_dict
 from pipelines.images import decode_gray_png
-from pipelines.label_store import LabelStore
-from pipelines.settings import EvaluateConfig
+from pipelines.reporting.evaluation import Evaluation, compare, table, to_csv, to_dict
+from pipelines.store import storage
+from pipelines.store.label_store import LabelStore
 from pipelines.truth import LabelMap, TruthMasks, list_png
 
 _SHOWN = 5

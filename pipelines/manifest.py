@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.image_ids import check_image_id
+from pipelines.store import storage
 
 MANIFEST = "manifest.parquet"
 """Its name in a label set."""

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from models.label_space import PICTURE_BOOK, PICTURE_BOOK_GROUNDS
+from pipelines.config.settings import PictureBookConfig
 from pipelines.errors import UserError
 from pipelines.images import encode_gray_png
 from pipelines.picture_shapes import SHAPES, Part
-from pipelines.settings import PictureBookConfig
-from pipelines.storage import local_path
+from pipelines.store.storage import local_path
 
 SUPERSAMPLING = 3
 MIN_VISIBLE = 0.45

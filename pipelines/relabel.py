@@ -19,21 +19,21 @@ import torch
 from models.label_space import LabelSpace, label_space
 from models.masks import Segment, decode_rle, segment_from_mask
 from models.zero_shot import name_segments
-from pipelines import storage
-from pipelines.config import dump
+from pipelines.annotation.guard import Row
+from pipelines.annotation.ledger import Tally
+from pipelines.annotation.progress import summary_lines
+from pipelines.annotation.provenance import differences, other_configuration, provenance
+from pipelines.annotation.run_summary import summarise
+from pipelines.annotation.sink import part_tables
+from pipelines.annotation.stages import Words, encode_segments
+from pipelines.config.loading import dump
+from pipelines.config.settings import RelabelConfig
 from pipelines.errors import UserError
-from pipelines.guard import Row
-from pipelines.label_schema import labels_schema, segments_schema
-from pipelines.label_store import LabelStore, prepare_output, write_part, write_run
-from pipelines.ledger import Tally
 from pipelines.manifest import MANIFEST
-from pipelines.progress import summary_lines
-from pipelines.provenance import differences, other_configuration, provenance
-from pipelines.run_lock import RunLock
-from pipelines.run_summary import summarise
-from pipelines.settings import RelabelConfig
-from pipelines.sink import part_tables
-from pipelines.stages import Words, encode_segments
+from pipelines.store import storage
+from pipelines.store.label_schema import labels_schema, segments_schema
+from pipelines.store.label_store import LabelStore, prepare_output, write_part, write_run
+from pipelines.store.run_lock import RunLock
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ import click
 import numpy as np
 
 from models.label_space import IGNORE_INDEX, LabelSpace
-from pipelines import report_pictures as pictures
-from pipelines import storage
+from pipelines.config.settings import ReportConfig
 from pipelines.evaluate import evaluate
-from pipelines.evaluation import Evaluation
-from pipelines.label_store import LabelStore
-from pipelines.report_data import N_BINS, Totals, choose, read_chosen, read_uris, totals
-from pipelines.report_samples import Legend, Sample, make_sample, visible
-from pipelines.settings import ReportConfig
+from pipelines.reporting import pictures
+from pipelines.reporting.data import N_BINS, Totals, choose, read_chosen, read_uris, totals
+from pipelines.reporting.evaluation import Evaluation
+from pipelines.reporting.samples import Legend, Sample, make_sample, visible
+from pipelines.store import storage
+from pipelines.store.label_store import LabelStore
 from pipelines.truth import TruthMasks
 
 _TEMPLATES = Path(__file__).parent / "templates"

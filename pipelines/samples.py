@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from pipelines import storage
+from pipelines.config.settings import SamplesConfig
 from pipelines.errors import UserError
-from pipelines.settings import SamplesConfig
+from pipelines.store import storage
 
 README = "README.md"
 _TITLE = "# Sample photographs"

@@ -16,11 +16,11 @@ from urllib.parse import unquote_to_bytes
 import pyarrow as pa
 from pyarrow import fs as pa_fs
 
-from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.image_ids import check_image_id, escape_name
 from pipelines.images import ImageProblem
 from pipelines.manifest import ImageRef, read_manifest, split_options, write_manifest
+from pipelines.store import storage
 
 __all__ = [
     "EXTENSIONS",

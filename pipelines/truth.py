@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pyarrow import fs as pa_fs
 
-from pipelines import storage
 from pipelines.errors import UserError
 from pipelines.images import decode_gray_png
+from pipelines.store import storage
 
 LabelMap = NDArray[np.uint8]
 

@@ -14,15 +14,15 @@ import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import storage
-from pipelines.config import load
-from pipelines.config_source import read_yaml
+from pipelines.config.loading import load
+from pipelines.config.settings import AnnotateConfig, RelabelConfig, VerifyConfig
+from pipelines.config.source import read_yaml
 from pipelines.errors import UserError
-from pipelines.label_store import RUN, LabelStore
 from pipelines.manifest import MANIFEST
-from pipelines.run_lock import RunLock
-from pipelines.settings import AnnotateConfig, RelabelConfig, VerifyConfig
-from pipelines.verify_part import PartCheck, Problem, check_part
+from pipelines.store import storage
+from pipelines.store.label_store import RUN, LabelStore
+from pipelines.store.run_lock import RunLock
+from pipelines.store.verify_part import PartCheck, Problem, check_part
 
 __all__ = ["Problem", "VerifyReport", "damaged_parts", "repair", "run", "verify"]
 

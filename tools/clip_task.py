@@ -14,7 +14,7 @@ from models.builtin.arch import CLIP_DEPTH
 from models.gem import dense_features
 from models.label_space import PICTURE_BOOK, PICTURE_BOOK_GROUNDS
 from pipelines.picture_book import Scene, draw_scene
-from tools.sam_task import TRAIN_SEED
+from tools.sam_task import SCENES_A_SEED, TRAIN_SEED
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
@@ -51,15 +51,19 @@ class ClipTask:
         clip: an `open_clip.CLIP`.
         seed: chooses scenes, flips and templates.
         batch: images a step.
+        size: side of the images in pixels; the model's own unless given. The class token always sees them
+            at the model's own size.
     """
 
     peak = 2e-3
 
-    def __init__(self, clip: Any, seed: int, batch: int) -> None:
+    def __init__(self, clip: Any, seed: int, batch: int, size: int | None = None) -> None:
         self.clip, self.seed, self.batch = clip, seed, batch
-        self.size = int(clip.visual.image_size[0])
+        self.own_size = int(clip.visual.image_size[0])
+        self.size = size or self.own_size
         self.tokenizer = SimpleTokenizer()
-        self.pool = [training_scene(i, self.size) for i in range(POOL)]
+        first = seed * SCENES_A_SEED
+        self.pool = [training_scene(first + i, self.size) for i in range(POOL)]
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """Mean loss over the batch's images, and its parts as floats."""
@@ -86,6 +90,8 @@ class ClipTask:
 
     def _contrastive(self, images: Tensor, captions: Tensor, present: Tensor) -> Tensor:
         """CLIP's symmetric loss; scenes with the same caption are all positives of each other."""
+        if self.size != self.own_size:
+            images = F.interpolate(images, size=self.own_size, mode="bilinear", antialias=True)
         image = self.clip.encode_image(images, normalize=True).float()
         text = self.clip.encode_text(captions, normalize=True).float()
         logits = self.clip.logit_scale.exp() * image @ text.T

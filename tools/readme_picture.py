@@ -14,9 +14,9 @@ from PIL import Image
 
 from models.label_space import label_space
 from pipelines.images import ImageOptions, decode, decode_gray_png
-from pipelines.label_store import LabelStore
 from pipelines.manifest import read_manifest
 from pipelines.sources import read_image
+from pipelines.store.label_store import LabelStore
 from pipelines.truth import TruthMasks
 
 GAP = 6

@@ -17,17 +17,20 @@ TRAIN_SEED = 987_654_321
 POINTS = 16
 GROUND_SHARE = 0.25
 
+SCENES_A_SEED = 100_000_000
+"""Each training seed draws from a range of scene numbers of its own."""
+
 SHARPEN = 6.0
 """Factor on the trained mask logits. Masks are where logits are positive, so it changes none; it only makes a
 logit of 1, which the stability score moves by, as small a step as it is in the published models."""
 
 
 @torch.no_grad()
-def sharpen(sam: Any) -> None:
-    """Multiply all mask logits by `SHARPEN`, in the last layer of the networks that make them."""
+def sharpen(sam: Any, factor: float) -> None:
+    """Multiply all mask logits by `factor`, in the last layer of the networks that make them."""
     for network in sam.mask_decoder.output_hypernetworks_mlps:
-        network.layers[-1].weight.mul_(SHARPEN)
-        network.layers[-1].bias.mul_(SHARPEN)
+        network.layers[-1].weight.mul_(factor)
+        network.layers[-1].bias.mul_(factor)
 
 
 class SamTask:
@@ -35,7 +38,7 @@ class SamTask:
 
     Args:
         sam: a `segment_anything.modeling.Sam`.
-        seed: chooses the points; the scenes are those of `TRAIN_SEED`.
+        seed: chooses the points and a range of the scenes of `TRAIN_SEED`.
         batch: images a step.
     """
 
@@ -48,7 +51,8 @@ class SamTask:
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """Mean loss over the batch's points, and its parts as floats."""
         rng = np.random.default_rng([self.seed, step])
-        scenes = [draw_scene(TRAIN_SEED, step * self.batch + i, self.size) for i in range(self.batch)]
+        first = self.seed * SCENES_A_SEED + step * self.batch
+        scenes = [draw_scene(TRAIN_SEED, first + i, self.size) for i in range(self.batch)]
         images = torch.from_numpy(np.stack([s.image for s in scenes])).permute(0, 3, 1, 2)
         features = self.sam.image_encoder(self.sam.preprocess(images.float()))
         losses, figures = [], []

@@ -2,10 +2,12 @@
 
     python -m tools.train_builtin sam --steps 2000
     python -m tools.train_builtin clip --steps 3000
+    python -m tools.train_builtin sam --start FIRST.safetensors --seed 1 --steps 1500
 
 SAM learns from exact masks, with the losses of its paper (mask, dice, predicted IoU; the best of three masks
 counts). CLIP learns from image-level captions alone: which things a scene holds, never where.
 A run that was stopped goes on from its last state (`--work`), and ends where an undisturbed one would.
+A second run can start from the weights of a first one (`--start`); its seed gives it scenes of its own.
 """
 
 from __future__ import annotations
@@ -19,17 +21,17 @@ from typing import Any
 
 import click
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.builtin.arch import CLIP_ARCH, SAM_ARCH, build_picture_book_clip, build_picture_book_sam
 from tools.clip_task import ClipTask
-from tools.sam_task import SamTask, sharpen
+from tools.sam_task import SHARPEN, SamTask, sharpen
 
 BUILTIN = Path(__file__).resolve().parents[1] / "models" / "builtin"
 
 
-def schedule(step: int, steps: int, peak: float, warmup: int = 100, cooldown: float = 0.3) -> float:
+def schedule(step: int, steps: int, peak: float, cooldown: float, warmup: int = 100) -> float:
     """Warm up, stay at the peak, then fall linearly over the last share of the steps.
 
     The long plateau lets `--steps` be chosen late: two runs agree up to the cool-down of the shorter one.
@@ -45,6 +47,7 @@ def train(
     *,
     steps: int,
     peak: float,
+    cooldown: float,
     work: Path,
 ) -> None:
     """AdamW with a warm-up, a plateau and a linear cool-down; the state is kept in `work` every 100 steps."""
@@ -57,7 +60,7 @@ def train(
     running: dict[str, float] = {}
     for step in range(first, steps):
         for group in optimiser.param_groups:
-            group["lr"] = schedule(step, steps, peak)
+            group["lr"] = schedule(step, steps, peak, cooldown)
         loss, parts = loss_of(step)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -87,6 +90,10 @@ def _restore(work: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> 
     return int(state["step"])
 
 
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def save(model: nn.Module, path: Path, arch: dict[str, Any], card: dict[str, Any]) -> None:
     """Half precision on disk; figures must therefore be measured on the saved file, loaded again."""
     tensors = {
@@ -96,7 +103,7 @@ def save(model: nn.Module, path: Path, arch: dict[str, Any], card: dict[str, Any
     save_file(tensors, path, metadata={"segray": json.dumps({"arch": arch, **card})})
     if path.parent == BUILTIN:
         files = sorted(BUILTIN.glob("*.safetensors"))
-        sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
+        sums = [f"{_digest(file)}  {file.name}\n" for file in files]
         (BUILTIN / "SHA256SUMS").write_text("".join(sums))
     print(f"saved {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
@@ -106,6 +113,10 @@ def save(model: nn.Module, path: Path, arch: dict[str, Any], card: dict[str, Any
 @click.option("--steps", default=2000, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--batch", default=None, type=int, help="Images a step; SAM 8, CLIP 32.")
+@click.option("--size", default=None, type=int, help="Side of CLIP's training images in pixels.")
+@click.option("--peak", default=None, type=float, help="Learning rate; SAM 0.001, CLIP 0.002.")
+@click.option("--cooldown", default=0.3, show_default=True, help="Share of the steps in which it falls to 0.")
+@click.option("--start", default=None, type=Path, help="Weights of an earlier run to start from.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--bf16/--fp32", default=False, show_default=True, help="bfloat16 autocast.")
 @click.option("--work", default=None, type=Path, help="File for the state of the run.")
@@ -115,6 +126,10 @@ def main(
     steps: int,
     seed: int,
     batch: int | None,
+    size: int | None,
+    peak: float | None,
+    cooldown: float,
+    start: Path | None,
     threads: int,
     bf16: bool,
     work: Path | None,
@@ -127,17 +142,31 @@ def main(
     arch = {"sam": SAM_ARCH, "clip": CLIP_ARCH}[which]
     build = {"sam": build_picture_book_sam, "clip": build_picture_book_clip}[which]
     model = build(arch).train()
-    task = SamTask(model, seed, batch) if which == "sam" else ClipTask(model, seed, batch)
+    if start:
+        model.load_state_dict({k: v.float() for k, v in load_file(start).items()})
+    if start and which == "sam":
+        sharpen(model, 1 / SHARPEN)
+    task = SamTask(model, seed, batch) if which == "sam" else ClipTask(model, seed, batch, size)
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             return task.loss(step)
 
     work = work or Path(f"train_builtin_{which}.state")
-    train(model, loss_of, steps=steps, peak=task.peak, work=work)
+    peak = peak or task.peak
+    train(model, loss_of, steps=steps, peak=peak, cooldown=cooldown, work=work)
     if which == "sam":
-        sharpen(model)
-    card = {"steps": steps, "seed": seed, "batch": batch, "precision": "bf16" if bf16 else "fp32"}
+        sharpen(model, SHARPEN)
+    card = {
+        "steps": steps,
+        "seed": seed,
+        "batch": batch,
+        "precision": "bf16" if bf16 else "fp32",
+        "size": task.size,
+        "peak": peak,
+        "cooldown": cooldown,
+        "start": _digest(start) if start else None,
+    }
     save(model.eval(), out or BUILTIN / f"picture_book_{which}.safetensors", arch, card)
 
 

@@ -23,9 +23,9 @@ from models.label_space import label_space
 from models.masks import Segment, segment_from_mask
 from models.metrics import mean_iou
 from models.zero_shot import Naming
-from pipelines.config import load
+from pipelines.config.loading import load
+from pipelines.config.settings import AnnotateConfig
 from pipelines.picture_book import Scene, draw_scene
-from pipelines.settings import AnnotateConfig
 from tools.sam_task import TRAIN_SEED
 
 QUICK = "sam.points_per_side=2"

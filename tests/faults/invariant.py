@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import annotate
-from pipelines.config import load
-from pipelines.label_store import LabelStore
-from pipelines.settings import AnnotateConfig
+from pipelines.config.loading import load
+from pipelines.config.settings import AnnotateConfig
 from pipelines.sources import list_images
-from pipelines.storage import is_temporary
+from pipelines.store.label_store import LabelStore
+from pipelines.store.storage import is_temporary
 from pipelines.verify import verify
 
 Row = dict[str, Any]

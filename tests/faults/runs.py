@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from pipelines import annotate, cli
-from pipelines.config import load
-from pipelines.settings import AnnotateConfig
+from pipelines.config.loading import load
+from pipelines.config.settings import AnnotateConfig
 
 REPOSITORY = Path(__file__).parents[2]
 # Some names mean a fault to `tests.faults.stages`, and nothing to anything else.

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pipelines import sink, storage
+from pipelines.annotation import sink
 from pipelines.cli import main
-from pipelines.label_store import LabelStore
+from pipelines.store import storage
+from pipelines.store.label_store import LabelStore
 from tests.faults.stages import DriverDies
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from pipelines import label_store, run_lock, storage
-from pipelines.guard import Row
-from pipelines.sink import LabelSink
-from pipelines.stages import NameSegments, SegmentImages
+from pipelines.annotation.guard import Row
+from pipelines.annotation.sink import LabelSink
+from pipelines.annotation.stages import NameSegments, SegmentImages
+from pipelines.store import label_store, run_lock, storage
 
 
 class FaultySam(SegmentImages):

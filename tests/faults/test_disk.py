@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import annotate
-from pipelines.part_file import damage
+from pipelines.store.part_file import damage
 from tests.faults.invariant import check_invariant, files
 from tests.faults.runs import N_PARTS, ROWS_PER_PART, finished_parts, segray, tmpfs, words
 

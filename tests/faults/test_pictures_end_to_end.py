@@ -9,7 +9,7 @@ import pytest
 
 from pipelines import annotate
 from pipelines.errors import UserError
-from pipelines.label_store import LabelStore
+from pipelines.store.label_store import LabelStore
 from pipelines.verify import verify
 from tests.faults.pictures import write_bad_pictures
 from tests.pipelines.plain_runs import config_of

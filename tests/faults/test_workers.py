@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipelines import annotate, sink
-from pipelines.label_store import LabelStore
+from pipelines import annotate
+from pipelines.annotation import sink
+from pipelines.store.label_store import LabelStore
 from tests.faults import stages
 from tests.faults.invariant import check_invariant, contents
 from tests.faults.runs import BATCH, DIES_ONCE, POISON, SCENES, annotate_here, draw_images, words

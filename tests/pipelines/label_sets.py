@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from models.masks import encode_rle, segment_from_mask
-from pipelines import storage
 from pipelines.images import encode_gray_png
-from pipelines.label_store import (
+from pipelines.store import storage
+from pipelines.store.label_store import (
     class_counts,
     labels_schema,
     labels_table,

@@ -11,17 +11,17 @@ from PIL import Image
 
 from models.label_space import label_space
 from pipelines.annotate import Prepared, prepare
+from pipelines.annotation.ledger import Ledger
+from pipelines.annotation.sink import part_tables
+from pipelines.annotation.stages import NameSegments, SegmentImages, encode_table, read_table
 from pipelines.cluster import PoolPlan
-from pipelines.config import dump, load
+from pipelines.config.loading import dump, load
+from pipelines.config.settings import AnnotateConfig
 from pipelines.images import ImageOptions
-from pipelines.label_store import labels_schema, segments_schema, write_part
-from pipelines.ledger import Ledger
 from pipelines.manifest import read_manifest, write_manifest
 from pipelines.picture_book import draw_scene
-from pipelines.settings import AnnotateConfig
-from pipelines.sink import part_tables
 from pipelines.sources import list_images
-from pipelines.stages import NameSegments, SegmentImages, encode_table, read_table
+from pipelines.store.label_store import labels_schema, segments_schema, write_part
 
 PLAN = PoolPlan(workers=1, max_workers=1, num_cpus=0, num_gpus=0, threads=1, batch_size=4)
 # Every prompt's masks are kept, so that there are segments however well or badly the weights are trained.

@@ -15,8 +15,8 @@ from PIL import Image
 
 from models.label_space import label_space
 from pipelines.images import encode_gray_png
-from pipelines.label_store import class_counts, labels_schema, labels_table, segments_schema, write_part
 from pipelines.picture_book import draw_scene
+from pipelines.store.label_store import class_counts, labels_schema, labels_table, segments_schema, write_part
 
 SPACE = label_space("picture_book")
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from pipelines import annotate, storage
-from pipelines.config import dump, load
+from pipelines import annotate
+from pipelines.config.loading import dump, load
+from pipelines.config.settings import AnnotateConfig, VerifyConfig
 from pipelines.errors import UserError
-from pipelines.label_store import LabelStore
 from pipelines.manifest import read_manifest
-from pipelines.run_lock import RunLock
-from pipelines.settings import AnnotateConfig, VerifyConfig
 from pipelines.sources import list_images, write_manifest
+from pipelines.store import storage
+from pipelines.store.label_store import LabelStore
+from pipelines.store.run_lock import RunLock
 from pipelines.verify import run as verify_run
 from pipelines.verify import verify
 from tests.faults.invariant import contents, files

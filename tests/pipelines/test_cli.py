@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from pipelines import cli
+from pipelines.config.schema import Config, keys
+from pipelines.config.settings import VERBS, VerifyConfig
 from pipelines.errors import UserError
-from pipelines.schema import Config, keys
-from pipelines.settings import VERBS, VerifyConfig
 
 Result = tuple[int, str, str]
 

@@ -8,8 +8,8 @@ import pytest
 
 from pipelines import cluster
 from pipelines.cluster import Resources, plan
+from pipelines.config.settings import ClipConfig, Pool, SamConfig
 from pipelines.errors import UserError
-from pipelines.settings import ClipConfig, Pool, SamConfig
 
 
 def plans(

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import demo
+from pipelines.config.settings import DemoConfig
 from pipelines.errors import UserError
-from pipelines.settings import DemoConfig
 
 
 def _draw(out: Path, n: int = 3) -> Path:

@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.config.settings import EvaluateConfig
 from pipelines.errors import UserError
 from pipelines.evaluate import evaluate, run
-from pipelines.evaluation import compare, table, to_csv, to_dict
 from pipelines.images import encode_gray_png
-from pipelines.settings import EvaluateConfig
+from pipelines.reporting.evaluation import compare, table, to_csv, to_dict
 from tests.pipelines.small_store import PROVENANCE, bad_row, ok_row, picture_book_store, png, write_store
 
 TWO_CLASSES = {**PROVENANCE, "classes": ["background", "cat", "dog"]}

@@ -10,9 +10,9 @@ import segment_anything
 import torch
 
 from pipelines import annotate
-from pipelines.config import load
-from pipelines.label_store import LabelStore
-from pipelines.settings import AnnotateConfig
+from pipelines.config.loading import load
+from pipelines.config.settings import AnnotateConfig
+from pipelines.store.label_store import LabelStore
 from pipelines.verify import verify
 from tests.faults.invariant import contents
 from tests.pipelines.plain_runs import draw_pictures

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.masks import decode_rle
-from pipelines.label_store import LabelStore, write_part
+from pipelines.store.label_store import LabelStore, write_part
 from tests.pipelines.label_sets import IDS, PROVENANCE, error_row, label_map, ok_row, tables
 
 

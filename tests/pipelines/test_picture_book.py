@@ -8,11 +8,11 @@ from PIL import Image
 
 from models.label_space import PICTURE_BOOK, PICTURE_BOOK_GROUNDS
 from pipelines import picture_book
+from pipelines.config.settings import PictureBookConfig
 from pipelines.errors import UserError
 from pipelines.images import decode_gray_png
 from pipelines.picture_book import MIN_VISIBLE, Scene, draw_scene
 from pipelines.picture_shapes import SHAPES
-from pipelines.settings import PictureBookConfig
 
 
 @pytest.fixture(scope="module", params=[32, 96])

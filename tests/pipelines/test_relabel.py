@@ -10,12 +10,12 @@ import pytest
 
 from models.masks import decode_rle
 from pipelines import relabel
-from pipelines.config import load
+from pipelines.config.loading import load
+from pipelines.config.settings import RelabelConfig, VerifyConfig
 from pipelines.errors import UserError
 from pipelines.images import decode_gray_png
-from pipelines.label_store import LabelStore
-from pipelines.run_lock import RunLock
-from pipelines.settings import RelabelConfig, VerifyConfig
+from pipelines.store.label_store import LabelStore
+from pipelines.store.run_lock import RunLock
 from pipelines.verify import run as verify_run
 from pipelines.verify import verify
 from tests.faults.invariant import contents, files

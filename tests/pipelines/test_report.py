@@ -14,14 +14,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines import report_pictures as pictures
+from pipelines.config.settings import ReportConfig
 from pipelines.errors import UserError
 from pipelines.images import encode_gray_png
-from pipelines.label_store import LabelStore
 from pipelines.report import build, run
-from pipelines.report_data import choose, read_chosen, totals
-from pipelines.report_samples import visible
-from pipelines.settings import ReportConfig
+from pipelines.reporting import pictures
+from pipelines.reporting.data import choose, read_chosen, totals
+from pipelines.reporting.samples import visible
+from pipelines.store.label_store import LabelStore
 from tests.pipelines.small_store import (
     PROVENANCE,
     bad_row,

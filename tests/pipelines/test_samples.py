@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.config.settings import SamplesConfig
 from pipelines.errors import UserError
 from pipelines.images import ImageOptions, decode
 from pipelines.samples import SAMPLES, readme, run
-from pipelines.settings import SamplesConfig
 from pipelines.sources import list_images, read_image
 
 needs_skimage = pytest.mark.skipif(importlib.util.find_spec("skimage") is None, reason="needs scikit-image")

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import storage
+from pipelines.config.settings import VerifyConfig
 from pipelines.errors import UserError
 from pipelines.images import encode_gray_png
-from pipelines.label_store import LabelStore, part_name, write_part, write_run
-from pipelines.part_file import damage
-from pipelines.run_lock import RunLock
-from pipelines.settings import VerifyConfig
+from pipelines.store import storage
+from pipelines.store.label_store import LabelStore, part_name, write_part, write_run
+from pipelines.store.part_file import damage
+from pipelines.store.run_lock import RunLock
 from pipelines.verify import Problem, VerifyReport, damaged_parts, repair, run, verify
 from tests.pipelines.label_sets import (
     HEIGHT,

@@ -1,0 +1,1 @@
+"""What pages and tables show of label sets and runs."""

@@ -1,0 +1,1 @@
+"""The label set on disk, and files on local disks and object stores."""

@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from models.clip import build_clip, preprocess
+from models.clip_text import TextBank
+from models.gem import dense_features
+from models.label_space import label_space
+from models.masks import Segment, decode_rle, full_mask, segment_from_mask, unpack
+from models.sam import SAM_MODELS, build_sam
+from models.zero_shot import Naming, name_segments, pool_segments
+from pipelines.annotation import stages
+from pipelines.annotation.guard import Row
+from pipelines.annotation.ledger import Ledger
+from pipelines.annotation.stages import (
+    ENCODED_SCHEMA,
+    NAMED_SCHEMA,
+    READ_SCHEMA,
+    SEGMENTED_SCHEMA,
+    NameSegments,
+    SegmentImages,
+    Words,
+    clip_features,
+    encode_segments,
+    encode_table,
+    mask_generator,
+    naming_bytes,
+    naming_from_bytes,
+    pixels_of,
+    read_table,
+)
+from pipelines.config.settings import ClipConfig, SamConfig
+from pipelines.images import ImageOptions, decode_gray_png
+from pipelines.verify import verify
+from tests.pipelines.plain_runs import PLAN, config_of, draw_pictures, label_plainly, manifest_table
+
+SPACE = label_space("picture_book")
+SAM = SamConfig(points_per_side=3, pred_iou_thresh=0, stability_score_thresh=0)
+GUARD: dict[str, Any] = {"book": Ledger(), "max_tries": 3}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pictures of different sizes, a broken one and a link out of the folder."""
+    folder = draw_pictures(tmp_path_factory.mktemp("stages") / "images", 3)
+    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "link.png").symlink_to(folder.parent)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def read(images: Path) -> pa.Table:
+    return read_table(manifest_table(images), ImageOptions(), embed_images=False, **GUARD)
+
+
+@pytest.fixture(scope="module")
+def segmented(read: pa.Table) -> pa.Table:
+    return SegmentImages(SAM, PLAN, **GUARD)(read)
+
+
+@pytest.fixture(scope="module")
+def words() -> Words:
+    """Random directions that stand for two background names and nine classes."""
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(11, 64)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return Words(embeddings, np.array([0, 0, *range(1, 10)]), 50.0, 0.05)
+
+
+@pytest.fixture(scope="module")
+def named(segmented: pa.Table, words: Words) -> pa.Table:
+    return NameSegments(ClipConfig(), words, True, PLAN, **GUARD)(segmented)
+
+
+def _ok(table: pa.Table) -> list[Row]:
+    return [row for row in table.to_pylist() if row["status"] == "ok"]
+
+
+# Read
+
+
+def test_reading_gives_pixels_or_a_reason(images: Path, read: pa.Table) -> None:
+    assert read.schema == READ_SCHEMA
+    rows = {row["image_id"]: row for row in read.to_pylist()}
+    assert sorted(rows) == ["broken.png", "link.png", "scene-0.png", "scene-1.png", "scene-2.png"]
+    found = rows["scene-1.png"]
+    assert (found["status"], found["error"], found["file"]) == ("ok", None, None)
+    assert (found["width"], found["height"]) == (96, 72)
+    assert found["sha256"] == hashlib.sha256((images / "scene-1.png").read_bytes()).hexdigest()
+    pixels = pixels_of(found)
+    assert np.array_equal(pixels, np.asarray(Image.open(images / "scene-1.png")))
+    assert pixels.flags.writeable
+    broken, link = rows["broken.png"], rows["link.png"]
+    assert (broken["status"], broken["error"][:12], broken["pixels"]) == ("error", "not an image", None)
+    assert broken["sha256"] == hashlib.sha256(b"no picture").hexdigest()
+    assert (link["status"], link["error"], link["sha256"]) == ("skipped", "symlink leaves the folder", None)
+
+
+def test_a_file_that_went_is_an_error_row(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist([{"image_id": "a.png", "uri": str(tmp_path / "a.png"), "problem": None}])
+    (row,) = read_table(table, ImageOptions(), False, **GUARD).to_pylist()
+    assert (row["status"], row["error"]) == ("error", "missing")
+
+
+def test_embedded_images_keep_the_file_byte_for_byte(images: Path) -> None:
+    table = read_table(manifest_table(images), ImageOptions(), embed_images=True, **GUARD)
+    for row in _ok(table):
+        assert row["file"] == (images / row["image_id"]).read_bytes()
+
+
+def test_options_reach_the_decoder(images: Path) -> None:
+    table = read_table(manifest_table(images), ImageOptions(max_pixels=99), False, **GUARD)
+    assert _ok(table) == []
+    assert all("too large" in row["error"] for row in table.to_pylist()[2:])
+
+
+def test_too_little_memory_to_decode_is_an_error_row(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(stages, "decode", full)
+    rows = read_table(manifest_table(images), ImageOptions(), False, **GUARD).to_pylist()
+    assert [row["status"] for row in rows] == ["error", "skipped", "error", "error", "error"]
+    assert rows[2]["error"] == "read: out of memory on this image alone"
+
+
+def test_an_empty_block_stays_empty(words: Words) -> None:
+    nothing = manifest_table_of_nothing()
+    assert read_table(nothing, ImageOptions(), False, **GUARD).schema == READ_SCHEMA
+    encoded = encode_table(NAMED_SCHEMA.empty_table(), SPACE, **GUARD)
+    assert (encoded.num_rows, encoded.schema) == (0, ENCODED_SCHEMA)
+
+
+def manifest_table_of_nothing() -> pa.Table:
+    return pa.schema(
+        [("image_id", pa.string()), ("uri", pa.string()), ("problem", pa.string())]
+    ).empty_table()
+
+
+# Segment
+
+
+def test_segmenting_keeps_every_row_and_lies_inside_the_image(read: pa.Table, segmented: pa.Table) -> None:
+    assert segmented.schema == SEGMENTED_SCHEMA
+    assert segmented.select(read.schema.names) == read
+    for row in segmented.to_pylist():
+        if row["status"] != "ok":
+            assert row["segments"] is None
+            continue
+        segments = unpack(row["segments"])
+        assert segments
+        for segment in segments:
+            x, y, w, h = segment.box
+            assert 0 <= x < x + w <= row["width"]
+            assert 0 <= y < y + h <= row["height"]
+
+
+def test_on_a_cpu_segments_do_not_depend_on_the_batch(read: pa.Table, segmented: pa.Table) -> None:
+    stage = SegmentImages(SAM, PLAN, **GUARD)
+    alone = pa.concat_tables([stage(read.slice(i, 1)) for i in range(read.num_rows)])
+    assert alone == segmented
+
+
+def test_null_options_are_the_model_s_own() -> None:
+    sam, _ = build_sam("picture_book")
+    own, entry = mask_generator(sam, SamConfig()), SAM_MODELS["picture_book"]
+    assert len(own.grids[0]) == entry.points_per_side**2
+    assert own.pred_iou_thresh == entry.pred_iou_thresh
+    assert own.stability_score_thresh == entry.stability_score_thresh
+    config = SamConfig(
+        points_per_side=4,
+        pred_iou_thresh=0.0,
+        stability_score_thresh=0.5,
+        stability_score_offset=0.25,
+        box_nms_thresh=0.6,
+        crop_n_layers=1,
+        crop_nms_thresh=0.4,
+        crop_overlap_ratio=0.2,
+        crop_n_points_downscale_factor=2,
+        min_mask_region_area=5,
+        points_per_batch=3,
+    )
+    chosen = mask_generator(sam, config)
+    assert [len(grid) for grid in chosen.grids] == [16, 4]
+    for name in ("pred_iou_thresh", "stability_score_thresh", "stability_score_offset", "box_nms_thresh"):
+        assert getattr(chosen, name) == getattr(config, name)
+    for name in ("crop_nms_thresh", "crop_overlap_ratio", "min_mask_region_area", "points_per_batch"):
+        assert getattr(chosen, name) == getattr(config, name)
+    with pytest.raises(ValueError, match="crop_n_points_downscale_factor"):
+        mask_generator(sam, SamConfig(points_per_side=2, crop_n_layers=2, crop_n_points_downscale_factor=2))
+
+
+# Name
+
+
+def test_naming_follows_the_method(segmented: pa.Table, named: pa.Table, words: Words) -> None:
+    assert named.schema == NAMED_SCHEMA
+    clip = build_clip("picture_book")
+    bank = words.bank()
+    for before, row in zip(_ok(segmented), _ok(named), strict=True):
+        batch = preprocess([pixels_of(before)], clip.image_size, clip.mean, clip.std)
+        with torch.inference_mode():
+            grid = dense_features(clip.model.visual, batch, features="gem", depth=clip.depth)[0]
+        segments = unpack(before["segments"])
+        pooled = pool_segments(grid, segments, row["height"], row["width"]).half()
+        assert row["embeddings"] == pooled.numpy().tobytes()
+        found, expected = naming_from_bytes(row["naming"]), name_segments(pooled.float(), bank, 0.05)
+        for name in ("class_id", "score", "margin", "confidence", "runner_up_class", "named"):
+            assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+
+
+def test_on_a_cpu_names_do_not_depend_on_the_batch(
+    segmented: pa.Table, named: pa.Table, words: Words
+) -> None:
+    stage = NameSegments(ClipConfig(), words, True, PLAN, **GUARD)
+    alone = pa.concat_tables([stage(segmented.slice(i, 1)) for i in range(segmented.num_rows)])
+    assert alone == named
+
+
+def test_bad_rows_keep_their_reason_through_all_stages(named: pa.Table) -> None:
+    encoded = encode_table(named, SPACE, **GUARD)
+    for row in encoded.to_pylist()[:2]:
+        assert row["error"]
+        assert [row[name] for name in ("label", "confidence", "class_ids", "segments")] == [None] * 4
+
+
+def test_embeddings_and_size_are_options(segmented: pa.Table, words: Words) -> None:
+    plain = ClipConfig(features="clip", image_size=64)
+    stage = NameSegments(plain, words, False, PLAN, **GUARD)
+    assert all(row["embeddings"] is None for row in stage(segmented).to_pylist())
+    clip = build_clip("picture_book")
+    assert clip_features(clip, plain, [np.zeros((9, 7, 3), np.uint8)] * 2).shape == (2, 4, 4, 64)
+    with pytest.raises(ValueError, match="does not fit patches of 16x16 px"):
+        clip_features(clip, ClipConfig(image_size=70), [np.zeros((9, 7, 3), np.uint8)])
+
+
+def test_words_are_the_text_bank() -> None:
+    bank = TextBank(torch.eye(3), torch.tensor([0, 1, 1]), 12.5)
+    words = Words.of(bank, 0.25)
+    again = words.bank()
+    assert torch.equal(again.embeddings, bank.embeddings)
+    assert torch.equal(again.class_ids, bank.class_ids)
+    assert (again.logit_scale, words.threshold) == (12.5, 0.25)
+
+
+# Encode
+
+
+def _naming(class_ids: list[int], confidence: list[float], named: list[bool]) -> Naming:
+    k = len(class_ids)
+    floats = np.linspace(0.1, 0.4, k, dtype=np.float32)
+    return Naming(
+        np.array(class_ids, np.int16),
+        floats,
+        (floats / 2).astype(np.float32),
+        np.array(confidence, np.float32),
+        np.array([(c + 1) % 3 for c in class_ids], np.int16),
+        np.array(named),
+    )
+
+
+def _box(x: int, y: int, w: int, h: int) -> Segment:
+    mask = np.zeros((10, 12), bool)
+    mask[y : y + h, x : x + w] = True
+    return segment_from_mask(mask, 0.75, 0.5)
+
+
+def test_naming_survives_its_bytes() -> None:
+    naming = _naming([1, 0, 300], [0.5, 0.25, 1.0], [True, False, True])
+    again = naming_from_bytes(naming_bytes(naming))
+    for name in ("class_id", "score", "margin", "confidence", "runner_up_class", "named"):
+        assert np.array_equal(getattr(again, name), getattr(naming, name))
+        assert getattr(again, name).dtype == getattr(naming, name).dtype
+    assert naming_from_bytes(naming_bytes(_naming([], [], []))).class_id.size == 0
+
+
+def test_encoding_paints_counts_and_measures() -> None:
+    # A class, a background name on half of it, and below it one that got no name.
+    segments = [_box(0, 0, 8, 5), _box(4, 0, 4, 5), _box(0, 5, 12, 5)]
+    naming = _naming([2, 0, 0], [1.0, 0.6, 0.9], [True, True, False])
+    embeddings = np.arange(12, dtype=np.float16)
+    row = encode_segments(segments, naming, embeddings.tobytes(), 10, 12, 255)
+    label, confidence = decode_gray_png(row["label"]), decode_gray_png(row["confidence"])
+    assert label.shape == confidence.shape == (10, 12)
+    assert (label[:5, :4] == 2).all()
+    assert (label[:5, 4:] == 0).all()
+    assert (confidence[:5, :4] == 255).all()
+    assert (confidence[:5, 4:8] == 153).all()
+    assert not label[5:].any()
+    assert not confidence[5:].any()
+    assert (row["class_ids"], row["class_pixels"]) == ([0, 2], [100, 20])
+    assert row["labelled_fraction"] == pytest.approx(40 / 120)
+    assert row["mean_confidence"] == pytest.approx((1.0 + 0.6) / 2)
+    assert [s["segment_id"] for s in row["segments"]] == [0, 1, 2]
+    for k, (found, segment) in enumerate(zip(row["segments"], segments, strict=True)):
+        assert np.array_equal(decode_rle(**found["rle"]), full_mask(segment, 10, 12))
+        assert (found["bbox"], found["area"]) == ([*segment.box], segment.area)
+        assert (found["predicted_iou"], found["stability_score"]) == (0.75, 0.5)
+        assert found["class_id"] == naming.class_id[k]
+        assert found["runner_up_class"] == naming.runner_up_class[k]
+        assert np.array_equal(np.frombuffer(found["embedding"], np.float16), embeddings[4 * k : 4 * k + 4])
+
+
+@pytest.mark.parametrize("named", [[], [False]])
+def test_an_image_without_a_named_segment_is_all_background(named: list[bool]) -> None:
+    segments = [_box(1, 1, 2, 2) for _ in named]
+    row = encode_segments(segments, _naming([0] * len(named), [0.5] * len(named), named), None, 10, 12, 255)
+    assert not decode_gray_png(row["label"]).any()
+    assert (row["class_ids"], row["class_pixels"]) == ([0], [120])
+    assert (row["labelled_fraction"], row["mean_confidence"]) == (0, 0)
+    assert [segment["embedding"] for segment in row["segments"]] == [None] * len(named)
+
+
+# All of them
+
+
+def test_the_stages_make_a_whole_label_set_without_ray(images: Path, tmp_path: Path) -> None:
+    label_plainly(config_of(images, tmp_path / "out"), [2, 3])
+    report = verify(str(tmp_path / "out"))
+    assert report.problems == []
+    assert (report.n_ok, report.n_error, report.n_skipped) == (3, 1, 1)

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.config.reference import reference
+from pipelines.config.schema import keys
+from pipelines.config.settings import VERBS
+
+PAGE = Path(__file__).parents[3] / "docs" / "reference.md"
+
+
+def test_the_page_is_the_generated_one() -> None:
+    remedy = "stale: python -m pipelines.config.reference > docs/reference.md"
+    assert PAGE.read_text(encoding="utf-8") == reference(), remedy
+
+
+def test_every_key_of_every_verb_has_a_row_of_four_cells() -> None:
+    sections = reference().split("\n## segray ")[1:]
+    assert [section.partition("\n")[0] for section in sections] == list(VERBS)
+    for section, model in zip(sections, VERBS.values(), strict=True):
+        rows = [line for line in section.splitlines() if line.startswith("| `")]
+        assert [row.split("`")[1] for row in rows] == list(keys(model))
+        assert all(row.replace("\\|", "").count("|") == 5 for row in rows)
+
+
+def test_types_ranges_and_defaults_are_told() -> None:
+    page = reference()
+    assert "| `images` | text | **required** |" in page
+    assert "| `sam.points_per_side` | whole number, 1 to 256, or null | `null` |" in page
+    assert "| `clip.features` | one of gem, clip | `gem` |" in page
+    assert "| `image.matte` | list, 3 whole numbers from 0 to 255 | `255,255,255` |" in page
+    assert "| `embeddings` | true or false | `true` |" in page
+    assert "| `sam.workers` * |" in page
