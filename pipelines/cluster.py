@@ -44,7 +44,7 @@ def session(address: str | None) -> Iterator[Resources]:
     """A connection to Ray; a local cluster is ended with it.
 
     Raises:
-        UserError: no cluster at the address.
+        UserError: no cluster at the address (2), or Ray does not start here (1).
     """
     import ray
 
@@ -74,7 +74,11 @@ def _connect(address: str) -> None:
         return
     # Listing a Parquet file takes one whole CPU beside the actors: one core pretends to be two.
     cpus = max(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+    try:
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+    except Exception as error:  # Ray raises bare ones, such as when a busy machine starts it too slowly
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"Ray did not start on this machine: {said[0]}", exit_code=1) from error
 
 
 def _quieten() -> None:
@@ -119,8 +123,8 @@ def plan(sam: Pool, clip: Pool, resources: Resources) -> tuple[PoolPlan, PoolPla
             _fill(clip, workers=count, cpus=0.0, gpus=0.3, threads=1),
         )
     else:
-        workers = sam.workers or max(1, int(resources.cpus))
-        others = clip.workers or max(1, workers // 6)
+        workers = sam.max_workers or sam.workers or max(1, int(resources.cpus))
+        others = clip.max_workers or clip.workers or max(1, workers // 6)
         share = max(0.0, min(0.5, (resources.cpus - 1) / (workers + others)))
         threads = max(1, int(resources.cpus) // workers)
         plans = (

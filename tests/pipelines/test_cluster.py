@@ -142,3 +142,19 @@ def test_ray_data_is_quiet_and_waits_no_half_hour() -> None:
         assert [str(warning.message) for warning in shown] == ["ours"]
     finally:
         ray.data.DataContext._set_current(before)
+
+
+def test_pool_that_may_grow_leaves_a_cpu_free_when_it_has_grown() -> None:
+    sam, clip = plans(4, sam={"workers": 1, "max_workers": 8})
+    assert sam.workers == 1
+    assert sam.max_workers * sam.num_cpus + clip.max_workers * clip.num_cpus <= 3
+
+
+def test_ray_that_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(**options: object) -> None:
+        raise Exception("The current node timed out during startup.\nmore")
+
+    monkeypatch.setattr("ray.init", fails)
+    with pytest.raises(UserError, match=r"^Ray did not start on this machine: The .* startup.$") as told:
+        cluster._connect("local")
+    assert told.value.exit_code == 1
