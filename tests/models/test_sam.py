@@ -22,6 +22,7 @@ from models.masks import Segment, full_mask, segment_from_mask
 from models.sam import SAM_MODELS, MaskGenerator, build_sam
 from models.sam_postprocess import clean
 from models.weights import WeightsError
+from pipelines.picture_book import draw_scene
 
 Rgb = NDArray[np.uint8]
 # Thresholds at which the reference model, far weaker than a real SAM, keeps some masks and drops others.
@@ -144,6 +145,26 @@ def test_upstream_generator(sam: Sam, size: tuple[int, int], options: dict[str, 
     records = SamAutomaticMaskGenerator(sam, **{**OPTIONS, **options}).generate(image)
     assert len(records) >= at_least
     (segments,) = MaskGenerator(sam, **{**OPTIONS, **options}).generate([image])
+    assert_same(segments, records)
+
+
+DOZEN = [(seed, size) for seed in range(4) for size in ((256, 256), (200, 320), (321, 180))]
+
+
+@pytest.mark.parametrize(("seed", "size"), DOZEN)
+def test_built_in_weights_find_upstreams_masks(seed: int, size: tuple[int, int]) -> None:
+    sam, _ = build_sam("picture_book")
+    book = draw_scene(seed, 0, max(size)).image[: size[0], : size[1]]
+    entry = SAM_MODELS["picture_book"]
+    options = {
+        "points_per_side": 8,
+        "pred_iou_thresh": entry.pred_iou_thresh,
+        "stability_score_thresh": entry.stability_score_thresh,
+    }
+    image = np.ascontiguousarray(book)
+    records = SamAutomaticMaskGenerator(sam, **options).generate(image)
+    assert records
+    (segments,) = MaskGenerator(sam, **options).generate([image])
     assert_same(segments, records)
 
 
