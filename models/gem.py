@@ -66,7 +66,7 @@ def gem_tokens(
     _check_options(visual, depth, iterations, temperature)
     blocks = visual.transformer.resblocks
     first = len(blocks) - (depth - 1)
-    x = _embed(visual, images)
+    x = embed(visual, images)
     for block in blocks[:first]:
         x = block(x)
     gem = x
@@ -83,7 +83,7 @@ def gem_tokens(
 
 def clip_tokens(visual: Any, images: Tensor) -> Tensor:
     """The tower's own tokens after the final norm and projection, not L2-normalised: [B, 1 + h * w, D]."""
-    x = _embed(visual, images)
+    x = embed(visual, images)
     for block in visual.transformer.resblocks:
         x = block(x)
     return visual.ln_post(x) @ visual.proj
@@ -112,7 +112,7 @@ def _grid(visual: Any, images: Tensor) -> tuple[int, int]:
     return height // patch_height, width // patch_width
 
 
-def _embed(visual: Any, images: Tensor) -> Tensor:
+def embed(visual: Any, images: Tensor) -> Tensor:
     """Tokens before the first block, [B, 1 + h * w, C]. Patch dropout is left out: every patch is wanted."""
     grid = _grid(visual, images)
     patches = visual.conv1(images).flatten(2).transpose(1, 2)

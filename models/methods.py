@@ -1,0 +1,61 @@
+"""The methods that one training loop knows, each as a row of switches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method uses unlabelled images; L_u is the weighted sum of its views' losses (Eq. 9).
+
+    Attributes:
+        pseudo: the label of unlabelled images: none, the model's own, or the zero-shot label enhanced by it.
+        teacher: whose prediction of the weak view is the model's: the network's or its running average's.
+        strong_views: strongly augmented views of an image.
+        feature_view: whether the weak view's features, with channels dropped, are one more view.
+        complementary_dropout: whether two strong views see opposite halves of the channels.
+        strong_weight: weight of each strong view's loss.
+        feature_weight: weight of the feature view's loss.
+        default_tau: probability from which the model is believed, where none is given.
+    """
+
+    pseudo: Literal["none", "own", "enhanced"]
+    teacher: Literal["self", "ema"] = "self"
+    strong_views: int = 0
+    feature_view: bool = False
+    complementary_dropout: bool = False
+    strong_weight: float = 0.0
+    feature_weight: float = 0.0
+    default_tau: float = 0.95
+
+
+METHODS: dict[str, Method] = {
+    "supervised": Method(pseudo="none"),
+    "fixmatch": Method(pseudo="own", strong_views=1, strong_weight=1.0),
+    "unimatch": Method(
+        pseudo="own", strong_views=2, strong_weight=0.25, feature_view=True, feature_weight=0.5
+    ),
+    "unimatch_v2": Method(
+        pseudo="own", teacher="ema", strong_views=2, strong_weight=0.5, complementary_dropout=True
+    ),
+    "segray": Method(
+        pseudo="enhanced",
+        strong_views=2,
+        strong_weight=0.25,
+        feature_view=True,
+        feature_weight=0.5,
+        default_tau=0.7,
+    ),
+    "segray_v2": Method(
+        pseudo="enhanced",
+        teacher="ema",
+        strong_views=2,
+        strong_weight=0.5,
+        complementary_dropout=True,
+        default_tau=0.7,
+    ),
+}
+"""FixMatch (2020, as in UniMatch's baseline), UniMatch (CVPR 2023), UniMatch V2 (2025), the paper (Eq. 7-10),
+and the paper's labels in UniMatch V2's loop."""

@@ -1,0 +1,1 @@
+"""The segmentation networks, one file a family; `models.segmenter` builds them by name."""

@@ -1,0 +1,109 @@
+"""SegFormer B0-B5 (Xie et al., NeurIPS 2021) on the modules of transformers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from models.segmenters.base import Segmenter, at_least, resample
+
+DECODER_WIDTH = 768
+"""For all sizes, so that B5 with 21 classes is the 84.6 M network of the published comparisons."""
+
+_INSTALL = 'pip install "segray[segformer]"'
+_SMALLEST = 32  # the first stage's keys are reduced by 8 at stride 4: a smaller image leaves none
+
+_OFFICIAL = (
+    (r"^stages\.(\d+)\.patch_embeddings", r"encoder.patch_embeddings.\1"),
+    (r"^stages\.(\d+)\.blocks", r"encoder.block.\1"),
+    (r"^stages\.(\d+)\.layer_norm", r"encoder.layer_norm.\1"),
+    (r"\.q_proj\.", ".self.query."),
+    (r"\.k_proj\.", ".self.key."),
+    (r"\.v_proj\.", ".self.value."),
+    (r"\.o_proj\.", ".output.dense."),
+    (r"\.sequence_reduction\.sequence_reduction\.", ".self.sr."),
+    (r"\.sequence_reduction\.layer_norm\.", ".self.layer_norm."),
+    (r"\.fc(\d)\.", r".dense\1."),
+    (r"\.layernorm_before\.", ".layer_norm_1."),
+    (r"\.layernorm_after\.", ".layer_norm_2."),
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Sizes of a Mix Transformer: channels and blocks of its four stages."""
+
+    widths: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+
+
+_WIDE = (64, 128, 320, 512)
+VARIANTS: dict[str, Variant] = {
+    "b0": Variant((32, 64, 160, 256), (2, 2, 2, 2)),
+    "b1": Variant(_WIDE, (2, 2, 2, 2)),
+    "b2": Variant(_WIDE, (3, 4, 6, 3)),
+    "b3": Variant(_WIDE, (3, 4, 18, 3)),
+    "b4": Variant(_WIDE, (3, 8, 27, 3)),
+    "b5": Variant(_WIDE, (3, 6, 40, 3)),
+}
+
+
+class SegFormer(Segmenter):
+    """Maps at strides 4, 8, 16 and 32 and the all-MLP decoder, whose one BatchNorm is the paper's.
+
+    Args:
+        variant: a key of `VARIANTS`.
+        classes: number of output channels.
+
+    Raises:
+        ValueError: transformers is not installed, or too old.
+    """
+
+    encoder: Any
+    perturbed = (0, 1, 2, 3)
+    spare = re.compile(r"(classifier|decode_head)\.")
+
+    def __init__(self, variant: str, classes: int) -> None:
+        super().__init__()
+        modules = _transformers()
+        sizes = VARIANTS[variant]
+        config = modules.SegformerConfig(
+            hidden_sizes=list(sizes.widths),
+            depths=list(sizes.depths),
+            decoder_hidden_size=DECODER_WIDTH,
+            num_labels=classes,
+        )
+        self.encoder = modules.SegformerModel(config)
+        self.decoder = modules.SegformerDecodeHead(config)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Four maps at strides 4, 8, 16 and 32."""
+        # Not the model's own forward: it collects these maps by hooks under a lock, which cannot be compiled.
+        maps, x = [], at_least(images, _SMALLEST)
+        for stage in self.encoder.stages:
+            x = stage(x)
+            maps.append(x)
+        return tuple(maps)
+
+    def decode(self, maps: tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
+        """Logits at stride 4, resampled to `size`."""
+        return resample(self.decoder(maps), size)
+
+    def official_key(self, key: str) -> str:
+        """The name in NVIDIA's files on the hub, which keep the layout of transformers before 5.23."""
+        for pattern, replacement in _OFFICIAL:
+            key = re.sub(pattern, replacement, key)
+        return f"segformer.{key}"
+
+
+def _transformers() -> Any:
+    try:
+        from transformers.models.segformer import modeling_segformer
+    except ImportError as error:
+        raise ValueError(f"SegFormer needs the package transformers: {_INSTALL}") from error
+    if not hasattr(modeling_segformer, "SegformerStage"):
+        raise ValueError(f"SegFormer needs transformers 5.23 or newer: {_INSTALL}")
+    return modeling_segformer

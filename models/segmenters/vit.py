@@ -1,0 +1,83 @@
+"""DPT on plain vision transformers: DINOv2, as in UniMatch V2, and CLIP."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import Tensor
+
+from models.clip_weights import OPENAI_MEAN, OPENAI_STD
+from models.segmenters.base import Segmenter, resample, to_patches
+from models.segmenters.dpt import DPTHead
+from models.segmenters.tokens import clip_tower, token_maps
+
+BLOCKS = (2, 5, 8, 11)
+"""Of twelve, counted from 0: the blocks whose tokens the decoder sees, as in UniMatch V2."""
+
+
+class DinoV2(Segmenter):
+    """A timm DINOv2 transformer; its last norm is applied to all four maps, as in UniMatch V2.
+
+    Args:
+        backbone: a timm name, such as `vit_small_patch14_dinov2`.
+        features: channels of the decoder's fused maps.
+        classes: number of output channels.
+    """
+
+    encoder: Any
+    perturbed = (0, 1, 2, 3)
+    spare = re.compile(r"mask_token$|head\.")
+
+    def __init__(self, backbone: str, features: int, classes: int) -> None:
+        super().__init__()
+        import timm
+
+        self.encoder = timm.create_model(backbone, num_classes=0, dynamic_img_size=True)
+        self.decoder = DPTHead(self.encoder.embed_dim, features, classes)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Four maps on one grid, one token a patch of 14 px, early blocks first."""
+        images = to_patches(images, self.encoder.patch_embed.patch_size[0])
+        return tuple(
+            self.encoder.forward_intermediates(images, indices=BLOCKS, norm=True, intermediates_only=True)
+        )
+
+    def decode(self, maps: tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
+        """Logits at 8 times the tokens' grid, resampled to `size`."""
+        return resample(self.decoder(maps), size)
+
+
+class ClipDPT(Segmenter):
+    """The image tower of an open_clip model; its last norm is applied to all four maps.
+
+    Args:
+        model: an open_clip name with twelve blocks, such as `ViT-B-16-quickgelu`.
+        features: channels of the decoder's fused maps.
+        classes: number of output channels.
+    """
+
+    perturbed = (0, 1, 2, 3)
+    mean = OPENAI_MEAN
+    std = OPENAI_STD
+    spare = re.compile(r"(?!visual\.)|visual\.proj$")
+
+    def __init__(self, model: str, features: int, classes: int) -> None:
+        super().__init__()
+        import open_clip
+
+        config = open_clip.get_model_config(model)
+        self.encoder = clip_tower(config)
+        self.decoder = DPTHead(config["vision_cfg"]["width"], features, classes)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Four maps on one grid, one token a patch of 16 px, early blocks first."""
+        return token_maps(self.encoder, images, BLOCKS)
+
+    def decode(self, maps: tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
+        """Logits at 8 times the tokens' grid, resampled to `size`."""
+        return resample(self.decoder(maps), size)
+
+    def official_key(self, key: str) -> str:
+        """The name in a whole CLIP's state dict."""
+        return f"visual.{key}"
