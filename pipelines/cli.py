@@ -21,6 +21,7 @@ VERBS = {
     "demo": "Draw a picture book, label it, score it: minutes on a CPU.",
     "annotate": "Label a pile of images with SAM and CLIP.",
     "relabel": "Relabel with new classes, prompts or threshold, without SAM.",
+    "train": "Train a network on a few masks and many zero-shot labels.",
     "verify": "Check that a label set is whole, and mend it.",
     "evaluate": "Compare labels with true masks: IoU of each class, and mIoU.",
     "report": "Make report.html: pictures and figures of a label set.",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipelines.config.schema import Config, Folder, RunOnly, Sha256, Shown, Text
+from pipelines.config.train import TrainConfig
 
 _Images = Annotated[str, Field(min_length=1), Shown("FOLDER")]
 _Masks = Annotated[str, Field(min_length=1), Shown("FOLDER")]
@@ -258,6 +259,7 @@ class DemoConfig(Config):
 VERBS: dict[str, type[Config]] = {
     "demo": DemoConfig,
     "annotate": AnnotateConfig,
+    "train": TrainConfig,
     "relabel": RelabelConfig,
     "verify": VerifyConfig,
     "evaluate": EvaluateConfig,

@@ -1,0 +1,120 @@
+"""The folder of a training run: whose it is, what is finished, and what is left for others to use.
+
+config.yaml, splits/, checkpoints/ (Ray's), then best/ and last/ (whole checkpoints), history.json and
+tensorboard/.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from typing import Any
+
+import yaml
+
+from pipelines.annotation.provenance import other_configuration
+from pipelines.config.loading import dump, identity
+from pipelines.config.train import TrainConfig
+from pipelines.errors import UserError
+from pipelines.store import storage
+from pipelines.training.checkpoints import STATE
+from pipelines.training.data import TrainingData
+from pipelines.training.session import newest_first
+from pipelines.training.splits import write_split
+
+CHECKPOINTS, BEST, LAST, HISTORY, CONFIG = "checkpoints", "best", "last", "history.json", "config.yaml"
+
+
+class RunFolder:
+    """`out` of a training run."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config, self.out = config, config.out
+
+    def check(self) -> None:
+        """Refuse a folder of something else, or of a run with another configuration.
+
+        Raises:
+            UserError: with the difference.
+        """
+        try:
+            names = storage.list_names(self.out)
+        except OSError as error:
+            raise UserError(f"out={storage.display(self.out)} cannot be listed: {error}") from error
+        if CONFIG not in names:
+            if foreign := [name for name in names if not name.startswith(".")]:
+                named = ", ".join(sorted(foreign)[:3])
+                raise UserError(
+                    f"out={storage.display(self.out)} holds something else ({named}); "
+                    "allowed: a new or empty folder, or one of this run"
+                )
+            return
+        self._compare()
+
+    def _compare(self) -> None:
+        path = storage.join(self.out, CONFIG)
+        try:
+            words = yaml.safe_load(storage.read_bytes(path))
+            old = identity(TrainConfig.model_validate(words))
+        except (ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{storage.display(path)} is not the configuration of a training run") from error
+        new = identity(self.config)
+        changed = [
+            f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)
+        ]
+        if changed:
+            raise UserError(other_configuration(self.out, changed, "give another out=DIR"))
+
+    def begin(self, data: TrainingData) -> None:
+        """Write the configuration and the splits that were drawn."""
+        write_split(storage.join(self.out, "splits", "labelled.txt"), data.labelled)
+        write_split(storage.join(self.out, "splits", "unlabelled.txt"), data.unlabelled)
+        storage.write_atomic(storage.join(self.out, CONFIG), dump(self.config).encode())
+
+    def states(self) -> dict[str, dict[str, Any]]:
+        """The state of each readable checkpoint by its URI, newest first."""
+        found = {}
+        for uri in newest_first(storage.join(self.out, CHECKPOINTS)):
+            try:
+                found[uri] = json.loads(storage.read_bytes(storage.join(uri, STATE)))
+            except (OSError, ValueError):
+                continue
+        return found
+
+    def finished(self) -> bool:
+        """Whether the last step is behind it."""
+        return any(state["step"] >= state["total"] for state in self.states().values())
+
+    def export(self) -> None:
+        """Copy the last and the best checkpoint to names of their own, and the history beside them."""
+        states = self.states()
+        if not states:
+            return
+        last = max(states, key=lambda uri: states[uri]["step"])
+        best = max(states, key=lambda uri: states[uri]["history"][-1]["miou"] or 0.0)
+        self._copy(last, LAST)
+        self._copy(best, BEST)
+        text = json.dumps(states[last]["history"], indent=1)
+        storage.write_atomic(storage.join(self.out, HISTORY), f"{text}\n".encode())
+
+    def _copy(self, uri: str, name: str) -> None:
+        # The file with the sums goes last: a copy that is cut is no checkpoint.
+        for file in sorted(storage.list_names(uri), key=lambda file: (file == STATE, file)):
+            data = storage.read_bytes(storage.join(uri, file))
+            storage.write_atomic(storage.join(self.out, name, file), data)
+
+    @cached_property
+    def _history(self) -> list[dict[str, Any]]:
+        return json.loads(storage.read_bytes(storage.join(self.out, HISTORY)))
+
+    def summary(self) -> list[str]:
+        """What the run came to, in lines."""
+        last = self._history[-1]
+        best = max(self._history, key=lambda entry: entry["miou"] or 0.0)
+        rows = [("best epoch", best["epoch"], best["miou"]), ("last epoch", last["epoch"], last["miou"])]
+        lines = ["", f"{self.config.method}, validation mIoU"]
+        if last.get("zero_shot_miou") is not None:
+            lines.append(f"  {'zero-shot labels':<18}        {last['zero_shot_miou']:>6.1%}")
+        lines += [f"  {name:<18} {epoch:>6g} {miou or 0.0:>6.1%}" for name, epoch, miou in rows]
+        lines.append(f"checkpoint {storage.display(storage.join(self.out, BEST))}")
+        return lines

@@ -1,0 +1,188 @@
+"""One training step: views, one forward pass, labels from the weak view, the loss (Eq. 7-10)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from models.methods import METHODS
+from models.objective import (
+    IGNORE,
+    PseudoLabel,
+    default_epsilon,
+    enhanced_label,
+    own_label,
+    smoothed_cross_entropy,
+    total_loss,
+)
+from models.segmenter import Segmenter
+from models.student import Drops, Logits, complementary_factors, drop_factors
+from pipelines.config.train import TrainConfig
+from pipelines.training.augment import normalise
+from pipelines.training.batches import StepSamples
+from pipelines.training.session import sum_over_workers
+from pipelines.training.views import Augmentation, Views, partner
+
+
+@dataclass
+class Figures:
+    """What a step says of itself: sums over pixels, so that workers and steps add up exactly.
+
+    `pixels` counts the unlabelled pixels that teach, `from_model` those whose class is the model's own,
+    `known` those with a zero-shot class, `agree` where the weak view's class equals it.
+    """
+
+    loss: Tensor
+    supervised: Tensor
+    unsupervised: Tensor
+    counts: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Objective:
+    """The loss of a step for one method; it holds no weights but the averaged teacher's.
+
+    Args:
+        config: the run.
+        network: what learns; a copy of it is the teacher where the method has one.
+        classes: how many.
+        device: where the views are made.
+    """
+
+    def __init__(self, config: TrainConfig, network: Segmenter, classes: int, device: torch.device) -> None:
+        self.config, self.network, self.device = config, network, device
+        self.method = METHODS[config.method]
+        self.tau = self.method.default_tau if config.pseudo.tau is None else config.pseudo.tau
+        given = config.pseudo.epsilon
+        smoothing = default_epsilon(classes) if given is None else given
+        self.epsilon = smoothing if self.method.pseudo == "enhanced" else 0.0
+        self.augment = Augmentation(config.augment, self.method.strong_views, config.seed, device)
+        self.teacher = _frozen_copy(network) if self.method.teacher == "ema" else None
+        self.dims = _perturbed_dims(network, device)
+
+    def __call__(self, student: Callable[..., Logits], samples: StepSamples) -> Figures:
+        """Loss and figures; `student` is the (perhaps wrapped) `Student`."""
+        views, draws = self.augment(samples)
+        drops = self._drops(draws)
+        looks = self.method.pseudo != "none" and self.teacher is None
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
+            logits = student(
+                self._input(views.labelled),
+                self._input(views.weak) if looks and views.weak is not None else None,
+                tuple(self._input(view) for view in views.strong),
+                drops,
+            )
+            weak = logits.weak if self.teacher is None else self._teach(views)
+        return self._figures(views, logits, weak)
+
+    def follow(self, step: int) -> None:
+        """Move the teacher towards the student: decay min(1 - 1/(step + 1), ema), as mean teachers do."""
+        if self.teacher is None:
+            return
+        decay = min(1 - 1 / (step + 1), self.config.pseudo.ema)
+        with torch.no_grad():
+            for mean, now in zip(self.teacher.parameters(), self.network.parameters(), strict=True):
+                mean.lerp_(now, 1 - decay)
+            for kept, buffer in zip(self.teacher.buffers(), self.network.buffers(), strict=True):
+                kept.copy_(buffer)
+
+    def label(self, views: Views, weak: Tensor) -> PseudoLabel:
+        """The label that the unlabelled views learn from."""
+        if self.method.pseudo == "own":
+            return own_label(weak, self.tau, padding=_known(views.padding))
+        return enhanced_label(
+            weak,
+            _known(views.zero_shot),
+            self.tau,
+            padding=_known(views.padding),
+            confidence=views.confidence,
+            min_confidence=self.config.pseudo.min_confidence,
+        )
+
+    def _teach(self, views: Views) -> Tensor | None:
+        if self.teacher is None or views.weak is None:
+            return None
+        with torch.no_grad():
+            return self.teacher(self._input(views.weak))
+
+    def _drops(self, draws: list[torch.Generator]) -> Drops:
+        if not draws:
+            return Drops()
+        feature = drop_factors(self.dims, self.config.pseudo.feature_dropout, draws)
+        pair = complementary_factors(self.dims, draws) if self.method.complementary_dropout else ()
+        return Drops(
+            self._moved(feature) if self.method.feature_view else (),
+            tuple(self._moved(view) for view in pair),
+        )
+
+    def _moved(self, factors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(f.to(self.device) for f in factors)
+
+    def _input(self, images: Tensor) -> Tensor:
+        images = normalise(images, self.network.mean, self.network.std)
+        return (
+            images.contiguous(memory_format=torch.channels_last)
+            if self.config.train.channels_last
+            else images
+        )
+
+    def _figures(self, views: Views, logits: Logits, weak: Tensor | None) -> Figures:
+        supervised = self._mean(logits.labelled, views.mask, views.mask != IGNORE, 0.0)
+        if weak is None:
+            return Figures(supervised, supervised.detach(), torch.zeros_like(supervised.detach()))
+        pseudo = self.label(views, weak)
+        unsupervised = self._unsupervised(views, logits, pseudo)
+        loss = total_loss(supervised, unsupervised)
+        counts = _counts(views, weak, pseudo)
+        return Figures(loss, supervised.detach(), unsupervised.detach(), counts)
+
+    def _unsupervised(self, views: Views, logits: Logits, pseudo: PseudoLabel) -> Tensor:
+        method = self.method
+        parts = []
+        if logits.feature is not None:
+            term = self._mean(logits.feature, pseudo.label, pseudo.valid, self.epsilon)
+            parts.append(method.feature_weight * term)
+        for view, boxes in zip(logits.strong, views.boxes, strict=True):
+            mixed = pseudo.mixed(pseudo.reordered(partner), boxes)
+            parts.append(method.strong_weight * self._mean(view, mixed.label, mixed.valid, self.epsilon))
+        return torch.stack(parts).sum()
+
+    def _mean(self, logits: Tensor, labels: Tensor, valid: Tensor, epsilon: float) -> Tensor:
+        """The mean over the valid pixels of all workers, once DDP has averaged the workers' gradients."""
+        own = valid.sum().float()
+        mean = smoothed_cross_entropy(logits, labels, epsilon, ignore_index=IGNORE, valid=valid)
+        total = sum_over_workers(torch.stack([own, torch.ones_like(own)]))
+        return mean * (own * total[1] / total[0].clamp(min=1))
+
+
+def _counts(views: Views, weak: Tensor, pseudo: PseudoLabel) -> dict[str, Tensor]:
+    zero_shot = _known(views.zero_shot)
+    known = (zero_shot != IGNORE) & ~_known(views.padding)
+    return {
+        "pixels": pseudo.valid.sum(),
+        "from_model": (pseudo.from_model & pseudo.valid).sum(),
+        "known": known.sum(),
+        "agree": ((weak.argmax(1) == zero_shot) & known).sum(),
+    }
+
+
+def _frozen_copy(network: Segmenter) -> Segmenter:
+    teacher = copy.deepcopy(network).eval()
+    return teacher.requires_grad_(False)
+
+
+@torch.no_grad()
+def _perturbed_dims(network: nn.Module, device: torch.device) -> list[int]:
+    assert isinstance(network, Segmenter)
+    was = network.training
+    maps = network.eval().encode(torch.zeros(1, 3, 64, 64, device=device))
+    network.train(was)
+    return [maps[i].shape[1] for i in network.perturbed]
+
+
+def _known(value: Tensor | None) -> Tensor:
+    assert value is not None
+    return value

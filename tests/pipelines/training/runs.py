@@ -1,0 +1,56 @@
+"""Short training runs on a picture book of small scenes, without Ray."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.config.loading import load
+from pipelines.config.train import TrainConfig
+from pipelines.training.data import open_data
+from pipelines.training.loop import Worker
+from pipelines.training.session import LocalSession
+from tests.pipelines.small_store import picture_book_store
+
+SHORT = [
+    "data.kind=picture_book",
+    "data.classes=picture_book",
+    "data.labelled=3",
+    "data.validation=3",
+    "network.name=picture_book",
+    "network.pretrained=false",
+    "augment.crop=32",
+    "augment.scale=0.8,1.25",
+    "train.optimiser=adamw",
+    "train.lr=0.0005",
+    "train.batch=2",
+    "train.epochs=3",
+    "trackers=",
+]
+
+
+def book(folder: Path, n: int = 10) -> tuple[Path, Path]:
+    """(label set, data set) of small scenes; all images are in one folder, as are the masks."""
+    labels, masks = picture_book_store(folder, n=n, size=48)
+    return labels, masks.parent
+
+
+def config(out: Path, labels: Path, root: Path, *words: str) -> TrainConfig:
+    """A short run; later words win."""
+    places = [f"out={out}", f"data.root={root}", f"data.labels={labels}"]
+    return load(TrainConfig, None, [*SHORT, *places, *words])
+
+
+def worker(given: TrainConfig, folder: Path) -> Worker:
+    """A worker alone, with the checkpoints in `folder`."""
+    torch.set_num_threads(1)
+    logging.getLogger("pipelines").setLevel(logging.WARNING)
+    return Worker(given, open_data(given.data, given.seed), LocalSession(folder), None)
+
+
+def curve(history: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    """What must be equal of two equal runs: loss and mIoU of each validation."""
+    return [(entry["loss"], entry["miou"]) for entry in history]

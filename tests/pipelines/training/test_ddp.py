@@ -1,0 +1,63 @@
+"""Several workers train as one does: processes of this machine, without Ray."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from pipelines.config.train import TrainConfig
+from pipelines.training.data import open_data
+from pipelines.training.loop import Worker
+from pipelines.training.session import LocalSession
+from tests.pipelines.training.runs import book, config, curve, worker
+
+
+class GroupSession(LocalSession):
+    """One of several processes; the first one keeps the checkpoints."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.rank, self.workers = dist.get_rank(), dist.get_world_size()
+
+    def report(self, metrics: Mapping[str, Any], checkpoint: Path | None) -> None:
+        super().report(metrics, checkpoint)
+        assert (checkpoint is not None) == (self.rank == 0)
+
+
+def _work(rank: int, port: int, count: int, given: TrainConfig, folder: Path) -> None:
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
+    try:
+        Worker(given, open_data(given.data, given.seed), GroupSession(folder), None).run()
+    finally:
+        dist.destroy_process_group()
+
+
+def _together(count: int, given: TrainConfig, folder: Path) -> list[dict[str, Any]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_work, (port, count, given, folder), nprocs=count)
+    return worker(
+        given.model_copy(update={"train": given.train.model_copy(update={"workers": 1})}), folder
+    ).run()
+
+
+@pytest.mark.parametrize("method", ["segray", "unimatch_v2"])
+def test_two_workers_learn_what_one_learns(tmp_path: Path, method: str) -> None:
+    labels, root = book(tmp_path / "book", n=11)
+    words = [f"method={method}", "train.batch=4", "train.optimiser=sgd", "train.lr=0.02", "data.validation=4"]
+    alone = worker(config(tmp_path / "a", labels, root, *words), tmp_path / "a").run()
+    shared = config(tmp_path / "b", labels, root, *words, "train.workers=2")
+    together = _together(2, shared, tmp_path / "b")
+    assert len(alone) == len(together) == 3
+    for one, two in zip(curve(alone), curve(together), strict=True):
+        assert two == pytest.approx(one, rel=1e-4)
+    # Sums over pixels agree exactly: no validation image was counted twice, none left out.
+    totals = [sum(map(sum, history[-1]["confusion"])) for history in (alone, together)]
+    assert totals[0] == totals[1] == 4 * 48 * 48

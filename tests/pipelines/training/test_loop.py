@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.methods import METHODS
+from pipelines.training.meter import DivergedError
+from pipelines.training.step import Objective
+from tests.pipelines.training.runs import book, config, curve, worker
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return book(tmp_path_factory.mktemp("book"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    folder = tmp_path_factory.mktemp("run")
+    return folder, worker(config(folder, *data), folder).run()
+
+
+def test_a_run_validates_each_epoch_and_learns(undisturbed: tuple[Path, list[Any]]) -> None:
+    _, history = undisturbed
+    assert [entry["epoch"] for entry in history] == [1, 2, 3]
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert history[0]["lr"] > history[-1]["lr"] > 0
+    for entry in history:
+        assert entry["zero_shot_miou"] == history[0]["zero_shot_miou"]
+        assert 0 <= entry["from_model"] <= 1
+        assert len(entry["iou"]) == 10
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_a_run_that_goes_on_ends_where_an_undisturbed_one_does(
+    data: tuple[Path, Path], undisturbed: tuple[Path, list[Any]], tmp_path: Path, kept: int
+) -> None:
+    folder, history = undisturbed
+    for checkpoint in sorted(folder.glob("checkpoint_*"))[:kept]:
+        shutil.copytree(checkpoint, tmp_path / checkpoint.name)
+    again = worker(config(tmp_path, *data), tmp_path)
+    assert len(again.progress.history) == kept
+    assert curve(again.run()) == curve(history)
+
+
+def test_a_cut_checkpoint_costs_an_epoch_and_nothing_else(
+    data: tuple[Path, Path], undisturbed: tuple[Path, list[Any]], tmp_path: Path
+) -> None:
+    folder, history = undisturbed
+    for checkpoint in sorted(folder.glob("checkpoint_*"))[:2]:
+        shutil.copytree(checkpoint, tmp_path / checkpoint.name)
+    newest = max(tmp_path.glob("checkpoint_*")) / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-9])
+    again = worker(config(tmp_path, *data), tmp_path)
+    assert len(again.progress.history) == 1
+    assert curve(again.run()) == curve(history)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_and_predicts_with_what_it_says(
+    data: tuple[Path, Path], tmp_path: Path, method: str
+) -> None:
+    run = worker(config(tmp_path, *data, f"method={method}", "train.epochs=1"), tmp_path)
+    (entry,) = run.run()
+    assert torch.isfinite(torch.tensor(entry["loss"]))
+    assert (entry["from_model"] is None) == (method == "supervised")
+    assert (run.objective.teacher is not None) == method.endswith("_v2")
+    files = {path.name for path in next(tmp_path.glob("checkpoint_*")).iterdir()}
+    assert ("teacher.safetensors" in files) == method.endswith("_v2")
+
+
+def test_parts_of_a_batch_add_up_to_the_batch(data: tuple[Path, Path], tmp_path: Path) -> None:
+    words = ["train.batch=4", "train.epochs=1", "train.optimiser=sgd", "augment.cutmix=0", "train.lr=0.01"]
+    whole = worker(config(tmp_path, *data, *words), tmp_path / "a").run()
+    parts = worker(config(tmp_path, *data, *words, "train.accumulate=2"), tmp_path / "b").run()
+    assert parts[0]["loss"] == pytest.approx(whole[0]["loss"], rel=0.02)
+    assert parts[0]["accuracy"] == pytest.approx(whole[0]["accuracy"], abs=0.02)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(
+    data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = worker(config(tmp_path, *data), tmp_path)
+    plain = Objective.__call__
+
+    def poisoned(self: Objective, student: Any, samples: Any) -> Any:
+        figures = plain(self, student, samples)
+        if samples.step == 5:
+            figures.loss = figures.loss * float("nan")
+        return figures
+
+    monkeypatch.setattr(Objective, "__call__", poisoned)
+    with pytest.raises(DivergedError, match="from step 5 on"):
+        run.run()
+    assert len(list(tmp_path.glob("checkpoint_*"))) == 2
+
+
+def test_the_learning_rate_is_scaled_by_the_batch_and_falls_to_nothing(
+    data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    small = worker(config(tmp_path, *data), tmp_path)
+    large = worker(config(tmp_path, *data, "train.batch=4"), tmp_path)
+    assert large._lr(0) == 2 * small._lr(0) == pytest.approx(0.0005 * 4 / 8)
+    half = small._lr(small.total // 2)
+    assert half == pytest.approx(small._lr(0) * (1 - (small.total // 2) / small.total) ** 0.9)
