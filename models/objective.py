@@ -1,4 +1,4 @@
-"""What an unlabelled image teaches: the enhanced label (Eq. 7), the smoothed loss (Eq. 8-10), and the methods.
+"""What an unlabelled image teaches: enhanced labels (Eq. 7), the smoothed loss (Eq. 8-10), the methods.
 
 Equations count as in "Zero-Shot Pseudo Labels Generation Using SAM and CLIP for Semi-Supervised Semantic
 Segmentation" (ICIP 2025, arXiv 2505.19846). A label of 255 stands for "no class is known here".
@@ -95,7 +95,7 @@ def enhanced_label(
 def own_label(weak_logits: Tensor, tau: float, *, padding: Tensor) -> PseudoLabel:
     """The model's class where its greatest probability is at least `tau`, else 255 (FixMatch, UniMatch).
 
-    Unsure pixels stay in `valid`: UniMatch divides by all pixels but padding, so that unsure images weigh less.
+    Unsure pixels stay in `valid`: UniMatch divides by all pixels but padding, so unsure images weigh less.
 
     Args:
         weak_logits: [B, C, H, W], predictions for the weak view.

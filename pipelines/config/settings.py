@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pipelines.config.schema import Config, Folder, RunOnly, Sha256, Shown, Text
 from pipelines.config.train import TrainConfig
@@ -15,6 +15,15 @@ _Channel = Annotated[int, Field(ge=0, le=255)]
 _Colour = Shown("R,G,B", "3 whole numbers from 0 to 255")
 _Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 _Classes = Text | tuple[Text, ...]
+
+
+def _check_window(value: int | None) -> int | None:
+    if value is not None and value != 0 and value < 32:
+        raise ValueError(f"{value} is out of range (allowed: 0, or at least 32)")
+    return value
+
+
+_Window = Annotated[int | None, AfterValidator(_check_window), Shown("PIXELS", "0, or at least 32")]
 
 TEMPLATE_SETS = ("single", "imagenet80")
 """Names that stand for whole sets of prompt templates."""
@@ -198,18 +207,45 @@ class VerifyConfig(Config):
 
 
 class EvaluateConfig(Config):
-    """Compare labels with masks drawn by hand: IoU a class, and mIoU."""
+    """Compare labels, or a network's predictions, with masks drawn by hand: IoU a class, and mIoU."""
 
-    labels: Folder
-    """A label set, or a folder of PNG label maps."""
+    labels: Folder | None = None
+    """A label set, or a folder of PNG label maps; null: `checkpoint` is given."""
+    checkpoint: Folder | None = None
+    """A checkpoint, or a training run, whose best is taken: it labels `images`; null: `labels` is given."""
+    images: _Images | None = None
+    """Images for `checkpoint`: a folder, a glob, a file, or the same under s3:// or gs://; null: none."""
+    window: _Window = None
+    """Sliding window for `checkpoint`, in pixels; 0: each image whole, null: as the run validated."""
     masks: _Masks
     """A folder of 8-bit masks of class ids, named as the images are."""
     out: Folder | None = None
-    """Where evaluation.json and evaluation.csv go; null: beside the labels."""
+    """Where evaluation.json and evaluation.csv go; null: beside the labels, or in the training run."""
     ignore_index: int = Field(default=255, ge=0, le=255)
     """Pixels that have this id in the mask count for nothing."""
     allow_missing: bool = False
     """Leave images without a mask out of the figures, instead of refusing."""
+
+
+class PredictConfig(Config):
+    """Label images with a trained network: masks as PNG, and the images with the masks laid over them."""
+
+    checkpoint: Folder
+    """A checkpoint, or a training run, whose best is taken."""
+    images: _Images
+    """The images: a folder, a glob such as `photos/**/*.jpg`, a file, or the same under s3:// or gs://."""
+    out: Annotated[Folder, RunOnly]
+    """Where masks/ and overlays/ go. The same command again does only what is missing."""
+    overlays: Annotated[bool, RunOnly] = True
+    """Also write each image as JPEG with the colours of its classes laid over it."""
+    window: _Window = None
+    """Sliding window in pixels, for large images; 0: each image whole, null: as the run validated."""
+    image: ImageConfig = ImageConfig()
+    """Which pictures are taken, and how they are read."""
+    workers: Annotated[int | None, Field(ge=1, le=4096), RunOnly] = None
+    """Actors that predict; null: one on every GPU, or without GPUs one on every CPU."""
+    address: Annotated[Text | None, RunOnly] = None
+    """A running Ray cluster: auto or ray://HOST:10001; null: RAY_ADDRESS if set, or this machine."""
 
 
 class ReportConfig(Config):
@@ -259,8 +295,9 @@ class DemoConfig(Config):
 VERBS: dict[str, type[Config]] = {
     "demo": DemoConfig,
     "annotate": AnnotateConfig,
-    "train": TrainConfig,
     "relabel": RelabelConfig,
+    "train": TrainConfig,
+    "predict": PredictConfig,
     "verify": VerifyConfig,
     "evaluate": EvaluateConfig,
     "report": ReportConfig,

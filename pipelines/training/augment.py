@@ -1,8 +1,8 @@
 """The views of an image: weak A^w, strong A^s and CutMix, by batches on the device of the tensors.
 
-The recipe is UniMatch's (Yang et al., CVPR 2023). Random numbers come from one CPU generator, or from one for
-each image: then an image's view does not depend on what it is batched with. Every image takes as many numbers,
-whatever they decide.
+The recipe is UniMatch's (Yang et al., CVPR 2023). Random numbers come from one CPU generator, or from one
+for each image: then an image's view does not depend on what it is batched with. Every image takes as many
+numbers, whatever they decide.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ ADJUSTMENTS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
 
 
 def gaussian_blur(images: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """Images [B, 3, H, W] under Gaussians of sigmas [B] pixels, cut at three deviations, mirrored at the edges."""
+    """Images [B, 3, H, W] under Gaussians of sigmas [B] pixels, cut at 3 sigma, mirrored at the edges."""
     # One image at a time, as sums of shifted images: on a CPU a tenth of a grouped convolution's time, which
     # has one channel a group and must give all images the widest one's taps.
     return torch.stack([_blurred(image, sigma) for image, sigma in zip(images, sigmas, strict=True)])

@@ -51,7 +51,7 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
     validation = _validation(config, data, named, seed)
     labelled = _labelled(config, data, named, validation, seed)
     _check_apart(labelled, validation)
-    data.check(labelled)
+    data.check([*labelled, *validation])
     unlabelled = _unlabelled(config, data, labelled, validation)
     if config.labels is not None:
         labels = open_label_set(config.labels, data.space.classes)

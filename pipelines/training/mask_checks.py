@@ -95,10 +95,9 @@ class MaskFolders:
         """
         found: dict[str, str] = {}
         for folder, truth in self._truths.items():
-            own = truth.match(name for image_id, name in names.items() if image_id not in found)
-            for image_id, name in names.items():
-                if name in own:
-                    found.setdefault(image_id, f"{folder}/{own[name]}")
+            missing = {image_id: name for image_id, name in names.items() if image_id not in found}
+            own = truth.match(missing.values())
+            found |= {image_id: f"{folder}/{own[name]}" for image_id, name in missing.items() if name in own}
         return found
 
     def find(self, mask_id: str) -> str | None:

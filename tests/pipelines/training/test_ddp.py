@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from pipelines.config.train import TrainConfig
 from pipelines.training.data import open_data
@@ -42,7 +42,7 @@ def _together(count: int, given: TrainConfig, folder: Path) -> list[dict[str, An
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(_work, (port, count, given, folder), nprocs=count)
+    spawn(_work, (port, count, given, folder), nprocs=count)
     return worker(
         given.model_copy(update={"train": given.train.model_copy(update={"workers": 1})}), folder
     ).run()

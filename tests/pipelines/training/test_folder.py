@@ -57,8 +57,9 @@ def test_without_a_val_part_a_fifth_of_the_masks_is_put_aside(tmp_path: Path) ->
 def test_a_held_out_part_spares_the_labelled_list(tmp_path: Path) -> None:
     folder_set(tmp_path, train=6, val=0, flat=True)
     (tmp_path / "l.txt").write_text("00.png\n01.png\n02.png\n")
-    data = opened(tmp_path, labelled=str(tmp_path / "l.txt"))
-    assert names(data.validation) == ["images/03.png"]
+    for seed in range(5):
+        data = opened(tmp_path, seed=seed, labelled=str(tmp_path / "l.txt"))
+        assert names(data.validation) == ["images/03.png"]
 
 
 def test_other_folders_than_train_and_val_stay_out(tmp_path: Path) -> None:

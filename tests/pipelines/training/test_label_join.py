@@ -132,13 +132,16 @@ def test_background_and_void_are_both_no_class(tmp_path: Path) -> None:
 def test_where_every_pixel_has_a_class_no_class_is_unknown(tmp_path: Path) -> None:
     root = folder_set(tmp_path / "set")
     (root / "class_names.txt").write_text("road\ncat\ndog\n")
-    labels = label_set(tmp_path / "out", TRAIN, classes=("background", "road", "cat", "dog"))
+    sure = np.full(mask_of().shape, 99, np.uint8)
+    record = provenance(("background", "road", "cat", "dog"))
+    rows = [ok_row(i, mask_of(1, 2), confidence=sure) for i in TRAIN]
+    labels = str(write_store(tmp_path / "out", rows, provenance=record))
     data = opened(root, labels=labels)
     _, label, confidence = UnlabelledImages(data.unlabelled, labels, data.space.classes)[0]
     expected = np.full(label.shape, 255)
     expected[1], expected[2] = 0, 1
     assert np.array_equal(label.numpy(), expected)
-    assert np.array_equal(confidence.numpy() > 0, expected != 255)
+    assert np.array_equal(confidence.numpy(), np.where(expected == 255, 0, 99))
 
 
 def test_no_label_set(tmp_path: Path) -> None:

@@ -1,0 +1,175 @@
+"""Methods against each other at few labels: mIoU on held-out scenes, mean and deviation over seeds.
+
+    python -m benchmarks.methods --work DIR --labels 8 --seeds 0 1 2
+
+All methods share network, images, splits, augmentation and number of steps; a seed chooses the labelled
+images, the order and the augmentation. Zero-shot labels come from `segray annotate` with the built-in models,
+once. The figure is that of the last epoch: nothing is chosen on the held-out scenes. WORDS are `key=value` of
+`segray train`, and `METHOD:key=value` for one method only. Finished runs in DIR are not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.common import ROOT, Benchmark, circumstances, spread, spread_of, table, write_result
+from models.methods import METHODS
+from pipelines.config.loading import config_hash, identity, load
+from pipelines.config.train import TrainConfig
+
+RECIPE = (
+    "data.kind=picture_book",
+    "network.name=picture_book",
+    "augment.crop=160",
+    "train.optimiser=adamw",
+    "train.lr=0.0003",
+    "train.weight_decay=0.01",
+    "trackers=",
+)
+"""What all methods share, at a size that a CPU can do."""
+
+
+class _Methods(Benchmark):
+    """`--labels 8 32` is a list too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click."""
+        return super().parse_args(ctx, spread(args, "--labels"))
+
+
+def prepare(work: Path, scenes: int, seed: int) -> tuple[Path, Path]:
+    """Draw the picture book and annotate it, unless that is done: (data set, label set)."""
+    book, labels = work / "picture-book", work / "labels"
+    if not (book / "class_names.txt").exists():
+        _segray("picture-book", f"out={book}", f"n={scenes}", f"seed={seed}")
+    _segray("annotate", f"images={book}/images", "classes=picture_book", f"out={labels}")
+    return book, labels
+
+
+def _segray(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", "pipelines.cli", *words], check=True, cwd=ROOT)
+
+
+def run_one(words: Sequence[str], folder: Path) -> list[dict[str, Any]]:
+    """One training run in a process of its own, on one thread; its history."""
+    history = folder / "history.json"
+    if not history.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        code = "from benchmarks.methods import train_here; import sys; train_here(sys.argv[1:])"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with (folder / "log.txt").open("w") as log:
+            command = [sys.executable, "-c", code, f"out={folder}", *words]
+            subprocess.run(command, check=True, cwd=ROOT, stdout=log, stderr=log, env=environment)
+    return json.loads(history.read_text())
+
+
+def train_here(words: Sequence[str]) -> None:
+    """Train in this process, without Ray, and write history.json."""
+    import logging
+
+    from pipelines.training.data import open_data
+    from pipelines.training.loop import Worker
+    from pipelines.training.session import LocalSession
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    config = load(TrainConfig, None, words)
+    folder = Path(config.out)
+    worker = Worker(config, open_data(config.data, config.seed), LocalSession(folder), None)
+    history = worker.run()
+    temporary = folder / "history.tmp"
+    temporary.write_text(json.dumps(history))
+    temporary.replace(folder / "history.json")
+
+
+def runs(
+    methods: Sequence[str], labels: Sequence[int], seeds: Sequence[int], words: Sequence[str]
+) -> Iterator[tuple[str, int, int, list[str]]]:
+    """(method, labelled images, seed, words) of each run."""
+    for count in labels:
+        for seed in seeds:
+            for method in methods:
+                own = [word.removeprefix(f"{method}:") for word in words if ":" not in word.partition("=")[0]]
+                own += [w.partition(":")[2] for w in words if w.startswith(f"{method}:")]
+                yield (
+                    method,
+                    count,
+                    seed,
+                    [f"method={method}", f"data.labelled={count}", f"seed={seed}", *own],
+                )
+
+
+@click.command(cls=_Methods, name="methods", help=__doc__)
+@click.option("--work", required=True, type=click.Path(path_type=Path), help="Folder for data and runs.")
+@click.option("--scenes", default=360, show_default=True, help="Scenes; a sixth of them is held out.")
+@click.option("--book-seed", default=0, show_default=True, help="Seed of the scenes.")
+@click.option("--methods", "names", default=",".join(METHODS), show_default=True, help="Comma list.")
+@click.option("--labels", multiple=True, default=(8,), type=int, help="Labelled images.")
+@click.option("--seeds", multiple=True, default=(0, 1, 2), type=int)
+@click.option("--epochs", default=12, show_default=True, help="Passes over the unlabelled images.")
+@click.option("--jobs", default=1, show_default=True, help="Runs at a time, one thread each.")
+@click.option("--out", type=click.Path(path_type=Path), help="JSON file.")
+@click.argument("words", nargs=-1)
+def main(
+    work: Path,
+    scenes: int,
+    book_seed: int,
+    names: str,
+    labels: tuple[int, ...],
+    seeds: tuple[int, ...],
+    epochs: int,
+    jobs: int,
+    out: Path | None,
+    words: tuple[str, ...],
+) -> None:
+    """Run all and print the table."""
+    book, label_set = prepare(work.resolve(), scenes, book_seed)
+    shared = [*RECIPE, f"data.root={book}", f"data.labels={label_set}", f"train.epochs={epochs}"]
+    shared += [f"train.validate_every={max(1, epochs // 4)}", *words]
+    methods = names.split(",")
+    todo = list(runs(methods, labels, seeds, shared))
+    with ThreadPoolExecutor(jobs) as pool:
+        found = list(pool.map(lambda run: run_one(run[3], _folder(work.resolve(), run)), todo))
+    results: dict[str, dict[str, list[float]]] = {m: {str(n): [] for n in labels} for m in methods}
+    zero_shot = found[0][-1]["zero_shot_miou"]
+    for (method, count, _, _), history in zip(todo, found, strict=True):
+        results[method][str(count)].append(history[-1]["miou"])
+    show(results, zero_shot, labels)
+    config = load(TrainConfig, None, ["out=x", *todo[0][3]])
+    record = {
+        **circumstances(seeds),
+        "scenes": scenes,
+        "zero_shot_miou": zero_shot,
+        "recipe": {k: v for k, v in identity(config).items() if not k.startswith("data.")},
+        "words": list(words),
+        "steps": found[0][-1]["step"],
+        "miou": {m: {n: spread_of(v) for n, v in by.items()} for m, by in results.items()},
+    }
+    click.echo(f"wrote {write_result(out, record)}")
+
+
+def _folder(work: Path, run: tuple[str, int, int, list[str]]) -> Path:
+    method, count, seed, words = run
+    config = load(TrainConfig, None, ["out=x", *words])
+    return work / "runs" / f"{method}-{count}-{seed}-{config_hash(config)[:8]}"
+
+
+def show(results: dict[str, dict[str, list[float]]], zero_shot: float, labels: Sequence[int]) -> None:
+    """Print mean and deviation of each method at each number of labels."""
+    rows = [["zero-shot (SAM + GEM)", *[f"{zero_shot:.1%}" for _ in labels]]]
+    for method, by_count in results.items():
+        cells = [spread_of(by_count[str(n)]) for n in labels]
+        rows.append([method, *[f"{c['mean']:.1%} +- {c['sd'] or 0:.1%}" for c in cells]])
+    click.echo(table(["mIoU", *[f"{n} labels" for n in labels]], rows))
+
+
+if __name__ == "__main__":
+    main()

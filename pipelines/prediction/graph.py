@@ -1,0 +1,79 @@
+"""The Ray Data graph of prediction.
+
+to-do list -> read and decode (CPU tasks) -> network pool -> encode and write (CPU tasks) -> one row an image
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines import cluster
+from pipelines.annotation import ledger
+from pipelines.annotation.stages import read_table
+from pipelines.prediction.output import PENDING
+from pipelines.prediction.stages import Job, PredictImages, finish_table
+from pipelines.store import storage
+
+MAX_TRIES = 3
+"""An image that brings its worker down this often becomes an error row."""
+_BATCH = 4
+"""Images that a task or an actor takes: few, so that full-size pixels never pile up."""
+
+
+def pool_plan(workers: int | None, resources: cluster.Resources) -> cluster.PoolPlan:
+    """An actor on every GPU, or without GPUs on every CPU; one whole CPU always stays free for the tasks.
+
+    More actors than GPUs share them evenly, so that each has its whole share on one GPU.
+
+    Args:
+        workers: how many actors; None: as many as there are GPUs, or else CPUs.
+        resources: what the cluster has.
+    """
+    if resources.gpus >= 1:
+        gpus = int(resources.gpus)
+        count = workers or gpus
+        share = 1 / math.ceil(count / gpus)
+        return cluster.PoolPlan(count, count, num_cpus=0.0, num_gpus=share, threads=1, batch_size=_BATCH)
+    cpus = int(resources.cpus)
+    count = workers or max(1, cpus)
+    share = max(0.0, min(0.5, (resources.cpus - 1) / count))
+    threads = max(1, cpus // count)
+    return cluster.PoolPlan(count, count, num_cpus=share, num_gpus=0.0, threads=threads, batch_size=_BATCH)
+
+
+def predictions(job: Job, plan: cluster.PoolPlan) -> Iterator[pa.Table]:
+    """Run the graph; tables of `stages.ROW_SCHEMA` as their images' files are written."""
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    guard: dict[str, Any] = {"book": ledger.start(), "max_tries": MAX_TRIES}
+    task: dict[str, Any] = {
+        "num_cpus": cluster.TASK_CPUS,
+        "batch_format": "pyarrow",
+        "batch_size": _BATCH,
+    }
+    filesystem, path = storage.open_storage(storage.join(job.out, PENDING))
+    columns = ["image_id", "uri", "problem"]
+    dataset = (
+        ray.data.read_parquet(path, filesystem=filesystem, columns=columns, num_cpus=cluster.TASK_CPUS)
+        .repartition(target_num_rows_per_block=_BATCH)
+        .map_batches(partial(read_table, options=job.options, embed_images=False, **guard), **task)
+        .map_batches(
+            PredictImages,
+            fn_constructor_kwargs={"job": job, "plan": plan, **guard},
+            batch_format="pyarrow",
+            batch_size=plan.batch_size,
+            num_cpus=plan.num_cpus,
+            num_gpus=plan.num_gpus,
+            compute=ActorPoolStrategy(
+                min_size=plan.workers, max_size=plan.max_workers, initial_size=plan.workers
+            ),
+        )
+        .map_batches(partial(finish_table, job=job, **guard), **task)
+    )
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")

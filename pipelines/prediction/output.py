@@ -1,0 +1,135 @@
+"""The folder that `segray predict` writes: whose it is, what is still to do, and the table at the end.
+
+masks/, overlays/, predictions.csv, class_names.txt, prediction.json and manifest.parquet.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pyarrow import fs as pa_fs
+
+from pipelines.errors import UserError
+from pipelines.manifest import MANIFEST, ImageRef, read_manifest, write_manifest
+from pipelines.prediction.stages import MASKS, OVERLAYS, Job
+from pipelines.store import storage
+from pipelines.training.class_names import FILE as CLASS_NAMES
+
+TABLE, RECORD = "predictions.csv", "prediction.json"
+NEXT_MANIFEST, PENDING = ".manifest.parquet", ".pending.parquet"
+
+
+def made_with(out: str) -> dict[str, Any] | None:
+    """What a folder's predictions were made with; None where it is new.
+
+    Raises:
+        UserError: it holds something else, or cannot be read.
+    """
+    path = storage.join(out, RECORD)
+    try:
+        names = storage.list_names(out)
+        if RECORD in names:
+            return dict(json.loads(storage.read_bytes(path))["made_with"])
+    except OSError as error:
+        raise UserError(f"out={storage.display(out)} cannot be read: {error}") from error
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{storage.display(path)} is damaged; give another out=DIR") from None
+    if foreign := [name for name in names if not name.startswith(".")]:
+        raise UserError(
+            f"out={storage.display(out)} holds something else ({', '.join(foreign[:3])}); "
+            "allowed: a new or empty folder, or one that segray predict wrote"
+        )
+    return None
+
+
+def check_same(out: str, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
+    """Refuse to mix the predictions of two checkpoints, or of two sets of images, in one folder.
+
+    Raises:
+        UserError: with the difference, on one line.
+    """
+    if before is None:
+        return
+    changed = [f"{k}: {_short(before.get(k))} -> {_short(now[k])}" for k in now if before.get(k) != now[k]]
+    if changed:
+        shown = "; ".join(changed)
+        raise UserError(
+            f"out={storage.display(out)} holds predictions made otherwise ({shown}); give another out=DIR"
+        )
+
+
+def _short(value: Any) -> str:
+    text = storage.display(str(value))
+    return f"{text[:12]}..." if len(text) == 64 and "/" not in text else text
+
+
+def begin(job: Job, record: Mapping[str, Any], images: Iterable[ImageRef]) -> tuple[int, int]:
+    """Write what the run is and its to-do list; how many images there are, and how many are left.
+
+    Args:
+        job: the run.
+        record: what `check_same` compares.
+        images: strictly ascending by image_id.
+    """
+    _write_record(job, record)
+    # It stands for a whole run.
+    storage.delete(storage.join(job.out, TABLE))
+    manifest, fresh = (storage.join(job.out, name) for name in (MANIFEST, NEXT_MANIFEST))
+    before = {ref.image_id: (ref.size, ref.mtime) for ref in _rows(manifest)}
+    total = write_manifest(images, fresh, previous=manifest)
+    for ref in read_manifest(fresh):
+        if before.get(ref.image_id, (ref.size, ref.mtime)) != (ref.size, ref.mtime):
+            storage.delete(job.mask(ref.image_id))
+    # Not before stale masks are out: the old manifest is what tells that a file has changed.
+    storage.write_atomic(manifest, storage.read_bytes(fresh))
+    storage.delete(fresh)
+    done = _done(job)
+    todo = (ref for ref in read_manifest(manifest) if ref.image_id not in done)
+    return total, write_manifest(todo, storage.join(job.out, PENDING))
+
+
+def _write_record(job: Job, record: Mapping[str, Any]) -> None:
+    document = {"made_with": record, "checkpoint": job.checkpoint, "classes": job.classes}
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    storage.write_atomic(storage.join(job.out, RECORD), f"{text}\n".encode())
+    names = "".join(f"{name}\n" for name in job.classes)
+    storage.write_atomic(storage.join(job.out, CLASS_NAMES), names.encode())
+
+
+def _rows(manifest: str) -> Iterator[ImageRef]:
+    return read_manifest(manifest) if storage.exists(manifest) else iter(())
+
+
+def _done(job: Job) -> set[str]:
+    """Ids with a mask, and with an overlay where those are wanted."""
+    done = _ids(storage.join(job.out, MASKS), ".png")
+    return done & _ids(storage.join(job.out, OVERLAYS), ".jpg") if job.overlays else done
+
+
+def _ids(folder: str, suffix: str) -> set[str]:
+    filesystem, root = storage.open_storage(folder)
+    selector = pa_fs.FileSelector(root, allow_not_found=True, recursive=True)
+    infos = storage.with_retries(lambda: filesystem.get_file_info(selector), folder)
+    # As fsspec lists them, paths may have a slash in front that the root has not.
+    start = len(root.strip("/")) + 1
+    names = (info.path.lstrip("/")[start:] for info in infos if info.type == pa_fs.FileType.File)
+    return {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
+
+
+def write_table(job: Job, bad: Mapping[str, tuple[str, str]]) -> None:
+    """Write predictions.csv: every image of the manifest once, with its status and why it is bad.
+
+    Args:
+        job: the run.
+        bad: status and reason of each image without a mask.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["image_id", "status", "error"])
+    for ref in read_manifest(storage.join(job.out, MANIFEST)):
+        writer.writerow([ref.image_id, *bad.get(ref.image_id, ("ok", ""))])
+    storage.write_atomic(storage.join(job.out, TABLE), buffer.getvalue().encode())

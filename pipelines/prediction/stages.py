@@ -1,0 +1,187 @@
+"""The stages of prediction: the network, then encoding and writing; reading is that of annotation.
+
+Each takes rows and returns rows. A row that is not ok passes through untouched, so rows out are always
+images in.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.label_space import LabelSpace
+from pipelines.annotation.guard import Book, Row, failed
+from pipelines.annotation.stages import READ_SCHEMA, TableStage, pixels_of
+from pipelines.cluster import PoolPlan
+from pipelines.errors import UserError
+from pipelines.images import ImageOptions, encode_gray_png
+from pipelines.store import storage
+from pipelines.store.label_schema import ID_LIST, class_counts
+from pipelines.training.class_names import has_no_class
+
+MASKS, OVERLAYS = "masks", "overlays"
+
+PREDICTED_SCHEMA = READ_SCHEMA.append(pa.field("label", pa.binary()))
+"""After the network: `label` is the raw uint8 [H, W]; the pixels stay only where an overlay needs them."""
+ROW_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+        ("class_ids", ID_LIST),
+        ("class_pixels", ID_LIST),
+    ]
+)
+"""What is left of an image when its files are written."""
+_ENCODED_SCHEMA = pa.unify_schemas([ROW_SCHEMA, pa.schema([("mask", pa.binary()), ("overlay", pa.binary())])])
+# Names that the images' own file system allowed, and that of the masks does not.
+_UNFIT_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+_JPEG_SIDE = 65_500
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker of a run must know.
+
+    Attributes:
+        checkpoint: absolute path or URI of the checkpoint.
+        sha256: of the weights that predict.
+        classes: the name of each id.
+        out: absolute path or URI of the output.
+        overlays: whether to write them.
+        window: side of the sliding window, or None.
+        options: which pictures are taken.
+    """
+
+    checkpoint: str
+    sha256: str
+    classes: tuple[str, ...]
+    out: str
+    overlays: bool
+    window: int | None
+    options: ImageOptions
+
+    def mask(self, image_id: str) -> str:
+        """Where the mask of an image goes; of `a.jpg` and `a.png` to different files."""
+        return storage.join(self.out, MASKS, f"{image_id}.png")
+
+    def overlay(self, image_id: str) -> str:
+        """Where the overlay of an image goes."""
+        return storage.join(self.out, OVERLAYS, f"{image_id}.jpg")
+
+
+class PredictImages:
+    """The network over a batch of rows; loads it once.
+
+    Raises:
+        UserError: the checkpoint is no longer the one that the run began with.
+    """
+
+    def __init__(self, job: Job, plan: PoolPlan, book: Book, max_tries: int) -> None:
+        import torch
+
+        from pipelines.training.session import device_of_worker
+        from pipelines.training.trained import load_network, weights_sha256
+
+        network, state = load_network(job.checkpoint)
+        if weights_sha256(state) != job.sha256:
+            where = storage.display(job.checkpoint)
+            raise UserError(f"checkpoint={where} has changed since this run began; start it again")
+        if not plan.num_gpus:
+            torch.set_num_threads(plan.threads)
+        self._network = network.to(device_of_worker() if plan.num_gpus else torch.device("cpu"))
+        self._job = job
+        self._table = TableStage("predict", self.predict, book, max_tries)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """READ_SCHEMA to PREDICTED_SCHEMA."""
+        return self._table.apply(table, PREDICTED_SCHEMA)
+
+    def predict(self, rows: list[Row]) -> list[Row]:
+        """Add the labels."""
+        return [self._predict(row) for row in rows]
+
+    def _predict(self, row: Row) -> Row:
+        from pipelines.training.trained import predict_label
+
+        label = predict_label(self._network, pixels_of(row), self._job.window)
+        return {**row, "label": label.tobytes(), "pixels": row["pixels"] if self._job.overlays else None}
+
+
+def finish_table(table: pa.Table, job: Job, book: Book, max_tries: int) -> pa.Table:
+    """PREDICTED_SCHEMA to ROW_SCHEMA: encode, then write each image's files.
+
+    Raises:
+        UserError: a file cannot be written, as on a full disk; the run must end.
+    """
+
+    def encode(rows: list[Row]) -> list[Row]:
+        return [encode_row(row, job) for row in rows]
+
+    encoded = TableStage("encode", encode, book, max_tries).apply(table, _ENCODED_SCHEMA)
+    rows = [write_row(row, job) for row in encoded.to_pylist()]
+    return pa.Table.from_pylist(
+        [{k: row.get(k) for k in ROW_SCHEMA.names} for row in rows], schema=ROW_SCHEMA
+    )
+
+
+def encode_row(row: Row, job: Job) -> Row:
+    """One image's mask as PNG, overlay as JPEG or None, and pixels a class."""
+    label = np.frombuffer(row["label"], np.uint8).reshape(row["height"], row["width"])
+    ids, pixels = class_counts(label)
+    picture = overlay(pixels_of(row), label, job.classes) if job.overlays else None
+    return {
+        **row,
+        "mask": encode_gray_png(label),
+        "overlay": picture,
+        "class_ids": ids,
+        "class_pixels": pixels,
+    }
+
+
+def overlay(pixels: NDArray[np.uint8], label: NDArray[np.uint8], classes: tuple[str, ...]) -> bytes:
+    """A JPEG of the image, half covered by the colours of its classes; "no class" leaves it as it is.
+
+    JPEG has no sides above 65,535 pixels: such a picture is made smaller.
+
+    Args:
+        pixels: [H, W, 3], RGB.
+        label: [H, W].
+        classes: the name of each id.
+    """
+    palette = LabelSpace(classes, ((),) * len(classes)).palette()
+    blended = (pixels // 2) + (palette[label] // 2)
+    if has_no_class(classes):
+        blended[label == 0] = pixels[label == 0]
+    picture = Image.fromarray(blended)
+    picture.thumbnail((_JPEG_SIDE, _JPEG_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def write_row(row: Row, job: Job) -> Row:
+    """Write an image's files, the mask last: it tells that the image is done.
+
+    Raises:
+        UserError: as `storage.write_atomic`, but a name that does not fit makes a bad row.
+    """
+    if row["status"] != "ok":
+        return row
+    try:
+        if row["overlay"] is not None:
+            storage.write_atomic(job.overlay(row["image_id"]), row["overlay"])
+        storage.write_atomic(job.mask(row["image_id"]), row["mask"])
+    except UserError as problem:
+        cause = problem.__cause__
+        if isinstance(cause, OSError) and cause.errno in _UNFIT_NAME:
+            reason = f"no file of this name can be written to {MASKS} or {OVERLAYS} ({cause.strerror})"
+            return {**failed(row, reason), "class_ids": None, "class_pixels": None}
+        raise
+    return row

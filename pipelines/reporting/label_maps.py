@@ -1,0 +1,160 @@
+"""What `segray evaluate` scores: the label maps of a label set, of a folder, or of a trained network."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Container, Iterator
+from typing import Any
+
+from pipelines.errors import UserError
+from pipelines.images import ImageOptions, ImageProblem, decode, decode_gray_png
+from pipelines.sources import EXTENSIONS, list_images, read_image
+from pipelines.store import storage
+from pipelines.store.label_store import LabelStore
+from pipelines.truth import LabelMap, list_png
+
+_log = logging.getLogger(__name__)
+
+
+class LabelMaps(ABC):
+    """A source of label maps, one image at a time.
+
+    Attributes:
+        home: folder that an evaluation goes into by default.
+        record: where the label maps come from, for evaluation.json.
+        classes: the name of each id; None where ids have no names.
+        noun: what messages call an image of it.
+    """
+
+    home: str
+    record: dict[str, Any]
+    classes: tuple[str, ...] | None = None
+    noun = "labelled image"
+
+    @abstractmethod
+    def statuses(self) -> dict[str, str]:
+        """The status of every image; where an image turns out to be bad in `maps`, it changes there."""
+
+    @abstractmethod
+    def maps(self, wanted: Container[str]) -> Iterator[tuple[str, LabelMap]]:
+        """The label maps of those images among the wanted ones that are ok."""
+
+
+class StoreMaps(LabelMaps):
+    """The label maps of a label set."""
+
+    def __init__(self, store: LabelStore) -> None:
+        self.store, self.home, self.record = store, store.root, {"labels": store.root}
+        self.classes = tuple(store.provenance["classes"])
+
+    def statuses(self) -> dict[str, str]:
+        """As the label set has them."""
+        return {image_id: status for image_id, status, _ in self.store.statuses()}
+
+    def maps(self, wanted: Container[str]) -> Iterator[tuple[str, LabelMap]]:
+        """Part by part."""
+        for row in self.store.rows(columns=["image_id", "status", "label.bytes"]):
+            if row["status"] == "ok" and row["image_id"] in wanted:
+                yield row["image_id"], _decoded(row["image_id"], row["label"]["bytes"])
+
+
+class FolderMaps(LabelMaps):
+    """A folder of greyscale PNG label maps; their ids have no names.
+
+    `a.jpg.png`, as `segray predict` names it, is the map of the image `a.jpg`.
+
+    Raises:
+        UserError: no PNG file there.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root, self.home, self.record = root, root, {"labels": root}
+        names = list_png(root)
+        if not names:
+            raise UserError(f"labels={storage.display(root)}: no label set there, and no PNG label map")
+        self._names = {_image_of(name, names): path for name, path in names.items()}
+
+    def statuses(self) -> dict[str, str]:
+        """All are ok."""
+        return dict.fromkeys(self._names, "ok")
+
+    def maps(self, wanted: Container[str]) -> Iterator[tuple[str, LabelMap]]:
+        """File by file."""
+        for image_id, path in self._names.items():
+            if image_id in wanted:
+                yield image_id, _decoded(image_id, storage.read_bytes(storage.join(self.root, path)))
+
+
+class NetworkMaps(LabelMaps):
+    """What a trained network predicts for images, at their own size; on the GPU if there is one.
+
+    Args:
+        checkpoint: folder of a checkpoint or of a training run.
+        images: as `list_images` takes it.
+        window: see `chosen_window`.
+
+    Raises:
+        UserError: no image, or no checkpoint that can be used.
+    """
+
+    noun = "image"
+
+    def __init__(self, checkpoint: str, images: str, window: int | None) -> None:
+        from pipelines.training.session import device_of_worker
+        from pipelines.training.trained import chosen_window, load_network, run_folder, weights_sha256
+
+        self._refs = list(list_images(images))
+        network, state = load_network(checkpoint)
+        self._network, self._window = network.to(device_of_worker()), chosen_window(state, window)
+        self._statuses = {ref.image_id: "skipped" if ref.problem else "ok" for ref in self._refs}
+        self.home, self.classes = run_folder(checkpoint), tuple(state["classes"])
+        self.record = {
+            "checkpoint": checkpoint,
+            "weights_sha256": weights_sha256(state),
+            "step": state.get("step"),
+            "images": images,
+            "window": self._window,
+        }
+
+    def statuses(self) -> dict[str, str]:
+        """An image is ok until it cannot be read."""
+        return self._statuses
+
+    def maps(self, wanted: Container[str]) -> Iterator[tuple[str, LabelMap]]:
+        """Image by image; the reason why one is bad is logged."""
+        from pipelines.training.trained import predict_label
+
+        for ref in self._refs:
+            if ref.problem or ref.image_id not in wanted:
+                continue
+            try:
+                pixels = decode(read_image(ref.uri), ImageOptions())
+            except ImageProblem as problem:
+                self._statuses[ref.image_id] = problem.status
+                _log.warning("%s: %s", ref.image_id, problem.reason)
+                continue
+            yield ref.image_id, predict_label(self._network, pixels, self._window)
+
+
+def open_labels(labels: str) -> LabelMaps:
+    """A label set, or else a folder of label maps.
+
+    Raises:
+        UserError: neither is there.
+    """
+    store = LabelStore(labels)
+    return StoreMaps(store) if store.parts() else FolderMaps(labels)
+
+
+def _image_of(name: str, names: Container[str]) -> str:
+    """The image that a label map is named after; its own name where that says nothing, or another has it."""
+    image_id = name.removesuffix(".png")
+    return image_id if image_id.lower().endswith(EXTENSIONS) and image_id not in names else name
+
+
+def _decoded(image_id: str, data: bytes) -> LabelMap:
+    try:
+        return decode_gray_png(data)
+    except ValueError as problem:
+        raise UserError(f"label of {image_id}: {problem}; `segray verify` checks the whole set") from None
