@@ -6,7 +6,7 @@ Segmentation" (ICIP 2025, arXiv 2505.19846). A label of 255 stands for "no class
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,11 +20,9 @@ __all__ = [
     "METHODS",
     "Method",
     "PseudoLabel",
-    "complementary",
     "default_epsilon",
     "enhanced_label",
     "own_label",
-    "perturb",
     "smoothed_cross_entropy",
     "total_loss",
 ]
@@ -165,45 +163,3 @@ def smoothed_cross_entropy(
 def total_loss(supervised: Tensor, unsupervised: Tensor) -> Tensor:
     """Eq. 10: half of each."""
     return (supervised + unsupervised) / 2
-
-
-def perturb(maps: Sequence[Tensor], indices: Sequence[int], p: float = 0.5) -> tuple[Tensor, ...]:
-    """Feature perturbation A^f: channel dropout (`dropout2d`) on the chosen maps, in any mode of the network.
-
-    Args:
-        maps: the encoder's, [B, D, h, w] each.
-        indices: which of them lose channels.
-        p: chance of a channel to be set to 0; the others grow by 1 / (1 - p).
-    """
-    return tuple(F.dropout2d(m, p) if i in indices else m for i, m in enumerate(maps))
-
-
-def complementary(
-    maps: Sequence[Tensor], indices: Sequence[int]
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Complementary channel dropout: half of an image's channels in one view, the others in its second view.
-
-    UniMatch V2 (Yang et al., 2025): kept channels are doubled, so that a channel's expectation stays.
-
-    Args:
-        maps: the encoder's, [2 B, D, h, w] each: all first views, then the second views in the same order.
-        indices: which of them lose channels.
-
-    Returns:
-        The maps of the first and of the second views, [B, D, h, w] each.
-
-    Raises:
-        ValueError: an odd number of images.
-    """
-    if any(len(m) % 2 for m in maps):
-        raise ValueError(f"complementary dropout needs pairs of views, not {len(maps[0])} images")
-    pairs = [_halved(m) if i in indices else m.chunk(2) for i, m in enumerate(maps)]
-    return tuple(first for first, _ in pairs), tuple(second for _, second in pairs)
-
-
-def _halved(pair: Tensor) -> tuple[Tensor, Tensor]:
-    first, second = pair.chunk(2)
-    images, dim = first.shape[:2]
-    rank = torch.rand(images, dim, device=pair.device).argsort(1)
-    factor = (rank < dim // 2).to(pair.dtype)[:, :, None, None] * 2
-    return first * factor, second * (2 - factor)

@@ -115,15 +115,23 @@ def _dropout(dim: int, p: float, draw: torch.Generator) -> Tensor:
 def complementary_factors(dims: Sequence[int], draws: Sequence[torch.Generator]) -> tuple[Maps, Maps]:
     """Factors for a pair of views that see opposite halves of the channels (UniMatch V2, section 3.3).
 
-    Half of the images, by a coin each, keep all channels in both views.
+    Half of the images, by a coin each, keep all channels of all maps in both views.
     """
-    first = tuple(_stack([_half_or_all(dim, draw) for draw in draws]) for dim in dims)
+    whole = [bool(torch.rand((), generator=draw) < 0.5) for draw in draws]
+    first = tuple(
+        _stack(
+            [
+                torch.ones(dim) if all_kept else _half(dim, draw)
+                for all_kept, draw in zip(whole, draws, strict=True)
+            ]
+        )
+        for dim in dims
+    )
     return first, tuple(2 - f for f in first)
 
 
-def _half_or_all(dim: int, draw: torch.Generator) -> Tensor:
-    halves = (torch.rand(dim, generator=draw) < 0.5).float() * 2
-    return halves if torch.rand((), generator=draw) < 0.5 else torch.ones(dim)
+def _half(dim: int, draw: torch.Generator) -> Tensor:
+    return (torch.rand(dim, generator=draw) < 0.5).float() * 2
 
 
 def _stack(factors: list[Tensor]) -> Tensor:

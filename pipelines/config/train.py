@@ -25,6 +25,7 @@ Network = Literal[
     "clip_b16_dpt",
 ]
 _Share = Annotated[float, Field(ge=0, le=1)]
+_Part = Annotated[float, Field(gt=0, le=1)]
 _Factor = Annotated[float, Field(gt=0)]
 
 
@@ -81,10 +82,10 @@ class AugmentConfig(Config):
     """Range of the blur's sigma in pixels."""
     cutmix: _Share = 0.5
     """Chance that a box of another image is pasted into a strong view."""
-    cutmix_area: tuple[_Factor, _Factor] = (0.02, 0.4)
+    cutmix_area: tuple[_Part, _Part] = (0.02, 0.4)
     """Range of that box's area, as a share of the crop."""
     cutmix_aspect: tuple[_Factor, _Factor] = (0.3, 1 / 0.3)
-    """Range of that box's width over its height."""
+    """Range of that box's height over its width."""
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> AugmentConfig:

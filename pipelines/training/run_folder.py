@@ -67,8 +67,8 @@ class RunFolder:
 
     def begin(self, data: TrainingData) -> None:
         """Write the configuration and the splits that were drawn."""
-        write_split(storage.join(self.out, "splits", "labelled.txt"), data.labelled)
-        write_split(storage.join(self.out, "splits", "unlabelled.txt"), data.unlabelled)
+        for name in ("labelled", "unlabelled", "validation"):
+            write_split(storage.join(self.out, "splits", f"{name}.txt"), getattr(data, name))
         storage.write_atomic(storage.join(self.out, CONFIG), dump(self.config).encode())
 
     def states(self) -> dict[str, dict[str, Any]]:

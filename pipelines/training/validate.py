@@ -13,6 +13,7 @@ from models.inference import image_logits
 from models.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
 from models.objective import IGNORE
 from models.segmenter import Segmenter
+from pipelines.training.datasets import UnlabelledImages
 from pipelines.training.session import Session, sum_over_workers
 
 LABELS = ("model", "zero_shot", "enhanced")
@@ -23,7 +24,7 @@ LABELS = ("model", "zero_shot", "enhanced")
 def validate(
     network: Segmenter,
     images: Dataset[Any],
-    zero_shot: Dataset[Any] | None,
+    zero_shot: UnlabelledImages | None,
     *,
     classes: int,
     tau: float,
@@ -35,7 +36,7 @@ def validate(
     Args:
         network: what predicts; its mode is restored.
         images: items (image, mask).
-        zero_shot: items (image, zero-shot label, confidence) of the same images, or None.
+        zero_shot: the label set's view of the same images, or None.
         classes: how many.
         tau: from this confidence on the enhanced label is the model's.
         window: see `image_logits`.
@@ -54,13 +55,18 @@ def validate(
         logits = image_logits(network, image, window=window)
         _count(counts[0], mask, logits.argmax(0))
         if zero_shot is not None:
-            given = zero_shot[index][1].to(device).long()
+            given = _given(zero_shot, index, mask).to(device)
             confidence, own = logits.softmax(0).max(0)
             enhanced = torch.where((confidence >= tau) | (given == IGNORE), own, given)
             _count(counts[1], mask, torch.where(given == IGNORE, 0, given))
             _count(counts[2], mask, enhanced)
     network.train(was)
     return _figures(sum_over_workers(counts).cpu(), zero_shot is not None)
+
+
+def _given(zero_shot: UnlabelledImages, index: int, mask: Tensor) -> Tensor:
+    found = zero_shot.labels(index)
+    return torch.full_like(mask, IGNORE, dtype=torch.int64) if found is None else found[0].long()
 
 
 def _count(counts: Tensor, mask: Tensor, label: Tensor) -> None:

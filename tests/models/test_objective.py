@@ -11,11 +11,9 @@ from models.objective import (
     IGNORE,
     METHODS,
     PseudoLabel,
-    complementary,
     default_epsilon,
     enhanced_label,
     own_label,
-    perturb,
     smoothed_cross_entropy,
     total_loss,
 )
@@ -247,38 +245,3 @@ def test_methods_are_the_published_ones() -> None:
     assert {name for name, m in METHODS.items() if m.teacher == "ema"} == {"unimatch_v2", "segray_v2"}
     assert {name for name, m in METHODS.items() if m.complementary_dropout} == {"unimatch_v2", "segray_v2"}
     assert {m.default_tau for m in METHODS.values() if m.pseudo == "own"} == {0.95}
-
-
-def test_perturb_drops_whole_channels_of_the_chosen_maps() -> None:
-    torch.manual_seed(0)
-    maps = [torch.ones(4, 64, 3, 2), torch.ones(4, 128, 2, 2)]
-    left, dropped = perturb(maps, (1,))
-    assert left is maps[0]
-    assert set(dropped.unique().tolist()) == {0.0, 2.0}
-    assert torch.equal(dropped, dropped[:, :, :1, :1].expand_as(dropped))
-    assert 0.4 < (dropped == 0).float().mean() < 0.6
-    assert perturb(maps, (0,), 0.75)[0].max() == 4
-
-
-def test_complementary_views_share_no_channel() -> None:
-    torch.manual_seed(0)
-    maps = [torch.ones(6, 8, 2, 2), torch.ones(6, 10, 3, 2)]
-    first, second = complementary(maps, (1,))
-    assert torch.equal(first[0], maps[0][:3])
-    assert torch.equal(second[0], maps[0][3:])
-    assert torch.equal(first[1] + second[1], torch.full((3, 10, 3, 2), 2.0))
-    assert set(first[1].unique().tolist()) == {0.0, 2.0}
-    assert (first[1][:, :, 0, 0] == 2).sum(1).tolist() == [5, 5, 5]
-    assert not torch.equal(first[1][0], first[1][1])
-
-
-def test_complementary_takes_each_view_from_its_own_half() -> None:
-    pair = torch.cat([torch.full((2, 4, 1, 1), 1.0), torch.full((2, 4, 1, 1), 3.0)])
-    first, second = complementary([pair], (0,))
-    assert set(first[0].unique().tolist()) == {0.0, 2.0}
-    assert set(second[0].unique().tolist()) == {0.0, 6.0}
-
-
-def test_complementary_needs_pairs() -> None:
-    with pytest.raises(ValueError, match="pairs of views, not 3 images"):
-        complementary([torch.ones(3, 4, 1, 1)], (0,))
