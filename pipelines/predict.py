@@ -14,14 +14,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines import cluster
-from pipelines.annotate import _as_user_error
 from pipelines.annotation.progress import clock
 from pipelines.config.settings import PredictConfig
 from pipelines.errors import UserError
 from pipelines.images import ImageOptions
 from pipelines.prediction.graph import pool_plan, predictions
 from pipelines.prediction.output import TABLE, begin, check_same, made_with, write_table
-from pipelines.prediction.stages import MASKS, OVERLAYS, Job
+from pipelines.prediction.stages import MASKS, OVERLAYS, STOP, Job
 from pipelines.sources import list_images
 from pipelines.store import storage
 from pipelines.store.run_lock import RunLock
@@ -49,8 +48,15 @@ class Outcome:
     seconds: float = 0.0
 
     def add(self, table: pa.Table) -> None:
-        """Count rows of `prediction.stages.ROW_SCHEMA`."""
+        """Count rows of `prediction.stages.ROW_SCHEMA`.
+
+        Raises:
+            UserError: one of them must end the run.
+        """
         for row in table.to_pylist():
+            if row["status"] == STOP:
+                safe = "finished masks are safe, the same command goes on once this is mended"
+                raise UserError(f"{row['error']}; {safe}", exit_code=1)
             self.images += 1
             if row["status"] != "ok":
                 self.bad[row["image_id"]] = (row["status"], row["error"])
@@ -63,8 +69,8 @@ def run(config: PredictConfig) -> None:
     """Predict the images that have no mask yet, and print a summary.
 
     Raises:
-        UserError: bad input, or an output of something else or of another checkpoint (2), not one good image
-            (3), or an output in use (4).
+        UserError: bad input, or an output of something else or of another checkpoint (2), a full disk (1),
+            not one good image (3), or an output in use (4).
     """
     began = time.monotonic()
     before = made_with(config.out)
@@ -81,7 +87,7 @@ def run(config: PredictConfig) -> None:
         outcome.seconds = time.monotonic() - began
         write_table(job, outcome.bad)
     click.echo("\n".join(summary_lines(config, job.classes, total, outcome)))
-    _complain_of_bad(total, outcome)
+    complain_of_bad(total, outcome)
 
 
 def prepare(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
@@ -125,12 +131,9 @@ def _execute(config: PredictConfig, job: Job, n_todo: int, outcome: Outcome) -> 
                 outcome.add(table)
                 line.show(outcome)
         except KeyboardInterrupt:
-            safe = f"at least {outcome.images - len(outcome.bad)} masks of this run are safe"
             where = storage.display(config.out)
-            click.echo(f"\nstopped; {safe} in {where}, the same command goes on", err=True)
+            click.echo(f"\nstopped; the masks in {where} are safe, the same command goes on", err=True)
             raise
-        except Exception as error:
-            raise _as_user_error(error) from error
         finally:
             line.clear()
 
@@ -177,7 +180,12 @@ def summary_lines(config: PredictConfig, classes: tuple[str, ...], total: int, o
     return [*lines, "", *(storage.display(storage.join(config.out, name)) for name in places)]
 
 
-def _complain_of_bad(total: int, outcome: Outcome) -> None:
+def complain_of_bad(total: int, outcome: Outcome) -> None:
+    """Name the first bad images on stderr.
+
+    Raises:
+        UserError: exit code 3, all are bad.
+    """
     for image_id, (status, reason) in sorted(outcome.bad.items())[:_SHOWN]:
         click.echo(f"  {status:<8}{image_id}: {reason}", err=True)
     if len(outcome.bad) > _SHOWN:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,17 +15,11 @@ from pipelines.evaluate import evaluate
 from pipelines.reporting import pictures
 from pipelines.reporting.data import N_BINS, Totals, choose, read_chosen, read_uris, totals
 from pipelines.reporting.evaluation import Evaluation
+from pipelines.reporting.page import bars, config_text, facts, percent, render
 from pipelines.reporting.samples import Legend, Sample, make_sample, visible
 from pipelines.store import storage
 from pipelines.store.label_store import LabelStore
 from pipelines.truth import TruthMasks
-
-_TEMPLATES = Path(__file__).parent / "templates"
-# Shown elsewhere on the page, twice in the files, or too long for a table.
-_NOT_LISTED = frozenset(
-    {"classes", "palette", "prompts", "run.config_hash", "run.versions", "run.classes", "run.bad"}
-)
-_LONG = 160
 
 
 def run(config: ReportConfig) -> None:
@@ -65,8 +57,9 @@ def build(root: str, *, masks: str | None = None, n: int = 12, ignore_index: int
         for row in read_chosen(store, least + most)
     }
     groups = [_group("least", least, samples), _group("most", most, samples)]
-    facts = _facts({**provenance, "run": store.run() or {}})
-    return _render(
+    shown = facts({**provenance, "run": store.run() or {}}, "label set")
+    return render(
+        "report.html",
         title=visible(storage.display(root)),
         totals=counted,
         score=score,
@@ -74,10 +67,10 @@ def build(root: str, *, masks: str | None = None, n: int = 12, ignore_index: int
         legend=[(name, legend.colour(i)) for i, name in enumerate(legend.names)],
         groups=[group for group in groups if group["samples"]],
         charts=_charts(counted, legend, score),
-        facts=facts,
+        facts=shown,
         toy="picture_book"
-        in [value for rows in facts.values() for key, value in rows if key.endswith("model")],
-        config=_config_text(root),
+        in [value for rows in shown.values() for key, value in rows if key.endswith("model")],
+        config=config_text(root),
         provenance=json.dumps(provenance, indent=2, ensure_ascii=False),
     )
 
@@ -98,28 +91,13 @@ def _charts(counted: Totals, legend: Legend, score: Evaluation | None) -> dict[s
     """Bars of each class but 0, the most frequent first; lengths are shares of the longest."""
     ids = sorted(range(1, len(legend.names)), key=lambda i: (-counted.pixels[i], i))
     charts: dict[str, Any] = {
-        "pixels": _bars(ids, legend, counted.pixels / max(1, counted.n_pixels), _percent),
-        "images": _bars(ids, legend, counted.images.astype(float), lambda count: f"{count:,.0f}"),
+        "pixels": bars(ids, legend, counted.pixels / max(1, counted.n_pixels), percent),
+        "images": bars(ids, legend, counted.images.astype(float), lambda count: f"{count:,.0f}"),
         "histogram": _histogram(counted),
     }
     if score is not None:
-        charts["iou"] = _bars(ids, legend, score.iou, _percent, longest=1.0)
+        charts["iou"] = bars(ids, legend, score.iou, percent, longest=1.0)
     return charts
-
-
-def _bars(
-    ids: list[int], legend: Legend, values: Any, text: Any, longest: float | None = None
-) -> list[dict[str, Any]]:
-    longest = longest or max((float(values[i]) for i in ids), default=0.0) or 1.0
-    return [
-        {
-            "name": legend.names[i],
-            "colour": legend.colour(i),
-            "length": 0.0 if math.isnan(values[i]) else float(values[i]) / longest,
-            "text": text(float(values[i])),
-        }
-        for i in ids
-    ]
 
 
 def _histogram(counted: Totals) -> list[dict[str, Any]]:
@@ -133,58 +111,3 @@ def _histogram(counted: Totals) -> list[dict[str, Any]]:
         }
         for i, count in enumerate(counted.histogram.tolist())
     ]
-
-
-def _facts(record: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    """(key, text) of the record's values, grouped by their first key; what stands alone comes first."""
-    groups: dict[str, list[tuple[str, str]]] = {"label set": []}
-    for path, text in _flatten(record, ""):
-        group, _, key = path.partition(".")
-        groups.setdefault(group if key else "label set", []).append((key or path, text))
-    return {group: rows for group, rows in groups.items() if rows}
-
-
-def _flatten(values: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
-    """(dotted key, text) of nested values, without those that are empty or too long for a table."""
-    rows: list[tuple[str, str]] = []
-    for key, value in values.items():
-        name = visible(f"{prefix}{key}")
-        if isinstance(value, Mapping):
-            rows += _flatten(value, f"{name}.") if name not in _NOT_LISTED else []
-        elif name not in _NOT_LISTED and value is not None and value != []:
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            rows += [(name, visible(text))] if len(text) <= _LONG else []
-    return rows
-
-
-def _config_text(root: str) -> str:
-    try:
-        text = storage.read_bytes(storage.join(root, "config.yaml")).decode(errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(visible(line) for line in text.splitlines())
-
-
-def _percent(share: float | None) -> str:
-    if share is None or math.isnan(share):
-        return "-"
-    digits = 2 if 0 < share < 0.01 else 1
-    # Only all is 100 %, only nothing is 0 %.
-    shown = share if share in (0, 1) else min(max(share, 0.0001), 0.999)
-    return f"{100 * shown:.{digits}f}\u00a0%"
-
-
-def _render(**values: Any) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = _percent
-    ramp = ["#" + bytes(colour).hex() for colour in pictures.ramp()[::51]]
-    errors = {name: "#" + bytes(colour).hex() for name, colour in pictures.ERROR_COLOURS.items()}
-    return environment.get_template("report.html").render(ramp=ramp, error_colours=errors, **values)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.label_space import LabelSpace
+from models.segmenter import Segmenter
 from pipelines.annotation.guard import Book, Row, failed
 from pipelines.annotation.stages import READ_SCHEMA, TableStage, pixels_of
 from pipelines.cluster import PoolPlan
@@ -26,6 +27,8 @@ from pipelines.store.label_schema import ID_LIST, class_counts
 from pipelines.training.class_names import has_no_class
 
 MASKS, OVERLAYS = "masks", "overlays"
+STOP = "stop"
+"""Status of a row whose error must end the run: of a worker's exception Ray Data keeps the text alone."""
 
 PREDICTED_SCHEMA = READ_SCHEMA.append(pa.field("label", pa.binary()))
 """After the network: `label` is the raw uint8 [H, W]; the pixels stay only where an overlay needs them."""
@@ -79,24 +82,15 @@ class Job:
 class PredictImages:
     """The network over a batch of rows; loads it once.
 
-    Raises:
-        UserError: the checkpoint is no longer the one that the run began with.
+    Where the checkpoint is no longer the one that the run began with, all rows come out as `STOP`.
     """
 
     def __init__(self, job: Job, plan: PoolPlan, book: Book, max_tries: int) -> None:
-        import torch
-
-        from pipelines.training.session import device_of_worker
-        from pipelines.training.trained import load_network, weights_sha256
-
-        network, state = load_network(job.checkpoint)
-        if weights_sha256(state) != job.sha256:
-            where = storage.display(job.checkpoint)
-            raise UserError(f"checkpoint={where} has changed since this run began; start it again")
-        if not plan.num_gpus:
-            torch.set_num_threads(plan.threads)
-        self._network = network.to(device_of_worker() if plan.num_gpus else torch.device("cpu"))
-        self._job = job
+        self._job, self._problem = job, ""
+        try:
+            self._network = _load(job, plan)
+        except UserError as problem:
+            self._problem = str(problem)
         self._table = TableStage("predict", self.predict, book, max_tries)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -105,6 +99,8 @@ class PredictImages:
 
     def predict(self, rows: list[Row]) -> list[Row]:
         """Add the labels."""
+        if self._problem:
+            return [{**row, "status": STOP, "error": self._problem} for row in rows]
         return [self._predict(row) for row in rows]
 
     def _predict(self, row: Row) -> Row:
@@ -114,12 +110,23 @@ class PredictImages:
         return {**row, "label": label.tobytes(), "pixels": row["pixels"] if self._job.overlays else None}
 
 
-def finish_table(table: pa.Table, job: Job, book: Book, max_tries: int) -> pa.Table:
-    """PREDICTED_SCHEMA to ROW_SCHEMA: encode, then write each image's files.
+def _load(job: Job, plan: PoolPlan) -> Segmenter:
+    import torch
 
-    Raises:
-        UserError: a file cannot be written, as on a full disk; the run must end.
-    """
+    from pipelines.training.session import device_of_worker
+    from pipelines.training.trained import load_network, weights_sha256
+
+    network, state = load_network(job.checkpoint)
+    if weights_sha256(state) != job.sha256:
+        where = storage.display(job.checkpoint)
+        raise UserError(f"checkpoint={where} has changed since this run began; start it again")
+    if not plan.num_gpus:
+        torch.set_num_threads(plan.threads)
+    return network.to(device_of_worker() if plan.num_gpus else torch.device("cpu"))
+
+
+def finish_table(table: pa.Table, job: Job, book: Book, max_tries: int) -> pa.Table:
+    """PREDICTED_SCHEMA to ROW_SCHEMA: encode, then write each image's files."""
 
     def encode(rows: list[Row]) -> list[Row]:
         return [encode_row(row, job) for row in rows]
@@ -169,8 +176,7 @@ def overlay(pixels: NDArray[np.uint8], label: NDArray[np.uint8], classes: tuple[
 def write_row(row: Row, job: Job) -> Row:
     """Write an image's files, the mask last: it tells that the image is done.
 
-    Raises:
-        UserError: as `storage.write_atomic`, but a name that does not fit makes a bad row.
+    A name that does not fit makes a bad row; what else cannot be written, as on a full disk, a `STOP`.
     """
     if row["status"] != "ok":
         return row
@@ -183,5 +189,5 @@ def write_row(row: Row, job: Job) -> Row:
         if isinstance(cause, OSError) and cause.errno in _UNFIT_NAME:
             reason = f"no file of this name can be written to {MASKS} or {OVERLAYS} ({cause.strerror})"
             return {**failed(row, reason), "class_ids": None, "class_pixels": None}
-        raise
+        return {**row, "status": STOP, "error": str(problem)}
     return row

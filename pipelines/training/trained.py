@@ -30,7 +30,7 @@ def load_network(uri: str) -> tuple[Segmenter, dict[str, Any]]:
     checkpoint = load_checkpoint(find_checkpoint(uri))
     state, where = checkpoint.state, storage.display(checkpoint.uri)
     try:
-        name, classes = state["network"], len(state["classes"])
+        name, classes = str(state["network"]), len(state["classes"])
     except (KeyError, TypeError):
         raise UserError(f"checkpoint={where}: {STATE} names no network or no classes") from None
     try:

@@ -146,7 +146,6 @@ def test_every_mistake_has_its_line(segray: Callable[..., Result]) -> None:
     code, _, err = segray("evaluate", "ignore_index=x")
     assert code == 2
     assert err.splitlines() == [
-        "segray: labels: required, give labels=DIR",
         "segray: masks: required, give masks=FOLDER",
         "segray: ignore_index: 'x' is not a whole number (allowed: 0 to 255)",
     ]

@@ -17,7 +17,9 @@ from pipelines.errors import UserError
 from pipelines.evaluate import evaluate, run
 from pipelines.images import encode_gray_png
 from pipelines.reporting.evaluation import compare, table, to_csv, to_dict
+from pipelines.training.trained import load_network, predict_label
 from tests.pipelines.small_store import PROVENANCE, bad_row, ok_row, picture_book_store, png, write_store
+from tests.pipelines.trained_network import CLASSES, write_run
 
 TWO_CLASSES = {**PROVENANCE, "classes": ["background", "cat", "dog"]}
 
@@ -260,3 +262,92 @@ def test_an_undefined_iou_is_null_empty_and_a_dash(tmp_path: Path) -> None:
     assert to_csv(result).splitlines()[2] == "1,cat,,0.0,0,0"
     assert table(result).splitlines()[2].split()[:3] == ["1", "cat", "-"]
     json.dumps(to_dict(result), allow_nan=False)
+
+
+# A trained network
+
+
+def pictures_in(folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in names:
+        Image.fromarray(rng.integers(0, 256, (20, 33, 3), np.uint8)).save(folder / name)
+    return folder
+
+
+def test_a_checkpoint_is_scored_by_what_it_predicts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = write_run(tmp_path / "run")
+    images = pictures_in(tmp_path / "images", "a.png", "b.png", "c.png")
+    network, _ = load_network(str(trained))
+    predicted = {p.stem: predict_label(network, np.array(Image.open(p)), None) for p in images.iterdir()}
+    assert len(np.unique(predicted["a"])) > 1
+    wrong = (predicted["b"] + 1) % 3
+    masks = masks_in(tmp_path, a=predicted["a"], b=wrong, c=predicted["c"], bad=predicted["a"])
+    (images / "bad.jpg").write_bytes(b"no picture")
+    run(EvaluateConfig(checkpoint=str(trained), images=str(images), masks=str(masks)))
+    document = json.loads((trained / "evaluation.json").read_text())
+    assert (trained / "evaluation.csv").exists()
+    assert document["pixel_accuracy"] == pytest.approx(2 / 3)
+    expected = [sum((predicted[n] == i).sum() for n in "abc") for i in range(3)]
+    assert [row["label_pixels"] for row in document["classes"]] == expected
+    assert [row["class"] for row in document["classes"]] == list(CLASSES)
+    assert (document["n_images"], document["not_ok"]) == (3, {"error": 1})
+    assert (document["checkpoint"], document["step"], document["window"]) == (str(trained), 7, None)
+    assert "left out        1 with status error" in capsys.readouterr().out
+
+
+def test_the_window_of_the_run_is_taken_unless_another_is_given(tmp_path: Path) -> None:
+    trained = write_run(tmp_path / "run", window=32)
+    images = pictures_in(tmp_path / "images", "a.png")
+    masks = str(masks_in(tmp_path, a=np.zeros((20, 33), np.uint8)))
+    found = []
+    for window in (None, 32, 0):
+        config = EvaluateConfig(
+            checkpoint=str(trained / "best"), images=str(images), masks=masks, window=window
+        )
+        run(config)
+        document = json.loads((trained / "evaluation.json").read_text())
+        found.append((document["window"], document["confusion"]))
+    assert [window for window, _ in found] == [32, 32, None]
+    assert found[0] == found[1]
+    assert found[0][1] != found[2][1]
+
+
+def test_an_image_without_a_mask_is_refused_before_any_is_predicted(tmp_path: Path) -> None:
+    images = pictures_in(tmp_path / "images", "a.png", "b.png")
+    masks = str(masks_in(tmp_path, a=np.zeros((20, 33), np.uint8)))
+    trained = write_run(tmp_path / "run")
+    places = {"checkpoint": str(trained), "images": str(images), "masks": masks}
+    with pytest.raises(UserError, match=r"no mask for 1 image: b\.png; allow_missing=true leaves them out"):
+        run(EvaluateConfig(**places))
+    run(EvaluateConfig(**places, allow_missing=True))
+    assert json.loads((trained / "evaluation.json").read_text())["missing_masks"] == ["b.png"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "labels: required, give labels=DIR, or checkpoint=DIR and images=FOLDER"),
+        ({"labels": "a", "checkpoint": "b", "images": "c"}, "labels, checkpoint: give one of the two"),
+        ({"checkpoint": "a"}, "images: checkpoint needs them, give images=FOLDER"),
+        ({"labels": "a", "images": "b"}, "images, window: allowed only with checkpoint"),
+        ({"labels": "a", "window": 64}, "images, window: allowed only with checkpoint"),
+    ],
+)
+def test_either_labels_or_a_checkpoint_with_images(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        run(EvaluateConfig(masks="masks", **given))
+    assert (caught.value.exit_code, "\n" in str(caught.value)) == (2, False)
+
+
+def test_label_maps_named_after_their_images_suffix_and_all(tmp_path: Path) -> None:
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    for name in ("a.jpg.png", "b.png", "c.png.png", "d.png", "d.png.png"):
+        (labels / name).write_bytes(encode_gray_png(LABEL))
+    masks = masks_in(tmp_path, a=TRUTH, b=TRUTH, c=TRUTH, d=TRUTH)
+    (masks / "d.png.png.png").write_bytes(encode_gray_png(TRUTH))
+    result = evaluate(str(labels), str(masks))
+    assert (result.n_images, result.unused_masks) == (5, 0)

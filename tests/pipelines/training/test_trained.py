@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.inference import image_logits
+from pipelines.errors import UserError
+from pipelines.store import storage
+from pipelines.training.checkpoints import save_checkpoint
+from pipelines.training.trained import (
+    chosen_window,
+    find_checkpoint,
+    load_network,
+    predict_label,
+    run_folder,
+    weights_sha256,
+)
+from tests.pipelines import object_stores
+from tests.pipelines.trained_network import CLASSES, network, write_run
+
+LAYER = "decoder.classifier.weight"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("trained") / "run")
+
+
+def test_a_run_and_its_best_checkpoint_are_the_same_network(trained: Path) -> None:
+    for uri in (trained, trained / "best"):
+        loaded, state = load_network(str(uri))
+        assert (state["classes"], state["step"]) == (list(CLASSES), 7)
+        assert not loaded.training
+        for name, value in network().state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], value)
+
+
+def test_the_averaged_teacher_predicts(tmp_path: Path) -> None:
+    state = {"classes": list(CLASSES), "network": "picture_book"}
+    model, teacher = network(1), network(2)
+    save_checkpoint(tmp_path, model, teacher, torch.optim.SGD(model.parameters(), lr=0.1), state)
+    loaded, written = load_network(str(tmp_path))
+    assert torch.equal(loaded.state_dict()[LAYER], teacher.state_dict()[LAYER])
+    assert not torch.equal(model.state_dict()[LAYER], teacher.state_dict()[LAYER])
+    assert weights_sha256(written) == written["sha256"]["teacher.safetensors"]
+
+
+def test_a_label_has_the_size_of_its_image_and_the_class_of_the_highest_logit(trained: Path) -> None:
+    loaded, _ = load_network(str(trained))
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
+    label = predict_label(loaded, pixels, None)
+    logits = image_logits(loaded, torch.from_numpy(pixels.transpose(2, 0, 1).copy()))
+    assert label.shape == (37, 50)
+    assert label.dtype == np.uint8
+    assert np.array_equal(label, logits.argmax(0).numpy())
+    assert len(np.unique(label)) > 1
+
+
+def test_the_window_is_that_of_the_run_unless_another_is_chosen() -> None:
+    assert chosen_window({"window": 64}, None) == 64
+    assert chosen_window({"window": 64}, 96) == 96
+    assert chosen_window({"window": 64}, 0) is None
+    assert chosen_window({}, None) is None
+
+
+def test_what_is_no_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"checkpoint=.*: no checkpoint there, neither state\.json nor best/"):
+        find_checkpoint(str(tmp_path))
+    newest = tmp_path / "checkpoints" / "checkpoint_2"
+    shutil.copytree(trained / "best", newest)
+    (tmp_path / "checkpoints" / "checkpoint_1").mkdir()
+    with pytest.raises(UserError, match=rf"the run has not ended, its newest is {newest}$"):
+        find_checkpoint(str(tmp_path))
+    assert find_checkpoint(str(newest)) == str(newest)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"network": None}, "unknown network 'None'"),
+        ({"network": "segformer_b9"}, r"unknown network 'segformer_b9'; did you mean"),
+        ({"classes": 3}, r"state\.json names no network or no classes"),
+        ({"classes": ["a", "b"]}, "the weights are not those of picture_book, 2 classes"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_built_is_one_line(
+    tmp_path: Path, changes: dict[str, Any], text: str
+) -> None:
+    folder = write_run(tmp_path / "run", **changes)
+    with pytest.raises(UserError, match=text) as caught:
+        load_network(str(folder))
+    assert (caught.value.exit_code, "\n" in str(caught.value)) == (2, False)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    weights = folder / "best" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged: sha256"):
+        load_network(str(folder))
+
+
+def test_the_run_of_a_checkpoint(trained: Path, tmp_path: Path) -> None:
+    assert run_folder(str(trained)) == str(trained)
+    assert run_folder(str(trained / "best")) == run_folder(f"{trained}/best/") == str(trained)
+    kept = trained / "checkpoints" / "checkpoint_1"
+    shutil.copytree(trained / "best", kept)
+    assert run_folder(str(kept)) == str(trained)
+    alone = Path(shutil.copytree(trained / "best", tmp_path / "best"))
+    assert run_folder(str(alone)) == str(alone)
+
+
+def test_a_run_in_an_object_store(trained: Path) -> None:
+    assert object_stores.FlakyFileSystem.protocol == "flaky"
+    root = "flaky://models/run"
+    for path in trained.glob("best/*"):
+        storage.write_atomic(storage.join(root, "best", path.name), path.read_bytes())
+    storage.write_atomic(storage.join(root, "config.yaml"), b"method: segray\n")
+    loaded, _ = load_network(root)
+    assert torch.equal(loaded.state_dict()[LAYER], network().state_dict()[LAYER])
+    assert run_folder(f"{root}/best") == root
