@@ -1,4 +1,4 @@
-"""`segray report`: one HTML page that shows a label set, without script and without any outside part."""
+"""`segray report`: one HTML page of a label set or a training run, without script or any outside part."""
 
 from __future__ import annotations
 
@@ -11,23 +11,39 @@ import numpy as np
 
 from models.label_space import IGNORE_INDEX, LabelSpace
 from pipelines.config.settings import ReportConfig
+from pipelines.errors import UserError
 from pipelines.evaluate import evaluate
-from pipelines.reporting import pictures
+from pipelines.reporting import pictures, training_page
 from pipelines.reporting.data import N_BINS, Totals, choose, read_chosen, read_uris, totals
 from pipelines.reporting.evaluation import Evaluation
 from pipelines.reporting.page import bars, config_text, facts, percent, render
 from pipelines.reporting.samples import Legend, Sample, make_sample, visible
+from pipelines.reporting.training_history import is_training_run
 from pipelines.store import storage
 from pipelines.store.label_store import LabelStore
 from pipelines.truth import TruthMasks
 
 
 def run(config: ReportConfig) -> None:
-    """Write report.html into the label set."""
-    page = build(config.out, masks=config.masks, n=config.n).encode()
+    """Write report.html into the label set, or into the training run.
+
+    Raises:
+        UserError: `out` is neither, or damaged.
+    """
+    page = _page(config).encode()
     uri = storage.join(config.out, "report.html")
     storage.write_atomic(uri, page)
     click.echo(f"wrote {storage.display(uri)} ({len(page) / 1e6:.1f} MB)")
+
+
+def _page(config: ReportConfig) -> str:
+    if LabelStore(config.out).parts():
+        return build(config.out, masks=config.masks, n=config.n)
+    if not is_training_run(config.out):
+        raise UserError(f"out={storage.display(config.out)}: no label set here, and no training run")
+    if config.masks:
+        raise UserError("masks: a training run has validation masks of its own; leave masks out")
+    return training_page.build(config.out, config.n)
 
 
 def build(root: str, *, masks: str | None = None, n: int = 12, ignore_index: int = IGNORE_INDEX) -> str:

@@ -15,10 +15,10 @@ from pipelines.reporting.page import percent
 WIDTH, HEIGHT = 520, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 508, 12, 228
 _TICKS = 5
-_DOTS = 120
-"""Points of a curve that show their figure when they are pointed at."""
-CLASSES_SHOWN = 24
-"""Rows of the heat table; a wider one is too wide to read."""
+_DOTS, _DOTS_SEEN = 120, 30
+"""Points of a curve that show their figure when they are pointed at, and so many of them are drawn."""
+CLASSES_SHOWN = 21
+"""Rows of the heat table: as many as PASCAL VOC has; a wider one does not fit beside the bars."""
 
 Points = list[tuple[float, float | None]]
 
@@ -70,10 +70,10 @@ class LineChart:
     columns: list[tuple[float, str]]
     mark: float | None = None
     area: str = ""
-    left: int = field(default=_LEFT, init=False)
-    right: int = field(default=_RIGHT, init=False)
-    top: int = field(default=_TOP, init=False)
-    bottom: int = field(default=_BOTTOM, init=False)
+    left: float = field(default=_LEFT, init=False)
+    right: float = field(default=_RIGHT, init=False)
+    top: float = field(default=_TOP, init=False)
+    bottom: float = field(default=_BOTTOM, init=False)
 
 
 def line_chart(
@@ -111,13 +111,14 @@ def _line(
 ) -> dict[str, Any]:
     known = [(x, y) for x, y in one.points if y is not None]
     every = math.ceil(len(known) / _DOTS)
+    level = len({y for _, y in known}) == 1
     dots = [(across(x), up(y), f"epoch {x:g}: {one.name} {axis.text(y)}") for x, y in known[::-every][::-1]]
     return {
         "name": one.name,
         "style": one.style,
         "path": " ".join(_path(part, across, up) for part in _unbroken(one.points)),
         "dots": dots,
-        "dotted": len(known) <= 40,
+        "dotted": len(known) == 1 or (len(known) <= _DOTS_SEEN and not level),
         "last": axis.text(known[-1][1]),
     }
 
@@ -180,7 +181,7 @@ def _epoch_ticks(epochs: Sequence[float]) -> list[float]:
     low, high = min(epochs), max(epochs)
     if high <= low:
         return [low]
-    step = _round_step((high - low) / 8)
+    step = max(1.0, _round_step((high - low) / 8))
     return [i * step for i in range(math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6) + 1)]
 
 
@@ -218,5 +219,7 @@ def _heat_row(name: str, right: int, row: Sequence[int]) -> dict[str, Any]:
 
 
 def _cell_text(share: float) -> str:
-    """Percent without the sign; nothing for what is not worth a look."""
-    return f"{100 * min(share, 0.999 if share < 1 else 1.0):.0f}" if share >= 0.005 else ""
+    """Percent without the sign, 100 for all alone; nothing for what is not worth a look."""
+    if share < 0.005:
+        return ""
+    return "100" if share == 1 else f"{min(round(100 * share), 99)}"

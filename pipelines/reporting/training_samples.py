@@ -1,35 +1,21 @@
-"""Validation images of a training run: image, zero-shot label, enhanced label, prediction, truth."""
+"""One validation image of a training run: image, zero-shot label, enhanced label, prediction, truth."""
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from models.inference import image_logits
-from models.label_space import LabelSpace
-from models.methods import METHODS
 from models.metrics import class_iou, confusion_matrix, mean_iou
 from models.objective import IGNORE
 from models.segmenter import Segmenter
-from pipelines.config.train import TrainConfig
-from pipelines.errors import UserError
 from pipelines.reporting import pictures
 from pipelines.reporting.samples import Legend, visible
-from pipelines.reporting.training_history import TrainingRun, checkpoints
-from pipelines.store import storage
-from pipelines.training.checkpoints import STATE
-from pipelines.training.data import LabelledImages, TrainingData, UnlabelledImages, open_data
-from pipelines.training.session import device_of_worker
-from pipelines.training.trained import chosen_window, load_network
-
-LOOKED_AT = 500
-"""Validation images that the network labels to find the least and the most certain; of more, evenly spread."""
-
-_log = logging.getLogger(__name__)
+from pipelines.training.data import Item, LabelledImages, UnlabelledImages
 
 
 @dataclass(frozen=True)
@@ -56,8 +42,10 @@ class TrainingSample:
     Attributes:
         ratio: width / height of the picture boxes, kept within reason for very long images.
         confidence: mean over the pixels of the network's greatest probability.
-        from_model: share of the pixels whose enhanced label is the network's prediction; None without labels.
+        miou: of the prediction.
+        photo: data URI.
         classes: (name, colour, IoU of the prediction) of each class but 0 in truth or prediction.
+        from_model: share of the pixels whose enhanced label is the network's prediction; None without labels.
     """
 
     image_id: str
@@ -72,93 +60,106 @@ class TrainingSample:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """The chosen images, or why there are none.
+class Network:
+    """A trained network and how it is asked.
 
     Attributes:
-        least: the least certain first.
-        most: the most certain first; none of `least`.
-        images: validation images; `looked_at` of them were compared.
-        epoch: that the network's checkpoint is of; None where the history does not have it.
-        problem: why there are no pictures.
-        labels_problem: why there are no zero-shot labels, where the run has a label set.
-        data: the run's data, where it could be opened.
+        segmenter: in evaluation mode; its device is used.
+        window: see `image_logits`.
+        tau: from this probability on the enhanced label is the network's class.
     """
 
-    least: list[TrainingSample] = field(default_factory=list)
-    most: list[TrainingSample] = field(default_factory=list)
-    images: int = 0
-    looked_at: int = 0
-    epoch: float | None = None
-    problem: str = ""
-    labels_problem: str = ""
-    data: TrainingData | None = None
+    segmenter: Segmenter
+    window: int | None
+    tau: float
+
+    def answer(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The classes of an image uint8 [3, H, W] and their probabilities, [H, W] on the CPU."""
+        logits = image_logits(self.segmenter, image, window=self.window)
+        probability, label = logits.softmax(0).max(0)
+        return label.cpu(), probability.cpu()
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """The network's answer for one image: label, and what probability it has; [H, W] on the CPU."""
+class Artist:
+    """Draws validation images.
 
-    label: Tensor
-    probability: Tensor
+    Args:
+        network: predicts.
+        items: the images, each with a mask.
+        labels: folder or URI of the label set; None: pictures without zero-shot and enhanced labels.
+        legend: names and colours of the data's classes.
+        classes: their names as the data has them.
 
-
-def make_pictures(run: TrainingRun, n: int) -> Pictures:
-    """Let the network label the validation images, and draw the n it is least and the n it is most sure of.
-
-    Nothing that is missing is an error here: `Pictures.problem` tells it.
+    Raises:
+        UserError: the label set has other classes.
     """
-    if run.config is None:
-        return Pictures(problem=run.config_problem)
-    data, labels_problem = None, ""
-    try:
-        data, labels_problem = _open(run.config)
-        return _make(run, run.config, data, labels_problem, n)
-    except (UserError, OSError, ValueError, ImportError) as error:
-        return Pictures(problem=_one_line(error), labels_problem=labels_problem, data=data)
 
+    def __init__(
+        self,
+        network: Network,
+        items: Sequence[Item],
+        labels: str | None,
+        legend: Legend,
+        classes: Sequence[str],
+    ) -> None:
+        self._network, self._legend = network, legend
+        self._images = LabelledImages(items)
+        self._zero_shot = UnlabelledImages(items, labels, classes) if labels else None
 
-def _open(config: TrainConfig) -> tuple[TrainingData, str]:
-    """The run's data; without its label set, and the reason, where only that cannot be read."""
-    try:
-        return open_data(config.data, config.seed), ""
-    except (UserError, OSError) as error:
-        if config.data.labels is None:
-            raise
-        return open_data(config.data.model_copy(update={"labels": None}), config.seed), _one_line(error)
+    def draw(self, index: int) -> TrainingSample:
+        """Image `index` of the items.
 
+        Raises:
+            UserError: its files cannot be read, or do not fit together.
+        """
+        image, mask = self._images[index]
+        truth = mask.long()
+        own, probability = self._network.answer(image)
+        label_panels, from_model = self._labels(index, truth, own, probability)
+        confusion = confusion_matrix(truth, own, len(self._legend.names), IGNORE)
+        height, width = truth.shape
+        return TrainingSample(
+            image_id=visible(self._images.items[index].image_id),
+            size=f"{width} x {height}",
+            ratio=min(max(width / height, 0.6), 3.0),
+            confidence=float(probability.mean()),
+            miou=mean_iou(confusion),
+            photo=pictures.photo(image.permute(1, 2, 0).contiguous().numpy()),
+            panels=[
+                *label_panels,
+                self._panel("prediction", own, truth),
+                Panel("truth", self._picture(truth)),
+            ],
+            classes=self._classes(class_iou(confusion).tolist()),
+            from_model=from_model,
+        )
 
-def _make(run: TrainingRun, config: TrainConfig, data: TrainingData, labels_problem: str, n: int) -> Pictures:
-    network, state = _network(run.out)
-    if tuple(state["classes"]) != data.space.classes:
-        raise UserError("the classes of the data are no longer those that the network learnt")
-    window = chosen_window(state, None)
-    chosen = _spread(len(data.validation))
-    _log.info("the network labels %d validation images", len(chosen))
-    certainty = _certainty(network, [data.validation[i].image_id for i in chosen], data, chosen, window)
-    least, most = extremes(certainty, n)
-    artist = _Artist(config, data, network, window, [*least, *most], with_labels=not labels_problem)
-    return Pictures(
-        least=[artist.draw(i) for i in least],
-        most=[artist.draw(i) for i in most],
-        images=len(data.validation),
-        looked_at=len(chosen),
-        epoch=next((e.epoch for e in run.history if e.step == state.get("step")), None),
-        labels_problem=labels_problem,
-        data=data,
-    )
+    def _labels(
+        self, index: int, truth: Tensor, own: Tensor, probability: Tensor
+    ) -> tuple[list[Panel], float | None]:
+        """Zero-shot and enhanced label as validation scores them, and the share that is the network's."""
+        if self._zero_shot is None:
+            return [], None
+        given = self._zero_shot[index][1].long()
+        believed = (probability >= self._network.tau) | (given == IGNORE)
+        unknown = bool((given == IGNORE).all())
+        first = (
+            Panel("zero-shot", "", "no zero-shot label of this image")
+            if unknown
+            else self._panel("zero-shot", given.masked_fill(given == IGNORE, 0), truth)
+        )
+        enhanced = self._panel("enhanced", torch.where(believed, own, given), truth)
+        return [first, enhanced], float(believed.float().mean())
 
+    def _panel(self, name: str, label: Tensor, truth: Tensor) -> Panel:
+        confusion = confusion_matrix(truth, label, len(self._legend.names), IGNORE)
+        return Panel(name, self._picture(label), miou=mean_iou(confusion))
 
-def _network(out: str) -> tuple[Segmenter, dict[str, object]]:
-    """The best network, or the newest of a run that has not ended; damaged checkpoints are passed over."""
-    problem = UserError("no checkpoint is left")
-    for uri in checkpoints(out):
-        if not storage.exists(storage.join(uri, STATE)):
-            continue
-        try:
-            network, state = load_network(uri)
-        except UserError as error:
-            problem = error
-            continue
-        return network.to(device_of_worker()), state
-    raise problem
+    def _picture(self, label: Tensor) -> str:
+        shown = label.masked_fill(label == IGNORE, 0).to(torch.uint8)
+        return pictures.label_overlay(shown.numpy(), self._legend.palette)
+
+    def _classes(self, iou: Sequence[float]) -> list[tuple[str, str, float]]:
+        legend = self._legend
+        there = [i for i, value in enumerate(iou) if i and not math.isnan(value)]
+        return [(legend.names[i], legend.colour(i), iou[i]) for i in there]

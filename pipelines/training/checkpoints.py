@@ -100,10 +100,25 @@ def newest_whole(uris: list[str]) -> Checkpoint | None:
     """The first checkpoint of the list that is whole; a damaged one is told and passed over."""
     for uri in uris:
         try:
+            read_state(uri)
             return load_checkpoint(uri)
         except UserError as error:
             _log.warning("%s; the checkpoint before it is used", error)
     return None
+
+
+def read_state(uri: str) -> dict[str, Any]:
+    """The state of a checkpoint whose files are all there and whole, those for going on included.
+
+    A copy that was cut may hold any of its files: they are copied in no order that one could rely on.
+
+    Raises:
+        UserError: naming what is missing, cut or changed.
+    """
+    state = _state(uri)
+    for name, digest in state["sha256"].items():
+        _checked(uri, name, digest)
+    return state
 
 
 def _state(uri: str) -> dict[str, Any]:

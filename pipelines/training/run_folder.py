@@ -7,6 +7,7 @@ tensorboard/.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipelines.config.loading import dump, identity
 from pipelines.config.train import TrainConfig
 from pipelines.errors import UserError
 from pipelines.store import storage
-from pipelines.training.checkpoints import STATE
+from pipelines.training.checkpoints import STATE, read_state
 from pipelines.training.data import TrainingData
 from pipelines.training.session import newest_first
 from pipelines.training.splits import write_split
@@ -72,13 +73,11 @@ class RunFolder:
         storage.write_atomic(storage.join(self.out, CONFIG), dump(self.config).encode())
 
     def states(self) -> dict[str, dict[str, Any]]:
-        """The state of each readable checkpoint by its URI, newest first."""
+        """The state of each whole checkpoint by its URI, newest first."""
         found = {}
         for uri in newest_first(storage.join(self.out, CHECKPOINTS)):
-            try:
-                found[uri] = json.loads(storage.read_bytes(storage.join(uri, STATE)))
-            except (OSError, ValueError):
-                continue
+            with suppress(UserError):
+                found[uri] = read_state(uri)
         return found
 
     def finished(self) -> bool:

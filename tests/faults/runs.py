@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,6 +148,15 @@ class Process:
     def _descendants(self) -> list[int]:
         mark = f"{_TOKEN}={self._token}".encode()
         return [pid for pid in _processes() if pid != self.pid and mark in _environment(pid)]
+
+    def kill_worker(self, title: str) -> bool:
+        """SIGKILL to a Ray worker of this run whose process title has these words, if there is one."""
+        for pid in self._descendants():
+            with suppress(OSError):
+                if title in Path(f"/proc/{pid}/cmdline").read_text():
+                    os.kill(pid, signal.SIGKILL)
+                    return True
+        return False
 
     def clear(self) -> None:
         """End what is left of it, however the test went."""

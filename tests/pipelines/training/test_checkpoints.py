@@ -73,12 +73,14 @@ def test_a_folder_of_something_else_is_told(tmp_path: Path) -> None:
         load_checkpoint(str(tmp_path))
 
 
+@pytest.mark.parametrize("harm", [cut, os.remove])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimiser.pt", "state.json"])
 def test_the_one_before_a_damaged_checkpoint_is_used(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, harm: Callable[[Path], None]
 ) -> None:
     old, new = write(tmp_path / "old", step=1), write(tmp_path / "new", step=2)
     assert newest_whole([str(new), str(old)]).state["step"] == 2  # type: ignore[union-attr]
-    cut(new / "model.safetensors")
+    harm(new / name)
     found = newest_whole([str(new), str(old)])
     assert found is not None
     assert found.state["step"] == 1

@@ -1,0 +1,107 @@
+"""A training run is ended in every way; the same command goes on, and ends where an undisturbed run does."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.runs import Finished, Process, started
+from tests.pipelines.training.runs import SHORT, book, config, worker
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+EPOCHS = 12
+
+
+@dataclass(frozen=True)
+class Story:
+    """A run whose driver was killed, and then, in the run after it, its worker.
+
+    Attributes:
+        plain: history of an undisturbed run, without Ray.
+        first: checkpoints that the killed driver left.
+        second: how the run after it ended.
+    """
+
+    out: Path
+    labels: Path
+    root: Path
+    plain: list[dict[str, Any]]
+    first: int
+    second: Finished
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        return json.loads((self.out / "history.json").read_text())
+
+
+def checkpoints(out: Path) -> int:
+    """How many are whole."""
+    return len(list(out.glob("checkpoints/checkpoint_*/state.json")))
+
+
+def train(out: Path, labels: Path, root: Path) -> list[str]:
+    places = [f"out={out}", f"data.root={root}", f"data.labels={labels}"]
+    return ["train", *SHORT, *places, f"train.epochs={EPOCHS}", "train.num_cpus=1"]
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    folder = tmp_path_factory.mktemp("training")
+    labels, root = book(folder / "book")
+    plain = worker(config(folder / "plain", labels, root, f"train.epochs={EPOCHS}"), folder / "plain").run()
+    out = folder / "run"
+    with started(train(out, labels, root), folder / "first") as process:
+        process.wait_for(lambda: checkpoints(out) > 0)
+        process.kill()
+        process.wait_for_descendants()
+    first = checkpoints(out)
+    with started(train(out, labels, root), folder / "second") as process:
+        _kill_worker(process, out)
+        second = process.wait()
+    return Story(out, labels, root, plain, first, second)
+
+
+def _kill_worker(process: Process, out: Path) -> None:
+    """Once it has got further than the run before it."""
+    known = {path.name for path in out.glob("checkpoints/checkpoint_*")}
+    process.wait_for(lambda: any(p.name not in known for p in out.glob("checkpoints/checkpoint_*")))
+    assert process.kill_worker("RayTrainWorker")
+
+
+def test_killed_driver_and_killed_worker_cost_nothing(story: Story) -> None:
+    assert story.second.code == 0, story.second.err
+    assert 0 < story.first < EPOCHS
+    same = ("step", "loss", "miou", "iou", "from_model", "agreement", "enhanced_miou")
+    assert [[e[k] for k in same] for e in story.history] == [[e[k] for k in same] for e in story.plain]
+
+
+def test_finished_training_run_is_only_shown_again(story: Story, tmp_path: Path) -> None:
+    before = (story.out / "history.json").read_bytes()
+    with started(train(story.out, story.labels, story.root), tmp_path / "again") as process:
+        ended = process.wait()
+    assert ended.code == 0
+    assert "best epoch" in ended.out
+    assert "epoch 1/" not in ended.err
+    assert (story.out / "history.json").read_bytes() == before
+
+
+def test_training_run_with_another_configuration_is_refused(story: Story, tmp_path: Path) -> None:
+    words = [*train(story.out, story.labels, story.root), "pseudo.tau=0.8"]
+    with started(words, tmp_path / "other") as process:
+        ended = process.wait()
+    assert ended.code == 2
+    assert ended.complaints[1] == "segray:   pseudo.tau: None -> 0.8"
+
+
+def test_best_and_last_checkpoints_are_whole(story: Story) -> None:
+    from pipelines.training.checkpoints import load_checkpoint
+
+    last = load_checkpoint(str(story.out / "last"))
+    best = load_checkpoint(str(story.out / "best"))
+    assert last.state["step"] == last.state["total"]
+    assert best.state["history"][-1]["miou"] == max(entry["miou"] for entry in story.history)
