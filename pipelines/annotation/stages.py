@@ -133,13 +133,14 @@ class SegmentImages:
 
         from models.sam import build_sam
 
-        device = _prepare_device(plan)
+        device, self._threads = _device(plan), plan.threads
         sam, _ = build_sam(config.model, config.weights, sha256=config.sha256)
         self._generator = mask_generator(sam.to(torch.device(device)), config)
         self._table = TableStage("sam", self.segment, book, max_tries)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """READ_SCHEMA to SEGMENTED_SCHEMA."""
+        use_threads(self._threads)
         return self._table.apply(table, SEGMENTED_SCHEMA)
 
     def segment(self, rows: list[Row]) -> list[Row]:
@@ -217,7 +218,7 @@ class NameSegments:
     ) -> None:
         from models.clip import build_clip
 
-        self._device = _prepare_device(plan)
+        self._device, self._threads = _device(plan), plan.threads
         self._config, self._threshold, self._keep = config, words.threshold, keep_embeddings
         self._clip = build_clip(config.model, config.weights, sha256=config.sha256, device=self._device)
         self._bank = words.bank(self._device)
@@ -225,6 +226,7 @@ class NameSegments:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """SEGMENTED_SCHEMA to NAMED_SCHEMA."""
+        use_threads(self._threads)
         return self._table.apply(table, NAMED_SCHEMA)
 
     def name(self, rows: list[Row]) -> list[Row]:
@@ -357,10 +359,18 @@ def segment_rows(
     return rows
 
 
-def _prepare_device(plan: PoolPlan) -> str:
+def _device(plan: PoolPlan) -> str:
     import torch
 
-    if plan.num_gpus > 0 and torch.cuda.is_available():
-        return "cuda"
-    torch.set_num_threads(plan.threads)
-    return "cpu"
+    return "cuda" if plan.num_gpus > 0 and torch.cuda.is_available() else "cpu"
+
+
+def use_threads(count: int) -> None:
+    """Let this thread compute on `count` cores.
+
+    Ray makes an actor in one thread and calls it in another, and OpenMP keeps the number by thread: what is
+    set in the constructor leaves the calls on one core, though torch reports the number that was asked for.
+    """
+    import torch
+
+    torch.set_num_threads(count)

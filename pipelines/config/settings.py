@@ -249,14 +249,14 @@ class PredictConfig(Config):
 
 
 class ReportConfig(Config):
-    """Make a page of pictures and figures from a label set: report.html, one file without outside parts."""
+    """Make a page of pictures and figures from a label set or a training run: one file, report.html."""
 
     out: Folder
-    """The label set to show; report.html is written into it."""
+    """The label set or the training run to show; report.html is written into it."""
     masks: _Masks | None = None
     """A folder of true masks to show beside the labels and to score them against; null: none."""
     n: int = Field(default=12, ge=1, le=1000)
-    """How many of the least and of the most certain images are on the page."""
+    """How many of the least and of the most certain images (of a run: validation images) are on the page."""
 
 
 class PictureBookConfig(Config):

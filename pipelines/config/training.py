@@ -21,7 +21,7 @@ class DataConfig(Config):
     ignore_index: int = Field(default=255, ge=0, le=255)
     """Pixels that have this id in the masks count for nothing."""
     labels: Folder | None = None
-    """The label set that `segray annotate` made: zero-shot labels of the unlabelled images."""
+    """The label set of `segray annotate`, zero-shot labels of the unlabelled images; null: there is none."""
     labelled: Text = "all"
     """Images whose masks are learnt from: a split file, a count such as 92, a share such as 1/16, or all."""
     unlabelled: Text | None = None

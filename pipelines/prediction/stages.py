@@ -18,7 +18,7 @@ from PIL import Image
 from models.label_space import LabelSpace
 from models.segmenter import Segmenter
 from pipelines.annotation.guard import Book, Row, failed
-from pipelines.annotation.stages import READ_SCHEMA, TableStage, pixels_of
+from pipelines.annotation.stages import READ_SCHEMA, TableStage, pixels_of, use_threads
 from pipelines.cluster import PoolPlan
 from pipelines.errors import UserError
 from pipelines.images import ImageOptions, encode_gray_png
@@ -86,7 +86,7 @@ class PredictImages:
     """
 
     def __init__(self, job: Job, plan: PoolPlan, book: Book, max_tries: int) -> None:
-        self._job, self._problem = job, ""
+        self._job, self._problem, self._threads = job, "", plan.threads
         try:
             self._network = _load(job, plan)
         except UserError as problem:
@@ -95,6 +95,7 @@ class PredictImages:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """READ_SCHEMA to PREDICTED_SCHEMA."""
+        use_threads(self._threads)
         return self._table.apply(table, PREDICTED_SCHEMA)
 
     def predict(self, rows: list[Row]) -> list[Row]:
@@ -120,8 +121,6 @@ def _load(job: Job, plan: PoolPlan) -> Segmenter:
     if weights_sha256(state) != job.sha256:
         where = storage.display(job.checkpoint)
         raise UserError(f"checkpoint={where} has changed since this run began; start it again")
-    if not plan.num_gpus:
-        torch.set_num_threads(plan.threads)
     return network.to(device_of_worker() if plan.num_gpus else torch.device("cpu"))
 
 

@@ -89,8 +89,9 @@ class RunFolder:
         states = self.states()
         if not states:
             return
-        last = max(states, key=lambda uri: states[uri]["step"])
-        best = max(states, key=lambda uri: states[uri]["history"][-1]["miou"] or 0.0)
+        in_order = sorted(states, key=lambda uri: states[uri]["step"])
+        last = in_order[-1]
+        best = max(in_order, key=lambda uri: states[uri]["history"][-1]["miou"] or 0.0)
         self._copy(last, LAST)
         self._copy(best, BEST)
         text = json.dumps(states[last]["history"], indent=1)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +170,25 @@ def test_on_a_cpu_segments_do_not_depend_on_the_batch(read: pa.Table, segmented:
     stage = SegmentImages(SAM, PLAN, **GUARD)
     alone = pa.concat_tables([stage(read.slice(i, 1)) for i in range(read.num_rows)])
     assert alone == segmented
+
+
+def test_a_stage_computes_on_its_cores_in_whatever_thread_it_is_called(
+    read: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray calls an actor in another thread than the one that made it."""
+    stage = SegmentImages(SAM, replace(PLAN, threads=3), **GUARD)
+    seen: list[str] = []
+
+    def generate(images: list[Any]) -> list[list[Any]]:
+        seen.append(torch.__config__.parallel_info())
+        return [[] for _ in images]
+
+    monkeypatch.setattr(stage._generator, "generate", generate)
+    thread = threading.Thread(target=stage, args=(read.slice(0, 1),))
+    thread.start()
+    thread.join()
+    torch.set_num_threads(PLAN.threads)
+    assert re.search(r"omp_get_max_threads\(\) : 3\b", seen[0])
 
 
 def test_null_options_are_the_model_s_own() -> None:

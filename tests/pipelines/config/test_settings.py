@@ -13,6 +13,7 @@ from pipelines import cli
 from pipelines.config.loading import dump, load
 from pipelines.config.schema import Config, keys
 from pipelines.config.settings import TEMPLATE_SETS, VERBS, AnnotateConfig, SamModel
+from pipelines.config.train import TrainConfig
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -60,6 +61,24 @@ def test_every_example_loads_and_its_background_is_no_class(name: str) -> None:
     background, *prompts = space.aliases
     assert background
     assert not set(background) & {word for words in prompts for word in words}
+
+
+@pytest.mark.parametrize("name", ["picture_book", "voc", "coco"])
+def test_every_training_example_goes_on_from_the_label_set_of_its_namesake(name: str) -> None:
+    training = load(TrainConfig, str(CONFIGS / "train" / f"{name}.yaml"))
+    assert training.data.kind == name
+    assert training.data.labels == example(name).out
+    assert training.method == "segray"
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "lr", "epochs"), [("voc", "b4", 0.001, 80), ("coco", "b4", 0.004, 30)]
+)
+def test_training_follows_the_paper(name: str, network: str, lr: float, epochs: int) -> None:
+    training = load(TrainConfig, str(CONFIGS / "train" / f"{name}.yaml"))
+    assert training.network.name == "segformer_b4"
+    assert (training.train.lr, training.train.epochs, training.train.batch) == (lr, epochs, 8)
+    assert (training.pseudo.tau, training.pseudo.epsilon, training.augment.crop) == (0.7, None, 321)
 
 
 @pytest.mark.parametrize(("name", "classes"), [("voc", 21), ("coco", 81)])
