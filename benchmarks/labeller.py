@@ -11,8 +11,9 @@ from models.clip import build_clip
 from models.clip_text import embed_label_space, resolve_templates
 from models.label_space import label_space
 from models.masks import Segment
+from models.painting import Naming, paint
 from models.sam import build_sam
-from models.zero_shot import Naming, dense_labels, name_segments, paint, pool_segments
+from models.zero_shot import dense_labels, name_segments, pool_segments
 from pipelines.annotation.stages import clip_features, mask_generator
 from pipelines.config.settings import AnnotateConfig
 

@@ -30,7 +30,7 @@ from benchmarks.common import (
 from benchmarks.labeller import Labeller
 from models.masks import Segment, full_mask, segment_from_mask
 from models.metrics import Confusion, class_iou, confusion_matrix, mean_iou
-from models.zero_shot import paint
+from models.painting import paint
 from pipelines.config.loading import load
 from pipelines.config.settings import AnnotateConfig
 from pipelines.picture_book import Scene, draw_scene

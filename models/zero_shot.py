@@ -1,4 +1,4 @@
-"""Zero-shot naming: pool dense features over segments, compare with class names, paint a label map.
+"""Zero-shot naming: pool dense features over segments, compare with class names.
 
 Eq. 1 and 2 of "Zero-Shot Pseudo Labels Generation Using SAM and CLIP for Semi-Supervised Semantic
 Segmentation" (ICIP 2025, arXiv 2505.19846).
@@ -7,7 +7,6 @@ Segmentation" (ICIP 2025, arXiv 2505.19846).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -18,39 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.masks import Segment
+from models.painting import LabelMap, Naming, levels_of
 
 if TYPE_CHECKING:  # open_clip takes seconds to import, and workers that only paint do not need it
     from models.clip_text import TextBank
-
-LabelMap = NDArray[np.uint8]
 
 NO_RUNNER_UP = -1
 """The runner-up class where the label space has only one class with names."""
 
 _VALUES_AT_ONCE = 1 << 20
-
-
-@dataclass(frozen=True)
-class Naming:
-    """What K segments are called.
-
-    Attributes:
-        class_id: int16 [K]; 0 where the score is not above the threshold, or where a background name won.
-        score: float32 [K], the cosine with the best class.
-        margin: float32 [K], the score less the cosine with the runner-up; with only one class, less the
-            least possible cosine, -1.
-        confidence: float32 [K], the best class's share of the softmax over the classes.
-        runner_up_class: int16 [K], the second best class; -1 where there is only one.
-        named: bool [K], the score is above the threshold. Only such segments are painted: it tells a segment
-            that a background name won, which covers what lies under it, from one without a class.
-    """
-
-    class_id: NDArray[np.int16]
-    score: NDArray[np.float32]
-    margin: NDArray[np.float32]
-    confidence: NDArray[np.float32]
-    runner_up_class: NDArray[np.int16]
-    named: NDArray[np.bool_]
 
 
 def pool_segments(features: Tensor, segments: Sequence[Segment], height: int, width: int) -> Tensor:
@@ -108,25 +83,6 @@ def name_segments(pooled: Tensor, bank: TextBank, threshold: float) -> Naming:
     )
 
 
-def paint(
-    segments: Sequence[Segment], naming: Naming, height: int, width: int
-) -> tuple[LabelMap, NDArray[np.uint8]]:
-    """Label map and confidence (value / 255), both uint8 [height, width], of named segments.
-
-    Larger segments are painted first, of equal areas the lower score first: the smaller, then the surer, lies
-    on top. Pixels without a named segment have label 0 and confidence 0.
-    """
-    label, confidence = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
-    levels = _levels(naming.confidence)
-    order = sorted(range(len(segments)), key=lambda k: (-segments[k].area, naming.score[k]))
-    for k in order:
-        if naming.named[k]:
-            x, y, w, h = segments[k].box
-            label[y : y + h, x : x + w][segments[k].mask] = naming.class_id[k]
-            confidence[y : y + h, x : x + w][segments[k].mask] = levels[k]
-    return label, confidence
-
-
 @torch.no_grad()
 def dense_labels(
     features: Tensor, bank: TextBank, height: int, width: int, threshold: float
@@ -150,7 +106,7 @@ def dense_labels(
         named = score > threshold
         confidence = (bank.logit_scale * scores).softmax(0).amax(0)
         labels.append(torch.where(named, ids[best], 0).cpu().numpy())
-        levels.append(_levels(torch.where(named, confidence, 0.0).cpu().numpy()))
+        levels.append(levels_of(torch.where(named, confidence, 0.0).cpu().numpy()))
     return np.concatenate(labels).astype(np.uint8), np.concatenate(levels)
 
 
@@ -179,10 +135,6 @@ def _inside(segment: Segment, height: int, width: int) -> tuple[int, int, int, i
             f"its image of {width}x{height} px"
         )
     return segment.box
-
-
-def _levels(confidence: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return np.rint(confidence * 255).astype(np.uint8)
 
 
 @lru_cache(maxsize=64)

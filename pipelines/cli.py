@@ -25,7 +25,7 @@ VERBS = {
     "predict": "Label images with a trained network: masks and overlays.",
     "verify": "Check that a label set is whole, and mend it.",
     "evaluate": "Compare labels or predictions with true masks: IoU and mIoU.",
-    "report": "Make report.html: pictures and figures of a label set or a training run.",
+    "report": "Make report.html of a label set or a training run.",
     "picture-book": "Draw picture-book scenes with exact masks.",
     "samples": "Write a few real photographs to try annotation on.",
 }

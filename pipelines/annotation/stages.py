@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from models.label_space import LabelSpace
 from models.masks import Segment, encode_rle, pack, unpack
-from models.zero_shot import Naming, name_segments, paint, pool_segments
+from models.painting import Naming, paint
 from pipelines.annotation.guard import Book, Row, guarded
 from pipelines.cluster import PoolPlan
 from pipelines.config.settings import ClipModel, SamModel
@@ -235,6 +235,8 @@ class NameSegments:
         return [self._name_one(row, grid) for row, grid in zip(rows, grids, strict=True)]
 
     def _name_one(self, row: Row, grid: Any) -> Row:
+        from models.zero_shot import name_segments, pool_segments
+
         segments = unpack(row["segments"])
         # Named as they are stored, so that `segray relabel` with the same words gives the same labels.
         pooled = pool_segments(grid, segments, row["height"], row["width"]).half().float()

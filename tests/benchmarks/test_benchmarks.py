@@ -22,7 +22,7 @@ from benchmarks.throughput import Timing
 from models.label_space import label_space
 from models.masks import Segment, segment_from_mask
 from models.metrics import mean_iou
-from models.zero_shot import Naming
+from models.painting import Naming
 from pipelines.config.loading import load
 from pipelines.config.settings import AnnotateConfig
 from pipelines.picture_book import Scene, draw_scene

@@ -156,7 +156,7 @@ def test_built_in_weights_find_upstreams_masks(seed: int, size: tuple[int, int])
     sam, _ = build_sam("picture_book")
     book = draw_scene(seed, 0, max(size)).image[: size[0], : size[1]]
     entry = SAM_MODELS["picture_book"]
-    options = {
+    options: dict[str, Any] = {
         "points_per_side": 8,
         "pred_iou_thresh": entry.pred_iou_thresh,
         "stability_score_thresh": entry.stability_score_thresh,

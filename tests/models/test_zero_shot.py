@@ -12,7 +12,8 @@ from torch import Tensor
 
 from models.clip_text import TextBank
 from models.masks import Segment, full_mask, segment_from_mask
-from models.zero_shot import Naming, dense_labels, name_segments, paint, pool_segments
+from models.painting import Naming, paint
+from models.zero_shot import dense_labels, name_segments, pool_segments
 
 DEVICES = [
     "cpu",

@@ -15,14 +15,14 @@ class TinySegmenter(Segmenter):
 
     def __init__(self, classes: int, width: int = 6) -> None:
         super().__init__()
-        self.encoder = nn.ModuleList(
-            [nn.Conv2d(3, width, 3, stride=2, padding=1), nn.Conv2d(width, width, 3, stride=2, padding=1)]
-        )
+        self.fine = nn.Conv2d(3, width, 3, stride=2, padding=1)
+        self.coarse = nn.Conv2d(width, width, 3, stride=2, padding=1)
+        self.encoder = nn.ModuleList([self.fine, self.coarse])
         self.decoder = nn.Conv2d(2 * width, classes, 1)
 
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
-        fine = self.encoder[0](images).tanh()
-        return fine, self.encoder[1](fine).tanh()
+        fine = self.fine(images).tanh()
+        return fine, self.coarse(fine).tanh()
 
     def decode(self, maps: tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
         fine, coarse = maps

@@ -18,8 +18,9 @@ from models.clip_text import TextBank
 from models.gem import dense_features
 from models.label_space import label_space
 from models.masks import Segment, decode_rle, full_mask, segment_from_mask, unpack
+from models.painting import Naming
 from models.sam import SAM_MODELS, build_sam
-from models.zero_shot import Naming, name_segments, pool_segments
+from models.zero_shot import name_segments, pool_segments
 from pipelines.annotation import stages
 from pipelines.annotation.guard import Row
 from pipelines.annotation.ledger import Ledger
@@ -184,7 +185,7 @@ def test_a_stage_computes_on_its_cores_in_whatever_thread_it_is_called(
         return [[] for _ in images]
 
     monkeypatch.setattr(stage._generator, "generate", generate)
-    thread = threading.Thread(target=stage, args=(read.slice(0, 1),))
+    thread = threading.Thread(target=stage, args=(read,))
     thread.start()
     thread.join()
     torch.set_num_threads(PLAN.threads)
