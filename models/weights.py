@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import logging
 import os
 import urllib.error
 import urllib.request
@@ -216,6 +217,8 @@ def _copy(source: IO[bytes], target: IO[bytes]) -> tuple[str, int]:
 def _from_hub(spec: str, cache_dir: Path | None) -> Path:
     from huggingface_hub import hf_hub_download
 
+    # Its own warnings tell of each attempt; the one error at the end says it all.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     repo, _, filename = spec.removeprefix("hf-hub:").partition(":")
     filename = filename or "model.safetensors"
     try:

@@ -56,7 +56,10 @@ def _check_data(config: TrainConfig, data: TrainingData) -> None:
             "(without: supervised, fixmatch, unimatch, unimatch_v2)"
         )
     if pseudo != "none" and not data.unlabelled:
-        raise UserError(f"data.unlabelled: method {config.method} needs unlabelled images, there are none")
+        raise UserError(
+            f"data.unlabelled: method {config.method} needs images that are not in data.labelled="
+            f"{config.data.labelled}, there are none; label fewer, such as data.labelled=92 or 1/16"
+        )
     if not data.validation:
         raise UserError("data.validation: there is no image to validate on")
 

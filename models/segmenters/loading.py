@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from torch import Tensor
 
 from models import weights as files
@@ -23,13 +25,23 @@ def find(weights: str) -> Checkpoint:
     """
     if not weights.startswith("hf-hub:") or ":" in weights.removeprefix("hf-hub:"):
         return files.resolve(weights)
-    errors = []
-    for name in HUB_FILES:
-        try:
-            return files.resolve(f"{weights}:{name}")
-        except WeightsError as error:
-            errors.append(error)
-    raise errors[0]
+    first, *others = HUB_FILES
+    try:
+        return files.resolve(f"{weights}:{first}")
+    except WeightsError as error:
+        # Without a network every further name would only make the user wait again.
+        if _offline(error):
+            raise
+        for name in others:
+            with suppress(WeightsError):
+                return files.resolve(f"{weights}:{name}")
+        raise
+
+
+def _offline(error: WeightsError) -> bool:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    return isinstance(error.__cause__, LocalEntryNotFoundError)
 
 
 def load_encoder(segmenter: Segmenter, checkpoint: Checkpoint, network: str) -> None:
