@@ -225,14 +225,28 @@ def _list_remote(base: str, options: str) -> Iterator[ImageRef]:
         info = storage.with_retries(lambda: filesystem.get_file_info(path), uri)
         if info.type == pa_fs.FileType.File and not patterns:
             return iter([_remote_ref(info, escape_name(info.base_name), uri)])
-        selector = pa_fs.FileSelector(path, recursive=True)
-        infos = storage.with_retries(lambda: filesystem.get_file_info(selector), uri)
+        infos = storage.with_retries(lambda: _below(filesystem, info), uri)
     except FileNotFoundError as error:
         raise UserError(f"images: no such path: {storage.display(root)}") from error
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"images: {storage.display(root)} {_reason(error)}") from error
     refs = (_remote_entry(info, path, uri, patterns) for info in infos if info.type == pa_fs.FileType.File)
     return iter(sorted((ref for ref in refs if ref), key=lambda ref: ref.image_id))
+
+
+def _below(filesystem: pa_fs.FileSystem, folder: pa_fs.FileInfo) -> list[pa_fs.FileInfo]:
+    """Everything below a path that has just been looked at.
+
+    Raises:
+        ConnectionError: it was a folder, and is none now: pyarrow asks fsspec's isdir() first, which takes a
+            failing store for "no".
+    """
+    try:
+        return filesystem.get_file_info(pa_fs.FileSelector(folder.path, recursive=True))
+    except (NotADirectoryError, FileNotFoundError) as error:
+        if folder.type == pa_fs.FileType.Directory:
+            raise ConnectionError(f"the store does not list {folder.path}") from error
+        raise
 
 
 def _remote_entry(info: Any, root: str, uri: str, patterns: Sequence[str]) -> ImageRef | None:

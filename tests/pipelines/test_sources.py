@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import pyarrow.fs as pa_fs
 import pytest
 
+from pipelines import sources
 from pipelines.errors import UserError
 from pipelines.images import ImageOptions, ImageProblem, decode
 from pipelines.sources import ImageRef, escape_name, list_images, read_image
+from pipelines.store import storage
 from tests.faults.pictures import bad_files, write_bad_pictures
 
 
@@ -364,3 +368,22 @@ def outcome(ref: ImageRef) -> tuple[str, str]:
     except ImageProblem as problem:
         return problem.status, problem.reason
     return "ok", ""
+
+
+@pytest.mark.parametrize("error", [NotADirectoryError, FileNotFoundError])
+def test_folder_that_a_failing_store_takes_for_none_is_listed_again(error: type[OSError]) -> None:
+    answers: list[Any] = [error("bucket/images"), ["listed"]]
+
+    class Store:
+        def get_file_info(self, selector: Any) -> Any:
+            answer = answers.pop(0)
+            if isinstance(answer, OSError):
+                raise answer
+            return answer
+
+    folder = pa_fs.FileInfo("bucket/images", pa_fs.FileType.Directory)
+    assert storage.with_retries(lambda: sources._below(Store(), folder), "s3://bucket/images") == ["listed"]
+    gone = pa_fs.FileInfo("bucket/images", pa_fs.FileType.NotFound)
+    answers[:] = [error("bucket/images")]
+    with pytest.raises(error):
+        storage.with_retries(lambda: sources._below(Store(), gone), "s3://bucket/images")
