@@ -69,7 +69,7 @@ def _plain(network: nn.Module) -> dict[str, Tensor]:
 
 
 def load_checkpoint(uri: str) -> Checkpoint:
-    """Read a checkpoint; every file is checked against its sum.
+    """Read what predicts, which is all but the optimiser; each file is checked against its sum.
 
     Raises:
         UserError: a file is missing, cut or changed; the message names it.
@@ -97,11 +97,12 @@ def load_optimiser(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def newest_whole(uris: list[str]) -> Checkpoint | None:
-    """The first checkpoint of the list that is whole; a damaged one is told and passed over."""
+    """The first checkpoint of the list that one can go on from; a damaged one is told and passed over."""
     for uri in uris:
         try:
-            read_state(uri)
-            return load_checkpoint(uri)
+            checkpoint = load_checkpoint(uri)
+            _checked(uri, OPTIMISER, checkpoint.state["sha256"][OPTIMISER])
+            return checkpoint
         except UserError as error:
             _log.warning("%s; the checkpoint before it is used", error)
     return None

@@ -41,11 +41,6 @@ class Progress:
     step: int
     history: list[dict[str, Any]]
 
-    @property
-    def best(self) -> dict[str, Any]:
-        """The entry with the highest mIoU; the first of equals."""
-        return max(self.history, key=lambda entry: entry["miou"] or 0.0)
-
 
 class Worker:
     """One worker of a run: network, optimiser, data and position.

@@ -44,11 +44,9 @@ class LocalSession:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.history: list[dict[str, Any]] = []
 
     def report(self, metrics: Mapping[str, Any], checkpoint: Path | None) -> None:
-        """Keep the figures in `history`, and a copy of the checkpoint."""
-        self.history.append(dict(metrics))
+        """Keep a copy of the checkpoint; the figures are in it."""
         if checkpoint is not None:
             target = self.folder / f"checkpoint_{int(metrics['step']):08d}"
             shutil.copytree(checkpoint, target, dirs_exist_ok=True)

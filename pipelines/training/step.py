@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.methods import METHODS
 from models.objective import (
@@ -175,10 +175,10 @@ def _frozen_copy(network: Segmenter) -> Segmenter:
 
 
 @torch.no_grad()
-def _perturbed_dims(network: nn.Module, device: torch.device) -> list[int]:
-    assert isinstance(network, Segmenter)
+def _perturbed_dims(network: Segmenter, device: torch.device) -> list[int]:
     was = network.training
-    maps = network.eval().encode(torch.zeros(1, 3, 64, 64, device=device))
+    network.eval()
+    maps = network.encode(torch.zeros(1, 3, 64, 64, device=device))
     network.train(was)
     return [maps[i].shape[1] for i in network.perturbed]
 
