@@ -1,6 +1,7 @@
-"""`python -m tests.faults.lose_node VERB ...`: the command line on two nodes, one of which is lost meanwhile.
+"""`python -m tests.faults.lose_node VERB ...`: the command line on a cluster that loses a working node meanwhile.
 
-A cluster of its own, so that the Ray of the other tests is left alone.
+A cluster of its own, so that the Ray of the other tests is left alone: a head without CPUs and two nodes, so that
+all actors are on nodes that can be lost.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import logging
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +26,23 @@ NODE = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
 PARTS_BEFORE = 2
 
 
-def _lose(cluster: Cluster, node: Any, out: Path) -> None:
+def _lose(cluster: Cluster, nodes: dict[str, Any], out: Path) -> None:
     while len(finished_parts(out)) < PARTS_BEFORE:
         time.sleep(0.05)
-    lost = [a for a in actors().values() if a["State"] == "ALIVE" and a["Address"]["NodeID"] == node.node_id]
-    cluster.remove_node(node, allow_graceful=False)
-    click.echo(f"lost a node with {len(lost)} actors after {len(finished_parts(out))} parts")
+    alive = Counter(a["Address"]["NodeID"] for a in actors().values() if a["State"] == "ALIVE")
+    fullest = max(nodes, key=lambda node_id: alive[node_id])
+    cluster.remove_node(nodes[fullest], allow_graceful=False)
+    click.echo(f"lost a node with {alive[fullest]} actors after {len(finished_parts(out))} parts")
 
 
 def _run() -> None:
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-    node = cluster.add_node(**NODE)
+    head = {**NODE, "num_cpus": 0, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    nodes = {node.node_id: node for node in (cluster.add_node(**NODE), cluster.add_node(**NODE))}
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     (out,) = (Path(word.removeprefix("out=")) for word in sys.argv if word.startswith("out="))
-    threading.Thread(target=_lose, args=(cluster, node, out), daemon=True).start()
+    threading.Thread(target=_lose, args=(cluster, nodes, out), daemon=True).start()
     try:
         main(sys.argv[1:])
     finally:

@@ -16,8 +16,7 @@ from tests.faults.runs import N_PARTS, started, words
 @pytest.mark.timeout(1800)
 def test_a_worker_node_is_lost(images: Path, reference: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    # An actor on either node, as one more would fill more than half of the first; and all of them on one when
-    # the other is gone.
+    # All actors fit on one node when the other is gone.
     command = words(images, out, "sam.workers=2", "sam.num_cpus=0.6")
     with started(["annotate", *command], tmp_path / "log", module="tests.faults.lose_node") as process:
         ended = process.wait()
