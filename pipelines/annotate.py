@@ -44,6 +44,7 @@ from pipelines.store import storage
 from pipelines.store.label_schema import labels_schema, segments_schema
 from pipelines.store.label_store import LabelStore, prepare_output, write_run
 from pipelines.store.run_lock import RunLock
+from pipelines.store.shared import require_shared
 
 NEXT_MANIFEST, PENDING = ".manifest.parquet", ".pending.parquet"
 _PENDING_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("problem", pa.string())])
@@ -220,7 +221,8 @@ def _done(store: LabelStore, changed: set[str]) -> set[str]:
 
 def _execute(prepared: Prepared, token: str, n_todo: int, before: int) -> Tally:
     config = prepared.config
-    with cluster.session(config.address) as resources:
+    with cluster.session(config.address, config.grow) as resources:
+        require_shared(config.out, [config.images])
         cluster.quiet_data_context()
         book = ledger.start()
         try:

@@ -22,15 +22,21 @@ VERBS = {
     "annotate": "Label a pile of images with SAM and CLIP.",
     "relabel": "Relabel with new classes, prompts or threshold, without SAM.",
     "train": "Train a network on a few masks and many zero-shot labels.",
+    "tune": "Search tau, epsilon or any key of train, for each number of masks.",
     "predict": "Label images with a trained network: masks and overlays.",
     "verify": "Check that a label set is whole, and mend it.",
     "evaluate": "Compare labels or predictions with true masks: IoU and mIoU.",
     "report": "Make report.html of a label set or a training run.",
     "picture-book": "Draw picture-book scenes with exact masks.",
     "samples": "Write a few real photographs to try annotation on.",
+    "plan": "Estimate a run of annotate from a few images: time, cost, size.",
+    "doctor": "Check versions, GPUs, cluster, storage and authentication.",
+    "submit": "Run a verb on a cluster as a job, and follow it.",
 }
 """Every verb with its one line of help; `pipelines.config.settings.VERBS` has their configurations."""
 
+_MODULES = {"tune": "tuning.search"}
+"""Where a verb is that is no module of its name in `pipelines`."""
 _PACKAGES = ("models", "pipelines", "tuning")
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -114,7 +120,13 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run(name: str, words: Sequence[str], debug: bool) -> None:
+    if name == "submit":
+        _log_to_stderr(debug)
+        # Most of its words are another verb's.
+        import_module("pipelines.submit").run(words)
+        return
     from pipelines.config.loading import load
+    from pipelines.config.paths import absolute, joins_cluster
     from pipelines.config.settings import VERBS as CONFIGS
 
     source = next((word for word in words if "=" not in word and not word.startswith("-")), None)
@@ -122,8 +134,11 @@ def _run(name: str, words: Sequence[str], debug: bool) -> None:
     if source is not None:
         overrides.remove(source)
     config = load(CONFIGS[name], source, overrides)
+    if joins_cluster(config):
+        # Its processes stand in another folder.
+        config = absolute(config)
     _log_to_stderr(debug)
-    import_module(f"pipelines.{name.replace('-', '_')}").run(config)
+    import_module(_MODULES.get(name, f"pipelines.{name.replace('-', '_')}")).run(config)
 
 
 def _log_to_stderr(debug: bool) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipelines.config.clusters import GrowConfig
 from pipelines.config.settings import Pool
 from pipelines.errors import UserError
 
@@ -18,13 +20,21 @@ NO_PROGRESS_S = 600
 """Ray Data gives up when nothing at all moves for so long; its own default is half an hour."""
 
 
+_log = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class Resources:
-    """What the cluster has: CPUs, GPUs, nodes."""
+    """What the cluster has: CPUs, GPUs, nodes, and the CPUs of each node that has any."""
 
     cpus: float
     gpus: float
     nodes: int = 1
+    node_cpus: tuple[float, ...] = ()
+
+    def room(self, cpus: float) -> int:
+        """How many workers of so many CPUs there is room for; none is spread over two nodes."""
+        return sum(int((node + 1e-6) // cpus) for node in self.node_cpus or (self.cpus,))
 
 
 @dataclass(frozen=True)
@@ -40,11 +50,12 @@ class PoolPlan:
 
 
 @contextlib.contextmanager
-def session(address: str | None) -> Iterator[Resources]:
-    """A connection to Ray; a local cluster is ended with it.
+def session(address: str | None, grow: GrowConfig | None = None) -> Iterator[Resources]:
+    """A connection to Ray; a local cluster is ended with it, one that was asked to grow may shrink after it.
 
     Raises:
-        UserError: no cluster at the address (2), or Ray does not start here (1).
+        UserError: no cluster at the address, or one with nothing to work on (2), or Ray does not start here
+            (1).
     """
     import ray
 
@@ -54,12 +65,67 @@ def session(address: str | None) -> Iterator[Resources]:
     if not joined:
         _connect(address)
     try:
-        total = ray.cluster_resources()
-        nodes = sum(1 for node in ray.nodes() if node["Alive"])
-        yield Resources(total.get("CPU", 1.0), total.get("GPU", 0.0), nodes)
+        with _grown(grow or GrowConfig()):
+            yield _workable()
     finally:
         if not joined:
             ray.shutdown()
+
+
+def resources() -> Resources:
+    """What the cluster that this process is connected to has now."""
+    import ray
+
+    total = ray.cluster_resources()
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = tuple(node["CPU"] for node in nodes if node.get("CPU"))
+    return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0), len(nodes), cpus)
+
+
+def _workable() -> Resources:
+    found = resources()
+    if found.cpus < 1:
+        raise UserError(
+            "the cluster has no CPU to work on; where it grows on request, ask: grow.gpus=8 or grow.cpus=16"
+        )
+    return found
+
+
+@contextlib.contextmanager
+def _grown(wanted: GrowConfig) -> Iterator[None]:
+    """Ask for machines and wait until they have come, or long enough; afterwards they may go."""
+    if wanted.gpus is None and wanted.cpus is None:
+        yield
+        return
+    from ray.autoscaler.sdk import request_resources
+
+    _log.info("waiting for %s", _asked(wanted))
+    bundles = [{"GPU": 1}] * (wanted.gpus or 0) + [{"CPU": 1}] * (wanted.cpus or 0)
+    try:
+        request_resources(bundles=bundles)
+        _wait_for(wanted)
+        yield
+    finally:
+        # Where the cluster is lost, there is nothing to give back, and another error to tell.
+        with contextlib.suppress(Exception):
+            request_resources(bundles=[])
+
+
+def _wait_for(wanted: GrowConfig) -> None:
+    deadline = time.monotonic() + wanted.wait
+    while (found := resources()).gpus < (wanted.gpus or 0) or found.cpus < (wanted.cpus or 0):
+        if time.monotonic() > deadline:
+            _log.warning(
+                "after %d s the cluster has %g CPUs and %g GPUs, not %s; going on with them",
+                *(wanted.wait, found.cpus, found.gpus, _asked(wanted)),
+            )
+            return
+        time.sleep(1)
+
+
+def _asked(wanted: GrowConfig) -> str:
+    asked = {"GPUs": wanted.gpus, "CPUs": wanted.cpus}
+    return " and ".join(f"{count} {what}" for what, count in asked.items() if count)
 
 
 def _connect(address: str) -> None:
@@ -126,7 +192,7 @@ def plan(sam: Pool, clip: Pool, resources: Resources) -> tuple[PoolPlan, PoolPla
         workers = sam.max_workers or sam.workers or max(1, int(resources.cpus))
         others = clip.max_workers or clip.workers or max(1, workers // 6)
         share = max(0.0, min(0.5, (resources.cpus - 1) / (workers + others)))
-        threads = max(1, int(resources.cpus) // workers)
+        threads = max(1, min(int(resources.cpus) // workers, int(max(resources.node_cpus, default=2**16))))
         plans = (
             _fill(sam, workers=workers, cpus=share, gpus=0.0, threads=threads),
             _fill(clip, workers=others, cpus=share, gpus=0.0, threads=1),

@@ -24,6 +24,7 @@ from pipelines.prediction.stages import MASKS, OVERLAYS, STOP, Job
 from pipelines.sources import list_images
 from pipelines.store import storage
 from pipelines.store.run_lock import RunLock
+from pipelines.store.shared import require_shared
 
 _SHOWN = 20
 _TTY_S, _LOG_S = 1.0, 10.0
@@ -123,7 +124,8 @@ def _absolute(uri: str) -> str:
 
 
 def _execute(config: PredictConfig, job: Job, n_todo: int, outcome: Outcome) -> None:
-    with cluster.session(config.address) as resources:
+    with cluster.session(config.address, config.grow) as resources:
+        require_shared(config.out, [config.images, job.checkpoint])
         cluster.quiet_data_context()
         line = _Line(n_todo)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from pipelines.config.train import TrainConfig
 from pipelines.errors import UserError
 from pipelines.store import storage
 from pipelines.store.run_lock import RunLock
+from pipelines.store.shared import require_shared
 from pipelines.training.data import TrainingData, open_data
 from pipelines.training.run_folder import CHECKPOINTS, RunFolder
 from pipelines.training.trackers import check_trackers
@@ -33,8 +34,7 @@ def run(config: TrainConfig) -> None:
     folder.check()
     check_trackers(config.trackers)
     data = open_data(config.data, config.seed)
-    _check_data(config, data)
-    _check_network(config, data)
+    check(config, data)
     with RunLock(config.out):
         folder.begin(data)
         stopped = None if folder.finished() else _fit(config, data)
@@ -44,6 +44,16 @@ def run(config: TrainConfig) -> None:
             f"{stopped}; the checkpoints before it are in {storage.display(config.out)}", exit_code=1
         )
     click.echo("\n".join(folder.summary()))
+
+
+def check(config: TrainConfig, data: TrainingData) -> None:
+    """Refuse what cannot be trained, before Ray starts.
+
+    Raises:
+        UserError: the method lacks labels or images, there is nothing to validate on, or bad weights.
+    """
+    _check_data(config, data)
+    _check_network(config, data)
 
 
 def _check_data(config: TrainConfig, data: TrainingData) -> None:
@@ -79,29 +89,48 @@ def _check_network(config: TrainConfig, data: TrainingData) -> None:
 
 def _fit(config: TrainConfig, data: TrainingData) -> str | None:
     """Run the workers to the end; why they stopped early, if they did."""
-    with cluster.session(config.address) as resources, _board() as board:
-        import ray.train
-        from ray.train.torch import TorchTrainer
+    with cluster.session(config.address, config.grow) as resources, _board() as board:
+        require_shared(config.out, [place for place in (config.data.root, config.data.labels) if place])
+        given = {"config": config, "data": data, "board": board, "logs": logs_of(config)}
+        return trainer(config, work, given, scaling(config, resources)).fit().return_value
 
-        filesystem, path = storage.open_storage(config.out)
-        trainer = TorchTrainer(
-            work,
-            train_loop_config={"config": config, "data": data, "board": board, "logs": _logs(config)},
-            scaling_config=_scaling(config, resources),
-            run_config=ray.train.RunConfig(
-                name=CHECKPOINTS,
-                storage_path=path,
-                storage_filesystem=filesystem,
-                failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
-                checkpoint_config=ray.train.CheckpointConfig(
-                    num_to_keep=3, checkpoint_score_attribute="miou", checkpoint_score_order="max"
-                ),
+
+def trainer(
+    config: TrainConfig, loop: Callable[[dict[str, Any]], str | None], given: dict[str, Any], workers: Any
+) -> Any:
+    """A `TorchTrainer` whose checkpoints go into the run's folder.
+
+    Args:
+        loop: what each worker runs.
+        given: what `loop` is called with.
+        workers: see `scaling`.
+    """
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    filesystem, path = storage.open_storage(config.out)
+    return TorchTrainer(
+        loop,
+        train_loop_config=given,
+        scaling_config=workers,
+        run_config=ray.train.RunConfig(
+            name=CHECKPOINTS,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=3, checkpoint_score_attribute="miou", checkpoint_score_order="max"
             ),
-        )
-        return trainer.fit().return_value
+        ),
+    )
 
 
-def _scaling(config: TrainConfig, resources: cluster.Resources) -> Any:
+def scaling(config: TrainConfig, resources: cluster.Resources) -> Any:
+    """How many workers run, and on what.
+
+    Raises:
+        UserError: more than the cluster has.
+    """
     import ray.train
 
     workers = config.train.workers
@@ -110,12 +139,19 @@ def _scaling(config: TrainConfig, resources: cluster.Resources) -> Any:
         raise UserError(
             f"train.workers={workers}: the cluster has {resources.gpus:g} GPUs; allowed: one each"
         )
-    cpus = config.train.num_cpus or (1 if gpu else max(1, int(resources.cpus) // workers))
-    if cpus * workers > resources.cpus:
+    cpus = config.train.num_cpus or (1 if gpu else _share(workers, resources))
+    if resources.room(cpus) < workers:
         raise UserError(
-            f"train.workers x train.num_cpus = {cpus * workers:g}: the cluster has {resources.cpus:g} CPUs"
+            f"train.workers x train.num_cpus = {workers} x {cpus:g}: the cluster has {resources.cpus:g} CPUs "
+            f"on {resources.nodes} nodes, room for {resources.room(cpus)} such workers"
         )
     return ray.train.ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": cpus})
+
+
+def _share(workers: int, resources: cluster.Resources) -> int:
+    """The most CPUs that each worker can have; a worker is on one node."""
+    most = max(1, int(resources.cpus) // workers)
+    return next((cpus for cpus in range(most, 1, -1) if resources.room(cpus) >= workers), 1)
 
 
 def work(given: dict[str, Any]) -> str | None:
@@ -133,7 +169,7 @@ def work(given: dict[str, Any]) -> str | None:
     return None
 
 
-def _logs(config: TrainConfig) -> str | None:
+def logs_of(config: TrainConfig) -> str | None:
     """Where the trackers' files go; they append to files, which object stores cannot."""
     return str(storage.local_path(config.out) / "tensorboard") if storage.is_local(config.out) else None
 

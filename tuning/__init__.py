@@ -1,1 +1,1 @@
-"""Hyper-parameter search with Ray Tune; no verb uses it yet."""
+"""Hyper-parameter search with Ray Tune, behind `segray tune`."""

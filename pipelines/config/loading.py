@@ -52,6 +52,22 @@ def load(model: type[T], source: str | None, overrides: Sequence[str] = ()) -> T
     return config
 
 
+def with_values(config: T, values: Mapping[str, str]) -> T:
+    """The configuration with other values for some of its keys, written as in key=value words.
+
+    Raises:
+        UserError: no such key.
+        ValidationError: a value that its key does not take.
+    """
+    tree: dict[str, Any] = config.model_dump(mode="json")
+    model, problems = type(config), list[str]()
+    for name, value in values.items():
+        _put(tree, model, name, _written(keys(model).get(name), name, value), problems)
+    if problems:
+        raise UserError("\n".join(problems))
+    return model.model_validate(tree)
+
+
 def dump(config: Config) -> str:
     """The whole configuration, defaults included, as YAML that `load` reads back to an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from pipelines.config.clusters import GrowConfig
 from pipelines.config.schema import Config, Folder, RunOnly, Text
 from pipelines.config.training import DataConfig
 
@@ -169,3 +170,5 @@ class TrainConfig(Config):
     """The same seed gives the same split, order and augmentation."""
     address: Annotated[Text | None, RunOnly] = None
     """A running Ray cluster: auto or ray://HOST:10001; null: RAY_ADDRESS if set, or this machine."""
+    grow: GrowConfig = GrowConfig()
+    """Machines to ask a cluster for that grows on request."""

@@ -1,7 +1,7 @@
-"""`python -m tests.faults.lose_node VERB ...`: the command line on a cluster that loses a working node meanwhile.
+"""`python -m tests.faults.lose_node VERB ...`: the command line on a cluster that loses a node meanwhile.
 
-A cluster of its own, so that the Ray of the other tests is left alone: a head without CPUs and two nodes, so that
-all actors are on nodes that can be lost.
+A cluster of its own, so that the Ray of the other tests is left alone: a head without CPUs and two nodes, so
+that all actors are on nodes that can be lost.
 """
 
 from __future__ import annotations
