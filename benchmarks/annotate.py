@@ -6,8 +6,8 @@ The bare loop is one process with torch on all cores: read, decode, SAM, GEM, po
 The pipeline does that and RLE, embeddings, checksums and Parquet parts. Each run is a fresh process; a round
 takes all ways, every other round in reverse order. `ratio` is the median rate of the pipeline with one worker
 a model over that of the bare loop, model loading and Ray's start excluded on both sides: the loop's clock
-starts when its models are loaded, the pipeline's when SAM takes its first image, and stops when the last part
-is written. WORDS are `key=value` of `segray annotate`, for all ways.
+starts when its models are loaded, the pipeline's when its workers' are and SAM takes its first image, and
+stops when the last part is written. WORDS are `key=value` of `segray annotate`, for all ways.
 """
 
 from __future__ import annotations

@@ -25,17 +25,7 @@ from benchmarks.common import ROOT, Benchmark, circumstances, spread, spread_of,
 from models.methods import METHODS
 from pipelines.config.loading import config_hash, identity, load
 from pipelines.config.train import TrainConfig
-
-RECIPE = (
-    "data.kind=picture_book",
-    "network.name=picture_book",
-    "augment.crop=160",
-    "train.optimiser=adamw",
-    "train.lr=0.0003",
-    "train.weight_decay=0.01",
-    "trackers=",
-)
-"""What all methods share, at a size that a CPU can do."""
+from pipelines.demo import RECIPE
 
 
 class _Methods(Benchmark):
@@ -132,7 +122,7 @@ def main(
 ) -> None:
     """Run all and print the table."""
     book, label_set = prepare(work.resolve(), scenes, book_seed)
-    shared = [*RECIPE, f"data.root={book}", f"data.labels={label_set}", f"train.epochs={epochs}"]
+    shared = [*RECIPE, "trackers=", f"data.root={book}", f"data.labels={label_set}", f"train.epochs={epochs}"]
     shared += [f"train.validate_every={max(1, epochs // 4)}", *words]
     methods = names.split(",")
     todo = list(runs(methods, labels, seeds, shared))

@@ -1,7 +1,8 @@
 """Time one run of the bare loop, or of `segray annotate`, each in a fresh process.
 
 Both start with nothing warm. `bare_loop` counts from when its models are loaded. `pipeline` counts from when
-SAM takes its first image, and from when the command begins; both end when the last part is written.
+all workers have loaded theirs and SAM takes its first image, and from when the command begins; both end when
+the last part is written.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from pipelines.annotation.ledger import Ledger, RemoteLedger
 from pipelines.config.settings import AnnotateConfig
 
 T = TypeVar("T")
+
+START_S = 600
+"""Workers that take longer than this to load end the run."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,8 @@ def pipeline(config: AnnotateConfig) -> Timing:
 def _start(clock: Path) -> RemoteLedger:
     import ray
 
+    # Else SAM takes its first image while CLIP's worker is still loading, which the clock must not count.
+    ray.data.DataContext.get_current().wait_for_min_actors_s = START_S
     return RemoteLedger(ray.remote(ClockedLedger).options(num_cpus=0).remote(str(clock)))
 
 

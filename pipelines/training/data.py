@@ -55,8 +55,8 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
     unlabelled = _unlabelled(config, data, labelled, validation)
     if config.labels is not None:
         labels = open_label_set(config.labels, data.space.classes)
-        if unlabelled:
-            joined = join_labels([*unlabelled, *validation], labels, config.root, key=unlabelled)
+        if counted := unlabelled or validation:
+            joined = join_labels([*unlabelled, *validation], labels, config.root, key=counted)
             validation = joined[len(unlabelled) :]
             unlabelled = readable(joined[: len(unlabelled)], labels)
     return TrainingData(data.space, data.ready(labelled), tuple(unlabelled), data.ready(validation))
