@@ -75,7 +75,7 @@ def run(config: AnnotateConfig) -> None:
             is in use (4).
     """
     began = time.monotonic()
-    space = _label_space(config)
+    space = space_of(config)
     prepare_output(config.out)
     images = list_images(config.images)
     prepared = prepare(config, space)
@@ -115,7 +115,12 @@ def prepare(config: AnnotateConfig, space: LabelSpace) -> Prepared:
     return Prepared(config.model_copy(update={"out": out}), space, words, dim, record)
 
 
-def _label_space(config: AnnotateConfig) -> LabelSpace:
+def space_of(config: AnnotateConfig) -> LabelSpace:
+    """The classes and their prompts.
+
+    Raises:
+        UserError: an unknown name, a class twice, or a file that cannot be read.
+    """
     try:
         return label_space(config.classes, config.label.background_names, config.label.aliases)
     except ValueError as error:

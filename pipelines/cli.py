@@ -18,19 +18,19 @@ import click
 from pipelines.errors import UserError
 
 VERBS = {
-    "demo": "Draw a picture book, label it, score it: minutes on a CPU.",
+    "demo": "Draw a picture book, label it, train on it: minutes on a CPU.",
     "annotate": "Label a pile of images with SAM and CLIP.",
     "relabel": "Relabel with new classes, prompts or threshold, without SAM.",
     "train": "Train a network on a few masks and many zero-shot labels.",
-    "tune": "Search tau, epsilon or any key of train, for each number of masks.",
+    "tune": "Search tau, epsilon or any key of train, split by split.",
     "predict": "Label images with a trained network: masks and overlays.",
     "verify": "Check that a label set is whole, and mend it.",
     "evaluate": "Compare labels or predictions with true masks: IoU and mIoU.",
     "report": "Make report.html of a label set or a training run.",
     "picture-book": "Draw picture-book scenes with exact masks.",
     "samples": "Write a few real photographs to try annotation on.",
-    "plan": "Estimate a run of annotate from a few images: time, cost, size.",
-    "doctor": "Check versions, GPUs, cluster, storage and authentication.",
+    "plan": "Estimate time, price and size of annotate from a few images.",
+    "doctor": "Check versions, GPUs, cluster, storage, authentication.",
     "submit": "Run a verb on a cluster as a job, and follow it.",
 }
 """Every verb with its one line of help; `pipelines.config.settings.VERBS` has their configurations."""
@@ -138,7 +138,12 @@ def _run(name: str, words: Sequence[str], debug: bool) -> None:
         # Its processes stand in another folder.
         config = absolute(config)
     _log_to_stderr(debug)
-    import_module(_MODULES.get(name, f"pipelines.{name.replace('-', '_')}")).run(config)
+    import_module(module_of(name)).run(config)
+
+
+def module_of(verb: str) -> str:
+    """The module whose `run` is behind a verb."""
+    return _MODULES.get(verb, f"pipelines.{verb.replace('-', '_')}")
 
 
 def _log_to_stderr(debug: bool) -> None:

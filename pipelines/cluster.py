@@ -57,19 +57,35 @@ def session(address: str | None, grow: GrowConfig | None = None) -> Iterator[Res
         UserError: no cluster at the address, or one with nothing to work on (2), or Ray does not start here
             (1).
     """
+    with connected(address), _grown(grow or GrowConfig()):
+        yield _workable()
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[str]:
+    """A connection to Ray, whatever the cluster has; yields its dashboard as HOST:PORT, if it has one.
+
+    Raises:
+        UserError: no cluster at the address (2), or Ray does not start here (1).
+    """
     import ray
 
     _quieten()
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
     joined = ray.is_initialized()
     if not joined:
-        _connect(address)
+        _connect(address or os.environ.get("RAY_ADDRESS") or "local")
     try:
-        with _grown(grow or GrowConfig()):
-            yield _workable()
+        yield _dashboard()
     finally:
         if not joined:
             ray.shutdown()
+
+
+def _dashboard() -> str:
+    # Ray Client has no such worker.
+    from ray._private import worker
+
+    return str(getattr(worker.global_worker.node, "webui_url", None) or "")
 
 
 def resources() -> Resources:
@@ -136,7 +152,11 @@ def _connect(address: str) -> None:
         try:
             ray.init(address=address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"address: no Ray cluster at {address} ({str(error).splitlines()[0]})") from error
+            raise UserError(
+                f"address: no Ray cluster at {address} ({str(error).splitlines()[0]}); "
+                "where it asks for a token, give RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, "
+                "RAY_AUTH_TOKEN_PATH=FILE or the file ~/.ray/auth_token"
+            ) from error
         return
     # Listing a Parquet file takes one whole CPU beside the actors: one core pretends to be two.
     cpus = max(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -153,6 +173,8 @@ def _quieten() -> None:
     # Workers that yield to everything else starve on a busy machine, and Ray starts ever more of them.
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray's native code writes to our stderr, past every logger, that actors may restart.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

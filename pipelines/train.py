@@ -178,6 +178,7 @@ def logs_of(config: TrainConfig) -> str | None:
 def _board() -> Iterator[Any]:
     """An actor that workers write lines to, and a thread that prints them here."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     class Board:
         def __init__(self) -> None:
@@ -190,7 +191,9 @@ def _board() -> Iterator[Any]:
             lines, self.lines = self.lines, []
             return lines
 
-    actor = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
+    # On the driver's node, which the run cannot outlive: lines on a node that is lost would be lost too.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Board).remote()
     ended = threading.Event()
 
     def follow() -> None:

@@ -168,11 +168,11 @@ class DemoConfig(Config):
 
     out: Folder = "demo"
     """Where everything goes."""
-    n: int = Field(default=160, ge=24, le=100_000)
+    n: int = Field(default=144, ge=24, le=100_000)
     """How many scenes; a sixth of them is held out."""
     labelled: int = Field(default=8, ge=1)
     """How many training scenes have hand-made masks."""
-    epochs: int = Field(default=12, ge=1)
+    epochs: int = Field(default=16, ge=1)
     """Passes of the training over the other scenes."""
     seed: _Seed = 0
     """The same seed gives the same demo."""

@@ -93,13 +93,13 @@ def line_chart(
         return None
     heights = [y for one in shown for _, y in one.points if y is not None]
     epochs = [x for one in shown for x, _ in one.points]
-    ticks = _ticks([*heights, *axis.always])
-    across = _scale(min(epochs), max(epochs), _LEFT, _RIGHT)
-    up = _scale(ticks[0], ticks[-1], _BOTTOM, _TOP)
+    ticks = ticks_of([*heights, *axis.always])
+    across = scale(min(epochs), max(epochs), _LEFT, _RIGHT)
+    up = scale(ticks[0], ticks[-1], _BOTTOM, _TOP)
     return LineChart(
         caption=caption,
         lines=[_line(one, across, up, axis) for one in shown],
-        rows=[(up(value), _tick_text(value, ticks, axis)) for value in ticks],
+        rows=[(up(value), tick_text(value, ticks, axis)) for value in ticks],
         columns=[(across(value), f"{value:g}") for value in _epoch_ticks(epochs)],
         mark=None if best is None else across(best),
         area=_area(shown[:2], across, up) if area and len(shown) > 1 else "",
@@ -147,14 +147,14 @@ def _area(pair: Sequence[Series], across: Callable[[float], float], up: Callable
     return f"{_path([*first, *second[::-1]], across, up)} Z"
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     """Maps low..high to start..end; all to the middle where there is no range."""
     if high <= low:
         return lambda _: (start + end) / 2
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
-def _ticks(values: Sequence[float]) -> list[float]:
+def ticks_of(values: Sequence[float]) -> list[float]:
     """Round numbers, about `_TICKS`, from below the least value to above the greatest."""
     low, high = min(values), max(values)
     step = _round_step((high - low) / _TICKS or max(abs(high), 0.01) / _TICKS)
@@ -168,7 +168,8 @@ def _round_step(size: float) -> float:
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= size * (1 - 1e-9))
 
 
-def _tick_text(value: float, ticks: Sequence[float], axis: Axis) -> str:
+def tick_text(value: float, ticks: Sequence[float], axis: Axis) -> str:
+    """A value of the axis, with as many digits as its ticks differ in."""
     value = 0.0 if abs(value) < 1e-9 else value
     if axis.text is not percent:
         return f"{value:.6g}"

@@ -1,7 +1,7 @@
 """`python -m tests.faults.lose_node VERB ...`: the command line on a cluster that loses a node meanwhile.
 
-A cluster of its own, so that the Ray of the other tests is left alone: a head without CPUs and two nodes, so
-that all actors are on nodes that can be lost.
+A cluster of its own, so that the Ray of the other tests is left alone: a head without CPUs and two nodes, for
+`train` three, so that all actors are on nodes that can be lost.
 """
 
 from __future__ import annotations
@@ -26,19 +26,25 @@ NODE = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
 PARTS_BEFORE = 2
 
 
+def finished(out: Path) -> list[str]:
+    """Parts of a label set, or whole checkpoints of a training run."""
+    return finished_parts(out) or [str(path) for path in out.glob("checkpoints/*/state.json")]
+
+
 def _lose(cluster: Cluster, nodes: dict[str, Any], out: Path) -> None:
-    while len(finished_parts(out)) < PARTS_BEFORE:
+    while len(finished(out)) < PARTS_BEFORE:
         time.sleep(0.05)
     alive = Counter(a["Address"]["NodeID"] for a in actors().values() if a["State"] == "ALIVE")
     fullest = max(nodes, key=lambda node_id: alive[node_id])
     cluster.remove_node(nodes[fullest], allow_graceful=False)
-    click.echo(f"lost a node with {alive[fullest]} actors after {len(finished_parts(out))} parts")
+    click.echo(f"lost a node with {alive[fullest]} actors after {len(finished(out))} parts")
 
 
 def _run() -> None:
     head = {**NODE, "num_cpus": 0, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    nodes = {node.node_id: node for node in (cluster.add_node(**NODE), cluster.add_node(**NODE))}
+    added = [cluster.add_node(**NODE) for _ in range(3 if sys.argv[1] == "train" else 2)]
+    nodes = {node.node_id: node for node in added}
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     (out,) = (Path(word.removeprefix("out=")) for word in sys.argv if word.startswith("out="))

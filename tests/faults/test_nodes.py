@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 
 from tests.faults.invariant import check_invariant
 from tests.faults.runs import N_PARTS, started, words
+from tests.pipelines.training.runs import SHORT, book, config, curve, worker
+
+EPOCHS = 10
 
 
 @pytest.mark.ray
@@ -26,3 +30,30 @@ def test_a_worker_node_is_lost(images: Path, reference: Path, tmp_path: Path) ->
     assert int(found[1]) > 0
     assert int(found[2]) < N_PARTS
     check_invariant(out, images, command, reference)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_node_with_a_training_worker_is_lost(tmp_path: Path) -> None:
+    labels, root = book(tmp_path / "book")
+    epochs = f"train.epochs={EPOCHS}"
+    plain = worker(config(tmp_path / "plain", labels, root, epochs), tmp_path / "plain").run()
+    out = tmp_path / "run"
+    places = [f"out={out}", f"data.root={root}", f"data.labels={labels}"]
+    # A worker fills a node, and there are three nodes: two workers find room again when one is lost.
+    sizes = ["train.workers=2", "train.num_cpus=2", epochs]
+    command = ["train", *SHORT, *places, *sizes]
+    with started(command, tmp_path / "log", module="tests.faults.lose_node") as process:
+        ended = process.wait()
+    assert ended.code == 0, ended.err
+    found = re.search(r"lost a node with (\d+) actors after (\d+) parts", ended.out)
+    assert found is not None
+    assert int(found[1]) > 0
+    history = json.loads((out / "history.json").read_text())
+    assert [entry["step"] for entry in history] == [entry["step"] for entry in plain]
+    # Two workers add up in another order than one does.
+    assert curve(history)[-1] == pytest.approx(curve(plain)[-1], rel=0.05)
+    assert f"epoch {EPOCHS}/{EPOCHS}" in ended.err
+    begun = [int(number) for number in re.findall(r"epoch (\d+)/", ended.err)]
+    assert set(begun) == set(range(1, EPOCHS + 1)), "the lines of a run are shown whichever node is lost"

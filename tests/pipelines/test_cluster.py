@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +14,7 @@ from pipelines import cluster
 from pipelines.cluster import Resources, plan
 from pipelines.config.settings import ClipConfig, Pool, SamConfig
 from pipelines.errors import UserError
+from tests.pipelines.ray_heads import head_with_token
 
 
 def plans(
@@ -158,3 +163,42 @@ def test_ray_that_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError, match=r"^Ray did not start on this machine: The .* startup.$") as told:
         cluster._connect("local")
     assert told.value.exit_code == 1
+
+
+def test_workers_are_not_spread_over_nodes() -> None:
+    resources = Resources(6, 0, 4, (2, 2, 2))
+    assert [resources.room(cpus) for cpus in (0.5, 1, 2, 3, 6)] == [12, 6, 3, 0, 0]
+    assert Resources(6, 0).room(3) == 2
+    sam, _ = plan(SamConfig(workers=1), ClipConfig(), resources)
+    assert sam.threads == 2
+
+
+_GROWING = """
+import json, sys
+from pipelines import cluster
+from pipelines.config.clusters import GrowConfig
+from pipelines.errors import UserError
+try:
+    with cluster.session(sys.argv[1]): pass
+except UserError as error:
+    print(json.dumps(str(error)))
+with cluster.session(sys.argv[1], GrowConfig(cpus=3, wait=300)) as resources:
+    print(json.dumps([resources.cpus, resources.nodes, resources.node_cpus]))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cluster_without_workers_is_asked_for_them() -> None:
+    with head_with_token(grows=True) as head:
+        done = subprocess.run(
+            [sys.executable, "-c", _GROWING, head.gcs],
+            env={**head.environment(), "PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    refused, grown = (json.loads(line) for line in done.stdout.splitlines() if line[:1] in '"[')
+    assert refused.startswith("the cluster has no CPU to work on; where it grows on request, ask")
+    assert grown == [4, 3, [2, 2]]

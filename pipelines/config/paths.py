@@ -1,0 +1,47 @@
+"""Paths in a configuration that must mean the same in another process, which may stand in another folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipelines.config.schema import Config, keys
+
+T = TypeVar("T", bound=Config)
+
+_FOLDERS = {"DIR", "FOLDER"}
+
+
+def joins_cluster(config: Config) -> bool:
+    """Whether a run with this configuration works in processes that others have started."""
+    if "address" not in type(config).model_fields:
+        return False
+    return bool(getattr(config, "address", None) or os.environ.get("RAY_ADDRESS"))
+
+
+def absolute(config: T) -> T:
+    """The same configuration with absolute paths: of folders, and of files that exist here."""
+    tree = config.model_dump()
+    for name, key in keys(type(config)).items():
+        *sections, last = name.split(".")
+        branch: dict[str, Any] = tree
+        for part in sections:
+            branch = branch[part]
+        value = branch[last]
+        if isinstance(value, str) and (key.metavar in _FOLDERS or is_file(value)):
+            branch[last] = _absolute(value)
+    return type(config).model_validate(tree)
+
+
+def is_file(value: str) -> bool:
+    """Whether a text names a file here, and not just something of the same name: cat.txt, ./cat, not cat."""
+    return bool("/" in value or Path(value).suffix) and "://" not in value and Path(value).is_file()
+
+
+def _absolute(value: str) -> str:
+    from pipelines.store import storage
+
+    if not storage.is_local(value) or "://" in value:
+        return value
+    return str(storage.local_path(value))

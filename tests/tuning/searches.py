@@ -1,0 +1,51 @@
+"""Searches for tests: configurations, and trials that were never trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipelines.config.loading import load
+from pipelines.config.tune import TuneConfig
+from tests.pipelines.training.runs import SHORT
+from tuning.ledger import Ledger, Run, State, Trial
+
+EPOCHS = 9
+SPACE = (
+    "space.data.labelled=grid(2,4)",
+    "space.pseudo.tau=uniform(0.4,1)",
+    "space.pseudo.epsilon=uniform(0,0.3)",
+)
+
+
+def config(out: Path, *words: str) -> TuneConfig:
+    """A search of two splits that is not meant to be run; later words win."""
+    places = [f"out={out}", f"data.root={out.parent / 'book'}"]
+    rest = [word for word in SHORT if not word.startswith("data.labelled")]
+    return load(TuneConfig, None, [*rest, *places, *SPACE, f"train.epochs={EPOCHS}", *words])
+
+
+def run(miou: float, *, epochs: int = EPOCHS, seed: int = 0, labelled: int = 2) -> Run:
+    """A training that rose evenly to an mIoU, or was stopped after so many epochs."""
+    curve = [(float(epoch), miou * epoch / epochs) for epoch in range(1, epochs + 1)]
+    return Run(seed, miou, miou, float(epochs), EPOCHS, curve, labelled, zero_shot=0.3, seconds=2.0)
+
+
+def trial(
+    number: int, miou: float | None, state: State = "done", *, split: str = "2", tau: float = 0.7, **more: Any
+) -> Trial:
+    """A trial of a split."""
+    values = {"pseudo.tau": str(tau), "pseudo.epsilon": str(round(0.01 * number, 4))}
+    made = Trial(split, number, values, f"{split}-{number:03}", state, **more)
+    if miou is not None:
+        made.runs = [run(miou, epochs=EPOCHS if state == "done" else 3, labelled=int(split))]
+    return made
+
+
+def ledger(given: TuneConfig, *trials: Trial) -> Ledger:
+    """A search's folder with these trials in it."""
+    kept = Ledger(given)
+    kept.begin()
+    for one in trials:
+        kept.save(one)
+    return kept

@@ -1,0 +1,101 @@
+"""What a search keeps on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import UserError
+from tests.tuning.searches import config, ledger, run, trial
+from tuning.ledger import Ledger, configured, read_trials, split_names, threshold_labels
+
+
+def test_trials_are_read_back_as_they_were_kept(tmp_path: Path) -> None:
+    given = config(tmp_path / "search")
+    told = [trial(0, 0.5), trial(1, 0.3, "stopped"), trial(2, None, "crashed", reason="RuntimeError: x")]
+    told[0].held_out = [run(0.4, seed=1)]
+    ledger(given, *told)
+    again = Ledger(given)
+    again.check()
+    again.begin()
+    assert again.trials() == told
+    (tmp_path / "search" / "trials" / "2-001" / "trial.json").write_text("{cut")
+    assert [one.number for one in read_trials(given.out)] == [0, 2]
+
+
+def test_the_best_ran_to_the_end(tmp_path: Path) -> None:
+    kept = ledger(config(tmp_path / "s"), trial(0, 0.5), trial(1, 0.6), trial(2, 0.9, "stopped"))
+    best = kept.best("2")
+    assert best is not None
+    assert best.number == 1
+    assert kept.best("4") is None
+
+
+def test_score_is_the_mean_over_seeds() -> None:
+    one = trial(1, 0.4)
+    one.runs.append(run(0.6, seed=1))
+    assert one.score == pytest.approx(0.5)
+    assert trial(1, None, "running").score is None
+
+
+def test_a_crash_is_no_outcome_and_a_diverged_loss_is_the_worst_one() -> None:
+    assert [trial(1, None, state).finished for state in ("running", "crashed", "diverged")] == [
+        False,
+        False,
+        True,
+    ]
+    assert trial(1, None, "diverged").past().score == 0.0
+    assert trial(1, None, "crashed").past().state == "failed"
+
+
+def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:
+    ledger(config(tmp_path / "s"))
+    Ledger(config(tmp_path / "s", "search.trials=99")).check()
+    with pytest.raises(UserError) as caught:
+        Ledger(config(tmp_path / "s", "space.pseudo.tau=uniform(0.5,1)", "train.lr=0.1")).check()
+    assert caught.value.exit_code == 2
+    assert [line.strip() for line in str(caught.value).splitlines()[1:3]] == [
+        "space.pseudo.tau: 'uniform(0.4,1)' -> 'uniform(0.5,1)'",
+        "train.lr: 0.0005 -> 0.1",
+    ]
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "thesis.tex").touch()
+    with pytest.raises(UserError, match=r"holds something else \(thesis.tex\)"):
+        Ledger(config(tmp_path / "s")).check()
+    (tmp_path / "s" / "config.yaml").write_text("out: x\n")
+    with pytest.raises(UserError, match="not the configuration of a search"):
+        Ledger(config(tmp_path / "s")).check()
+
+
+def test_a_trial_is_a_training_run_with_its_values(tmp_path: Path) -> None:
+    given = config(tmp_path / "s", "data.labels=z", "space.label.threshold=choice(0.1,0.2)")
+    one = trial(3, None, "running", split="4", tau=0.55)
+    one.values["label.threshold"] = "0.2"
+    made = Ledger(given).run_config(one, 7)
+    assert (made.pseudo.tau, made.pseudo.epsilon, made.data.labelled, made.seed) == (0.55, 0.03, "4", 7)
+    assert made.out.endswith("trials/4-003/seed-7")
+    assert made.data.labels == threshold_labels(given.out, "0.2")
+    one.number = 0
+    assert configured(given, one).data.labels == "z"
+
+
+def test_only_the_best_keeps_its_weights(tmp_path: Path) -> None:
+    kept = ledger(config(tmp_path / "s"), trial(0, 0.5), trial(1, 0.6), trial(2, None, "running"))
+    folders = [tmp_path / "s" / "trials" / f"2-00{i}" / "seed-0" for i in range(3)]
+    for folder in folders:
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "history.json").touch()
+    kept.drop_weights("2")
+    assert [(folder / "checkpoints").exists() for folder in folders] == [False, True, True]
+    assert all((folder / "history.json").exists() for folder in folders)
+
+
+def test_names_of_splits_are_fit_for_files_and_differ() -> None:
+    names = split_names(["1/16", "8", "lists/a.txt", "other/a.txt", "1-16"])
+    assert names["1/16"] == "1-16"
+    assert len(set(names.values())) == 5
+    assert all(name.replace("-", "").isalnum() for name in names.values())
