@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import click
 
 from benchmarks.common import MIB, Benchmark, circumstances, draw_images, table, write_result
 from benchmarks.memory import Sample, thin, watch
+from pipelines import cluster
+from pipelines.annotation import ledger
 from pipelines.manifest import ImageRef, write_manifest
 
 SIZE = 16
@@ -83,6 +86,27 @@ def many_rows(folder: Path, rows: int) -> dict[str, Any]:
     }
 
 
+def ledger_rate(callers: int, calls: int) -> float:
+    """Calls a second of the one ledger of a run, asked by several workers at once as stages ask it."""
+    import ray
+
+    with cluster.session(None):
+        book = ledger.start()
+        task = ray.remote(num_cpus=0)(_call)
+        ray.get([task.remote(book, caller, 10) for caller in range(callers)])
+        began = time.perf_counter()
+        ray.get([task.remote(book, caller, calls) for caller in range(callers)])
+        return 2 * callers * calls / (time.perf_counter() - began)
+
+
+def _call(book: ledger.RemoteLedger, caller: int, calls: int) -> None:
+    for number in range(calls):
+        ids = [f"{caller}-{number}-{k}" for k in range(4)]
+        book.begin("sam", ids)
+        book.end("sam", ids, 0.1)
+    book.tally()
+
+
 def show(record: dict[str, Any]) -> str:
     """The record as two tables."""
     actors = [
@@ -104,6 +128,7 @@ def show(record: dict[str, Any]) -> str:
     return "\n\n".join(
         (
             table(["actors", "images/s", "efficiency", "overhead, ms an image"], actors),
+            f"the ledger answers {record['ledger_calls_per_second']:.0f} calls a second",
             table(["rows", "rows/s", "seconds", "driver, MiB", "manifest, bytes a row"], rows),
         )
     )
@@ -129,6 +154,7 @@ def main(actors: list[int], latency: float, per_actor: int, rows: list[int], out
         for count in actors:
             record["actors"].append(overhead(Path(folder) / f"actors-{count}", count, latency, per_actor))
             click.echo(f"{count} actors: efficiency {record['actors'][-1]['efficiency']:.3f}", err=True)
+        record["ledger_calls_per_second"] = ledger_rate(callers=4, calls=1000)
         for count in rows:
             record["rows"].append(many_rows(Path(folder) / f"rows-{count}", count))
             click.echo(f"{count} rows: {record['rows'][-1]['rows_per_second']:.0f} a second", err=True)
