@@ -18,7 +18,7 @@ import click
 from pipelines.errors import UserError
 
 VERBS = {
-    "demo": "Draw a picture book, label it, train on it: minutes on a CPU.",
+    "demo": "Draw a picture book, label it, train: minutes on a CPU.",
     "annotate": "Label a pile of images with SAM and CLIP.",
     "relabel": "Relabel with new classes, prompts or threshold, without SAM.",
     "train": "Train a network on a few masks and many zero-shot labels.",

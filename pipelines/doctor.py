@@ -170,7 +170,8 @@ def _nodes(own: bool) -> Iterator[Finding]:
     here = installed()
     for address, version in _ask(installed):
         if version != here:
-            detail = f"segray {version or 'is not installed'}, here {here or 'neither'}; segray submit brings its own"
+            there = f"segray {version or 'is not installed'}, here {here or 'neither'}"
+            detail = f"{there}; segray submit brings its own"
             yield Finding(False, f"node {address}", detail)
 
 

@@ -179,12 +179,10 @@ class Search:
         _quieten_tune()
         config = self._config
         with cluster.session(config.address, config.grow) as resources:
-            import ray
-
             require_shared(config.out, [place for place in (config.data.root, config.data.labels) if place])
             self._cpus = config.train.num_cpus or 1.0
             at_once = self._at_once(resources)
-            self._desk = ray.remote(num_cpus=0, max_restarts=-1)(Desk).remote()
+            self._desk = _desk_here()
             keys = [one.key for one in dimensions_of(config)]
             finished = sum(one.finished for one in self._ledger.trials())
             table = Table(keys, 0, finished)
@@ -263,6 +261,15 @@ class Search:
         group = ray.get(self._desk.release.remote(file))
         if group is not None:
             ray.util.remove_placement_group(group)
+
+
+def _desk_here() -> Any:
+    """A `Desk` on this node: what is said there must not be lost with any other."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Desk).remote()
 
 
 def _quieten_tune() -> None:

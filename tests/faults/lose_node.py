@@ -1,7 +1,7 @@
 """`python -m tests.faults.lose_node VERB ...`: the command line on a cluster that loses a node meanwhile.
 
 A cluster of its own, so that the Ray of the other tests is left alone: a head without CPUs and two nodes, for
-`train` three, so that all actors are on nodes that can be lost.
+`train` and `tune` three, so that all actors are on nodes that can be lost.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ PARTS_BEFORE = 2
 
 
 def finished(out: Path) -> list[str]:
-    """Parts of a label set, or whole checkpoints of a training run."""
-    return finished_parts(out) or [str(path) for path in out.glob("checkpoints/*/state.json")]
+    """Parts of a label set, or whole checkpoints of a training run or of a search's trials."""
+    return finished_parts(out) or [str(path) for path in out.glob("**/checkpoints/*/state.json")]
 
 
 def _lose(cluster: Cluster, nodes: dict[str, Any], out: Path) -> None:
@@ -43,7 +43,7 @@ def _lose(cluster: Cluster, nodes: dict[str, Any], out: Path) -> None:
 def _run() -> None:
     head = {**NODE, "num_cpus": 0, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    added = [cluster.add_node(**NODE) for _ in range(3 if sys.argv[1] == "train" else 2)]
+    added = [cluster.add_node(**NODE) for _ in range(3 if sys.argv[1] in ("train", "tune") else 2)]
     nodes = {node.node_id: node for node in added}
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)

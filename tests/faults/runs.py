@@ -39,8 +39,6 @@ OPTIONS = (
     *("sam.workers=1", "sam.batch_size=2", "clip.batch_size=2", f"rows_per_part={ROWS_PER_PART}"),
 )
 _TOKEN = "SEGRAY_TEST_RUN"
-# A busy machine starts a node of a cluster more slowly than Ray waits for it.
-_PATIENT = {"RAY_raylet_start_wait_time_s": "180"}
 
 
 def draw_images(folder: Path, names: Sequence[str] = NAMES) -> Path:
@@ -109,7 +107,7 @@ class Process:
                 stderr=err,
                 stdin=subprocess.DEVNULL,
                 cwd=REPOSITORY,
-                env={**environment, **_PATIENT, "OMP_NUM_THREADS": "1", _TOKEN: self._token},
+                env={**environment, "OMP_NUM_THREADS": "1", _TOKEN: self._token},
                 process_group=0,
                 preexec_fn=_heed_ctrl_c,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,15 @@ def records(out: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    folder = tmp_path_factory.mktemp("search")
-    labels, root = book(folder / "book")
+def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Label set and data set."""
+    return book(tmp_path_factory.mktemp("search") / "book")
+
+
+@pytest.fixture(scope="module")
+def story(places: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Story:
+    labels, root = places
+    folder = tmp_path_factory.mktemp("story")
     out, split = folder / "search", folder / "unlabelled.txt"
     words = [
         *("tune", *SHORT, f"out={out}", f"data.root={root}", f"data.labels={labels}"),
@@ -95,3 +102,25 @@ def test_the_same_command_tries_the_crashed_trial_again_and_no_other(story: Stor
     assert after["3-000"] == before["3-000"]
     rows = list(csv.DictReader((story.out / "results.csv").open()))
     assert [(row["trial"], row["outcome"]) for row in rows] == [("3-000", "done"), ("3-001", "done")]
+
+
+def test_a_node_with_trials_is_lost(places: tuple[Path, Path], tmp_path: Path) -> None:
+    labels, root = places
+    out = tmp_path / "search"
+    words = [
+        *("tune", *SHORT, f"out={out}", f"data.root={root}", f"data.labels={labels}"),
+        # A worker fills a node, and there are three: two trials run, and find room again when one is lost.
+        *("train.num_cpus=2", "search.concurrent=2", "search.trials=3", "search.held_out=0"),
+        *(f"train.epochs={EPOCHS}", "search.algorithm=random", "search.scheduler=none"),
+    ]
+    with started(words, tmp_path / "log", module="tests.faults.lose_node") as process:
+        ended = process.wait()
+    assert ended.code == 0, ended.err
+    found = re.search(r"lost a node with (\d+) actors after (\d+) parts", ended.out)
+    assert found is not None
+    assert int(found[1]) > 0
+    trials = records(out)
+    assert sorted(trials) == ["3-000", "3-001", "3-002"]
+    for one in trials.values():
+        assert one["state"] == "done", one["reason"]
+        assert [epoch for epoch, _ in one["runs"][0]["curve"]] == [float(n) for n in range(1, EPOCHS + 1)]

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import scaling
+from benchmarks.memory import Sample
+from benchmarks.scaling import rate_of
+
+
+def test_the_rate_leaves_out_the_start_and_the_end() -> None:
+    samples = [Sample(0, 1, 0), Sample(10, 1, 4), Sample(12, 1, 8), Sample(14, 1, 24), Sample(30, 1, 24)]
+    assert rate_of(samples) == 5
+    with pytest.raises(ValueError, match="over between two samples"):
+        rate_of(samples[-1:])
+    with pytest.raises(ValueError, match="over between two samples"):
+        rate_of(samples[:1])
+
+
+def test_a_list_that_is_none_is_refused() -> None:
+    result = CliRunner().invoke(scaling.main, ["--actors", "1,x"])
+    assert result.exit_code == 2
+    assert "1,x is no list of numbers such as 1,2,4" in result.output
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_engine_runs_with_models_that_sleep(tmp_path: Path) -> None:
+    found = scaling.overhead(tmp_path / "actors", actors=2, latency=0.05, per_actor=40)
+    assert 0 < found["efficiency"] < 1.5
+    assert found["images_per_second"] > 0
+    rows = scaling.many_rows(tmp_path / "rows", 600)
+    assert (rows["rows"], rows["parts"]) == (600, sum(1 for _ in tmp_path.glob("rows/labels/labels/part-*")))
+    assert rows["rss_mib_peak"] > 100
+    assert rows["part_bytes_per_row"] > 0
+    record = {"actors": [found], "rows": [rows], "ledger_calls_per_second": 1000.0}
+    assert "the ledger answers 1000 calls a second" in scaling.show(record)
+    assert json.loads(json.dumps(rows))["curve"][-1][1] == 600
