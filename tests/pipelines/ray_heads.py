@@ -97,6 +97,8 @@ def _command(head: Head, folder: str) -> list[str]:
         *("--node-ip-address=127.0.0.1", f"--port={head.gcs.rpartition(':')[2]}"),
         *("--include-dashboard=true", "--dashboard-host=127.0.0.1"),
         f"--dashboard-port={head.dashboard.rpartition(':')[2]}",
+        # Beside another Ray here the agent's usual port is taken, and without an agent no job starts.
+        f"--dashboard-agent-listen-port={_free_port()}",
         f"--ray-client-server-port={_free_port()}",
         *("--num-cpus=2", "--object-store-memory=200000000"),
     ]
