@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
-import json
 import logging
 import os
 import tempfile
@@ -24,11 +22,11 @@ from pipelines.store.label_store import LabelStore
 from pipelines.store.run_lock import RunLock
 from pipelines.store.shared import require_shared
 from pipelines.train import check, scaling
-from pipelines.training.data import TrainingData, open_data
 from pipelines.training.trackers import check_trackers
 from tuning import summary
 from tuning.ledger import Ledger, Trial, threshold_labels
 from tuning.plan import Given, HeldOutPlan, SearchPlan, dimensions_of, splits_of
+from tuning.shared_data import SharedData
 from tuning.space import make_proposer
 from tuning.table import Table
 from tuning.trial import Desk, drive
@@ -119,41 +117,6 @@ def _require_outcome(config: TuneConfig, ledger: Ledger) -> None:
             raise UserError(f"data.labelled={split}: no trial ran to its end{why}", exit_code=1)
 
 
-class SharedData:
-    """Training data that was opened and checked once for all trials that need the same."""
-
-    def __init__(self) -> None:
-        self._opened: dict[str, TrainingData] = {}
-        self._desk: Any = None
-        self._handed: set[str] = set()
-
-    def open(self, config: TrainConfig) -> TrainingData:
-        """The data of a training run.
-
-        Raises:
-            UserError: see `open_data`.
-        """
-        key = _data_key(config)
-        if key not in self._opened:
-            self._opened[key] = open_data(config.data, config.seed)
-        return self._opened[key]
-
-    def lend(self, config: TrainConfig, desk: Any) -> str:
-        """Put the data of a run where its trial finds it; the key that it is found under."""
-        import ray
-
-        key = _data_key(config)
-        if key not in self._handed:
-            ray.get(desk.put_data.remote(key, [ray.put(self.open(config))]))
-            self._handed.add(key)
-        return key
-
-
-def _data_key(config: TrainConfig) -> str:
-    told = json.dumps([config.data.model_dump(mode="json"), config.seed], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
-
-
 class Search:
     """A search on a cluster.
 
@@ -186,7 +149,13 @@ class Search:
             keys = [one.key for one in dimensions_of(config)]
             finished = sum(one.finished for one in self._ledger.trials())
             table = Table(keys, 0, finished)
-            plan = SearchPlan(config, self._ledger, self._classes, self._describe, table.row)
+
+            def ended(trial: Trial) -> None:
+                table.row(trial)
+                # The page can be looked at while the search runs, and is there when it is killed.
+                summary.write(self._ledger)
+
+            plan = SearchPlan(config, self._ledger, self._classes, self._describe, ended)
             table.total = plan.total
             self._fit(plan, table, at_once)
             self._fit(HeldOutPlan(config, self._ledger, self._describe, table.held_out), table, at_once)
@@ -199,10 +168,9 @@ class Search:
         """
         train = self._config.train
         scaling(train_config(self._config), resources)
+        room = resources.room(self._cpus) // train.workers
         if resources.gpus > 0:
-            room = int(resources.gpus) // train.workers
-        else:
-            room = resources.room(self._cpus) // train.workers
+            room = min(room, int(resources.gpus) // train.workers)
         return max(1, min(room, self._config.search.concurrent or room))
 
     def _describe(self, trial: Trial, seeds: list[int], judged: bool) -> Given:
