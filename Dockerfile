@@ -5,7 +5,7 @@ ARG RAY_IMAGE=rayproject/ray:2.60.0-py311-gpu
 FROM ${RAY_IMAGE}
 
 COPY --chown=ray:users . /home/ray/segray
-RUN pip install --no-cache-dir "/home/ray/segray[segformer,s3,gcs]" && rm -rf /home/ray/segray
+RUN pip install --no-cache-dir "/home/ray/segray[segformer,tune,s3,gcs]" && rm -rf /home/ray/segray
 
 # A cluster without a token does not start.
 ENV RAY_AUTH_MODE=token

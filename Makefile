@@ -11,10 +11,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
 help: ## show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-demo: $(VENV)/.core ## draw a picture book, label it with the built-in models, score it, make a report
+demo: $(VENV)/.core ## draw a picture book, label it with the built-in models, train on it, report both
 	$(BIN)/segray demo $(ARGS)
 
-tune: $(VENV)/.dev ## search tau and epsilon for 8, 16 and 32 masks of a picture book; the same command goes on
+tune: $(VENV)/.dev ## search tau and epsilon for 4 and for 16 masks of a picture book; the same command goes on
 	test -e runs/tune/book/class_names.txt || $(BIN)/segray picture-book out=runs/tune/book n=120
 	test -e runs/tune/labels/run.json || \
 		$(BIN)/segray annotate configs/picture_book.yaml images=runs/tune/book/images out=runs/tune/labels

@@ -125,15 +125,11 @@ def _run(name: str, words: Sequence[str], debug: bool) -> None:
         # Most of its words are another verb's.
         import_module("pipelines.submit").run(words)
         return
-    from pipelines.config.loading import load
+    from pipelines.config.loading import load, split_source
     from pipelines.config.paths import absolute, joins_cluster
     from pipelines.config.settings import VERBS as CONFIGS
 
-    source = next((word for word in words if "=" not in word and not word.startswith("-")), None)
-    overrides = list(words)
-    if source is not None:
-        overrides.remove(source)
-    config = load(CONFIGS[name], source, overrides)
+    config = load(CONFIGS[name], *split_source(words))
     if joins_cluster(config):
         # Its processes stand in another folder.
         config = absolute(config)

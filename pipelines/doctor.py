@@ -27,7 +27,6 @@ from pipelines.store import shared, storage
 _PACKAGE = "segray"
 _SHOWN_PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "segment-anything", "open_clip_torch", "timm")
 _GIB = 2**30
-_ANSWER_S = 120.0
 _REFUSED = (401, 403)
 
 
@@ -186,17 +185,11 @@ def installed() -> str:
 def _ask(question: Callable[..., Any], *args: Any) -> list[tuple[str, Any]]:
     """The answer of each node, by its address; an exception's first line where it has none."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    answers = []
-    for node in shared.nodes():
-        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        task = ray.remote(num_cpus=0)(question).options(scheduling_strategy=there)
-        answers.append((node["NodeManagerAddress"], task.remote(*args)))
     found = []
-    for address, answer in answers:
+    for address, answer in shared.ask_nodes(question, *args):
         try:
-            found.append((address, ray.get(answer, timeout=_ANSWER_S)))
+            found.append((address, ray.get(answer, timeout=shared.ANSWER_S)))
         except Exception as error:  # noqa: BLE001  whatever it is, it is what the table is for
             found.append((address, one_line(error)))
     return found

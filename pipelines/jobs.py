@@ -145,7 +145,9 @@ class _Output:
                 self._shown = max(self._shown, seen)
                 click.echo(fresh, nl=False)
         except (RuntimeError, OSError):
-            return self._ended() and False
+            # Not for its answer: it raises where the server stays out of reach.
+            self._ended()
+            return False
         return True
 
     def _ended(self) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from pipelines.config.loading import dump, load
+from pipelines.config.loading import dump, load, split_source
 from pipelines.config.paths import absolute, is_file
 from pipelines.config.schema import Config, keys
 from pipelines.config.settings import VERBS, SubmitConfig
@@ -84,11 +84,7 @@ def check_verb(words: Sequence[str]) -> tuple[str, Config]:
         near = get_close_matches(verb, allowed, n=1)
         hint = f"; did you mean {near[0]}?" if near else f" (allowed: {', '.join(allowed)})"
         raise UserError(f"no job for a cluster: {words[0]}{hint}")
-    rest = list(words[1:])
-    source = next((word for word in rest if "=" not in word and not word.startswith("-")), None)
-    if source is not None:
-        rest.remove(source)
-    config = absolute(load(VERBS[verb], source, rest))
+    config = absolute(load(VERBS[verb], *split_source(words[1:])))
     # Within a job Ray itself says where the cluster is.
     return verb, config.model_copy(update={"address": None}) if "address" in keys(type(config)) else config
 

@@ -12,16 +12,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-import yaml
-
-from pipelines.annotation.provenance import other_configuration
 from pipelines.config.loading import dump, identity, with_values
 from pipelines.config.search_space import SPLIT, THRESHOLD
 from pipelines.config.train import TrainConfig
 from pipelines.config.tune import TuneConfig, train_config
-from pipelines.errors import UserError
 from pipelines.store import storage
-from pipelines.training.run_folder import BEST, CHECKPOINTS, CONFIG, LAST
+from pipelines.training.run_folder import BEST, CHECKPOINTS, CONFIG, LAST, check_folder
 from tuning.space import Past, Values
 
 TRIALS, LABELS, RECORD = "trials", "labels", "trial.json"
@@ -112,27 +108,12 @@ class Ledger:
         Raises:
             UserError: with the difference.
         """
-        names = storage.list_names(self.out)
-        if CONFIG in names:
-            self._compare()
-        elif foreign := sorted(name for name in names if not name.startswith(".")):
-            raise UserError(
-                f"out={storage.display(self.out)} holds something else ({', '.join(foreign[:3])}); "
-                "allowed: a new or empty folder, or one of this search"
-            )
-
-    def _compare(self) -> None:
-        path = storage.join(self.out, CONFIG)
-        try:
-            old = _identity(TuneConfig.model_validate(yaml.safe_load(storage.read_bytes(path))))
-        except (ValueError, yaml.YAMLError) as error:
-            raise UserError(f"{storage.display(path)} is not the configuration of a search") from error
-        new = _identity(self.config)
-        changed = [
-            f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)
-        ]
-        if changed:
-            raise UserError(other_configuration(self.out, changed, "give another out=DIR"))
+        check_folder(
+            self.out,
+            "search",
+            _identity(self.config),
+            lambda tree: _identity(TuneConfig.model_validate(tree)),
+        )
 
     def begin(self) -> None:
         """Write the configuration and read the trials of earlier commands."""

@@ -42,7 +42,7 @@ def build(ledger: Ledger) -> str:
         trials=[_trial_row(one, ledger) for one in trials],
         crashed=[(one.file, visible(one.reason)) for one in trials if one.state == "crashed"],
         unfinished=sum(one.state == "running" for one in trials),
-        toy=config.network.name == "picture_book",
+        picture_book=config.network.name == "picture_book",
         facts=facts({"space": dict(ranges), "search": _search_facts(ledger)}, "search"),
         config_text=config_text(config.out),
     )

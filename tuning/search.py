@@ -12,9 +12,9 @@ from typing import Any
 import click
 
 from pipelines import cluster
+from pipelines.config.paths import absolute
 from pipelines.config.search_space import THRESHOLD
 from pipelines.config.settings import LabelConfig, RelabelConfig
-from pipelines.config.train import TrainConfig
 from pipelines.config.tune import TuneConfig, train_config
 from pipelines.errors import UserError
 from pipelines.store import storage
@@ -176,7 +176,7 @@ class Search:
     def _describe(self, trial: Trial, seeds: list[int], judged: bool) -> Given:
         runs = []
         for seed in seeds:
-            config = _located(self._ledger.run_config(trial, seed))
+            config = absolute(self._ledger.run_config(trial, seed))
             config = config.model_copy(
                 update={"train": config.train.model_copy(update={"num_cpus": self._cpus})}
             )
@@ -247,22 +247,3 @@ def _quieten_tune() -> None:
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     # A trial is four processes: with one start a core at a time, Ray warns of their number.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "4")
-
-
-def _located(config: TrainConfig) -> TrainConfig:
-    """The same with absolute paths: workers may run elsewhere."""
-    places = {name: _absolute(getattr(config.data, name)) for name in ("root", "labels")}
-    weights = config.network.weights
-    if weights is not None and storage.is_local(weights) and storage.exists(weights):
-        weights = _absolute(weights)
-    return config.model_copy(
-        update={
-            "out": _absolute(config.out),
-            "data": config.data.model_copy(update=places),
-            "network": config.network.model_copy(update={"weights": weights}),
-        }
-    )
-
-
-def _absolute(place: str | None) -> str | None:
-    return str(storage.local_path(place)) if place is not None and storage.is_local(place) else place

@@ -52,6 +52,15 @@ def load(model: type[T], source: str | None, overrides: Sequence[str] = ()) -> T
     return config
 
 
+def split_source(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The configuration file among the words of a command line, or None, and the other words."""
+    source = next((word for word in words if "=" not in word and not word.startswith("-")), None)
+    rest = list(words)
+    if source is not None:
+        rest.remove(source)
+    return source, rest
+
+
 def with_values(config: T, values: Mapping[str, str]) -> T:
     """The configuration with other values for some of its keys, written as in key=value words.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from pipelines.store import storage
 
 _PATIENCE_S = 3.0
 """Network file systems may show a new file a little later."""
-_ANSWER_S = 120.0
+ANSWER_S = 120.0
+"""How long a node may take to answer."""
 
 
 def require_shared(out: str | None, inputs: Sequence[str] = ()) -> None:
@@ -74,15 +75,22 @@ def token_file(folder: str) -> Iterator[tuple[str, str]]:
 def blind_nodes(path: str, token: str) -> list[str]:
     """Addresses of the nodes that do not see the file (with the token, unless that is empty)."""
     import ray
+
+    asked = ask_nodes(sees, path, token)
+    return sorted(address for address, answer in asked if not ray.get(answer, timeout=ANSWER_S))
+
+
+def ask_nodes(question: Callable[..., Any], *args: Any) -> list[tuple[str, Any]]:
+    """Call a function on every node: (its address, a reference to the answer)."""
+    import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    task = ray.remote(num_cpus=0, max_retries=2)(sees)
+    task = ray.remote(num_cpus=0, max_retries=2)(question)
     asked = []
     for node in nodes():
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        answer = task.options(scheduling_strategy=there).remote(path, token)
-        asked.append((node["NodeManagerAddress"], answer))
-    return sorted(address for address, answer in asked if not ray.get(answer, timeout=_ANSWER_S))
+        asked.append((node["NodeManagerAddress"], task.options(scheduling_strategy=there).remote(*args)))
+    return asked
 
 
 def sees(path: str, token: str) -> bool:

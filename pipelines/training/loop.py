@@ -82,12 +82,14 @@ class Worker:
         with trackers:
             while self.progress.step < self.total:
                 entry = self._stretch()
+                # Told before it is kept: a worker that is lost in between tells it twice, not never.
                 trackers.add(entry, self.data.space.classes)
                 self._say(entry)
+                self._report(entry)
         return self.progress.history
 
     def _stretch(self) -> dict[str, Any]:
-        """Train to the next validation, validate, report."""
+        """Train to the next validation, and validate."""
         every = self.config.train.validate_every * self.epoch_steps
         first = self.progress.step
         last = min(self.total, (first // every + 1) * every)
@@ -108,7 +110,6 @@ class Worker:
         }
         entry |= self._validate()
         self.progress.history.append(entry)
-        self._report(entry)
         return entry
 
     def _say(self, entry: dict[str, Any]) -> None:

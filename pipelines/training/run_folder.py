@@ -7,6 +7,7 @@ tensorboard/.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -26,6 +27,43 @@ from pipelines.training.splits import write_split
 CHECKPOINTS, BEST, LAST, HISTORY, CONFIG = "checkpoints", "best", "last", "history.json", "config.yaml"
 
 
+def check_folder(
+    out: str, what: str, new: Mapping[str, Any], read: Callable[[Any], Mapping[str, Any]]
+) -> None:
+    """Refuse a folder of something else, or of a run or a search with another configuration.
+
+    Args:
+        out: the folder.
+        what: what should be there, for the message.
+        new: the configuration's values by key.
+        read: the same of what config.yaml holds; a ValueError where it is none.
+
+    Raises:
+        UserError: with the difference.
+    """
+    try:
+        names = storage.list_names(out)
+    except OSError as error:
+        raise UserError(f"out={storage.display(out)} cannot be listed: {error}") from error
+    if CONFIG not in names:
+        if foreign := sorted(name for name in names if not name.startswith(".")):
+            raise UserError(
+                f"out={storage.display(out)} holds something else ({', '.join(foreign[:3])}); "
+                f"allowed: a new or empty folder, or one of this {what}"
+            )
+        return
+    path = storage.join(out, CONFIG)
+    try:
+        old = read(yaml.safe_load(storage.read_bytes(path)))
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{storage.display(path)} is not the configuration of a {what}") from error
+    changed = [
+        f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)
+    ]
+    if changed:
+        raise UserError(other_configuration(out, changed, "give another out=DIR"))
+
+
 class RunFolder:
     """`out` of a training run."""
 
@@ -38,33 +76,12 @@ class RunFolder:
         Raises:
             UserError: with the difference.
         """
-        try:
-            names = storage.list_names(self.out)
-        except OSError as error:
-            raise UserError(f"out={storage.display(self.out)} cannot be listed: {error}") from error
-        if CONFIG not in names:
-            if foreign := [name for name in names if not name.startswith(".")]:
-                named = ", ".join(sorted(foreign)[:3])
-                raise UserError(
-                    f"out={storage.display(self.out)} holds something else ({named}); "
-                    "allowed: a new or empty folder, or one of this run"
-                )
-            return
-        self._compare()
-
-    def _compare(self) -> None:
-        path = storage.join(self.out, CONFIG)
-        try:
-            words = yaml.safe_load(storage.read_bytes(path))
-            old = identity(TrainConfig.model_validate(words))
-        except (ValueError, yaml.YAMLError) as error:
-            raise UserError(f"{storage.display(path)} is not the configuration of a training run") from error
-        new = identity(self.config)
-        changed = [
-            f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)
-        ]
-        if changed:
-            raise UserError(other_configuration(self.out, changed, "give another out=DIR"))
+        check_folder(
+            self.out,
+            "training run",
+            identity(self.config),
+            lambda tree: identity(TrainConfig.model_validate(tree)),
+        )
 
     def begin(self, data: TrainingData) -> None:
         """Write the configuration and the splits that were drawn."""

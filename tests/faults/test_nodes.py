@@ -35,7 +35,6 @@ def test_a_worker_node_is_lost(images: Path, reference: Path, tmp_path: Path) ->
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.xfail(strict=False, reason="passed alone, failed once beside another Ray; not understood")
 def test_a_node_with_a_training_worker_is_lost(tmp_path: Path) -> None:
     labels, root = book(tmp_path / "book")
     epochs = f"train.epochs={EPOCHS}"
