@@ -172,7 +172,7 @@ class DemoConfig(Config):
     """How many scenes; a sixth of them is held out."""
     labelled: int = Field(default=8, ge=1)
     """How many training scenes have hand-made masks."""
-    epochs: int = Field(default=16, ge=1)
+    epochs: int = Field(default=13, ge=1)
     """Passes of the training over the other scenes."""
     seed: _Seed = 0
     """The same seed gives the same demo."""
