@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -150,7 +152,8 @@ def _connect(address: str) -> None:
     options = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
     if address != "local":
         try:
-            ray.init(address=address, **options)
+            with _without_greeting():
+                ray.init(address=address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"address: no Ray cluster at {address} ({str(error).splitlines()[0]}); "
@@ -161,10 +164,29 @@ def _connect(address: str) -> None:
     # Listing a Parquet file takes one whole CPU beside the actors: one core pretends to be two.
     cpus = max(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     try:
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+        with _without_greeting():
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
     except Exception as error:  # Ray raises bare ones, such as when a busy machine starts it too slowly
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"Ray did not start on this machine: {said[0]}", exit_code=1) from error
+
+
+@contextlib.contextmanager
+def _without_greeting() -> Iterator[None]:
+    """Ray's native code tells on stderr that RAY_BACKEND_LOG_LEVEL is set; what else it says is passed on."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            caught.seek(0)
+            for line in caught:
+                if b"RAY_BACKEND_LOG_LEVEL" not in line:
+                    os.write(2, line)
 
 
 def _quieten() -> None:
@@ -231,7 +253,8 @@ def _fill(pool: Pool, *, workers: int, cpus: float, gpus: float, threads: int) -
         num_cpus=cpus if pool.num_cpus is None else pool.num_cpus,
         num_gpus=gpus if pool.num_gpus is None else pool.num_gpus,
         threads=threads,
-        batch_size=pool.batch_size,
+        # Threads that share a batch wait for the last of them at its end.
+        batch_size=pool.batch_size if threads == 1 else max(pool.batch_size, 4 * threads),
     )
 
 

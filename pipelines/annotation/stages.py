@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +23,12 @@ from models.painting import Naming, paint
 from pipelines.annotation.guard import Book, Row, guarded
 from pipelines.cluster import PoolPlan
 from pipelines.config.settings import ClipModel, SamModel
+from pipelines.errors import UserError
 from pipelines.images import ImageOptions, ImageProblem, decode, encode_gray_png
 from pipelines.sources import read_image
 from pipelines.store.label_schema import ID_LIST, SEGMENT_FIELDS, class_counts
+
+T = TypeVar("T")
 
 _COMMON = [
     ("image_id", pa.string()),
@@ -125,27 +130,66 @@ def pixels_of(row: Row) -> NDArray[np.uint8]:
     return np.frombuffer(row["pixels"], np.uint8).reshape(row["height"], row["width"], 3).copy()
 
 
+def load_or_tell_later(load: Callable[[], T]) -> Callable[[], T]:
+    """Load a worker's model now; what it gets raises the reason if that failed.
+
+    An error in an actor's constructor reaches the driver as the news of a dead actor, without its reason; one
+    in a call as it is.
+
+    Returns:
+        A function that returns the model, or raises UserError where its weights could not be loaded.
+    """
+    from models.weights import WeightsError
+
+    try:
+        model = load()
+    except WeightsError as problem:
+        told = str(problem)
+
+        def refuse() -> T:
+            raise UserError(told)
+
+        return refuse
+    return lambda: model
+
+
 class SegmentImages:
     """SAM over a batch of rows; loads the model once."""
 
     def __init__(self, config: SamModel, plan: PoolPlan, book: Book, max_tries: int) -> None:
-        import torch
-
         from models.sam import build_sam
 
-        device, self._threads = _device(plan), plan.threads
-        sam, _ = build_sam(config.model, config.weights, sha256=config.sha256)
-        self._generator = mask_generator(sam.to(torch.device(device)), config)
+        device = _device(plan)
+
+        def load() -> Any:
+            sam, _ = build_sam(config.model, config.weights, sha256=config.sha256)
+            return mask_generator(sam.to(device), config)
+
+        self._generator = load_or_tell_later(load)
+        self._on_cpu = device == "cpu"
+        self._threads = ThreadPoolExecutor(plan.threads, initializer=partial(use_threads, 1))
         self._table = TableStage("sam", self.segment, book, max_tries)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """READ_SCHEMA to SEGMENTED_SCHEMA."""
-        use_threads(self._threads)
+        """READ_SCHEMA to SEGMENTED_SCHEMA.
+
+        Raises:
+            UserError: the weights could not be loaded.
+        """
+        self._generator()
         return self._table.apply(table, SEGMENTED_SCHEMA)
 
     def segment(self, rows: list[Row]) -> list[Row]:
-        """Add the packed segments."""
-        found = self._generator.generate([pixels_of(row) for row in rows])
+        """Add the packed segments.
+
+        On a CPU each image is computed on one core, several side by side: SAM's operations are small, and
+        cores that share one wait for each other. No sum depends on the number of threads, either.
+        """
+        images, generator = [pixels_of(row) for row in rows], self._generator()
+        if self._on_cpu:
+            found = list(self._threads.map(lambda image: generator.generate([image])[0], images))
+        else:
+            found = generator.generate(images)
         return [{**row, "segments": pack(segments)} for row, segments in zip(rows, found, strict=True)]
 
 
@@ -220,18 +264,25 @@ class NameSegments:
 
         self._device, self._threads = _device(plan), plan.threads
         self._config, self._threshold, self._keep = config, words.threshold, keep_embeddings
-        self._clip = build_clip(config.model, config.weights, sha256=config.sha256, device=self._device)
+        self._clip = load_or_tell_later(
+            lambda: build_clip(config.model, config.weights, sha256=config.sha256, device=self._device)
+        )
         self._bank = words.bank(self._device)
         self._table = TableStage("clip", self.name, book, max_tries)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """SEGMENTED_SCHEMA to NAMED_SCHEMA."""
+        """SEGMENTED_SCHEMA to NAMED_SCHEMA.
+
+        Raises:
+            UserError: the weights could not be loaded.
+        """
+        self._clip()
         use_threads(self._threads)
         return self._table.apply(table, NAMED_SCHEMA)
 
     def name(self, rows: list[Row]) -> list[Row]:
         """Add names and embeddings, drop the pixels."""
-        grids = clip_features(self._clip, self._config, [pixels_of(row) for row in rows])
+        grids = clip_features(self._clip(), self._config, [pixels_of(row) for row in rows])
         return [self._name_one(row, grid) for row, grid in zip(rows, grids, strict=True)]
 
     def _name_one(self, row: Row, grid: Any) -> Row:

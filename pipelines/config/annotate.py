@@ -30,7 +30,7 @@ class Pool(Config):
     num_cpus: Annotated[float | None, Field(ge=0, le=1024), RunOnly] = None
     """CPUs for one actor, a share such as 0.5 included; null: chosen from what the cluster has."""
     batch_size: Annotated[int, Field(ge=1, le=1024), RunOnly] = 4
-    """Images that one actor takes at a time; halved by itself where memory runs out."""
+    """Images that one actor takes at a time; halved where memory runs out; 4 a thread at least."""
 
     @model_validator(mode="after")
     def _pool_can_grow(self) -> Pool:

@@ -79,6 +79,22 @@ def test_few_sam_workers_get_the_other_cpus_as_threads() -> None:
     assert (sam.threads, clip.threads) == (4, 1)
 
 
+def test_threads_get_batches_that_keep_them_busy() -> None:
+    assert plans(2, sam={"workers": 2})[0].batch_size == SamConfig().batch_size
+    assert plans(16, sam={"workers": 4, "batch_size": 2})[0].batch_size == 16
+    assert plans(16, sam={"workers": 4, "batch_size": 40})[0].batch_size == 40
+
+
+def test_what_ray_says_of_its_log_level_is_left_out_and_nothing_else(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with cluster._without_greeting():
+        os.write(
+            2, b"before\n[x] Set ray log level from environment variable RAY_BACKEND_LOG_LEVEL to 3\nafter"
+        )
+    assert capfd.readouterr().err == "before\nafter"
+
+
 def test_a_pool_starts_no_larger_than_it_may_grow() -> None:
     sam, clip = plans(16, sam={"max_workers": 3}, clip={"workers": 1, "max_workers": 5})
     assert (sam.workers, sam.max_workers) == (3, 3)

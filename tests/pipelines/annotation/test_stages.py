@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +41,7 @@ from pipelines.annotation.stages import (
     read_table,
 )
 from pipelines.config.settings import ClipConfig, SamConfig
+from pipelines.errors import UserError
 from pipelines.images import ImageOptions, decode_gray_png
 from pipelines.verify import verify
 from tests.pipelines.plain_runs import PLAN, config_of, draw_pictures, label_plainly, manifest_table
@@ -173,23 +173,34 @@ def test_on_a_cpu_segments_do_not_depend_on_the_batch(read: pa.Table, segmented:
     assert alone == segmented
 
 
-def test_a_stage_computes_on_its_cores_in_whatever_thread_it_is_called(
-    read: pa.Table, monkeypatch: pytest.MonkeyPatch
+def test_on_a_cpu_segments_do_not_depend_on_the_number_of_threads(
+    read: pa.Table, segmented: pa.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray calls an actor in another thread than the one that made it."""
     stage = SegmentImages(SAM, replace(PLAN, threads=3), **GUARD)
-    seen: list[str] = []
+    generate = stage._generator().generate
+    seen: set[tuple[int, int]] = set()
+    together = threading.Barrier(3, timeout=60)
 
-    def generate(images: list[Any]) -> list[list[Any]]:
-        seen.append(torch.__config__.parallel_info())
-        return [[] for _ in images]
+    def watched(images: list[Any]) -> list[list[Any]]:
+        together.wait()
+        seen.add((threading.get_ident(), torch.get_num_threads()))
+        return generate(images)
 
-    monkeypatch.setattr(stage._generator, "generate", generate)
-    thread = threading.Thread(target=stage, args=(read,))
-    thread.start()
-    thread.join()
-    torch.set_num_threads(PLAN.threads)
-    assert re.search(r"omp_get_max_threads\(\) : 3\b", seen[0])
+    monkeypatch.setattr(stage._generator(), "generate", watched)
+    fine = np.flatnonzero([status == "ok" for status in read["status"].to_pylist()])
+    assert stage(read.take(fine)) == segmented.take(fine)
+    assert len({thread for thread, _ in seen}) == 3
+    assert {cores for _, cores in seen} == {1}
+
+
+def test_weights_that_changed_are_told_in_the_call(read: pa.Table, words: Words) -> None:
+    """Ray tells of an actor whose constructor fails without the reason."""
+    changed = {"sha256": "0" * 64}
+    sam = SegmentImages(SAM.model_copy(update=changed), PLAN, **GUARD)
+    clip = NameSegments(ClipConfig().model_copy(update=changed), words, True, PLAN, **GUARD)
+    for stage in (sam, clip):
+        with pytest.raises(UserError, match="sha256"):
+            stage(read)
 
 
 def test_null_options_are_the_model_s_own() -> None:
