@@ -18,20 +18,23 @@ from torch import Tensor
 
 from models.builtin.arch import SAM_ARCH, build_picture_book_sam
 from models.masks import Segment
+from models.sam_decoder import MaskDecoder, PictureTokens
+from models.sam_lazy import Thresholds, lazy_segments
 from models.sam_postprocess import (
     Candidates,
     away_from_inner_edges,
+    candidates,
     concatenate,
-    confident,
     cut_out,
     merge_windows,
     remove_small_regions,
     stable,
     suppress,
 )
-from models.sam_stages import Frame, Points, Rgb, Window, decode, encode, frame, point_grid, windows
+from models.sam_stages import Frame, Points, Rgb, Window, encode, frame, point_grid, rows_needed, windows
 from models.weights import Checkpoint, WeightsError, load_into, read_card, resolve
 
+_CACHED_BYTES = 1 << 22
 _OFFICIAL = "https://dl.fbaipublicfiles.com/segment_anything/"
 
 
@@ -108,8 +111,8 @@ def build_sam(model: str, weights: str | None = None, *, sha256: str | None = No
 class MaskGenerator:
     """Segments everything in a picture: prompts SAM with a grid of points and keeps what is good and unique.
 
-    The options and their defaults are those of `SamAutomaticMaskGenerator`. `points_per_batch=None` takes 8
-    on a CPU, where larger chunks leave the cache, and 64 elsewhere.
+    The options and their defaults are those of `SamAutomaticMaskGenerator`. `points_per_batch=None` takes
+    4 to 32 on a CPU, what its cache holds, and 64 elsewhere.
 
     Raises:
         ValueError: an option out of its range.
@@ -138,6 +141,7 @@ class MaskGenerator:
         sides = [int(points_per_side / crop_n_points_downscale_factor**i) for i in range(crop_n_layers + 1)]
         _at_least("points_per_side / crop_n_points_downscale_factor ** crop_n_layers", sides[-1], 1)
         self.sam = sam
+        self._decoder = MaskDecoder(sam)
         self.grids: list[Points] = [point_grid(side) for side in sides]
         self.points_per_batch = points_per_batch
         self.pred_iou_thresh = pred_iou_thresh
@@ -167,46 +171,60 @@ class MaskGenerator:
         found: list[list[Segment]] = [[] for _ in images]
         # On a CPU a larger batch is not faster, and a picture's masks must not depend on its neighbours.
         step = 1 if self.sam.device.type == "cpu" else max(1, len(images))
-        dense_pe = self.sam.prompt_encoder.get_dense_pe()
         for start in range(0, len(jobs), step):
             batch = jobs[start : start + step]
             crops = [images[number][y0:y1, x0:x1] for number, (x0, y0, x1, y1), _ in batch]
             for (number, window, layer), embedding in zip(batch, encode(self.sam, crops), strict=True):
                 size = images[number].shape[:2]
-                found[number] += self._segment(embedding[None], dense_pe, window, layer, size)
+                found[number] += self._segment(embedding, window, layer, size)
         return [
             self._merge(segments, *image.shape[:2]) for segments, image in zip(found, images, strict=True)
         ]
+
+    @property
+    def _is_lazy(self) -> bool:
+        """One mask after the other is for a CPU: each decision would make a GPU wait."""
+        return bool(self.sam.device.type == "cpu")
 
     def _windows(self, image: Rgb) -> list[tuple[Window, int]]:
         height, width, _ = image.shape
         return windows(height, width, len(self.grids) - 1, self.crop_overlap_ratio)
 
-    def _segment(
-        self, embedding: Tensor, dense_pe: Tensor, window: Window, layer: int, size: tuple[int, ...]
-    ) -> list[Segment]:
+    def _segment(self, embedding: Tensor, window: Window, layer: int, size: tuple[int, ...]) -> list[Segment]:
         """The segments of one window of a picture of `size` (height, width)."""
         x0, y0, x1, y1 = window
         f = frame(y1 - y0, x1 - x0, self.sam.image_encoder.img_size)
         points = self.grids[layer] * np.array([[f.width, f.height]])
-        step = self.points_per_batch or (8 if embedding.device.type == "cpu" else 64)
-        parts = [
-            away_from_inner_edges(self._candidates(embedding, dense_pe, chunk, f), window, *size)
-            for chunk in (points[start : start + step] for start in range(0, len(points), step))
-        ]
-        candidates = concatenate(parts)
-        kept = candidates.select(suppress(candidates.boxes, candidates.iou, self.box_nms_thresh))
-        return list(cut_out(kept, f, window, self.sam.mask_threshold))
+        step = self.points_per_batch or _prompts_at_a_time(embedding)
+        picture = self._decoder.picture(embedding)
+        chunks = (points[start : start + step] for start in range(0, len(points), step))
+        cut = self.sam.mask_threshold
+        if self._is_lazy:
+            limits = Thresholds(
+                cut, self.stability_score_offset, self.stability_score_thresh, self.box_nms_thresh
+            )
+            found = concatenate([self._candidates(picture, chunk, f) for chunk in chunks])
+            return list(lazy_segments(found, f, window, size, limits))
+        found = concatenate([self._measured(picture, chunk, f, window, size) for chunk in chunks])
+        kept = found.select(suppress(found.boxes, found.iou, self.box_nms_thresh))
+        return list(cut_out(kept, f, window, cut))
 
-    def _candidates(self, embedding: Tensor, dense_pe: Tensor, points: Points, f: Frame) -> Candidates:
-        """The confident and stable masks of a chunk of prompts, points in pixels of the window."""
+    def _candidates(self, picture: PictureTokens, points: Points, f: Frame) -> Candidates:
+        """The confident masks of a chunk of prompts, points in pixels of the window."""
         scale = np.array([[f.input_width / f.width, f.input_height / f.height]])
-        prompts = torch.from_numpy(points * scale).to(embedding.device)
-        logits, iou = decode(self.sam, embedding, dense_pe, prompts)
-        places = torch.from_numpy(points).to(embedding.device)
-        candidates = confident(logits, iou, places, self.pred_iou_thresh)
+        prompts = torch.from_numpy(points * scale).to(picture.tokens.device)
+        rows = rows_needed(f, self.sam.prompt_encoder.image_embedding_size[0])
+        logits, iou, prompt = self._decoder(picture, prompts, self.pred_iou_thresh, rows)
+        return candidates(logits, iou, torch.from_numpy(points).to(prompt.device)[prompt])
+
+    def _measured(
+        self, picture: PictureTokens, points: Points, f: Frame, window: Window, size: tuple[int, ...]
+    ) -> Candidates:
+        """The confident and stable masks of a chunk of prompts that do not end at a cut."""
+        found = self._candidates(picture, points, f)
         cut, offset = self.sam.mask_threshold, self.stability_score_offset
-        return stable(candidates, f, cut, offset, self.stability_score_thresh)
+        found = stable(found, f, cut, offset, self.stability_score_thresh)
+        return away_from_inner_edges(found, window, *size)
 
     def _merge(self, segments: list[Segment], height: int, width: int) -> list[Segment]:
         if len(self.grids) > 1:
@@ -215,6 +233,13 @@ class MaskGenerator:
             threshold = max(self.box_nms_thresh, self.crop_nms_thresh)
             segments = remove_small_regions(segments, height, width, self.min_mask_region_area, threshold)
         return segments
+
+
+def _prompts_at_a_time(embedding: Tensor) -> int:
+    """What a CPU's cache holds of the tokens that each prompt carries (measured); 64 elsewhere."""
+    if embedding.device.type != "cpu":
+        return 64
+    return max(4, min(32, _CACHED_BYTES // (4 * embedding.numel())))
 
 
 def _at_least(name: str, value: int, least: int) -> None:

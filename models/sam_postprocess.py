@@ -20,7 +20,7 @@ from torchvision.ops.boxes import batched_nms
 from models.masks import BoolMask, Segment, full_mask, segment_from_mask
 from models.sam_stages import Frame, Window, upsample
 
-_EDGE_PIXELS = 20
+EDGE_PIXELS = 20
 # Full-size logits alive at a time: on a CPU what its cache holds (measured), else what keeps memory bounded.
 _VALUES_ON_CPU, _VALUES_ELSEWHERE = 1 << 19, 1 << 25
 _EIGHT_CONNECTED = np.ones((3, 3), bool)
@@ -56,24 +56,10 @@ def concatenate(parts: Sequence[Candidates]) -> Candidates:
     return Candidates(*(torch.cat([getattr(part, field) for part in parts]) for field in fields))
 
 
-def confident(logits: Tensor, iou: Tensor, points: Tensor, threshold: float) -> Candidates:
-    """The masks with a predicted IoU above the threshold (all of them where it is not positive).
-
-    Args:
-        logits: [N, M, h, w], M masks for each of N prompts.
-        iou: [N, M].
-        points: float64 [N, 2].
-        threshold: pred_iou_thresh.
-    """
-    flat = iou.flatten()
-    index = (
-        (flat > threshold).nonzero()[:, 0] if threshold > 0 else torch.arange(len(flat), device=flat.device)
-    )
-    boxes = torch.zeros(len(index), 4, dtype=torch.int64, device=flat.device)
-    stability = torch.zeros(len(index), device=flat.device)
-    return Candidates(
-        logits.flatten(0, 1)[index], flat[index], points[index // iou.shape[1]], stability, boxes
-    )
+def candidates(logits: Tensor, iou: Tensor, points: Tensor) -> Candidates:
+    """Masks not yet measured: logits [K, h, w], predicted IoU [K], prompts float64 [K, 2]."""
+    boxes = torch.zeros(len(iou), 4, dtype=torch.int64, device=iou.device)
+    return Candidates(logits, iou, points, torch.zeros_like(iou), boxes)
 
 
 def stable(c: Candidates, f: Frame, cut: float, offset: float, threshold: float) -> Candidates:
@@ -96,8 +82,8 @@ def away_from_inner_edges(c: Candidates, window: Window, height: int, width: int
     """Drop boxes within 20 pixels of a side of the window that is not a side of the picture: cut objects."""
     corner = torch.tensor(window[:2] * 2, device=c.boxes.device)
     boxes = c.boxes + corner
-    at_window = (boxes - torch.tensor(window, device=boxes.device)).abs() <= _EDGE_PIXELS
-    at_picture = (boxes - torch.tensor((0, 0, width, height), device=boxes.device)).abs() <= _EDGE_PIXELS
+    at_window = (boxes - torch.tensor(window, device=boxes.device)).abs() <= EDGE_PIXELS
+    at_picture = (boxes - torch.tensor((0, 0, width, height), device=boxes.device)).abs() <= EDGE_PIXELS
     return c.select(~(at_window & ~at_picture).any(1))
 
 

@@ -1,4 +1,4 @@
-"""SAM up to its low-resolution masks: windows and point grids, preprocessing, image encoder, mask decoder.
+"""What SAM sees and when: windows and point grids, sizes, preprocessing, encoding, upsampling.
 
 The numbers follow segment_anything 1.0 (Apache-2.0; `predictor.py`, `utils/amg.py`, `utils/transforms.py`)
 operation by operation where a rounding could change a mask; the modules themselves are the package's own.
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+from models.sam_encoder import encode_pictures
 
 Rgb = NDArray[np.uint8]
 Points = NDArray[np.float64]
@@ -90,32 +92,14 @@ def preprocess(sam: Any, images: Sequence[Rgb]) -> Tensor:
 
 def encode(sam: Any, images: Sequence[Rgb]) -> Tensor:
     """Image embeddings [B, C, h, w] of uint8 [H, W, 3] pictures, in one pass of the image encoder."""
-    embeddings: Tensor = sam.image_encoder(preprocess(sam, images))
-    return embeddings
+    return encode_pictures(sam.image_encoder, preprocess(sam, images))
 
 
-def decode(sam: Any, embedding: Tensor, dense_pe: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Three masks for each point prompt of one picture.
-
-    Args:
-        sam: the model.
-        embedding: [1, C, h, w] of the picture.
-        dense_pe: [1, C, h, w], `sam.prompt_encoder.get_dense_pe()`, the same for every picture.
-        points: [N, 2] as (x, y) in pixels of the model's input; float64, as upstream rounds late.
-
-    Returns:
-        Logits [N, 3, 4h, 4w] and the predicted IoU [N, 3].
-    """
-    labels = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
-    sparse, dense = sam.prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)
-    logits, iou = sam.mask_decoder(
-        image_embeddings=embedding,
-        image_pe=dense_pe,
-        sparse_prompt_embeddings=sparse,
-        dense_prompt_embeddings=dense,
-        multimask_output=True,
-    )
-    return logits, iou
+def rows_needed(f: Frame, rows: int) -> int:
+    """How many of the `rows` rows of tokens over the model's square input reach the picture."""
+    pixels = 4 * rows
+    last = math.floor((f.input_height - 0.5) * pixels / f.side - 0.5) + 1
+    return min(rows, last // 4 + 1)
 
 
 def upsample(logits: Tensor, f: Frame) -> Tensor:

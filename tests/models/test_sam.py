@@ -92,7 +92,8 @@ def assert_same(segments: list[Segment], records: list[dict[str, Any]]) -> None:
         assert segment.mask.shape == (h, w)
         assert segment.area == record["area"]
         assert segment.predicted_iou == pytest.approx(record["predicted_iou"], abs=1e-5)
-        assert segment.stability_score == pytest.approx(record["stability_score"], abs=1e-6)
+        # Sums in another order may move one pixel's logit across one of its two thresholds.
+        assert segment.stability_score == pytest.approx(record["stability_score"], abs=1 / segment.area)
         assert list(segment.point) == record["point_coords"][0]
         assert list(segment.crop_box) == record["crop_box"]
 

@@ -1,0 +1,207 @@
+"""The fast parts of SAM against segment_anything's own, one by one; `test_sam.py` has them all together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from models import sam_encoder
+from models.masks import full_mask
+from models.sam import MaskGenerator, build_sam
+from models.sam_decoder import MaskDecoder
+from models.sam_encoder import encode_pictures
+from models.sam_lazy import Thresholds, lazy_segments
+from models.sam_postprocess import (
+    Candidates,
+    away_from_inner_edges,
+    candidates,
+    cut_out,
+    stable,
+    suppress,
+)
+from models.sam_stages import Rgb, encode, frame, point_grid, preprocess, rows_needed, upsample
+from pipelines.picture_book import draw_scene
+
+
+@pytest.fixture(scope="module")
+def sam() -> Sam:
+    return build_sam("picture_book")[0]
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def scene(height: int, width: int, seed: int = 3) -> Rgb:
+    return np.ascontiguousarray(draw_scene(seed, 0, max(height, width)).image[:height, :width])
+
+
+# Encoder
+
+
+@pytest.mark.parametrize("values", [1, 1 << 25])
+def test_the_encoder_is_upstream_s(sam: Sam, values: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two pictures, head by head and all at once; windows that do not fill the picture included."""
+    monkeypatch.setattr(sam_encoder, "_BIAS_VALUES", values)
+    pictures = preprocess(sam, [scene(200, 256), scene(256, 170)])
+    encoder = sam.image_encoder
+    assert {block.window_size for block in encoder.blocks} == {0, 6}
+    upstream = encoder(pictures)
+    assert (encode_pictures(encoder, pictures) - upstream).abs().max() < 2e-5 < upstream.std() / 1e4
+
+
+def test_the_encoder_without_relative_positions(sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    for block in sam.image_encoder.blocks:
+        monkeypatch.setattr(block.attn, "use_rel_pos", False)
+        monkeypatch.setattr(block, "window_size", 5 if block.window_size else 0)
+    pictures = preprocess(sam, [scene(256, 256)])
+    upstream = sam.image_encoder(pictures)
+    assert (encode_pictures(sam.image_encoder, pictures) - upstream).abs().max() < 2e-5
+
+
+# Decoder
+
+
+def upstream_decoder(sam: Sam, embedding: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [B, 3, h, w] and predicted IoU [B, 3] of segment_anything's modules."""
+    labels = torch.ones(len(points), 1, dtype=torch.int)
+    sparse, dense = sam.prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)
+    logits, iou = sam.mask_decoder(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense, True)
+    return logits, iou
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 2.0])
+def test_the_decoder_is_upstream_s(sam: Sam, threshold: float) -> None:
+    embedding = encode(sam, [scene(256, 256)])
+    points = torch.from_numpy(point_grid(6)) * 192
+    logits, iou = upstream_decoder(sam, embedding, points)
+    decoder = MaskDecoder(sam)
+    found, scores, prompts = decoder(decoder.picture(embedding[0]), points, threshold, 24)
+    keep = iou > threshold if threshold else torch.ones_like(iou, dtype=torch.bool)
+    least, most = {0.0: (108, 108), 0.5: (20, 100), 2.0: (0, 0)}[threshold]
+    assert least <= keep.sum() <= most
+    assert prompts.tolist() == keep.nonzero()[:, 0].tolist()
+    assert found.shape == logits[keep].shape
+    torch.testing.assert_close(scores, iou[keep], rtol=0, atol=1e-5)
+    # The built-in model's logits are large (a deviation of 40): what counts is their last digits.
+    torch.testing.assert_close(found, logits[keep], rtol=1e-4, atol=1e-3)
+
+
+def test_a_first_block_with_a_residual(sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No released SAM's has one; the module allows it, but then adds positions to what it attends to."""
+    monkeypatch.setattr(sam.mask_decoder.transformer.layers[0], "skip_first_layer_pe", False)
+    with pytest.raises(ValueError, match="skip_first_layer_pe"):
+        MaskDecoder(sam)
+
+
+def test_rows_below_the_picture_are_not_computed(sam: Sam) -> None:
+    image = scene(100, 256)
+    f = frame(100, 256, 192)
+    rows = rows_needed(f, 24)
+    assert rows == 10
+    decoder, points = MaskDecoder(sam), torch.from_numpy(point_grid(4) * [192, 75])
+    picture = decoder.picture(encode(sam, [image])[0])
+    some, all_ = decoder(picture, points, 0, rows)[0], decoder(picture, points, 0, 24)[0]
+    assert not some[:, 4 * rows :].any()
+    torch.testing.assert_close(upsample(some, f), upsample(all_, f), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("side", "rows"), [(192, 24), (1024, 64)])
+def test_the_rows_needed_are_just_those_that_count(side: int, rows: int) -> None:
+    for height in range(1, side + 1, 7):
+        f = frame(height, side, side)
+        logits = torch.zeros(rows + 1, 4 * rows, 4 * rows // 8)
+        for row in range(rows):
+            logits[row, 4 * row : 4 * row + 4] = 1
+        seen = upsample(logits, f).flatten(1).any(1)[:rows]
+        assert rows_needed(f, rows) == int(seen.nonzero().max()) + 1
+
+
+# From logits to segments
+
+
+LIMITS = Thresholds(cut=0.0, stability_offset=1.0, stability=0.8, box_nms=0.7)
+
+
+def blobs(count: int, samples: int, seed: int) -> Candidates:
+    """Ellipses of soft and of hard edges, with noise, many of them nearly the same."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:samples, :samples] / samples
+    centres, radii = rng.uniform(0.05, 0.95, (8, 2)), rng.uniform(0.03, 0.4, (8, 2))
+    logits = []
+    for k in range(count):
+        (cy, cx), (ry, rx) = centres[k % 8] + rng.normal(0, 0.01, 2), radii[k % 8] * rng.uniform(0.8, 1.2, 2)
+        form = 1 - ((y - cy) / ry) ** 2 - ((x - cx) / rx) ** 2
+        logits.append(
+            np.clip(form * rng.uniform(2, 40), -20, 20) + rng.normal(0, rng.uniform(0, 1.5), y.shape)
+        )
+    iou = torch.from_numpy(rng.permutation(count).astype(np.float32) / count)
+    return candidates(torch.from_numpy(np.stack(logits)).float(), iou, torch.zeros(count, 2).double())
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "side"), [(256, 256, 192), (60, 90, 192), (33, 400, 192), (700, 500, 192), (5, 9, 96)]
+)
+@pytest.mark.parametrize(
+    "limits",
+    [LIMITS, Thresholds(0.5, 0.25, 0.0, 0.5), Thresholds(0.0, 1.0, 0.9, 1.0), Thresholds(0, 3, 0.3, 0)],
+)
+def test_lazily_the_same_masks_as_at_full_size(
+    height: int, width: int, side: int, limits: Thresholds
+) -> None:
+    """In a window inside of a picture, so that masks at its sides are left out."""
+    f, window, size = frame(height, width, side), (7, 0, 7 + width, height), (height + 90, width + 7)
+    found = blobs(60, 48, seed=height)
+    lazy = list(lazy_segments(found, f, window, size, limits))
+    measured = stable(found, f, limits.cut, limits.stability_offset, limits.stability)
+    measured = away_from_inner_edges(measured, window, *size)
+    kept = measured.select(suppress(measured.boxes, measured.iou, limits.box_nms))
+    full = list(cut_out(kept, f, window, limits.cut))
+    assert len(full) > 0 or min(height, width) < 100
+    assert [s.predicted_iou for s in lazy] == [s.predicted_iou for s in full]
+    for one, other in zip(lazy, full, strict=True):
+        assert (one.box, one.area, one.crop_box, one.point) == (
+            other.box,
+            other.area,
+            other.crop_box,
+            other.point,
+        )
+        assert np.array_equal(full_mask(one, *size), full_mask(other, *size))
+        assert one.stability_score == pytest.approx(other.stability_score, abs=1 / one.area)
+    assert all(a.predicted_iou > b.predicted_iou for a, b in pairwise(lazy))
+
+
+def test_nothing_found_is_nothing() -> None:
+    assert (
+        list(
+            lazy_segments(
+                blobs(2, 48, 0).select(torch.tensor([], dtype=torch.long)),
+                frame(9, 9, 96),
+                (0, 0, 9, 9),
+                (9, 9),
+                LIMITS,
+            )
+        )
+        == []
+    )
+
+
+def test_away_from_the_cpu_the_masks_are_the_same(sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of a GPU, all at full size, taken on the CPU."""
+    image = scene(200, 256)
+    generator = MaskGenerator(sam, points_per_side=10, pred_iou_thresh=0.5, stability_score_thresh=0.8)
+    (lazy,) = generator.generate([image])
+    monkeypatch.setattr(MaskGenerator, "_is_lazy", property(lambda _: False))
+    (full,) = generator.generate([image])
+    assert len(lazy) == len(full) > 2
+    for one, other in zip(lazy, full, strict=True):
+        assert (one.box, one.area, one.predicted_iou) == (other.box, other.area, other.predicted_iou)
+        assert np.array_equal(one.mask, other.mask)
