@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
+from segment_anything import SamAutomaticMaskGenerator
 
-from benchmarks import annotate, common, memory, throughput, zero_shot
+from benchmarks import annotate, common, masks, memory, throughput, zero_shot
 from benchmarks.labeller import Labeller
 from benchmarks.memory import Sample
 from benchmarks.throughput import Timing
@@ -23,6 +24,7 @@ from models.label_space import label_space
 from models.masks import Segment, segment_from_mask
 from models.metrics import mean_iou
 from models.painting import Naming
+from models.sam import MaskGenerator, build_sam
 from pipelines.config.loading import load
 from pipelines.config.settings import AnnotateConfig
 from pipelines.picture_book import Scene, draw_scene
@@ -228,6 +230,38 @@ def test_bare_loop_labels_every_image(tmp_path: Path) -> None:
         torch.set_num_threads(threads)
     assert timing.images == len(timing.labels) == 2
     assert 0 < timing.seconds <= timing.wall_seconds
+
+
+def test_both_mask_generators_are_timed_on_the_same_masks(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    try:
+        found, said = _run(
+            masks.main, "--width", "96", "--height", "80", "--out", str(tmp_path / "masks.json")
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert "masks identical" in said
+    assert found["ratio"] == pytest.approx(found["upstream_seconds"][0] / found["segray_seconds"][0])
+    assert found["upstream_masks"] == found["segray_masks"] != [0]
+    assert found["mean_matched_iou"] == pytest.approx(1, abs=0.01)
+
+
+def test_drawn_outputs_reach_both_generators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a small SAM with as many prompts; its own masks are gone on both sides, the drawn ones come."""
+    monkeypatch.setattr(masks, "_PROMPTS", 16)
+    monkeypatch.setattr(masks, "_SAMPLES", 96)
+    sam, _ = build_sam("picture_book")
+    drawn = masks.DrawnOutputs(0)
+    drawn.iou[:, 1:] = torch.linspace(0.9, 1, 48).view(16, 3)
+    options: dict[str, Any] = {"points_per_side": 4, "points_per_batch": 5}
+    picture = np.zeros((192, 192, 3), np.uint8)
+    with drawn.instead_of(sam):
+        records = SamAutomaticMaskGenerator(sam, **options).generate(picture)
+        (segments,) = MaskGenerator(sam, **options).generate([picture])
+    assert [s.predicted_iou for s in segments] == [r["predicted_iou"] for r in records]
+    assert len(records) > 3
+    assert masks.matched_iou(segments, records, (192, 192)) == [1.0] * len(records)
+    assert max(s.predicted_iou for s in segments) == 1
 
 
 def test_rows_are_counted_in_finished_parts_only(tmp_path: Path) -> None:
