@@ -92,6 +92,7 @@ def run(config: AnnotateConfig) -> None:
         if n_todo or LabelStore(config.out).run() is None:
             write_run(config.out, record)
     click.echo("\n".join(summary_lines(record, storage.display(config.out))))
+    _tell_of_strange_names(config, space)
     _complain_of_bad(config, record)
 
 
@@ -340,6 +341,18 @@ def _as_user_error(error: Exception) -> Exception:
             return UserError(str(cause).splitlines()[0], exit_code=cause.exit_code)
         cause = getattr(cause, "cause", None) or cause.__cause__
     return error
+
+
+def _tell_of_strange_names(config: AnnotateConfig, space: LabelSpace) -> None:
+    """The built-in models label anything, with whatever names; that it means nothing does not show."""
+    built_in = "picture_book" in (config.sam.model, config.clip.model)
+    strange = set(space.classes) - set(label_space("picture_book").classes)
+    if built_in and strange:
+        click.echo(
+            "note: the built-in models know the picture book and nothing else: labels of other pictures mean "
+            "nothing; sam.model=vit_b clip.model=ViT-B-16-quickgelu clip.weights=openai are real ones",
+            err=True,
+        )
 
 
 def _complain_of_bad(config: AnnotateConfig, record: dict[str, Any]) -> None:

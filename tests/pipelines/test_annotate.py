@@ -109,6 +109,21 @@ def test_a_run_from_beginning_to_end(
     assert f"6 images, nothing to do in {out}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("classes", "told"), [("cat,tree", True), ("tree,sun", False), ("picture_book", False)]
+)
+def test_names_that_the_built_in_models_never_heard_are_told(
+    classes: str, told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load(AnnotateConfig, None, ["images=x", "out=y", f"classes={classes}"])
+    annotate._tell_of_strange_names(config, annotate.space_of(config))
+    assert ("know the picture book and nothing else" in capsys.readouterr().err) is told
+    real = ["sam.model=vit_b", "clip.model=ViT-B-16-quickgelu", "clip.weights=openai"]
+    config = load(AnnotateConfig, None, ["images=x", "out=y", f"classes={classes}", *real])
+    annotate._tell_of_strange_names(config, annotate.space_of(config))
+    assert capsys.readouterr().err == ""
+
+
 # Going on
 
 
