@@ -254,7 +254,7 @@ def _fill(pool: Pool, *, workers: int, cpus: float, gpus: float, threads: int) -
         num_gpus=gpus if pool.num_gpus is None else pool.num_gpus,
         threads=threads,
         # Threads that share a batch wait for the last of them at its end.
-        batch_size=pool.batch_size if threads == 1 else max(pool.batch_size, 4 * threads),
+        batch_size=pool.batch_size or 4 * threads,
     )
 
 

@@ -115,7 +115,7 @@ def probe(prepared: Prepared, sample: list[ImageRef], folder: Path) -> Probe:
     stages.label(sample[:1])
     before = Counter(stages.book.tally().seconds)
     rows: list[Row] = []
-    step = max(prepared.config.sam.batch_size, prepared.config.clip.batch_size)
+    step = max(prepared.config.sam.batch_size or 4, prepared.config.clip.batch_size or 4)
     with click.progressbar(length=len(sample), label="probe", file=sys.stderr) as bar:
         for start in range(0, len(sample), step):
             rows += stages.label(sample[start : start + step])

@@ -80,9 +80,9 @@ def test_few_sam_workers_get_the_other_cpus_as_threads() -> None:
 
 
 def test_threads_get_batches_that_keep_them_busy() -> None:
-    assert plans(2, sam={"workers": 2})[0].batch_size == SamConfig().batch_size
-    assert plans(16, sam={"workers": 4, "batch_size": 2})[0].batch_size == 16
-    assert plans(16, sam={"workers": 4, "batch_size": 40})[0].batch_size == 40
+    assert [pool.batch_size for pool in plans(2, sam={"workers": 2})] == [4, 4]
+    assert [pool.batch_size for pool in plans(16, sam={"workers": 4})] == [16, 4]
+    assert plans(16, sam={"workers": 4, "batch_size": 2})[0].batch_size == 2
 
 
 def test_what_ray_says_of_its_log_level_is_left_out_and_nothing_else(

@@ -130,7 +130,7 @@ def test_switches_and_dashes_are_taken_too() -> None:
         ),
         ("image.frames=7", "image.frames: '7' is none of its choices (allowed: skip, first)"),
         ("sam.sha256=abc", "sam.sha256: 'abc' does not fit (allowed: 64 hexadecimal digits in lower case)"),
-        ("sam.batch_size=null", "sam.batch_size: null is not allowed (allowed: 1 to 1024)"),
+        ("max_tries=null", "max_tries: null is not allowed (allowed: 1 to 100)"),
         ("out=null", "out: null is not allowed (allowed: text)"),
         ("out=", "out: empty; give out=DIR"),
         ("image.matte=1,2", "image.matte: too few values (allowed: 3 whole numbers from 0 to 255)"),
