@@ -30,7 +30,7 @@ class Pool(Config):
     num_cpus: Annotated[float | None, Field(ge=0, le=1024), RunOnly] = None
     """CPUs for one actor, a share such as 0.5 included; null: chosen from what the cluster has."""
     batch_size: Annotated[int | None, Field(ge=1, le=1024), RunOnly] = None
-    """Images that one actor takes at a time, halved where memory runs out; null: 4 for each of its threads."""
+    """Images that one actor takes at a time, halved where memory runs out; null: 4 for each thread."""
 
     @model_validator(mode="after")
     def _pool_can_grow(self) -> Pool:
