@@ -14,7 +14,7 @@ from models.masks import Segment
 from models.painting import Naming, paint
 from models.sam import build_sam
 from models.zero_shot import dense_labels, name_segments, pool_segments
-from pipelines.annotation.stages import clip_features, mask_generator
+from pipelines.annotation.workers import clip_features, mask_generator
 from pipelines.config.settings import AnnotateConfig
 
 Image = NDArray[np.uint8]

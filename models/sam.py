@@ -170,7 +170,7 @@ class MaskGenerator:
         ]
         found: list[list[Segment]] = [[] for _ in images]
         # On a CPU a larger batch is not faster, and a picture's masks must not depend on its neighbours.
-        step = 1 if self.sam.device.type == "cpu" else max(1, len(images))
+        step = 1 if self._on_cpu else max(1, len(images))
         for start in range(0, len(jobs), step):
             batch = jobs[start : start + step]
             crops = [images[number][y0:y1, x0:x1] for number, (x0, y0, x1, y1), _ in batch]
@@ -182,9 +182,12 @@ class MaskGenerator:
         ]
 
     @property
-    def _is_lazy(self) -> bool:
-        """One mask after the other is for a CPU: each decision would make a GPU wait."""
+    def _on_cpu(self) -> bool:
         return bool(self.sam.device.type == "cpu")
+
+    def _prompts_at_a_time(self, embedding: Tensor) -> int:
+        """What a CPU's cache holds of the tokens that each prompt carries (measured); 64 elsewhere."""
+        return max(4, min(32, _CACHED_BYTES // (4 * embedding.numel()))) if self._on_cpu else 64
 
     def _windows(self, image: Rgb) -> list[tuple[Window, int]]:
         height, width, _ = image.shape
@@ -195,11 +198,12 @@ class MaskGenerator:
         x0, y0, x1, y1 = window
         f = frame(y1 - y0, x1 - x0, self.sam.image_encoder.img_size)
         points = self.grids[layer] * np.array([[f.width, f.height]])
-        step = self.points_per_batch or _prompts_at_a_time(embedding)
+        step = self.points_per_batch or self._prompts_at_a_time(embedding)
         picture = self._decoder.picture(embedding)
         chunks = (points[start : start + step] for start in range(0, len(points), step))
         cut = self.sam.mask_threshold
-        if self._is_lazy:
+        # One mask after the other is for a CPU: each decision would make a GPU wait.
+        if self._on_cpu:
             limits = Thresholds(
                 cut, self.stability_score_offset, self.stability_score_thresh, self.box_nms_thresh
             )
@@ -233,13 +237,6 @@ class MaskGenerator:
             threshold = max(self.box_nms_thresh, self.crop_nms_thresh)
             segments = remove_small_regions(segments, height, width, self.min_mask_region_area, threshold)
         return segments
-
-
-def _prompts_at_a_time(embedding: Tensor) -> int:
-    """What a CPU's cache holds of the tokens that each prompt carries (measured); 64 elsewhere."""
-    if embedding.device.type != "cpu":
-        return 64
-    return max(4, min(32, _CACHED_BYTES // (4 * embedding.numel())))
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -58,10 +58,8 @@ class MaskDecoder:
         if not transformer.layers[0].skip_first_layer_pe:
             raise ValueError("the first block's skip_first_layer_pe is false, which no released SAM has")
         self._first, *self._others = [_Block(layer) for layer in transformer.layers]
-        self._last, self._last_norm = (
-            _Read(transformer.final_attn_token_to_image),
-            transformer.norm_final_attn,
-        )
+        self._last = _Read(transformer.final_attn_token_to_image)
+        self._last_norm = transformer.norm_final_attn
         self._output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         self._iou_head = decoder.iou_prediction_head
         self._hyper = decoder.output_hypernetworks_mlps

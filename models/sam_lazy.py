@@ -126,7 +126,7 @@ def lazy_segments(
             continue
         (x0, y0, x1, y1), mask = _trimmed(mask)
         box = (left + x0, top + y0, left + x1, top + y1)
-        if is_out(box):
+        if near is None and is_out(box):
             continue
         kept[count] = box
         count += 1
@@ -152,24 +152,23 @@ def _box(
     if bottom < top or right < left:
         return None
     tall, wide = slice(top, bottom + 1), slice(left, right + 1)
+    from_left, to_right = slice(left, left + x_axis.band), slice(right + 1 - x_axis.band, right + 1)
+    from_top, to_bottom = slice(top, top + y_axis.band), slice(bottom + 1 - y_axis.band, bottom + 1)
     x0, x1 = (
-        np.flatnonzero((_pixels(logits, y_axis, x_axis, tall, band) > cut).any(0))
-        for band in (
-            slice(left, min(left + x_axis.band, right + 1)),
-            slice(max(left, right + 1 - x_axis.band), right + 1),
-        )
+        band.start + np.flatnonzero((_pixels(logits, y_axis, x_axis, tall, band) > cut).any(0))
+        for band in (_within(from_left, wide), _within(to_right, wide))
     )
     y0, y1 = (
-        np.flatnonzero((_pixels(logits, y_axis, x_axis, band, wide) > cut).any(1))
-        for band in (
-            slice(top, min(top + y_axis.band, bottom + 1)),
-            slice(max(top, bottom + 1 - y_axis.band), bottom + 1),
-        )
+        band.start + np.flatnonzero((_pixels(logits, y_axis, x_axis, band, wide) > cut).any(1))
+        for band in (_within(from_top, tall), _within(to_bottom, tall))
     )
     if not (x0.size and x1.size and y0.size and y1.size):
         return None
-    shift_x, shift_y = max(left, right + 1 - x_axis.band), max(top, bottom + 1 - y_axis.band)
-    return (left + int(x0[0]), top + int(y0[0]), shift_x + int(x1[-1]), shift_y + int(y1[-1]))
+    return int(x0[0]), int(y0[0]), int(x1[-1]), int(y1[-1])
+
+
+def _within(inner: slice, outer: slice) -> slice:
+    return slice(max(inner.start, outer.start), min(inner.stop, outer.stop))
 
 
 def _pixels(logits: Tensor, y_axis: _Axis, x_axis: _Axis, rows: slice, columns: slice) -> Floats:

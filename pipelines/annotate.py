@@ -25,15 +25,8 @@ from pipelines.annotation.ledger import RemoteLedger, Tally
 from pipelines.annotation.progress import Progress, summary_lines
 from pipelines.annotation.provenance import differences, other_configuration, provenance
 from pipelines.annotation.run_summary import summarise
-from pipelines.annotation.stages import (
-    NameSegments,
-    SegmentImages,
-    Words,
-    clip_features,
-    encode_table,
-    mask_generator,
-    read_table,
-)
+from pipelines.annotation.stages import encode_table, read_table
+from pipelines.annotation.workers import NameSegments, SegmentImages, Words, clip_features, mask_generator
 from pipelines.config.loading import dump
 from pipelines.config.settings import AnnotateConfig, ClipConfig, SamConfig
 from pipelines.errors import UserError

@@ -16,6 +16,8 @@ from pipelines.config.clusters import GrowConfig
 from pipelines.config.settings import Pool
 from pipelines.errors import UserError
 
+IMAGES_PER_THREAD = 4
+"""Images that an actor takes at a time for each of its threads, which wait for the last one of a batch."""
 TASK_CPUS = 0.25
 """CPUs of a decode, encode or write task: small, since tasks and actors must fit side by side on two CPUs."""
 NO_PROGRESS_S = 600
@@ -253,8 +255,7 @@ def _fill(pool: Pool, *, workers: int, cpus: float, gpus: float, threads: int) -
         num_cpus=cpus if pool.num_cpus is None else pool.num_cpus,
         num_gpus=gpus if pool.num_gpus is None else pool.num_gpus,
         threads=threads,
-        # Threads that share a batch wait for the last of them at its end.
-        batch_size=pool.batch_size or 4 * threads,
+        batch_size=pool.batch_size or IMAGES_PER_THREAD * threads,
     )
 
 

@@ -19,8 +19,9 @@ from pipelines.annotation.guard import Row
 from pipelines.annotation.ledger import Ledger
 from pipelines.annotation.progress import clock
 from pipelines.annotation.sink import part_tables
-from pipelines.annotation.stages import NameSegments, SegmentImages, encode_table, read_table
-from pipelines.cluster import PoolPlan
+from pipelines.annotation.stages import encode_table, read_table
+from pipelines.annotation.workers import NameSegments, SegmentImages
+from pipelines.cluster import IMAGES_PER_THREAD, PoolPlan
 from pipelines.config.settings import PlanConfig
 from pipelines.images import ImageOptions
 from pipelines.manifest import ImageRef
@@ -115,7 +116,7 @@ def probe(prepared: Prepared, sample: list[ImageRef], folder: Path) -> Probe:
     stages.label(sample[:1])
     before = Counter(stages.book.tally().seconds)
     rows: list[Row] = []
-    step = max(prepared.config.sam.batch_size or 4, prepared.config.clip.batch_size or 4)
+    step = max(pool.batch_size or IMAGES_PER_THREAD for pool in (prepared.config.sam, prepared.config.clip))
     with click.progressbar(length=len(sample), label="probe", file=sys.stderr) as bar:
         for start in range(0, len(sample), step):
             rows += stages.label(sample[start : start + step])

@@ -25,7 +25,8 @@ from pipelines.annotation.progress import summary_lines
 from pipelines.annotation.provenance import differences, other_configuration, provenance
 from pipelines.annotation.run_summary import summarise
 from pipelines.annotation.sink import part_tables
-from pipelines.annotation.stages import Words, encode_segments
+from pipelines.annotation.stages import encode_segments
+from pipelines.annotation.workers import Words
 from pipelines.config.loading import dump
 from pipelines.config.settings import RelabelConfig
 from pipelines.errors import UserError

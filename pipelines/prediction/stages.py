@@ -18,7 +18,8 @@ from PIL import Image
 from models.label_space import LabelSpace
 from models.segmenter import Segmenter
 from pipelines.annotation.guard import Book, Row, failed
-from pipelines.annotation.stages import READ_SCHEMA, TableStage, pixels_of, use_threads
+from pipelines.annotation.stages import READ_SCHEMA, TableStage, pixels_of
+from pipelines.annotation.workers import use_threads
 from pipelines.cluster import PoolPlan
 from pipelines.errors import UserError
 from pipelines.images import ImageOptions, encode_gray_png

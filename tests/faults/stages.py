@@ -20,7 +20,7 @@ import torch
 
 from pipelines.annotation.guard import Row
 from pipelines.annotation.sink import LabelSink
-from pipelines.annotation.stages import NameSegments, SegmentImages
+from pipelines.annotation.workers import NameSegments, SegmentImages
 from pipelines.store import label_store, run_lock, storage
 
 

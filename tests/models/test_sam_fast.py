@@ -180,26 +180,17 @@ def test_lazily_the_same_masks_as_at_full_size(
 
 
 def test_nothing_found_is_nothing() -> None:
-    assert (
-        list(
-            lazy_segments(
-                blobs(2, 48, 0).select(torch.tensor([], dtype=torch.long)),
-                frame(9, 9, 96),
-                (0, 0, 9, 9),
-                (9, 9),
-                LIMITS,
-            )
-        )
-        == []
-    )
+    none = blobs(2, 48, 0).select(torch.tensor([], dtype=torch.long))
+    assert list(lazy_segments(none, frame(9, 9, 96), (0, 0, 9, 9), (9, 9), LIMITS)) == []
 
 
 def test_away_from_the_cpu_the_masks_are_the_same(sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
     """The way of a GPU, all at full size, taken on the CPU."""
     image = scene(200, 256)
-    generator = MaskGenerator(sam, points_per_side=10, pred_iou_thresh=0.5, stability_score_thresh=0.8)
+    options = {"points_per_side": 10, "points_per_batch": 25}
+    generator = MaskGenerator(sam, pred_iou_thresh=0.5, stability_score_thresh=0.8, **options)
     (lazy,) = generator.generate([image])
-    monkeypatch.setattr(MaskGenerator, "_is_lazy", property(lambda _: False))
+    monkeypatch.setattr(MaskGenerator, "_on_cpu", property(lambda _: False))
     (full,) = generator.generate([image])
     assert len(lazy) == len(full) > 2
     for one, other in zip(lazy, full, strict=True):

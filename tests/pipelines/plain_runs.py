@@ -13,7 +13,8 @@ from models.label_space import label_space
 from pipelines.annotate import Prepared, prepare
 from pipelines.annotation.ledger import Ledger
 from pipelines.annotation.sink import part_tables
-from pipelines.annotation.stages import NameSegments, SegmentImages, encode_table, read_table
+from pipelines.annotation.stages import encode_table, read_table
+from pipelines.annotation.workers import NameSegments, SegmentImages
 from pipelines.cluster import PoolPlan
 from pipelines.config.loading import dump, load
 from pipelines.config.settings import AnnotateConfig

@@ -28,18 +28,14 @@ from pipelines.annotation.stages import (
     NAMED_SCHEMA,
     READ_SCHEMA,
     SEGMENTED_SCHEMA,
-    NameSegments,
-    SegmentImages,
-    Words,
-    clip_features,
     encode_segments,
     encode_table,
-    mask_generator,
     naming_bytes,
     naming_from_bytes,
     pixels_of,
     read_table,
 )
+from pipelines.annotation.workers import NameSegments, SegmentImages, Words, clip_features, mask_generator
 from pipelines.config.settings import ClipConfig, SamConfig
 from pipelines.errors import UserError
 from pipelines.images import ImageOptions, decode_gray_png

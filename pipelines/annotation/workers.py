@@ -1,0 +1,236 @@
+"""The stages of annotation that hold a model: segment (SAM) and name (GEM-CLIP), each an actor's class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from models.masks import pack, unpack
+from pipelines.annotation.guard import Book, Row
+from pipelines.annotation.stages import (
+    NAMED_SCHEMA,
+    SEGMENTED_SCHEMA,
+    TableStage,
+    naming_bytes,
+    pixels_of,
+)
+from pipelines.cluster import PoolPlan
+from pipelines.config.settings import ClipModel, SamModel
+from pipelines.errors import UserError
+
+T = TypeVar("T")
+
+
+def load_or_tell_later(load: Callable[[], T]) -> Callable[[], T]:
+    """Load a worker's model now; what it gets raises the reason if that failed.
+
+    An error in an actor's constructor reaches the driver as the news of a dead actor, without its reason; one
+    in a call as it is.
+
+    Returns:
+        A function that returns the model, or raises UserError where its weights could not be loaded.
+    """
+    from models.weights import WeightsError
+
+    try:
+        model = load()
+    except WeightsError as problem:
+        told = str(problem)
+
+        def refuse() -> T:
+            raise UserError(told)
+
+        return refuse
+    return lambda: model
+
+
+class SegmentImages:
+    """SAM over a batch of rows; loads the model once."""
+
+    def __init__(self, config: SamModel, plan: PoolPlan, book: Book, max_tries: int) -> None:
+        from models.sam import build_sam
+
+        device = _device(plan)
+
+        def load() -> Any:
+            sam, _ = build_sam(config.model, config.weights, sha256=config.sha256)
+            return mask_generator(sam.to(device), config)
+
+        self._generator = load_or_tell_later(load)
+        one_core = partial(use_threads, 1)
+        self._threads = ThreadPoolExecutor(plan.threads, initializer=one_core) if device == "cpu" else None
+        self._table = TableStage("sam", self.segment, book, max_tries)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """READ_SCHEMA to SEGMENTED_SCHEMA.
+
+        Raises:
+            UserError: the weights could not be loaded.
+        """
+        self._generator()
+        return self._table.apply(table, SEGMENTED_SCHEMA)
+
+    def segment(self, rows: list[Row]) -> list[Row]:
+        """Add the packed segments.
+
+        On a CPU each image is computed on one core, several side by side: SAM's operations are small, and
+        cores that share one wait for each other. No sum depends on the number of threads, either.
+        """
+        images, generator = [pixels_of(row) for row in rows], self._generator()
+        if self._threads:
+            found = list(self._threads.map(lambda image: generator.generate([image])[0], images))
+        else:
+            found = generator.generate(images)
+        return [{**row, "segments": pack(segments)} for row, segments in zip(rows, found, strict=True)]
+
+
+def mask_generator(sam: Any, config: SamModel) -> Any:
+    """A `MaskGenerator` with the configuration's options, the model's own where they are null.
+
+    Raises:
+        ValueError: options that do not go together.
+    """
+    from models.sam import SAM_MODELS, MaskGenerator
+
+    options = config.model_dump(
+        include={
+            "points_per_batch",
+            "stability_score_offset",
+            "box_nms_thresh",
+            "crop_n_layers",
+            "crop_nms_thresh",
+            "crop_overlap_ratio",
+            "crop_n_points_downscale_factor",
+            "min_mask_region_area",
+        }
+    )
+    own = SAM_MODELS[config.model]
+    for name in ("points_per_side", "pred_iou_thresh", "stability_score_thresh"):
+        chosen = getattr(config, name)
+        options[name] = getattr(own, name) if chosen is None else chosen
+    return MaskGenerator(sam, **options)
+
+
+@dataclass(frozen=True)
+class Words:
+    """The text side of naming as plain arrays, computed once a run and sent to every worker.
+
+    Attributes:
+        embeddings: float32 [N, D]. class_ids: int64 [N]. logit_scale: CLIP's factor. threshold: of Eq. 2.
+    """
+
+    embeddings: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+    logit_scale: float
+    threshold: float
+
+    @classmethod
+    def of(cls, bank: Any, threshold: float) -> Words:
+        """From a `models.clip_text.TextBank`."""
+        return cls(bank.embeddings.numpy(), bank.class_ids.numpy(), bank.logit_scale, threshold)
+
+    def bank(self, device: str = "cpu") -> Any:
+        """As a `models.clip_text.TextBank` on a device."""
+        import torch
+
+        from models.clip_text import TextBank
+
+        embeddings = torch.from_numpy(self.embeddings.copy()).to(device)
+        return TextBank(embeddings, torch.from_numpy(self.class_ids.copy()).to(device), self.logit_scale)
+
+
+class NameSegments:
+    """GEM-CLIP over a batch of rows: features, pooling (Eq. 1), naming (Eq. 2); loads the model once."""
+
+    def __init__(
+        self,
+        config: ClipModel,
+        words: Words,
+        keep_embeddings: bool,
+        plan: PoolPlan,
+        book: Book,
+        max_tries: int,
+    ) -> None:
+        from models.clip import build_clip
+
+        self._device, self._threads = _device(plan), plan.threads
+        self._config, self._threshold, self._keep = config, words.threshold, keep_embeddings
+        self._clip = load_or_tell_later(
+            lambda: build_clip(config.model, config.weights, sha256=config.sha256, device=self._device)
+        )
+        self._bank = words.bank(self._device)
+        self._table = TableStage("clip", self.name, book, max_tries)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """SEGMENTED_SCHEMA to NAMED_SCHEMA.
+
+        Raises:
+            UserError: the weights could not be loaded.
+        """
+        self._clip()
+        use_threads(self._threads)
+        return self._table.apply(table, NAMED_SCHEMA)
+
+    def name(self, rows: list[Row]) -> list[Row]:
+        """Add names and embeddings, drop the pixels."""
+        grids = clip_features(self._clip(), self._config, [pixels_of(row) for row in rows])
+        return [self._name_one(row, grid) for row, grid in zip(rows, grids, strict=True)]
+
+    def _name_one(self, row: Row, grid: Any) -> Row:
+        from models.zero_shot import name_segments, pool_segments
+
+        segments = unpack(row["segments"])
+        # Named as they are stored, so that `segray relabel` with the same words gives the same labels.
+        pooled = pool_segments(grid, segments, row["height"], row["width"]).half().float()
+        naming = name_segments(pooled, self._bank, self._threshold)
+        kept = pooled.cpu().numpy().astype(np.float16).tobytes() if self._keep else None
+        return {**row, "pixels": None, "naming": naming_bytes(naming), "embeddings": kept}
+
+
+def clip_features(clip: Any, config: ClipModel, images: list[NDArray[np.uint8]]) -> Any:
+    """Dense features [B, h, w, D] of uint8 [H, W, 3] images, with a `models.clip.ClipModel`.
+
+    On a CPU one image at a time, so that none depends on its batch.
+
+    Raises:
+        ValueError: options that the model cannot do.
+    """
+    import torch
+
+    from models.clip import preprocess
+    from models.gem import dense_features
+
+    size = config.image_size or clip.image_size
+    step = 1 if clip.device.type == "cpu" else len(images)
+    options = config.model_dump(include={"features", "iterations", "temperature"})
+    options["depth"] = config.depth or clip.depth
+    with torch.inference_mode():
+        batches = (
+            preprocess(images[start : start + step], size, clip.mean, clip.std).to(clip.device)
+            for start in range(0, len(images), step)
+        )
+        return torch.cat([dense_features(clip.model.visual, batch, **options) for batch in batches])
+
+
+def _device(plan: PoolPlan) -> str:
+    import torch
+
+    return "cuda" if plan.num_gpus > 0 and torch.cuda.is_available() else "cpu"
+
+
+def use_threads(count: int) -> None:
+    """Let this thread compute on `count` cores.
+
+    Ray makes an actor in one thread and calls it in another, and OpenMP keeps the number by thread: what is
+    set in the constructor leaves the calls on one core, though torch reports the number that was asked for.
+    """
+    import torch
+
+    torch.set_num_threads(count)
