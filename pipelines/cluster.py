@@ -211,6 +211,8 @@ def quiet_data_context() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_S
+    # Else what a worker raises comes wrapped, and loses its cause on the way to the driver.
+    context.raise_original_map_exception = True
     context.target_max_block_size = 32 * 2**20
     # Its errors are tracebacks of what it raises as well.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

@@ -124,6 +124,34 @@ def test_names_that_the_built_in_models_never_heard_are_told(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+@on_ray
+def test_weights_that_change_while_workers_load_end_the_run(
+    images: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checked by the driver, another file's when the workers load them; then as they were."""
+    pinned, out = annotate._pinned, tmp_path / "labels"
+
+    def changed(model: Any, prepared: Any) -> Any:
+        return pinned(model, prepared).model_copy(update={"sha256": "0" * 64})
+
+    said, code = "", 0
+    with monkeypatch.context() as patch:
+        patch.setattr(annotate, "_pinned", changed)
+        try:
+            _annotate(images, out)
+        except UserError as error:
+            # Not kept: its traceback holds the run, whose actors hold this session's CPUs.
+            said, code = str(error), error.exit_code
+    assert "sha256" in said
+    assert "\n" not in said
+    assert code == 2
+    assert not LabelStore(str(out)).parts()
+    _annotate(images, out)
+    assert contents(out) == contents(plain)
+
+
 # Going on
 
 
