@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from pipelines import cluster
+from pipelines.config.paths import absolute
 from pipelines.config.train import TrainConfig
 from pipelines.errors import UserError
 from pipelines.store import storage
@@ -30,6 +31,8 @@ def run(config: TrainConfig) -> None:
         UserError: bad data, masks, weights or options (2); the folder belongs to another run (2) or is in use
             (4); the loss diverged (1).
     """
+    # Ray Train moves its workers into a folder of theirs.
+    config = absolute(config)
     folder = RunFolder(config)
     folder.check()
     check_trackers(config.trackers)

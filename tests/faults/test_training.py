@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.runs import Finished, Process, started
+from tests.faults.runs import REPOSITORY, Finished, Process, started
 from tests.pipelines.training.runs import SHORT, book, config, worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -45,7 +46,9 @@ def checkpoints(out: Path) -> int:
 
 
 def train(out: Path, labels: Path, root: Path) -> list[str]:
-    places = [f"out={out}", f"data.root={root}", f"data.labels={labels}"]
+    """Its paths are relative, as one types them; Ray's workers stand in other folders."""
+    named = {"out": out, "data.root": root, "data.labels": labels}
+    places = [f"{key}={os.path.relpath(path, REPOSITORY)}" for key, path in named.items()]
     return ["train", *SHORT, *places, f"train.epochs={EPOCHS}", "train.num_cpus=1"]
 
 
