@@ -174,7 +174,7 @@ def work(given: dict[str, Any]) -> str | None:
 
 def logs_of(config: TrainConfig) -> str | None:
     """Where the trackers' files go; they append to files, which object stores cannot."""
-    return str(storage.local_path(config.out) / "tensorboard") if storage.is_local(config.out) else None
+    return str(storage.local_path(config.out)) if storage.is_local(config.out) else None
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The folder of a training run: whose it is, what is finished, and what is left for others to use.
 
-config.yaml, splits/, checkpoints/ (Ray's), then best/ and last/ (whole checkpoints), history.json and
-tensorboard/.
+config.yaml, splits/, checkpoints/ (Ray's), then best/ and last/ (whole checkpoints), history.json, and a
+folder of each tracker.
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -28,10 +30,10 @@ class Tracker(Protocol):
 
 
 class _TensorBoard:
-    def __init__(self, config: TrainConfig, folder: str) -> None:
+    def __init__(self, config: TrainConfig, folder: Path) -> None:
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(logdir=folder)
+        self._writer = SummaryWriter(logdir=str(folder))
         self._writer.add_text("config", str(identity(config)))
 
     def add(self, figures: dict[str, float], step: int) -> None:
@@ -43,12 +45,23 @@ class _TensorBoard:
 
 
 class _MLflow:
-    def __init__(self, config: TrainConfig, folder: str) -> None:  # noqa: ARG002  one signature for all
+    """A run on the server that MLFLOW_TRACKING_URI names, else in a database in the folder."""
+
+    def __init__(self, config: TrainConfig, folder: Path) -> None:
         import mlflow
 
-        self._mlflow = mlflow
-        mlflow.start_run(run_name=config.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            # MLflow's own choice is the working folder, which on a worker is one of Ray's and goes with it.
+            mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+        mlflow.set_experiment("segray")
+        known = folder / "run-id"
+        run = mlflow.start_run(
+            run_id=known.read_text() if known.exists() else None, run_name=Path(config.out).name
+        )
+        known.write_text(run.info.run_id)
         mlflow.log_params({k: str(v)[:500] for k, v in identity(config).items()})
+        self._mlflow = mlflow
 
     def add(self, figures: dict[str, float], step: int) -> None:
         self._mlflow.log_metrics({k.replace("/", "."): v for k, v in figures.items()}, step=step)
@@ -58,10 +71,20 @@ class _MLflow:
 
 
 class _WandB:
-    def __init__(self, config: TrainConfig, folder: str) -> None:
+    def __init__(self, config: TrainConfig, folder: Path) -> None:
         import wandb
 
-        self._run = wandb.init(project="segray", name=config.out, dir=folder, config=identity(config))
+        folder.mkdir(parents=True, exist_ok=True)
+        known = folder / "run-id"
+        self._run = wandb.init(
+            project="segray",
+            id=known.read_text() if known.exists() else None,
+            resume="allow",
+            name=Path(config.out).name,
+            dir=folder,
+            config=identity(config),
+        )
+        known.write_text(self._run.id)
 
     def add(self, figures: dict[str, float], step: int) -> None:
         self._run.log(figures, step=step)
@@ -70,7 +93,7 @@ class _WandB:
         self._run.finish()
 
 
-_KINDS: dict[str, Callable[[TrainConfig, str], Tracker]] = {
+_KINDS: dict[str, Callable[[TrainConfig, Path], Tracker]] = {
     "tensorboard": _TensorBoard,
     "mlflow": _MLflow,
     "wandb": _WandB,
@@ -85,10 +108,14 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 class Trackers:
-    """All trackers of a run; none where `folder` is None."""
+    """All trackers of a run, each with a folder of its name; none where `folder` is None.
+
+    A run that goes on after a stop goes on in the same run of MLflow and of Weights & Biases.
+    """
 
     def __init__(self, config: TrainConfig, folder: str | None) -> None:
-        self._all: list[Tracker] = [_KINDS[n](config, folder) for n in config.trackers] if folder else []
+        names = config.trackers if folder else ()
+        self._all: list[Tracker] = [_KINDS[name](config, Path(folder or "", name)) for name in names]
 
     def __enter__(self) -> Trackers:
         return self
