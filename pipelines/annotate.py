@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -223,20 +223,27 @@ def _execute(prepared: Prepared, token: str, n_todo: int, before: int) -> Tally:
     with cluster.session(config.address, config.grow) as resources:
         require_shared(config.out, [config.images])
         cluster.quiet_data_context()
+        plans = cluster.plan(config.sam, config.clip, resources)
         book = ledger.start()
         try:
             with Progress(book, n_todo, before):
-                _graph(prepared, token, n_todo, resources, book)
+                _graph(prepared, token, n_todo, resources, plans, book)
         except KeyboardInterrupt:
             _say_how_to_go_on(config, book)
             raise
         except Exception as error:
             raise _as_user_error(error) from error
-        return book.tally()
+        workers = {"sam": plans[0].max_workers, "clip": plans[1].max_workers}
+        return replace(book.tally(), workers=workers)
 
 
 def _graph(
-    prepared: Prepared, token: str, n_todo: int, resources: cluster.Resources, book: RemoteLedger
+    prepared: Prepared,
+    token: str,
+    n_todo: int,
+    resources: cluster.Resources,
+    plans: tuple[cluster.PoolPlan, cluster.PoolPlan],
+    book: RemoteLedger,
 ) -> None:
     import ray
     from ray.data import ActorPoolStrategy
@@ -244,7 +251,7 @@ def _graph(
     from pipelines.annotation.sink import LabelSink
 
     config = prepared.config
-    sam_plan, clip_plan = cluster.plan(config.sam, config.clip, resources)
+    sam_plan, clip_plan = plans
     options = ImageOptions(**config.image.model_dump())
     guard: dict[str, Any] = {"book": book, "max_tries": config.max_tries}
     task: dict[str, Any] = {"num_cpus": cluster.TASK_CPUS, "batch_format": "pyarrow"}

@@ -8,6 +8,7 @@ and again, is given up.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,12 +24,30 @@ class Tally:
         seconds: busy seconds by stage, summed over its workers.
         images: images that each stage has worked on.
         restarts: how often images came back after their worker died.
+        began: when each stage got its first image, in seconds of the ledger's clock.
+        ended: when it was through with its last one so far.
+        workers: of the stages that are pools, the most there may be.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     images: Counter[str] = field(default_factory=Counter)
     restarts: int = 0
+    began: dict[str, float] = field(default_factory=dict)
+    ended: dict[str, float] = field(default_factory=dict)
+    workers: dict[str, int] = field(default_factory=dict)
+
+    def utilisation(self) -> dict[str, float]:
+        """The share of their time that the workers of each pool were busy.
+
+        Their time is the pools' own: from the first image into one of them to the last out of one, so that
+        neither start nor summary counts.
+        """
+        pools = [name for name in self.workers if name in self.began and name in self.ended]
+        if not pools:
+            return {}
+        span = max(self.ended[name] for name in pools) - min(self.began[name] for name in pools)
+        return {name: self.seconds[name] / (self.workers[name] * span) for name in pools} if span > 0 else {}
 
 
 class Ledger:
@@ -47,6 +66,7 @@ class Ledger:
             again = bool(keys & self._open)
             self._open |= keys
             self._tally.restarts += again
+            self._tally.began.setdefault(stage, time.monotonic())
             return again
 
     def begin_alone(self, stage: str, image_id: str) -> int:
@@ -65,6 +85,7 @@ class Ledger:
                 self._alone.pop(key, None)
             self._tally.seconds[stage] += seconds
             self._tally.images[stage] += len(keys)
+            self._tally.ended[stage] = time.monotonic()
 
     def committed(self, statuses: Mapping[str, int], seconds: float) -> None:
         """Count rows whose part is written."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +14,8 @@ import click
 from pipelines.annotation.ledger import RemoteLedger, Tally
 
 _TTY_S, _LOG_S = 1.0, 10.0
+_WAITING = 0.5
+"""Workers that are busy less than this wait for images, or for someone to take them away."""
 
 
 class Progress:
@@ -78,6 +81,17 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def bottleneck_lines(utilisation: Mapping[str, float]) -> list[str]:
+    """Which pool the others waited for; nothing where no pool had work."""
+    if not utilisation:
+        return []
+    name, share = max(utilisation.items(), key=lambda item: item[1])
+    busy = f"busy {100 * share:.0f} % of its time"
+    if share < _WAITING:
+        return [f"  bottleneck: not the models, whose workers waited; {name} was {busy}"]
+    return [f"  bottleneck: {name}, {busy}"]
+
+
 def summary_lines(run: dict[str, Any], out: str) -> list[str]:
     """The summary of run.json's content, in lines for a terminal."""
     rows = run["rows"]
@@ -95,7 +109,11 @@ def summary_lines(run: dict[str, Any], out: str) -> list[str]:
     this = run["this_run"]
     if this["images"]:
         lines += ["", f"this run    {this['images']} images in {clock(this['seconds'])}"]
-        lines += [f"  {name:<8}  {s:>8.1f} s busy" for name, s in this["stage_seconds"].items()]
+        shares = this["utilisation"]
+        for name, seconds in this["stage_seconds"].items():
+            share = f"  {100 * shares[name]:.0f} % of its workers' time" if name in shares else ""
+            lines.append(f"  {name:<8}  {seconds:>8.1f} s busy{share}")
+        lines += bottleneck_lines(shares)
         if this["restarts"]:
             lines += [f"  workers died {this['restarts']} times; their images were taken again"]
     return [*lines, "", f"label set   {out}"]

@@ -17,8 +17,8 @@ def summarise(store: LabelStore, provenance: dict[str, Any], tally: Tally, secon
 
     Returns:
         rows (by status), labelled_fraction, n_segments, classes (name, pixels, share, images), bad (the first
-        few, with reasons), this_run (images, seconds, stage_seconds, restarts), config_hash, versions,
-        finished.
+        few, with reasons), this_run (images, seconds, stage_seconds, utilisation, restarts), config_hash,
+        versions, finished.
     """
     rows: Counter[str] = Counter({"ok": 0, "error": 0, "skipped": 0})
     pixels: Counter[int] = Counter()
@@ -64,6 +64,7 @@ def summarise(store: LabelStore, provenance: dict[str, Any], tally: Tally, secon
             "images": sum(tally.rows.values()),
             "seconds": round(seconds, 1),
             "stage_seconds": {name: round(s, 1) for name, s in tally.seconds.items()},
+            "utilisation": {name: round(share, 3) for name, share in tally.utilisation().items()},
             "restarts": tally.restarts,
         },
         "config_hash": provenance["config_hash"],

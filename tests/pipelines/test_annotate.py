@@ -91,6 +91,8 @@ def test_a_run_from_beginning_to_end(
     assert run["rows"] == {"ok": 6, "error": 0, "skipped": 0}
     assert run["this_run"]["images"] == 6
     assert set(run["this_run"]["stage_seconds"]) == {"read", "sam", "clip", "encode", "write"}
+    assert all(0 < share <= 1 for share in run["this_run"]["utilisation"].values())
+    assert set(run["this_run"]["utilisation"]) == {"sam", "clip"}
     assert run["n_segments"] == sum(len(segments) for _, segments in contents(out).values()) > 0
     config = load(AnnotateConfig, str(out / "config.yaml"))
     assert config == config_of(images, out, *SMALL)

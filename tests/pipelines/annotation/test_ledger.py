@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from pipelines.annotation import ledger
-from pipelines.annotation.ledger import Ledger
+from pipelines.annotation.ledger import Ledger, Tally
 
 
 def test_images_are_begun_again_only_when_their_worker_never_ended_them() -> None:
@@ -44,6 +46,23 @@ def test_the_tally_adds_up() -> None:
     assert tally.images == {"sam": 3, "clip": 0, "write": 4}
     assert tally.restarts == 0
     assert pickle.loads(pickle.dumps(tally)) == tally
+
+
+def test_workers_are_busy_a_share_of_the_time_from_the_first_image_to_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times = iter([100.0, 104.0, 105.0, 110.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(times))
+    book = Ledger()
+    book.begin("sam", ["a"])
+    book.begin("clip", ["a"])
+    book.end("sam", ["a"], 9.0)
+    book.end("clip", ["a"], 2.5)
+    book.committed({"ok": 1}, 30.0)
+    tally = replace(book.tally(), workers={"sam": 2, "clip": 1})
+    assert tally.utilisation() == {"sam": 0.45, "clip": 0.25}
+    assert replace(tally, workers={"sam": 3, "other": 1}).utilisation() == {"sam": 9 / (3 * 5)}
+    assert Tally(workers={"sam": 2}).utilisation() == {}
 
 
 def test_workers_in_threads_lose_no_count() -> None:

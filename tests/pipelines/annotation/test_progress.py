@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.annotation import progress
 from pipelines.annotation.ledger import Ledger, Tally
-from pipelines.annotation.progress import Progress, clock, progress_line, summary_lines
+from pipelines.annotation.progress import Progress, bottleneck_lines, clock, progress_line, summary_lines
 
 
 def tally(sam: int = 0, restarts: int = 0, **rows: int) -> Tally:
@@ -128,7 +128,8 @@ def _run(**changes: Any) -> dict[str, Any]:
         "this_run": {
             "images": 10,
             "seconds": 61.2,
-            "stage_seconds": {"sam": 50.0, "clip": 7.5},
+            "stage_seconds": {"sam": 50.0, "clip": 7.5, "write": 0.2},
+            "utilisation": {"sam": 0.926, "clip": 0.139},
             "restarts": 0,
         },
     }
@@ -147,18 +148,27 @@ def test_the_summary_says_what_was_done_and_what_was_not() -> None:
         "sun          10.00 %         2",
         "",
         "this run    10 images in 1:01",
-        "  sam           50.0 s busy",
-        "  clip           7.5 s busy",
+        "  sam           50.0 s busy  93 % of its workers' time",
+        "  clip           7.5 s busy  14 % of its workers' time",
+        "  write          0.2 s busy",
+        "  bottleneck: sam, busy 93 % of its time",
         "",
         "label set   labels",
     ]
 
 
 def test_the_summary_of_a_run_with_nothing_to_do_shows_the_set_only() -> None:
-    nothing = {"images": 0, "seconds": 1.0, "stage_seconds": {}, "restarts": 0}
+    nothing = {"images": 0, "seconds": 1.0, "stage_seconds": {}, "utilisation": {}, "restarts": 0}
     lines = summary_lines(_run(this_run=nothing, classes=[]), "labels")
     assert not any("this run" in line for line in lines)
     assert lines[-1] == "label set   labels"
+
+
+def test_workers_that_all_waited_are_not_the_bottleneck() -> None:
+    assert bottleneck_lines({"sam": 0.31, "clip": 0.08}) == [
+        "  bottleneck: not the models, whose workers waited; sam was busy 31 % of its time"
+    ]
+    assert bottleneck_lines({"sam": 0.5, "clip": 0.9}) == ["  bottleneck: clip, busy 90 % of its time"]
 
 
 def test_workers_that_died_are_told() -> None:

@@ -57,11 +57,19 @@ def test_the_first_bad_images_are_listed_in_order(tmp_path: Path) -> None:
 
 
 def test_this_run_is_told_apart_from_what_was_there(store: LabelStore) -> None:
-    tally = Tally(Counter({"ok": 2, "error": 1}), {"sam": 1.26, "write": 0.04}, Counter(), 3)
+    tally = Tally(
+        Counter({"ok": 2, "error": 1}),
+        {"sam": 1.26, "write": 0.04},
+        restarts=3,
+        began={"sam": 10.0},
+        ended={"sam": 11.0},
+        workers={"sam": 2},
+    )
     assert summarise(store, RECORD, tally, 12.34)["this_run"] == {
         "images": 3,
         "seconds": 12.3,
         "stage_seconds": {"sam": 1.3, "write": 0.0},
+        "utilisation": {"sam": 0.63},
         "restarts": 3,
     }
 
