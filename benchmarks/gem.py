@@ -1,0 +1,132 @@
+"""GEM features: segray's against the published forward written out plainly, same weights, same threads.
+
+    python -m benchmarks.gem --model ViT-B-16 --images 4
+
+The peer does what `gem_torch` 1.0.1 does: every attention of both streams as two products and a softmax
+between them, one after the other, and the feed-forward layer of the last block, whose output nothing reads.
+Weights are random, as time does not depend on them. `ratio` is the peer's seconds over segray's, one image at
+a time; `ratio_batched` has segray take all images at once. CPU seconds of one thread; on a GPU, seconds
+between two waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.common import Benchmark, circumstances, fresh, table, write_result
+from models.gem import embed, gem_tokens
+
+_DEPTH = 7
+
+
+def plain_gem(visual: Any, images: Tensor) -> Tensor:
+    """GEM's tokens [B, 1 + h * w, D], depth 7, one iteration, adaptive temperature."""
+    blocks = visual.transformer.resblocks
+    x = embed(visual, images)
+    for block in blocks[: 1 - _DEPTH]:
+        x = block(x)
+    gem = x
+    for block in blocks[1 - _DEPTH :]:
+        y = block.ln_1(x)
+        original, self_self = _attend(block.attn, y)
+        x = x + block.ls_1(original)
+        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        gem = gem + block.ls_1(self_self)
+    return visual.ln_post(gem) @ visual.proj
+
+
+def _attend(attention: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The attention of the original stream and that of GEM's."""
+    projected = F.linear(y, attention.in_proj_weight, attention.in_proj_bias)
+    q, k, v = projected.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    width = q.shape[-1]
+    original = (q @ k.transpose(-2, -1) / math.sqrt(width)).softmax(-1) @ v
+    factor = y.norm(dim=-1).mean(-1)[:, None, None, None] / math.sqrt(width)
+    outputs = []
+    for start in (v, k, q):
+        s = F.normalize(start, dim=-1)
+        s = (s @ s.transpose(-2, -1) * factor).softmax(-1) @ s
+        s = F.normalize(s, dim=-1)
+        outputs.append((s @ s.transpose(-2, -1) * factor).softmax(-1) @ v)
+    mean = torch.stack(outputs).mean(0)
+    return _joined(attention, original), _joined(attention, mean)
+
+
+def _joined(attention: Any, heads: Tensor) -> Tensor:
+    return attention.out_proj(heads.transpose(1, 2).flatten(2))
+
+
+def timed(work: Callable[[], Any], device: str) -> float:
+    """CPU seconds of this process, or on a GPU seconds until the device is through."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    start = clock()
+    work()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+def measure(visual: Any, images: Tensor, rounds: int) -> dict[str, Any]:
+    """Median seconds an image of the three ways, taken in turns, and how far apart the tokens are."""
+    device = images.device.type
+    singles = images.split(1)
+    ways: dict[str, Callable[[], Tensor]] = {
+        "plain": lambda: torch.cat([plain_gem(visual, image) for image in singles]),
+        "segray": lambda: torch.cat([gem_tokens(visual, image) for image in singles]),
+        "segray_batched": lambda: gem_tokens(visual, images),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    with torch.inference_mode():
+        tokens = {name: work() for name, work in ways.items()}
+        for _ in range(rounds):
+            for name, work in ways.items():
+                seconds[name].append(timed(work, device) / len(images))
+    apart = max(float((tokens[name] - tokens["plain"]).abs().max()) for name in ways)
+    by_way = {name: median(values) for name, values in seconds.items()}
+    return {
+        "seconds_per_image": by_way,
+        "ratio": by_way["plain"] / by_way["segray"],
+        "ratio_batched": by_way["plain"] / by_way["segray_batched"],
+        "max_abs_difference": apart,
+        "token_deviation": float(tokens["plain"].std()),
+    }
+
+
+@click.command("gem", cls=Benchmark, help=__doc__)
+@click.option("--model", default="ViT-B-16", show_default=True, help="A name of open_clip.")
+@click.option("--size", default=448, show_default=True, type=click.IntRange(32), help="Side of the input.")
+@click.option("--images", default=4, show_default=True, type=click.IntRange(1))
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
+@click.option("--seed", default=11, show_default=True, callback=fresh, type=int)
+@click.option("--out", type=click.Path(path_type=Path), help="JSON file.")
+def main(model: str, size: int, images: int, rounds: int, seed: int, out: Path | None) -> None:
+    """Measure, print, record."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    visual = open_clip.create_model(model, pretrained=None, pretrained_image=False).visual.eval().to(device)
+    found = measure(visual, torch.randn(images, 3, size, size, device=device), rounds)
+    rows = [[name, f"{seconds:.3f}"] for name, seconds in found["seconds_per_image"].items()]
+    click.echo(f"{model}, {size} x {size}, {device}\n")
+    click.echo(table(["", "seconds an image"], rows))
+    click.echo(f"\nratio {found['ratio']:.2f}, batched {found['ratio_batched']:.2f}")
+    click.echo(f"tokens differ by at most {found['max_abs_difference']:.1e}")
+    record = (
+        circumstances([seed]) | {"model": model, "size": size, "images": images, "rounds": rounds} | found
+    )
+    click.echo(f"wrote {write_result(out, record)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Eq. 1: pooling by the transpose of the upsampling against upsampling first, same segments, one thread.
+
+    python -m benchmarks.pooling --segments 64
+
+The peer upsamples the features to the image's size and averages them over all masks in one matrix product.
+Segments are ellipses of drawn places and sizes; features are random, L2-normalised. `ratio` is the peer's
+CPU seconds over those of `models.zero_shot.pool_segments`, the least of the sizes of image; `error` is how
+far either is from the peer's way in float64, on the first eight features.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.common import Benchmark, circumstances, fresh, table, write_result
+from models.masks import Segment, full_mask, segment_from_mask
+from models.zero_shot import pool_segments
+
+SIZES = ((375, 500), (1080, 1920))
+"""Heights and widths: a VOC photograph, a video frame."""
+
+
+def draw_segments(count: int, height: int, width: int, seed: int) -> list[Segment]:
+    """Ellipses inside the image, from a hundredth to a third of its sides in radius."""
+    rng = np.random.default_rng(seed)
+    segments = []
+    for _ in range(count):
+        ry, rx = (rng.uniform(0.01, 0.33, 2) * (height, width)).clip(2)
+        cy, cx = rng.uniform((ry, rx), (height - ry, width - rx))
+        y, x = np.mgrid[:height, :width]
+        mask = ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1
+        segments.append(segment_from_mask(mask))
+    return segments
+
+
+def upsample_then_mean(features: Tensor, masks: Sequence[Tensor]) -> Tensor:
+    """The peer: [K, D] from features [h, w, D] and K masks bool [H, W]."""
+    height, width = masks[0].shape
+    full = F.interpolate(
+        features.permute(2, 0, 1)[None], (height, width), mode="bilinear", align_corners=False
+    )[0]
+    weights = torch.stack(list(masks)).flatten(1).to(full.dtype)
+    return weights @ full.flatten(1).T / weights.sum(1, keepdim=True)
+
+
+def timed(work: Callable[[], Tensor], rounds: int) -> tuple[Tensor, float]:
+    """What it returns, and its median CPU seconds."""
+    seconds = []
+    for _ in range(rounds):
+        start = time.process_time()
+        found = work()
+        seconds.append(time.process_time() - start)
+    return found, median(seconds)
+
+
+def compare(
+    shape: tuple[int, int], count: int, grid: int, dim: int, rounds: int, seed: int
+) -> dict[str, Any]:
+    """Both ways on the same segments."""
+    torch.manual_seed(seed)
+    features = F.normalize(torch.randn(grid, grid, dim), dim=-1)
+    segments = draw_segments(count, *shape, seed)
+    masks = [torch.from_numpy(full_mask(segment, *shape)) for segment in segments]
+    pool_segments(features, segments, *shape)
+    plain, slow = timed(lambda: upsample_then_mean(features, masks), 1)
+    own, fast = timed(lambda: pool_segments(features, segments, *shape), rounds)
+    exact = upsample_then_mean(features[..., :8].double(), masks)
+    return {
+        "height": shape[0],
+        "width": shape[1],
+        "plain_seconds": slow,
+        "segray_seconds": fast,
+        "ratio": slow / fast,
+        "plain_error": float((plain[:, :8] - exact).abs().max()),
+        "segray_error": float((own[:, :8] - exact).abs().max()),
+    }
+
+
+@click.command("pooling", cls=Benchmark, help=__doc__)
+@click.option("--segments", default=64, show_default=True, type=click.IntRange(1), help="Of an image.")
+@click.option("--grid", default=28, show_default=True, type=click.IntRange(2), help="Side of the features.")
+@click.option("--dim", default=512, show_default=True, type=click.IntRange(8), help="Their length.")
+@click.option("--rounds", default=9, show_default=True, type=click.IntRange(1), help="Of segray's way.")
+@click.option("--seed", default=11, show_default=True, callback=fresh, type=int)
+@click.option("--out", type=click.Path(path_type=Path), help="JSON file.")
+def main(segments: int, grid: int, dim: int, rounds: int, seed: int, out: Path | None) -> None:
+    """Measure, print, record."""
+    torch.set_num_threads(1)
+    found = [compare(shape, segments, grid, dim, rounds, seed) for shape in SIZES]
+    head = ["height x width", "upsample, mean", "segray", "ratio", "error", "segray's error"]
+    rows = [
+        [
+            f"{one['height']} x {one['width']}",
+            f"{one['plain_seconds']:.3f} s",
+            f"{1000 * one['segray_seconds']:.1f} ms",
+            f"{one['ratio']:.0f}",
+            f"{one['plain_error']:.1e}",
+            f"{one['segray_error']:.1e}",
+        ]
+        for one in found
+    ]
+    click.echo(table(head, rows))
+    record = circumstances([seed]) | {"segments": segments, "grid": grid, "dim": dim, "sizes": found}
+    record["ratio"] = min(one["ratio"] for one in found)
+    click.echo(f"\nwrote {write_result(out, record)}")
+
+
+if __name__ == "__main__":
+    main()
