@@ -25,7 +25,7 @@ from pipelines.annotation.ledger import RemoteLedger, Tally
 from pipelines.annotation.progress import Progress, summary_lines
 from pipelines.annotation.provenance import differences, other_configuration, provenance
 from pipelines.annotation.run_summary import summarise
-from pipelines.annotation.stages import encode_table, read_table
+from pipelines.annotation.stages import encode_table, read_tables
 from pipelines.annotation.workers import NameSegments, SegmentImages, Words, clip_features, mask_generator
 from pipelines.config.loading import dump
 from pipelines.config.settings import AnnotateConfig, ClipConfig, SamConfig
@@ -42,7 +42,7 @@ from pipelines.store.shared import require_shared
 NEXT_MANIFEST, PENDING = ".manifest.parquet", ".pending.parquet"
 _PENDING_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("problem", pa.string())])
 _READ_ROWS = 8
-"""Images a decode task takes: few, so that full-size pixels never pile up."""
+"""Images a decode task takes; few, as they go on together."""
 
 Model = TypeVar("Model", SamConfig, ClipConfig)
 
@@ -284,7 +284,7 @@ def _graph(
         ray.data.read_parquet(path, filesystem=filesystem, num_cpus=cluster.TASK_CPUS)
         .repartition(target_num_rows_per_block=block_rows)
         .map_batches(
-            partial(read_table, options=options, embed_images=config.embed_images, **guard),
+            partial(read_tables, options=options, embed_images=config.embed_images, **guard),
             batch_size=block_rows,
             **task,
         )

@@ -7,7 +7,7 @@ not ok passes through untouched, so rows out are always images in.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,9 @@ from pipelines.annotation.guard import Book, Row, guarded
 from pipelines.images import ImageOptions, ImageProblem, decode, encode_gray_png
 from pipelines.sources import read_image
 from pipelines.store.label_schema import ID_LIST, SEGMENT_FIELDS, class_counts
+
+READ_BYTES = 64 * 2**20
+"""Decoded pixels that a read task holds at a time: three photographs of 7 megapixels."""
 
 _COMMON = [
     ("image_id", pa.string()),
@@ -91,6 +94,22 @@ def read_table(
     rows = [{**row, "status": "ok"} for row in table.to_pylist()]
     start = pa.Table.from_pylist(rows)
     return TableStage("read", work, book, max_tries).apply(start, READ_SCHEMA)
+
+
+def read_tables(
+    table: pa.Table, options: ImageOptions, embed_images: bool, book: Book, max_tries: int
+) -> Iterator[pa.Table]:
+    """`read_table` in pieces of about `READ_BYTES`, so that memory depends on bytes and not on images.
+
+    The first piece is one image, and how many make the next is learnt from the last: at most twice as many,
+    as small or bad ones tell nothing of those that follow.
+    """
+    start, rows = 0, 1
+    while start < len(table):
+        piece = read_table(table.slice(start, rows), options, embed_images, book, max_tries)
+        yield piece
+        start += rows
+        rows = max(1, min(2 * rows, READ_BYTES * len(piece) // max(1, piece.nbytes)))
 
 
 def read_row(row: Row, options: ImageOptions, embed_images: bool) -> Row:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipelines import cluster
 from pipelines.annotation import ledger
-from pipelines.annotation.stages import read_table
+from pipelines.annotation.stages import read_tables
 from pipelines.prediction.output import PENDING
 from pipelines.prediction.stages import Job, PredictImages, finish_table
 from pipelines.store import storage
@@ -62,7 +62,7 @@ def predictions(job: Job, plan: cluster.PoolPlan) -> Iterator[pa.Table]:
     dataset = (
         ray.data.read_parquet(path, filesystem=filesystem, columns=columns, num_cpus=cluster.TASK_CPUS)
         .repartition(target_num_rows_per_block=_BATCH)
-        .map_batches(partial(read_table, options=job.options, embed_images=False, **guard), **task)
+        .map_batches(partial(read_tables, options=job.options, embed_images=False, **guard), **task)
         .map_batches(
             PredictImages,
             fn_constructor_kwargs={"job": job, "plan": plan, **guard},

@@ -34,6 +34,7 @@ from pipelines.annotation.stages import (
     naming_from_bytes,
     pixels_of,
     read_table,
+    read_tables,
 )
 from pipelines.annotation.workers import NameSegments, SegmentImages, Words, clip_features, mask_generator
 from pipelines.config.settings import ClipConfig, SamConfig
@@ -108,6 +109,22 @@ def test_a_file_that_went_is_an_error_row(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([{"image_id": "a.png", "uri": str(tmp_path / "a.png"), "problem": None}])
     (row,) = read_table(table, ImageOptions(), False, **GUARD).to_pylist()
     assert (row["status"], row["error"]) == ("error", "missing")
+
+
+def test_images_are_read_in_pieces_of_bytes(
+    images: Path, read: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = manifest_table(images)
+    assert [len(piece) for piece in pieces(table)] == [1, 2, 2]
+    monkeypatch.setattr(stages, "READ_BYTES", 1)
+    small = pieces(table)
+    assert [len(piece) for piece in small] == [1] * 5
+    assert pa.concat_tables(small).equals(read)
+    assert pieces(table.slice(0, 0)) == []
+
+
+def pieces(table: pa.Table) -> list[pa.Table]:
+    return list(read_tables(table, ImageOptions(), False, **GUARD))
 
 
 def test_embedded_images_keep_the_file_byte_for_byte(images: Path) -> None:
