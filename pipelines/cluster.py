@@ -233,13 +233,13 @@ def plan(sam: Pool, clip: Pool, resources: Resources) -> tuple[PoolPlan, PoolPla
     if resources.gpus >= 1:
         count = int(resources.gpus)
         plans = (
-            _fill(sam, workers=count, cpus=0.0, gpus=0.7, threads=1),
-            _fill(clip, workers=count, cpus=0.0, gpus=0.3, threads=1),
+            _fill(sam, workers=count, cpus=0.0, gpus=0.75, threads=1),
+            _fill(clip, workers=count, cpus=0.0, gpus=0.25, threads=1),
         )
     else:
         workers = sam.max_workers or sam.workers or max(1, int(resources.cpus))
         others = clip.max_workers or clip.workers or max(1, workers // 6)
-        share = max(0.0, min(0.5, (resources.cpus - 1) / (workers + others)))
+        share = cpu_share(workers + others, resources.cpus)
         threads = max(1, min(int(resources.cpus) // workers, int(max(resources.node_cpus, default=2**16))))
         plans = (
             _fill(sam, workers=workers, cpus=share, gpus=0.0, threads=threads),
@@ -247,6 +247,15 @@ def plan(sam: Pool, clip: Pool, resources: Resources) -> tuple[PoolPlan, PoolPla
         )
     _check(plans, resources)
     return plans
+
+
+def cpu_share(actors: int, cpus: float) -> float:
+    """CPUs that each of so many actors takes: half of one at most, and one whole CPU stays free of them.
+
+    In sixteenths: Ray Data adds up and takes away what its actors hold, and a third of a CPU leaves rounding
+    errors, for which the last tasks, those that write, wait until the actors have gone.
+    """
+    return max(0, min(8, int(16 * (cpus - 1) / actors))) / 16
 
 
 def _fill(pool: Pool, *, workers: int, cpus: float, gpus: float, threads: int) -> PoolPlan:

@@ -41,7 +41,7 @@ def pool_plan(workers: int | None, resources: cluster.Resources) -> cluster.Pool
         return cluster.PoolPlan(count, count, num_cpus=0.0, num_gpus=share, threads=1, batch_size=_BATCH)
     cpus = int(resources.cpus)
     count = workers or max(1, cpus)
-    share = max(0.0, min(0.5, (resources.cpus - 1) / count))
+    share = cluster.cpu_share(count, resources.cpus)
     threads = max(1, cpus // count)
     return cluster.PoolPlan(count, count, num_cpus=share, num_gpus=0.0, threads=threads, batch_size=_BATCH)
 
