@@ -130,14 +130,17 @@ def _load(config: AnnotateConfig, space: LabelSpace) -> tuple[Words, int, dict[s
     templates = resolve_templates(config.label.templates)
     bank = embed_label_space(clip, space, templates)
     words = Words.of(bank, config.label.threshold)
-    sam, sam_checkpoint = build_sam(config.sam.model, config.sam.weights, sha256=config.sam.sha256)
-    # Options that the models cannot do would make an error row of every image.
-    mask_generator(sam, config.sam)
+    sam_sha256 = None
+    if config.sam.model != "none":
+        sam, checkpoint = build_sam(config.sam.model, config.sam.weights, sha256=config.sam.sha256)
+        sam_sha256 = checkpoint.sha256
+        # Options that the models cannot do would make an error row of every image.
+        mask_generator(sam, config.sam)
     clip_features(clip, config.clip, [np.zeros((8, 8, 3), np.uint8)])
     record = provenance(
         config,
         space,
-        sam={"model": config.sam.model, "sha256": sam_checkpoint.sha256},
+        sam={"model": config.sam.model, "sha256": sam_sha256},
         clip={
             "model": config.clip.model,
             "sha256": clip.checkpoint.sha256,
@@ -223,7 +226,7 @@ def _execute(prepared: Prepared, token: str, n_todo: int, before: int) -> Tally:
     with cluster.session(config.address, config.grow) as resources:
         require_shared(config.out, [config.images])
         cluster.quiet_data_context()
-        plans = cluster.plan(config.sam, config.clip, resources)
+        plans = _plans(config, resources)
         book = ledger.start()
         try:
             with Progress(book, n_todo, before):
@@ -233,8 +236,14 @@ def _execute(prepared: Prepared, token: str, n_todo: int, before: int) -> Tally:
             raise
         except Exception as error:
             raise _as_user_error(error) from error
-        workers = {"sam": plans[0].max_workers, "clip": plans[1].max_workers}
-        return replace(book.tally(), workers=workers)
+        return replace(book.tally(), workers={name: plan.max_workers for name, plan in plans.items()})
+
+
+def _plans(config: AnnotateConfig, resources: cluster.Resources) -> dict[str, cluster.PoolPlan]:
+    """The pools by stage."""
+    if config.sam.model == "none":
+        return {"clip": cluster.plan_alone(config.clip, resources)}
+    return dict(zip(("sam", "clip"), cluster.plan(config.sam, config.clip, resources), strict=True))
 
 
 def _graph(
@@ -242,7 +251,7 @@ def _graph(
     token: str,
     n_todo: int,
     resources: cluster.Resources,
-    plans: tuple[cluster.PoolPlan, cluster.PoolPlan],
+    plans: dict[str, cluster.PoolPlan],
     book: RemoteLedger,
 ) -> None:
     import ray
@@ -251,7 +260,6 @@ def _graph(
     from pipelines.annotation.sink import LabelSink
 
     config = prepared.config
-    sam_plan, clip_plan = plans
     options = ImageOptions(**config.image.model_dump())
     guard: dict[str, Any] = {"book": book, "max_tries": config.max_tries}
     task: dict[str, Any] = {"num_cpus": cluster.TASK_CPUS, "batch_format": "pyarrow"}
@@ -288,24 +296,24 @@ def _graph(
             batch_size=block_rows,
             **task,
         )
-        .map_batches(
-            SegmentImages,
-            fn_constructor_kwargs={"config": _pinned(config.sam, prepared), "plan": sam_plan, **guard},
-            **pool(sam_plan),
-        )
-        .map_batches(
-            NameSegments,
-            fn_constructor_kwargs={
-                "config": _pinned(config.clip, prepared),
-                "words": prepared.words,
-                "keep_embeddings": config.embeddings,
-                "plan": clip_plan,
-                **guard,
-            },
-            **pool(clip_plan),
-        )
-        .map_batches(partial(encode_table, space=prepared.space, **guard), batch_size=block_rows, **task)
     )
+    if "sam" in plans:
+        dataset = dataset.map_batches(
+            SegmentImages,
+            fn_constructor_kwargs={"config": _pinned(config.sam, prepared), "plan": plans["sam"], **guard},
+            **pool(plans["sam"]),
+        )
+    dataset = dataset.map_batches(
+        NameSegments,
+        fn_constructor_kwargs={
+            "config": _pinned(config.clip, prepared),
+            "words": prepared.words,
+            "keep_embeddings": config.embeddings,
+            "plan": plans["clip"],
+            **guard,
+        },
+        **pool(plans["clip"]),
+    ).map_batches(partial(encode_table, space=prepared.space, **guard), batch_size=block_rows, **task)
     dataset.write_datasink(sink, ray_remote_args={"num_cpus": cluster.TASK_CPUS})
 
 

@@ -249,6 +249,22 @@ def plan(sam: Pool, clip: Pool, resources: Resources) -> tuple[PoolPlan, PoolPla
     return plans
 
 
+def plan_alone(pool: Pool, resources: Resources) -> PoolPlan:
+    """The pool of the only model: an actor on every GPU, or without GPUs on every CPU.
+
+    Raises:
+        UserError: more is asked for than the cluster has.
+    """
+    nothing = Pool(workers=1, num_cpus=0, num_gpus=0)
+    count = int(resources.gpus) or max(1, int(resources.cpus))
+    workers = pool.max_workers or pool.workers or count
+    share = 0.0 if resources.gpus >= 1 else cpu_share(workers, resources.cpus)
+    threads = 1 if resources.gpus >= 1 else max(1, int(resources.cpus) // workers)
+    plan = _fill(pool, workers=count, cpus=share, gpus=float(resources.gpus >= 1), threads=threads)
+    _check((plan, _fill(nothing, workers=1, cpus=0.0, gpus=0.0, threads=1)), resources)
+    return plan
+
+
 def cpu_share(actors: int, cpus: float) -> float:
     """CPUs that each of so many actors takes: half of one at most, and one whole CPU stays free of them.
 

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -144,7 +144,9 @@ class _Stages:
         plan = PoolPlan(1, 1, num_cpus=0, num_gpus=float(self.gpu), threads=1, batch_size=1)
         config = prepared.config
         self._config, self._space = config, prepared.space
-        self._sam = SegmentImages(config.sam, plan, self.book, config.max_tries)
+        self._segment: Callable[[pa.Table], pa.Table] | None = None
+        if config.sam.model != "none":
+            self._segment = SegmentImages(config.sam, plan, self.book, config.max_tries)
         self._clip = NameSegments(
             config.clip, prepared.words, config.embeddings, plan, self.book, config.max_tries
         )
@@ -156,7 +158,8 @@ class _Stages:
         options = ImageOptions(**config.image.model_dump())
         table = pa.Table.from_pylist(rows, _MANIFEST)
         read = read_table(table, options, config.embed_images, self.book, tries)
-        return encode_table(self._clip(self._sam(read)), self._space, self.book, tries).to_pylist()
+        named = self._clip(self._segment(read) if self._segment else read)
+        return encode_table(named, self._space, self.book, tries).to_pylist()
 
 
 def _written(prepared: Prepared, rows: list[Row], folder: Path) -> int:

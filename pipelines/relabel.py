@@ -94,6 +94,11 @@ def _prepare(config: RelabelConfig, source: LabelStore) -> _Target:
 
 
 def _require_embeddings(labels: str, source: LabelStore) -> None:
+    if source.provenance["sam"]["model"] == "none":
+        raise UserError(
+            f"{storage.display(labels)} was made with sam.model=none and has no segments to name; "
+            "annotate with another SAM to relabel"
+        )
     column = source.segments(source.parts()[0], ["embedding"]).schema.field("embedding")
     if pa.types.is_null(column.type):
         raise UserError(

@@ -62,10 +62,10 @@ class Progress:
 def progress_line(tally: Tally, total: int, before: int, seconds: float) -> str:
     """One line: `annotate  120/200  3.2 images/s  0:25 left  118 ok  2 bad`.
 
-    Images count for the rate once SAM is through with them, as parts are written in bursts.
+    Images count for the rate once the first model is through with them, as parts are written in bursts.
     """
     written = sum(tally.rows.values())
-    segmented = min(total, max(written, tally.images["sam"]))
+    segmented = min(total, max(written, tally.images["sam"], tally.images["clip"]))
     bad = tally.rows["error"] + tally.rows["skipped"]
     rate = segmented / seconds if seconds else 0.0
     left = clock((total - segmented) / rate) if rate else "?"

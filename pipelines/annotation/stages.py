@@ -39,9 +39,18 @@ READ_SCHEMA = pa.schema([*_COMMON, ("pixels", pa.binary())])
 SEGMENTED_SCHEMA = pa.schema([*_COMMON, ("pixels", pa.binary()), ("segments", pa.binary())])
 """After SAM: `segments` as `models.masks.pack` writes them."""
 NAMED_SCHEMA = pa.schema(
-    [*_COMMON, ("segments", pa.binary()), ("naming", pa.binary()), ("embeddings", pa.binary())]
+    [
+        *_COMMON,
+        ("segments", pa.binary()),
+        ("naming", pa.binary()),
+        ("embeddings", pa.binary()),
+        ("label", pa.binary()),
+        ("confidence", pa.binary()),
+    ]
 )
-"""After CLIP: the pixels have gone; `naming` is a record array, `embeddings` float16 [K, D]."""
+"""After CLIP: the pixels have gone; `naming` is a record array, `embeddings` float16 [K, D].
+
+Without SAM there are neither segments nor what belongs to them, but the raw maps `label` and `confidence`."""
 
 NAMING_DTYPE = np.dtype(
     [
@@ -165,6 +174,10 @@ def encode_table(table: pa.Table, space: LabelSpace, book: Book, max_tries: int)
 
 def encode_row(row: Row, space: LabelSpace) -> Row:
     """One named image's columns of the label set."""
+    if row["segments"] is None:
+        shape = (row["height"], row["width"])
+        label, confidence = (np.frombuffer(row[k], np.uint8).reshape(shape) for k in ("label", "confidence"))
+        return {**row, **_encoded(label, confidence, confidence > 0, space.ignore_index), "segments": []}
     segments, naming = unpack(row["segments"]), naming_from_bytes(row["naming"])
     found = encode_segments(
         segments, naming, row["embeddings"], row["height"], row["width"], space.ignore_index
@@ -182,7 +195,15 @@ def encode_segments(
 ) -> Row:
     """Named segments as label map and confidence (PNG), their counts, and the segments as rows."""
     label, confidence = paint(segments, naming, height, width)
-    painted = confidence[covered(segments, naming, height, width)]
+    named = covered(segments, naming, height, width)
+    rows = segment_rows(segments, naming, embeddings, height, width)
+    return {**_encoded(label, confidence, named, ignore_index), "segments": rows}
+
+
+def _encoded(
+    label: NDArray[np.uint8], confidence: NDArray[np.uint8], named: NDArray[np.bool_], ignore_index: int
+) -> Row:
+    painted = confidence[named]
     ids, pixels = class_counts(label, ignore_index)
     return {
         "label": encode_gray_png(label),
@@ -191,7 +212,6 @@ def encode_segments(
         "class_pixels": pixels,
         "mean_confidence": float(painted.mean()) / 255 if painted.size else 0.0,
         "labelled_fraction": painted.size / label.size,
-        "segments": segment_rows(segments, naming, embeddings, height, width),
     }
 
 

@@ -147,7 +147,10 @@ class Words:
 
 
 class NameSegments:
-    """GEM-CLIP over a batch of rows: features, pooling (Eq. 1), naming (Eq. 2); loads the model once."""
+    """GEM-CLIP over a batch of rows: features, pooling (Eq. 1), naming (Eq. 2); loads the model once.
+
+    Rows without segments are named pixel by pixel.
+    """
 
     def __init__(
         self,
@@ -169,7 +172,7 @@ class NameSegments:
         self._table = TableStage("clip", self.name, book, max_tries)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """SEGMENTED_SCHEMA to NAMED_SCHEMA.
+        """SEGMENTED_SCHEMA to NAMED_SCHEMA, or READ_SCHEMA to it where no SAM runs.
 
         Raises:
             UserError: the weights could not be loaded.
@@ -184,8 +187,12 @@ class NameSegments:
         return [self._name_one(row, grid) for row, grid in zip(rows, grids, strict=True)]
 
     def _name_one(self, row: Row, grid: Any) -> Row:
-        from models.zero_shot import name_segments, pool_segments
+        from models.zero_shot import dense_labels, name_segments, pool_segments
 
+        if row.get("segments") is None:
+            maps = dense_labels(grid, self._bank, row["height"], row["width"], self._threshold)
+            label, confidence = (values.tobytes() for values in maps)
+            return {**row, "pixels": None, "label": label, "confidence": confidence}
         segments = unpack(row["segments"])
         # Named as they are stored, so that `segray relabel` with the same words gives the same labels.
         pooled = pool_segments(grid, segments, row["height"], row["width"]).half().float()

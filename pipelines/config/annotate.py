@@ -42,8 +42,8 @@ class Pool(Config):
 class SamModel(Config):
     """Which SAM finds the segments, and how."""
 
-    model: Literal["picture_book", "vit_b", "vit_l", "vit_h"] = "picture_book"
-    """SAM's size; picture_book is the small built-in model, which knows the picture book and nothing else."""
+    model: Literal["picture_book", "vit_b", "vit_l", "vit_h", "none"] = "picture_book"
+    """SAM's size; picture_book: a small one, knows nothing else; none: CLIP names pixels, not segments."""
     weights: Text | None = None
     """Weights: a file, an https:// address or hf-hub:OWNER/REPO:FILE; null: the model's official ones."""
     sha256: Sha256 | None = None

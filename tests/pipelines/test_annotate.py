@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import annotate
+from pipelines import annotate, plan, relabel, report
 from pipelines.config.loading import dump, load
-from pipelines.config.settings import AnnotateConfig, VerifyConfig
+from pipelines.config.settings import AnnotateConfig, PlanConfig, RelabelConfig, ReportConfig, VerifyConfig
 from pipelines.errors import UserError
 from pipelines.manifest import read_manifest
 from pipelines.sources import list_images, write_manifest
@@ -69,6 +69,32 @@ def _parts(out: Path) -> dict[str, bytes]:
 
 
 # A whole run
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@on_ray
+def test_a_run_without_segments(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "labels"
+    words = (f"images={images}", "sam.model=none")
+    plan.run(load(PlanConfig, None, [*words, "probe=2"]))
+    assert "clip" in capsys.readouterr().out
+    _annotate(images, out, "sam.model=none")
+    assert verify(str(out), [ref.image_id for ref in list_images(str(images))]).problems == []
+    run = _run(out)
+    assert (run["rows"], run["n_segments"]) == ({"ok": 6, "error": 0, "skipped": 0}, 0)
+    assert set(run["this_run"]["stage_seconds"]) == {"read", "clip", "encode", "write"}
+    assert set(run["this_run"]["utilisation"]) == {"clip"}
+    assert run["labelled_fraction"] > 0.5
+    assert LabelStore(str(out)).provenance["sam"] == {"model": "none", "sha256": None}
+    report.run(ReportConfig(out=str(out)))
+    assert (out / "report.html").stat().st_size > 0
+    with pytest.raises(UserError, match=r"sam\.model=none"):
+        relabel.run(
+            load(RelabelConfig, None, [f"labels={out}", f"out={tmp_path / 'new'}", "classes=cat,dog"])
+        )
+    with pytest.raises(UserError, match="another configuration"):
+        _annotate(images, out)
 
 
 @pytest.mark.ray

@@ -65,6 +65,28 @@ def test_what_actors_hold_adds_up_without_rounding(cpus: int) -> None:
     assert left == cluster.TASK_CPUS
 
 
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "clip", "expected"),
+    [
+        (2, 0, {}, cluster.PoolPlan(2, 2, 0.5, 0, 1, 4)),
+        (1, 0, {}, cluster.PoolPlan(1, 1, 0, 0, 1, 4)),
+        (8, 0, {"workers": 2}, cluster.PoolPlan(2, 2, 0.5, 0, 4, 16)),
+        (8, 4, {}, cluster.PoolPlan(4, 4, 0, 1, 1, 4)),
+        (8, 4, {"workers": 8, "num_gpus": 0.5}, cluster.PoolPlan(8, 8, 0, 0.5, 1, 4)),
+    ],
+)
+def test_the_only_model_has_everything(
+    cpus: int, gpus: int, clip: dict[str, object], expected: cluster.PoolPlan
+) -> None:
+    config = ClipConfig.model_validate(clip)
+    assert cluster.plan_alone(config, Resources(cpus, gpus)) == expected
+
+
+def test_the_only_model_cannot_have_more_than_there_is() -> None:
+    with pytest.raises(UserError, match="the cluster has 2 CPUs"):
+        cluster.plan_alone(ClipConfig(workers=2, num_cpus=1), Resources(2, 0))
+
+
 @pytest.mark.parametrize("gpus", [1, 2, 8])
 def test_with_gpus_each_takes_one_actor_of_both(gpus: int) -> None:
     sam, clip = plans(4, gpus)

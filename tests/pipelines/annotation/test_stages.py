@@ -19,7 +19,7 @@ from models.label_space import label_space
 from models.masks import Segment, decode_rle, full_mask, segment_from_mask, unpack
 from models.painting import Naming
 from models.sam import SAM_MODELS, build_sam
-from models.zero_shot import name_segments, pool_segments
+from models.zero_shot import dense_labels, name_segments, pool_segments
 from pipelines.annotation import stages
 from pipelines.annotation.guard import Row
 from pipelines.annotation.ledger import Ledger
@@ -270,6 +270,27 @@ def test_on_a_cpu_names_do_not_depend_on_the_batch(
     stage = NameSegments(ClipConfig(), words, True, PLAN, **GUARD)
     alone = pa.concat_tables([stage(segmented.slice(i, 1)) for i in range(segmented.num_rows)])
     assert alone == named
+
+
+def test_without_segments_every_pixel_is_named_by_itself(read: pa.Table, words: Words) -> None:
+    config = ClipConfig(features="clip")
+    named = NameSegments(config, words, True, PLAN, **GUARD)(read)
+    assert named.schema == NAMED_SCHEMA
+    clip = build_clip("picture_book")
+    encoded = encode_table(named, SPACE, **GUARD)
+    assert encoded.schema == ENCODED_SCHEMA
+    for before, row in zip(_ok(read), _ok(encoded), strict=True):
+        grid = clip_features(clip, config, [pixels_of(before)])[0]
+        shape = (row["height"], row["width"])
+        label, confidence = dense_labels(grid, words.bank(), *shape, words.threshold)
+        assert np.array_equal(decode_gray_png(row["label"]), label)
+        assert np.array_equal(decode_gray_png(row["confidence"]), confidence)
+        assert row["segments"] == []
+        assert row["labelled_fraction"] == pytest.approx((confidence > 0).mean())
+        assert confidence.any()
+        assert row["mean_confidence"] == pytest.approx(confidence[confidence > 0].mean() / 255)
+        assert sum(row["class_pixels"]) == label.size
+    assert [r["error"] for r in encoded.to_pylist()] == [r["error"] for r in read.to_pylist()]
 
 
 def test_bad_rows_keep_their_reason_through_all_stages(named: pa.Table) -> None:
