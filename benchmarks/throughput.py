@@ -113,7 +113,7 @@ def pipeline(config: AnnotateConfig) -> Timing:
         clock = Path(folder) / "clock.json"
         config = config.model_copy(update={"out": f"{folder}/labels"})
         started = time.perf_counter()
-        with mock.patch.object(ledger, "start", partial(_start, clock)):
+        with mock.patch.object(ledger, "start", partial(clocked_ledger, clock)):
             annotate.run(config)
         wall = time.perf_counter() - started
         first, last = json.loads(clock.read_text(encoding="ascii"))
@@ -122,7 +122,8 @@ def pipeline(config: AnnotateConfig) -> Timing:
     return Timing(len(labels), last - first, wall, labels)
 
 
-def _start(clock: Path) -> RemoteLedger:
+def clocked_ledger(clock: Path) -> RemoteLedger:
+    """A ledger that keeps the times in a file; workers are all loaded before any of them begins."""
     import ray
 
     # Else SAM takes its first image while CLIP's worker is still loading, which the clock must not count.

@@ -1,0 +1,186 @@
+"""Labels end to end: `segray annotate` against the plain way, same images, same weights (built-in models).
+
+    python -m benchmarks.end_to_end --images 24
+
+The plain way is one process and a loop: PIL, `SamAutomaticMaskGenerator`, GEM, features upsampled to the
+image's size and averaged under each mask (Eq. 1), names (Eq. 2), painting, a PNG a label. It runs with torch
+on one core and on all, as many threads may be slower than one, and the faster run counts. segray is the whole
+command on a Ray of its own, with its default workers. Claim, on a CPU: at least 5 times as many images a
+second (`ratio`, set-up excluded: from models loaded to the last file written), and the same label on at least
+99.5 % of the pixels (`same_pixels`). `ratio_with_setup` is of whole processes: imports, loading, Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from segment_anything import SamAutomaticMaskGenerator
+
+from benchmarks.common import (
+    Benchmark,
+    available_cores,
+    circumstances,
+    draw_images,
+    fresh,
+    table,
+    write_result,
+)
+from benchmarks.pooling import upsample_then_mean
+from benchmarks.throughput import clocked_ledger, in_fresh_process
+from models.clip import build_clip
+from models.clip_text import embed_label_space, resolve_templates
+from models.label_space import label_space
+from models.painting import LabelMap, Naming
+from models.sam import SAM_MODELS, build_sam
+from models.zero_shot import name_segments
+from pipelines.annotation.workers import clip_features
+from pipelines.config.loading import load
+from pipelines.config.settings import AnnotateConfig
+from pipelines.images import decode_gray_png
+from pipelines.store.label_store import LabelStore
+
+SEGRAY = "segray annotate"
+
+
+class PlainWay:
+    """Both models, loaded once, as a script of the published parts would use them."""
+
+    def __init__(self, config: AnnotateConfig) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        sam = build_sam(config.sam.model)[0].to(torch.device(device))
+        names = ("points_per_side", "pred_iou_thresh", "stability_score_thresh")
+        options = {name: getattr(SAM_MODELS[config.sam.model], name) for name in names}
+        self._generator = SamAutomaticMaskGenerator(sam, **options)
+        self._clip = build_clip(config.clip.model, device=device)
+        space = label_space(config.classes, config.label.background_names, config.label.aliases)
+        self._bank = embed_label_space(self._clip, space, resolve_templates(config.label.templates))
+        self._config = config
+
+    def label(self, image: NDArray[np.uint8]) -> LabelMap:
+        """Label map [H, W] of a uint8 [H, W, 3] image."""
+        masks = [record["segmentation"] for record in self._generator.generate(image)]
+        if not masks:
+            return np.zeros(image.shape[:2], np.uint8)
+        features = clip_features(self._clip, self._config.clip, [image])[0]
+        on_device = [torch.from_numpy(mask).to(features.device) for mask in masks]
+        with torch.inference_mode():
+            pooled = upsample_then_mean(features, on_device)
+        return _painted(masks, name_segments(pooled, self._bank, self._config.label.threshold))
+
+
+def _painted(masks: Sequence[NDArray[np.bool_]], naming: Naming) -> LabelMap:
+    label = np.zeros(masks[0].shape, np.uint8)
+    for k in sorted(range(len(masks)), key=lambda k: (-masks[k].sum(), naming.score[k])):
+        if naming.named[k]:
+            label[masks[k]] = naming.class_id[k]
+    return label
+
+
+def plain_loop(config: AnnotateConfig, paths: Sequence[Path], out: Path, threads: int) -> float:
+    """A label PNG of each image in the new folder `out`; seconds, from the models loaded."""
+    torch.set_num_threads(threads)
+    way = PlainWay(config)
+    out.mkdir()
+    began = time.perf_counter()
+    for path in paths:
+        with Image.open(path) as image:
+            pixels = np.array(image.convert("RGB"))
+        Image.fromarray(way.label(pixels)).save(out / path.name)
+    return time.perf_counter() - began
+
+
+def command(config: AnnotateConfig, clock: Path) -> float:
+    """`segray annotate`; seconds, from all workers loaded and SAM's first image to the last part written."""
+    from pipelines import annotate
+    from pipelines.annotation import ledger
+
+    said = io.StringIO()
+    clocked = mock.patch.object(ledger, "start", partial(clocked_ledger, clock))
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), clocked:
+        annotate.run(config)
+    first, last = json.loads(clock.read_text(encoding="ascii"))
+    return float(last - first)
+
+
+def stored_labels(root: str) -> dict[str, LabelMap]:
+    """The label maps of a label set by image_id."""
+    rows = LabelStore(root).rows(["image_id", "label", "status"])
+    return {row["image_id"]: decode_gray_png(row["label"]["bytes"]) for row in rows if row["status"] == "ok"}
+
+
+def label_files(folder: Path, paths: Sequence[Path]) -> dict[str, LabelMap]:
+    """The plain way's label maps by image_id."""
+    return {path.name: decode_gray_png((folder / path.name).read_bytes()) for path in paths}
+
+
+def same_pixels(labels: Mapping[str, LabelMap], truth: Mapping[str, LabelMap]) -> float:
+    """Share of all pixels of `truth` with the same label; those of a missing image differ."""
+    equal = sum(int((labels[name] == label).sum()) for name, label in truth.items() if name in labels)
+    return equal / sum(label.size for label in truth.values())
+
+
+def measure(paths: Sequence[Path], work: Path) -> dict[str, Any]:
+    """Each way in a fresh process."""
+    config = load(AnnotateConfig, None, [f"images={paths[0].parent}", f"out={work / 'labels'}"])
+    folders = {n: work / f"plain-{n}" for n in sorted({1, available_cores()})}
+    todo: dict[str, Callable[[], float]] = {
+        f"plain loop, threads: {n}": partial(plain_loop, config, paths, f, n) for n, f in folders.items()
+    }
+    todo[SEGRAY] = partial(command, config, work / "clock.json")
+    ways: dict[str, dict[str, float]] = {}
+    for name, run in todo.items():
+        began = time.perf_counter()
+        seconds = in_fresh_process(run)
+        ways[name] = {"seconds": seconds, "seconds_with_setup": time.perf_counter() - began}
+        click.echo(f"{name:<24}{len(paths) / seconds:.3f} images/s", err=True)
+    labels = stored_labels(config.out)
+    return {
+        "ratio": _ratio(ways, "seconds"),
+        "ratio_with_setup": _ratio(ways, "seconds_with_setup"),
+        "same_pixels": min(same_pixels(labels, label_files(f, paths)) for f in folders.values()),
+        "ways": ways,
+    }
+
+
+def _ratio(ways: Mapping[str, Mapping[str, float]], which: str) -> float:
+    return min(way[which] for name, way in ways.items() if name != SEGRAY) / ways[SEGRAY][which]
+
+
+@click.command("end_to_end", cls=Benchmark, help=__doc__)
+@click.option("--images", default=24, show_default=True, type=click.IntRange(1))
+@click.option("--size", default=256, show_default=True, type=click.IntRange(32), help="Side in pixels.")
+@click.option("--seed", default=11, show_default=True, callback=fresh, type=int)
+@click.option("--out", type=click.Path(path_type=Path), help="JSON file.")
+def main(images: int, size: int, seed: int, out: Path | None) -> None:
+    """Measure, print, record."""
+    record = circumstances([seed]) | {"images": images, "size": size}
+    with tempfile.TemporaryDirectory() as folder:
+        record |= measure(draw_images(Path(folder) / "images", images, seed, size), Path(folder))
+    rows = [
+        [name, f"{images / way['seconds']:.3f}", f"{images / way['seconds_with_setup']:.3f}"]
+        for name, way in record["ways"].items()
+    ]
+    click.echo(f"\n{images} images of {size} px, {available_cores()} cores\n")
+    click.echo(table(["", "images/s", "with set-up"], rows))
+    click.echo(f"\nratio {record['ratio']:.2f}, with set-up {record['ratio_with_setup']:.2f}")
+    click.echo(
+        f"same label on {100 * record['same_pixels']:.2f} % of the pixels\n{write_result(out, record)}"
+    )
+
+
+if __name__ == "__main__":
+    main()
