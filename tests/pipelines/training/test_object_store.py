@@ -1,0 +1,63 @@
+"""A training run in an object store: data, label set and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines import predict, train
+from pipelines.config.loading import load
+from pipelines.config.settings import PredictConfig
+from pipelines.store import storage
+from pipelines.training.trained import load_network
+from tests.pipelines.object_stores import s3_server
+from tests.pipelines.training.runs import book, config, curve, worker
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
+    """An S3 server's empty folder, and options for workers that were started without its address."""
+    for _ in s3_server(monkeypatch):
+        server = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
+        yield "s3://test:test@bucket/a folder", f"?scheme=http&region=us-east-1&endpoint_override={server}"
+
+
+def copy(folder: Path, uri: str) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.name.startswith("."):
+            storage.write_atomic(storage.join(uri, *path.relative_to(folder).parts), path.read_bytes())
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("ray_session")
+def test_a_run_in_an_object_store_ends_where_a_local_one_does(
+    tmp_path: Path, bucket: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels, root = book(tmp_path / "book")
+    plain = worker(config(tmp_path / "plain", labels, root), tmp_path / "plain").run()
+    base, options = bucket
+    uris = {name: f"{base}/{name}{options}" for name in ("labels", "root", "run", "predictions")}
+    copy(labels, uris["labels"])
+    copy(root, uris["root"])
+    words = [f"out={uris['run']}", f"data.root={uris['root']}", f"data.labels={uris['labels']}"]
+    given = config(tmp_path, labels, root, *words, "train.num_cpus=1", "trackers=tensorboard")
+    train.run(given)
+    history = json.loads(storage.read_bytes(storage.join(uris["run"], "history.json")))
+    assert curve(history) == curve(plain)
+    assert "best epoch" in capsys.readouterr().out
+    network, state = load_network(uris["run"])
+    assert state["history"][-1]["miou"] == max(entry["miou"] for entry in history)
+    assert not network.training
+    train.run(given)
+    assert "best epoch" in capsys.readouterr().out
+    assert json.loads(storage.read_bytes(storage.join(uris["run"], "history.json"))) == history
+    images = f"{base}/root/images{options}"
+    words = [f"checkpoint={uris['run']}", f"images={images}", f"out={uris['predictions']}"]
+    predict.run(load(PredictConfig, None, words))
+    assert storage.exists(storage.join(uris["predictions"], "predictions.csv"))
