@@ -110,15 +110,19 @@ def read_tables(
 ) -> Iterator[pa.Table]:
     """`read_table` in pieces of about `READ_BYTES`, so that memory depends on bytes and not on images.
 
-    The first piece is one image, and how many make the next is learnt from the last: at most twice as many,
-    as small or bad ones tell nothing of those that follow.
+    One image is read first, and how many come next is learnt from the last ones: at most twice as many, as
+    small or bad ones tell nothing of those that follow.
     """
     start, rows = 0, 1
+    waiting: list[pa.Table] = []
     while start < len(table):
         piece = read_table(table.slice(start, rows), options, embed_images, book, max_tries)
-        yield piece
+        waiting.append(piece)
         start += rows
         rows = max(1, min(2 * rows, READ_BYTES * len(piece) // max(1, piece.nbytes)))
+        if start >= len(table) or sum(part.nbytes for part in waiting) >= READ_BYTES:
+            yield pa.concat_tables(waiting)
+            waiting = []
 
 
 def read_row(row: Row, options: ImageOptions, embed_images: bool) -> Row:

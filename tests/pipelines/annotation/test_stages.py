@@ -115,11 +115,13 @@ def test_images_are_read_in_pieces_of_bytes(
     images: Path, read: pa.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = manifest_table(images)
-    assert [len(piece) for piece in pieces(table)] == [1, 2, 2]
+    assert [len(piece) for piece in pieces(table)] == [5]
     monkeypatch.setattr(stages, "READ_BYTES", 1)
     small = pieces(table)
     assert [len(piece) for piece in small] == [1] * 5
     assert pa.concat_tables(small).equals(read)
+    monkeypatch.setattr(stages, "READ_BYTES", read.slice(0, 3).nbytes // 2)
+    assert [len(piece) for piece in pieces(table)][0] == 3
     assert pieces(table.slice(0, 0)) == []
 
 
