@@ -5,9 +5,9 @@
 The plain way is one process and a loop: PIL, `SamAutomaticMaskGenerator`, GEM, features upsampled to the
 image's size and averaged under each mask (Eq. 1), names (Eq. 2), painting, a PNG a label. It runs with torch
 on one core and on all, as many threads may be slower than one, and the faster run counts. segray is the whole
-command on a Ray of its own, with its default workers. Claim, on a CPU: at least 5 times as many images a
-second (`ratio`, set-up excluded: from models loaded to the last file written), and the same label on at least
-99.5 % of the pixels (`same_pixels`). `ratio_with_setup` is of whole processes: imports, loading, Ray.
+command on a Ray of its own, with its default workers. `ratio` is of images a second, set-up excluded: from
+models loaded to the last file written; 5 is the aim, on a CPU. `same_pixels` is the share of the pixels with
+the same label, 99.5 % the aim. `ratio_with_setup` is of whole processes: imports, loading, Ray.
 """
 
 from __future__ import annotations
