@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -252,16 +253,19 @@ def plan(sam: Pool, clip: Pool, resources: Resources) -> tuple[PoolPlan, PoolPla
 def plan_alone(pool: Pool, resources: Resources) -> PoolPlan:
     """The pool of the only model: an actor on every GPU, or without GPUs on every CPU.
 
+    More actors than GPUs share them evenly, so that each has its whole share on one GPU.
+
     Raises:
         UserError: more is asked for than the cluster has.
     """
-    nothing = Pool(workers=1, num_cpus=0, num_gpus=0)
-    count = int(resources.gpus) or max(1, int(resources.cpus))
-    workers = pool.max_workers or pool.workers or count
-    share = 0.0 if resources.gpus >= 1 else cpu_share(workers, resources.cpus)
-    threads = 1 if resources.gpus >= 1 else max(1, int(resources.cpus) // workers)
-    plan = _fill(pool, workers=count, cpus=share, gpus=float(resources.gpus >= 1), threads=threads)
-    _check((plan, _fill(nothing, workers=1, cpus=0.0, gpus=0.0, threads=1)), resources)
+    gpus, cpus = int(resources.gpus), max(1, int(resources.cpus))
+    workers = pool.max_workers or pool.workers or gpus or cpus
+    if gpus:
+        plan = _fill(pool, workers=workers, cpus=0.0, gpus=1 / math.ceil(workers / gpus), threads=1)
+    else:
+        share, threads = cpu_share(workers, resources.cpus), max(1, cpus // workers)
+        plan = _fill(pool, workers=workers, cpus=share, gpus=0.0, threads=threads)
+    _check((PoolPlan(0, 0, 0, 0, 0, 0), plan), resources)
     return plan
 
 

@@ -5,7 +5,6 @@ to-do list -> read and decode (CPU tasks) -> network pool -> encode and write (C
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow as pa
 from pipelines import cluster
 from pipelines.annotation import ledger
 from pipelines.annotation.stages import read_tables
+from pipelines.config.settings import Pool
 from pipelines.prediction.output import PENDING
 from pipelines.prediction.stages import Job, PredictImages, finish_table
 from pipelines.store import storage
@@ -26,24 +26,13 @@ _BATCH = 4
 
 
 def pool_plan(workers: int | None, resources: cluster.Resources) -> cluster.PoolPlan:
-    """An actor on every GPU, or without GPUs on every CPU; one whole CPU always stays free for the tasks.
-
-    More actors than GPUs share them evenly, so that each has its whole share on one GPU.
+    """The network's pool.
 
     Args:
         workers: how many actors; None: as many as there are GPUs, or else CPUs.
         resources: what the cluster has.
     """
-    if resources.gpus >= 1:
-        gpus = int(resources.gpus)
-        count = workers or gpus
-        share = 1 / math.ceil(count / gpus)
-        return cluster.PoolPlan(count, count, num_cpus=0.0, num_gpus=share, threads=1, batch_size=_BATCH)
-    cpus = int(resources.cpus)
-    count = workers or max(1, cpus)
-    share = cluster.cpu_share(count, resources.cpus)
-    threads = max(1, cpus // count)
-    return cluster.PoolPlan(count, count, num_cpus=share, num_gpus=0.0, threads=threads, batch_size=_BATCH)
+    return cluster.plan_alone(Pool(workers=workers, batch_size=_BATCH), resources)
 
 
 def predictions(job: Job, plan: cluster.PoolPlan) -> Iterator[pa.Table]:

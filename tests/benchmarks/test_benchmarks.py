@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator
 
 from benchmarks import annotate, common, end_to_end, masks, memory, store, throughput, zero_shot
@@ -25,28 +23,15 @@ from benchmarks.throughput import Timing
 from models.label_space import label_space
 from models.masks import Segment, segment_from_mask
 from models.metrics import mean_iou
-from models.painting import Naming, paint
+from models.painting import Naming
 from models.sam import MaskGenerator, build_sam
 from pipelines.config.loading import load
 from pipelines.config.settings import AnnotateConfig
 from pipelines.picture_book import Scene, draw_scene
+from tests.benchmarks.programs import run
 from tools.sam_task import TRAIN_SEED
 
 QUICK = "sam.points_per_side=2"
-CIRCUMSTANCES = {"benchmark", "command", "seeds", "device", "versions", "git", "timestamp"}
-
-
-def _run(program: Any, *words: str) -> tuple[dict[str, Any], str]:
-    """The record that a program writes, and what it prints."""
-    out = words[words.index("--out") + 1]
-    result = CliRunner().invoke(program, list(words), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    record: dict[str, Any] = json.loads(Path(out).read_text(encoding="utf-8"))
-    assert record.keys() >= CIRCUMSTANCES
-    assert record["device"]["cores"] >= 1
-    assert record["device"]["cpu"]
-    assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
-    return record, result.output
 
 
 def test_zero_shot_writes_the_promised_figures(tmp_path: Path) -> None:
@@ -54,7 +39,7 @@ def test_zero_shot_writes_the_promised_figures(tmp_path: Path) -> None:
     words = ["--scenes", "2", "--seeds", "11", "--size", "64", "--threads", "1", "--out", out, QUICK]
     threads = torch.get_num_threads()
     try:
-        record, printed = _run(zero_shot.main, *words)
+        record, printed = run(zero_shot.main, *words)
     finally:
         torch.set_num_threads(threads)
     assert record["command"] == "python -m benchmarks.zero_shot " + " ".join(words)
@@ -241,102 +226,10 @@ def test_bare_loop_labels_every_image(tmp_path: Path) -> None:
     assert 0 < timing.seconds <= timing.wall_seconds
 
 
-def test_end_to_end_plain_way_labels_as_segray_does(tmp_path: Path) -> None:
-    paths = common.draw_images(tmp_path / "images", 2, 11, 96)
-    config = load(AnnotateConfig, None, [f"images={tmp_path}", "out=none"])
-    threads = torch.get_num_threads()
-    try:
-        assert end_to_end.plain_loop(config, paths, tmp_path / "plain", 1) > 0
-        labeller = Labeller(config, 1)
-        own = {path.name: labeller.label_segments(np.array(Image.open(path)))[0] for path in paths}
-    finally:
-        torch.set_num_threads(threads)
-    plain = end_to_end.label_files(tmp_path / "plain", paths)
-    assert all(label.any() for label in plain.values())
-    assert end_to_end.same_pixels(own, plain) >= 0.995
-
-
-def test_end_to_end_counts_missing_images_as_different() -> None:
-    half = np.array([[1, 2]], np.uint8)
-    truth = {"a": half, "b": np.zeros((1, 6), np.uint8)}
-    assert end_to_end.same_pixels(truth, truth) == 1
-    assert end_to_end.same_pixels({"a": np.array([[1, 0]], np.uint8)}, truth) == 1 / 8
-
-
-def test_end_to_end_ratio_is_to_the_faster_plain_loop(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    paths = common.draw_images(tmp_path / "images", 1, 11, 32)
-    seconds = {1: 8.0, 2: 10.0}
-
-    def run(work: Any) -> float:
-        return 2.0 if work.func is end_to_end.command else seconds[work.args[-1]]
-
-    monkeypatch.setattr(end_to_end, "available_cores", lambda: 2)
-    monkeypatch.setattr(end_to_end, "in_fresh_process", run)
-    monkeypatch.setattr(end_to_end, "stored_labels", lambda root: {paths[0].name: np.eye(2, dtype=np.uint8)})
-    monkeypatch.setattr(
-        end_to_end,
-        "label_files",
-        lambda folder, paths: {paths[0].name: np.full((2, 2), folder.name == "plain-1", np.uint8)},
-    )
-    found = end_to_end.measure(paths, tmp_path)
-    assert found["ratio"] == 4
-    assert found["same_pixels"] == 0.5
-    assert list(found["ways"]) == ["plain loop, threads: 1", "plain loop, threads: 2", end_to_end.SEGRAY]
-    assert found["ways"][end_to_end.SEGRAY].keys() == {"seconds", "seconds_with_setup"}
-
-
-def test_store_writes_the_promised_figures(tmp_path: Path) -> None:
-    """Every format gives back the labels that it was given, or the program ends with an error."""
-    out = str(tmp_path / "store.json")
-    words = ["--images", "3", "--size", "64", "--rows-per-part", "2", "--rounds", "1", "--out", out]
-    threads = torch.get_num_threads()
-    try:
-        record, printed = _run(store.main, *words)
-    finally:
-        torch.set_num_threads(threads)
-    assert record["segments"] > 0
-    assert record["ways"].keys() == {store.SEGRAY, store.FROM_DISK, store.RLE, store.PNG}
-    assert record["ratios"].keys() == {store.RLE, store.PNG}
-    own = record["ways"][store.SEGRAY]
-    for peer, ratio in record["ratios"].items():
-        way = record["ways"][peer]
-        assert ratio["bytes"] == pytest.approx(way["bytes_per_image"] / own["bytes_per_image"])
-        for step in store.STEPS:
-            name = f"{step}_images_per_second"
-            assert ratio[step] == pytest.approx(own[name] / way[name])
-    for line in ("bytes an image", "segray, not in memory", "RLE in one JSON", "PNG files", out):
-        assert line in printed
-
-
-def test_store_formats_paint_alike_and_a_wrong_label_is_told(tmp_path: Path) -> None:
-    """A small segment over a large one, one that covers as background, and one without a name."""
-
-    def box(x: int, y: int, side: int) -> Segment:
-        return Segment((x, y, side, side), np.ones((side, side), bool), side * side, 1.0, 1.0)
-
-    segments = [box(0, 0, 6), box(1, 1, 3), box(5, 5, 2), box(2, 2, 2)]
-    score, named = np.array([0.9, 0.8, 0.7, 0.6], np.float32), np.array([True, True, True, False])
-    ids, other = np.array([3, 4, 0, 0], np.int16), np.zeros(4, np.int16)
-    naming = Naming(ids, score, score, score, other, named)
-    row = {"image_id": "a.png", "width": 8, "height": 8}
-    label, _ = paint(segments, naming, 8, 8)
-    pile = {"a.png": store.Labelled(row, segments, naming, b"", label)}
-    for name, one in {
-        "json": store.Format(store.write_json, store.open_json),
-        "png": store.Format(store.write_png, store.open_png),
-    }.items():
-        assert store.measure(one, pile, tmp_path / name, ["a.png"])["bytes"] > 0
-        broken = {"a.png": replace(pile["a.png"], label=label + 1)}
-        with pytest.raises(ValueError, match=f"wrong {name} gives back other labels"):
-            store.measure(one, broken, tmp_path / f"wrong {name}", ["a.png"])
-
-
 def test_both_mask_generators_are_timed_on_the_same_masks(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     try:
-        found, said = _run(
+        found, said = run(
             masks.main, "--width", "96", "--height", "80", "--out", str(tmp_path / "masks.json")
         )
     finally:
@@ -412,7 +305,7 @@ def test_thinned_samples_keep_the_last() -> None:
 def test_annotate_writes_the_promised_figures(tmp_path: Path) -> None:
     out = str(tmp_path / "annotate.json")
     words = ["--images", "2", "--rounds", "1", "--size", "64", "--no-default", "--out", out, QUICK]
-    record, printed = _run(annotate.main, *words)
+    record, printed = run(annotate.main, *words)
     assert record["ratio"] == pytest.approx(record["ratio_by_round"][0])
     assert record["ratio"] > 0
     assert record["ratio_default"] is None
@@ -428,7 +321,7 @@ def test_annotate_writes_the_promised_figures(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_memory_writes_the_promised_figures(tmp_path: Path) -> None:
     out = str(tmp_path / "memory.json")
-    record, printed = _run(memory.main, "--images", "3", "--out", out)
+    record, printed = run(memory.main, "--images", "3", "--out", out)
     assert record["rows"] == record["images"] == 3
     assert record["rss_mib_peak"] >= record["rss_mib_at_end"] > 20
     assert record["ratio"] == pytest.approx(record["rss_mib_at_end"] / record["rss_mib_at_10_percent"])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ from pipelines.store.run_lock import RunLock
 from pipelines.verify import run as verify_run
 from pipelines.verify import verify
 from tests.faults.invariant import contents, files
-from tests.pipelines.object_stores import s3_server
 from tests.pipelines.plain_runs import config_of, draw_pictures, label_plainly
 
 on_ray = pytest.mark.usefixtures("ray_session")
@@ -363,14 +360,6 @@ def test_more_bad_images_than_allowed_exit_with_3(images: Path, tmp_path: Path) 
 
 
 # Object stores
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
-    """An S3 server's empty folder, and options for workers that were started without its address."""
-    for _ in s3_server(monkeypatch):
-        server = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
-        yield "s3://test:test@bucket/a folder", f"?scheme=http&region=us-east-1&endpoint_override={server}"
 
 
 @pytest.mark.ray

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,16 +12,7 @@ from pipelines.config.loading import load
 from pipelines.config.settings import PredictConfig
 from pipelines.store import storage
 from pipelines.training.trained import load_network
-from tests.pipelines.object_stores import s3_server
 from tests.pipelines.training.runs import book, config, curve, worker
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
-    """An S3 server's empty folder, and options for workers that were started without its address."""
-    for _ in s3_server(monkeypatch):
-        server = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
-        yield "s3://test:test@bucket/a folder", f"?scheme=http&region=us-east-1&endpoint_override={server}"
 
 
 def copy(folder: Path, uri: str) -> None:

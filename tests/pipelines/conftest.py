@@ -1,0 +1,18 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.pipelines.object_stores import s3_server
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
+    """An S3 server's empty folder, and options for workers that were started without its address."""
+    for _ in s3_server(monkeypatch):
+        server = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
+        yield "s3://test:test@bucket/a folder", f"?scheme=http&region=us-east-1&endpoint_override={server}"
