@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 
 import pytest
@@ -15,4 +16,6 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
     """An S3 server's empty folder, and options for workers that were started without its address."""
     for _ in s3_server(monkeypatch):
         server = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
-        yield "s3://test:test@bucket/a folder", f"?scheme=http&region=us-east-1&endpoint_override={server}"
+        # The server's objects outlive it, in this process.
+        folder = f"s3://test:test@bucket/a folder/{secrets.token_hex(4)}"
+        yield folder, f"?scheme=http&region=us-east-1&endpoint_override={server}"
