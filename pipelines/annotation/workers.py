@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +28,9 @@ from pipelines.config.settings import ClipModel, SamModel
 from pipelines.errors import UserError
 
 T = TypeVar("T")
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's malloc.h."""
 
 
 def load_or_tell_later(load: Callable[[], T]) -> Callable[[], T]:
@@ -58,6 +63,8 @@ class SegmentImages:
         from models.sam import build_sam
 
         device = _device(plan)
+        if device == "cpu":
+            reuse_freed_memory()
 
         def load() -> Any:
             sam, _ = build_sam(config.model, config.weights, sha256=config.sha256)
@@ -164,6 +171,8 @@ class NameSegments:
         from models.clip import build_clip
 
         self._device, self._threads = _device(plan), plan.threads
+        if self._device == "cpu":
+            reuse_freed_memory()
         self._config, self._threshold, self._keep = config, words.threshold, keep_embeddings
         self._clip = load_or_tell_later(
             lambda: build_clip(config.model, config.weights, sha256=config.sha256, device=self._device)
@@ -241,3 +250,17 @@ def use_threads(count: int) -> None:
     import torch
 
     torch.set_num_threads(count)
+
+
+def reuse_freed_memory() -> None:
+    """Let this process keep the memory that it frees, up to 256 MiB a thread, for what it computes next.
+
+    Threads other than the first give the tensors of each operation back to the system, and fault every page
+    of the next one in anew: up to 20,000 faults a picture, and a tenth of the time. Where the C library is
+    not glibc, nothing changes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        # 32 MiB is the most that glibc takes, and what its own adaptive threshold ends at.
+        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
+        mallopt(_M_TRIM_THRESHOLD, 256 * 2**20)
