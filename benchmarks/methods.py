@@ -99,7 +99,7 @@ def runs(
 
 @click.command(cls=_Methods, name="methods", help=__doc__)
 @click.option("--work", required=True, type=click.Path(path_type=Path), help="Folder for data and runs.")
-@click.option("--scenes", default=360, show_default=True, help="Scenes; a sixth of them is held out.")
+@click.option("--scenes", default=360, show_default=True, help="Scenes; a fifth of them is held out.")
 @click.option("--book-seed", default=0, show_default=True, help="Seed of the scenes.")
 @click.option("--methods", "names", default=",".join(METHODS), show_default=True, help="Comma list.")
 @click.option("--labels", multiple=True, default=(8,), type=int, help="Labelled images.")

@@ -52,10 +52,11 @@ METHODS: dict[str, Method] = {
         pseudo="enhanced",
         teacher="ema",
         strong_views=2,
-        strong_weight=0.5,
-        complementary_dropout=True,
+        strong_weight=0.25,
+        feature_view=True,
+        feature_weight=0.5,
         default_tau=0.7,
     ),
 }
 """FixMatch (2020, as in UniMatch's baseline), UniMatch (CVPR 2023), UniMatch V2 (2025), the paper (Eq. 7-10),
-and the paper's labels in UniMatch V2's loop."""
+and the paper with UniMatch V2's averaged teacher: its feature view stays, complementary dropout did worse."""

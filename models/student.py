@@ -47,21 +47,28 @@ class Student(nn.Module):
         self._joint = any(isinstance(m, _BatchNorm) for m in network.decoder.modules())
 
     def forward(
-        self, labelled: Tensor, weak: Tensor | None, strong: tuple[Tensor, ...], drops: Drops
+        self,
+        labelled: Tensor,
+        weak: Tensor | None,
+        strong: tuple[Tensor, ...],
+        drops: Drops,
+        *,
+        predict_weak: bool = True,
     ) -> Logits:
         """Logits at the images' own size.
 
         Args:
             labelled: [L, 3, H, W], normalised.
-            weak: [U, 3, H, W], or None where a teacher or nobody looks at the weak view.
+            weak: [U, 3, H, W], or None where the network need not see the weak view.
             strong: views [U, 3, H, W].
             drops: which channels are dropped.
+            predict_weak: False: a teacher does, the weak view is here for the feature view alone.
         """
         size = (labelled.shape[-2], labelled.shape[-1])
         count = len(labelled)
         maps = self.network.encode(labelled if weak is None else torch.cat([labelled, weak]))
         own = tuple(m[count:] for m in maps)
-        clean = self._clean(maps, own, count, size, weak is not None)
+        clean = self._clean(maps, own, count, size, predict_weak and weak is not None)
         feature = None
         if drops.feature:
             feature = self.network.decode(_dropped(own, self.network.perturbed, drops.feature), size)
@@ -70,12 +77,12 @@ class Student(nn.Module):
     def _clean(
         self, maps: Maps, own: Maps, count: int, size: tuple[int, int], weak: bool
     ) -> tuple[Tensor, Tensor | None]:
-        if not weak:
-            return self.network.decode(maps, size), None
         if self._joint:
             both = self.network.decode(maps, size)
-            return both[:count], both[count:].detach()
+            return both[:count], both[count:].detach() if weak else None
         labelled = self.network.decode(tuple(m[:count] for m in maps), size)
+        if not weak:
+            return labelled, None
         with torch.no_grad():
             return labelled, self.network.decode(own, size)
 

@@ -159,7 +159,7 @@ def _share(workers: int, resources: cluster.Resources) -> int:
 
 def work(given: dict[str, Any]) -> str | None:
     """What each Ray Train worker runs; the reason where the run must not go on."""
-    from pipelines.training.loop import Worker
+    from pipelines.training.loop import CannotCompileError, Worker
     from pipelines.training.meter import DivergedError
     from pipelines.training.session import RaySession
 
@@ -167,7 +167,7 @@ def work(given: dict[str, Any]) -> str | None:
     session = RaySession(storage.join(config.out, CHECKPOINTS), given["board"])
     try:
         Worker(config, data, session, given["logs"]).run()
-    except DivergedError as error:
+    except (CannotCompileError, DivergedError) as error:
         return str(error)
     return None
 

@@ -169,7 +169,7 @@ class DemoConfig(Config):
     out: Folder = "demo"
     """Where everything goes."""
     n: int = Field(default=144, ge=24, le=100_000)
-    """How many scenes; a sixth of them is held out."""
+    """How many scenes; a fifth of them is held out."""
     labelled: int = Field(default=8, ge=1)
     """How many training scenes have hand-made masks."""
     epochs: int = Field(default=13, ge=1)

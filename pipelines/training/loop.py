@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ CHECK_EVERY = 50
 """Steps between looks at the loss: each look makes a GPU wait."""
 
 _log = logging.getLogger(__name__)
+
+
+class CannotCompileError(Exception):
+    """`torch.compile` does not get through here, for want of a compiler for instance."""
 
 
 @dataclass
@@ -77,9 +82,10 @@ class Worker:
 
         Raises:
             DivergedError: the loss is not finite; the checkpoints so far are kept.
+            CannotCompileError: `train.compile` is true, and the network cannot be compiled.
         """
         trackers = Trackers(self.config, self.logs if self.session.rank == 0 else None)
-        with trackers:
+        with trackers, _compiling() if self.config.train.compile else nullcontext():
             while self.progress.step < self.total:
                 entry = self._stretch()
                 # Told before it is kept: a worker that is lost in between tells it twice, not never.
@@ -198,6 +204,20 @@ class Worker:
             return student
         ids = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(student, device_ids=ids)
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """Compilation happens in the first step, far from the call of `torch.compile`."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        why = str(getattr(error, "inner_exception", error)).splitlines()[0]
+        raise CannotCompileError(
+            f"train.compile=true: {why}; train.compile=false needs no compiler"
+        ) from error
 
 
 def _network(config: TrainConfig, classes: int, device: torch.device, workers: int) -> Segmenter:

@@ -67,13 +67,14 @@ class Objective:
         """Loss and figures; `student` is the (perhaps wrapped) `Student`."""
         views, draws = self.augment(samples)
         drops = self._drops(draws)
-        looks = self.method.pseudo != "none" and self.teacher is None
+        shown = self.method.pseudo != "none" and (self.teacher is None or self.method.feature_view)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
             logits = student(
                 self._input(views.labelled),
-                self._input(views.weak) if looks and views.weak is not None else None,
+                self._input(views.weak) if shown and views.weak is not None else None,
                 tuple(self._input(view) for view in views.strong),
                 drops,
+                predict_weak=self.teacher is None,
             )
             weak = logits.weak if self.teacher is None else self._teach(views)
         return self._figures(views, logits, weak)

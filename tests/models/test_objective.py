@@ -243,5 +243,6 @@ def test_methods_are_the_published_ones() -> None:
     assert (paper.strong_weight, paper.feature_weight, paper.default_tau) == (0.25, 0.5, 0.7)
     assert {name for name, m in METHODS.items() if m.pseudo == "enhanced"} == {"segray", "segray_v2"}
     assert {name for name, m in METHODS.items() if m.teacher == "ema"} == {"unimatch_v2", "segray_v2"}
-    assert {name for name, m in METHODS.items() if m.complementary_dropout} == {"unimatch_v2", "segray_v2"}
+    assert {name for name, m in METHODS.items() if m.complementary_dropout} == {"unimatch_v2"}
+    assert {n for n, m in METHODS.items() if m.feature_view} == {"unimatch", "segray", "segray_v2"}
     assert {m.default_tau for m in METHODS.values() if m.pseudo == "own"} == {0.95}

@@ -16,6 +16,13 @@ def images(count: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(count, 3, 16, 20, generator=torch.Generator().manual_seed(seed))
 
 
+def _normed() -> TinySegmenter:
+    torch.manual_seed(0)
+    network = TinySegmenter(3)
+    network.decoder = nn.Sequential(nn.BatchNorm2d(12), nn.Conv2d(12, 3, 1))
+    return network.train()
+
+
 def test_each_view_equals_a_forward_pass_of_its_own() -> None:
     network = tiny_segmenter()
     labelled, weak, first, second = (images(2, seed) for seed in range(4))
@@ -40,6 +47,20 @@ def test_feature_view_drops_channels_of_the_weak_images_maps() -> None:
     assert torch.allclose(logits.labelled, network(labelled), atol=1e-6)
 
 
+@pytest.mark.parametrize("normed", [False, True])
+def test_a_weak_view_that_a_teacher_predicts_leaves_the_rest_as_it_is(normed: bool) -> None:
+    network = _normed() if normed else tiny_segmenter()
+    labelled, weak = images(2), images(2, 1) * 3
+    drops = Drops(feature=drop_factors([6, 6], 0.5, generators(2)))
+    usual = Student(network)(labelled, weak, (), drops)
+    taught = Student(network)(labelled, weak, (), drops, predict_weak=False)
+    assert taught.weak is None
+    assert taught.feature is not None
+    assert usual.feature is not None
+    assert torch.equal(taught.labelled, usual.labelled)
+    assert torch.equal(taught.feature, usual.feature)
+
+
 def test_strong_views_have_factors_of_their_own() -> None:
     network = tiny_segmenter()
     views = images(2, 1), images(2, 2)
@@ -51,13 +72,7 @@ def test_strong_views_have_factors_of_their_own() -> None:
 
 
 def test_batch_statistics_are_taken_over_labelled_and_weak_images_together() -> None:
-    class Normed(TinySegmenter):
-        def __init__(self) -> None:
-            super().__init__(3)
-            self.decoder = nn.Sequential(nn.BatchNorm2d(12), nn.Conv2d(12, 3, 1))
-
-    torch.manual_seed(0)
-    network = Normed().train()
+    network = _normed()
     labelled, weak = images(2), images(2, 1) * 3
     logits = Student(network)(labelled, weak, (), Drops())
     together = network(torch.cat([labelled, weak]))

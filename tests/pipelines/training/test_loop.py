@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from models.methods import METHODS
+from pipelines.training.loop import CannotCompileError
 from pipelines.training.meter import DivergedError
 from pipelines.training.step import Objective
 from tests.pipelines.training.runs import book, config, curve, worker
@@ -79,6 +81,35 @@ def test_parts_of_a_batch_add_up_to_the_batch(data: tuple[Path, Path], tmp_path:
     parts = worker(config(tmp_path, *data, *words, "train.accumulate=2"), tmp_path / "b").run()
     assert parts[0]["loss"] == pytest.approx(whole[0]["loss"], rel=0.02)
     assert parts[0]["accuracy"] == pytest.approx(whole[0]["accuracy"], abs=0.02)
+
+
+def test_a_compiled_network_learns_what_the_plain_one_does(
+    data: tuple[Path, Path],
+    undisturbed: tuple[Path, list[Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Inductor, the default, takes minutes for a few steps and wants a C++ compiler; this traces as much.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    compiled = worker(config(tmp_path, *data, "train.compile=true"), tmp_path).run()
+    for ours, plain in zip(compiled, undisturbed[1], strict=True):
+        assert ours["loss"] == pytest.approx(plain["loss"], rel=1e-4)
+    files = sorted(path.name for path in next(tmp_path.glob("checkpoint_*")).iterdir())
+    assert files == sorted(path.name for path in next(undisturbed[0].glob("checkpoint_*")).iterdir())
+
+
+def test_a_network_that_cannot_be_compiled_says_so_in_one_line(
+    data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def backend(*_: Any) -> Any:
+        raise RuntimeError("No working C++ compiler found\nat all")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    run = worker(config(tmp_path, *data, "train.compile=true"), tmp_path)
+    with pytest.raises(CannotCompileError) as caught:
+        run.run()
+    problem = "train.compile=true: No working C++ compiler found; train.compile=false needs no compiler"
+    assert str(caught.value) == problem
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(
