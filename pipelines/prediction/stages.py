@@ -19,8 +19,8 @@ from models.label_space import LabelSpace
 from models.segmenter import Segmenter
 from pipelines.annotation.guard import Book, Row, failed
 from pipelines.annotation.stages import READ_SCHEMA, TableStage, pixels_of
-from pipelines.annotation.workers import use_threads
 from pipelines.cluster import PoolPlan
+from pipelines.cpu import reuse_freed_memory, use_threads
 from pipelines.errors import UserError
 from pipelines.images import ImageOptions, encode_gray_png
 from pipelines.store import storage
@@ -118,6 +118,8 @@ def _load(job: Job, plan: PoolPlan) -> Segmenter:
     from pipelines.training.session import device_of_worker
     from pipelines.training.trained import load_network, weights_sha256
 
+    if not plan.num_gpus:
+        reuse_freed_memory()
     network, state = load_network(job.checkpoint)
     if weights_sha256(state) != job.sha256:
         where = storage.display(job.checkpoint)

@@ -18,6 +18,7 @@ from models.segmenter import Segmenter, build_segmenter
 from models.student import Student
 from pipelines.config.loading import identity
 from pipelines.config.train import TrainConfig
+from pipelines.cpu import reuse_freed_memory
 from pipelines.training.batches import StepData, StepSamples, steps
 from pipelines.training.checkpoints import load_optimiser, newest_whole, save_checkpoint
 from pipelines.training.data import LabelledImages, TrainingData, UnlabelledImages
@@ -60,6 +61,8 @@ class Worker:
     def __init__(self, config: TrainConfig, data: TrainingData, session: Session, logs: str | None) -> None:
         self.config, self.data, self.session, self.logs = config, data, session, logs
         self.device = device_of_worker()
+        if self.device.type == "cpu":
+            reuse_freed_memory()
         self.classes = len(data.space.classes)
         torch.manual_seed(config.seed)
         self.network = _network(config, self.classes, self.device, session.workers)

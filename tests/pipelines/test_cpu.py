@@ -1,5 +1,3 @@
-"""The workers' own process settings."""
-
 from __future__ import annotations
 
 import platform
@@ -11,7 +9,7 @@ import pytest
 _COUNT = """
 import resource, threading
 import torch
-from pipelines.annotation.workers import reuse_freed_memory
+from pipelines.cpu import reuse_freed_memory
 
 def work():
     held = [torch.ones(2**20) for _ in range(4)]
