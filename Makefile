@@ -2,7 +2,7 @@
 # PIP_ARGS="..." adds options to pip (such as an index of CPU-only wheels), ARGS="..." to the command run.
 VENV := .venv
 BIN := $(VENV)/bin
-BENCH ?= zero_shot masks gem pooling store annotate end_to_end memory train
+BENCH ?= zero_shot masks gem pooling jpeg store annotate end_to_end memory train
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
 
 .DEFAULT_GOAL := help

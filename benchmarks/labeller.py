@@ -40,9 +40,9 @@ class Labeller:
         self._bank = embed_label_space(self._clip, self.space, resolve_templates(config.label.templates))
         self._config = config
 
-    def segments(self, image: Image) -> list[Segment]:
-        """What SAM finds in a uint8 [H, W, 3] image."""
-        found: list[list[Segment]] = self._generator.generate([image])
+    def segments(self, image: Image, size: tuple[int, int] | None = None) -> list[Segment]:
+        """What SAM finds in a uint8 [H, W, 3] image, or in the one of `size` that it is a small copy of."""
+        found: list[list[Segment]] = self._generator.generate([image], None if size is None else [size])
         return found[0]
 
     def features(self, image: Image, kind: str) -> Tensor:
@@ -61,9 +61,9 @@ class Labeller:
         """Label map uint8 [height, width], each pixel named by itself."""
         return dense_labels(features, self._bank, height, width, self._config.label.threshold)[0]
 
-    def label_segments(self, image: Image) -> tuple[Image, Image]:
-        """SAM + CLIP: label map and confidence, both uint8 [H, W]."""
-        height, width = image.shape[:2]
-        segments = self.segments(image)
+    def label_segments(self, image: Image, size: tuple[int, int] | None = None) -> tuple[Image, Image]:
+        """SAM + CLIP: label map and confidence, both uint8 [H, W], or of `size`."""
+        height, width = size or image.shape[:2]
+        segments = self.segments(image, size)
         features = self.features(image, self._config.clip.features)
         return paint(segments, self.name(segments, features, height, width), height, width)

@@ -31,7 +31,18 @@ from models.sam_postprocess import (
     stable,
     suppress,
 )
-from models.sam_stages import Frame, Points, Rgb, Window, encode, frame, point_grid, rows_needed, windows
+from models.sam_stages import (
+    Frame,
+    Points,
+    Rgb,
+    Size,
+    Window,
+    encode,
+    frame,
+    point_grid,
+    rows_needed,
+    windows,
+)
 from models.weights import Checkpoint, WeightsError, load_into, read_card, resolve
 
 _CACHED_BYTES = 1 << 22
@@ -153,20 +164,29 @@ class MaskGenerator:
         self.min_mask_region_area = min_mask_region_area
 
     @torch.inference_mode()
-    def generate(self, images: Sequence[Rgb]) -> list[list[Segment]]:
+    def generate(self, images: Sequence[Rgb], sizes: Sequence[Size] | None = None) -> list[list[Segment]]:
         """The segments of each uint8 [H, W, 3] RGB picture, in upstream's order.
 
         Masks without a single pixel, which upstream returns for a stability threshold of 0, are left out.
 
+        Args:
+            images: the pictures.
+            sizes: (height, width) of the pictures that `images` are small copies of: the segments are theirs.
+                SAM looks at 1,024 px, more serves its crops alone. None: the images are the pictures.
+
         Raises:
-            ValueError: a picture is not uint8 [H, W, 3].
+            ValueError: a picture is not uint8 [H, W, 3], or crops are wanted of a small copy.
         """
         for number, image in enumerate(images):
             _check(image, number)
+        whole = [image.shape[:2] for image in images]
+        sizes = whole if sizes is None else [tuple(size) for size in sizes]
+        if len(self.grids) > 1 and sizes != whole:
+            raise ValueError("crops need the whole picture: crop_n_layers must be 0 for a small copy")
         jobs = [
             (number, window, layer)
-            for number, image in enumerate(images)
-            for window, layer in self._windows(image)
+            for number, size in enumerate(sizes)
+            for window, layer in self._windows(size)
         ]
         found: list[list[Segment]] = [[] for _ in images]
         # On a CPU a larger batch is not faster, and a picture's masks must not depend on its neighbours.
@@ -174,12 +194,10 @@ class MaskGenerator:
         for start in range(0, len(jobs), step):
             batch = jobs[start : start + step]
             crops = [images[number][y0:y1, x0:x1] for number, (x0, y0, x1, y1), _ in batch]
-            for (number, window, layer), embedding in zip(batch, encode(self.sam, crops), strict=True):
-                size = images[number].shape[:2]
-                found[number] += self._segment(embedding, window, layer, size)
-        return [
-            self._merge(segments, *image.shape[:2]) for segments, image in zip(found, images, strict=True)
-        ]
+            shown = [(y1 - y0, x1 - x0) for _, (x0, y0, x1, y1), _ in batch]
+            for (number, window, layer), embedding in zip(batch, encode(self.sam, crops, shown), strict=True):
+                found[number] += self._segment(embedding, window, layer, sizes[number])
+        return [self._merge(segments, *size) for segments, size in zip(found, sizes, strict=True)]
 
     @property
     def _on_cpu(self) -> bool:
@@ -189,11 +207,11 @@ class MaskGenerator:
         """What a CPU's cache holds of the tokens that each prompt carries (measured); 64 elsewhere."""
         return max(4, min(32, _CACHED_BYTES // (4 * embedding.numel()))) if self._on_cpu else 64
 
-    def _windows(self, image: Rgb) -> list[tuple[Window, int]]:
-        height, width, _ = image.shape
+    def _windows(self, size: Size) -> list[tuple[Window, int]]:
+        height, width = size
         return windows(height, width, len(self.grids) - 1, self.crop_overlap_ratio)
 
-    def _segment(self, embedding: Tensor, window: Window, layer: int, size: tuple[int, ...]) -> list[Segment]:
+    def _segment(self, embedding: Tensor, window: Window, layer: int, size: Size) -> list[Segment]:
         """The segments of one window of a picture of `size` (height, width)."""
         x0, y0, x1, y1 = window
         f = frame(y1 - y0, x1 - x0, self.sam.image_encoder.img_size)
@@ -222,7 +240,7 @@ class MaskGenerator:
         return candidates(logits, iou, torch.from_numpy(points).to(prompt.device)[prompt])
 
     def _measured(
-        self, picture: PictureTokens, points: Points, f: Frame, window: Window, size: tuple[int, ...]
+        self, picture: PictureTokens, points: Points, f: Frame, window: Window, size: Size
     ) -> Candidates:
         """The confident and stable masks of a chunk of prompts that do not end at a cut."""
         found = self._candidates(picture, points, f)

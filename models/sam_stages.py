@@ -24,6 +24,7 @@ from models.sam_encoder import encode_pictures
 Rgb = NDArray[np.uint8]
 Points = NDArray[np.float64]
 Window = tuple[int, int, int, int]
+Size = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -75,24 +76,29 @@ def windows(height: int, width: int, n_layers: int, overlap_ratio: float) -> lis
     return found
 
 
-def preprocess(sam: Any, images: Sequence[Rgb]) -> Tensor:
+def preprocess(sam: Any, images: Sequence[Rgb], sizes: Sequence[Size] | None = None) -> Tensor:
     """uint8 [H, W, 3] pictures of any sizes as one normalised float32 [B, 3, side, side] on SAM's device.
 
     Resized by Pillow (bilinear, antialiased) as upstream; the fill is zero after normalisation.
+
+    Args:
+        sam: the model.
+        images: the pictures.
+        sizes: (height, width) of the pictures that `images` are small copies of; None: they are themselves.
     """
     side = sam.image_encoder.img_size
     batch = torch.zeros(len(images), 3, side, side, device=sam.device)
-    for slot, image in zip(batch, images, strict=True):
-        f = frame(image.shape[0], image.shape[1], side)
+    for slot, image, size in zip(batch, images, sizes or [i.shape[:2] for i in images], strict=True):
+        f = frame(size[0], size[1], side)
         small = Image.fromarray(image).resize((f.input_width, f.input_height), Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(small)).to(sam.device).permute(2, 0, 1)
         slot[:, : f.input_height, : f.input_width] = (pixels - sam.pixel_mean) / sam.pixel_std
     return batch
 
 
-def encode(sam: Any, images: Sequence[Rgb]) -> Tensor:
-    """Image embeddings [B, C, h, w] of uint8 [H, W, 3] pictures, in one pass of the image encoder."""
-    return encode_pictures(sam.image_encoder, preprocess(sam, images))
+def encode(sam: Any, images: Sequence[Rgb], sizes: Sequence[Size] | None = None) -> Tensor:
+    """Image embeddings [B, C, h, w] of pictures as `preprocess` takes them, in one pass of the encoder."""
+    return encode_pictures(sam.image_encoder, preprocess(sam, images, sizes))
 
 
 def rows_needed(f: Frame, rows: int) -> int:

@@ -57,6 +57,7 @@ class Prepared:
     space: LabelSpace
     words: Words
     dim: int
+    options: ImageOptions
     provenance: dict[str, Any]
 
 
@@ -96,17 +97,17 @@ def prepare(config: AnnotateConfig, space: LabelSpace) -> Prepared:
         UserError: weights or an option that do not fit; another configuration made what is in `out`.
     """
     try:
-        words, dim, record = _load(config, space)
+        prepared = _load(config, space)
     except ValueError as error:
         raise UserError(str(error)) from error
     out = config.out
-    if changed := _changes(out, record):
+    if changed := _changes(out, prepared.provenance):
         if not config.new_run:
             advice = "give another out=DIR, or new_run=true to start beside it"
             raise UserError(other_configuration(out, changed, advice))
-        out = _free_neighbour(out, record)
+        out = _free_neighbour(out, prepared.provenance)
         prepare_output(out)
-    return Prepared(config.model_copy(update={"out": out}), space, words, dim, record)
+    return replace(prepared, config=config.model_copy(update={"out": out}))
 
 
 def space_of(config: AnnotateConfig) -> LabelSpace:
@@ -121,7 +122,7 @@ def space_of(config: AnnotateConfig) -> LabelSpace:
         raise UserError(str(error)) from error
 
 
-def _load(config: AnnotateConfig, space: LabelSpace) -> tuple[Words, int, dict[str, Any]]:
+def _load(config: AnnotateConfig, space: LabelSpace) -> Prepared:
     from models.clip import build_clip
     from models.clip_text import embed_label_space, resolve_templates
     from models.sam import build_sam
@@ -130,12 +131,13 @@ def _load(config: AnnotateConfig, space: LabelSpace) -> tuple[Words, int, dict[s
     templates = resolve_templates(config.label.templates)
     bank = embed_label_space(clip, space, templates)
     words = Words.of(bank, config.label.threshold)
-    sam_sha256 = None
+    sam_sha256, seen, clip_size = None, 0, config.clip.image_size or clip.image_size
     if config.sam.model != "none":
         sam, checkpoint = build_sam(config.sam.model, config.sam.weights, sha256=config.sam.sha256)
         sam_sha256 = checkpoint.sha256
         # Options that the models cannot do would make an error row of every image.
         mask_generator(sam, config.sam)
+        seen = sam.image_encoder.img_size
     clip_features(clip, config.clip, [np.zeros((8, 8, 3), np.uint8)])
     record = provenance(
         config,
@@ -150,7 +152,10 @@ def _load(config: AnnotateConfig, space: LabelSpace) -> tuple[Words, int, dict[s
         templates=templates,
         logit_scale=bank.logit_scale,
     )
-    return words, bank.embeddings.shape[1], record
+    # SAM sees a picture with its long side so long, CLIP a square.
+    keep = (max(seen, clip_size), clip_size) if config.image.reduce_jpeg else None
+    options = ImageOptions(**config.image.model_dump(exclude={"reduce_jpeg"}), jpeg_size=keep)
+    return Prepared(config, space, words, bank.embeddings.shape[1], options, record)
 
 
 def _changes(out: str, record: dict[str, Any]) -> list[str]:
@@ -260,7 +265,6 @@ def _graph(
     from pipelines.annotation.sink import LabelSink
 
     config = prepared.config
-    options = ImageOptions(**config.image.model_dump())
     guard: dict[str, Any] = {"book": book, "max_tries": config.max_tries}
     task: dict[str, Any] = {"num_cpus": cluster.TASK_CPUS, "batch_format": "pyarrow"}
 
@@ -292,7 +296,7 @@ def _graph(
         ray.data.read_parquet(path, filesystem=filesystem, num_cpus=cluster.TASK_CPUS)
         .repartition(target_num_rows_per_block=block_rows)
         .map_batches(
-            partial(read_tables, options=options, embed_images=config.embed_images, **guard),
+            partial(read_tables, options=prepared.options, embed_images=config.embed_images, **guard),
             batch_size=block_rows,
             **task,
         )

@@ -23,7 +23,6 @@ from pipelines.annotation.stages import encode_table, read_table
 from pipelines.annotation.workers import NameSegments, SegmentImages
 from pipelines.cluster import IMAGES_PER_THREAD, PoolPlan
 from pipelines.config.settings import PlanConfig
-from pipelines.images import ImageOptions
 from pipelines.manifest import ImageRef
 from pipelines.sources import list_images
 from pipelines.store.label_schema import labels_schema, segments_schema
@@ -143,7 +142,7 @@ class _Stages:
         self.book, self.gpu = Ledger(), torch.cuda.is_available()
         plan = PoolPlan(1, 1, num_cpus=0, num_gpus=float(self.gpu), threads=1, batch_size=1)
         config = prepared.config
-        self._config, self._space = config, prepared.space
+        self._config, self._space, self._options = config, prepared.space, prepared.options
         self._segment: Callable[[pa.Table], pa.Table] | None = None
         if config.sam.model != "none":
             self._segment = SegmentImages(config.sam, plan, self.book, config.max_tries)
@@ -155,9 +154,8 @@ class _Stages:
         """Rows of `stages.ENCODED_SCHEMA`."""
         config, tries = self._config, self._config.max_tries
         rows = [{"image_id": r.image_id, "uri": r.uri, "problem": r.problem} for r in refs]
-        options = ImageOptions(**config.image.model_dump())
         table = pa.Table.from_pylist(rows, _MANIFEST)
-        read = read_table(table, options, config.embed_images, self.book, tries)
+        read = read_table(table, self._options, config.embed_images, self.book, tries)
         named = self._clip(self._segment(read) if self._segment else read)
         return encode_table(named, self._space, self.book, tries).to_pylist()
 

@@ -17,7 +17,7 @@ from models.label_space import LabelSpace
 from models.masks import Segment, encode_rle, unpack
 from models.painting import Naming, paint
 from pipelines.annotation.guard import Book, Row, guarded
-from pipelines.images import ImageOptions, ImageProblem, decode, encode_gray_png
+from pipelines.images import ImageOptions, ImageProblem, encode_gray_png, read_picture
 from pipelines.sources import read_image
 from pipelines.store.label_schema import ID_LIST, SEGMENT_FIELDS, class_counts
 
@@ -34,9 +34,10 @@ _COMMON = [
     ("status", pa.string()),
     ("error", pa.string()),
 ]
-READ_SCHEMA = pa.schema([*_COMMON, ("pixels", pa.binary())])
-"""After reading: `pixels` is the raw uint8 [H, W, 3]; `file` the file's bytes where images are embedded."""
-SEGMENTED_SCHEMA = pa.schema([*_COMMON, ("pixels", pa.binary()), ("segments", pa.binary())])
+READ_SCHEMA = pa.schema([*_COMMON, ("pixels", pa.binary()), ("reduced", pa.int8())])
+"""After reading: `pixels` is the raw uint8 [H, W, 3], both sides divided by `reduced` and rounded up; `file`
+the file's bytes where images are embedded."""
+SEGMENTED_SCHEMA = READ_SCHEMA.append(pa.field("segments", pa.binary()))
 """After SAM: `segments` as `models.masks.pack` writes them."""
 NAMED_SCHEMA = pa.schema(
     [
@@ -133,24 +134,24 @@ def read_row(row: Row, options: ImageOptions, embed_images: bool) -> Row:
     try:
         data = read_image(row["uri"])
         common["sha256"] = hashlib.sha256(data).hexdigest()
-        pixels = decode(data, options)
+        picture = read_picture(data, options)
     except ImageProblem as problem:
         return {**common, "status": problem.status, "error": problem.reason}
-    height, width = pixels.shape[:2]
-    file = data if embed_images else None
     return {
         **common,
         "status": "ok",
-        "width": width,
-        "height": height,
-        "pixels": pixels.tobytes(),
-        "file": file,
+        "width": picture.width,
+        "height": picture.height,
+        "pixels": picture.pixels.tobytes(),
+        "reduced": picture.reduced,
+        "file": data if embed_images else None,
     }
 
 
 def pixels_of(row: Row) -> NDArray[np.uint8]:
-    """The decoded image of a row, uint8 [H, W, 3], writable."""
-    return np.frombuffer(row["pixels"], np.uint8).reshape(row["height"], row["width"], 3).copy()
+    """The decoded image of a row, uint8 RGB, writable; smaller than the row says where it was reduced."""
+    height, width = (-(-row[side] // row["reduced"]) for side in ("height", "width"))
+    return np.frombuffer(row["pixels"], np.uint8).reshape(height, width, 3).copy()
 
 
 def naming_bytes(naming: Naming) -> bytes:

@@ -87,10 +87,13 @@ class SegmentImages:
         cores that share one wait for each other. No sum depends on the number of threads, either.
         """
         images, generator = [pixels_of(row) for row in rows], self._generator()
+        sizes = [(row["height"], row["width"]) for row in rows]
         if self._threads:
-            found = list(self._threads.map(lambda image: generator.generate([image])[0], images))
+            found = list(
+                self._threads.map(lambda *one: generator.generate(*([x] for x in one))[0], images, sizes)
+            )
         else:
-            found = generator.generate(images)
+            found = generator.generate(images, sizes)
         return [{**row, "segments": pack(segments)} for row, segments in zip(rows, found, strict=True)]
 
 

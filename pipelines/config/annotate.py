@@ -140,6 +140,13 @@ class ImageConfig(Config):
     """The colour (red, green, blue) that transparent pictures are laid on."""
 
 
+class AnnotateImageConfig(ImageConfig):
+    """Which pictures are labelled, and how they are read."""
+
+    reduce_jpeg: bool = False
+    """Unpack large JPEGs at 1/2, 1/4 or 1/8, no smaller than the models see them; labels stay full size."""
+
+
 class AnnotateConfig(Config):
     """Label a pile of images with SAM and CLIP."""
 
@@ -155,7 +162,7 @@ class AnnotateConfig(Config):
     """GEM-CLIP names the segments."""
     label: LabelConfig = LabelConfig()
     """How segments become labels."""
-    image: ImageConfig = ImageConfig()
+    image: AnnotateImageConfig = AnnotateImageConfig()
     """Which pictures are taken, and how they are read."""
     embed_images: bool = False
     """Put the image files themselves into the label set too, which makes it complete in itself."""
@@ -173,3 +180,9 @@ class AnnotateConfig(Config):
     """A running Ray cluster: auto or ray://HOST:10001; null: RAY_ADDRESS if set, or this machine."""
     grow: GrowConfig = GrowConfig()
     """Machines to ask a cluster for that grows on request."""
+
+    @model_validator(mode="after")
+    def _crops_are_of_whole_pictures(self) -> AnnotateConfig:
+        if self.image.reduce_jpeg and self.sam.crop_n_layers:
+            raise ValueError("image.reduce_jpeg leaves out what sam.crop_n_layers looks at; use one of them")
+        return self

@@ -56,7 +56,8 @@ def _line(model: type[Config], details: ErrorDetails) -> str:
     key, where, rest = _locate(model, details["loc"])
     value, kind = details.get("input"), details["type"]
     if key is None or kind == "value_error":
-        return f"{where}: {details['msg'].removeprefix('Value error, ')}"
+        # What a whole verb's configuration refuses names its keys itself.
+        return f"{where}: {details['msg']}".replace("Value error, ", "").removeprefix(": ")
     if key.kind == "text or list" and _other_branch(rest, value, kind):
         return ""
     allowed = f" (allowed: {key.allowed})" if key.allowed else ""

@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner
 from segment_anything import SamAutomaticMaskGenerator
 
-from benchmarks import annotate, common, end_to_end, masks, memory, store, throughput, zero_shot
+from benchmarks import annotate, common, end_to_end, jpeg, masks, memory, store, throughput, zero_shot
 from benchmarks.labeller import Labeller
 from benchmarks.memory import Sample
 from benchmarks.throughput import Timing
@@ -67,6 +67,7 @@ def test_zero_shot_writes_the_promised_figures(tmp_path: Path) -> None:
         (memory.main, "--seed"),
         (end_to_end.main, "--seed"),
         (store.main, "--seed"),
+        (jpeg.main, "--seed"),
     ],
 )
 def test_scenes_of_the_training_seed_are_refused(program: Any, option: str) -> None:
@@ -238,6 +239,20 @@ def test_both_mask_generators_are_timed_on_the_same_masks(tmp_path: Path) -> Non
     assert found["ratio"] == pytest.approx(found["upstream_seconds"][0] / found["segray_seconds"][0])
     assert found["upstream_masks"] == found["segray_masks"] != [0]
     assert found["mean_matched_iou"] == pytest.approx(1, abs=0.01)
+
+
+def test_a_picture_is_unpacked_and_labelled_whole_and_reduced(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    words = ["--images", "1", "--height", "900", "--width", "1200", "--out", str(tmp_path / "jpeg.json")]
+    try:
+        found, said = run(jpeg.main, *words)
+    finally:
+        torch.set_num_threads(threads)
+    (one,) = found["images"]
+    assert (one["reduced"], one["reduced_for_labels"]) == (1, 4)
+    assert found["ratio"] == pytest.approx(one["whole_seconds"] / one["reduced_seconds"])
+    assert 0 < found["object_iou"] <= found["same_labels"] <= 1
+    assert "the same label at 1/4" in said
 
 
 def test_drawn_outputs_reach_both_generators(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 import segment_anything
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors.torch import save_file
 from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
@@ -18,7 +19,7 @@ from torch import nn
 
 from models import weights
 from models.builtin.arch import SAM_ARCH, build_picture_book_sam
-from models.masks import Segment, full_mask, segment_from_mask
+from models.masks import Segment, full_mask, pack, segment_from_mask
 from models.sam import SAM_MODELS, MaskGenerator, build_sam
 from models.sam_postprocess import clean
 from models.weights import WeightsError
@@ -258,6 +259,20 @@ def test_masks_without_pixels_are_left_out(sam: Sam) -> None:
     full = [record for record in records if record["area"]]
     assert 0 < len(full) < len(records)
     assert_same(segments, full)
+
+
+def test_a_small_copy_has_the_whole_pictures_segments(sam: Sam) -> None:
+    whole = scene(64, 90)
+    generator = MaskGenerator(sam, points_per_side=4, pred_iou_thresh=0, stability_score_thresh=0)
+    (expected,) = generator.generate([whole])
+    (same,) = generator.generate([whole], [(64, 90)])
+    assert [pack([a]) for a in same] == [pack([b]) for b in expected]
+    (found,) = generator.generate([np.array(Image.fromarray(whole).reduce(2))], [(64, 90)])
+    assert found
+    assert all(s.box[0] + s.box[2] <= 90 and s.box[1] + s.box[3] <= 64 for s in found)
+    assert max(s.box[1] + s.box[3] for s in found) > 32
+    with pytest.raises(ValueError, match="crops need the whole picture"):
+        MaskGenerator(sam, points_per_side=4, crop_n_layers=1).generate([whole[::2, ::2]], [(64, 90)])
 
 
 def test_only_uint8_rgb_is_taken() -> None:

@@ -18,7 +18,6 @@ from pipelines.annotation.workers import NameSegments, SegmentImages
 from pipelines.cluster import PoolPlan
 from pipelines.config.loading import dump, load
 from pipelines.config.settings import AnnotateConfig
-from pipelines.images import ImageOptions
 from pipelines.manifest import read_manifest, write_manifest
 from pipelines.picture_book import draw_scene
 from pipelines.sources import list_images
@@ -66,7 +65,7 @@ def label_plainly(config: AnnotateConfig, part_sizes: Sequence[int]) -> Prepared
     (Path(config.out) / "config.yaml").write_text(dump(config))
     refs = [{"image_id": r.image_id, "uri": r.uri, "problem": r.problem} for r in read_manifest(manifest)]
     assert sum(part_sizes) == len(refs)
-    options = ImageOptions(**config.image.model_dump())
+    options = prepared.options
     for size in part_sizes:
         table = pa.Table.from_pylist([refs.pop(0) for _ in range(size)])
         read = read_table(table, options=options, embed_images=config.embed_images, **guard)

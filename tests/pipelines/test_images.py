@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from pipelines.images import ImageOptions, ImageProblem, decode
+from pipelines.images import ImageOptions, ImageProblem, decode, read_picture
 from tests.faults.pictures import HEIGHT, WIDTH, bad_files, encode, good_files, png, scene
 
 OPTIONS = ImageOptions()
@@ -83,6 +83,38 @@ def test_exif_orientation_is_undone(orientation: int, name: str) -> None:
     image = decode(encode(stored, name, exif=exif, **options), OPTIONS)
     assert image.shape == SCENE.shape
     assert error_close(image, SCENE) < 2
+
+
+@pytest.mark.parametrize("orientation", [1, *STORED])
+def test_a_large_jpeg_is_reduced_and_no_smaller_than_asked_for(orientation: int) -> None:
+    # Twice as wide as high: 4 would leave 100 of the 101 pixels that the long side must keep.
+    whole = np.asarray(Image.fromarray(SCENE).resize((401, 203), Image.Resampling.BICUBIC))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED.get(orientation, lambda a: a)(whole)))
+    data = encode(stored, "JPEG", exif=exif, quality=95)
+    found = read_picture(data, replace(OPTIONS, jpeg_size=(102, 40)))
+    assert (found.height, found.width, found.reduced) == (203, 401, 2)
+    assert found.pixels.shape == (102, 201, 3)
+    small = np.asarray(Image.fromarray(whole).resize((201, 102), Image.Resampling.BOX))
+    assert error_close(found.pixels, small) < 6
+    assert read_picture(data, replace(OPTIONS, jpeg_size=(202, 40))).reduced == 1
+    assert read_picture(data, replace(OPTIONS, jpeg_size=(20, 30))).reduced == 4
+    assert np.array_equal(read_picture(data, OPTIONS).pixels, decode(data, OPTIONS))
+
+
+def test_a_side_that_reduces_to_the_other_is_not_mistaken_for_it() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(Image.new("RGB", (400, 399)), "JPEG", exif=exif)
+    found = read_picture(data, replace(OPTIONS, jpeg_size=(50, 50)))
+    assert (found.height, found.width, found.pixels.shape) == (400, 399, (100, 100, 3))
+
+
+def test_only_jpeg_is_reduced() -> None:
+    found = read_picture(encode(Image.fromarray(SCENE), "PNG"), replace(OPTIONS, jpeg_size=(8, 8)))
+    assert found.reduced == 1
+    np.testing.assert_array_equal(found.pixels, SCENE)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")

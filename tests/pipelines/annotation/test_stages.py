@@ -40,6 +40,7 @@ from pipelines.annotation.workers import NameSegments, SegmentImages, Words, cli
 from pipelines.config.settings import ClipConfig, SamConfig
 from pipelines.errors import UserError
 from pipelines.images import ImageOptions, decode_gray_png
+from pipelines.picture_book import draw_scene
 from pipelines.verify import verify
 from tests.pipelines.plain_runs import PLAN, config_of, draw_pictures, label_plainly, manifest_table
 
@@ -145,7 +146,7 @@ def test_too_little_memory_to_decode_is_an_error_row(images: Path, monkeypatch: 
     def full(*_: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(stages, "decode", full)
+    monkeypatch.setattr(stages, "read_picture", full)
     rows = read_table(manifest_table(images), ImageOptions(), False, **GUARD).to_pylist()
     assert [row["status"] for row in rows] == ["error", "skipped", "error", "error", "error"]
     assert rows[2]["error"] == "read: out of memory on this image alone"
@@ -196,16 +197,37 @@ def test_on_a_cpu_segments_do_not_depend_on_the_number_of_threads(
     seen: set[tuple[int, int]] = set()
     together = threading.Barrier(3, timeout=60)
 
-    def watched(images: list[Any]) -> list[list[Any]]:
+    def watched(images: list[Any], sizes: list[Any]) -> list[list[Any]]:
         together.wait()
         seen.add((threading.get_ident(), torch.get_num_threads()))
-        return generate(images)
+        return generate(images, sizes)
 
     monkeypatch.setattr(stage._generator(), "generate", watched)
     fine = np.flatnonzero([status == "ok" for status in read["status"].to_pylist()])
     assert stage(read.take(fine)) == segmented.take(fine)
     assert len({thread for thread, _ in seen}) == 3
     assert {cores for _, cores in seen} == {1}
+
+
+def test_reduced_pictures_get_labels_of_full_size(tmp_path: Path, words: Words) -> None:
+    scene = Image.fromarray(draw_scene(0, 3, 192).image)
+    scene.resize((901, 601)).save(tmp_path / "large.jpg", quality=95)
+    table = manifest_table(tmp_path)
+    labels = {}
+    for size in (None, (192, 160)):
+        read = read_table(table, ImageOptions(jpeg_size=size), False, **GUARD)
+        assert read["reduced"].to_pylist() == [1 if size is None else 2]
+        named = NameSegments(ClipConfig(), words, True, PLAN, **GUARD)(
+            SegmentImages(SamConfig(), PLAN, **GUARD)(read)
+        )
+        (row,) = encode_table(named, SPACE, **GUARD).to_pylist()
+        assert (row["status"], row["width"], row["height"]) == ("ok", 901, 601)
+        assert {tuple(segment["rle"]["size"]) for segment in row["segments"]} == {(601, 901)}
+        labels[size] = decode_gray_png(row["label"])
+        assert labels[size].shape == (601, 901)
+    whole, reduced = labels.values()
+    assert len(np.unique(whole)) > 1
+    assert (whole == reduced).mean() > 0.97
 
 
 def test_weights_that_changed_are_told_in_the_call(read: pa.Table, words: Words) -> None:

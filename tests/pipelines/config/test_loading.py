@@ -113,7 +113,10 @@ def test_switches_and_dashes_are_taken_too() -> None:
         ("model=x", "unknown key model; did you mean sam.model or clip.model?"),
         ("sam.depth=3", "unknown key sam.depth; did you mean clip.depth?"),
         ("out.sub=x", "unknown key out.sub; did you mean out?"),
-        ("image.zzz=1", "unknown key image.zzz (allowed in image: max_pixels, min_size, frames, matte)"),
+        (
+            "image.zzz=1",
+            "unknown key image.zzz (allowed in image: max_pixels, min_size, frames, matte, reduce_jpeg)",
+        ),
         ("sam.points_per_side=abc", "sam.points_per_side: 'abc' is not a whole number (allowed: 1 to 256)"),
         ("sam.points_per_side=1.5", "sam.points_per_side: '1.5' is not a whole number (allowed: 1 to 256)"),
         ("sam.points_per_side=500", "sam.points_per_side: 500 is out of range (allowed: 1 to 256)"),
@@ -162,8 +165,13 @@ def test_a_template_without_a_place_for_the_name_is_refused() -> None:
 
 
 def test_a_section_is_no_value() -> None:
-    allowed = "image.max_pixels, image.min_size, image.frames, image.matte"
+    allowed = "image.max_pixels, image.min_size, image.frames, image.matte, image.reduce_jpeg"
     assert refusal("image=3") == f"image: holds keys of its own, not '3' (allowed: {allowed})"
+
+
+def test_crops_of_reduced_pictures_are_refused() -> None:
+    said = "image.reduce_jpeg leaves out what sam.crop_n_layers looks at; use one of them"
+    assert refusal("image.reduce_jpeg=true", "sam.crop_n_layers=1") == said
 
 
 def test_a_pool_that_shrinks_is_refused() -> None:
