@@ -160,7 +160,7 @@ def _load(config: AnnotateConfig, space: LabelSpace) -> Prepared:
 
 def _changes(out: str, record: dict[str, Any]) -> list[str]:
     store = LabelStore(out)
-    return differences(store.provenance, record) if store.parts() else []
+    return differences(store.provenance, record, AnnotateConfig) if store.parts() else []
 
 
 def _free_neighbour(out: str, record: dict[str, Any]) -> str:

@@ -88,7 +88,7 @@ def _prepare(config: RelabelConfig, source: LabelStore) -> _Target:
         config, space, sam=old["sam"], clip=clip, templates=templates, logit_scale=words.logit_scale
     )
     store = LabelStore(config.out)
-    if changed := differences(store.provenance, record) if store.parts() else []:
+    if changed := differences(store.provenance, record, RelabelConfig) if store.parts() else []:
         raise UserError(other_configuration(config.out, changed, "give another out=DIR"))
     return _Target(space, words, record, words.embeddings.shape[1], uuid.uuid4().hex[:12])
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from models.label_space import LabelSpace
 from pipelines.config.loading import config_hash, identity
-from pipelines.config.schema import Config
+from pipelines.config.schema import Config, keys
 from pipelines.store import storage
 
 _PACKAGES = ("segray", "torch", "ray", "segment-anything", "open_clip_torch", "pyarrow", "numpy", "pillow")
@@ -49,9 +49,18 @@ def provenance(
     }
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """`key: old -> new` for everything that shapes the labels; package versions may differ."""
+def differences(old: dict[str, Any], new: dict[str, Any], model: type[Config]) -> list[str]:
+    """`key: old -> new` for everything that shapes the labels; package versions may differ.
+
+    Args:
+        old: a record of `provenance`, {} for none.
+        new: likewise.
+        model: of the new configuration. A key that an older segray did not have had its default there.
+    """
     flat_old, flat_new = _flat(old), _flat(new)
+    if old.get("config"):
+        defaults = {f"config.{name}": key.default for name, key in keys(model).items()}
+        flat_old = {name: defaults.get(name) for name in flat_new} | flat_old
     names = sorted(flat_old.keys() | flat_new.keys())
     return [
         f"{name.removeprefix('config.')}: {flat_old.get(name)!r} -> {flat_new.get(name)!r}"

@@ -51,12 +51,12 @@ def test_it_says_what_a_relabelling_and_a_reader_need() -> None:
     ],
 )
 def test_where_and_how_fast_a_run_works_is_no_difference(words: list[str]) -> None:
-    assert differences(record(), record(*words)) == []
+    assert differences(record(), record(*words), AnnotateConfig) == []
     assert record()["config_hash"] == record(*words)["config_hash"]
 
 
 def test_other_versions_are_no_difference() -> None:
-    assert differences(record(versions={"torch": "1.0"}), record()) == []
+    assert differences(record(versions={"torch": "1.0"}), record(), AnnotateConfig) == []
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_other_versions_are_no_difference() -> None:
     ],
 )
 def test_each_key_that_shapes_labels_is_named(word: str, line: str) -> None:
-    assert differences(record(), record(word)) == [line]
+    assert differences(record(), record(word), AnnotateConfig) == [line]
 
 
 def test_other_weights_are_named_by_their_checksum() -> None:
     other = record(sam={"model": "vit_b", "sha256": "00"})
-    assert differences(record(), other) == [f"sam weights sha256: '{'5a' * 32}' -> '00'"]
+    assert differences(record(), other, AnnotateConfig) == [f"sam weights sha256: '{'5a' * 32}' -> '00'"]
 
 
 def test_a_class_file_of_the_same_name_with_other_classes_is_noticed(tmp_path: Path) -> None:
@@ -83,16 +83,24 @@ def test_a_class_file_of_the_same_name_with_other_classes_is_noticed(tmp_path: P
     file.write_text("cat\ndog\n")
     old = record(f"classes={file}")
     file.write_text("cat\ncow\n")
-    assert differences(old, record(f"classes={file}")) == [
+    assert differences(old, record(f"classes={file}"), AnnotateConfig) == [
         "class list: ['background', 'cat', 'dog'] -> ['background', 'cat', 'cow']",
         f"prompt names: {old['prompts']['names']!r} -> {[*old['prompts']['names'][:2], ['cow']]!r}",
     ]
 
 
 def test_a_record_without_a_configuration_differs_in_everything() -> None:
-    lines = differences({}, record())
+    lines = differences({}, record(), AnnotateConfig)
     assert "images: None -> 'photos'" in lines
     assert len(lines) > 20
+
+
+def test_a_key_that_is_younger_than_the_label_set_had_its_default() -> None:
+    old = record()
+    del old["config"]["image.reduce_jpeg"]
+    assert differences(old, record(), AnnotateConfig) == []
+    said = ["image.reduce_jpeg: False -> True"]
+    assert differences(old, record("image.reduce_jpeg=true"), AnnotateConfig) == said
 
 
 def test_the_refusal_names_the_folder_each_difference_and_what_to_do() -> None:
