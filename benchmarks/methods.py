@@ -154,7 +154,7 @@ def _folder(work: Path, run: tuple[str, int, int, list[str]]) -> Path:
 
 def show(results: dict[str, dict[str, list[float]]], zero_shot: float, labels: Sequence[int]) -> None:
     """Print mean and deviation of each method at each number of labels."""
-    rows = [["zero-shot (SAM + GEM)", *[f"{zero_shot:.1%}" for _ in labels]]]
+    rows = [["zero-shot labels", *[f"{zero_shot:.1%}" for _ in labels]]]
     for method, by_count in results.items():
         cells = [spread_of(by_count[str(n)]) for n in labels]
         rows.append([method, *[f"{c['mean']:.1%} +- {c['sd'] or 0:.1%}" for c in cells]])
