@@ -275,7 +275,7 @@ def job(trained: Path, images: Path, tmp_path: Path) -> Job:
 
 
 def _predicted(image_id: str) -> pa.Table:
-    row = {"image_id": image_id, "status": "ok", "width": 9, "height": 8}
+    row = {"image_id": image_id, "status": "ok", "width": 9, "height": 8, "reduced": 1}
     row |= {"pixels": bytes(216), "label": bytes(72)}
     return pa.Table.from_pylist([{**dict.fromkeys(PREDICTED_SCHEMA.names), **row}], schema=PREDICTED_SCHEMA)
 
