@@ -292,14 +292,11 @@ def _graph(
         ledger=book,
     )
     filesystem, path = storage.open_storage(storage.join(config.out, PENDING))
-    dataset = (
-        ray.data.read_parquet(path, filesystem=filesystem, num_cpus=cluster.TASK_CPUS)
-        .repartition(target_num_rows_per_block=block_rows)
-        .map_batches(
-            partial(read_tables, options=prepared.options, embed_images=config.embed_images, **guard),
-            batch_size=block_rows,
-            **task,
-        )
+    todo = ray.data.read_parquet(path, filesystem=filesystem, num_cpus=cluster.TASK_CPUS)
+    dataset = cluster.in_blocks(todo, block_rows).map_batches(
+        partial(read_tables, options=prepared.options, embed_images=config.embed_images, **guard),
+        batch_size=block_rows,
+        **task,
     )
     if "sam" in plans:
         dataset = dataset.map_batches(

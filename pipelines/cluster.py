@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from pipelines.config.clusters import GrowConfig
 from pipelines.config.settings import Pool
@@ -219,6 +220,17 @@ def quiet_data_context() -> None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # Among others that a run of few images has not enough of them for all its actors.
     warnings.filterwarnings("ignore", module=r"ray\.data")
+
+
+def in_blocks(dataset: Any, rows: int) -> Any:
+    """The rows of a Ray Data set in blocks of so many, or fewer, one after the other.
+
+    `Dataset.repartition` takes one whole CPU, cannot be told to take less, and holds it until its last block
+    is taken. Where the actors leave just that one, nobody can take any: a long list waits for ever.
+    """
+    cut = dataset.repartition(target_num_rows_per_block=rows)
+    cut._logical_plan.dag.ray_remote_args["num_cpus"] = TASK_CPUS
+    return cut
 
 
 def plan(sam: Pool, clip: Pool, resources: Resources) -> tuple[PoolPlan, PoolPlan]:

@@ -48,9 +48,9 @@ def predictions(job: Job, plan: cluster.PoolPlan) -> Iterator[pa.Table]:
     }
     filesystem, path = storage.open_storage(storage.join(job.out, PENDING))
     columns = ["image_id", "uri", "problem"]
+    todo = ray.data.read_parquet(path, filesystem=filesystem, columns=columns, num_cpus=cluster.TASK_CPUS)
     dataset = (
-        ray.data.read_parquet(path, filesystem=filesystem, columns=columns, num_cpus=cluster.TASK_CPUS)
-        .repartition(target_num_rows_per_block=_BATCH)
+        cluster.in_blocks(todo, _BATCH)
         .map_batches(partial(read_tables, options=job.options, embed_images=False, **guard), **task)
         .map_batches(
             PredictImages,

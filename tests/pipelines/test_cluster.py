@@ -5,8 +5,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -176,6 +178,32 @@ def test_a_session_joins_the_ray_that_runs_and_leaves_it_running() -> None:
     with cluster.session(None) as resources:
         assert (resources.cpus, resources.gpus, resources.nodes) == (2, 0, 1)
     assert ray.is_initialized()
+
+
+class _Keep:
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return batch
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_long_list_is_cut_up_where_actors_leave_one_cpu() -> None:
+    """`Dataset.repartition` by itself would take that one and wait for ever."""
+    import ray
+
+    found: list[Any] = []
+
+    def take_one() -> None:
+        rows = cluster.in_blocks(ray.data.range(3000, override_num_blocks=1), 1)
+        read = rows.map_batches(lambda batch: batch, batch_size=1, num_cpus=cluster.TASK_CPUS)
+        pool = ray.data.ActorPoolStrategy(size=1)
+        kept = read.map_batches(_Keep, batch_size=64, num_cpus=1, compute=pool)
+        found.extend(row["id"] for row in kept.limit(1).iter_rows())
+
+    thread = threading.Thread(target=take_one, daemon=True)
+    thread.start()
+    thread.join(120)
+    assert found == [0]
 
 
 @pytest.mark.ray
