@@ -203,7 +203,8 @@ def test_a_long_list_is_cut_up_where_actors_leave_one_cpu() -> None:
     thread = threading.Thread(target=take_one, daemon=True)
     thread.start()
     thread.join(120)
-    assert found == [0]
+    # Blocks come as they are done, not in order.
+    assert len(found) == 1
 
 
 @pytest.mark.ray
