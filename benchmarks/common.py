@@ -7,12 +7,13 @@ import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any
+from statistics import fmean, median, stdev
+from typing import Any, TypeVar
 
 import click
 import torch
@@ -22,6 +23,8 @@ from pipelines.errors import UserError
 from pipelines.picture_book import draw_scene
 from pipelines.store.storage import write_atomic
 from tools.sam_task import TRAIN_SEED
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -115,6 +118,16 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         )
         for row in (head, *rows)
     )
+
+
+def timed(work: Callable[[], T], rounds: int) -> tuple[T, float]:
+    """What it returns, and its median CPU seconds."""
+    seconds = []
+    for _ in range(rounds):
+        start = time.process_time()
+        found = work()
+        seconds.append(time.process_time() - start)
+    return found, median(seconds)
 
 
 def draw_images(folder: Path, n: int, seed: int, size: int) -> list[Path]:

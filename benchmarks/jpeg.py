@@ -11,7 +11,6 @@ both ways, at full size; `object_iou` that of the pixels with a class.
 from __future__ import annotations
 
 import io
-import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -21,11 +20,11 @@ import click
 import numpy as np
 from PIL import Image
 
-from benchmarks.common import Benchmark, circumstances, fresh, table, write_result
+from benchmarks.common import Benchmark, circumstances, fresh, table, timed, write_result
 from benchmarks.labeller import Labeller
 from models.builtin.arch import CLIP_ARCH, SAM_ARCH
 from pipelines.config.settings import AnnotateConfig
-from pipelines.images import ImageOptions, Picture, read_picture
+from pipelines.images import ImageOptions, read_picture
 from pipelines.picture_book import draw_scene
 
 REAL = (1024, 448)
@@ -42,21 +41,12 @@ def photograph(seed: int, index: int, height: int, width: int) -> bytes:
     return buffer.getvalue()
 
 
-def timed(data: bytes, options: ImageOptions, rounds: int) -> tuple[Picture, float]:
-    """The picture, and the median CPU seconds of unpacking it."""
-    seconds = []
-    for _ in range(rounds):
-        start = time.process_time()
-        found = read_picture(data, options)
-        seconds.append(time.process_time() - start)
-    return found, median(seconds)
-
-
 def compare(labeller: Labeller, data: bytes, rounds: int) -> dict[str, Any]:
     """One picture: unpacked both ways, and labelled both ways."""
     plain = ImageOptions()
-    whole, slow = timed(data, plain, rounds)
-    reduced, fast = timed(data, replace(plain, jpeg_size=REAL), rounds)
+    whole, slow = timed(lambda: read_picture(data, plain), rounds)
+    for_real = replace(plain, jpeg_size=REAL)
+    reduced, fast = timed(lambda: read_picture(data, for_real), rounds)
     size = (whole.height, whole.width)
     label, _ = labeller.label_segments(whole.pixels)
     small = read_picture(data, replace(plain, jpeg_size=BUILT_IN))

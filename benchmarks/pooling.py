@@ -10,10 +10,8 @@ far either is from the peer's way in float64, on the first eight features.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import click
@@ -22,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import Benchmark, circumstances, fresh, table, write_result
+from benchmarks.common import Benchmark, circumstances, fresh, table, timed, write_result
 from models.masks import Segment, full_mask, segment_from_mask
 from models.zero_shot import pool_segments
 
@@ -51,16 +49,6 @@ def upsample_then_mean(features: Tensor, masks: Sequence[Tensor]) -> Tensor:
     )[0]
     weights = torch.stack(list(masks)).flatten(1).to(full.dtype)
     return weights @ full.flatten(1).T / weights.sum(1, keepdim=True)
-
-
-def timed(work: Callable[[], Tensor], rounds: int) -> tuple[Tensor, float]:
-    """What it returns, and its median CPU seconds."""
-    seconds = []
-    for _ in range(rounds):
-        start = time.process_time()
-        found = work()
-        seconds.append(time.process_time() - start)
-    return found, median(seconds)
 
 
 def compare(
