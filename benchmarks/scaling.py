@@ -55,9 +55,7 @@ def rate_of(samples: list[Sample]) -> float:
 
 def overhead(folder: Path, actors: int, latency: float, per_actor: int) -> dict[str, Any]:
     """The rate of some actors, and what of it is lost."""
-    share = 0.9 / (actors + 1)
-    words = [f"sam.workers={actors}", f"sam.num_cpus={share}", "sam.batch_size=4", "rows_per_part=4"]
-    words += ["clip.workers=1", f"clip.num_cpus={share}", "clip.batch_size=4"]
+    words = [f"sam.workers={actors}", "clip.workers=1", "sam.batch_size=4", "rows_per_part=16"]
     samples = engine(folder, actors * per_actor, latency, 0.02, words)
     rate = rate_of(samples)
     return {
@@ -144,7 +142,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, text: str) -> list[int]
 @click.command("scaling", cls=Benchmark, help=__doc__)
 @click.option("--actors", default="1,2,4,8,16", show_default=True, callback=_numbers)
 @click.option("--latency", default=0.25, show_default=True, help="Seconds that SAM's stand-in sleeps.")
-@click.option("--per-actor", default=60, show_default=True, type=click.IntRange(4), help="Images an actor.")
+@click.option("--per-actor", default=120, show_default=True, type=click.IntRange(4), help="Images an actor.")
 @click.option("--rows", default="100000,1000000", show_default=True, callback=_numbers)
 @click.option("--out", default=None, type=Path, help="The JSON file; default: in benchmarks/results.")
 def main(actors: list[int], latency: float, per_actor: int, rows: list[int], out: Path | None) -> None:

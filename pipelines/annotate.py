@@ -41,8 +41,9 @@ from pipelines.store.shared import require_shared
 
 NEXT_MANIFEST, PENDING = ".manifest.parquet", ".pending.parquet"
 _PENDING_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("problem", pa.string())])
-_READ_ROWS = 8
-"""Images a decode task takes; few, as they go on together."""
+_BLOCK_ROWS = 8, 64
+"""Images that go through the stages together, at least and at most: few, so that all workers get some and a
+kill loses little; more of a long list, as the driver's work is by the block."""
 
 Model = TypeVar("Model", SamConfig, ClipConfig)
 
@@ -281,7 +282,7 @@ def _graph(
 
     rows_per_part = config.rows_per_part or _rows_per_part(n_todo, resources)
     # Ray Data joins the blocks of a part but splits none.
-    block_rows = min(_READ_ROWS, rows_per_part)
+    block_rows = min(rows_per_block(n_todo, plans), rows_per_part)
     sink = LabelSink(
         config.out,
         labels_schema(prepared.provenance),
@@ -327,6 +328,13 @@ def _pinned(model: Model, prepared: Prepared) -> Model:
 def _rows_per_part(n_todo: int, resources: cluster.Resources) -> int:
     """A sixteenth of a CPU's share: small parts lose little to a kill, large ones are fewer files."""
     return max(8, min(512, n_todo // (16 * max(1, int(resources.cpus)))))
+
+
+def rows_per_block(n_todo: int, plans: dict[str, cluster.PoolPlan]) -> int:
+    """A sixty-fourth of a worker's share, within limits."""
+    workers = max(plan.max_workers for plan in plans.values())
+    least, most = _BLOCK_ROWS
+    return max(least, min(most, n_todo // (64 * workers)))
 
 
 def _say_how_to_go_on(config: AnnotateConfig, book: RemoteLedger) -> None:

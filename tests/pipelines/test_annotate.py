@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import annotate, plan, relabel, report
+from pipelines.annotate import rows_per_block
+from pipelines.cluster import PoolPlan
 from pipelines.config.loading import dump, load
 from pipelines.config.settings import AnnotateConfig, PlanConfig, RelabelConfig, ReportConfig, VerifyConfig
 from pipelines.errors import UserError
@@ -132,6 +135,16 @@ def test_a_run_from_beginning_to_end(
     _annotate(images, out)
     assert files(out) == before
     assert f"6 images, nothing to do in {out}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("n_todo", "workers", "rows"),
+    [(0, 1, 8), (480, 2, 8), (6000, 2, 46), (10**6, 2, 64), (10**6, 1000, 15), (10**6, 4000, 8)],
+)
+def test_long_lists_go_in_larger_blocks(n_todo: int, workers: int, rows: int) -> None:
+    sam = PoolPlan(workers, workers, num_cpus=0, num_gpus=0, threads=1, batch_size=4)
+    clip = replace(sam, workers=1, max_workers=1)
+    assert rows_per_block(n_todo, {"sam": sam, "clip": clip}) == rows
 
 
 @pytest.mark.parametrize(
