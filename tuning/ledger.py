@@ -58,6 +58,7 @@ class Trial:
         number: 0 is the configuration as it stands.
         values: of the searched keys, as one writes them.
         runs: one a seed of the search.
+        finals: one a further seed, of the contenders for the best.
         held_out: one a seed that the search has not seen.
         reason: why it stopped, diverged or crashed.
         file: its folder under `trials/`.
@@ -69,13 +70,19 @@ class Trial:
     file: str
     state: State = "running"
     runs: list[Run] = field(default_factory=list)
+    finals: list[Run] = field(default_factory=list)
     held_out: list[Run] = field(default_factory=list)
     reason: str = ""
 
     @property
     def score(self) -> float | None:
-        """Mean mIoU over the seeds; of a trial that was stopped, what it had reached."""
+        """Mean mIoU over the search's seeds; of a trial that was stopped, what it had reached."""
         return mean([run.miou for run in self.runs])
+
+    @property
+    def overall(self) -> float | None:
+        """Mean mIoU over the search's seeds and the further ones."""
+        return mean([run.miou for run in [*self.runs, *self.finals]])
 
     @property
     def finished(self) -> bool:
@@ -131,10 +138,26 @@ class Ledger:
         chosen = [one for one in self._trials.values() if split in (None, one.split)]
         return sorted(chosen, key=lambda one: one.number)
 
-    def best(self, split: str) -> Trial | None:
-        """The trial of a split with the best score of those that ran to the end; None without one."""
+    def contenders(self, split: str) -> list[Trial]:
+        """Who may be called the best of a split: its best trials after the search's seeds, and trial 0.
+
+        Best first; all ran to the end.
+        """
         done = [one for one in self.trials(split) if one.state == "done"]
-        return max(done, key=lambda one: one.score or 0.0, default=None)
+        ranked = sorted(done, key=lambda one: -(one.score or 0.0))
+        count = max(1, self._finalists)
+        return ranked[:count] + [one for one in ranked[count:] if one.number == 0]
+
+    def best(self, split: str) -> Trial | None:
+        """The contender with the best mean over all seeds, of those with the most; None without one."""
+        chosen = self.contenders(split)
+        most = max((len(one.finals) for one in chosen), default=0)
+        equals = [one for one in chosen if len(one.finals) == most]
+        return max(equals, key=lambda one: one.overall or 0.0, default=None)
+
+    @property
+    def _finalists(self) -> int:
+        return self.config.search.finalists if self.config.search.final_seeds else 0
 
     def run_config(self, trial: Trial, seed: int) -> TrainConfig:
         """What one training of a trial is given; its folder is under the trial's."""
@@ -142,11 +165,13 @@ class Ledger:
         return config.model_copy(update={"out": self._uri(trial, f"seed-{seed}"), "seed": seed})
 
     def drop_weights(self, split: str) -> None:
-        """Delete the checkpoints of all finished trials of a split but its best."""
-        best = self.best(split)
+        """Delete the checkpoints of a split's finished trials that are not its best and cannot become it."""
+        chosen, wanted = self.contenders(split), self.config.search.final_seeds
+        open_still = self._finalists and any(len(one.finals) < wanted for one in chosen)
+        kept = chosen if open_still else [self.best(split)]
         for trial in self.trials(split):
-            if trial is not best and trial.finished:
-                for run in [*trial.runs, *trial.held_out]:
+            if trial not in kept and trial.finished:
+                for run in [*trial.runs, *trial.finals, *trial.held_out]:
                     _drop(self._uri(trial, f"seed-{run.seed}"))
 
     def _uri(self, trial: Trial, name: str) -> str:
@@ -197,7 +222,7 @@ def _identity(config: TuneConfig) -> dict[str, Any]:
 
 
 def _trial(record: dict[str, Any]) -> Trial:
-    runs = {name: [_run(run) for run in record[name]] for name in ("runs", "held_out")}
+    runs = {name: [_run(run) for run in record.get(name, [])] for name in ("runs", "finals", "held_out")}
     return Trial(**{**record, **runs})
 
 

@@ -42,6 +42,7 @@ def build(ledger: Ledger) -> str:
         trials=[_trial_row(one, ledger) for one in trials],
         crashed=[(one.file, visible(one.reason)) for one in trials if one.state == "crashed"],
         unfinished=sum(one.state == "running" for one in trials),
+        finals=config.search.finalists if config.search.final_seeds else 0,
         picture_book=config.network.name == "picture_book",
         facts=facts({"space": dict(ranges), "search": _search_facts(ledger)}, "search"),
         config_text=config_text(config.out),
@@ -61,12 +62,12 @@ def _split_row(ledger: Ledger, split: str) -> dict[str, Any]:
     return {
         "split": split,
         "labelled": labelled_of(ledger, split),
-        "default": default.score if default else None,
+        "default": default.overall if default else None,
         "best": best,
-        "score": best.score if best else None,
+        "score": best.overall if best else None,
         "unseen_default": unseen[0],
         "unseen": unseen[1],
-        "gain": _points(default.score if default else None, best.score if best else None),
+        "gain": _points(default.overall if default else None, best.overall if best else None),
         "unseen_gain": _points(*unseen),
         "file": best_file(split_names(splits_of(ledger.config))[split]),
         "trials": len(ledger.trials(split)),
@@ -104,8 +105,8 @@ def _labels_plot(ledger: Ledger) -> Plot | None:
         count, best, default = labelled_of(ledger, split), ledger.best(split), default_of(ledger, split)
         if not count or best is None:
             continue
-        points["best"].append((count, best.score))
-        points["standing"].append((count, default.score if default else None))
+        points["best"].append((count, best.overall))
+        points["standing"].append((count, default.overall if default else None))
         points["zero"].append((count, best.runs[0].zero_shot))
         points["unseen-best"].append((count, held_out_score(best)))
         points["unseen-standing"].append((count, held_out_score(default)))
@@ -165,6 +166,7 @@ def _trial_row(trial: Trial, ledger: Ledger) -> dict[str, Any]:
         "file": trial.file,
         "state": trial.state,
         "score": trial.score,
+        "overall": trial.overall if trial.finals else None,
         "unseen": held_out_score(trial),
         "epochs": mean([run.epoch for run in trial.runs]),
         "best": trial is ledger.best(trial.split),

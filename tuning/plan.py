@@ -1,9 +1,9 @@
-"""Which trial comes next: those that were interrupted, then the splits in turn; at last unseen seeds."""
+"""Which trial comes next: those that were interrupted, then the splits in turn; at last further seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from models.methods import METHODS
 from models.objective import default_epsilon
@@ -20,6 +20,8 @@ Given = dict[str, Any]
 Describe = Callable[[Trial, list[int], bool], Given]
 """What the driver of a trial is given, for these seeds; whether it may be stopped."""
 Tell = Callable[[Trial], None]
+Again = Literal["finals", "held_out"]
+_ON = {"finals": "on a further seed", "held_out": "on an unseen seed"}
 
 
 def splits_of(config: TuneConfig) -> list[str]:
@@ -112,24 +114,34 @@ class SearchPlan:
         return self._proposers[split].propose(number, [one.past() for one in past])
 
 
-class HeldOutPlan:
-    """The best of each split and the defaults beside it, with seeds that the search has not seen."""
+class AgainPlan:
+    """Finished trials once more, with further seeds.
 
-    def __init__(self, config: TuneConfig, ledger: Ledger, describe: Describe, tell: Tell) -> None:
-        self._ledger, self._describe, self._tell = ledger, describe, tell
-        first = config.seed + config.search.seeds
-        self._seeds = list(range(first, first + config.search.held_out))
-        self._left = self._wanted(splits_of(config))
+    Args:
+        again: `finals` or `held_out`: what comes of it and where it is kept.
+        ledger: what is known so far.
+        describe: makes what a driver is given.
+        tell: called with every trial that was trained again.
+    """
 
-    def _wanted(self, splits: list[str]) -> list[tuple[Trial, list[int]]]:
-        wanted = []
-        for split in splits:
-            best = self._ledger.best(split)
-            chosen = [one for one in self._ledger.trials(split) if one is best or one.number == 0]
-            for trial in chosen if best is not None else ():
-                known = {run.seed for run in trial.held_out}
-                wanted.append((trial, [seed for seed in self._seeds if seed not in known]))
-        return [(trial, seeds) for trial, seeds in wanted if seeds]
+    def __init__(self, again: Again, ledger: Ledger, describe: Describe, tell: Tell) -> None:
+        self._again, self._ledger, self._describe, self._tell = again, ledger, describe, tell
+        config = ledger.config
+        self._left = [job for split in splits_of(config) for job in self._jobs(split, _seeds(config, again))]
+
+    def _jobs(self, split: str, seeds: list[int]) -> list[tuple[Trial, list[int]]]:
+        jobs = []
+        for trial in self._chosen(split):
+            known = {run.seed for run in getattr(trial, self._again)}
+            jobs.append((trial, [seed for seed in seeds if seed not in known]))
+        return [(trial, missing) for trial, missing in jobs if missing]
+
+    def _chosen(self, split: str) -> list[Trial]:
+        """All contenders, or the best and the configuration as it stands."""
+        contenders, best = self._ledger.contenders(split), self._ledger.best(split)
+        if self._again == "finals":
+            return contenders if self._ledger.config.search.finalists else []
+        return [one for one in contenders if one is best or one.number == 0]
 
     def __len__(self) -> int:
         return len(self._left)
@@ -144,11 +156,21 @@ class HeldOutPlan:
     def ended(self, trial: Trial, outcome: Mapping[str, Any]) -> None:
         """Keep the runs; what crashed is tried again by the next command."""
         if outcome["state"] == "done":
-            trial.held_out += [Run(**run) for run in outcome["runs"]]
+            getattr(trial, self._again).extend(Run(**run) for run in outcome["runs"])
         else:
-            trial.reason = f"on an unseen seed: {outcome['reason']}"
+            trial.reason = f"{_ON[self._again]}: {outcome['reason']}"
         self._ledger.save(trial)
+        if not self._ledger.config.search.keep_weights:
+            self._ledger.drop_weights(trial.split)
         self._tell(trial)
+
+
+def _seeds(config: TuneConfig, again: Again) -> list[int]:
+    search = config.search
+    first = config.seed + search.seeds
+    if again == "finals":
+        return list(range(first, first + search.final_seeds))
+    return list(range(first + search.final_seeds, first + search.final_seeds + search.held_out))
 
 
 def one_line(error: Exception) -> str:

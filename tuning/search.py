@@ -25,7 +25,7 @@ from pipelines.train import check, scaling
 from pipelines.training.trackers import check_trackers
 from tuning import summary
 from tuning.ledger import Ledger, Trial, threshold_labels
-from tuning.plan import Given, HeldOutPlan, SearchPlan, dimensions_of, splits_of
+from tuning.plan import AgainPlan, Given, SearchPlan, dimensions_of, splits_of
 from tuning.shared_data import SharedData
 from tuning.space import make_proposer
 from tuning.table import Table
@@ -134,7 +134,7 @@ class Search:
         self._desk: Any = None
 
     def run(self) -> None:
-        """Run what is left of the search, then the unseen seeds.
+        """Run what is left of the search, then the further seeds of the contenders, then the unseen ones.
 
         Raises:
             UserError: a trial asks for more than the cluster has.
@@ -158,7 +158,8 @@ class Search:
             plan = SearchPlan(config, self._ledger, self._classes, self._describe, ended)
             table.total = plan.total
             self._fit(plan, table, at_once)
-            self._fit(HeldOutPlan(config, self._ledger, self._describe, table.held_out), table, at_once)
+            self._fit(AgainPlan("finals", self._ledger, self._describe, table.finals), table, at_once)
+            self._fit(AgainPlan("held_out", self._ledger, self._describe, table.held_out), table, at_once)
 
     def _at_once(self, resources: cluster.Resources) -> int:
         """Trials that there is room for at a time.
@@ -186,6 +187,8 @@ class Search:
         return {"file": trial.file, "judged": judged, "runs": runs}
 
     def _fit(self, plan: Any, table: Table, at_once: int) -> None:
+        if isinstance(plan, AgainPlan) and not len(plan):
+            return
         import ray
         from ray import tune
 

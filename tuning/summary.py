@@ -53,7 +53,7 @@ def results(ledger: Ledger) -> dict[str, Any]:
     return {
         "space": {key: written for key, written in config.space.items() if written is not None},
         "splits": [_split(ledger, split, name) for split, name in split_names(splits_of(config)).items()],
-        "trials": [{**asdict(one), "score": one.score} for one in _in_order(ledger)],
+        "trials": [{**asdict(one), "score": one.score, "overall": one.overall} for one in _in_order(ledger)],
     }
 
 
@@ -64,8 +64,8 @@ def _split(ledger: Ledger, split: str, name: str) -> dict[str, Any]:
         "labelled": labelled_of(ledger, split),
         "best": best.file if best else None,
         "values": best.values if best else None,
-        "miou": best.score if best else None,
-        "default_miou": default.score if default else None,
+        "miou": best.overall if best else None,
+        "default_miou": default.overall if default else None,
         "held_out_miou": held_out_score(best),
         "held_out_default_miou": held_out_score(default),
         "config": best_file(name) if best else None,
@@ -91,7 +91,7 @@ def table(ledger: Ledger) -> str:
     """A row a trial, as CSV."""
     keys = [one.key for one in dimensions_of(ledger.config)]
     head = ["trial", "split", "labelled", "number", *keys, "outcome", "miou", "best_epoch_miou", "epochs"]
-    head += ["seeds", "held_out_miou", "seconds", "reason"]
+    head += ["seeds", "final_miou", "held_out_miou", "seconds", "reason"]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(head)
@@ -104,7 +104,8 @@ def _row(ledger: Ledger, trial: Trial, keys: Sequence[str]) -> list[Any]:
     row: list[Any] = [trial.file, trial.split, labelled_of(ledger, trial.split), trial.number]
     row += [trial.values.get(key, "") for key in keys]
     row += [trial.state, _round(trial.score), _round(mean([run.best for run in runs]))]
-    row += [mean([run.epoch for run in runs]), len(runs), _round(held_out_score(trial))]
+    row += [mean([run.epoch for run in runs]), len(runs)]
+    row += [_round(trial.overall) if trial.finals else None, _round(held_out_score(trial))]
     return [*row, round(sum(run.seconds for run in runs), 1), trial.reason]
 
 
@@ -141,7 +142,7 @@ def _best_line(ledger: Ledger, split: str) -> str:
     unseen = f"{_percent(held_out_score(default))} -> {_percent(held_out_score(best))}"
     masks = labelled_of(ledger, split) or 0
     name = split_names(splits_of(ledger.config))[split]
-    scores = f"{_percent(default.score if default else None):>13} {_percent(best.score):>7} {unseen:>18}"
+    scores = f"{_percent(default.overall if default else None):>13} {_percent(best.overall):>7} {unseen:>18}"
     return f"{split:<14} {masks:>6} {scores}  {values} ({best_file(name)})"
 
 

@@ -33,9 +33,13 @@ class Table:
         self._done += 1
         self._say(trial, trial.runs, f"{self._done}/{self.total}", trial.state)
 
+    def finals(self, trial: Trial) -> None:
+        """A contender for the best was trained again with further seeds."""
+        self._say(trial, trial.finals, "final", "done" if trial.finals else "crashed")
+
     def held_out(self, trial: Trial) -> None:
         """A trial was trained again with seeds that the search has not seen."""
-        self._say(trial, trial.held_out, "again", "done" if trial.held_out else "crashed")
+        self._say(trial, trial.held_out, "unseen", "done" if trial.held_out else "crashed")
 
     def beat(self, latest: Mapping[str, tuple[float, float]], running: Sequence[Trial]) -> None:
         """Once a minute, what is running."""

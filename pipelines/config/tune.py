@@ -43,6 +43,10 @@ class SearchConfig(Config):
     """Trials a split, the first of them the configuration as it stands; may be raised. grid: at most."""
     seeds: int = Field(default=1, ge=1, le=100)
     """Runs a trial: with seed, seed + 1, ...; its score is their mean."""
+    finalists: Annotated[int, Field(ge=0, le=100), RunOnly] = 3
+    """Best trials of each split that get further seeds, and so do the defaults, before one is the best."""
+    final_seeds: int = Field(default=2, ge=0, le=100)
+    """How many further seeds; of many trials with one seed the best is mostly the luckiest. 0: none."""
     held_out: Annotated[int, Field(ge=0, le=100), RunOnly] = 1
     """Further seeds, unseen in the search, on which each split's best is compared with the defaults."""
     scheduler: Literal["asha", "none"] = "asha"

@@ -58,7 +58,13 @@ def story(places: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
     out, split = folder / "search", folder / "unlabelled.txt"
     words = [
         *("tune", *SHORT, f"out={out}", f"data.root={root}", f"data.labels={labels}"),
-        *(f"train.epochs={EPOCHS}", "train.max_failures=1", "search.algorithm=grid", "search.held_out=0"),
+        *(
+            f"train.epochs={EPOCHS}",
+            "train.max_failures=1",
+            "search.algorithm=grid",
+            "search.held_out=0",
+            "search.final_seeds=0",
+        ),
         *("space.pseudo.tau=null", "space.pseudo.epsilon=null", f"space.data.unlabelled=grid({split})"),
     ]
     with started(words, folder / "first") as process:
@@ -110,7 +116,13 @@ def test_a_node_with_trials_is_lost(places: tuple[Path, Path], tmp_path: Path) -
     words = [
         *("tune", *SHORT, f"out={out}", f"data.root={root}", f"data.labels={labels}"),
         # A worker fills a node, and there are three: two trials run, and find room again when one is lost.
-        *("train.num_cpus=2", "search.concurrent=2", "search.trials=3", "search.held_out=0"),
+        *(
+            "train.num_cpus=2",
+            "search.concurrent=2",
+            "search.trials=3",
+            "search.held_out=0",
+            "search.final_seeds=0",
+        ),
         *(f"train.epochs={EPOCHS}", "search.algorithm=random", "search.scheduler=none"),
     ]
     with started(words, tmp_path / "log", module="tests.faults.lose_node") as process:

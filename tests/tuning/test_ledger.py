@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tuning.ledger import Ledger, configured, read_trials, split_names, threshol
 def test_trials_are_read_back_as_they_were_kept(tmp_path: Path) -> None:
     given = config(tmp_path / "search")
     told = [trial(0, 0.5), trial(1, 0.3, "stopped"), trial(2, None, "crashed", reason="RuntimeError: x")]
-    told[0].held_out = [run(0.4, seed=1)]
+    told[0].finals, told[0].held_out = [run(0.45, seed=1)], [run(0.4, seed=2)]
     ledger(given, *told)
     again = Ledger(given)
     again.check()
@@ -84,7 +85,8 @@ def test_a_trial_is_a_training_run_with_its_values(tmp_path: Path) -> None:
 
 
 def test_only_the_best_keeps_its_weights(tmp_path: Path) -> None:
-    kept = ledger(config(tmp_path / "s"), trial(0, 0.5), trial(1, 0.6), trial(2, None, "running"))
+    search = config(tmp_path / "s", "search.final_seeds=0")
+    kept = ledger(search, trial(0, 0.5), trial(1, 0.6), trial(2, None, "running"))
     folders = [tmp_path / "s" / "trials" / f"2-00{i}" / "seed-0" for i in range(3)]
     for folder in folders:
         (folder / "checkpoints").mkdir(parents=True)
@@ -92,6 +94,30 @@ def test_only_the_best_keeps_its_weights(tmp_path: Path) -> None:
     kept.drop_weights("2")
     assert [(folder / "checkpoints").exists() for folder in folders] == [False, True, True]
     assert all((folder / "history.json").exists() for folder in folders)
+
+
+def test_whoever_may_become_the_best_keeps_its_weights_until_that_is_known(tmp_path: Path) -> None:
+    search = config(tmp_path / "s", "search.finalists=2", "search.final_seeds=1")
+    told = [trial(0, 0.5), trial(1, 0.9), trial(2, 0.8), trial(3, 0.7)]
+    kept = ledger(search, *told)
+    folders = [tmp_path / "s" / "trials" / f"2-00{i}" / "seed-0" / "checkpoints" for i in range(4)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    kept.drop_weights("2")
+    assert [folder.exists() for folder in folders] == [True, True, True, False]
+    for one, miou in zip(told, (0.5, 0.1, 0.8), strict=False):
+        one.finals = [run(miou, seed=1)]
+    kept.drop_weights("2")
+    assert [folder.exists() for folder in folders] == [False, False, True, False]
+
+
+def test_a_record_of_an_older_search_is_read(tmp_path: Path) -> None:
+    kept = ledger(config(tmp_path / "s"), trial(0, 0.5))
+    file = tmp_path / "s" / "trials" / "2-000" / "trial.json"
+    record = json.loads(file.read_text())
+    del record["finals"]
+    file.write_text(json.dumps(record))
+    assert read_trials(kept.out) == [trial(0, 0.5)]
 
 
 def test_names_of_splits_are_fit_for_files_and_differ() -> None:

@@ -33,7 +33,7 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Search:
     places = [f"data.root={root}", f"data.labels={labels}"]
 
     def make(name: str, *more: str) -> TuneConfig:
-        few = ["space.data.labelled=grid(2,4)", "search.held_out=0", "train.epochs=2"]
+        few = ["space.data.labelled=grid(2,4)", "search.held_out=0", "search.final_seeds=0", "train.epochs=2"]
         return load(TuneConfig, None, [*words, *places, *few, f"out={folder / name}", *more])
 
     return make
@@ -42,7 +42,8 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Search:
 @pytest.fixture(scope="module")
 def finished(search: Search, ray_session: None) -> TuneConfig:
     """A search that ran to its end; split 4 had a trial before."""
-    config = search("whole", "search.trials=2", "search.held_out=1", "search.algorithm=random")
+    further = ["search.finalists=1", "search.final_seeds=1", "search.held_out=1"]
+    config = search("whole", "search.trials=2", "search.algorithm=random", *further)
     ledger(config, trial(0, 0.01, split="4"))
     run(config)
     return config
@@ -54,7 +55,10 @@ def test_a_search_runs_every_trial_of_every_split(finished: TuneConfig) -> None:
     trials = {one.file: one for one in read_trials(finished.out)}
     assert sorted(trials) == ["2-000", "2-001", "4-000", "4-001"]
     assert all(one.state == "done" for one in trials.values())
-    assert [len(one.held_out) for one in trials.values() if one.split == "4"] == [1, 1]
+    further = [
+        (one.finals[0].seed, [run.seed for run in one.held_out]) for one in trials.values() if one.finals
+    ]
+    assert sorted(further) in ([(1, [2])] * 4, [(1, []), *[(1, [2])] * 3], [(1, [])] * 2 + [(1, [2])] * 2)
     (kept,) = trials["2-001"].runs
     assert (kept.epochs, kept.labelled, len(kept.curve)) == (2, 2, 2)
     history = json.loads((Path(finished.out) / "trials/2-001/seed-0/history.json").read_text())

@@ -63,6 +63,23 @@ def test_lines_tell_counts_bests_and_crashes(kept: Ledger) -> None:
     assert "crashed 2-005: RuntimeError: <b>x</b>" in told
 
 
+def test_the_best_of_all_seeds_is_told_with_its_mean(kept: Ledger) -> None:
+    for one, miou in ((kept.trials("2")[0], 0.47), (kept.trials("2")[2], 0.2), (kept.trials("2")[3], 0.51)):
+        one.finals = [run(miou, seed=1), run(miou, seed=2)]
+        kept.save(one)
+    summary.write(kept)
+    first = json.loads((Path(kept.out) / "results.json").read_text())["splits"][0]
+    assert first["best"] == "2-003"
+    assert first["miou"] == pytest.approx((0.49 + 2 * 0.51) / 3)
+    assert first["default_miou"] == pytest.approx((0.49 + 2 * 0.47) / 3)
+    rows = {row["trial"]: row for row in csv.DictReader((Path(kept.out) / "results.csv").open())}
+    assert (float(rows["2-002"]["miou"]), float(rows["2-002"]["final_miou"])) == (0.5, 0.3)
+    assert rows["2-001"]["final_miou"] == ""
+    page = (Path(kept.out) / "report.html").read_text()
+    assert "the 3 best and the configuration as it stands were trained with further seeds" in page
+    assert load(TrainConfig, str(Path(kept.out) / "best-2.yaml")).pseudo.tau == 0.9
+
+
 def test_page_shows_all_plots_and_stays_one_safe_file(kept: Ledger) -> None:
     page = (Path(kept.out) / "report.html").read_text()
     for caption in (
