@@ -21,9 +21,15 @@ _TALKATIVE = (
     "ray.dashboard.modules.job.sdk",
 )
 _NOT_READY = "No available agent"
+_NO_AGENT = (
+    "the job was not taken: the head has no job agent; its dashboard_agent.log tells why (where port 52365 is "
+    "taken: `ray start --head --dashboard-agent-listen-port=PORT`)"
+)
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _STOPPED_STATUS = 130
 _PAUSE_S = 1.0
+_READY_S = 60.0
+"""How long a head may be without the agent that starts jobs, which comes up a little after it."""
 _ATTEMPTS = 60
 """How often in a row the server may be out of reach before following gives up."""
 
@@ -76,15 +82,24 @@ def _named(address: str | None) -> Iterator[None]:
 
 
 def when_ready(call: Callable[[], Any]) -> Any:
-    """`call()`, again while a server that has just started, or is very busy, says that it is not ready."""
-    for _ in range(_ATTEMPTS):
+    """`call()`, again while a server that has just started, or is very busy, says that it is not ready.
+
+    Raises:
+        UserError: it is not ready for long (1).
+    """
+    deadline, told = time.monotonic() + _READY_S, False
+    while True:
         try:
             return call()
         except RuntimeError as error:
             if _NOT_READY not in str(error):
                 raise
-            time.sleep(_PAUSE_S)
-    return call()
+            if time.monotonic() >= deadline:
+                raise UserError(_NO_AGENT, exit_code=1) from error
+        if not told:
+            click.echo("waiting for the head's job agent", err=True)
+            told = True
+        time.sleep(_PAUSE_S)
 
 
 def follow(client: Any, job: str) -> int:

@@ -71,7 +71,7 @@ def test_a_server_that_is_gone_for_good_is_told() -> None:
     assert "segray submit id=j stop=true" in str(told.value)
 
 
-def test_a_server_that_is_not_ready_is_asked_again() -> None:
+def test_a_server_that_is_not_ready_is_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
     answers = [RuntimeError("500: No available agent to submit job"), RuntimeError("500: broken")]
 
     def call() -> None:
@@ -80,3 +80,17 @@ def test_a_server_that_is_not_ready_is_asked_again() -> None:
     with pytest.raises(RuntimeError, match="broken"):
         jobs.when_ready(call)
     assert answers == []
+    assert capsys.readouterr().err == "waiting for the head's job agent\n"
+
+
+def test_a_head_that_never_gets_an_agent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_READY_S", 0)
+    calls = []
+
+    def call() -> None:
+        calls.append(1)
+        raise RuntimeError("500: No available agent to submit job")
+
+    with pytest.raises(UserError, match="the head has no job agent") as told:
+        jobs.when_ready(call)
+    assert (told.value.exit_code, len(calls)) == (1, 1)
