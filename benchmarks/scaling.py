@@ -4,7 +4,7 @@
 
 A stand-in sleeps in SAM's place, a fixed time an image (`benchmarks.stand_in`): as many actors as one likes
 work at once on few cores, and whatever is missing to their full rate is the engine. `efficiency` is the rate
-over actors / latency, from the first part to the last one: start and end of the command are left out. The
+over actors / latency, from a tenth of the images to nine tenths: filling and emptying are left out. The
 rows are one picture of 16 px under many ids, with no sleep: rows a second, and the driver's memory (RSS).
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pipelines.annotation import ledger
 from pipelines.manifest import ImageRef, write_manifest
 
 SIZE = 16
+_STEADY = 0.1, 0.9
 # What is defined in a program's main module travels as a copy to every task, so that it is none.
 _PROGRAM = "import sys; from benchmarks.stand_in import run; run(sys.argv[1:])"
 
@@ -40,17 +42,18 @@ def engine(folder: Path, rows: int, seconds: float, interval: float, words: list
 
 
 def rate_of(samples: list[Sample]) -> float:
-    """Rows a second from the first part to the last one.
+    """Rows a second from a tenth of them to nine tenths, as parts come: so much is under way at both moments.
 
     Raises:
-        ValueError: there were no two samples with different numbers of rows.
+        ValueError: there were no two samples with different numbers of rows in between.
     """
-    written = [sample for sample in samples if sample.rows]
-    total = written[-1].rows if written else 0
-    last = next((sample for sample in written if sample.rows == total), None)
-    if last is None or last.rows == written[0].rows:
-        raise ValueError("the run was over between two samples; take more rows or a shorter --interval")
-    return (last.rows - written[0].rows) / (last.seconds - written[0].seconds)
+    parts = [now for before, now in pairwise(samples) if now.rows > before.rows]
+    total = parts[-1].rows if parts else 0
+    steady = [part for part in parts if _STEADY[0] * total <= part.rows <= _STEADY[1] * total]
+    if len(steady) < 2:
+        raise ValueError("the run was over between two samples; take more rows")
+    first, last = steady[0], steady[-1]
+    return (last.rows - first.rows) / (last.seconds - first.seconds)
 
 
 def overhead(folder: Path, actors: int, latency: float, per_actor: int) -> dict[str, Any]:

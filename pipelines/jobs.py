@@ -22,8 +22,8 @@ _TALKATIVE = (
 )
 _NOT_READY = "No available agent"
 _NO_AGENT = (
-    "the job was not taken: the head has no job agent; its dashboard_agent.log tells why (where port 52365 is "
-    "taken: `ray start --head --dashboard-agent-listen-port=PORT`)"
+    "the job was not taken: the head has no job agent; its dashboard_agent.log tells why (where port 52365 "
+    "is taken: `ray start --head --dashboard-agent-listen-port=PORT`)"
 )
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _STOPPED_STATUS = 130

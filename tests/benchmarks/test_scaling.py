@@ -12,12 +12,12 @@ from benchmarks.scaling import rate_of
 
 
 def test_the_rate_leaves_out_the_start_and_the_end() -> None:
-    samples = [Sample(0, 1, 0), Sample(10, 1, 4), Sample(12, 1, 8), Sample(14, 1, 24), Sample(30, 1, 24)]
-    assert rate_of(samples) == 5
-    with pytest.raises(ValueError, match="over between two samples"):
-        rate_of(samples[-1:])
-    with pytest.raises(ValueError, match="over between two samples"):
-        rate_of(samples[:1])
+    rows = [0, 1, 20, 20, 50, 90, 100, 100]
+    samples = [Sample(second, 1, count) for second, count in zip(range(0, 160, 20), rows, strict=True)]
+    assert rate_of(samples) == 70 / 60
+    for few in (samples[:1], samples[:3], samples[-2:]):
+        with pytest.raises(ValueError, match="over between two samples"):
+            rate_of(few)
 
 
 def test_a_list_that_is_none_is_refused() -> None:
