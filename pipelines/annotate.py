@@ -15,11 +15,9 @@ from typing import Any, TypeVar
 
 import click
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from models.label_space import LabelSpace, label_space
-from pipelines import cluster
+from pipelines import cluster, to_do
 from pipelines.annotation import ledger
 from pipelines.annotation.ledger import RemoteLedger, Tally
 from pipelines.annotation.progress import Progress, summary_lines
@@ -31,7 +29,6 @@ from pipelines.config.loading import dump
 from pipelines.config.settings import AnnotateConfig, ClipConfig, SamConfig
 from pipelines.errors import UserError
 from pipelines.images import ImageOptions
-from pipelines.manifest import MANIFEST, ImageRef, read_manifest, write_manifest
 from pipelines.sources import list_images
 from pipelines.store import storage
 from pipelines.store.label_schema import labels_schema, segments_schema
@@ -39,8 +36,6 @@ from pipelines.store.label_store import LabelStore, prepare_output, write_run
 from pipelines.store.run_lock import RunLock
 from pipelines.store.shared import require_shared
 
-NEXT_MANIFEST, PENDING = ".manifest.parquet", ".pending.parquet"
-_PENDING_SCHEMA = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("problem", pa.string())])
 _BLOCK_ROWS = 8, 64
 """Images that go through the stages together, at least and at most: few, so that all workers get some and a
 kill loses little; more of a long list, as the driver's work is by the block."""
@@ -181,35 +176,14 @@ def _open_store(prepared: Prepared, images: Any) -> tuple[int, int]:
     removed = store.drop_orphans()
     if removed:
         _log.info("removed %d unfinished files of an earlier run", removed)
-    manifest = storage.join(config.out, MANIFEST)
-    before = {ref.image_id: (ref.size, ref.mtime) for ref in _old_manifest(manifest)}
-    fresh = storage.join(config.out, NEXT_MANIFEST)
-    total = write_manifest(images, fresh, previous=manifest)
+    total, changed = to_do.list_anew(config.out, images)
     storage.write_atomic(storage.join(config.out, "config.yaml"), dump(config).encode())
-    changed = {
-        ref.image_id
-        for ref in read_manifest(fresh)
-        if before.get(ref.image_id, (ref.size, ref.mtime)) != (ref.size, ref.mtime)
-    }
     done = _done(store, changed)
-    # Not before stale parts are out: the old manifest is what tells that a file has changed.
-    storage.write_atomic(manifest, storage.read_bytes(fresh))
-    storage.delete(fresh)
-    todo = [_pending_row(ref) for ref in read_manifest(manifest) if ref.image_id not in done]
-    if todo:
+    to_do.accept(config.out)
+    n_todo = to_do.write_pending(config.out, done)
+    if n_todo:
         storage.delete(storage.join(config.out, "run.json"))
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(todo, _PENDING_SCHEMA), sink)
-        storage.write_atomic(storage.join(config.out, PENDING), sink.getvalue().to_pybytes())
-    return total, len(todo)
-
-
-def _old_manifest(manifest: str) -> list[ImageRef]:
-    return list(read_manifest(manifest)) if storage.exists(manifest) else []
-
-
-def _pending_row(ref: ImageRef) -> dict[str, str | None]:
-    return {"image_id": ref.image_id, "uri": ref.uri, "problem": ref.problem}
+    return total, n_todo
 
 
 def _done(store: LabelStore, changed: set[str]) -> set[str]:
@@ -218,13 +192,12 @@ def _done(store: LabelStore, changed: set[str]) -> set[str]:
     A part with an image whose file has changed is taken out whole: rewriting it without that image could be
     cut in the middle, making its images again cannot.
     """
-    rows = list(store.statuses())
-    stale = {part for image_id, _, part in rows if image_id in changed}
+    stale = {part for image_id, _, part in store.statuses() if image_id in changed} if changed else set()
     for part in sorted(stale):
         store.discard(part)
     if stale:
         _log.info("%d images have changed; %d parts are made again", len(changed), len(stale))
-    return {image_id for image_id, _, part in rows if part not in stale}
+    return {image_id for image_id, _, _ in store.statuses()}
 
 
 def _execute(prepared: Prepared, token: str, n_todo: int, before: int) -> Tally:
@@ -292,8 +265,10 @@ def _graph(
         rows_per_part=rows_per_part,
         ledger=book,
     )
-    filesystem, path = storage.open_storage(storage.join(config.out, PENDING))
-    todo = ray.data.read_parquet(path, filesystem=filesystem, num_cpus=cluster.TASK_CPUS)
+    filesystem, path = storage.open_storage(storage.join(config.out, to_do.PENDING))
+    todo = ray.data.read_parquet(
+        path, filesystem=filesystem, columns=to_do.PENDING_COLUMNS, num_cpus=cluster.TASK_CPUS
+    )
     dataset = cluster.in_blocks(todo, block_rows).map_batches(
         partial(read_tables, options=prepared.options, embed_images=config.embed_images, **guard),
         batch_size=block_rows,

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -68,12 +68,20 @@ def _list(spec: str) -> Iterator[ImageRef]:
     if not storage.is_local(spec):
         base, options = split_options(spec)
         if base.endswith(".parquet"):
-            return iter(sorted(read_manifest(spec), key=lambda ref: ref.image_id))
+            return _in_order(spec)
         return _list_remote(base, options)
     path = _local_path(spec)
     if path.endswith(".parquet") and Path(path).is_file():
-        return iter(sorted(read_manifest(path), key=lambda ref: ref.image_id))
+        return _in_order(path)
     return _list_local(path)
+
+
+def _in_order(manifest: str) -> Iterator[ImageRef]:
+    """Ascending by image_id; a manifest that is so already is never held in memory."""
+    ids = (ref.image_id for ref in read_manifest(manifest))
+    if all(before <= after for before, after in pairwise(ids)):
+        return read_manifest(manifest)
+    return iter(sorted(read_manifest(manifest), key=lambda ref: ref.image_id))
 
 
 def _is_image(name: str) -> bool:

@@ -11,11 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines import cluster
+from pipelines import cluster, to_do
 from pipelines.annotation import ledger
 from pipelines.annotation.stages import read_tables
 from pipelines.config.settings import Pool
-from pipelines.prediction.output import PENDING
 from pipelines.prediction.stages import Job, PredictImages, finish_table
 from pipelines.store import storage
 
@@ -46,9 +45,10 @@ def predictions(job: Job, plan: cluster.PoolPlan) -> Iterator[pa.Table]:
         "batch_format": "pyarrow",
         "batch_size": _BATCH,
     }
-    filesystem, path = storage.open_storage(storage.join(job.out, PENDING))
-    columns = ["image_id", "uri", "problem"]
-    todo = ray.data.read_parquet(path, filesystem=filesystem, columns=columns, num_cpus=cluster.TASK_CPUS)
+    filesystem, path = storage.open_storage(storage.join(job.out, to_do.PENDING))
+    todo = ray.data.read_parquet(
+        path, filesystem=filesystem, columns=to_do.PENDING_COLUMNS, num_cpus=cluster.TASK_CPUS
+    )
     dataset = (
         cluster.in_blocks(todo, _BATCH)
         .map_batches(partial(read_tables, options=job.options, embed_images=False, **guard), **task)

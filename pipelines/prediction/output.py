@@ -8,19 +8,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pyarrow import fs as pa_fs
 
+from pipelines import to_do
 from pipelines.errors import UserError
-from pipelines.manifest import MANIFEST, ImageRef, read_manifest, write_manifest
+from pipelines.manifest import MANIFEST, ImageRef, read_manifest
 from pipelines.prediction.stages import MASKS, OVERLAYS, Job
 from pipelines.store import storage
 from pipelines.training.class_names import FILE as CLASS_NAMES
 
 TABLE, RECORD = "predictions.csv", "prediction.json"
-NEXT_MANIFEST, PENDING = ".manifest.parquet", ".pending.parquet"
 
 
 def made_with(out: str) -> dict[str, Any] | None:
@@ -78,18 +78,11 @@ def begin(job: Job, record: Mapping[str, Any], images: Iterable[ImageRef]) -> tu
     _write_record(job, record)
     # It stands for a whole run.
     storage.delete(storage.join(job.out, TABLE))
-    manifest, fresh = (storage.join(job.out, name) for name in (MANIFEST, NEXT_MANIFEST))
-    before = {ref.image_id: (ref.size, ref.mtime) for ref in _rows(manifest)}
-    total = write_manifest(images, fresh, previous=manifest)
-    for ref in read_manifest(fresh):
-        if before.get(ref.image_id, (ref.size, ref.mtime)) != (ref.size, ref.mtime):
-            storage.delete(job.mask(ref.image_id))
-    # Not before stale masks are out: the old manifest is what tells that a file has changed.
-    storage.write_atomic(manifest, storage.read_bytes(fresh))
-    storage.delete(fresh)
-    done = _done(job)
-    todo = (ref for ref in read_manifest(manifest) if ref.image_id not in done)
-    return total, write_manifest(todo, storage.join(job.out, PENDING))
+    total, changed = to_do.list_anew(job.out, images)
+    for image_id in changed:
+        storage.delete(job.mask(image_id))
+    to_do.accept(job.out)
+    return total, to_do.write_pending(job.out, _done(job))
 
 
 def _write_record(job: Job, record: Mapping[str, Any]) -> None:
@@ -98,10 +91,6 @@ def _write_record(job: Job, record: Mapping[str, Any]) -> None:
     storage.write_atomic(storage.join(job.out, RECORD), f"{text}\n".encode())
     names = "".join(f"{name}\n" for name in job.classes)
     storage.write_atomic(storage.join(job.out, CLASS_NAMES), names.encode())
-
-
-def _rows(manifest: str) -> Iterator[ImageRef]:
-    return read_manifest(manifest) if storage.exists(manifest) else iter(())
 
 
 def _done(job: Job) -> set[str]:

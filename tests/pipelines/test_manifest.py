@@ -25,6 +25,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert [item.name for item in (tmp_path / "out").iterdir()] == ["manifest.parquet"]
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+def test_images_of_a_manifest_come_in_order_whatever_its_own(tmp_path: Path, order: list[int]) -> None:
+    refs = [replace(REFS[k], mask_uri=None) for k in order]
+    columns = {name: [getattr(ref, name) for ref in refs] for name in ("image_id", "uri", "size", "mtime")}
+    pq.write_table(pa.table(columns), tmp_path / "images.parquet")
+    assert list(list_images(str(tmp_path / "images.parquet"))) == [refs[order.index(k)] for k in range(3)]
+
+
 def test_columns_are_those_of_the_design(tmp_path: Path) -> None:
     path = tmp_path / "manifest.parquet"
     write_manifest(REFS, str(path))

@@ -26,11 +26,12 @@ from pipelines.errors import UserError
 from pipelines.evaluate import run as evaluate_run
 from pipelines.images import decode_gray_png, encode_gray_png
 from pipelines.prediction.graph import pool_plan
-from pipelines.prediction.output import PENDING, begin, made_with, write_table
+from pipelines.prediction.output import begin, made_with, write_table
 from pipelines.prediction.stages import PREDICTED_SCHEMA, Job, PredictImages, finish_table, overlay
 from pipelines.sources import list_images
 from pipelines.store import storage
 from pipelines.store.run_lock import RunLock
+from pipelines.to_do import PENDING, PENDING_COLUMNS
 from pipelines.training.trained import load_network, predict_label
 from tests.faults.invariant import files
 from tests.pipelines import object_stores
@@ -71,9 +72,11 @@ def _predict_plainly(config: PredictConfig) -> tuple[int, predict.Outcome]:
     _, n_todo = begin(job, record, list_images(config.images))
     guard: dict[str, Any] = {"book": Ledger(), "max_tries": 3}
     outcome = predict.Outcome()
-    todo = pq.read_table(pa.BufferReader(storage.read_bytes(storage.join(job.out, PENDING))))
-    read = read_table(todo, options=job.options, embed_images=False, **guard)
-    outcome.add(finish_table(PredictImages(job, PLAN, **guard)(read), job, **guard))
+    if n_todo:
+        data = pa.BufferReader(storage.read_bytes(storage.join(job.out, PENDING)))
+        todo = pq.read_table(data, columns=PENDING_COLUMNS)
+        read = read_table(todo, options=job.options, embed_images=False, **guard)
+        outcome.add(finish_table(PredictImages(job, PLAN, **guard)(read), job, **guard))
     write_table(job, outcome.bad)
     return n_todo, outcome
 
