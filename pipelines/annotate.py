@@ -17,7 +17,7 @@ import click
 import numpy as np
 
 from models.label_space import LabelSpace, label_space
-from pipelines import cluster, to_do
+from pipelines import cluster, pools, to_do
 from pipelines.annotation import ledger
 from pipelines.annotation.ledger import RemoteLedger, Tally
 from pipelines.annotation.progress import Progress, summary_lines
@@ -218,11 +218,11 @@ def _execute(prepared: Prepared, token: str, n_todo: int, before: int) -> Tally:
         return replace(book.tally(), workers={name: plan.max_workers for name, plan in plans.items()})
 
 
-def _plans(config: AnnotateConfig, resources: cluster.Resources) -> dict[str, cluster.PoolPlan]:
+def _plans(config: AnnotateConfig, resources: cluster.Resources) -> dict[str, pools.PoolPlan]:
     """The pools by stage."""
     if config.sam.model == "none":
-        return {"clip": cluster.plan_alone(config.clip, resources)}
-    return dict(zip(("sam", "clip"), cluster.plan(config.sam, config.clip, resources), strict=True))
+        return {"clip": pools.plan_alone(config.clip, resources)}
+    return dict(zip(("sam", "clip"), pools.plan(config.sam, config.clip, resources), strict=True))
 
 
 def _graph(
@@ -230,7 +230,7 @@ def _graph(
     token: str,
     n_todo: int,
     resources: cluster.Resources,
-    plans: dict[str, cluster.PoolPlan],
+    plans: dict[str, pools.PoolPlan],
     book: RemoteLedger,
 ) -> None:
     import ray
@@ -242,7 +242,7 @@ def _graph(
     guard: dict[str, Any] = {"book": book, "max_tries": config.max_tries}
     task: dict[str, Any] = {"num_cpus": cluster.TASK_CPUS, "batch_format": "pyarrow"}
 
-    def pool(plan: cluster.PoolPlan) -> dict[str, Any]:
+    def pool(plan: pools.PoolPlan) -> dict[str, Any]:
         return {
             "batch_format": "pyarrow",
             "batch_size": plan.batch_size,
@@ -305,7 +305,7 @@ def _rows_per_part(n_todo: int, resources: cluster.Resources) -> int:
     return max(8, min(512, n_todo // (16 * max(1, int(resources.cpus)))))
 
 
-def rows_per_block(n_todo: int, plans: dict[str, cluster.PoolPlan]) -> int:
+def rows_per_block(n_todo: int, plans: dict[str, pools.PoolPlan]) -> int:
     """A sixty-fourth of a worker's share, within limits."""
     workers = max(plan.max_workers for plan in plans.values())
     least, most = _BLOCK_ROWS

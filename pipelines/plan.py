@@ -21,9 +21,9 @@ from pipelines.annotation.progress import clock
 from pipelines.annotation.sink import part_tables
 from pipelines.annotation.stages import encode_table, read_table
 from pipelines.annotation.workers import NameSegments, SegmentImages
-from pipelines.cluster import IMAGES_PER_THREAD, PoolPlan
 from pipelines.config.settings import PlanConfig
 from pipelines.manifest import ImageRef
+from pipelines.pools import IMAGES_PER_THREAD, PoolPlan
 from pipelines.sources import list_images
 from pipelines.store.label_schema import labels_schema, segments_schema
 from pipelines.store.label_store import write_part

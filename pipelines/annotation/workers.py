@@ -21,10 +21,10 @@ from pipelines.annotation.stages import (
     naming_bytes,
     pixels_of,
 )
-from pipelines.cluster import PoolPlan
 from pipelines.config.settings import ClipModel, SamModel
 from pipelines.cpu import reuse_freed_memory, use_threads
 from pipelines.errors import UserError
+from pipelines.pools import PoolPlan
 
 T = TypeVar("T")
 

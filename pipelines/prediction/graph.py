@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines import cluster, to_do
+from pipelines import cluster, pools, to_do
 from pipelines.annotation import ledger
 from pipelines.annotation.stages import read_tables
 from pipelines.config.settings import Pool
@@ -24,17 +24,17 @@ _BATCH = 4
 """Images that a task or an actor takes: few, so that full-size pixels never pile up."""
 
 
-def pool_plan(workers: int | None, resources: cluster.Resources) -> cluster.PoolPlan:
+def pool_plan(workers: int | None, resources: cluster.Resources) -> pools.PoolPlan:
     """The network's pool.
 
     Args:
         workers: how many actors; None: as many as there are GPUs, or else CPUs.
         resources: what the cluster has.
     """
-    return cluster.plan_alone(Pool(workers=workers, batch_size=_BATCH), resources)
+    return pools.plan_alone(Pool(workers=workers, batch_size=_BATCH), resources)
 
 
-def predictions(job: Job, plan: cluster.PoolPlan) -> Iterator[pa.Table]:
+def predictions(job: Job, plan: pools.PoolPlan) -> Iterator[pa.Table]:
     """Run the graph; tables of `stages.ROW_SCHEMA` as their images' files are written."""
     import ray
     from ray.data import ActorPoolStrategy

@@ -19,10 +19,10 @@ from models.label_space import LabelSpace
 from models.segmenter import Segmenter
 from pipelines.annotation.guard import Book, Row, failed
 from pipelines.annotation.stages import READ_SCHEMA, TableStage, pixels_of
-from pipelines.cluster import PoolPlan
 from pipelines.cpu import reuse_freed_memory, use_threads
 from pipelines.errors import UserError
 from pipelines.images import ImageOptions, encode_gray_png
+from pipelines.pools import PoolPlan
 from pipelines.store import storage
 from pipelines.store.label_schema import ID_LIST, class_counts
 from pipelines.training.class_names import has_no_class

@@ -15,11 +15,11 @@ from pipelines.annotation.ledger import Ledger
 from pipelines.annotation.sink import part_tables
 from pipelines.annotation.stages import encode_table, read_table
 from pipelines.annotation.workers import NameSegments, SegmentImages
-from pipelines.cluster import PoolPlan
 from pipelines.config.loading import dump, load
 from pipelines.config.settings import AnnotateConfig
 from pipelines.manifest import read_manifest, write_manifest
 from pipelines.picture_book import draw_scene
+from pipelines.pools import PoolPlan
 from pipelines.sources import list_images
 from pipelines.store.label_store import labels_schema, segments_schema, write_part
 

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines import annotate, plan, relabel, report
 from pipelines.annotate import rows_per_block
-from pipelines.cluster import PoolPlan
+from pipelines.pools import PoolPlan
 from pipelines.config.loading import dump, load
 from pipelines.config.settings import AnnotateConfig, PlanConfig, RelabelConfig, ReportConfig, VerifyConfig
 from pipelines.errors import UserError

@@ -19,12 +19,13 @@ from PIL import Image
 from pipelines import predict
 from pipelines.annotation.ledger import Ledger
 from pipelines.annotation.stages import read_table
-from pipelines.cluster import PoolPlan, Resources
+from pipelines.cluster import Resources
 from pipelines.config.loading import load
 from pipelines.config.settings import EvaluateConfig, PredictConfig
 from pipelines.errors import UserError
 from pipelines.evaluate import run as evaluate_run
 from pipelines.images import decode_gray_png, encode_gray_png
+from pipelines.pools import PoolPlan
 from pipelines.prediction.graph import pool_plan
 from pipelines.prediction.output import begin, made_with, write_table
 from pipelines.prediction.stages import PREDICTED_SCHEMA, Job, PredictImages, finish_table, overlay
