@@ -35,8 +35,9 @@ from models.label_space import IGNORE_INDEX
 from models.masks import Segment, decode_rle, encode_rle
 from models.painting import LabelMap, Naming, paint
 from models.zero_shot import pool_segments
-from pipelines.annotate import Prepared, prepare, space_of
+from pipelines.annotate import prepare, space_of
 from pipelines.annotation.guard import Row
+from pipelines.annotation.prepared import Prepared
 from pipelines.annotation.sink import part_tables
 from pipelines.annotation.stages import encode_segments
 from pipelines.config.loading import load

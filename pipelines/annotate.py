@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from models.label_space import LabelSpace, label_space
 from pipelines import cluster, pools, to_do
 from pipelines.annotation import ledger
 from pipelines.annotation.ledger import RemoteLedger, Tally
+from pipelines.annotation.prepared import Prepared
 from pipelines.annotation.progress import Progress, summary_lines
 from pipelines.annotation.provenance import differences, other_configuration, provenance
 from pipelines.annotation.run_summary import summarise
@@ -43,18 +44,6 @@ kill loses little; more of a long list, as the driver's work is by the block."""
 Model = TypeVar("Model", SamConfig, ClipConfig)
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Everything that is known before the first image: checked, resolved and computed once a run."""
-
-    config: AnnotateConfig
-    space: LabelSpace
-    words: Words
-    dim: int
-    options: ImageOptions
-    provenance: dict[str, Any]
 
 
 def run(config: AnnotateConfig) -> None:

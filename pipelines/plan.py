@@ -6,24 +6,20 @@ import random
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
-import pyarrow as pa
 
-from pipelines.annotate import Prepared, prepare, space_of
+from pipelines.annotate import prepare, space_of
 from pipelines.annotation.guard import Row
-from pipelines.annotation.ledger import Ledger
+from pipelines.annotation.in_process import Stages, timed
+from pipelines.annotation.prepared import Prepared
 from pipelines.annotation.progress import clock
 from pipelines.annotation.sink import part_tables
-from pipelines.annotation.stages import encode_table, read_table
-from pipelines.annotation.workers import NameSegments, SegmentImages
 from pipelines.config.settings import PlanConfig
 from pipelines.manifest import ImageRef
-from pipelines.pools import IMAGES_PER_THREAD, PoolPlan
 from pipelines.sources import list_images
 from pipelines.store.label_schema import labels_schema, segments_schema
 from pipelines.store.label_store import write_part
@@ -31,7 +27,6 @@ from pipelines.store.storage import display
 
 _GB, _SHOWN, _HOUR = 1e9, 5, 3600
 _MODEL_STAGES = ("sam", "clip")
-_MANIFEST = pa.schema([(name, pa.string()) for name in ("image_id", "uri", "problem")])
 
 
 @dataclass
@@ -110,18 +105,9 @@ def probe(prepared: Prepared, sample: list[ImageRef], folder: Path) -> Probe:
         sample: the images, at least one.
         folder: an empty one for their label set.
     """
-    stages = _Stages(prepared)
-    # The first call of a model takes longer than all others.
-    stages.label(sample[:1])
-    before = Counter(stages.book.tally().seconds)
-    rows: list[Row] = []
-    step = max(pool.batch_size or IMAGES_PER_THREAD for pool in (prepared.config.sam, prepared.config.clip))
+    stages = Stages(prepared)
     with click.progressbar(length=len(sample), label="probe", file=sys.stderr) as bar:
-        for start in range(0, len(sample), step):
-            rows += stages.label(sample[start : start + step])
-            bar.update(len(sample[start : start + step]))
-    seconds = Counter(stages.book.tally().seconds)
-    seconds.subtract(before)
+        rows, seconds = timed(stages, sample, bar.update)
     began = time.perf_counter()
     out_bytes = _written(prepared, rows, folder)
     return Probe(
@@ -131,33 +117,6 @@ def probe(prepared: Prepared, sample: list[ImageRef], folder: Path) -> Probe:
         seconds={**seconds, "write": time.perf_counter() - began},
         device="GPU" if stages.gpu else "CPU core",
     )
-
-
-class _Stages:
-    """The stages of a run, without Ray."""
-
-    def __init__(self, prepared: Prepared) -> None:
-        import torch
-
-        self.book, self.gpu = Ledger(), torch.cuda.is_available()
-        plan = PoolPlan(1, 1, num_cpus=0, num_gpus=float(self.gpu), threads=1, batch_size=1)
-        config = prepared.config
-        self._config, self._space, self._options = config, prepared.space, prepared.options
-        self._segment: Callable[[pa.Table], pa.Table] | None = None
-        if config.sam.model != "none":
-            self._segment = SegmentImages(config.sam, plan, self.book, config.max_tries)
-        self._clip = NameSegments(
-            config.clip, prepared.words, config.embeddings, plan, self.book, config.max_tries
-        )
-
-    def label(self, refs: list[ImageRef]) -> list[Row]:
-        """Rows of `stages.ENCODED_SCHEMA`."""
-        config, tries = self._config, self._config.max_tries
-        rows = [{"image_id": r.image_id, "uri": r.uri, "problem": r.problem} for r in refs]
-        table = pa.Table.from_pylist(rows, _MANIFEST)
-        read = read_table(table, self._options, config.embed_images, self.book, tries)
-        named = self._clip(self._segment(read) if self._segment else read)
-        return encode_table(named, self._space, self.book, tries).to_pylist()
 
 
 def _written(prepared: Prepared, rows: list[Row], folder: Path) -> int:

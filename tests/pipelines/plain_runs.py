@@ -10,8 +10,9 @@ import pyarrow as pa
 from PIL import Image
 
 from models.label_space import label_space
-from pipelines.annotate import Prepared, prepare
+from pipelines.annotate import prepare
 from pipelines.annotation.ledger import Ledger
+from pipelines.annotation.prepared import Prepared
 from pipelines.annotation.sink import part_tables
 from pipelines.annotation.stages import encode_table, read_table
 from pipelines.annotation.workers import NameSegments, SegmentImages
