@@ -7,7 +7,7 @@ import pytest
 from pipelines.cluster import TASK_CPUS, Resources
 from pipelines.config.settings import ClipConfig, Pool, SamConfig
 from pipelines.errors import UserError
-from pipelines.pools import PoolPlan, plan, plan_alone
+from pipelines.pools import PoolPlan, Size, balanced, plan, plan_alone
 
 
 def plans(
@@ -160,3 +160,101 @@ def test_pool_that_may_grow_leaves_a_cpu_free_when_it_has_grown() -> None:
 def test_threads_of_a_worker_are_not_spread_over_nodes() -> None:
     sam, _ = plan(SamConfig(workers=1), ClipConfig(), Resources(6, 0, 4, (2, 2, 2)))
     assert sam.threads == 2
+
+
+# Sizes from a probe
+
+
+def measured(sam: float, clip: float) -> dict[str, float]:
+    return {"read": 0.01, "sam": sam, "clip": clip, "encode": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("sam", "clip", "expected"),
+    [
+        (0.25, 0.025, {1: (1, 1), 2: (2, 1), 16: (14, 2), 64: (55, 6)}),
+        (0.1, 0.1, {1: (1, 1), 2: (1, 1), 16: (8, 8), 64: (30, 30)}),
+        (0.025, 0.25, {1: (1, 1), 2: (1, 2), 16: (2, 14), 64: (6, 55)}),
+    ],
+)
+def test_cpus_are_divided_by_seconds(sam: float, clip: float, expected: dict[int, tuple[int, int]]) -> None:
+    sizes = {cpus: balanced(measured(sam, clip), Resources(cpus, 0)) for cpus in expected}
+    assert {cpus: (s.workers, c.workers) for cpus, (s, c) in sizes.items()} == expected
+    assert all(size.num_gpus == 0 for pair in sizes.values() for size in pair)
+
+
+def test_what_reading_and_encoding_need_is_left_to_them() -> None:
+    seconds = {"read": 0.1, "sam": 0.1, "clip": 0.1, "encode": 0.1}
+    assert balanced(seconds, Resources(16, 0)) == (Size(4), Size(4))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "sam", "clip", "expected"),
+    [
+        (1, 0.4, 0.1, (Size(1, 13 / 16), Size(1, 3 / 16))),
+        (1, 0.1, 0.1, (Size(1, 9 / 16), Size(1, 7 / 16))),
+        (1, 0.1, 0.9, (Size(1, 9 / 16), Size(1, 7 / 16))),
+        (1, 9.0, 0.01, (Size(1, 15 / 16), Size(1, 1 / 16))),
+        (2, 0.1, 0.1, (Size(1, 1), Size(1, 1))),
+        (4, 1.0, 0.1, (Size(4, 15 / 16), Size(4, 1 / 16))),
+        (8, 1.0, 0.1, (Size(7, 1), Size(1, 1))),
+        (8, 0.1, 0.1, (Size(4, 1), Size(4, 1))),
+        (8, 0.1, 1.0, (Size(1, 1), Size(7, 1))),
+        (8, 1.0, 0.5, (Size(8, 11 / 16), Size(8, 5 / 16))),
+        (9, 1.0, 0.5, (Size(6, 1), Size(3, 1))),
+        (100, 1.0, 0.1, (Size(90, 1), Size(10, 1))),
+        (100, 0.1, 1.0, (Size(9, 1), Size(91, 1))),
+    ],
+)
+def test_gpus_are_divided_where_that_loses_less_than_sharing(
+    gpus: int, sam: float, clip: float, expected: tuple[Size, Size]
+) -> None:
+    assert balanced(measured(sam, clip), Resources(64, gpus)) == expected
+
+
+RATIOS = [(1.0, 0.1), (0.1, 0.1), (0.1, 1.0), (5.0, 0.001)]
+
+
+@pytest.mark.parametrize(("sam", "clip"), RATIOS)
+@pytest.mark.parametrize("gpus", [1, 2, 3, 8, 100])
+def test_sizes_fit_the_gpus_and_no_gpu_gets_two_of_a_model(gpus: int, sam: float, clip: float) -> None:
+    resources = Resources(4, gpus)
+    pools = plan(SamConfig(), ClipConfig(), resources, balanced(measured(sam, clip), resources))
+    # In fractions that floats hold exactly.
+    assert sum(pool.workers * pool.num_gpus for pool in pools) == gpus
+    assert pools[0].num_gpus > 0.5
+    assert all(pool.num_cpus == 0 and pool.threads == 1 for pool in pools)
+
+
+@pytest.mark.parametrize(("sam", "clip"), RATIOS)
+@pytest.mark.parametrize("cpus", [1, 2, 3, 7, 16, 96, 1000])
+def test_sizes_leave_one_whole_cpu_free(cpus: int, sam: float, clip: float) -> None:
+    resources, seconds = Resources(cpus, 0), measured(sam, clip)
+    pools = plan(SamConfig(), ClipConfig(), resources, balanced(seconds, resources))
+    assert sum(pool.workers * pool.num_cpus for pool in pools) <= cpus - 1
+    assert sum(pool.workers for pool in pools) <= cpus + 1
+    assert all(pool.threads == 1 for pool in pools)
+    # Each pool keeps up with what all CPUs together could do.
+    for pool, name in zip(pools, ("sam", "clip"), strict=True):
+        assert pool.workers / seconds[name] >= cpus / sum(seconds.values()) * (1 - 1e-5)
+
+
+def test_what_is_configured_goes_before_a_size() -> None:
+    sizes = (Size(7), Size(2))
+    sam, clip = plan(SamConfig(workers=4), ClipConfig(), Resources(16, 0), sizes)
+    assert (sam.workers, sam.threads, clip.workers) == (4, 4, 2)
+    sam, clip = plan(SamConfig(), ClipConfig(workers=3, num_cpus=1), Resources(16, 0), sizes)
+    assert (sam.workers, clip.workers, clip.num_cpus) == (7, 3, 1)
+    sam, clip = plan(SamConfig(max_workers=5), ClipConfig(max_workers=4), Resources(16, 0), sizes)
+    assert [(pool.workers, pool.max_workers) for pool in (sam, clip)] == [(5, 5), (2, 4)]
+    on_gpus = (Size(7, 1), Size(1, 1))
+    sam, clip = plan(SamConfig(workers=6, num_gpus=0.5), ClipConfig(), Resources(16, 8), on_gpus)
+    assert (sam.workers, sam.num_gpus, clip.workers, clip.num_gpus) == (6, 0.5, 1, 1)
+
+
+@pytest.mark.parametrize(("gpus", "workers"), [(0, 5), (8, 5)])
+def test_a_pool_that_was_only_told_how_far_it_may_grow(gpus: int, workers: int) -> None:
+    _, clip = plans(16, gpus, clip={"max_workers": 5})
+    assert (clip.workers, clip.max_workers) == (workers, 5)
+    sam, _ = plans(16, 8, sam={"max_workers": 20})
+    assert (sam.workers, sam.max_workers) == (8, 20)
