@@ -17,10 +17,11 @@ import click
 import numpy as np
 
 from models.label_space import LabelSpace, label_space
-from pipelines import cluster, pools, to_do
+from pipelines import cluster, to_do
 from pipelines.annotation import ledger
 from pipelines.annotation.ledger import RemoteLedger, Tally
 from pipelines.annotation.prepared import Prepared
+from pipelines.annotation.probe import choose
 from pipelines.annotation.progress import Progress, summary_lines
 from pipelines.annotation.provenance import differences, other_configuration, provenance
 from pipelines.annotation.run_summary import summarise
@@ -30,6 +31,7 @@ from pipelines.config.loading import dump
 from pipelines.config.settings import AnnotateConfig, ClipConfig, SamConfig
 from pipelines.errors import UserError
 from pipelines.images import ImageOptions
+from pipelines.pools import PoolPlan
 from pipelines.sources import list_images
 from pipelines.store import storage
 from pipelines.store.label_schema import labels_schema, segments_schema
@@ -194,24 +196,19 @@ def _execute(prepared: Prepared, token: str, n_todo: int, before: int) -> Tally:
     with cluster.session(config.address, config.grow) as resources:
         require_shared(config.out, [config.images])
         cluster.quiet_data_context()
-        plans = _plans(config, resources)
+        todo = read_manifest(storage.join(config.out, PENDING))
+        pools = choose(prepared, resources, n_todo, todo)
         book = ledger.start()
         try:
             with Progress(book, n_todo, before):
-                _graph(prepared, token, n_todo, resources, plans, book)
+                _graph(prepared, token, n_todo, resources, pools.plans, book)
         except KeyboardInterrupt:
             _say_how_to_go_on(config, book)
             raise
         except Exception as error:
             raise _as_user_error(error) from error
-        return replace(book.tally(), workers={name: plan.max_workers for name, plan in plans.items()})
-
-
-def _plans(config: AnnotateConfig, resources: cluster.Resources) -> dict[str, pools.PoolPlan]:
-    """The pools by stage."""
-    if config.sam.model == "none":
-        return {"clip": pools.plan_alone(config.clip, resources)}
-    return dict(zip(("sam", "clip"), pools.plan(config.sam, config.clip, resources), strict=True))
+        workers = {name: plan.max_workers for name, plan in pools.plans.items()}
+        return replace(book.tally(), workers=workers, probe=pools.probe)
 
 
 def _graph(
@@ -219,7 +216,7 @@ def _graph(
     token: str,
     n_todo: int,
     resources: cluster.Resources,
-    plans: dict[str, pools.PoolPlan],
+    plans: dict[str, PoolPlan],
     book: RemoteLedger,
 ) -> None:
     import ray
@@ -231,7 +228,7 @@ def _graph(
     guard: dict[str, Any] = {"book": book, "max_tries": config.max_tries}
     task: dict[str, Any] = {"num_cpus": cluster.TASK_CPUS, "batch_format": "pyarrow"}
 
-    def pool(plan: pools.PoolPlan) -> dict[str, Any]:
+    def pool(plan: PoolPlan) -> dict[str, Any]:
         return {
             "batch_format": "pyarrow",
             "batch_size": plan.batch_size,
@@ -294,7 +291,7 @@ def _rows_per_part(n_todo: int, resources: cluster.Resources) -> int:
     return max(8, min(512, n_todo // (16 * max(1, int(resources.cpus)))))
 
 
-def rows_per_block(n_todo: int, plans: dict[str, pools.PoolPlan]) -> int:
+def rows_per_block(n_todo: int, plans: dict[str, PoolPlan]) -> int:
     """A sixty-fourth of a worker's share, within limits."""
     workers = max(plan.max_workers for plan in plans.values())
     least, most = _BLOCK_ROWS

@@ -27,6 +27,7 @@ class Tally:
         began: when each stage got its first image, in seconds of the ledger's clock.
         ended: when it was through with its last one so far.
         workers: of the stages that are pools, the most there may be.
+        probe: seconds an image by stage, where a probe has measured them before the run.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -36,6 +37,7 @@ class Tally:
     began: dict[str, float] = field(default_factory=dict)
     ended: dict[str, float] = field(default_factory=dict)
     workers: dict[str, int] = field(default_factory=dict)
+    probe: dict[str, float] = field(default_factory=dict)
 
     def utilisation(self) -> dict[str, float]:
         """The share of their time that the workers of each pool were busy.

@@ -17,8 +17,8 @@ def summarise(store: LabelStore, provenance: dict[str, Any], tally: Tally, secon
 
     Returns:
         rows (by status), labelled_fraction, n_segments, classes (name, pixels, share, images), bad (the first
-        few, with reasons), this_run (images, seconds, stage_seconds, utilisation, restarts), config_hash,
-        versions, finished.
+        few, with reasons), this_run (images, seconds, stage_seconds, workers, utilisation, restarts, and the
+        probe's seconds an image by stage), config_hash, versions, finished.
     """
     rows: Counter[str] = Counter({"ok": 0, "error": 0, "skipped": 0})
     pixels: Counter[int] = Counter()
@@ -64,8 +64,10 @@ def summarise(store: LabelStore, provenance: dict[str, Any], tally: Tally, secon
             "images": sum(tally.rows.values()),
             "seconds": round(seconds, 1),
             "stage_seconds": {name: round(s, 1) for name, s in tally.seconds.items()},
+            "workers": tally.workers,
             "utilisation": {name: round(share, 3) for name, share in tally.utilisation().items()},
             "restarts": tally.restarts,
+            "probe": {name: round(s, 4) for name, s in tally.probe.items()},
         },
         "config_hash": provenance["config_hash"],
         "versions": provenance["versions"],

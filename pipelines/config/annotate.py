@@ -174,6 +174,8 @@ class AnnotateConfig(Config):
     """Images in one Parquet file; null: chosen from how many there are."""
     max_tries: Annotated[int, Field(ge=1, le=100), RunOnly] = 3
     """An image that brings its actor down this often becomes an error row."""
+    auto: Annotated[bool, RunOnly] = False
+    """Size both pools by a short probe; what you set goes before it, with sam.model=none there is none."""
     new_run: Annotated[bool, RunOnly] = False
     """Where another configuration made what is in `out`: start in a new folder beside it, do not refuse."""
     address: Annotated[Text | None, RunOnly] = None

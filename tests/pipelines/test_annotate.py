@@ -12,11 +12,12 @@ import pytest
 
 from pipelines import annotate, plan, relabel, report
 from pipelines.annotate import rows_per_block
-from pipelines.pools import PoolPlan
+from pipelines.annotation.probe import WORTH
 from pipelines.config.loading import dump, load
 from pipelines.config.settings import AnnotateConfig, PlanConfig, RelabelConfig, ReportConfig, VerifyConfig
 from pipelines.errors import UserError
 from pipelines.manifest import read_manifest
+from pipelines.pools import PoolPlan
 from pipelines.sources import list_images, write_manifest
 from pipelines.store import storage
 from pipelines.store.label_store import LabelStore
@@ -119,6 +120,7 @@ def test_a_run_from_beginning_to_end(
     assert set(run["this_run"]["stage_seconds"]) == {"read", "sam", "clip", "encode", "write"}
     assert all(0 < share <= 1 for share in run["this_run"]["utilisation"].values())
     assert set(run["this_run"]["utilisation"]) == {"sam", "clip"}
+    assert (run["this_run"]["workers"], run["this_run"]["probe"]) == ({"sam": 2, "clip": 1}, {})
     assert run["n_segments"] == sum(len(segments) for _, segments in contents(out).values()) > 0
     config = load(AnnotateConfig, str(out / "config.yaml"))
     assert config == config_of(images, out, *SMALL)
@@ -135,6 +137,28 @@ def test_a_run_from_beginning_to_end(
     _annotate(images, out)
     assert files(out) == before
     assert f"6 images, nothing to do in {out}" in capsys.readouterr().err
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@on_ray
+def test_a_run_with_probed_pools_makes_the_same_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, plain, out = draw_pictures(tmp_path / "images", WORTH), tmp_path / "plain", tmp_path / "labels"
+    label_plainly(config_of(folder, plain), [WORTH])
+    annotate.run(config_of(folder, out, "auto=true"))
+    assert verify(str(out), [ref.image_id for ref in list_images(str(folder))]).problems == []
+    assert contents(out) == contents(plain)
+    assert capsys.readouterr().err.count("probe: read ") == 1
+    this_run = _run(out)["this_run"]
+    assert this_run["images"] == WORTH
+    assert set(this_run["probe"]) == {"read", "sam", "clip", "encode"}
+    assert set(this_run["workers"]) == {"sam", "clip"}
+    before = files(out)
+    annotate.run(config_of(folder, out, "auto=true"))
+    assert files(out) == before
+    assert capsys.readouterr().err == f"{WORTH} images, nothing to do in {out}\n"
 
 
 @pytest.mark.parametrize(

@@ -64,13 +64,16 @@ def test_this_run_is_told_apart_from_what_was_there(store: LabelStore) -> None:
         began={"sam": 10.0},
         ended={"sam": 11.0},
         workers={"sam": 2},
+        probe={"sam": 0.123456},
     )
     assert summarise(store, RECORD, tally, 12.34)["this_run"] == {
         "images": 3,
         "seconds": 12.3,
         "stage_seconds": {"sam": 1.3, "write": 0.0},
+        "workers": {"sam": 2},
         "utilisation": {"sam": 0.63},
         "restarts": 3,
+        "probe": {"sam": 0.1235},
     }
 
 
