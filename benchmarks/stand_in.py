@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from models.masks import pack
 from models.painting import Naming
-from pipelines import annotate
+from pipelines.annotation import graph
 from pipelines.annotation.guard import Row
 from pipelines.annotation.stages import NAMED_SCHEMA, SEGMENTED_SCHEMA, TableStage, naming_bytes
 from pipelines.cli import main
@@ -61,5 +61,5 @@ def run(words: list[str]) -> None:
     """`SECONDS annotate ...`: the command line, with the sleepers in place of the models."""
     # Ray's workers are started with this environment.
     os.environ[SECONDS] = words[0]
-    with mock.patch.multiple(annotate, SegmentImages=SleepingSam, NameSegments=IdleClip):
+    with mock.patch.multiple(graph, SegmentImages=SleepingSam, NameSegments=IdleClip):
         main(words[1:])

@@ -1,49 +1,35 @@
-"""`segray annotate`: the Ray Data graph from a manifest to a label set, and what stands around it.
-
-manifest -> read and decode (CPU tasks) -> SAM pool -> GEM-CLIP pool -> paint and encode (CPU tasks) -> parts
-"""
+"""`segray annotate`: what stands around the graph that labels a pile of images (`annotation.graph`)."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
-import uuid
 from dataclasses import replace
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import numpy as np
 
 from models.label_space import LabelSpace, label_space
 from pipelines import cluster, to_do
-from pipelines.annotation import ledger
+from pipelines.annotation import graph, ledger
 from pipelines.annotation.ledger import RemoteLedger, Tally
 from pipelines.annotation.prepared import Prepared
 from pipelines.annotation.probe import choose
 from pipelines.annotation.progress import Progress, summary_lines
 from pipelines.annotation.provenance import differences, other_configuration, provenance
 from pipelines.annotation.run_summary import summarise
-from pipelines.annotation.stages import encode_table, read_tables
-from pipelines.annotation.workers import NameSegments, SegmentImages, Words, clip_features, mask_generator
+from pipelines.annotation.workers import Words, clip_features, mask_generator
 from pipelines.config.loading import dump
-from pipelines.config.settings import AnnotateConfig, ClipConfig, SamConfig
+from pipelines.config.settings import AnnotateConfig
 from pipelines.errors import UserError
 from pipelines.images import ImageOptions
-from pipelines.pools import PoolPlan
 from pipelines.sources import list_images
 from pipelines.store import storage
-from pipelines.store.label_schema import labels_schema, segments_schema
 from pipelines.store.label_store import LabelStore, prepare_output, write_run
 from pipelines.store.run_lock import RunLock
 from pipelines.store.shared import require_shared
-
-_BLOCK_ROWS = 8, 64
-"""Images that go through the stages together, at least and at most: few, so that all workers get some and a
-kill loses little; more of a long list, as the driver's work is by the block."""
-
-Model = TypeVar("Model", SamConfig, ClipConfig)
 
 _log = logging.getLogger(__name__)
 
@@ -196,12 +182,11 @@ def _execute(prepared: Prepared, token: str, n_todo: int, before: int) -> Tally:
     with cluster.session(config.address, config.grow) as resources:
         require_shared(config.out, [config.images])
         cluster.quiet_data_context()
-        todo = read_manifest(storage.join(config.out, PENDING))
-        pools = choose(prepared, resources, n_todo, todo)
+        pools = choose(prepared, resources, n_todo, to_do.read_pending(config.out))
         book = ledger.start()
         try:
             with Progress(book, n_todo, before):
-                _graph(prepared, token, n_todo, resources, pools.plans, book)
+                graph.label(prepared, token, n_todo, resources, pools.plans, book)
         except KeyboardInterrupt:
             _say_how_to_go_on(config, book)
             raise
@@ -209,93 +194,6 @@ def _execute(prepared: Prepared, token: str, n_todo: int, before: int) -> Tally:
             raise _as_user_error(error) from error
         workers = {name: plan.max_workers for name, plan in pools.plans.items()}
         return replace(book.tally(), workers=workers, probe=pools.probe)
-
-
-def _graph(
-    prepared: Prepared,
-    token: str,
-    n_todo: int,
-    resources: cluster.Resources,
-    plans: dict[str, PoolPlan],
-    book: RemoteLedger,
-) -> None:
-    import ray
-    from ray.data import ActorPoolStrategy
-
-    from pipelines.annotation.sink import LabelSink
-
-    config = prepared.config
-    guard: dict[str, Any] = {"book": book, "max_tries": config.max_tries}
-    task: dict[str, Any] = {"num_cpus": cluster.TASK_CPUS, "batch_format": "pyarrow"}
-
-    def pool(plan: PoolPlan) -> dict[str, Any]:
-        return {
-            "batch_format": "pyarrow",
-            "batch_size": plan.batch_size,
-            "num_cpus": plan.num_cpus,
-            "num_gpus": plan.num_gpus,
-            "compute": ActorPoolStrategy(
-                min_size=plan.workers, max_size=plan.max_workers, initial_size=plan.workers
-            ),
-        }
-
-    rows_per_part = config.rows_per_part or _rows_per_part(n_todo, resources)
-    # Ray Data joins the blocks of a part but splits none.
-    block_rows = min(rows_per_block(n_todo, plans), rows_per_part)
-    sink = LabelSink(
-        config.out,
-        labels_schema(prepared.provenance),
-        segments_schema(prepared.dim if config.embeddings else None, prepared.provenance),
-        run_id=uuid.uuid4().hex[:12],
-        token=token,
-        rows_per_part=rows_per_part,
-        ledger=book,
-    )
-    filesystem, path = storage.open_storage(storage.join(config.out, to_do.PENDING))
-    todo = ray.data.read_parquet(
-        path, filesystem=filesystem, columns=to_do.PENDING_COLUMNS, num_cpus=cluster.TASK_CPUS
-    )
-    dataset = cluster.in_blocks(todo, block_rows).map_batches(
-        partial(read_tables, options=prepared.options, embed_images=config.embed_images, **guard),
-        batch_size=block_rows,
-        **task,
-    )
-    if "sam" in plans:
-        dataset = dataset.map_batches(
-            SegmentImages,
-            fn_constructor_kwargs={"config": _pinned(config.sam, prepared), "plan": plans["sam"], **guard},
-            **pool(plans["sam"]),
-        )
-    dataset = dataset.map_batches(
-        NameSegments,
-        fn_constructor_kwargs={
-            "config": _pinned(config.clip, prepared),
-            "words": prepared.words,
-            "keep_embeddings": config.embeddings,
-            "plan": plans["clip"],
-            **guard,
-        },
-        **pool(plans["clip"]),
-    ).map_batches(partial(encode_table, space=prepared.space, **guard), batch_size=block_rows, **task)
-    dataset.write_datasink(sink, ray_remote_args={"num_cpus": cluster.TASK_CPUS})
-
-
-def _pinned(model: Model, prepared: Prepared) -> Model:
-    """The model with the very weights that were checked: a file changed since then must not go unnoticed."""
-    record = prepared.provenance["sam" if isinstance(model, SamConfig) else "clip"]
-    return model.model_copy(update={"sha256": record["sha256"]})
-
-
-def _rows_per_part(n_todo: int, resources: cluster.Resources) -> int:
-    """A sixteenth of a CPU's share: small parts lose little to a kill, large ones are fewer files."""
-    return max(8, min(512, n_todo // (16 * max(1, int(resources.cpus)))))
-
-
-def rows_per_block(n_todo: int, plans: dict[str, PoolPlan]) -> int:
-    """A sixty-fourth of a worker's share, within limits."""
-    workers = max(plan.max_workers for plan in plans.values())
-    least, most = _BLOCK_ROWS
-    return max(least, min(most, n_todo // (64 * workers)))
 
 
 def _say_how_to_go_on(config: AnnotateConfig, book: RemoteLedger) -> None:

@@ -58,3 +58,8 @@ def write_pending(out: str, done: Container[str]) -> int:
     if first is None:
         return 0
     return write_manifest(chain([first], left), storage.join(out, PENDING))
+
+
+def read_pending(out: str) -> Iterator[ImageRef]:
+    """The list of images that are left."""
+    return read_manifest(storage.join(out, PENDING))

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import annotate
-from pipelines.annotation import sink
+from pipelines.annotation import graph, sink
 from pipelines.store.label_store import LabelStore
 from tests.faults import stages
 from tests.faults.invariant import check_invariant, contents
@@ -61,8 +60,8 @@ def poisoned(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def _run(names: Sequence[str], reference: Path, folder: Path, sink_class: type) -> Run:
     run = Run(draw_images(folder / "images", names), folder / "out", reference)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(annotate, "SegmentImages", stages.FaultySam)
-        patch.setattr(annotate, "NameSegments", stages.FaultyClip)
+        patch.setattr(graph, "SegmentImages", stages.FaultySam)
+        patch.setattr(graph, "NameSegments", stages.FaultyClip)
         patch.setattr(sink, "LabelSink", sink_class)
         annotate_here(run.images, run.out, TRIES)
     return run

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import annotate, plan, relabel, report
-from pipelines.annotate import rows_per_block
+from pipelines.annotation import graph
+from pipelines.annotation.graph import rows_per_block
 from pipelines.annotation.probe import WORTH
 from pipelines.config.loading import dump, load
 from pipelines.config.settings import AnnotateConfig, PlanConfig, RelabelConfig, ReportConfig, VerifyConfig
@@ -193,14 +194,14 @@ def test_weights_that_change_while_workers_load_end_the_run(
     images: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Checked by the driver, another file's when the workers load them; then as they were."""
-    pinned, out = annotate._pinned, tmp_path / "labels"
+    pinned, out = graph._pinned, tmp_path / "labels"
 
     def changed(model: Any, prepared: Any) -> Any:
         return pinned(model, prepared).model_copy(update={"sha256": "0" * 64})
 
     said, code = "", 0
     with monkeypatch.context() as patch:
-        patch.setattr(annotate, "_pinned", changed)
+        patch.setattr(graph, "_pinned", changed)
         try:
             _annotate(images, out)
         except UserError as error:
