@@ -23,7 +23,7 @@ IMAGES = 8
 _LOOKED_AT = 4 * IMAGES
 """Images that it reads at most to find so many that can be read."""
 WORTH = 8 * IMAGES
-"""A run of fewer images would not get back what a probe takes, most of which is loading both models."""
+"""Fewer images are not worth one: it loads both models once more."""
 
 _log = logging.getLogger(__name__)
 
