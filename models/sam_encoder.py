@@ -12,23 +12,26 @@ from segment_anything.modeling.image_encoder import get_rel_pos, window_partitio
 from torch import Tensor
 from torch.nn import functional as F
 
-_BIAS_VALUES = 1 << 25
-"""Of the relative positions' biases that exist at a time, where one head of one picture needs no more."""
+_BIAS_VALUES, _BIAS_VALUES_ELSEWHERE = 1 << 25, 1 << 29
+"""Of the relative positions' biases that exist at a time on a CPU, or one head's; and on other devices."""
 
 
-def encode_pictures(encoder: Any, pictures: Tensor) -> Tensor:
-    """Embeddings [B, C, h, w] of normalised float32 [B, 3, side, side].
+def encode_pictures(encoder: Any, pictures: Tensor, trunk: Any = None) -> Tensor:
+    """Float32 embeddings [B, C, h, w] of normalised float32 [B, 3, side, side].
 
     Args:
         encoder: an `ImageEncoderViT`, left as it is.
-        pictures: as `models.sam_stages.preprocess` makes them.
+        pictures: as `models.sam_stages.normalised` makes them.
+        trunk: the encoder with its weights in another precision, for all but the neck, whose norms are not
+            fused and whose work is small; None: the encoder itself.
     """
-    x = encoder.patch_embed(pictures)
-    if encoder.pos_embed is not None:
-        x = x + encoder.pos_embed
-    for block in encoder.blocks:
+    trunk = trunk or encoder
+    x = trunk.patch_embed(pictures.to(trunk.patch_embed.proj.weight.dtype))
+    if trunk.pos_embed is not None:
+        x = x + trunk.pos_embed
+    for block in trunk.blocks:
         x = _block(block, x)
-    embeddings: Tensor = encoder.neck(x.permute(0, 3, 1, 2))
+    embeddings: Tensor = encoder.neck(x.permute(0, 3, 1, 2).float())
     return embeddings
 
 
@@ -59,10 +62,16 @@ def _attention(attention: Any, x: Tensor) -> Tensor:
         bias = rows[part][..., :, None] + columns[part][..., None, :]
         return F.scaled_dot_product_attention(q[part], k[part], v[part], bias.flatten(-2).flatten(2, 3))
 
-    if count * heads * length**2 <= _BIAS_VALUES:
+    values = _BIAS_VALUES if x.device.type == "cpu" else _BIAS_VALUES_ELSEWHERE
+    of_one = heads * length**2
+    if count * of_one <= values:
         return _joined(attention, attend((slice(None), slice(None))), height, width)
+    pictures, at_once = max(1, values // of_one), heads if of_one <= values else 1
     parts = [
-        torch.cat([attend((slice(b, b + 1), slice(n, n + 1))) for n in range(heads)], 1) for b in range(count)
+        torch.cat(
+            [attend((slice(b, b + pictures), slice(n, n + at_once))) for n in range(0, heads, at_once)], 1
+        )
+        for b in range(0, count, pictures)
     ]
     return _joined(attention, torch.cat(parts), height, width)
 

@@ -15,28 +15,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from models.masks import BoolMask, Segment
-from models.sam_postprocess import EDGE_PIXELS, Candidates
-from models.sam_stages import Frame, Window
+from models.sam_postprocess import EDGE_PIXELS, Candidates, Thresholds
+from models.sam_stages import Frame, Window, resampling
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.intp]
 Box = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """`SamAutomaticMaskGenerator`'s, and the model's `mask_threshold` as `cut`."""
-
-    cut: float
-    stability_offset: float
-    stability: float
-    box_nms: float
 
 
 @dataclass(frozen=True)
@@ -70,9 +58,7 @@ class _Axis:
 @lru_cache(maxsize=64)
 def _axis(samples: int, side: int, inside: int, pixels: int) -> _Axis:
     """`samples` logits to `side` pixels of the model's input, of which `inside` are resized to `pixels`."""
-    identity = torch.eye(samples)[:, None]
-    square = F.interpolate(identity, (side,), mode="linear", align_corners=False)[..., :inside]
-    weights = F.interpolate(square, (pixels,), mode="linear", align_corners=False)[:, 0].T.contiguous()
+    weights = resampling(samples, side, inside, pixels)
     seen = (weights != 0).numpy()
     band = 2 * math.ceil(pixels * side / (inside * samples)) + 1
     return _Axis(weights, *_ends(seen.T), *_ends(seen), band)

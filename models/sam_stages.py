@@ -19,8 +19,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.sam_encoder import encode_pictures
-
 Rgb = NDArray[np.uint8]
 Points = NDArray[np.float64]
 Window = tuple[int, int, int, int]
@@ -76,29 +74,32 @@ def windows(height: int, width: int, n_layers: int, overlap_ratio: float) -> lis
     return found
 
 
-def preprocess(sam: Any, images: Sequence[Rgb], sizes: Sequence[Size] | None = None) -> Tensor:
-    """uint8 [H, W, 3] pictures of any sizes as one normalised float32 [B, 3, side, side] on SAM's device.
+def resized(image: Rgb, size: Size, side: int) -> Tensor:
+    """A uint8 [H, W, 3] picture as SAM sees it, uint8 [h, w, 3] with its longest side `side`.
 
-    Resized by Pillow (bilinear, antialiased) as upstream; the fill is zero after normalisation.
+    By Pillow (bilinear, antialiased) as upstream.
 
     Args:
-        sam: the model.
-        images: the pictures.
-        sizes: (height, width) of the pictures that `images` are small copies of; None: they are themselves.
+        image: the picture.
+        size: (height, width) of the picture that `image` may be a small copy of.
+        side: of the model's square input.
+    """
+    f = frame(size[0], size[1], side)
+    small = Image.fromarray(image).resize((f.input_width, f.input_height), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(small))
+
+
+def normalised(sam: Any, pictures: Sequence[Tensor]) -> Tensor:
+    """Pictures as `resized` makes them as one float32 [B, 3, side, side] on SAM's device.
+
+    What they do not fill is zero.
     """
     side = sam.image_encoder.img_size
-    batch = torch.zeros(len(images), 3, side, side, device=sam.device)
-    for slot, image, size in zip(batch, images, sizes or [i.shape[:2] for i in images], strict=True):
-        f = frame(size[0], size[1], side)
-        small = Image.fromarray(image).resize((f.input_width, f.input_height), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(small)).to(sam.device).permute(2, 0, 1)
-        slot[:, : f.input_height, : f.input_width] = (pixels - sam.pixel_mean) / sam.pixel_std
+    batch = torch.zeros(len(pictures), 3, side, side, device=sam.device)
+    for slot, picture in zip(batch, pictures, strict=True):
+        pixels = picture.to(sam.device, non_blocking=True).permute(2, 0, 1)
+        slot[:, : picture.shape[0], : picture.shape[1]] = (pixels - sam.pixel_mean) / sam.pixel_std
     return batch
-
-
-def encode(sam: Any, images: Sequence[Rgb], sizes: Sequence[Size] | None = None) -> Tensor:
-    """Image embeddings [B, C, h, w] of pictures as `preprocess` takes them, in one pass of the encoder."""
-    return encode_pictures(sam.image_encoder, preprocess(sam, images, sizes))
 
 
 def rows_needed(f: Frame, rows: int) -> int:
@@ -116,3 +117,17 @@ def upsample(logits: Tensor, f: Frame) -> Tensor:
     square = F.interpolate(logits[None], (f.side, f.side), mode="bilinear", align_corners=False)
     inside = square[..., : f.input_height, : f.input_width]
     return F.interpolate(inside, (f.height, f.width), mode="bilinear", align_corners=False)[0]
+
+
+def resampling(samples: int, side: int, inside: int, pixels: int) -> Tensor:
+    """Both steps of `upsample` along one axis as one matrix, float32 [pixels, samples] on the CPU.
+
+    Args:
+        samples: logits over the model's input.
+        side: of the input in pixels.
+        inside: how many of them belong to the picture.
+        pixels: of the picture.
+    """
+    identity = torch.eye(samples)[:, None]
+    square = F.interpolate(identity, (side,), mode="linear", align_corners=False)[..., :inside]
+    return F.interpolate(square, (pixels,), mode="linear", align_corners=False)[:, 0].T.contiguous()

@@ -110,12 +110,16 @@ def scene(height: int, width: int, seed: int = 0) -> Rgb:
     return (image + rng.normal(0, 4, image.shape)).clip(0, 255).astype(np.uint8)
 
 
+WAYS = pytest.mark.parametrize("ahead", [False, True], ids=["one by one", "as on a GPU"])
+
+
+@WAYS
 @pytest.mark.parametrize("case", [0, 1, 2])
-def test_stored_upstream_masks(reference: dict[str, NDArray[Any]], sam: Sam, case: int) -> None:
+def test_stored_upstream_masks(reference: dict[str, NDArray[Any]], sam: Sam, case: int, ahead: bool) -> None:
     options = json.loads(str(reference["meta"]))["cases"][case]["options"]
     image = reference[f"{case}/image"]
     del options["points_per_batch"]
-    generator = MaskGenerator(sam, **options)
+    generator = MaskGenerator(sam, **options, ahead=ahead)
     (segments,) = generator.generate([image])
     names = {"bbox": "bbox", "area": "area", "predicted_iou": "predicted_iou", "crop_box": "crop_box"}
     names |= {"stability_score": "stability_score", "point_coords": "point"}
@@ -128,6 +132,7 @@ def test_stored_upstream_masks(reference: dict[str, NDArray[Any]], sam: Sam, cas
     assert_same(segments, records)
 
 
+@WAYS
 @pytest.mark.parametrize(
     ("size", "options", "at_least"),
     [
@@ -142,11 +147,13 @@ def test_stored_upstream_masks(reference: dict[str, NDArray[Any]], sam: Sam, cas
         ((120, 160), {"pred_iou_thresh": 0.99}, 0),
     ],
 )
-def test_upstream_generator(sam: Sam, size: tuple[int, int], options: dict[str, Any], at_least: int) -> None:
+def test_upstream_generator(
+    sam: Sam, size: tuple[int, int], options: dict[str, Any], at_least: int, ahead: bool
+) -> None:
     image = scene(*size)
     records = SamAutomaticMaskGenerator(sam, **{**OPTIONS, **options}).generate(image)
     assert len(records) >= at_least
-    (segments,) = MaskGenerator(sam, **{**OPTIONS, **options}).generate([image])
+    (segments,) = MaskGenerator(sam, **{**OPTIONS, **options}, ahead=ahead).generate([image])
     assert_same(segments, records)
 
 
@@ -166,8 +173,9 @@ def test_built_in_weights_find_upstreams_masks(seed: int, size: tuple[int, int])
     image = np.ascontiguousarray(book)
     records = SamAutomaticMaskGenerator(sam, **options).generate(image)
     assert records
-    (segments,) = MaskGenerator(sam, **options).generate([image])
-    assert_same(segments, records)
+    for ahead in (False, True):
+        (segments,) = MaskGenerator(sam, **options, ahead=ahead).generate([image])
+        assert_same(segments, records)
 
 
 @pytest.mark.parametrize("options", [{}, {"crop_n_layers": 1, "crop_nms_thresh": 0.95}])
@@ -211,7 +219,8 @@ def test_clean_by_hand() -> None:
     assert not clean(cleaned, 2)[1]
 
 
-def test_no_mask_at_all_is_no_error_with_crops(sam: Sam) -> None:
+@WAYS
+def test_no_mask_at_all_is_no_error_with_crops(sam: Sam, ahead: bool) -> None:
     options = {
         **OPTIONS,
         "pred_iou_thresh": 0.99,
@@ -219,12 +228,13 @@ def test_no_mask_at_all_is_no_error_with_crops(sam: Sam) -> None:
         "min_mask_region_area": 9,
         "points_per_side": 2,
     }
-    assert MaskGenerator(sam, **options).generate([scene(60, 80)]) == [[]]
+    assert MaskGenerator(sam, **options, ahead=ahead).generate([scene(60, 80)]) == [[]]
 
 
-def test_pictures_of_a_batch_do_not_touch_each_other(sam: Sam) -> None:
+@WAYS
+def test_pictures_of_a_batch_do_not_touch_each_other(sam: Sam, ahead: bool) -> None:
     images = [scene(120, 90, 1), scene(64, 200, 2), scene(120, 90, 3)]
-    generator = MaskGenerator(sam, **OPTIONS)
+    generator = MaskGenerator(sam, **OPTIONS, ahead=ahead)
     together = generator.generate(images)
     for image, segments in zip(images, together, strict=True):
         (alone,) = generator.generate([image])
@@ -235,9 +245,15 @@ def test_pictures_of_a_batch_do_not_touch_each_other(sam: Sam) -> None:
     assert generator.generate([]) == []
 
 
-def test_pictures_too_thin_for_upstream_are_segmented_too(sam: Sam) -> None:
-    loose = {"pred_iou_thresh": 0, "stability_score_thresh": 0, "crop_n_layers": 1, "points_per_side": 3}
-    generator = MaskGenerator(sam, **loose)
+@WAYS
+def test_pictures_too_thin_for_upstream_are_segmented_too(sam: Sam, ahead: bool) -> None:
+    loose: dict[str, Any] = {
+        "pred_iou_thresh": 0,
+        "stability_score_thresh": 0,
+        "crop_n_layers": 1,
+        "points_per_side": 3,
+    }
+    generator = MaskGenerator(sam, **loose, ahead=ahead)
     n_segments = 0
     for size in ((1, 1000), (1000, 1), (1, 1)):
         (segments,) = generator.generate([scene(*size)])
@@ -247,13 +263,14 @@ def test_pictures_too_thin_for_upstream_are_segmented_too(sam: Sam) -> None:
     assert n_segments
 
 
-def test_masks_without_pixels_are_left_out(sam: Sam) -> None:
+@WAYS
+def test_masks_without_pixels_are_left_out(sam: Sam, ahead: bool) -> None:
     options = {**OPTIONS, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "points_per_side": 4}
     image = scene(150, 200)
     try:
         sam.mask_threshold = 3.0
         records = SamAutomaticMaskGenerator(sam, **options).generate(image)
-        (segments,) = MaskGenerator(sam, **options).generate([image])
+        (segments,) = MaskGenerator(sam, **options, ahead=ahead).generate([image])
     finally:
         del sam.mask_threshold
     full = [record for record in records if record["area"]]

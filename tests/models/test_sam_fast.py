@@ -12,20 +12,23 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from models import sam_encoder
-from models.masks import full_mask
-from models.sam import MaskGenerator, build_sam
+from models.masks import Segment, segment_from_mask
+from models.sam import build_sam
 from models.sam_decoder import MaskDecoder
 from models.sam_encoder import encode_pictures
-from models.sam_lazy import Thresholds, lazy_segments
-from models.sam_postprocess import (
-    Candidates,
-    away_from_inner_edges,
-    candidates,
-    cut_out,
-    stable,
-    suppress,
+from models.sam_lazy import lazy_segments
+from models.sam_postprocess import Candidates, Thresholds, at_inner_edges, suppress
+from models.sam_stages import (
+    Frame,
+    Rgb,
+    Window,
+    frame,
+    normalised,
+    point_grid,
+    resized,
+    rows_needed,
+    upsample,
 )
-from models.sam_stages import Rgb, encode, frame, point_grid, preprocess, rows_needed, upsample
 from pipelines.picture_book import draw_scene
 
 
@@ -42,6 +45,15 @@ def no_gradients() -> Iterator[None]:
 
 def scene(height: int, width: int, seed: int = 3) -> Rgb:
     return np.ascontiguousarray(draw_scene(seed, 0, max(height, width)).image[:height, :width])
+
+
+def preprocess(sam: Sam, images: list[Rgb]) -> Tensor:
+    side = sam.image_encoder.img_size
+    return normalised(sam, [resized(image, image.shape[:2], side) for image in images])
+
+
+def encode(sam: Sam, images: list[Rgb]) -> Tensor:
+    return encode_pictures(sam.image_encoder, preprocess(sam, images))
 
 
 # Encoder
@@ -144,7 +156,27 @@ def blobs(count: int, samples: int, seed: int) -> Candidates:
             np.clip(form * rng.uniform(2, 40), -20, 20) + rng.normal(0, rng.uniform(0, 1.5), y.shape)
         )
     iou = torch.from_numpy(rng.permutation(count).astype(np.float32) / count)
-    return candidates(torch.from_numpy(np.stack(logits)).float(), iou, torch.zeros(count, 2).double())
+    return Candidates(torch.from_numpy(np.stack(logits)).float(), iou, torch.zeros(count, 2).double())
+
+
+def at_full_size(
+    found: Candidates, f: Frame, window: Window, size: tuple[int, int], limits: Thresholds
+) -> list[Segment]:
+    """Every mask upsampled, then stability, inner edges and suppression, as upstream does it."""
+    masks = []
+    for logits, iou in zip(upsample(found.logits, f), found.iou.tolist(), strict=True):
+        high, low = (
+            (logits > limits.cut + limits.stability_offset).sum(),
+            (logits > limits.cut - limits.stability_offset).sum(),
+        )
+        if (logits > limits.cut).any() and high / low >= limits.stability:
+            masks.append(segment_from_mask((logits > limits.cut).numpy(), iou, float(high / low)))
+    boxes = torch.tensor([(x, y, x + w - 1, y + h - 1) for x, y, w, h in (s.box for s in masks)])
+    boxes = boxes.reshape(-1, 4)
+    inside = (~at_inner_edges(boxes, window, size)).nonzero()[:, 0]
+    scores = torch.tensor([s.predicted_iou for s in masks])
+    kept = inside[suppress(boxes[inside], scores[inside], limits.box_nms)]
+    return [masks[k] for k in kept.tolist()]
 
 
 @pytest.mark.parametrize(
@@ -161,38 +193,19 @@ def test_lazily_the_same_masks_as_at_full_size(
     f, window, size = frame(height, width, side), (7, 0, 7 + width, height), (height + 90, width + 7)
     found = blobs(60, 48, seed=height)
     lazy = list(lazy_segments(found, f, window, size, limits))
-    measured = stable(found, f, limits.cut, limits.stability_offset, limits.stability)
-    measured = away_from_inner_edges(measured, window, *size)
-    kept = measured.select(suppress(measured.boxes, measured.iou, limits.box_nms))
-    full = list(cut_out(kept, f, window, limits.cut))
+    full = at_full_size(found, f, window, size, limits)
     assert len(full) > 0 or min(height, width) < 100
     assert [s.predicted_iou for s in lazy] == [s.predicted_iou for s in full]
     for one, other in zip(lazy, full, strict=True):
-        assert (one.box, one.area, one.crop_box, one.point) == (
-            other.box,
-            other.area,
-            other.crop_box,
-            other.point,
-        )
-        assert np.array_equal(full_mask(one, *size), full_mask(other, *size))
+        x, y, w, h = other.box
+        assert (one.box, one.area) == ((x + window[0], y + window[1], w, h), other.area)
+        assert one.crop_box == (*window[:2], width, height)
+        assert list(one.point) == list(window[:2])
+        assert np.array_equal(one.mask, other.mask)
         assert one.stability_score == pytest.approx(other.stability_score, abs=1 / one.area)
     assert all(a.predicted_iou > b.predicted_iou for a, b in pairwise(lazy))
 
 
 def test_nothing_found_is_nothing() -> None:
-    none = blobs(2, 48, 0).select(torch.tensor([], dtype=torch.long))
+    none = Candidates(torch.zeros(0, 48, 48), torch.zeros(0), torch.zeros(0, 2).double())
     assert list(lazy_segments(none, frame(9, 9, 96), (0, 0, 9, 9), (9, 9), LIMITS)) == []
-
-
-def test_away_from_the_cpu_the_masks_are_the_same(sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The way of a GPU, all at full size, taken on the CPU."""
-    image = scene(200, 256)
-    options = {"points_per_side": 10, "points_per_batch": 25}
-    generator = MaskGenerator(sam, pred_iou_thresh=0.5, stability_score_thresh=0.8, **options)
-    (lazy,) = generator.generate([image])
-    monkeypatch.setattr(MaskGenerator, "_on_cpu", property(lambda _: False))
-    (full,) = generator.generate([image])
-    assert len(lazy) == len(full) > 2
-    for one, other in zip(lazy, full, strict=True):
-        assert (one.box, one.area, one.predicted_iou) == (other.box, other.area, other.predicted_iou)
-        assert np.array_equal(one.mask, other.mask)

@@ -1,0 +1,160 @@
+"""The two-way transformer of SAM's decoder, with the projections of the picture's side folded.
+
+See `models.sam_decoder` for the formulas.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class PictureTokens:
+    """What all prompts of one picture share, of N tokens with C channels and h heads of d channels.
+
+    Attributes:
+        tokens: [N, C], embedding and "no mask" prompt.
+        placed: [N, C], with their positions added.
+        keys, values: [h, N, d] for the first token-to-image attention.
+        queries: [h, d, N] for the first image-to-token attention, scaled.
+    """
+
+    tokens: Tensor
+    placed: Tensor
+    keys: Tensor
+    values: Tensor
+    queries: Tensor
+
+
+class Block:
+    """`TwoWayAttentionBlock`."""
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+        self.read = Read(layer.cross_attn_token_to_image)
+        self.write = Write(layer.cross_attn_image_to_token)
+
+    def __call__(
+        self, queries: Tensor, prompts: Tensor, tokens: Tensor, placed: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Prompt tokens [B, T, C] and picture tokens [B, N, C] after the block."""
+        layer = self._layer
+        asked = queries + prompts
+        queries = layer.norm1(queries + layer.self_attn(q=asked, k=asked, v=queries))
+        queries = self._think(queries, self.read(queries + prompts, tokens, placed))
+        return queries, _norm(layer.norm4, self.write(queries + prompts, queries, tokens, placed))
+
+    def shared(self, prompts: Tensor, picture: PictureTokens) -> tuple[Tensor, Tensor]:
+        """The first block, whose picture tokens are the same for all prompts."""
+        layer = self._layer
+        queries = layer.norm1(layer.self_attn(q=prompts, k=prompts, v=prompts))
+        queries = self._think(queries, self.read.shared(queries + prompts, picture))
+        return queries, _norm(layer.norm4, self.write.shared(queries + prompts, queries, picture))
+
+    def _think(self, queries: Tensor, read: Tensor) -> Tensor:
+        queries = self._layer.norm2(queries + read)
+        out: Tensor = self._layer.norm3(queries + self._layer.mlp(queries))
+        return out
+
+
+class _Cross:
+    """What both directions of cross attention have: the projections by head."""
+
+    def __init__(self, attention: Any) -> None:
+        self.heads = attention.num_heads
+        self.q_proj, self.k_proj, self.v_proj = attention.q_proj, attention.k_proj, attention.v_proj
+        self.out_proj = attention.out_proj
+        self.scale = 1 / math.sqrt(attention.internal_dim // self.heads)
+
+    def by_head(self, weight: Tensor) -> Tensor:
+        """[h d, C] as [h, d, C]."""
+        return weight.unflatten(0, (self.heads, -1)).contiguous()
+
+
+class Read(_Cross):
+    """Prompt tokens attend to the picture's."""
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__(attention)
+        self._key_weight = self.by_head(self.k_proj.weight)
+        self._value_weight = self.by_head(self.v_proj.weight).mT.contiguous()
+
+    def __call__(self, asked: Tensor, tokens: Tensor, placed: Tensor) -> Tensor:
+        """[B, T, C] of tokens and placed [B, N, C]."""
+        queries = by_heads(self.q_proj(asked), self.heads) * self.scale
+        folded = _by_head(queries, self._key_weight)
+        weights = torch.bmm(folded.flatten(1, 2), placed.mT).softmax(-1)
+        read = torch.bmm(weights, tokens).unflatten(1, (self.heads, -1))
+        return self._out(_by_head(read, self._value_weight).transpose(1, 2).flatten(2) + self.v_proj.bias)
+
+    def shared(self, asked: Tensor, picture: PictureTokens) -> Tensor:
+        """The same where all prompts see the same tokens."""
+        count, length, _ = asked.shape
+        queries = _stacked(by_heads(self.q_proj(asked), self.heads) * self.scale)
+        read = torch.bmm(torch.bmm(queries, picture.keys.mT).softmax(-1), picture.values)
+        return self._out(read.unflatten(1, (count, length)).permute(1, 2, 0, 3).flatten(2))
+
+    def _out(self, values: Tensor) -> Tensor:
+        out: Tensor = self.out_proj(values)
+        return out
+
+
+class Write(_Cross):
+    """The picture's tokens attend to the prompt's; returns their sum with what they were."""
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__(attention)
+        self._query_weight = self.by_head(self.q_proj.weight)
+        self._query_bias = self.q_proj.bias.unflatten(0, (self.heads, -1))[:, :, None].contiguous()
+        self._out_weight = self.by_head(self.out_proj.weight.T)
+        self._out_bias = self.out_proj.bias / self.heads
+
+    def __call__(self, asked: Tensor, queries: Tensor, tokens: Tensor, placed: Tensor) -> Tensor:
+        """[B, N, C]."""
+        keys = by_heads(self.k_proj(asked), self.heads) * self.scale
+        folded = _by_head(keys, self._query_weight).flatten(1, 2)
+        # Unlike a key's bias, a query's differs from prompt token to prompt token.
+        bias = _by_head(keys, self._query_bias).flatten(1, 2)
+        scores = torch.baddbmm(bias, folded, placed.mT).unflatten(1, (self.heads, -1))
+        return torch.baddbmm(tokens, scores.softmax(2).flatten(1, 2).mT, self._values(queries))
+
+    def shared(self, asked: Tensor, queries: Tensor, picture: PictureTokens) -> Tensor:
+        """The same where all prompts write to the same tokens."""
+        count, length, _ = asked.shape
+        keys = _stacked(by_heads(self.k_proj(asked), self.heads))
+        scores = torch.bmm(keys, picture.queries).unflatten(1, (count, length))
+        weights = scores.softmax(2).transpose(0, 1).flatten(1, 2)
+        return torch.baddbmm(picture.tokens, weights.mT, self._values(queries))
+
+    def _values(self, queries: Tensor) -> Tensor:
+        """[B, h T, C], with the output's bias shared out over the heads, whose weights each sum to one."""
+        values = _by_head(by_heads(self.v_proj(queries), self.heads), self._out_weight)
+        return (values + self._out_bias).flatten(1, 2)
+
+
+def by_heads(x: Tensor, heads: int) -> Tensor:
+    """[..., T, h d] as [..., h, T, d]."""
+    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
+
+
+def _stacked(x: Tensor) -> Tensor:
+    """[B, h, T, d] as [h, B T, d]."""
+    return x.transpose(0, 1).flatten(1, 2)
+
+
+def _by_head(x: Tensor, weight: Tensor) -> Tensor:
+    """[B, h, T, i] by a matrix [h, i, o] of each head: [B, h, T, o]."""
+    count, _, length, _ = x.shape
+    product = torch.bmm(_stacked(x), weight)
+    return product.unflatten(1, (count, length)).transpose(0, 1)
+
+
+def _norm(norm: Any, x: Tensor) -> Tensor:
+    out: Tensor = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    return out
