@@ -34,7 +34,11 @@ class Labeller:
         sam, _ = build_sam(config.sam.model, config.sam.weights, sha256=config.sam.sha256)
         self._generator = mask_generator(sam.to(torch.device(device)), config.sam)
         self._clip = build_clip(
-            config.clip.model, config.clip.weights, sha256=config.clip.sha256, device=device
+            config.clip.model,
+            config.clip.weights,
+            sha256=config.clip.sha256,
+            device=device,
+            precision=config.clip.precision,
         )
         self.space = label_space(config.classes, config.label.background_names, config.label.aliases)
         self._bank = embed_label_space(self._clip, self.space, resolve_templates(config.label.templates))

@@ -17,6 +17,7 @@ from models import weights as files
 from models.builtin.arch import CLIP_ARCH, CLIP_DEPTH, CLIP_INPUT, build_picture_book_clip
 from models.clip_towers import check_config
 from models.clip_weights import OPENAI_MEAN, OPENAI_STD, Triple, find_weights
+from models.precision import DTYPES, Precision
 from models.weights import Checkpoint, WeightsError
 
 PICTURE_BOOK = "picture_book"
@@ -69,7 +70,12 @@ class ClipModel:
 
 
 def build_clip(
-    model: str, weights: str | None = None, *, sha256: str | None = None, device: str | torch.device = "cpu"
+    model: str,
+    weights: str | None = None,
+    *,
+    sha256: str | None = None,
+    device: str | torch.device = "cpu",
+    precision: Precision = "fp32",
 ) -> ClipModel:
     """Build a CLIP and load its weights.
 
@@ -80,6 +86,7 @@ def build_clip(
             .pt, .pth or .bin), an https:// URL, or `hf-hub:owner/repo[:filename]`.
         sha256: refuse any other file.
         device: where the model goes.
+        precision: of the image tower; the text tower stays in float32.
 
     The networks of OpenAI, MetaCLIP and DFN use QuickGELU. For a tag, and for a hub repository with an
     open_clip_config.json, that and the mean and std are read from the published configuration. A plain file
@@ -91,7 +98,7 @@ def build_clip(
         models.weights.WeightsError: the file cannot be had, is not what it should be, or does not fit.
     """
     if model == PICTURE_BOOK:
-        return _build_picture_book(weights, sha256, device)
+        return _build_picture_book(weights, sha256, device, precision)
     config = _config(model)
     # Before the weights, a possibly long download: this can fail where a package is missing.
     tokenizer = _tokenizer(model)
@@ -100,7 +107,7 @@ def build_clip(
     network = _network(model, config)
     _load(network, source.checkpoint, model)
     size = _input_size(config["vision_cfg"])
-    parts = (_frozen(network, device), tokenizer, source.mean, source.std, size, source.checkpoint)
+    parts = (_frozen(network, device, precision), tokenizer, source.mean, source.std, size, source.checkpoint)
     return ClipModel(model, *parts)
 
 
@@ -133,7 +140,9 @@ def _resize(image: NDArray[np.uint8], height: int, width: int) -> Tensor:
     return F.interpolate(pixels, (height, width), mode="bicubic", antialias=True, align_corners=False)
 
 
-def _build_picture_book(weights: str | None, sha256: str | None, device: str | torch.device) -> ClipModel:
+def _build_picture_book(
+    weights: str | None, sha256: str | None, device: str | torch.device, precision: Precision
+) -> ClipModel:
     from open_clip.tokenizer import SimpleTokenizer
 
     checkpoint = files.resolve(weights or "builtin:picture_book_clip", sha256=sha256)
@@ -143,8 +152,8 @@ def _build_picture_book(weights: str | None, sha256: str | None, device: str | t
     network = build_picture_book_clip(arch)
     files.load_into(network, checkpoint, PICTURE_BOOK)
     tokenizer = SimpleTokenizer(context_length=arch["text_cfg"]["context_length"])
-    parts = (_frozen(network, device), tokenizer, OPENAI_MEAN, OPENAI_STD, CLIP_INPUT, checkpoint, CLIP_DEPTH)
-    return ClipModel(PICTURE_BOOK, *parts)
+    parts = (tokenizer, OPENAI_MEAN, OPENAI_STD, CLIP_INPUT, checkpoint, CLIP_DEPTH)
+    return ClipModel(PICTURE_BOOK, _frozen(network, device, precision), *parts)
 
 
 def _keys(arch: Any) -> Any:
@@ -219,7 +228,8 @@ def _misfit(network: nn.Module, state: dict[str, Tensor]) -> str | None:
     return f"{unexpected[0]} is unexpected ({len(unexpected)} such)" if unexpected else None
 
 
-def _frozen(network: Any, device: str | torch.device) -> Any:
+def _frozen(network: Any, device: str | torch.device, precision: Precision) -> Any:
+    network.visual.to(DTYPES[precision])
     return network.eval().requires_grad_(False).to(device)
 
 

@@ -36,7 +36,8 @@ def dense_features(
 
     Args:
         visual: `model.visual` of an open_clip model (`open_clip.transformer.VisionTransformer`).
-        images: [B, 3, H, W], normalised with the model's mean and std; H, W multiples of the patch size.
+        images: [B, 3, H, W], normalised with the model's mean and std; H, W multiples of the patch size. A
+            tower whose weights are bfloat16 or float16 computes in that; the features are float32.
         features: "gem" for the GEM stream, "clip" for the tower's own patch tokens.
         depth: GEM runs beside the last `depth - 1` blocks, from 2 to the number of blocks + 1.
         iterations: how often each self-self attention smooths its own input before it weighs the values.
@@ -53,7 +54,7 @@ def dense_features(
     else:
         raise ValueError(f'unknown features "{features}": use "gem" or "clip"')
     rows, columns = _grid(visual, images)
-    return F.normalize(tokens[:, 1:], dim=-1).unflatten(1, (rows, columns))
+    return F.normalize(tokens[:, 1:].to(_at_least_float32(tokens)), dim=-1).unflatten(1, (rows, columns))
 
 
 def gem_tokens(
@@ -115,7 +116,7 @@ def _grid(visual: Any, images: Tensor) -> tuple[int, int]:
 def embed(visual: Any, images: Tensor) -> Tensor:
     """Tokens before the first block, [B, 1 + h * w, C]. Patch dropout is left out: every patch is wanted."""
     grid = _grid(visual, images)
-    patches = visual.conv1(images).flatten(2).transpose(1, 2)
+    patches = visual.conv1(images.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)
     class_token = visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
     positions = _positions(visual.positional_embedding, visual.grid_size, grid).to(patches.dtype)
     return visual.ln_pre(torch.cat([class_token, patches], 1) + positions)
@@ -151,7 +152,8 @@ def _self_self(
     own, so that an image's features do not depend on what it is batched with.
     """
     if temperature is None:
-        factor = y.norm(dim=-1).mean(-1)[:, None, None, None] / math.sqrt(q.shape[-1])
+        norms = torch.linalg.vector_norm(y, dim=-1, dtype=_at_least_float32(y))
+        factor = (norms.mean(-1)[:, None, None, None] / math.sqrt(q.shape[-1])).to(y.dtype)
     else:
         factor = y.new_tensor(temperature)
     return sum((_smoothed(s, v, factor, iterations) for s in (v, k, q)), torch.zeros_like(v)) / 3
@@ -164,3 +166,7 @@ def _smoothed(s: Tensor, v: Tensor, factor: Tensor, iterations: int) -> Tensor:
         s = F.scaled_dot_product_attention(s * factor, s, s, scale=1.0)
     s = F.normalize(s, dim=-1)
     return F.scaled_dot_product_attention(s * factor, s, v, scale=1.0)
+
+
+def _at_least_float32(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)

@@ -159,7 +159,8 @@ def _share(workers: int, resources: cluster.Resources) -> int:
 
 def work(given: dict[str, Any]) -> str | None:
     """What each Ray Train worker runs; the reason where the run must not go on."""
-    from pipelines.training.loop import CannotCompileError, Worker
+    from pipelines.compiling import CannotCompileError
+    from pipelines.training.loop import Worker
     from pipelines.training.meter import DivergedError
     from pipelines.training.session import RaySession
 

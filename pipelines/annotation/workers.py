@@ -21,6 +21,7 @@ from pipelines.annotation.stages import (
     naming_bytes,
     pixels_of,
 )
+from pipelines.compiling import CannotCompileError, compiling
 from pipelines.config.settings import ClipModel, SamModel
 from pipelines.cpu import reuse_freed_memory, use_threads
 from pipelines.errors import UserError
@@ -36,13 +37,13 @@ def load_or_tell_later(load: Callable[[], T]) -> Callable[[], T]:
     in a call as it is.
 
     Returns:
-        A function that returns the model, or raises UserError where its weights could not be loaded.
+        A function that returns the model, or raises UserError where it could not be loaded or compiled.
     """
     from models.weights import WeightsError
 
     try:
         model = load()
-    except WeightsError as problem:
+    except (WeightsError, CannotCompileError) as problem:
         told = str(problem)
 
         def refuse() -> T:
@@ -64,7 +65,7 @@ class SegmentImages:
 
         def load() -> Any:
             sam, _ = build_sam(config.model, config.weights, sha256=config.sha256)
-            return mask_generator(sam.to(device), config)
+            return _compiled(mask_generator(sam.to(device), config), config)
 
         self._generator = load_or_tell_later(load)
         one_core = partial(use_threads, 1)
@@ -115,13 +116,23 @@ def mask_generator(sam: Any, config: SamModel) -> Any:
             "crop_overlap_ratio",
             "crop_n_points_downscale_factor",
             "min_mask_region_area",
+            "precision",
         }
     )
+    options["compiled"] = config.compile
     own = SAM_MODELS[config.model]
     for name in ("points_per_side", "pred_iou_thresh", "stability_score_thresh"):
         chosen = getattr(config, name)
         options[name] = getattr(own, name) if chosen is None else chosen
     return MaskGenerator(sam, **options)
+
+
+def _compiled(generator: Any, config: SamModel) -> Any:
+    """The generator after its first picture: a failure of the compiler is not one of an image."""
+    if config.compile:
+        with compiling("sam.compile"):
+            generator.generate([np.zeros((8, 8, 3), np.uint8)])
+    return generator
 
 
 @dataclass(frozen=True)
@@ -174,7 +185,13 @@ class NameSegments:
             reuse_freed_memory()
         self._config, self._threshold, self._keep = config, words.threshold, keep_embeddings
         self._clip = load_or_tell_later(
-            lambda: build_clip(config.model, config.weights, sha256=config.sha256, device=self._device)
+            lambda: build_clip(
+                config.model,
+                config.weights,
+                sha256=config.sha256,
+                device=self._device,
+                precision=config.precision,
+            )
         )
         self._bank = words.bank(self._device)
         self._table = TableStage("clip", self.name, book, max_tries)

@@ -14,6 +14,8 @@ Classes = Text | tuple[Text, ...]
 _Channel = Annotated[int, Field(ge=0, le=255)]
 _Colour = Shown("R,G,B", "3 whole numbers from 0 to 255")
 
+Precision = Literal["fp32", "bf16", "fp16"]
+
 TEMPLATE_SETS = ("single", "imagenet80")
 """Names that stand for whole sets of prompt templates."""
 
@@ -70,6 +72,10 @@ class SamModel(Config):
     """Divide points_per_side by this to the power of the layer in crops."""
     min_mask_region_area: int = Field(default=0, ge=0)
     """Remove holes and islands of fewer pixels from each mask; 0: leave masks as they are."""
+    precision: Precision = "fp32"
+    """Of SAM's large products; bf16 and fp16 are for GPUs, and move masks a little."""
+    compile: Annotated[bool, RunOnly] = False
+    """Have torch.compile fuse SAM's operations: minutes at the start, for long runs on GPUs."""
 
 
 class SamConfig(Pool, SamModel):
@@ -95,6 +101,8 @@ class ClipModel(Config):
     """Temperature of the self-self attention; null: GEM's adaptive one."""
     image_size: int | None = Field(default=None, ge=32, le=4096)
     """Side of the square that an image is resized to for CLIP, in pixels; null: the model's own."""
+    precision: Precision = "fp32"
+    """Of CLIP's image tower; bf16 and fp16 are for GPUs. Pooling and naming stay in fp32."""
 
 
 class ClipConfig(Pool, ClipModel):

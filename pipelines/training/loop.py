@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.segmenter import Segmenter, build_segmenter
 from models.student import Student
+from pipelines.compiling import compiling
 from pipelines.config.loading import identity
 from pipelines.config.train import TrainConfig
 from pipelines.cpu import reuse_freed_memory
@@ -34,10 +34,6 @@ CHECK_EVERY = 50
 """Steps between looks at the loss: each look makes a GPU wait."""
 
 _log = logging.getLogger(__name__)
-
-
-class CannotCompileError(Exception):
-    """`torch.compile` does not get through here, for want of a compiler for instance."""
 
 
 @dataclass
@@ -88,7 +84,7 @@ class Worker:
             CannotCompileError: `train.compile` is true, and the network cannot be compiled.
         """
         trackers = Trackers(self.config, self.logs if self.session.rank == 0 else None)
-        with trackers, _compiling() if self.config.train.compile else nullcontext():
+        with trackers, compiling("train.compile") if self.config.train.compile else nullcontext():
             while self.progress.step < self.total:
                 entry = self._stretch()
                 # Told before it is kept: a worker that is lost in between tells it twice, not never.
@@ -207,20 +203,6 @@ class Worker:
             return student
         ids = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(student, device_ids=ids)
-
-
-@contextmanager
-def _compiling() -> Iterator[None]:
-    """Compilation happens in the first step, far from the call of `torch.compile`."""
-    from torch._dynamo.exc import TorchDynamoException
-
-    try:
-        yield
-    except TorchDynamoException as error:
-        why = str(getattr(error, "inner_exception", error)).splitlines()[0]
-        raise CannotCompileError(
-            f"train.compile=true: {why}; train.compile=false needs no compiler"
-        ) from error
 
 
 def _network(config: TrainConfig, classes: int, device: torch.device, workers: int) -> Segmenter:

@@ -10,9 +10,11 @@ import pytest
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import sam_device, sam_statistics
+from models.builtin.arch import SAM_ARCH, build_picture_book_sam
 from models.masks import Segment
 from models.sam import MaskGenerator, build_sam
 from models.sam_decoder import MaskDecoder
@@ -159,6 +161,34 @@ def test_rows_below_the_picture_change_nothing(sam: Sam) -> None:
     )
     assert len(few[0]) > 2
     assert shapes(few) == shapes(all_)
+
+
+# Compiled
+
+
+def test_compiled_once_for_pictures_of_all_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches that are not full and chunks of prompts that are not, crops included; and the same masks."""
+    # Inductor takes minutes; this traces as much.
+    counter = CompileCounterWithBackend("eager")
+
+    def traced(function: Any, *, dynamic: bool, **_: Any) -> Any:
+        return own(function, dynamic=dynamic, backend=counter, fullgraph=True)
+
+    own = torch.compile
+    monkeypatch.setattr(torch, "compile", traced)
+    torch.manual_seed(0)
+    sam = build_picture_book_sam(SAM_ARCH | {"img_size": 64, "width": 32, "depth": 2, "window": 4}).eval()
+    options: dict[str, Any] = {"points_per_side": 5, "points_per_batch": 16, "crop_n_layers": 1}
+    options |= {"pred_iou_thresh": 0, "stability_score_thresh": 0, "box_nms_thresh": 1, "crop_nms_thresh": 1}
+    images = [scene(64, 64), scene(40, 90, 4), scene(120, 30, 5)]
+    compiled = MaskGenerator(sam, **options, compiled=True)
+    found = compiled.generate(images[:1])
+    assert counter.frame_count == 2
+    found += compiled.generate(images[1:])
+    assert counter.frame_count == 2
+    plain = MaskGenerator(sam, **options, ahead=True).generate(images)
+    assert min(map(len, plain)) > 50
+    assert shapes(found) == shapes(plain)
 
 
 # Feeding

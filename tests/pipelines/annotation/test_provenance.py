@@ -46,7 +46,13 @@ def test_it_says_what_a_relabelling_and_a_reader_need() -> None:
     [
         [],
         ["out=elsewhere"],
-        ["sam.workers=3", "sam.batch_size=1", "clip.num_gpus=0.5", "sam.points_per_batch=7"],
+        [
+            "sam.workers=3",
+            "sam.batch_size=1",
+            "clip.num_gpus=0.5",
+            "sam.points_per_batch=7",
+            "sam.compile=true",
+        ],
         ["max_bad=0.5", "rows_per_part=3", "max_tries=1", "new_run=true", "address=auto"],
     ],
 )
@@ -95,12 +101,20 @@ def test_a_record_without_a_configuration_differs_in_everything() -> None:
     assert len(lines) > 20
 
 
-def test_a_key_that_is_younger_than_the_label_set_had_its_default() -> None:
+@pytest.mark.parametrize(
+    ("key", "default", "given"),
+    [
+        ("image.reduce_jpeg", False, True),
+        ("sam.precision", "fp32", "bf16"),
+        ("clip.precision", "fp32", "fp16"),
+    ],
+)
+def test_a_key_that_is_younger_than_the_label_set_had_its_default(key: str, default: Any, given: Any) -> None:
     old = record()
-    del old["config"]["image.reduce_jpeg"]
+    del old["config"][key]
     assert differences(old, record(), AnnotateConfig) == []
-    said = ["image.reduce_jpeg: False -> True"]
-    assert differences(old, record("image.reduce_jpeg=true"), AnnotateConfig) == said
+    said = [f"{key}: {default!r} -> {given!r}"]
+    assert differences(old, record(f"{key}={str(given).lower()}"), AnnotateConfig) == said
 
 
 def test_the_refusal_names_the_folder_each_difference_and_what_to_do() -> None:

@@ -237,6 +237,37 @@ def test_weights_that_changed_are_told_in_the_call(read: pa.Table, words: Words)
             stage(read)
 
 
+def test_a_sam_that_cannot_be_compiled_is_told_in_the_call(
+    read: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And makes no error rows."""
+
+    def backend(*_: Any) -> Any:
+        raise RuntimeError("No working C++ compiler found\nat all")
+
+    own = torch.compile
+    # Any function will do for one that cannot be compiled, and tracing the encoder takes long.
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: own(torch.square, backend=backend))
+    stage = SegmentImages(SAM.model_copy(update={"compile": True}), PLAN, **GUARD)
+    with pytest.raises(UserError) as caught:
+        stage(read)
+    said = "sam.compile=true: No working C++ compiler found; sam.compile=false needs no compiler"
+    assert str(caught.value) == said
+
+
+def test_precision_reaches_the_models(
+    segmented: pa.Table, named: pa.Table, read: pa.Table, words: Words
+) -> None:
+    other = SegmentImages(SAM.model_copy(update={"precision": "bf16"}), PLAN, **GUARD)(read)
+    assert other.schema == segmented.schema
+    assert other != segmented
+    rows = NameSegments(ClipConfig(precision="bf16"), words, True, PLAN, **GUARD)(segmented)
+    for row, exact in zip(_ok(rows), _ok(named), strict=True):
+        found, expected = (np.frombuffer(one["embeddings"], np.float16) for one in (row, exact))
+        assert not np.array_equal(found, expected)
+        np.testing.assert_allclose(found, expected, atol=0.05)
+
+
 def test_null_options_are_the_model_s_own() -> None:
     sam, _ = build_sam("picture_book")
     own, entry = mask_generator(sam, SamConfig()), SAM_MODELS["picture_book"]
@@ -255,6 +286,7 @@ def test_null_options_are_the_model_s_own() -> None:
         crop_n_points_downscale_factor=2,
         min_mask_region_area=5,
         points_per_batch=3,
+        precision="bf16",
     )
     chosen = mask_generator(sam, config)
     assert [len(grid) for grid in chosen.grids] == [16, 4]

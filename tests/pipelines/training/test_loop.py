@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.methods import METHODS
-from pipelines.training.loop import CannotCompileError
+from pipelines.compiling import CannotCompileError
 from pipelines.training.meter import DivergedError
 from pipelines.training.step import Objective
 from tests.pipelines.training.runs import book, config, curve, worker
