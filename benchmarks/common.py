@@ -29,6 +29,7 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 MIB = 2**20
+DEVICES = click.Choice(["cpu", "cuda"])
 
 
 class Benchmark(click.Command):
@@ -128,6 +129,23 @@ def timed(work: Callable[[], T], rounds: int) -> tuple[T, float]:
         found = work()
         seconds.append(time.process_time() - start)
     return found, median(seconds)
+
+
+def clocked(work: Callable[[], T], device: str) -> tuple[T, float]:
+    """What it returns, and its CPU seconds; on a GPU the seconds until the device is through."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    start = clock()
+    found = work()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return found, clock() - start
+
+
+def a_device(ctx: click.Context, param: click.Parameter, device: str) -> str:
+    """Click callback: refuse a GPU that is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.BadParameter("no GPU that torch can use", ctx, param)
+    return device
 
 
 def draw_images(folder: Path, n: int, seed: int, size: int) -> list[Path]:

@@ -1,18 +1,18 @@
 """GEM features: segray's against the published forward written out plainly, same weights, same threads.
 
     python -m benchmarks.gem --model ViT-B-16 --images 4
+    python -m benchmarks.gem --model ViT-B-16 --images 16 --device cuda
 
 The peer does what `gem_torch` 1.0.1 does: every attention of both streams as two products and a softmax
 between them, one after the other, and the feed-forward layer of the last block, whose output nothing reads.
 Weights are random, as time does not depend on them. `ratio` is the peer's seconds over segray's, one image at
-a time; `ratio_batched` has segray take all images at once. CPU seconds of one thread; on a GPU, seconds
-between two waits for the device.
+a time; `ratio_batched` has segray take all images at once, `ratio_bf16` in bfloat16 too, on a GPU alone. CPU
+seconds of one thread; on a GPU, seconds between two waits for the device.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -24,8 +24,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import Benchmark, circumstances, fresh, table, write_result
+from benchmarks.common import (
+    DEVICES,
+    Benchmark,
+    a_device,
+    circumstances,
+    clocked,
+    fresh,
+    table,
+    write_result,
+)
 from models.gem import embed, gem_tokens
+from models.precision import rounded
 
 _DEPTH = 7
 
@@ -67,16 +77,6 @@ def _joined(attention: Any, heads: Tensor) -> Tensor:
     return attention.out_proj(heads.transpose(1, 2).flatten(2))
 
 
-def timed(work: Callable[[], Any], device: str) -> float:
-    """CPU seconds of this process, or on a GPU seconds until the device is through."""
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    start = clock()
-    work()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return clock() - start
-
-
 def measure(visual: Any, images: Tensor, rounds: int) -> dict[str, Any]:
     """Median seconds an image of the three ways, taken in turns, and how far apart the tokens are."""
     device = images.device.type
@@ -86,20 +86,36 @@ def measure(visual: Any, images: Tensor, rounds: int) -> dict[str, Any]:
         "segray": lambda: torch.cat([gem_tokens(visual, image) for image in singles]),
         "segray_batched": lambda: gem_tokens(visual, images),
     }
+    if device != "cpu":
+        rounded_visual = rounded(visual, torch.bfloat16)
+        ways["segray_bf16"] = lambda: gem_tokens(rounded_visual, images).float()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     with torch.inference_mode():
         tokens = {name: work() for name, work in ways.items()}
         for _ in range(rounds):
             for name, work in ways.items():
-                seconds[name].append(timed(work, device) / len(images))
-    apart = max(float((tokens[name] - tokens["plain"]).abs().max()) for name in ways)
+                seconds[name].append(clocked(work, device)[1] / len(images))
+    exact = ("segray", "segray_batched")
+    apart = max(float((tokens[name] - tokens["plain"]).abs().max()) for name in exact)
     by_way = {name: median(values) for name, values in seconds.items()}
     return {
         "seconds_per_image": by_way,
         "ratio": by_way["plain"] / by_way["segray"],
         "ratio_batched": by_way["plain"] / by_way["segray_batched"],
+        **_rounded_figures(tokens, by_way),
         "max_abs_difference": apart,
         "token_deviation": float(tokens["plain"].std()),
+    }
+
+
+def _rounded_figures(tokens: dict[str, Tensor], seconds: dict[str, float]) -> dict[str, float]:
+    """Of bfloat16, where it was measured."""
+    if "segray_bf16" not in tokens:
+        return {}
+    cosines = F.cosine_similarity(tokens["segray_bf16"], tokens["plain"], dim=-1)
+    return {
+        "ratio_bf16": seconds["plain"] / seconds["segray_bf16"],
+        "mean_cosine_bf16": float(cosines.mean()),
     }
 
 
@@ -108,23 +124,24 @@ def measure(visual: Any, images: Tensor, rounds: int) -> dict[str, Any]:
 @click.option("--size", default=448, show_default=True, type=click.IntRange(32), help="Side of the input.")
 @click.option("--images", default=4, show_default=True, type=click.IntRange(1))
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1))
+@click.option("--device", default="cpu", show_default=True, type=DEVICES, callback=a_device)
 @click.option("--seed", default=11, show_default=True, callback=fresh, type=int)
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file.")
-def main(model: str, size: int, images: int, rounds: int, seed: int, out: Path | None) -> None:
+def main(model: str, size: int, images: int, rounds: int, device: str, seed: int, out: Path | None) -> None:
     """Measure, print, record."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     visual = open_clip.create_model(model, pretrained=None, pretrained_image=False).visual.eval().to(device)
     found = measure(visual, torch.randn(images, 3, size, size, device=device), rounds)
     rows = [[name, f"{seconds:.3f}"] for name, seconds in found["seconds_per_image"].items()]
     click.echo(f"{model}, {size} x {size}, {device}\n")
     click.echo(table(["", "seconds an image"], rows))
     click.echo(f"\nratio {found['ratio']:.2f}, batched {found['ratio_batched']:.2f}")
+    if "ratio_bf16" in found:
+        click.echo(f"in bf16 {found['ratio_bf16']:.2f}, mean cosine {found['mean_cosine_bf16']:.5f}")
     click.echo(f"tokens differ by at most {found['max_abs_difference']:.1e}")
-    record = (
-        circumstances([seed]) | {"model": model, "size": size, "images": images, "rounds": rounds} | found
-    )
+    settings = {"model": model, "size": size, "images": images, "rounds": rounds, "on": device}
+    record = circumstances([seed]) | settings | found
     click.echo(f"wrote {write_result(out, record)}")
 
 

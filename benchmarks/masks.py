@@ -2,19 +2,25 @@
 
     python -m benchmarks.masks --model vit_b --width 500 --height 375
     python -m benchmarks.masks --model picture_book --images 12
+    python -m benchmarks.masks --model vit_b --width 500 --height 375 --images 32 --device cuda
 
 `vit_b` has the official size and random weights, whose own masks would all be alike: on both sides the whole
 decoder is computed, then its outputs are replaced by drawn ones, three nested blobs a prompt, so that
 filters, suppression and resampling have what a trained model gives them. `picture_book` is the built-in model
 as it is. Both generators have their default settings (the built-in model's thresholds for that one). `ratio`
 is upstream's CPU seconds over segray's.
+
+On a GPU upstream computes in fp32, one picture after the other, and segray takes all of them in one call,
+once to warm up and once for the clock, in every precision of `--precision`. What precision does to masks only
+`picture_book` shows. `changed_counts` is the share of pictures with another number of masks than upstream's.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -28,10 +34,23 @@ from numpy.typing import NDArray
 from segment_anything import SamAutomaticMaskGenerator, build_sam_vit_b
 from torch import Tensor
 
-from benchmarks.common import RESULTS, Benchmark, circumstances, fresh, table, write_result
+from benchmarks.common import (
+    DEVICES,
+    RESULTS,
+    Benchmark,
+    a_device,
+    circumstances,
+    clocked,
+    fresh,
+    table,
+    write_result,
+)
 from models.masks import Segment, full_mask
+from models.precision import DTYPES, Precision
 from models.sam import SAM_MODELS, MaskGenerator, build_sam
 from models.sam_decoder import MaskDecoder
+from models.sam_device import DeviceMasks
+from models.sam_stages import Rgb
 from pipelines.picture_book import draw_scene
 
 _PROMPTS, _SAMPLES = 1024, 256
@@ -40,7 +59,7 @@ _PROMPTS, _SAMPLES = 1024, 256
 class DrawnOutputs:
     """Predicted IoU [1024, 4] and logits [1024, 3, 256, 256] of 32 x 32 prompts, the same for both."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, device: str = "cpu") -> None:
         rng = np.random.default_rng(seed)
         centres, radii = rng.uniform(0, 1, (40, 2)), rng.uniform(0.04, 0.35, (40, 2))
         side = round(_PROMPTS**0.5)
@@ -57,48 +76,59 @@ class DrawnOutputs:
             for level, grown in enumerate((-0.4, 0.0, 0.5)):
                 self.logits[prompt, level] = torch.from_numpy(24 * (form + wave + grown))
                 self.iou[prompt, 1 + level] = 0.83 + quality[thing] + rng.normal(0, 0.06)
-        self._next = {"iou": 0, "logits": 0}
+        self.logits, self.iou = self.logits.to(device), self.iou.to(device)
+        self._next: Counter[str] = Counter()
 
-    def _take(self, what: str, count: int) -> slice:
+    def _take(self, what: str, values: Tensor, count: int) -> Tensor:
+        """The next `count`; a grid's last prompt again where it has no more."""
         start = self._next[what]
-        self._next[what] = (start + count) % _PROMPTS
-        return slice(start, start + count)
+        self._next[what] = (start + count) * (start + count < _PROMPTS)
+        part = values[start : start + count]
+        missing = count - len(part)
+        return torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
 
     @contextmanager
     def instead_of(self, sam: Any) -> Iterator[None]:
         """Both generators compute all and get these."""
 
-        def iou_hook(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:  # noqa: ARG001
-            return self.iou[self._take("iou", len(output))]
+        def iou_hook(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:  # noqa: ARG001
+            # What is compiled cannot count its calls: `ahead` draws for it.
+            return None if torch.compiler.is_compiling() else self._take("iou", self.iou, len(output))
 
         def decoder_hook(_: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # noqa: ARG001
-            return self.logits[self._take("logits", len(output[0]))], output[1]
+            return self._take("logits", self.logits, len(output[0])), output[1]
 
         own = MaskDecoder.__call__
+        own_init: Any = DeviceMasks.__init__
 
         def decode(decoder: MaskDecoder, picture: Any, points: Tensor, threshold: float, rows: int) -> Any:
             _, iou, prompts = own(decoder, picture, points, threshold, rows)
-            part = self._take("logits", len(points))
-            keep = self.iou[part, 1:] > threshold
-            return self.logits[part][keep], iou, prompts
+            keep = self._take("own iou", self.iou, len(points))[:, 1:] > threshold
+            return self._take("logits", self.logits, len(points))[keep], iou, prompts
+
+        def init(masks: DeviceMasks, *args: Any) -> None:
+            *first, all_masks, all_rows = args
+
+            def ahead(picture: Any, prompts: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+                all_masks(picture, prompts, rows)
+                logits = self._take("logits", self.logits, len(prompts))[:, :, : 4 * rows]
+                return logits, self._take("own iou", self.iou, len(prompts))[:, 1:]
+
+            own_init(masks, *first, ahead, all_rows)
 
         hooks = [
             sam.mask_decoder.iou_prediction_head.register_forward_hook(iou_hook),
             sam.mask_decoder.register_forward_hook(decoder_hook),
         ]
         try:
-            with mock.patch.object(MaskDecoder, "__call__", decode):
+            with (
+                mock.patch.object(MaskDecoder, "__call__", decode),
+                mock.patch.object(DeviceMasks, "__init__", init),
+            ):
                 yield
         finally:
             for hook in hooks:
                 hook.remove()
-
-
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """What it returns, and its CPU seconds."""
-    start = time.process_time()
-    found = work()
-    return found, time.process_time() - start
 
 
 def matched_iou(
@@ -113,39 +143,77 @@ def matched_iou(
     return [float(best(record["segmentation"])) for record in records]
 
 
-def compare(model: str, shape: tuple[int, int], images: int, seed: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Run:
+    """What is measured: see the options."""
+
+    model: str
+    shape: tuple[int, int]
+    images: int
+    seed: int
+    device: str
+    precisions: tuple[Precision, ...]
+    compiled: bool
+
+
+def compare(run: Run) -> dict[str, Any]:
     """Both generators on the same pictures."""
     options: dict[str, Any] = {}
-    if model == "vit_b":
-        torch.manual_seed(seed)
-        sam: Any = build_sam_vit_b().eval()
-        drawn: AbstractContextManager[None] = DrawnOutputs(seed).instead_of(sam)
+    if run.model == "vit_b":
+        torch.manual_seed(run.seed)
+        sam: Any = build_sam_vit_b().eval().to(run.device)
+        drawn: AbstractContextManager[None] = DrawnOutputs(run.seed, run.device).instead_of(sam)
     else:
-        sam, entry = build_sam(model)[0], SAM_MODELS[model]
+        sam, entry = build_sam(run.model)[0].to(run.device), SAM_MODELS[run.model]
         names = ("points_per_side", "pred_iou_thresh", "stability_score_thresh")
         options = {name: getattr(entry, name) for name in names}
         drawn = nullcontext()
-    upstream, own = SamAutomaticMaskGenerator(sam, **options), MaskGenerator(sam, **options)
+    height, width = run.shape
     pictures = [
-        np.ascontiguousarray(draw_scene(seed, k, max(shape)).image[: shape[0], : shape[1]])
-        for k in range(images)
+        np.ascontiguousarray(draw_scene(run.seed, k, max(run.shape)).image[:height, :width])
+        for k in range(run.images)
     ]
-    rows = []
+    upstream = SamAutomaticMaskGenerator(sam, **options)
     with drawn:
-        for picture in pictures:
-            records, slow = timed(partial(upstream.generate, picture))
-            (segments,), fast = timed(partial(own.generate, [picture]))
-            rows.append((slow, fast, len(records), len(segments), matched_iou(segments, records, shape)))
-            click.echo(f"{slow:8.2f} s  {fast:8.2f} s  {len(records)} and {len(segments)} masks", err=True)
-    matched = [iou for row in rows for iou in row[4]]
+        if run.device != "cpu":
+            upstream.generate(pictures[0])
+        peer = [clocked(partial(upstream.generate, picture), run.device) for picture in pictures]
+        ways = {}
+        for precision in run.precisions:
+            own = MaskGenerator(sam, **options, precision=precision, compiled=run.compiled)
+            ways[precision] = figures(*generated(own, pictures, run.device), peer, run.shape)
+            click.echo(f"{precision}: ratio {ways[precision]['ratio']:.2f}", err=True)
     return {
-        "ratio": sum(row[0] for row in rows) / sum(row[1] for row in rows),
+        "upstream_masks": [len(records) for records, _ in peer],
+        "upstream_seconds": [seconds for _, seconds in peer],
+        **ways[run.precisions[0]],
+        "precisions": ways,
+    }
+
+
+def generated(own: MaskGenerator, pictures: list[Rgb], device: str) -> tuple[list[list[Segment]], float]:
+    """segray's segments and seconds; on a GPU of the second call, with all pictures at once."""
+    if device != "cpu":
+        own.generate(pictures)
+        return clocked(partial(own.generate, pictures), device)
+    runs = [clocked(partial(own.generate, [picture]), device) for picture in pictures]
+    return [found[0] for found, _ in runs], sum(seconds for _, seconds in runs)
+
+
+def figures(
+    found: list[list[Segment]], seconds: float, peer: list[tuple[Any, float]], shape: tuple[int, int]
+) -> dict[str, Any]:
+    """Of one precision, beside upstream's records and seconds of each picture."""
+    pairs = list(zip(found, (records for records, _ in peer), strict=True))
+    matched = [iou for segments, records in pairs for iou in matched_iou(segments, records, shape)]
+    return {
+        "ratio": sum(slow for _, slow in peer) / seconds,
+        "images_per_second": len(found) / seconds,
         "mean_matched_iou": fmean(matched) if matched else None,
         "identical_masks": sum(iou == 1 for iou in matched),
-        "upstream_masks": [row[2] for row in rows],
-        "segray_masks": [row[3] for row in rows],
-        "upstream_seconds": [row[0] for row in rows],
-        "segray_seconds": [row[1] for row in rows],
+        "changed_counts": fmean(len(segments) != len(records) for segments, records in pairs),
+        "segray_masks": [len(segments) for segments in found],
+        "segray_seconds": seconds,
     }
 
 
@@ -154,27 +222,58 @@ def compare(model: str, shape: tuple[int, int], images: int, seed: int) -> dict[
 @click.option("--width", default=256, show_default=True, type=click.IntRange(32))
 @click.option("--height", default=256, show_default=True, type=click.IntRange(32))
 @click.option("--images", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--device", default="cpu", show_default=True, type=DEVICES, callback=a_device)
+@click.option(
+    "--precision", multiple=True, type=click.Choice(list(DTYPES)), help="Default: fp32, on a GPU all."
+)
+@click.option("--compile", "compiled", is_flag=True, help="As sam.compile=true.")
 @click.option("--seed", default=11, show_default=True, callback=fresh, type=int)
 @click.option("--out", default=None, type=Path, help="Default: benchmarks/results/masks-MODEL-HEIGHT.json.")
-def main(model: str, width: int, height: int, images: int, seed: int, out: Path | None) -> None:
+def main(
+    model: str,
+    width: int,
+    height: int,
+    images: int,
+    device: str,
+    precision: tuple[Precision, ...],
+    compiled: bool,
+    seed: int,
+    out: Path | None,
+) -> None:
     """Measure, print, record."""
     torch.set_num_threads(1)
+    precisions = precision or (("fp32",) if device == "cpu" else tuple(DTYPES))
+    run = Run(model, (height, width), images, seed, device, precisions, compiled)
     record = circumstances([seed]) | {"model": model, "width": width, "height": height, "images": images}
-    record |= compare(model, (height, width), images, seed)
-    count = sum(record["upstream_masks"])
-    head = ["", "CPU s an image", "masks"]
+    record |= {"on": device, "compiled": compiled} | compare(run)
+    masks, unit = sum(record["upstream_masks"]), "CPU s" if device == "cpu" else "s"
+    head = ["", f"{unit} an image", "ratio", "masks", "identical", "matched IoU", "other count"]
     rows = [
-        [name, f"{fmean(record[f'{key}_seconds']):.2f}", str(sum(record[f"{key}_masks"]))]
-        for name, key in (("SamAutomaticMaskGenerator", "upstream"), ("segray", "segray"))
+        ["SamAutomaticMaskGenerator", f"{fmean(record['upstream_seconds']):.3f}", "", str(masks), "", "", ""]
     ]
-    click.echo(f"\n{model}, {width} x {height}, one thread\n")
+    rows += [_row(name, way) for name, way in record["precisions"].items()]
+    click.echo(f"\n{model}, {width} x {height}, {device}\n")
     click.echo(table(head, rows))
-    click.echo(f"\nratio {record['ratio']:.2f}, {record['identical_masks']} of {count} masks identical")
-    click.echo(f"{write_result(out or _default(model, height), record)}")
+    click.echo(f"\nratio {record['ratio']:.2f}, {record['identical_masks']} of {masks} masks identical")
+    click.echo(f"{write_result(out or _default(model, height, device), record)}")
 
 
-def _default(model: str, height: int) -> Path:
-    return RESULTS / f"masks-{model.replace('_', '-')}-{height}.json"
+def _row(name: str, way: dict[str, Any]) -> list[str]:
+    iou = way["mean_matched_iou"]
+    seconds, masks = f"{1 / way['images_per_second']:.3f}", str(sum(way["segray_masks"]))
+    agreement = [str(way["identical_masks"]), "" if iou is None else f"{iou:.4f}"]
+    return [
+        f"segray, {name}",
+        seconds,
+        f"{way['ratio']:.2f}",
+        masks,
+        *agreement,
+        f"{way['changed_counts']:.0%}",
+    ]
+
+
+def _default(model: str, height: int, device: str) -> Path:
+    return RESULTS / f"masks-{model.replace('_', '-')}-{height}{'' if device == 'cpu' else '-gpu'}.json"
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 A mask at full size is R_y L R_x^T with the two small matrices of `models.sam_stages.resampling`. Masks are
 measured a few at a time, so that memory stays bounded; nothing here depends on a value, so that a GPU need
-not be waited for.
+not be waited for. On a GPU the kernel of `models.sam_kernel` does it, where Triton is installed.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,16 +34,45 @@ def measure(logits: Tensor, keep: Tensor, f: Frame, samples: int, cut: float, of
         cut: of a mask.
         offset: to both sides of it, for the stability score.
     """
-    y = _matrix(samples, f.side, f.input_height, f.height, logits.device)[:, : logits.shape[1]]
-    x = _matrix(logits.shape[2], f.side, f.input_width, f.width, logits.device)
-    step = max(1, _PIXELS_AT_ONCE // (f.height * f.width))
-    found = [_measured(y @ part @ x.T, cut, offset) for part in logits.split(step)]
-    return torch.where(keep[:, None], torch.cat(found), -1)
+    rows, columns, device = logits.shape[1], logits.shape[2], logits.device
+    y_axis = (samples, f.side, f.input_height, f.height, rows, device)
+    x_axis = (columns, f.side, f.input_width, f.width, columns, device)
+    if device.type == "cuda" and _has_triton():
+        found = _by_kernel(logits, keep, y_axis, x_axis, cut, offset)
+    else:
+        y, x = _matrix(*y_axis), _matrix(*x_axis)
+        step = max(1, _PIXELS_AT_ONCE // (f.height * f.width))
+        found = torch.cat([_measured(y @ part @ x.T, cut, offset) for part in logits.split(step)])
+    return torch.where(keep[:, None], found, -1)
+
+
+_Axis = tuple[int, int, int, int, int, torch.device]
 
 
 @lru_cache(maxsize=64)
-def _matrix(samples: int, side: int, inside: int, pixels: int, device: torch.device) -> Tensor:
-    return to_device(resampling(samples, side, inside, pixels), device)
+def _matrix(samples: int, side: int, inside: int, pixels: int, seen: int, device: torch.device) -> Tensor:
+    """The resampling of one axis from the first `seen` samples, [pixels, seen]."""
+    return to_device(resampling(samples, side, inside, pixels)[:, :seen].contiguous(), device)
+
+
+@lru_cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def _by_kernel(
+    logits: Tensor, keep: Tensor, y_axis: _Axis, x_axis: _Axis, cut: float, offset: float
+) -> Tensor:
+    from models.sam_kernel import measured
+
+    return measured(logits, keep, _taps(*y_axis), _taps(*x_axis), cut, offset)
+
+
+@lru_cache(maxsize=64)
+def _taps(samples: int, side: int, inside: int, pixels: int, seen: int, device: torch.device) -> Any:
+    from models.sam_kernel import taps_of
+
+    return taps_of(resampling(samples, side, inside, pixels)[:, :seen], device)
 
 
 def _measured(full: Tensor, cut: float, offset: float) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner
 from segment_anything import SamAutomaticMaskGenerator
 
-from benchmarks import annotate, common, end_to_end, jpeg, masks, memory, store, throughput, zero_shot
+from benchmarks import annotate, common, end_to_end, gem, jpeg, masks, memory, store, throughput, zero_shot
 from benchmarks.labeller import Labeller
 from benchmarks.memory import Sample
 from benchmarks.throughput import Timing
@@ -236,9 +236,20 @@ def test_both_mask_generators_are_timed_on_the_same_masks(tmp_path: Path) -> Non
     finally:
         torch.set_num_threads(threads)
     assert "masks identical" in said
-    assert found["ratio"] == pytest.approx(found["upstream_seconds"][0] / found["segray_seconds"][0])
+    assert found["ratio"] == pytest.approx(found["upstream_seconds"][0] / found["segray_seconds"])
     assert found["upstream_masks"] == found["segray_masks"] != [0]
     assert found["mean_matched_iou"] == pytest.approx(1, abs=0.01)
+    assert found["precisions"].keys() == {"fp32"}
+    assert found["changed_counts"] == 0
+    assert found["images_per_second"] == pytest.approx(1 / found["segray_seconds"])
+
+
+def test_a_gpu_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for program in (masks.main, gem.main):
+        done = CliRunner().invoke(program, ["--device", "cuda"])
+        assert done.exit_code == 2
+        assert "no GPU that torch can use" in done.output
 
 
 def test_a_picture_is_unpacked_and_labelled_whole_and_reduced(tmp_path: Path) -> None:
@@ -267,6 +278,9 @@ def test_drawn_outputs_reach_both_generators(monkeypatch: pytest.MonkeyPatch) ->
     with drawn.instead_of(sam):
         records = SamAutomaticMaskGenerator(sam, **options).generate(picture)
         (segments,) = MaskGenerator(sam, **options).generate([picture])
+        (ahead,) = MaskGenerator(sam, **options, ahead=True).generate([picture])
+    assert [s.predicted_iou for s in ahead] == [r["predicted_iou"] for r in records]
+    assert masks.matched_iou(ahead, records, (192, 192)) == [1.0] * len(records)
     assert [s.predicted_iou for s in segments] == [r["predicted_iou"] for r in records]
     assert len(records) > 3
     assert masks.matched_iou(segments, records, (192, 192)) == [1.0] * len(records)
