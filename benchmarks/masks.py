@@ -17,7 +17,7 @@ once to warm up and once for the clock, in every precision of `--precision`. Wha
 
 from __future__ import annotations
 
-from collections import Counter
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -77,12 +77,13 @@ class DrawnOutputs:
                 self.logits[prompt, level] = torch.from_numpy(24 * (form + wave + grown))
                 self.iou[prompt, 1 + level] = 0.83 + quality[thing] + rng.normal(0, 0.06)
         self.logits, self.iou = self.logits.to(device), self.iou.to(device)
-        self._next: Counter[str] = Counter()
+        # Each thread has a picture of its own.
+        self._next = threading.local()
 
     def _take(self, what: str, values: Tensor, count: int) -> Tensor:
         """The next `count`; a grid's last prompt again where it has no more."""
-        start = self._next[what]
-        self._next[what] = (start + count) * (start + count < _PROMPTS)
+        start = getattr(self._next, what, 0)
+        setattr(self._next, what, (start + count) * (start + count < _PROMPTS))
         part = values[start : start + count]
         missing = count - len(part)
         return torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part

@@ -91,8 +91,11 @@ class MaskDecoder:
         iou = self._iou_head(hidden[:, 0])[:, 1:]
         keep = confident(iou, threshold)
         passing = keep.any(1).nonzero()[:, 0]
-        logits = self._logits(hidden[passing], tokens[passing, : rows * self._side[1]], rows)
-        logits = _in_rows(logits.flatten(0, 1)[keep[passing].flatten()], rows, self._side[1])
+        # Not tokens[passing]: that copies value by value, this row by row.
+        seen = tokens[:, : rows * self._side[1]].index_select(0, passing)
+        logits = self._logits(hidden[passing], seen, rows).flatten(0, 1)
+        kept = keep[passing].flatten().nonzero()[:, 0]
+        logits = _in_rows(logits.index_select(0, kept), rows, self._side[1])
         unseen = 4 * (self._side[0] - rows)
         return F.pad(logits, (0, 0, 0, unseen)), iou[keep], keep.nonzero()[:, 0]
 
@@ -164,5 +167,7 @@ def confident(iou: Tensor, threshold: float) -> Tensor:
 
 def _in_rows(logits: Tensor, rows: int, width: int) -> Tensor:
     """[K, 16 rows w] of 4 x 4 pixels a token, in two levels of 2 x 2, as [K, 4 rows, 4w]."""
-    pixels = logits.view(-1, rows, width, 2, 2, 2, 2)
-    return pixels.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 4 * rows, 4 * width)
+    # Neighbours in a row stay together, so that two floats move as one value.
+    pairs = logits.view(torch.int64).view(len(logits), rows, width, 2, 2, 2)
+    in_rows = pairs.permute(0, 1, 3, 5, 2, 4).reshape(len(logits), 4 * rows, 2 * width)
+    return in_rows.view(torch.float32)

@@ -10,11 +10,12 @@ others the box that logits above the lower stability threshold reach is computed
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -50,9 +51,16 @@ class _Axis:
         index = np.flatnonzero(flags & (self.last >= 0))
         return (int(self.first[index[0]]), int(self.last[index[-1]])) if index.size else (0, -1)
 
-    def taps(self, first: int, last: int) -> slice:
-        """The samples that pixels from first to last see."""
-        return slice(int(self.tap_first[first]), int(self.tap_last[last]) + 1)
+    def sides(self, first: int, last: int) -> tuple[slice, slice]:
+        """The bands of pixels at both ends of first to last."""
+        after = last + 1
+        return slice(first, min(first + self.band, after)), slice(max(after - self.band, first), after)
+
+    def of(self, pixels: Sequence[slice]) -> tuple[Tensor, slice]:
+        """The weights of some pixels, in order, for the samples that these see."""
+        taps = slice(int(self.tap_first[pixels[0].start]), int(self.tap_last[pixels[-1].stop - 1]) + 1)
+        weights = [self.weights[part, taps] for part in pixels]
+        return weights[0] if len(weights) == 1 else torch.cat(weights), taps
 
 
 @lru_cache(maxsize=64)
@@ -105,7 +113,7 @@ def lazy_segments(
         left, right = x_axis.reach(columns[k] > low)
         if bottom < top or right < left:
             continue
-        patch = _pixels(logits, y_axis, x_axis, slice(top, bottom + 1), slice(left, right + 1))
+        patch = _pixels(logits, y_axis, x_axis, [slice(top, bottom + 1)], [slice(left, right + 1)])
         stability = _stability(patch, limits)
         mask = patch > limits.cut
         if (limits.stability > 0 and not stability >= np.float32(limits.stability)) or not mask.any():
@@ -137,35 +145,35 @@ def _box(
     left, right = x_axis.reach(columns)
     if bottom < top or right < left:
         return None
-    tall, wide = slice(top, bottom + 1), slice(left, right + 1)
-    from_left, to_right = slice(left, left + x_axis.band), slice(right + 1 - x_axis.band, right + 1)
-    from_top, to_bottom = slice(top, top + y_axis.band), slice(bottom + 1 - y_axis.band, bottom + 1)
-    x0, x1 = (
-        band.start + np.flatnonzero((_pixels(logits, y_axis, x_axis, tall, band) > cut).any(0))
-        for band in (_within(from_left, wide), _within(to_right, wide))
-    )
-    y0, y1 = (
-        band.start + np.flatnonzero((_pixels(logits, y_axis, x_axis, band, wide) > cut).any(1))
-        for band in (_within(from_top, tall), _within(to_bottom, tall))
-    )
-    if not (x0.size and x1.size and y0.size and y1.size):
+    tall, wide = [slice(top, bottom + 1)], [slice(left, right + 1)]
+    x_sides, y_sides = x_axis.sides(left, right), y_axis.sides(top, bottom)
+    x = _extent((_pixels(logits, y_axis, x_axis, tall, x_sides) > cut).any(0), *x_sides)
+    y = _extent((_pixels(logits, y_axis, x_axis, y_sides, wide) > cut).any(1), *y_sides)
+    return None if x is None or y is None else (x[0], y[0], x[1], y[1])
+
+
+def _extent(flags: NDArray[np.bool_], near: slice, far: slice) -> tuple[int, int] | None:
+    """The first flagged pixel of the near band, the last one of the far band; None where one has none.
+
+    `flags` are those of the near band's pixels, then those of the far band's.
+    """
+    split = near.stop - near.start
+    first, last = flags[:split].argmax(), flags[split:][::-1].argmax()
+    if not (flags[first] and flags[-1 - last]):
         return None
-    return int(x0[0]), int(y0[0]), int(x1[-1]), int(y1[-1])
+    return near.start + int(first), far.stop - 1 - int(last)
 
 
-def _within(inner: slice, outer: slice) -> slice:
-    return slice(max(inner.start, outer.start), min(inner.stop, outer.stop))
-
-
-def _pixels(logits: Tensor, y_axis: _Axis, x_axis: _Axis, rows: slice, columns: slice) -> Floats:
+def _pixels(
+    logits: Tensor, y_axis: _Axis, x_axis: _Axis, rows: Sequence[slice], columns: Sequence[slice]
+) -> Floats:
     """Full-size logits of these rows and columns of pixels."""
-    high, wide = y_axis.taps(rows.start, rows.stop - 1), x_axis.taps(columns.start, columns.stop - 1)
-    y_weights, x_weights = y_axis.weights[rows, high], x_axis.weights[columns, wide].T
+    (y_weights, high), (x_weights, wide) = y_axis.of(rows), x_axis.of(columns)
     seen = logits[high, wide]
     # The smaller product first.
-    if len(y_weights) < x_weights.shape[1]:
-        return ((y_weights @ seen) @ x_weights).numpy()
-    return (y_weights @ (seen @ x_weights)).numpy()
+    if len(y_weights) < len(x_weights):
+        return ((y_weights @ seen) @ x_weights.T).numpy()
+    return (y_weights @ (seen @ x_weights.T)).numpy()
 
 
 def _stability(patch: Floats, limits: Thresholds) -> np.float32:

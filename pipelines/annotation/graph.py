@@ -49,14 +49,14 @@ def label(
 
     from pipelines.annotation.sink import LabelSink
 
-    config = prepared.config
+    config, share = prepared.config, fair_share(n_todo, plans)
     guard: dict[str, Any] = {"book": book, "max_tries": config.max_tries}
     task: dict[str, Any] = {"num_cpus": cluster.TASK_CPUS, "batch_format": "pyarrow"}
 
-    def pool(plan: PoolPlan) -> dict[str, Any]:
+    def pool(plan: PoolPlan, batch_size: int | None) -> dict[str, Any]:
         return {
             "batch_format": "pyarrow",
-            "batch_size": plan.batch_size,
+            "batch_size": batch_size or min(plan.batch_size, share),
             "num_cpus": plan.num_cpus,
             "num_gpus": plan.num_gpus,
             "compute": ActorPoolStrategy(
@@ -66,7 +66,7 @@ def label(
 
     rows_per_part = config.rows_per_part or _rows_per_part(n_todo, resources)
     # Ray Data joins the blocks of a part but splits none.
-    block_rows = min(rows_per_block(n_todo, plans), rows_per_part)
+    block_rows = min(rows_per_block(n_todo, plans), rows_per_part, share)
     sink = LabelSink(
         config.out,
         labels_schema(prepared.provenance),
@@ -89,7 +89,7 @@ def label(
         dataset = dataset.map_batches(
             SegmentImages,
             fn_constructor_kwargs={"config": _pinned(config.sam, prepared), "plan": plans["sam"], **guard},
-            **pool(plans["sam"]),
+            **pool(plans["sam"], config.sam.batch_size),
         )
     dataset = dataset.map_batches(
         NameSegments,
@@ -100,7 +100,7 @@ def label(
             "plan": plans["clip"],
             **guard,
         },
-        **pool(plans["clip"]),
+        **pool(plans["clip"], config.clip.batch_size),
     ).map_batches(partial(encode_table, space=prepared.space, **guard), batch_size=block_rows, **task)
     dataset.write_datasink(sink, ray_remote_args={"num_cpus": cluster.TASK_CPUS})
 
@@ -121,3 +121,11 @@ def rows_per_block(n_todo: int, plans: dict[str, PoolPlan]) -> int:
     workers = max(plan.max_workers for plan in plans.values())
     least, most = _BLOCK_ROWS
     return max(least, min(most, n_todo // (64 * workers)))
+
+
+def fair_share(n_todo: int, plans: dict[str, PoolPlan]) -> int:
+    """Images to take at a time at most: few of few, else one worker has them all, or the others wait for it.
+
+    An eighth of what comes to each worker of the larger pool, and at least one.
+    """
+    return max(1, n_todo // (8 * max(plan.max_workers for plan in plans.values())))

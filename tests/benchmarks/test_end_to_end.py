@@ -7,11 +7,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from segment_anything import SamAutomaticMaskGenerator
 
-from benchmarks import common, end_to_end
+from benchmarks import common, end_to_end, masks, real_size
 from benchmarks.labeller import Labeller
+from models.builtin.arch import CLIP_ARCH, SAM_ARCH, build_picture_book_sam
+from models.clip import build_clip
+from models.masks import unpack
+from models.sam import build_sam
+from pipelines.annotation.ledger import Ledger
+from pipelines.annotation.stages import read_row
+from pipelines.cluster import PoolPlan
 from pipelines.config.loading import load
-from pipelines.config.settings import AnnotateConfig
+from pipelines.config.settings import AnnotateConfig, SamConfig
+from pipelines.images import ImageOptions
 
 
 def test_plain_way_labels_as_segray_does(tmp_path: Path) -> None:
@@ -27,6 +36,49 @@ def test_plain_way_labels_as_segray_does(tmp_path: Path) -> None:
     plain = end_to_end.label_files(tmp_path / "plain", paths)
     assert all(label.any() for label in plain.values())
     assert end_to_end.same_pixels(own, plain) >= 0.995
+
+
+def test_two_pictures_at_once_get_the_drawn_masks_of_the_plain_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the built-in SAM in place of a large one; its worker has two threads."""
+    monkeypatch.setattr(masks, "_PROMPTS", 256)
+    monkeypatch.setattr(masks, "_SAMPLES", 96)
+    monkeypatch.setenv(real_size.SEED, "5")
+    paths = common.draw_images(tmp_path / "images", 2, 11, 96)
+    sam = SamConfig(pred_iou_thresh=0.9)
+    stage = real_size.SegmentDrawn(sam, PoolPlan(1, 1, 1, 0, threads=2, batch_size=2), Ledger(), 2)
+    with stage.drawn:
+        rows = stage.segment([read_row(_manifest_row(path), ImageOptions(), False) for path in paths])
+    plain = build_sam("picture_book")[0]
+    options = {"points_per_side": 16, "pred_iou_thresh": 0.9, "stability_score_thresh": 0.8}
+    with masks.DrawnOutputs(5).instead_of(plain):
+        records = SamAutomaticMaskGenerator(plain, **options).generate(np.zeros((96, 96, 3), np.uint8))
+    assert len(records) > 3
+    for row in rows:
+        assert masks.matched_iou(unpack(row["segments"]), records, (96, 96)) == [1.0] * len(records)
+
+
+def _manifest_row(path: Path) -> dict[str, Any]:
+    return {"image_id": path.name, "uri": str(path), "problem": None}
+
+
+def test_random_weights_fit_the_models_that_the_words_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The networks are small here: real ones take a gigabyte."""
+    monkeypatch.setattr(real_size, "build_sam_vit_b", lambda: build_picture_book_sam(SAM_ARCH))
+    monkeypatch.setattr("open_clip.get_model_config", lambda _: CLIP_ARCH)
+    words = real_size.random_models(tmp_path, 5)
+    config = load(AnnotateConfig, None, [f"images={tmp_path}", "out=none", *words])
+    assert (config.sam.model, config.clip.model, config.label.threshold) == ("vit_b", "ViT-B-16", -1)
+    sam, _ = build_sam("picture_book", config.sam.weights)
+    clip = build_clip("picture_book", config.clip.weights)
+    again = real_size.random_models(tmp_path, 5)
+    assert again == words
+    (other, _), token = build_sam("picture_book", config.sam.weights), "mask_decoder.iou_token.weight"
+    assert torch.equal(sam.state_dict()[token], other.state_dict()[token])
+    assert clip.model.visual.proj.any()
 
 
 def test_counts_missing_images_as_different() -> None:

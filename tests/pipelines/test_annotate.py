@@ -424,3 +424,12 @@ def test_images_and_labels_in_an_object_store(
     _annotate(source, out)
     again = {name: storage.read_bytes(storage.join(out, *name.split("/"))) for name in local}
     assert again == local
+
+
+def test_few_images_are_shared_out_among_the_workers() -> None:
+    def share(n_todo: int, *workers: int) -> int:
+        plans = {str(n): PoolPlan(n, n, 0.5, 0, 1, 4) for n in workers}
+        return graph.fair_share(n_todo, plans)
+
+    assert [share(4, 2, 1), share(48, 2, 1), share(4_800, 2, 1)] == [1, 3, 300]
+    assert share(48, 1, 3) == 2
