@@ -26,9 +26,9 @@ from benchmarks.masks import DrawnOutputs
 from pipelines.annotation import graph
 from pipelines.annotation.guard import Book
 from pipelines.annotation.workers import SegmentImages
-from pipelines.cluster import PoolPlan
 from pipelines.config.settings import SamModel
 from pipelines.picture_book import draw_scene
+from pipelines.pools import PoolPlan
 
 WIDTH, HEIGHT = 500, 375
 SEED = "SEGRAY_DRAWN_SEED"

@@ -5,6 +5,8 @@ The same function as segment_anything's (1.0, `image_encoder.py`) without its co
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import torch
@@ -12,8 +14,9 @@ from segment_anything.modeling.image_encoder import get_rel_pos, window_partitio
 from torch import Tensor
 from torch.nn import functional as F
 
-_BIAS_VALUES, _BIAS_VALUES_ELSEWHERE = 1 << 25, 1 << 29
-"""Of the relative positions' biases that exist at a time on a CPU, or one head's; and on other devices."""
+_BIAS_VALUES_ON_CPU, _BIAS_VALUES_ELSEWHERE = 1 << 22, 1 << 29
+"""Of the relative positions' biases that exist at a time: on a CPU what its cache holds (measured), else what
+keeps memory bounded."""
 
 
 def encode_pictures(encoder: Any, pictures: Tensor, trunk: Any = None) -> Tensor:
@@ -58,22 +61,28 @@ def _attention(attention: Any, x: Tensor) -> Tensor:
     rows = torch.einsum("bnhwc,hkc->bnhwk", grid, get_rel_pos(height, height, attention.rel_pos_h))
     columns = torch.einsum("bnhwc,wkc->bnhwk", grid, get_rel_pos(width, width, attention.rel_pos_w))
 
-    def attend(part: tuple[slice, slice]) -> Tensor:
+    values = _BIAS_VALUES_ON_CPU if x.device.type == "cpu" else _BIAS_VALUES_ELSEWHERE
+    out = torch.empty(count, heads, height, width, q.shape[-1], dtype=q.dtype, device=q.device)
+    for part in _parts(count, heads, height, width, values):
         bias = rows[part][..., :, None] + columns[part][..., None, :]
-        return F.scaled_dot_product_attention(q[part], k[part], v[part], bias.flatten(-2).flatten(2, 3))
+        queries, bias = grid[part].flatten(2, 3), bias.flatten(-2).flatten(2, 3)
+        attended = F.scaled_dot_product_attention(queries, k[part[:2]], v[part[:2]], bias)
+        out[part] = attended.unflatten(2, (-1, width))
+    return _joined(attention, out.flatten(2, 3), height, width)
 
-    values = _BIAS_VALUES if x.device.type == "cpu" else _BIAS_VALUES_ELSEWHERE
-    of_one = heads * length**2
-    if count * of_one <= values:
-        return _joined(attention, attend((slice(None), slice(None))), height, width)
-    pictures, at_once = max(1, values // of_one), heads if of_one <= values else 1
-    parts = [
-        torch.cat(
-            [attend((slice(b, b + pictures), slice(n, n + at_once))) for n in range(0, heads, at_once)], 1
-        )
-        for b in range(0, count, pictures)
-    ]
-    return _joined(attention, torch.cat(parts), height, width)
+
+def _parts(
+    count: int, heads: int, height: int, width: int, values: int
+) -> Iterator[tuple[slice, slice, slice]]:
+    """Windows, heads and rows of queries to attend at a time: whole windows, or some rows of one head."""
+    every, length = slice(None), height * width
+    if heads * length**2 <= values:
+        step = values // (heads * length**2)
+        yield from ((slice(start, start + step), every, every) for start in range(0, count, step))
+        return
+    high = max(1, values // (width * length))
+    for window, head, row in product(range(count), range(heads), range(0, height, high)):
+        yield slice(window, window + 1), slice(head, head + 1), slice(row, row + high)
 
 
 def _joined(attention: Any, heads: Tensor, height: int, width: int) -> Tensor:

@@ -26,6 +26,8 @@ from models.sam_stages import Frame, Window, resampling
 Floats = NDArray[np.float32]
 Ints = NDArray[np.intp]
 Box = tuple[int, int, int, int]
+_BLOCK = 64
+"""Rows of pixels that are resampled at a time."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,8 @@ def _box(
         return None
     tall, wide = [slice(top, bottom + 1)], [slice(left, right + 1)]
     x_sides, y_sides = x_axis.sides(left, right), y_axis.sides(top, bottom)
-    x = _extent((_pixels(logits, y_axis, x_axis, tall, x_sides) > cut).any(0), *x_sides)
-    y = _extent((_pixels(logits, y_axis, x_axis, y_sides, wide) > cut).any(1), *y_sides)
+    x = _extent(np.any(_pixels(logits, y_axis, x_axis, tall, x_sides) > cut, axis=0), *x_sides)
+    y = _extent(np.any(_pixels(logits, y_axis, x_axis, y_sides, wide) > cut, axis=1), *y_sides)
     return None if x is None or y is None else (x[0], y[0], x[1], y[1])
 
 
@@ -173,7 +175,21 @@ def _pixels(
     # The smaller product first.
     if len(y_weights) < len(x_weights):
         return ((y_weights @ seen) @ x_weights.T).numpy()
-    return (y_weights @ (seen @ x_weights.T)).numpy()
+    across = seen @ x_weights.T
+    if len(y_weights) <= _BLOCK:
+        return (y_weights @ across).numpy()
+    # Each row of pixels sees three samples: a block of rows needs few of them.
+    blocks = (y_axis.of([block]) for block in _blocks(rows))
+    return torch.cat(
+        [weights @ across[taps.start - high.start : taps.stop - high.start] for weights, taps in blocks]
+    ).numpy()
+
+
+def _blocks(rows: Sequence[slice]) -> Iterator[slice]:
+    """The rows of pixels, in order, in blocks."""
+    for part in rows:
+        for start in range(part.start, part.stop, _BLOCK):
+            yield slice(start, min(start + _BLOCK, part.stop))
 
 
 def _stability(patch: Floats, limits: Thresholds) -> np.float32:

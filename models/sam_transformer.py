@@ -88,9 +88,12 @@ class Read(_Cross):
     def __call__(self, asked: Tensor, tokens: Tensor, placed: Tensor) -> Tensor:
         """[B, T, C] of tokens and placed [B, N, C]."""
         queries = by_heads(self.q_proj(asked), self.heads) * self.scale
-        folded = _by_head(queries, self._key_weight)
-        weights = torch.bmm(folded.flatten(1, 2), placed.mT).softmax(-1)
-        read = torch.bmm(weights, tokens).unflatten(1, (self.heads, -1))
+        folded = _by_head(queries, self._key_weight).flatten(1, 2)
+        # One head of all rows: folded queries and values are as wide as the tokens.
+        attended = F.scaled_dot_product_attention(
+            folded[:, None], placed[:, None], tokens[:, None], scale=1.0
+        )
+        read = attended.unflatten(2, (self.heads, -1))[:, 0]
         return self._out(_by_head(read, self._value_weight).transpose(1, 2).flatten(2) + self.v_proj.bias)
 
     def shared(self, asked: Tensor, picture: PictureTokens) -> Tensor:

@@ -17,10 +17,10 @@ from models.masks import unpack
 from models.sam import build_sam
 from pipelines.annotation.ledger import Ledger
 from pipelines.annotation.stages import read_row
-from pipelines.cluster import PoolPlan
 from pipelines.config.loading import load
 from pipelines.config.settings import AnnotateConfig, SamConfig
 from pipelines.images import ImageOptions
+from pipelines.pools import PoolPlan
 
 
 def test_plain_way_labels_as_segray_does(tmp_path: Path) -> None:

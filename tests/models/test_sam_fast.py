@@ -59,10 +59,10 @@ def encode(sam: Sam, images: list[Rgb]) -> Tensor:
 # Encoder
 
 
-@pytest.mark.parametrize("values", [1, 1 << 25])
+@pytest.mark.parametrize("values", [1, 1 << 13, 1 << 25])
 def test_the_encoder_is_upstream_s(sam: Sam, values: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two pictures, head by head and all at once; windows that do not fill the picture included."""
-    monkeypatch.setattr(sam_encoder, "_BIAS_VALUES", values)
+    """Of two pictures, row by row, by some rows, all at once; windows that do not fill the picture, too."""
+    monkeypatch.setattr(sam_encoder, "_BIAS_VALUES_ON_CPU", values)
     pictures = preprocess(sam, [scene(200, 256), scene(256, 170)])
     encoder = sam.image_encoder
     assert {block.window_size for block in encoder.blocks} == {0, 6}
