@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
-from segment_anything import SamAutomaticMaskGenerator
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from segment_anything.utils.amg import remove_small_regions as upstream_remove_small_regions
 from torch import nn
@@ -83,15 +83,42 @@ def sam(reference: dict[str, NDArray[Any]]) -> Sam:
     return reference_sam(state)
 
 
-def assert_same(segments: list[Segment], records: list[dict[str, Any]]) -> None:
+ROUNDING = 1e-4
+"""Of logits whose deviation is 3 to 4; sums in another order differed by up to 1.6e-5."""
+
+
+def logits_of(sam: Sam, image: Rgb, record: dict[str, Any]) -> NDArray[np.float32]:
+    """Full-size logits of one of upstream's masks, by its own predictor; infinite outside of its crop."""
+    x, y, w, h = record["crop_box"]
+    predictor = SamPredictor(sam)
+    predictor.set_image(image[y : y + h, x : x + w])
+    point = predictor.transform.apply_coords(np.array(record["point_coords"]) - [x, y], (h, w))
+    logits, iou, _ = predictor.predict_torch(
+        torch.as_tensor(point)[:, None], torch.ones(1, 1, dtype=torch.int), return_logits=True
+    )
+    found = np.full(image.shape[:2], np.inf, np.float32)
+    found[y : y + h, x : x + w] = logits[0, (iou[0] - record["predicted_iou"]).abs().argmin()].numpy()
+    return found
+
+
+def assert_same(
+    segments: list[Segment],
+    records: list[dict[str, Any]],
+    seen: tuple[Sam, Rgb] | None = None,
+) -> None:
+    """Mask for mask; with the model and the picture pixels may differ whose logit is at the cut itself."""
     assert len(segments) == len(records)
     for segment, record in zip(segments, records, strict=True):
         mask = record["segmentation"]
-        assert np.array_equal(full_mask(segment, *mask.shape), mask)
-        x, y, w, h = segment.box
-        assert [x, y, w - 1, h - 1] == record["bbox"]
-        assert segment.mask.shape == (h, w)
-        assert segment.area == record["area"]
+        differs = full_mask(segment, *mask.shape) != mask
+        if differs.any():
+            assert seen is not None
+            assert np.abs(logits_of(*seen, record)[differs] - seen[0].mask_threshold).max() < ROUNDING
+        else:
+            x, y, w, h = segment.box
+            assert [x, y, w - 1, h - 1] == record["bbox"]
+        assert segment.mask.shape == segment.box[:1:-1]
+        assert abs(segment.area - record["area"]) <= differs.sum()
         assert segment.predicted_iou == pytest.approx(record["predicted_iou"], abs=1e-5)
         # Sums in another order may move one pixel's logit across one of its two thresholds.
         assert segment.stability_score == pytest.approx(record["stability_score"], abs=1 / segment.area)
@@ -129,7 +156,7 @@ def test_stored_upstream_masks(reference: dict[str, NDArray[Any]], sam: Sam, cas
     stored["segmentation"] = list(np.unpackbits(packed, axis=-1, count=image.shape[1]).astype(bool))
     records = [dict(zip(stored, values, strict=True)) for values in zip(*stored.values(), strict=True)]
     assert len(records) > 10
-    assert_same(segments, records)
+    assert_same(segments, records, (sam, image))
 
 
 @WAYS
@@ -154,7 +181,7 @@ def test_upstream_generator(
     records = SamAutomaticMaskGenerator(sam, **{**OPTIONS, **options}).generate(image)
     assert len(records) >= at_least
     (segments,) = MaskGenerator(sam, **{**OPTIONS, **options}, ahead=ahead).generate([image])
-    assert_same(segments, records)
+    assert_same(segments, records, (sam, image))
 
 
 DOZEN = [(seed, size) for seed in range(4) for size in ((256, 256), (200, 320), (321, 180))]
@@ -175,7 +202,7 @@ def test_built_in_weights_find_upstreams_masks(seed: int, size: tuple[int, int])
     assert records
     for ahead in (False, True):
         (segments,) = MaskGenerator(sam, **options, ahead=ahead).generate([image])
-        assert_same(segments, records)
+        assert_same(segments, records, (sam, image))
 
 
 @pytest.mark.parametrize("options", [{}, {"crop_n_layers": 1, "crop_nms_thresh": 0.95}])
