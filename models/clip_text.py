@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,12 @@ class TextBank:
     embeddings: Tensor
     class_ids: Tensor
     logit_scale: float
+
+    @cached_property
+    def classes(self) -> tuple[Tensor, Tensor]:
+        """The class ids [C], ascending, and each name's index into them, [N]; found once, as a GPU waits."""
+        ids, index = torch.unique(self.class_ids.to(self.embeddings.device), return_inverse=True)
+        return ids, index
 
 
 def resolve_templates(spec: str | Sequence[str]) -> tuple[str, ...]:

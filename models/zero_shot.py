@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models.masks import Segment
 from models.painting import LabelMap, Naming, levels_of
+from models.transfer import to_device
 
 if TYPE_CHECKING:  # open_clip takes seconds to import, and workers that only paint do not need it
     from models.clip_text import TextBank
@@ -66,18 +67,20 @@ def name_segments(pooled: Tensor, bank: TextBank, threshold: float) -> Naming:
     cosines, ids = _class_cosines(pooled, bank)
     confidence = (bank.logit_scale * cosines).softmax(-1).amax(-1)
     ordered, order = cosines.sort(dim=-1, descending=True, stable=True)
-    score = ordered[:, 0].cpu().numpy()
-    best = ids[order[:, 0]].cpu().numpy()
+    # One copy, as each would make a GPU wait; a class id is exact in float32.
+    table = torch.cat([confidence[:, None], ordered[:, :2], ids[order[:, :2]].float()], 1)
+    confidences, score, *others = table.T.contiguous().cpu().numpy()
     if len(ids) > 1:
-        second, runner_up = ordered[:, 1].cpu().numpy(), ids[order[:, 1]].cpu().numpy()
+        second, best, runner_up = others
     else:
+        (best,) = others
         second, runner_up = np.full_like(score, -1), np.full_like(best, NO_RUNNER_UP)
     named = score > np.float32(threshold)
     return Naming(
         class_id=np.where(named, best, 0).astype(np.int16),
         score=score,
         margin=score - second,
-        confidence=confidence.cpu().numpy(),
+        confidence=confidences,
         runner_up_class=runner_up.astype(np.int16),
         named=named,
     )
@@ -112,7 +115,7 @@ def dense_labels(
 
 def _class_cosines(features: Tensor, bank: TextBank) -> tuple[Tensor, Tensor]:
     """(cosines [..., C] float32, class ids [C] ascending): each class's best cosine over its names."""
-    ids, column = torch.unique(bank.class_ids.to(features.device), return_inverse=True)
+    ids, column = (part.to(features.device) for part in bank.classes)
     embeddings = bank.embeddings.to(features.device, torch.float32)
     by_name = F.normalize(features.float(), dim=-1) @ embeddings.T
     index = column.expand_as(by_name)
@@ -122,7 +125,7 @@ def _class_cosines(features: Tensor, bank: TextBank) -> tuple[Tensor, Tensor]:
 
 def _crops(segments: Sequence[Segment], device: torch.device) -> list[Tensor]:
     """The segments' masks as bool tensors [h, w], moved to the device in one copy."""
-    flat = torch.from_numpy(np.concatenate([s.mask.ravel() for s in segments])).to(device)
+    flat = to_device(torch.from_numpy(np.concatenate([s.mask.ravel() for s in segments])), device)
     parts = flat.split([s.mask.size for s in segments])
     return [part.view(s.mask.shape) for part, s in zip(parts, segments, strict=True)]
 

@@ -238,6 +238,7 @@ def clip_features(clip: Any, config: ClipModel, images: list[NDArray[np.uint8]])
 
     from models.clip import preprocess
     from models.gem import dense_features
+    from models.transfer import to_device
 
     size = config.image_size or clip.image_size
     step = 1 if clip.device.type == "cpu" else len(images)
@@ -245,7 +246,7 @@ def clip_features(clip: Any, config: ClipModel, images: list[NDArray[np.uint8]])
     options["depth"] = config.depth or clip.depth
     with torch.inference_mode():
         batches = (
-            preprocess(images[start : start + step], size, clip.mean, clip.std).to(clip.device)
+            to_device(preprocess(images[start : start + step], size, clip.mean, clip.std), clip.device)
             for start in range(0, len(images), step)
         )
         return torch.cat([dense_features(clip.model.visual, batch, **options) for batch in batches])
