@@ -11,8 +11,8 @@ from pipelines.store import storage
 from tuning.charts import Plot, learning, over_key, over_labels, two_keys
 from tuning.effects import comparable, importance
 from tuning.ledger import Ledger, Trial, mean, split_names
+from tuning.outcome import best_file, default_of, held_out_score, labelled_of
 from tuning.plan import dimensions_of, splits_of
-from tuning.summary import best_file, default_of, held_out_score, labelled_of
 
 _STYLES = 6
 """Colours that splits take in turn."""

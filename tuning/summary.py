@@ -13,6 +13,8 @@ from pipelines.config.loading import dump
 from pipelines.config.tune import TuneConfig
 from pipelines.store import storage
 from tuning.ledger import Ledger, Trial, configured, mean, split_names
+from tuning.outcome import best_file, default_of, held_out_score, labelled_of
+from tuning.page import build
 from tuning.plan import dimensions_of, splits_of
 
 RESULTS, TABLE, PAGE = "results.json", "results.csv", "report.html"
@@ -20,8 +22,6 @@ RESULTS, TABLE, PAGE = "results.json", "results.csv", "report.html"
 
 def write(ledger: Ledger) -> None:
     """Write all that a search leaves beside its trials; again whenever there are more of them."""
-    from tuning.page import build
-
     if not ledger.trials():
         return
     _put(ledger, RESULTS, json.dumps(results(ledger), indent=1) + "\n")
@@ -31,11 +31,6 @@ def write(ledger: Ledger) -> None:
         if best is not None:
             _put(ledger, best_file(name), dump(_best_config(ledger.config, best, name)))
     _put(ledger, PAGE, build(ledger))
-
-
-def best_file(name: str) -> str:
-    """The configuration of a split's best trial."""
-    return f"best-{name}.yaml"
 
 
 def _best_config(config: TuneConfig, best: Trial, name: str) -> Any:
@@ -70,21 +65,6 @@ def _split(ledger: Ledger, split: str, name: str) -> dict[str, Any]:
         "held_out_default_miou": held_out_score(default),
         "config": best_file(name) if best else None,
     }
-
-
-def default_of(ledger: Ledger, split: str) -> Trial | None:
-    """The configuration as it stands, where it ran to the end."""
-    return next((one for one in ledger.trials(split) if one.number == 0 and one.state == "done"), None)
-
-
-def labelled_of(ledger: Ledger, split: str) -> int | None:
-    """How many images a split has masks of."""
-    return next((run.labelled for one in ledger.trials(split) for run in one.runs), None)
-
-
-def held_out_score(trial: Trial | None) -> float | None:
-    """Mean mIoU over the unseen seeds."""
-    return mean([run.miou for run in trial.held_out]) if trial else None
 
 
 def table(ledger: Ledger) -> str:
