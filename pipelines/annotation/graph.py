@@ -49,14 +49,16 @@ def label(
 
     from pipelines.annotation.sink import LabelSink
 
-    config, share = prepared.config, fair_share(n_todo, plans)
+    config = prepared.config
+    # Blocks smaller than batches that were asked for would make them a matter of luck.
+    share = max(fair_share(n_todo, plans), config.sam.batch_size or 1, config.clip.batch_size or 1)
     guard: dict[str, Any] = {"book": book, "max_tries": config.max_tries}
     task: dict[str, Any] = {"num_cpus": cluster.TASK_CPUS, "batch_format": "pyarrow"}
 
-    def pool(plan: PoolPlan, batch_size: int | None) -> dict[str, Any]:
+    def pool(plan: PoolPlan) -> dict[str, Any]:
         return {
             "batch_format": "pyarrow",
-            "batch_size": batch_size or min(plan.batch_size, share),
+            "batch_size": min(plan.batch_size, share),
             "num_cpus": plan.num_cpus,
             "num_gpus": plan.num_gpus,
             "compute": ActorPoolStrategy(
@@ -89,7 +91,7 @@ def label(
         dataset = dataset.map_batches(
             SegmentImages,
             fn_constructor_kwargs={"config": _pinned(config.sam, prepared), "plan": plans["sam"], **guard},
-            **pool(plans["sam"], config.sam.batch_size),
+            **pool(plans["sam"]),
         )
     dataset = dataset.map_batches(
         NameSegments,
@@ -100,7 +102,7 @@ def label(
             "plan": plans["clip"],
             **guard,
         },
-        **pool(plans["clip"], config.clip.batch_size),
+        **pool(plans["clip"]),
     ).map_batches(partial(encode_table, space=prepared.space, **guard), batch_size=block_rows, **task)
     dataset.write_datasink(sink, ray_remote_args={"num_cpus": cluster.TASK_CPUS})
 
