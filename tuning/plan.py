@@ -157,6 +157,7 @@ class AgainPlan:
         """Keep the runs; what crashed is tried again by the next command."""
         if outcome["state"] == "done":
             getattr(trial, self._again).extend(Run(**run) for run in outcome["runs"])
+            trial.reason = ""
         else:
             trial.reason = f"{_ON[self._again]}: {outcome['reason']}"
         self._ledger.save(trial)

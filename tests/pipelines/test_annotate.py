@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,11 @@ import pytest
 
 from pipelines import annotate, plan, relabel, report
 from pipelines.annotation import graph
-from pipelines.annotation.graph import rows_per_block
 from pipelines.annotation.probe import WORTH
 from pipelines.config.loading import dump, load
 from pipelines.config.settings import AnnotateConfig, PlanConfig, RelabelConfig, ReportConfig, VerifyConfig
 from pipelines.errors import UserError
 from pipelines.manifest import read_manifest
-from pipelines.pools import PoolPlan
 from pipelines.sources import list_images, write_manifest
 from pipelines.store import storage
 from pipelines.store.label_store import LabelStore
@@ -160,16 +157,6 @@ def test_a_run_with_probed_pools_makes_the_same_labels(
     annotate.run(config_of(folder, out, "auto=true"))
     assert files(out) == before
     assert capsys.readouterr().err == f"{WORTH} images, nothing to do in {out}\n"
-
-
-@pytest.mark.parametrize(
-    ("n_todo", "workers", "rows"),
-    [(0, 1, 8), (480, 2, 8), (6000, 2, 46), (10**6, 2, 64), (10**6, 1000, 15), (10**6, 4000, 8)],
-)
-def test_long_lists_go_in_larger_blocks(n_todo: int, workers: int, rows: int) -> None:
-    sam = PoolPlan(workers, workers, num_cpus=0, num_gpus=0, threads=1, batch_size=4)
-    clip = replace(sam, workers=1, max_workers=1)
-    assert rows_per_block(n_todo, {"sam": sam, "clip": clip}) == rows
 
 
 @pytest.mark.parametrize(
@@ -424,12 +411,3 @@ def test_images_and_labels_in_an_object_store(
     _annotate(source, out)
     again = {name: storage.read_bytes(storage.join(out, *name.split("/"))) for name in local}
     assert again == local
-
-
-def test_few_images_are_shared_out_among_the_workers() -> None:
-    def share(n_todo: int, *workers: int) -> int:
-        plans = {str(n): PoolPlan(n, n, 0.5, 0, 1, 4) for n in workers}
-        return graph.fair_share(n_todo, plans)
-
-    assert [share(4, 2, 1), share(48, 2, 1), share(4_800, 2, 1)] == [1, 3, 300]
-    assert share(48, 1, 3) == 2

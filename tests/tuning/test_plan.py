@@ -157,6 +157,7 @@ def test_one_whose_further_seed_crashed_is_not_the_best_and_is_tried_again(tmp_p
     assert best.number == 0
     assert kept.trials("2")[1].reason == "on a further seed: why"
     assert [job["file"] for job in drained(AgainPlan("finals", kept, given, lambda _: None))] == ["2-001"]
+    assert kept.trials("2")[1].reason == ""
 
 
 @pytest.mark.parametrize("word", ["search.finalists=0", "search.final_seeds=0"])
