@@ -7,8 +7,9 @@
 `vit_b` has the official size and random weights, whose own masks would all be alike: on both sides the whole
 decoder is computed, then its outputs are replaced by drawn ones, three nested blobs a prompt, so that
 filters, suppression and resampling have what a trained model gives them. `picture_book` is the built-in model
-as it is. Both generators have their default settings (the built-in model's thresholds for that one). `ratio`
-is upstream's CPU seconds over segray's.
+as it is. Both generators have their default settings (the built-in model's thresholds for that one), in one
+process that keeps the memory it frees, as segray's workers do. `ratio` is upstream's CPU seconds over
+segray's.
 
 On a GPU upstream computes in fp32, one picture after the other, and segray takes all of them in one call,
 once to warm up and once for the clock, in every precision of `--precision`. What precision does to masks only
@@ -51,6 +52,7 @@ from models.sam import SAM_MODELS, MaskGenerator, build_sam
 from models.sam_decoder import MaskDecoder
 from models.sam_device import DeviceMasks
 from models.sam_stages import Rgb
+from pipelines.cpu import reuse_freed_memory
 from pipelines.picture_book import draw_scene
 
 _PROMPTS, _SAMPLES = 1024, 256
@@ -243,6 +245,7 @@ def main(
 ) -> None:
     """Measure, print, record."""
     torch.set_num_threads(1)
+    reuse_freed_memory()
     precisions = precision or (("fp32",) if device == "cpu" else tuple(DTYPES))
     run = Run(model, (height, width), images, seed, device, precisions, compiled)
     record = circumstances([seed]) | {"model": model, "width": width, "height": height, "images": images}

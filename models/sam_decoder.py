@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.precision import rounded
-from models.sam_transformer import Block, PictureTokens, Read, by_heads
+from models.sam_transformer import CACHED_VALUES, Block, PictureTokens, Read, by_heads
 
 
 class MaskDecoder:
@@ -45,7 +45,10 @@ class MaskDecoder:
         self._first, *self._others = [Block(layer) for layer in transformer.layers]
         self._last = Read(transformer.final_attn_token_to_image)
         self._last_norm = transformer.norm_final_attn
-        self._output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        single, several = decoder.mask_tokens.weight.split([1, decoder.num_mask_tokens - 1])
+        # First those whose outcome is asked for: that of the single mask is not.
+        self._output_tokens = torch.cat([decoder.iou_token.weight, several, single])
+        self._asked = 1 + len(several)
         self._iou_head = decoder.iou_prediction_head
         self._hyper = decoder.output_hypernetworks_mlps
         self._upscale = _Upscaling(rounded(decoder.output_upscaling, dtype))
@@ -91,9 +94,16 @@ class MaskDecoder:
         iou = self._iou_head(hidden[:, 0])[:, 1:]
         keep = confident(iou, threshold)
         passing = keep.any(1).nonzero()[:, 0]
-        # Not tokens[passing]: that copies value by value, this row by row.
-        seen = tokens[:, : rows * self._side[1]].index_select(0, passing)
-        logits = self._logits(hidden[passing], seen, rows).flatten(0, 1)
+        if not len(passing):
+            return hidden.new_empty(0, *(4 * side for side in self.grid)), iou[keep], passing
+        tokens = tokens[:, : rows * self._side[1]]
+        logits = torch.cat(
+            [
+                # Not tokens[part]: that copies value by value, this row by row.
+                self._logits(hidden[part], tokens.index_select(0, part), rows).flatten(0, 1)
+                for part in passing.split(max(1, CACHED_VALUES // tokens[0].numel()))
+            ]
+        )
         kept = keep[passing].flatten().nonzero()[:, 0]
         logits = _in_rows(logits.index_select(0, kept), rows, self._side[1])
         unseen = 4 * (self._side[0] - rows)
@@ -116,7 +126,7 @@ class MaskDecoder:
         return masks, self._iou_head(hidden[:, 0])[:, 1:]
 
     def prompts(self, points: Tensor) -> Tensor:
-        """Tokens [B, T, C] of prompts [B, 2]: those of the output, then the point and its padding.
+        """Tokens [B, T, C] of prompts [B, 2]: IoU, three masks, single mask, the point and its padding.
 
         As the prompt encoder for a point of the foreground, whose own way asks for the values of its labels.
         """
@@ -126,20 +136,19 @@ class MaskDecoder:
         return torch.cat([part.expand(len(points), -1, -1) for part in (self._output_tokens, *sparse)], 1)
 
     def _transform(self, picture: PictureTokens, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        """The two-way transformer: float32 prompt tokens [B, T, C], picture tokens [B, N, C] after it."""
+        """The two-way transformer: float32 tokens [B, 4, C] of IoU and masks, picture tokens [B, N, C]."""
         prompts = prompts.to(self._dtype)
-        queries, tokens = self._first.shared(prompts, picture)
-        placed = tokens + self._positions
+        queries, tokens, placed = self._first.shared(prompts, picture, self._positions)
         for block in self._others:
-            queries, tokens = block(queries, prompts, tokens, placed)
-            torch.add(tokens, self._positions, out=placed)
-        read = self._last(queries + prompts, tokens, placed)
+            queries, tokens, placed = block(queries, prompts, tokens, placed, self._positions)
+        queries = queries[:, : self._asked]
+        read = self._last(queries + prompts[:, : self._asked], tokens, placed)
         return self._last_norm(queries + read).float(), tokens
 
     def _logits(self, hidden: Tensor, tokens: Tensor, rows: int) -> Tensor:
-        """[P, 3, 16 rows w] of hidden [P, T, C] and tokens [P, rows w, C], as the upscaling leaves them."""
+        """[P, 3, 16 rows w] of hidden [P, 4, C] and tokens [P, rows w, C], as the upscaling leaves them."""
         up = self._upscale(tokens, rows, self._side[1])
-        masks = [mlp(hidden[:, 1 + k]) for k, mlp in enumerate(self._hyper) if k]
+        masks = [mlp(hidden[:, k]) for k, mlp in enumerate(self._hyper) if k]
         return torch.bmm(torch.stack(masks, 1), up.float().mT)
 
 

@@ -6,12 +6,18 @@ See `models.sam_decoder` for the formulas.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+CACHED_VALUES = 1 << 18
+"""Of the picture's tokens that a CPU reads, changes and writes at a time (1,024 rows of 256: measured)."""
+
+_Write = Callable[[slice, slice], Tensor]
 
 
 @dataclass(frozen=True)
@@ -41,21 +47,43 @@ class Block:
         self.write = Write(layer.cross_attn_image_to_token)
 
     def __call__(
-        self, queries: Tensor, prompts: Tensor, tokens: Tensor, placed: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Prompt tokens [B, T, C] and picture tokens [B, N, C] after the block."""
+        self, queries: Tensor, prompts: Tensor, tokens: Tensor, placed: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Prompt tokens [B, T, C] and picture tokens [B, N, C] after the block, without and with positions.
+
+        On a CPU the picture tokens may be written over.
+        """
         layer = self._layer
         asked = queries + prompts
         queries = layer.norm1(queries + layer.self_attn(q=asked, k=asked, v=queries))
         queries = self._think(queries, self.read(queries + prompts, tokens, placed))
-        return queries, _norm(layer.norm4, self.write(queries + prompts, queries, tokens, placed))
+        write = self.write(queries + prompts, queries, tokens, placed)
+        return queries, *self._written(write, positions, tokens, placed)
 
-    def shared(self, prompts: Tensor, picture: PictureTokens) -> tuple[Tensor, Tensor]:
+    def shared(
+        self, prompts: Tensor, picture: PictureTokens, positions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The first block, whose picture tokens are the same for all prompts."""
         layer = self._layer
         queries = layer.norm1(layer.self_attn(q=prompts, k=prompts, v=prompts))
         queries = self._think(queries, self.read.shared(queries + prompts, picture))
-        return queries, _norm(layer.norm4, self.write.shared(queries + prompts, queries, picture))
+        write = self.write.shared(queries + prompts, queries, picture)
+        placed = positions.new_empty(len(prompts), *positions.shape)
+        return queries, *self._written(write, positions, None, placed)
+
+    def _written(
+        self, write: _Write, positions: Tensor, tokens: Tensor | None, placed: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What is written, normed, without and with positions; over `placed`, and on a CPU over `tokens`."""
+        parts = list(_parts(placed))
+        if len(parts) == 1:
+            tokens = _norm(self._layer.norm4, write(*parts[0]))
+            return tokens, torch.add(tokens, positions, out=placed)
+        tokens = torch.empty_like(placed) if tokens is None else tokens
+        for prompt, rows in parts:
+            part = tokens[prompt, rows].copy_(_norm(self._layer.norm4, write(prompt, rows)))
+            torch.add(part, positions[rows], out=placed[prompt, rows])
+        return tokens, placed
 
     def _think(self, queries: Tensor, read: Tensor) -> Tensor:
         queries = self._layer.norm2(queries + read)
@@ -118,27 +146,46 @@ class Write(_Cross):
         self._out_weight = self.by_head(self.out_proj.weight.T)
         self._out_bias = self.out_proj.bias / self.heads
 
-    def __call__(self, asked: Tensor, queries: Tensor, tokens: Tensor, placed: Tensor) -> Tensor:
-        """[B, N, C]."""
+    def __call__(self, asked: Tensor, queries: Tensor, tokens: Tensor, placed: Tensor) -> _Write:
+        """A function of prompts and rows of [B, N, C]."""
         keys = by_heads(self.k_proj(asked), self.heads) * self.scale
-        folded = _by_head(keys, self._query_weight).flatten(1, 2)
+        folded, values = _by_head(keys, self._query_weight).flatten(1, 2), self._values(queries)
         # Unlike a key's bias, a query's differs from prompt token to prompt token.
         bias = _by_head(keys, self._query_bias).flatten(1, 2)
-        scores = torch.baddbmm(bias, folded, placed.mT).unflatten(1, (self.heads, -1))
-        return torch.baddbmm(tokens, scores.softmax(2).flatten(1, 2).mT, self._values(queries))
 
-    def shared(self, asked: Tensor, queries: Tensor, picture: PictureTokens) -> Tensor:
+        def write(some: slice, rows: slice) -> Tensor:
+            scores = torch.baddbmm(bias[some], folded[some], placed[some, rows].mT)
+            weights = scores.unflatten(1, (self.heads, -1)).softmax(2).flatten(1, 2)
+            return torch.baddbmm(tokens[some, rows], weights.mT, values[some])
+
+        return write
+
+    def shared(self, asked: Tensor, queries: Tensor, picture: PictureTokens) -> _Write:
         """The same where all prompts write to the same tokens."""
-        count, length, _ = asked.shape
-        keys = _stacked(by_heads(self.k_proj(asked), self.heads))
-        scores = torch.bmm(keys, picture.queries).unflatten(1, (count, length))
-        weights = scores.softmax(2).transpose(0, 1).flatten(1, 2)
-        return torch.baddbmm(picture.tokens, weights.mT, self._values(queries))
+        keys, values = by_heads(self.k_proj(asked), self.heads), self._values(queries)
+
+        def write(some: slice, rows: slice) -> Tensor:
+            scores = torch.bmm(_stacked(keys[some]), picture.queries[:, :, rows])
+            weights = scores.unflatten(1, (-1, keys.shape[2])).softmax(2).transpose(0, 1).flatten(1, 2)
+            return torch.baddbmm(picture.tokens[rows], weights.mT, values[some])
+
+        return write
 
     def _values(self, queries: Tensor) -> Tensor:
         """[B, h T, C], with the output's bias shared out over the heads, whose weights each sum to one."""
         values = _by_head(by_heads(self.v_proj(queries), self.heads), self._out_weight)
         return (values + self._out_bias).flatten(1, 2)
+
+
+def _parts(tokens: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Prompts and rows of [B, N, C] to write at a time: all, or what a CPU's cache holds of one prompt's."""
+    count, length, width = tokens.shape
+    if tokens.device.type != "cpu" or length * width <= CACHED_VALUES or torch.compiler.is_compiling():
+        yield slice(None), slice(None)
+        return
+    step = max(1, CACHED_VALUES // width)
+    for prompt in range(count):
+        yield from ((slice(prompt, prompt + 1), slice(row, row + step)) for row in range(0, length, step))
 
 
 def by_heads(x: Tensor, heads: int) -> Tensor:
