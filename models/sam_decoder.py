@@ -15,6 +15,7 @@ through. Nothing is approximated; sums are taken in another order.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.precision import rounded
-from models.sam_transformer import CACHED_VALUES, Block, PictureTokens, Read, by_heads
+from models.sam_transformer import Block, PictureTokens, Read, at_a_time, by_heads
 
 
 class MaskDecoder:
@@ -64,7 +65,8 @@ class MaskDecoder:
 
     def picture(self, embedding: Tensor) -> PictureTokens:
         """What the prompts of a picture share, from its float32 embedding [C, h, w]."""
-        tokens = (embedding.flatten(1).T + self._no_mask).to(self._dtype)
+        # The sum lies channel by channel, as the embedding does: a slow copy for every prompt.
+        tokens = (embedding.flatten(1).T + self._no_mask).to(self._dtype).contiguous()
         placed = tokens + self._positions
         read, write = self._first.read, self._first.write
         return PictureTokens(
@@ -96,14 +98,7 @@ class MaskDecoder:
         passing = keep.any(1).nonzero()[:, 0]
         if not len(passing):
             return hidden.new_empty(0, *(4 * side for side in self.grid)), iou[keep], passing
-        tokens = tokens[:, : rows * self._side[1]]
-        logits = torch.cat(
-            [
-                # Not tokens[part]: that copies value by value, this row by row.
-                self._logits(hidden[part], tokens.index_select(0, part), rows).flatten(0, 1)
-                for part in passing.split(max(1, CACHED_VALUES // tokens[0].numel()))
-            ]
-        )
+        logits = torch.cat(list(self._of_some(hidden, tokens, passing, rows))).flatten(0, 1)
         kept = keep[passing].flatten().nonzero()[:, 0]
         logits = _in_rows(logits.index_select(0, kept), rows, self._side[1])
         unseen = 4 * (self._side[0] - rows)
@@ -121,7 +116,7 @@ class MaskDecoder:
             Logits [B, 3, 4 rows, 4w] and the predicted IoU [B, 3].
         """
         hidden, tokens = self._transform(picture, prompts)
-        logits = self._logits(hidden, tokens[:, : rows * self._side[1]], rows).flatten(0, 1)
+        logits = self._logits(self._weights(hidden), tokens[:, : rows * self._side[1]]).flatten(0, 1)
         masks = _in_rows(logits, rows, self._side[1]).unflatten(0, (len(prompts), 3))
         return masks, self._iou_head(hidden[:, 0])[:, 1:]
 
@@ -145,11 +140,23 @@ class MaskDecoder:
         read = self._last(queries + prompts[:, : self._asked], tokens, placed)
         return self._last_norm(queries + read).float(), tokens
 
-    def _logits(self, hidden: Tensor, tokens: Tensor, rows: int) -> Tensor:
-        """[P, 3, 16 rows w] of hidden [P, 4, C] and tokens [P, rows w, C], as the upscaling leaves them."""
-        up = self._upscale(tokens, rows, self._side[1])
-        masks = [mlp(hidden[:, k]) for k, mlp in enumerate(self._hyper) if k]
-        return torch.bmm(torch.stack(masks, 1), up.float().mT)
+    def _of_some(self, hidden: Tensor, tokens: Tensor, passing: Tensor, rows: int) -> Iterator[Tensor]:
+        """Logits as `_logits` has them of the passing prompts, computed by what a CPU's cache holds."""
+        width, channels = self._side[1], tokens.shape[-1]
+        step = width * at_a_time(width * channels)
+        for part in passing.split(at_a_time(rows * width * channels)):
+            # Not tokens[part]: that copies value by value, this row by row.
+            seen = tokens[:, : rows * width].index_select(0, part)
+            weights = self._weights(hidden[part])
+            yield torch.cat([self._logits(weights, band) for band in seen.split(step, 1)], 2)
+
+    def _weights(self, hidden: Tensor) -> Tensor:
+        """[P, 3, C / 8] of hidden [P, 4, C]: what the upscaled channels count for in each mask."""
+        return torch.stack([mlp(hidden[:, k]) for k, mlp in enumerate(self._hyper) if k], 1)
+
+    def _logits(self, weights: Tensor, tokens: Tensor) -> Tensor:
+        """[P, 3, 16 N] of tokens [P, N, C], the 4 x 4 pixels of each together."""
+        return torch.bmm(weights, self._upscale(tokens).float().mT)
 
 
 class _Upscaling:
@@ -160,13 +167,13 @@ class _Upscaling:
         self._weights = [conv.weight.permute(0, 2, 3, 1).flatten(1).contiguous() for conv in (first, second)]
         self._biases = [conv.bias.repeat(4) for conv in (first, second)]
 
-    def __call__(self, tokens: Tensor, rows: int, width: int) -> Tensor:
-        """[P, rows w, C] to [P, 16 rows w, C / 8], the 4 x 4 pixels of each token together."""
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """[P, N, C] to [P, 16 N, C / 8], the 4 x 4 pixels of each token together."""
         up = torch.addmm(self._biases[0], tokens.reshape(-1, tokens.shape[-1]), self._weights[0])
         up = up.unflatten(1, (4, -1))
         up = self._act(F.layer_norm(up, up.shape[-1:], self._norm.weight, self._norm.bias, self._norm.eps))
         up = self._act(torch.addmm(self._biases[1], up.flatten(0, 1), self._weights[1]))
-        return up.view(len(tokens), 16 * rows * width, up.shape[1] // 4)
+        return up.view(len(tokens), 16 * tokens.shape[1], up.shape[1] // 4)
 
 
 def confident(iou: Tensor, threshold: float) -> Tensor:

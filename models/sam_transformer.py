@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CACHED_VALUES = 1 << 18
+_CACHED_VALUES = 1 << 18
 """Of the picture's tokens that a CPU reads, changes and writes at a time (1,024 rows of 256: measured)."""
 
 _Write = Callable[[slice, slice], Tensor]
@@ -177,13 +177,18 @@ class Write(_Cross):
         return (values + self._out_bias).flatten(1, 2)
 
 
+def at_a_time(values: int) -> int:
+    """How many things of so many values a CPU computes at a time: what its cache holds, at least one."""
+    return max(1, _CACHED_VALUES // values)
+
+
 def _parts(tokens: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Prompts and rows of [B, N, C] to write at a time: all, or what a CPU's cache holds of one prompt's."""
+    """Prompts and rows of [B, N, C] to write at a time: all, or on a CPU some rows of one prompt."""
     count, length, width = tokens.shape
-    if tokens.device.type != "cpu" or length * width <= CACHED_VALUES or torch.compiler.is_compiling():
+    step = at_a_time(width)
+    if tokens.device.type != "cpu" or length <= step or torch.compiler.is_compiling():
         yield slice(None), slice(None)
         return
-    step = max(1, CACHED_VALUES // width)
     for prompt in range(count):
         yield from ((slice(prompt, prompt + 1), slice(row, row + step)) for row in range(0, length, step))
 

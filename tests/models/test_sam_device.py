@@ -16,32 +16,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from models import sam_device, sam_statistics
 from models.builtin.arch import SAM_ARCH, build_picture_book_sam
 from models.masks import Segment
-from models.sam import MaskGenerator, build_sam
+from models.sam import MaskGenerator
 from models.sam_decoder import MaskDecoder
 from models.sam_device import Cut, DeviceMasks, Measured, Passing, View, passing
 from models.sam_feed import embeddings
 from models.sam_postprocess import Thresholds
 from models.sam_stages import Rgb, frame, normalised, point_grid, resized, rows_needed, upsample
 from models.sam_statistics import measure
-from pipelines.picture_book import draw_scene
+from tests.models.scenes import scene
+
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 OPTIONS: dict[str, Any] = {"points_per_side": 6, "pred_iou_thresh": 0.5, "stability_score_thresh": 0.8}
 LIMITS = Thresholds(0.0, 1.0, 0.8, 0.7, 0.5)
-
-
-@pytest.fixture(scope="module")
-def sam() -> Sam:
-    return build_sam("picture_book")[0]
-
-
-@pytest.fixture(autouse=True)
-def no_gradients() -> Iterator[None]:
-    with torch.no_grad():
-        yield
-
-
-def scene(height: int, width: int, seed: int = 3) -> Rgb:
-    return np.ascontiguousarray(draw_scene(seed, 0, max(height, width)).image[:height, :width])
 
 
 def view(sam: Sam, height: int, width: int, points: int) -> View:

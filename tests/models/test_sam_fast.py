@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -11,9 +10,8 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from models import sam_encoder
+from models import sam_encoder, sam_transformer
 from models.masks import Segment, segment_from_mask
-from models.sam import build_sam
 from models.sam_decoder import MaskDecoder
 from models.sam_encoder import encode_pictures
 from models.sam_lazy import lazy_segments
@@ -29,22 +27,9 @@ from models.sam_stages import (
     rows_needed,
     upsample,
 )
-from pipelines.picture_book import draw_scene
+from tests.models.scenes import scene
 
-
-@pytest.fixture(scope="module")
-def sam() -> Sam:
-    return build_sam("picture_book")[0]
-
-
-@pytest.fixture(autouse=True)
-def no_gradients() -> Iterator[None]:
-    with torch.no_grad():
-        yield
-
-
-def scene(height: int, width: int, seed: int = 3) -> Rgb:
-    return np.ascontiguousarray(draw_scene(seed, 0, max(height, width)).image[:height, :width])
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def preprocess(sam: Sam, images: list[Rgb]) -> Tensor:
@@ -91,7 +76,12 @@ def upstream_decoder(sam: Sam, embedding: Tensor, points: Tensor) -> tuple[Tenso
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 2.0])
-def test_the_decoder_is_upstream_s(sam: Sam, threshold: float) -> None:
+@pytest.mark.parametrize("values", [192 * 64, 128 * 64, 1 << 18])
+def test_the_decoder_is_upstream_s(
+    sam: Sam, threshold: float, values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """576 rows of each prompt written in parts, of equal size and not, and all prompts at once."""
+    monkeypatch.setattr(sam_transformer, "_CACHED_VALUES", values)
     embedding = encode(sam, [scene(256, 256)])
     points = torch.from_numpy(point_grid(6)) * 192
     logits, iou = upstream_decoder(sam, embedding, points)
