@@ -107,4 +107,26 @@ def test_ratio_is_to_the_faster_plain_loop(monkeypatch: pytest.MonkeyPatch, tmp_
     assert found["ratio"] == 4
     assert found["same_pixels"] == 0.5
     assert list(found["ways"]) == ["plain loop, threads: 1", "plain loop, threads: 2", end_to_end.SEGRAY]
-    assert found["ways"][end_to_end.SEGRAY].keys() == {"seconds", "seconds_with_setup"}
+
+
+def test_a_loop_over_fewer_images_counts_by_its_rate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two of six: 4 s each and 10 s of set-up, against 6 s for all and 14 s of set-up."""
+    paths, clock = common.draw_images(tmp_path / "images", 6, 11, 32), iter([0.0, 18.0, 20.0, 40.0])
+
+    def run(work: Any) -> float:
+        if work.func is not end_to_end.command:
+            assert work.args[1] == paths[:2]
+        return 6.0 if work.func is end_to_end.command else 8.0
+
+    monkeypatch.setattr(end_to_end, "in_fresh_process", run)
+    monkeypatch.setattr("benchmarks.end_to_end.time.perf_counter", lambda: next(clock))
+    labels = {path.name: np.eye(2, dtype=np.uint8) for path in paths}
+    monkeypatch.setattr(end_to_end, "stored_labels", lambda root: labels)
+    monkeypatch.setattr(
+        end_to_end, "label_files", lambda folder, some: {p.name: labels[p.name] for p in some}
+    )
+    found = end_to_end.measure(paths, tmp_path, loop_images=2, one_core=False)
+    assert [way["images"] for way in found["ways"].values()] == [2, 6]
+    assert found["ratio"] == pytest.approx((6 / 6) / (2 / 8))
+    assert found["ratio_with_setup"] == pytest.approx((24 + 10) / 20)
+    assert found["same_pixels"] == 1
