@@ -1,7 +1,7 @@
 """Labels end to end: `segray annotate` against the plain way, same images, same weights.
 
     python -m benchmarks.end_to_end --images 24
-    python -m benchmarks.end_to_end --model vit_b --images 12 --loop-images 2
+    python -m benchmarks.end_to_end --model vit_b --images 8 --loop-images 2
 
 The plain way is one process and a loop: PIL, `SamAutomaticMaskGenerator`, GEM, features upsampled to the
 image's size and averaged under each mask (Eq. 1), names (Eq. 2), painting, a PNG a label. It runs with torch
@@ -192,12 +192,11 @@ def measure(
         began = time.perf_counter()
         seconds, images = in_fresh_process(run), len(paths if name == SEGRAY else some)
         setup = time.perf_counter() - began - seconds
-        rest = seconds * (len(paths) / images - 1)
         ways[name] = {
             "images": images,
             "seconds": seconds,
             "images_per_second": images / seconds,
-            "images_per_second_with_setup": len(paths) / (seconds + rest + setup),
+            "images_per_second_with_setup": len(paths) / (seconds * len(paths) / images + setup),
         }
         click.echo(f"{name:<24}{images / seconds:.3f} images/s", err=True)
     labels = stored_labels(config.out)
