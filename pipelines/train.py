@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -111,6 +112,9 @@ def trainer(
     import ray.train
     from ray.train.torch import TorchTrainer
 
+    # A worker's figures wait for Ray's next look at it, and with them the worker: two seconds are more than a
+    # short epoch. Hundreds of workers are asked less often.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_look_s(config.train.workers)))
     filesystem, path = storage.open_storage(config.out)
     return TorchTrainer(
         loop,
@@ -126,6 +130,10 @@ def trainer(
             ),
         ),
     )
+
+
+def _look_s(workers: int) -> float:
+    return min(2.0, max(0.25, workers / 64))
 
 
 def scaling(config: TrainConfig, resources: cluster.Resources) -> Any:

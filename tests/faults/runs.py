@@ -39,6 +39,7 @@ OPTIONS = (
     *("sam.workers=1", "sam.batch_size=2", "clip.batch_size=2", f"rows_per_part={ROWS_PER_PART}"),
 )
 _TOKEN = "SEGRAY_TEST_RUN"
+_AGENTS = "ray::DashboardAgent", "ray::RuntimeEnvAgent"
 
 
 def draw_images(folder: Path, names: Sequence[str] = NAMES) -> Path:
@@ -138,10 +139,14 @@ class Process:
                 raise AssertionError(f"not what was waited for; it said:\n{self._err.read_text()}")
             time.sleep(0.02)
 
-    def wait_for_descendants(self) -> None:
-        """Until every process that this one has left behind is gone."""
+    def wait_for_workers(self) -> None:
+        """Until no worker that this one has left behind is at work.
+
+        Ray's agents look for their head for a minute, and a worker that was being started looks for its
+        raylet for half a one; neither has anything to do.
+        """
         deadline = time.monotonic() + PATIENCE_S
-        while left := self._descendants():
+        while left := [pid for pid in self._descendants() if _at_work(_title(pid))]:
             assert time.monotonic() < deadline, f"still running: {left}"
             time.sleep(0.1)
 
@@ -153,7 +158,7 @@ class Process:
         """SIGKILL to a Ray worker of this run whose process title has these words, if there is one."""
         for pid in self._descendants():
             with suppress(OSError):
-                if title in Path(f"/proc/{pid}/cmdline").read_text():
+                if title in _title(pid):
                     os.kill(pid, signal.SIGKILL)
                     return True
         return False
@@ -173,6 +178,16 @@ def _heed_ctrl_c() -> None:
 
 def _processes() -> list[int]:
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _title(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
+
+
+def _at_work(title: str) -> bool:
+    return title.startswith("ray::") and not title.startswith(_AGENTS)
 
 
 def _environment(pid: int) -> list[bytes]:

@@ -93,8 +93,8 @@ def killed(images: Path, reference: Path, tmp_path_factory: pytest.TempPathFacto
         with started(command, folder / "50") as second:
             second.wait_for(has_parts(out, N_PARTS // 2))
             story.note("50", second.kill())
-            first.wait_for_descendants()
-            second.wait_for_descendants()
+            first.wait_for_workers()
+            second.wait_for_workers()
     with started(command, folder / "80") as third:
         third.wait_for(has_lock(out, third.pid))
         said = io.StringIO()
@@ -103,7 +103,7 @@ def killed(images: Path, reference: Path, tmp_path_factory: pytest.TempPathFacto
         story.second = code, said.getvalue(), third.pid
         third.wait_for(has_parts(out, N_PARTS * 8 // 10))
         story.note("80", third.kill())
-        third.wait_for_descendants()
+        third.wait_for_workers()
     return story
 
 
@@ -121,7 +121,7 @@ def stopped(images: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
                 with suppress(ProcessLookupError):
                     process.interrupt()
             story.note(name, process.wait())
-            process.wait_for_descendants()
+            process.wait_for_workers()
     return story
 
 

@@ -16,7 +16,7 @@ from tests.pipelines.training.runs import SHORT, book
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-EPOCHS = 8
+EPOCHS = 30
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def story(places: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
     with started(words, folder / "first") as process:
         process.wait_for(lambda: len(checkpoints(out)) > 0)
         process.kill()
-        process.wait_for_descendants()
+        process.wait_for_workers()
     first = len(checkpoints(out))
     known = set(checkpoints(out))
     with started(words, folder / "second") as process:

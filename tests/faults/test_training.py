@@ -15,7 +15,7 @@ from tests.pipelines.training.runs import SHORT, book, config, worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-EPOCHS = 12
+EPOCHS = 30
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     with started(train(out, labels, root), folder / "first") as process:
         process.wait_for(lambda: checkpoints(out) > 0)
         process.kill()
-        process.wait_for_descendants()
+        process.wait_for_workers()
     first = checkpoints(out)
     with started(train(out, labels, root), folder / "second") as process:
         _kill_worker(process, out)
