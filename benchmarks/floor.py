@@ -29,6 +29,8 @@ from models.sam_encoder import encode_pictures
 from models.sam_stages import frame, rows_needed
 
 _PROMPTS, _CHUNK, _PICTURES = 1024, 64, 4
+_aten = torch.ops.aten
+_MOVE_NOTHING = {_aten.empty, _aten.empty_like, _aten.new_empty}
 
 
 class Bytes(TorchDispatchMode):
@@ -40,8 +42,10 @@ class Bytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
+        if not func.is_view and func.overloadpacket not in _MOVE_NOTHING:
+            # What is written into is also what is returned.
+            read = {name: value for name, value in (kwargs or {}).items() if name != "out"}
+            tensors = [leaf for leaf in tree_leaves((args, read, out)) if isinstance(leaf, Tensor)]
             self.total += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         return out
 

@@ -16,6 +16,12 @@ def test_products_and_bytes_are_counted() -> None:
     assert moved == pytest.approx(4 * (30 * 20 + 20 * 10 + 30 * 10 + 2 * 30 * 10) / 1e9)
 
 
+def test_memory_that_is_taken_does_not_move_and_an_output_moves_once() -> None:
+    a = torch.zeros(30, 20)
+    _, moved = floor.count(lambda: torch.add(a, a, out=a.new_empty(30, 20)))
+    assert moved == pytest.approx(4 * 3 * 30 * 20 / 1e9)
+
+
 def test_the_floor_is_the_greater_of_two(tmp_path: Path) -> None:
     words = ("--height", "1080", "--width", "1920", "--tflops", "1", "--out", str(tmp_path / "floor.json"))
     record, said = run(floor.main, *words)
