@@ -35,7 +35,9 @@ def test_a_worker_node_is_lost(images: Path, reference: Path, tmp_path: Path) ->
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_node_with_a_training_worker_is_lost(tmp_path: Path) -> None:
+def test_a_node_with_a_training_worker_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # So few short epochs would be over before the node is lost.
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     labels, root = book(tmp_path / "book")
     epochs = f"train.epochs={EPOCHS}"
     plain = worker(config(tmp_path / "plain", labels, root, epochs), tmp_path / "plain").run()
