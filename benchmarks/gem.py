@@ -6,8 +6,13 @@
 The peer does what `gem_torch` 1.0.1 does: every attention of both streams as two products and a softmax
 between them, one after the other, and the feed-forward layer of the last block, whose output nothing reads.
 Weights are random, as time does not depend on them. `ratio` is the peer's seconds over segray's, one image at
-a time; `ratio_batched` has segray take all images at once, `ratio_bf16` in bfloat16 too, on a GPU alone. CPU
-seconds of one thread; on a GPU, seconds between two waits for the device.
+a time; `ratio_batched` has both take all images at once, `ratio_bf16` segray in bfloat16 too, on a GPU alone.
+CPU seconds of one thread, in a process that keeps the memory it frees, as segray's workers do; on a GPU,
+seconds between two waits for the device.
+
+`gflop` counts the products of matrices that each needs for an image, `gflop_per_s` is what the first product
+of a feed-forward layer reaches, and `best_ratio` the peer's seconds over those that segray's products alone
+would take at that speed: what `ratio` cannot pass.
 """
 
 from __future__ import annotations
@@ -23,6 +28,8 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import (
     DEVICES,
@@ -36,6 +43,7 @@ from benchmarks.common import (
 )
 from models.gem import embed, gem_tokens
 from models.precision import rounded
+from pipelines.cpu import reuse_freed_memory
 
 _DEPTH = 7
 
@@ -78,12 +86,13 @@ def _joined(attention: Any, heads: Tensor) -> Tensor:
 
 
 def measure(visual: Any, images: Tensor, rounds: int) -> dict[str, Any]:
-    """Median seconds an image of the three ways, taken in turns, and how far apart the tokens are."""
+    """Median seconds an image of the ways, taken in turns, and how far apart the tokens are."""
     device = images.device.type
     singles = images.split(1)
     ways: dict[str, Callable[[], Tensor]] = {
         "plain": lambda: torch.cat([plain_gem(visual, image) for image in singles]),
         "segray": lambda: torch.cat([gem_tokens(visual, image) for image in singles]),
+        "plain_batched": lambda: plain_gem(visual, images),
         "segray_batched": lambda: gem_tokens(visual, images),
     }
     if device != "cpu":
@@ -95,17 +104,51 @@ def measure(visual: Any, images: Tensor, rounds: int) -> dict[str, Any]:
         for _ in range(rounds):
             for name, work in ways.items():
                 seconds[name].append(clocked(work, device)[1] / len(images))
-    exact = ("segray", "segray_batched")
+    exact = ("segray", "plain_batched", "segray_batched")
     apart = max(float((tokens[name] - tokens["plain"]).abs().max()) for name in exact)
     by_way = {name: median(values) for name, values in seconds.items()}
     return {
         "seconds_per_image": by_way,
         "ratio": by_way["plain"] / by_way["segray"],
-        "ratio_batched": by_way["plain"] / by_way["segray_batched"],
+        "ratio_batched": by_way["plain_batched"] / by_way["segray_batched"],
         **_rounded_figures(tokens, by_way),
         "max_abs_difference": apart,
         "token_deviation": float(tokens["plain"].std()),
     }
+
+
+@torch.inference_mode()
+def bound(visual: Any, image: Tensor, plain_seconds: float) -> dict[str, Any]:
+    """GFLOP of one image in products of matrices, GFLOP/s of a large one, and the ratio that they allow."""
+    gflop = {
+        "plain": _gflop(lambda: plain_gem(visual, image)),
+        "segray": _gflop(lambda: gem_tokens(visual, image)),
+    }
+    layer, tokens = visual.transformer.resblocks[0].mlp.c_fc, embed(visual, image)
+
+    def product() -> Tensor:
+        return layer(tokens)
+
+    product()
+    fastest = min(clocked(product, image.device.type)[1] for _ in range(10))
+    speed = _gflop(product) / fastest
+    return {
+        "gflop": gflop,
+        "gflop_per_s": speed,
+        "best_ratio": plain_seconds * speed / gflop["segray"],
+    }
+
+
+def _gflop(work: Callable[[], Tensor]) -> float:
+    """Counted where attention is two products: the fused kernels are not counted everywhere."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            work()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return counter.get_total_flops() / 1e9
 
 
 def _rounded_figures(tokens: dict[str, Tensor], seconds: dict[str, float]) -> dict[str, float]:
@@ -114,7 +157,7 @@ def _rounded_figures(tokens: dict[str, Tensor], seconds: dict[str, float]) -> di
         return {}
     cosines = F.cosine_similarity(tokens["segray_bf16"], tokens["plain"], dim=-1)
     return {
-        "ratio_bf16": seconds["plain"] / seconds["segray_bf16"],
+        "ratio_bf16": seconds["plain_batched"] / seconds["segray_bf16"],
         "mean_cosine_bf16": float(cosines.mean()),
     }
 
@@ -129,16 +172,23 @@ def _rounded_figures(tokens: dict[str, Tensor], seconds: dict[str, float]) -> di
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file.")
 def main(model: str, size: int, images: int, rounds: int, device: str, seed: int, out: Path | None) -> None:
     """Measure, print, record."""
+    reuse_freed_memory()
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     visual = open_clip.create_model(model, pretrained=None, pretrained_image=False).visual.eval().to(device)
-    found = measure(visual, torch.randn(images, 3, size, size, device=device), rounds)
+    inputs = torch.randn(images, 3, size, size, device=device)
+    found = measure(visual, inputs, rounds)
+    found |= bound(visual, inputs[:1], found["seconds_per_image"]["plain"])
     rows = [[name, f"{seconds:.3f}"] for name, seconds in found["seconds_per_image"].items()]
     click.echo(f"{model}, {size} x {size}, {device}\n")
     click.echo(table(["", "seconds an image"], rows))
     click.echo(f"\nratio {found['ratio']:.2f}, batched {found['ratio_batched']:.2f}")
     if "ratio_bf16" in found:
         click.echo(f"in bf16 {found['ratio_bf16']:.2f}, mean cosine {found['mean_cosine_bf16']:.5f}")
+    click.echo(
+        f"{found['gflop']['segray']:.0f} of the peer's {found['gflop']['plain']:.0f} GFLOP an image; at "
+        f"{found['gflop_per_s']:.0f} GFLOP/s and nothing else, ratio {found['best_ratio']:.2f}"
+    )
     click.echo(f"tokens differ by at most {found['max_abs_difference']:.1e}")
     settings = {"model": model, "size": size, "images": images, "rounds": rounds, "on": device}
     record = circumstances([seed]) | settings | found

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
@@ -52,5 +53,18 @@ def test_the_peer_of_gem_computes_the_same_tokens(tmp_path: Path) -> None:
     done = CliRunner().invoke(gem.main, words)
     assert done.exit_code == 0, done.output
     record = json.loads(out.read_text())
-    assert set(record["seconds_per_image"]) == {"plain", "segray", "segray_batched"}
+    assert set(record["seconds_per_image"]) == {"plain", "segray", "plain_batched", "segray_batched"}
     assert record["max_abs_difference"] < 1e-4 < 0.1 < record["token_deviation"]
+
+
+def test_the_products_of_gem_are_counted_with_those_of_its_attentions() -> None:
+    visual = open_clip.create_model("ViT-B-32", pretrained=None, pretrained_image=False).visual.eval()
+    tokens, width, blocks, gem_blocks = 1 + 4, 768, 12, 6
+    found = gem.bound(visual, torch.randn(1, 3, 64, 64), plain_seconds=1.0)
+    linear, attention = 2 * tokens * width**2, 4 * tokens**2 * width
+    whole = blocks * (12 * linear + attention) + gem_blocks * (linear + 6 * attention)
+    ends = 2 * (tokens - 1) * width * 3 * 32 * 32 + 2 * tokens * width * 512
+    last_of_the_original = 9 * linear + attention
+    assert found["gflop"]["plain"] * 1e9 == pytest.approx(whole + ends)
+    assert found["gflop"]["segray"] * 1e9 == pytest.approx(whole + ends - last_of_the_original)
+    assert found["best_ratio"] == found["gflop_per_s"] / found["gflop"]["segray"]
