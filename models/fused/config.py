@@ -73,3 +73,22 @@ class DecoderConfig:
     second: BlockConfig = field(default_factory=BlockConfig)
     masks: MasksConfig = field(default_factory=MasksConfig)
     asked_slots: int = 4
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Of the encoder's kernels.
+
+    Attributes:
+        global_queries, window_queries: that a program takes, a power of 2.
+        window_keys: of a window that a program takes at a time, a power of 2.
+        global_warps, global_stages, window_warps, window_stages: Triton's `num_warps` and `num_stages`.
+    """
+
+    global_queries: int = 128
+    global_warps: int = 8
+    global_stages: int = 2
+    window_queries: int = 64
+    window_keys: int = 64
+    window_warps: int = 4
+    window_stages: int = 1

@@ -75,11 +75,11 @@ def _upscaled_logits(  # type: ignore[no-untyped-def]
         for i in tl.static_range(2):
             out = tl.zeros([TILE, 32], tl.float32)
             for j in tl.static_range(2):
-                PART: tl.constexpr = (2 * i + j) * FEATURES
-                up = tl.load(xu + token[:, None] * (4 * FEATURES) + PART + feature[None, :]) * (r1 * r2)
-                up += tl.load(up_bias + PART + feature)[None, :]
-                up = tl.dot(c, tl.load(up1 + ups + PART), up, input_precision=PRECISION)
-                up = tl.dot(a, tl.load(up2 + ups + PART), up, input_precision=PRECISION)
+                part = (2 * i + j) * FEATURES
+                up = tl.load(xu + token[:, None] * (4 * FEATURES) + part + feature[None, :]) * (r1 * r2)
+                up += tl.load(up_bias + part + feature)[None, :]
+                up = tl.dot(c, tl.load(up1 + ups + part), up, input_precision=PRECISION)
+                up = tl.dot(a, tl.load(up2 + ups + part), up, input_precision=PRECISION)
                 up -= tl.sum(up, 1)[:, None] / FEATURES
                 up *= tl.rsqrt(tl.sum(up * up, 1) / FEATURES + eps)[:, None]
                 low = gelu(up * scale + shift, GELU).to(second.dtype)
