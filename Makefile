@@ -26,7 +26,7 @@ test: $(VENV)/.dev ## run all tests
 lint: $(VENV)/.dev ## check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy models pipelines tuning tests $(if $(wildcard tools/*.py),tools) $(if $(wildcard benchmarks/*.py),benchmarks)
+	$(BIN)/mypy -p segray -p tests -p tools -p benchmarks
 
 bench: $(VENV)/.dev ## run every benchmark, one program a claim
 	@set -e; for name in $(BENCH); do \

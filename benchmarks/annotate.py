@@ -32,8 +32,8 @@ from benchmarks.common import (
     write_result,
 )
 from benchmarks.throughput import Timing, bare_loop, in_fresh_process, pipeline
-from pipelines.config.loading import load
-from pipelines.config.settings import AnnotateConfig
+from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.loading import load
 
 BARE, ONE, AUTO = "bare loop", "one worker a model", "default workers"
 _ONE_WORKER = ("sam.workers=1", "clip.workers=1")

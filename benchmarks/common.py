@@ -19,9 +19,9 @@ import click
 import torch
 from PIL import Image
 
-from pipelines.errors import UserError
-from pipelines.picture_book import draw_scene
-from pipelines.store.storage import write_atomic
+from segray.pipelines.errors import UserError
+from segray.pipelines.io.storage import write_atomic
+from segray.pipelines.scenes.picture_book import draw_scene
 from tools.sam_task import TRAIN_SEED
 
 T = TypeVar("T")

@@ -53,17 +53,17 @@ from benchmarks.common import (
 from benchmarks.masks import DrawnOutputs
 from benchmarks.pooling import upsample_then_mean
 from benchmarks.throughput import clocked_ledger, in_fresh_process
-from models.clip import build_clip
-from models.clip_text import embed_label_space, resolve_templates
-from models.label_space import label_space
-from models.painting import LabelMap, Naming
-from models.sam import SAM_MODELS, build_sam
-from models.zero_shot import name_segments
-from pipelines.annotation.workers import clip_features
-from pipelines.config.loading import load
-from pipelines.config.settings import AnnotateConfig
-from pipelines.images import decode_gray_png
-from pipelines.store.label_store import LabelStore
+from segray.models.clip.model import build_clip
+from segray.models.clip.text import embed_label_space, resolve_templates
+from segray.models.clip.zero_shot import classify_segments
+from segray.models.label_map import LabelMap, SegmentClasses
+from segray.models.label_space import label_space
+from segray.models.sam.generator import SAM_MODELS, build_sam
+from segray.pipelines.annotation.stages.segment import clip_features
+from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.loading import load
+from segray.pipelines.io.images import decode_gray_png
+from segray.pipelines.label_set.store import LabelStore
 
 SEGRAY = "segray annotate"
 _NAMES = {"picture_book": "end_to_end.json", "vit_b": "end_to_end-vit-b.json"}
@@ -92,10 +92,10 @@ class PlainWay:
         on_device = [torch.from_numpy(mask).to(features.device) for mask in masks]
         with torch.inference_mode():
             pooled = upsample_then_mean(features, on_device)
-        return _painted(masks, name_segments(pooled, self._bank, self._config.label.threshold))
+        return _painted(masks, classify_segments(pooled, self._bank, self._config.label.threshold))
 
 
-def _painted(masks: Sequence[NDArray[np.bool_]], naming: Naming) -> LabelMap:
+def _painted(masks: Sequence[NDArray[np.bool_]], naming: SegmentClasses) -> LabelMap:
     label = np.zeros(masks[0].shape, np.uint8)
     for k in sorted(range(len(masks)), key=lambda k: (-masks[k].sum(), naming.score[k])):
         if naming.named[k]:
@@ -130,8 +130,8 @@ def plain_loop(
 
 def command(config: AnnotateConfig, clock: Path, drawn: int | None = None) -> float:
     """`segray annotate`; seconds, from all workers loaded and SAM's first image to the last part written."""
-    from pipelines import annotate
-    from pipelines.annotation import ledger
+    from segray.pipelines.commands import annotate
+    from segray.pipelines.engine import ledger
 
     said = io.StringIO()
     outputs = contextlib.nullcontext() if drawn is None else real_size.drawn_outputs(drawn)

@@ -23,10 +23,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import Benchmark, circumstances, table, write_result
-from models.precision import DTYPES, Precision, rounded
-from models.sam_decoder import MaskDecoder
-from models.sam_encoder import encode_pictures
-from models.sam_stages import frame, rows_needed
+from segray.models.precision import DTYPES, Precision, rounded
+from segray.models.sam.decoder import MaskDecoder
+from segray.models.sam.encoder import encode_images
+from segray.models.sam.geometry import frame, rows_needed
 
 _PROMPTS, _CHUNK, _PICTURES = 1024, 64, 4
 _aten = torch.ops.aten
@@ -66,7 +66,7 @@ def stages(model: str, precision: Precision, rows: int) -> dict[str, tuple[float
         pictures = torch.zeros(_PICTURES, 3, 1024, 1024)
         embedding, points = torch.zeros(256, 64, 64), torch.zeros(_CHUNK, 2)
     trunk, decoder = rounded(sam.image_encoder, dtype), MaskDecoder(sam, dtype)
-    encoder = count(lambda: encode_pictures(sam.image_encoder, pictures, trunk))
+    encoder = count(lambda: encode_images(sam.image_encoder, pictures, trunk))
     shared, prompts = decoder.picture(embedding), decoder.prompts(points)
     decoded = count(lambda: decoder.all_masks(shared, prompts, rows))
     return {

@@ -42,9 +42,9 @@ from benchmarks.common import (
     write_result,
 )
 from benchmarks.floor import count
-from models.gem import embed, gem_tokens
-from models.precision import rounded
-from pipelines.cpu import reuse_freed_memory
+from segray.models.clip.gem import embed, gem_tokens
+from segray.models.precision import rounded
+from segray.pipelines.engine.cpu import reuse_freed_memory
 
 _DEPTH = 7
 

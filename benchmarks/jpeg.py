@@ -22,10 +22,10 @@ from PIL import Image
 
 from benchmarks.common import Benchmark, circumstances, fresh, table, timed, write_result
 from benchmarks.labeller import Labeller
-from models.builtin.arch import CLIP_ARCH, SAM_ARCH
-from pipelines.config.settings import AnnotateConfig
-from pipelines.images import ImageOptions, read_picture
-from pipelines.picture_book import draw_scene
+from segray.models.builtin.arch import CLIP_ARCH, SAM_ARCH
+from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.io.images import ImageOptions, decode_image
+from segray.pipelines.scenes.picture_book import draw_scene
 
 REAL = (1024, 448)
 BUILT_IN = (SAM_ARCH["img_size"], CLIP_ARCH["vision_cfg"]["image_size"])
@@ -44,12 +44,12 @@ def photograph(seed: int, index: int, height: int, width: int) -> bytes:
 def compare(labeller: Labeller, data: bytes, rounds: int) -> dict[str, Any]:
     """One picture: unpacked both ways, and labelled both ways."""
     plain = ImageOptions()
-    whole, slow = timed(lambda: read_picture(data, plain), rounds)
+    whole, slow = timed(lambda: decode_image(data, plain), rounds)
     for_real = replace(plain, jpeg_size=REAL)
-    reduced, fast = timed(lambda: read_picture(data, for_real), rounds)
+    reduced, fast = timed(lambda: decode_image(data, for_real), rounds)
     size = (whole.height, whole.width)
     label, _ = labeller.label_segments(whole.pixels)
-    small = read_picture(data, replace(plain, jpeg_size=BUILT_IN))
+    small = decode_image(data, replace(plain, jpeg_size=BUILT_IN))
     other, _ = labeller.label_segments(small.pixels, size)
     return {
         "bytes": len(data),

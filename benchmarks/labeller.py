@@ -7,15 +7,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.clip import build_clip
-from models.clip_text import embed_label_space, resolve_templates
-from models.label_space import label_space
-from models.masks import Segment
-from models.painting import Naming, paint
-from models.sam import build_sam
-from models.zero_shot import dense_labels, name_segments, pool_segments
-from pipelines.annotation.workers import clip_features, mask_generator
-from pipelines.config.settings import AnnotateConfig
+from segray.models.clip.model import build_clip
+from segray.models.clip.text import embed_label_space, resolve_templates
+from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_segments
+from segray.models.label_map import SegmentClasses, paint
+from segray.models.label_space import label_space
+from segray.models.masks import Segment
+from segray.models.sam.generator import build_sam
+from segray.pipelines.annotation.stages.segment import clip_features, mask_generator
+from segray.pipelines.config.commands.registry import AnnotateConfig
 
 Image = NDArray[np.uint8]
 
@@ -56,10 +56,10 @@ class Labeller:
         )
         return features[0]
 
-    def name(self, segments: list[Segment], features: Tensor, height: int, width: int) -> Naming:
+    def name(self, segments: list[Segment], features: Tensor, height: int, width: int) -> SegmentClasses:
         """Names by Eq. 1 and 2, in the precision that the label set stores."""
         pooled = pool_segments(features, segments, height, width).half().float()
-        return name_segments(pooled, self._bank, self._config.label.threshold)
+        return classify_segments(pooled, self._bank, self._config.label.threshold)
 
     def label_pixels(self, features: Tensor, height: int, width: int) -> Image:
         """Label map uint8 [height, width], each pixel named by itself."""

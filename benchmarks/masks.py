@@ -46,14 +46,14 @@ from benchmarks.common import (
     table,
     write_result,
 )
-from models.masks import Segment, full_mask
-from models.precision import DTYPES, Precision
-from models.sam import SAM_MODELS, MaskGenerator, build_sam
-from models.sam_decoder import MaskDecoder
-from models.sam_device import DeviceMasks
-from models.sam_stages import Rgb
-from pipelines.cpu import reuse_freed_memory
-from pipelines.picture_book import draw_scene
+from segray.models.masks import Segment, full_mask
+from segray.models.precision import DTYPES, Precision
+from segray.models.sam.decoder import MaskDecoder
+from segray.models.sam.device_masks import DeviceMasks
+from segray.models.sam.generator import SAM_MODELS, MaskGenerator, build_sam
+from segray.models.sam.geometry import Rgb
+from segray.pipelines.engine.cpu import reuse_freed_memory
+from segray.pipelines.scenes.picture_book import draw_scene
 
 _PROMPTS, _SAMPLES = 1024, 256
 

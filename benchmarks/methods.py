@@ -22,10 +22,10 @@ from typing import Any
 import click
 
 from benchmarks.common import ROOT, Benchmark, circumstances, spread, spread_of, table, write_result
-from models.methods import METHODS
-from pipelines.config.loading import config_hash, identity, load
-from pipelines.config.train import TrainConfig
-from pipelines.demo import RECIPE
+from segray.models.semi.methods import METHODS
+from segray.pipelines.commands.demo import RECIPE
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.loading import config_hash, identity, load
 
 
 class _Methods(Benchmark):
@@ -46,7 +46,7 @@ def prepare(work: Path, scenes: int, seed: int) -> tuple[Path, Path]:
 
 
 def _segray(*words: str) -> None:
-    subprocess.run([sys.executable, "-m", "pipelines.cli", *words], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-m", "segray.pipelines.cli", *words], check=True, cwd=ROOT)
 
 
 def run_one(words: Sequence[str], folder: Path) -> list[dict[str, Any]]:
@@ -66,9 +66,9 @@ def train_here(words: Sequence[str]) -> None:
     """Train in this process, without Ray, and write history.json."""
     import logging
 
-    from pipelines.training.data import open_data
-    from pipelines.training.loop import Worker
-    from pipelines.training.session import LocalSession
+    from segray.pipelines.training.data.training_data import open_data
+    from segray.pipelines.training.loop import Worker
+    from segray.pipelines.training.session import LocalSession
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = load(TrainConfig, None, words)

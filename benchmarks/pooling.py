@@ -4,8 +4,8 @@
 
 The peer upsamples the features to the image's size and averages them over all masks in one matrix product.
 Segments are ellipses of drawn places and sizes; features are random, L2-normalised. `ratio` is the peer's
-CPU seconds over those of `models.zero_shot.pool_segments`, the least of the sizes of image; `error` is how
-far either is from the peer's way in float64, on the first eight features.
+CPU seconds over those of `models.clip.zero_shot.pool_segments`, the least of the sizes of image; `error` is
+how far either is from the peer's way in float64, on the first eight features.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.common import Benchmark, circumstances, fresh, table, timed, write_result
-from models.masks import Segment, full_mask, segment_from_mask
-from models.zero_shot import pool_segments
+from segray.models.clip.zero_shot import pool_segments
+from segray.models.masks import Segment, full_mask, segment_from_mask
 
 SIZES = ((375, 500), (1080, 1920))
 """Heights and widths: a VOC photograph, a video frame."""

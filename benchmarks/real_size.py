@@ -23,12 +23,12 @@ from segment_anything import build_sam_vit_b
 from torch import nn
 
 from benchmarks.masks import DrawnOutputs
-from pipelines.annotation import graph
-from pipelines.annotation.guard import Book
-from pipelines.annotation.workers import SegmentImages
-from pipelines.config.settings import SamModel
-from pipelines.picture_book import draw_scene
-from pipelines.pools import PoolPlan
+from segray.pipelines.annotation import graph
+from segray.pipelines.annotation.stages.segment import SegmentImages
+from segray.pipelines.config.commands.registry import SamModel
+from segray.pipelines.engine.guard import Book
+from segray.pipelines.engine.pools import PoolPlan
+from segray.pipelines.scenes.picture_book import draw_scene
 
 WIDTH, HEIGHT = 500, 375
 SEED = "SEGRAY_DRAWN_SEED"

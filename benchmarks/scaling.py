@@ -21,9 +21,8 @@ import click
 
 from benchmarks.common import MIB, Benchmark, circumstances, draw_images, table, write_result
 from benchmarks.memory import Sample, thin, watch
-from pipelines import cluster
-from pipelines.annotation import ledger
-from pipelines.manifest import ImageRef, write_manifest
+from segray.pipelines.engine import cluster, ledger
+from segray.pipelines.io.manifest import ImageRef, write_manifest
 
 SIZE = 16
 _STEADY = 0.1, 0.9

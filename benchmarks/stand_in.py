@@ -13,12 +13,17 @@ from unittest import mock
 
 import pyarrow as pa
 
-from models.masks import pack
-from models.painting import Naming
-from pipelines.annotation import graph
-from pipelines.annotation.guard import Row
-from pipelines.annotation.stages import NAMED_SCHEMA, SEGMENTED_SCHEMA, TableStage, naming_bytes
-from pipelines.cli import main
+from segray.models.label_map import SegmentClasses
+from segray.models.masks import pack
+from segray.pipelines.annotation import graph
+from segray.pipelines.annotation.stages.encode import (
+    CLASSIFIED_SCHEMA,
+    SEGMENTED_SCHEMA,
+    TableStage,
+    classes_to_bytes,
+)
+from segray.pipelines.cli import main
+from segray.pipelines.engine.guard import Row
 
 SECONDS = "SEGRAY_STAND_IN_SECONDS"
 
@@ -41,16 +46,16 @@ class SleepingSam:
 
 
 class IdleClip:
-    """In place of `NameSegments`."""
+    """In place of `ClassifySegments`."""
 
     def __init__(self, *, book: Any, max_tries: int, **_: Any) -> None:
-        empty: dict[str, Any] = {name: [] for name in Naming.__dataclass_fields__}
-        self._naming = naming_bytes(Naming(**empty))
+        empty: dict[str, Any] = {name: [] for name in SegmentClasses.__dataclass_fields__}
+        self._naming = classes_to_bytes(SegmentClasses(**empty))
         self._table = TableStage("clip", self.name, book, max_tries)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """SEGMENTED_SCHEMA to NAMED_SCHEMA."""
-        return self._table.apply(table, NAMED_SCHEMA)
+        """SEGMENTED_SCHEMA to CLASSIFIED_SCHEMA."""
+        return self._table.apply(table, CLASSIFIED_SCHEMA)
 
     def name(self, rows: list[Row]) -> list[Row]:
         """Names for no segments."""
@@ -61,5 +66,5 @@ def run(words: list[str]) -> None:
     """`SECONDS annotate ...`: the command line, with the sleepers in place of the models."""
     # Ray's workers are started with this environment.
     os.environ[SECONDS] = words[0]
-    with mock.patch.multiple(graph, SegmentImages=SleepingSam, NameSegments=IdleClip):
+    with mock.patch.multiple(graph, SegmentImages=SleepingSam, ClassifySegments=IdleClip):
         main(words[1:])

@@ -31,21 +31,21 @@ from PIL import Image
 
 from benchmarks.common import Benchmark, circumstances, fresh, table, write_result
 from benchmarks.labeller import Labeller
-from models.label_space import IGNORE_INDEX
-from models.masks import Segment, decode_rle, encode_rle
-from models.painting import LabelMap, Naming, paint
-from models.zero_shot import pool_segments
-from pipelines.annotate import prepare, space_of
-from pipelines.annotation.guard import Row
-from pipelines.annotation.prepared import Prepared
-from pipelines.annotation.sink import part_tables
-from pipelines.annotation.stages import encode_segments
-from pipelines.config.loading import load
-from pipelines.config.settings import AnnotateConfig
-from pipelines.images import decode_gray_png
-from pipelines.picture_book import draw_scene
-from pipelines.store.label_store import LabelStore, labels_schema, segments_schema, write_part
-from pipelines.training.stored_labels import IN_MEMORY, StoredLabels
+from segray.models.clip.zero_shot import pool_segments
+from segray.models.label_map import LabelMap, SegmentClasses, paint
+from segray.models.label_space import IGNORE_INDEX
+from segray.models.masks import Segment, decode_rle, encode_rle
+from segray.pipelines.annotation.prepared import Prepared
+from segray.pipelines.annotation.sink import part_tables
+from segray.pipelines.annotation.stages.encode import encode_segments
+from segray.pipelines.commands.annotate import prepare, space_of
+from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.loading import load
+from segray.pipelines.engine.guard import Row
+from segray.pipelines.io.images import decode_gray_png
+from segray.pipelines.label_set.store import LabelStore, labels_schema, segments_schema, write_part
+from segray.pipelines.scenes.picture_book import draw_scene
+from segray.pipelines.training.data.stored_labels import IN_MEMORY, StoredLabels
 
 Ask = Callable[[str], LabelMap]
 SEGRAY, FROM_DISK, RLE, PNG = "segray", "segray, not in memory", "RLE in one JSON", "PNG files"
@@ -58,7 +58,7 @@ class Labelled:
 
     row: Row
     segments: list[Segment]
-    naming: Naming
+    naming: SegmentClasses
     embeddings: bytes
     label: LabelMap
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
 
-from pipelines.annotation.ledger import Ledger, RemoteLedger
-from pipelines.config.settings import AnnotateConfig
+from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.engine.ledger import Ledger, RemoteLedger
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ def in_fresh_process(work: Callable[..., T], *arguments: Any) -> T:
 def bare_loop(config: AnnotateConfig, paths: Sequence[Path], threads: int) -> Timing:
     """Read, decode, SAM, GEM, pool, name, paint and encode both PNGs, one image after the other."""
     from benchmarks.labeller import Labeller
-    from pipelines.images import ImageOptions, decode, encode_gray_png
+    from segray.pipelines.io.images import ImageOptions, decode, encode_gray_png
 
     started = time.perf_counter()
     labeller = Labeller(config, threads)
@@ -105,9 +105,9 @@ def bare_loop(config: AnnotateConfig, paths: Sequence[Path], threads: int) -> Ti
 
 def pipeline(config: AnnotateConfig) -> Timing:
     """`segray annotate` from a folder to a label set in a new folder, on a Ray of its own."""
-    from pipelines import annotate
-    from pipelines.annotation import ledger
-    from pipelines.store.label_store import LabelStore
+    from segray.pipelines.commands import annotate
+    from segray.pipelines.engine import ledger
+    from segray.pipelines.label_set.store import LabelStore
 
     with tempfile.TemporaryDirectory() as folder, _quiet():
         clock = Path(folder) / "clock.json"

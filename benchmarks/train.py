@@ -26,14 +26,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.common import Benchmark, available_cores, circumstances, table, write_result
-from models.segmenter import Segmenter, build_segmenter
-from models.student import Student
-from pipelines.config.loading import load
-from pipelines.config.train import TrainConfig
-from pipelines.picture_book import draw_scene
-from pipelines.training.batches import StepData, steps
-from pipelines.training.optimiser import make_optimiser
-from pipelines.training.step import Objective
+from segray.models.segmenters.registry import Segmenter, build_segmenter
+from segray.models.semi.student import Student
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.loading import load
+from segray.pipelines.scenes.picture_book import draw_scene
+from segray.pipelines.training.data.batches import StepData, steps
+from segray.pipelines.training.optimiser import make_optimiser
+from segray.pipelines.training.step import Objective
 
 CLASSES, EPSILON, TAU = 10, 0.1, 0.7
 

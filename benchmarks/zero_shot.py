@@ -28,12 +28,12 @@ from benchmarks.common import (
     write_result,
 )
 from benchmarks.labeller import Labeller
-from models.masks import Segment, full_mask, segment_from_mask
-from models.metrics import Confusion, class_iou, confusion_matrix, mean_iou
-from models.painting import paint
-from pipelines.config.loading import load
-from pipelines.config.settings import AnnotateConfig
-from pipelines.picture_book import Scene, draw_scene
+from segray.models.label_map import paint
+from segray.models.masks import Segment, full_mask, segment_from_mask
+from segray.models.metrics import Confusion, class_iou, confusion_matrix, mean_iou
+from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.loading import load
+from segray.pipelines.scenes.picture_book import Scene, draw_scene
 
 WAYS = {"clip": "CLIP patches", "gem": "GEM", "sam_gem": "SAM + GEM"}
 FOUND = 0.5

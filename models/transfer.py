@@ -22,7 +22,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return pinned(tensor, device).to(device, non_blocking=True)
 
 
-class Fetched:
+class DeviceToHostCopy:
     """A tensor on its way to the CPU; the copy queues behind the work that makes it."""
 
     def __init__(self, tensor: Tensor) -> None:
@@ -42,7 +42,7 @@ class Fetched:
         return self._host
 
 
-def lagging(items: Iterable[T], by: int = 1) -> Iterator[T]:
+def prefetch(items: Iterable[T], by: int = 1) -> Iterator[T]:
     """The items, each after the next `by` were taken: what those began goes on while one is waited for."""
     waiting: deque[T] = deque()
     for item in items:

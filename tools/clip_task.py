@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from open_clip import OPENAI_IMAGENET_TEMPLATES, SimpleTokenizer
 from torch import Tensor
 
-from models.builtin.arch import CLIP_DEPTH
-from models.gem import dense_features
-from models.label_space import PICTURE_BOOK, PICTURE_BOOK_GROUNDS
-from pipelines.picture_book import Scene, draw_scene
+from segray.models.builtin.arch import CLIP_DEPTH
+from segray.models.clip.gem import dense_features
+from segray.models.label_space import PICTURE_BOOK, PICTURE_BOOK_GROUNDS
+from segray.pipelines.scenes.picture_book import Scene, draw_scene
 from tools.sam_task import SCENES_A_SEED, TRAIN_SEED
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)

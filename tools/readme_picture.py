@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.label_space import label_space
-from pipelines.images import ImageOptions, decode, decode_gray_png
-from pipelines.manifest import read_manifest
-from pipelines.sources import read_image
-from pipelines.store.label_store import LabelStore
-from pipelines.truth import TruthMasks
+from segray.models.label_space import label_space
+from segray.pipelines.io.ground_truth import TruthMasks
+from segray.pipelines.io.images import ImageOptions, decode, decode_gray_png
+from segray.pipelines.io.manifest import read_manifest
+from segray.pipelines.io.sources import read_image
+from segray.pipelines.label_set.store import LabelStore
 
 GAP = 6
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipelines.picture_book import Scene, draw_scene
+from segray.pipelines.scenes.picture_book import Scene, draw_scene
 
 TRAIN_SEED = 987_654_321
 """Scenes of this seed are for training only; everything else measures on other seeds."""

@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.builtin.arch import CLIP_ARCH, SAM_ARCH, build_picture_book_clip, build_picture_book_sam
+from segray.models.builtin.arch import CLIP_ARCH, SAM_ARCH, build_picture_book_clip, build_picture_book_sam
 from tools.clip_task import ClipTask
 from tools.sam_task import SHARPEN, SamTask, sharpen
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.config.search_space import Dimension, text
-from pipelines.reporting import pictures
-from pipelines.reporting.page import percent
-from pipelines.reporting.training_charts import SHARE, scale, tick_text, ticks_of
-from tuning.effects import Comparable, position, smooth_map
-from tuning.ledger import Trial
+from segray.pipelines.config.search_space import Dimension, text
+from segray.pipelines.reporting import thumbnails
+from segray.pipelines.reporting.page import percent
+from segray.pipelines.reporting.training.charts import SHARE, scale, tick_text, ticks_of
+from segray.tuning.effects import Comparable, position, smooth_map
+from segray.tuning.ledger import Trial
 
 LEFT, RIGHT, TOP, BOTTOM = 56.0, 508.0, 12.0, 228.0
 _MAP_COLUMNS, _MAP_ROWS, _REACH = 24, 16, 0.12
@@ -158,7 +158,7 @@ def two_keys(
     scores = [known.scores[one.file] for one in used]
     points = [(position(first, one) or 0.0, position(second, one) or 0.0) for one in used]
     low, high = min(scores), max(scores)
-    colours = pictures.ramp()
+    colours = thumbnails.ramp()
 
     def colour(score: float) -> str:
         return "#" + bytes(colours[round(255 * (score - low) / ((high - low) or 1.0))]).hex()

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.config.search_space import Dimension
-from tuning.ledger import Trial
-from tuning.space import as_number
+from segray.pipelines.config.search_space import Dimension
+from segray.tuning.ledger import Trial
+from segray.tuning.space import as_number
 
 Floats = NDArray[np.float64]
 

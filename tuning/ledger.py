@@ -12,13 +12,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from pipelines.config.loading import dump, identity, with_values
-from pipelines.config.search_space import SPLIT, THRESHOLD
-from pipelines.config.train import TrainConfig
-from pipelines.config.tune import TuneConfig, train_config
-from pipelines.store import storage
-from pipelines.training.run_folder import BEST, CHECKPOINTS, CONFIG, LAST, check_folder
-from tuning.space import Past, Values
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.commands.tune import TuneConfig, train_config
+from segray.pipelines.config.loading import dump, identity, with_values
+from segray.pipelines.config.search_space import SPLIT, THRESHOLD
+from segray.pipelines.io import storage
+from segray.pipelines.training.run_folder import BEST, CHECKPOINTS, CONFIG, LAST, check_folder
+from segray.tuning.space import Past, Values
 
 TRIALS, LABELS, RECORD = "trials", "labels", "trial.json"
 
@@ -58,7 +58,7 @@ class Trial:
         number: 0 is the configuration as it stands.
         values: of the searched keys, as one writes them.
         runs: one a seed of the search.
-        finals: one a further seed, of the contenders for the best.
+        finals: one a further seed, of the finalists for the best.
         held_out: one a seed that the search has not seen.
         reason: why it stopped, diverged or crashed.
         file: its folder under `trials/`.
@@ -138,7 +138,7 @@ class Ledger:
         chosen = [one for one in self._trials.values() if split in (None, one.split)]
         return sorted(chosen, key=lambda one: one.number)
 
-    def contenders(self, split: str) -> list[Trial]:
+    def finalists(self, split: str) -> list[Trial]:
         """Who may be called the best of a split: its best trials after the search's seeds, and trial 0.
 
         Best first; all ran to the end.
@@ -150,7 +150,7 @@ class Ledger:
 
     def best(self, split: str) -> Trial | None:
         """The contender with the best mean over all seeds, of those with the most; None without one."""
-        chosen = self.contenders(split)
+        chosen = self.finalists(split)
         most = max((len(one.finals) for one in chosen), default=0)
         equals = [one for one in chosen if len(one.finals) == most]
         return max(equals, key=lambda one: one.overall or 0.0, default=None)
@@ -166,7 +166,7 @@ class Ledger:
 
     def drop_weights(self, split: str) -> None:
         """Delete the checkpoints of a split's finished trials that are not its best and cannot become it."""
-        chosen, wanted = self.contenders(split), self.config.search.final_seeds
+        chosen, wanted = self.finalists(split), self.config.search.final_seeds
         open_still = self._finalists and any(len(one.finals) < wanted for one in chosen)
         kept = chosen if open_still else [self.best(split)]
         for trial in self.trials(split):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tuning.ledger import Ledger, Trial, mean
+from segray.tuning.ledger import Ledger, Trial, mean
 
 
 def best_file(name: str) -> str:

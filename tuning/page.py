@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.config.search_space import Dimension
-from pipelines.reporting.page import config_text, facts, percent, render
-from pipelines.reporting.samples import visible
-from pipelines.store import storage
-from tuning.charts import Plot, learning, over_key, over_labels, two_keys
-from tuning.effects import comparable, importance
-from tuning.ledger import Ledger, Trial, mean, split_names
-from tuning.outcome import best_file, default_of, held_out_score, labelled_of
-from tuning.plan import dimensions_of, splits_of
+from segray.pipelines.config.search_space import Dimension
+from segray.pipelines.io import storage
+from segray.pipelines.reporting.label_set.samples import visible
+from segray.pipelines.reporting.page import config_text, facts, percent, render
+from segray.tuning.charts import Plot, learning, over_key, over_labels, two_keys
+from segray.tuning.effects import comparable, importance
+from segray.tuning.ledger import Ledger, Trial, mean, split_names
+from segray.tuning.outcome import best_file, default_of, held_out_score, labelled_of
+from segray.tuning.plan import dimensions_of, splits_of
 
 _STYLES = 6
 """Colours that splits take in turn."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from models.methods import METHODS
-from models.objective import default_epsilon
-from pipelines.config.loading import identity
-from pipelines.config.search_space import SPLIT, THRESHOLD, Dimension, parse_space
-from pipelines.config.train import TrainConfig
-from pipelines.config.tune import TuneConfig, train_config
-from pipelines.errors import UserError
-from pipelines.store.label_store import LabelStore
-from tuning.ledger import Ledger, Run, State, Trial, split_names
-from tuning.space import Values, combinations, default_values, make_proposer
+from segray.models.semi.methods import METHODS
+from segray.models.semi.objective import default_epsilon
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.commands.tune import TuneConfig, train_config
+from segray.pipelines.config.loading import identity
+from segray.pipelines.config.search_space import SPLIT, THRESHOLD, Dimension, parse_space
+from segray.pipelines.errors import UserError
+from segray.pipelines.label_set.store import LabelStore
+from segray.tuning.ledger import Ledger, Run, State, Trial, split_names
+from segray.tuning.space import Values, combinations, default_values, make_proposer
 
 Given = dict[str, Any]
 Describe = Callable[[Trial, list[int], bool], Given]
@@ -114,7 +114,7 @@ class SearchPlan:
         return self._proposers[split].propose(number, [one.past() for one in past])
 
 
-class AgainPlan:
+class RerunPlan:
     """Finished trials once more, with further seeds.
 
     Args:
@@ -137,11 +137,11 @@ class AgainPlan:
         return [(trial, missing) for trial, missing in jobs if missing]
 
     def _chosen(self, split: str) -> list[Trial]:
-        """All contenders, or the best and the configuration as it stands."""
-        contenders, best = self._ledger.contenders(split), self._ledger.best(split)
+        """All finalists, or the best and the configuration as it stands."""
+        finalists, best = self._ledger.finalists(split), self._ledger.best(split)
         if self._again == "finals":
-            return contenders if self._ledger.config.search.finalists else []
-        return [one for one in contenders if one is best or one.number == 0]
+            return finalists if self._ledger.config.search.finalists else []
+        return [one for one in finalists if one is best or one.number == 0]
 
     def __len__(self) -> int:
         return len(self._left)

@@ -10,8 +10,8 @@ from ray.tune import Callback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from pipelines.config.tune import TuneConfig
-from tuning.ledger import Trial
+from segray.pipelines.config.commands.tune import TuneConfig
+from segray.tuning.ledger import Trial
 
 GRACE_PART = 9
 """A trial may be stopped after this part of its epochs, where nothing else is said."""
@@ -29,7 +29,7 @@ class Plan(Protocol):
         ...
 
 
-class Suggestions(Searcher):
+class TrialSearcher(Searcher):
     """Tune's searcher: hands out what the plan says, and remembers who got it."""
 
     def __init__(self, plan: Plan) -> None:
@@ -56,7 +56,7 @@ class Suggestions(Searcher):
         self._ended.add(trial_id)
 
 
-class Families(FIFOScheduler):
+class PerSplitASHA(FIFOScheduler):
     """One ASHA a split, so that a trial with few labels never competes with one that has many.
 
     Trials are not ended by Tune: the verdict is handed to the trial's workers, who ask for it.
@@ -68,7 +68,7 @@ class Families(FIFOScheduler):
     """
 
     def __init__(
-        self, config: TuneConfig, suggestions: Suggestions, judge: Callable[[str, float, bool], None]
+        self, config: TuneConfig, suggestions: TrialSearcher, judge: Callable[[str, float, bool], None]
     ) -> None:
         super().__init__()
         self._config, self._suggestions, self._judge = config, suggestions, judge
@@ -131,7 +131,7 @@ class Watch(Callback):
     def __init__(
         self,
         plan: Plan,
-        suggestions: Suggestions,
+        suggestions: TrialSearcher,
         beat: Callable[[], None],
         release: Callable[[str], None],
     ) -> None:

@@ -11,25 +11,26 @@ from typing import Any
 
 import click
 
-from pipelines import cluster
-from pipelines.config.paths import absolute
-from pipelines.config.search_space import THRESHOLD
-from pipelines.config.settings import LabelConfig, RelabelConfig
-from pipelines.config.tune import TuneConfig, train_config
-from pipelines.errors import UserError
-from pipelines.store import storage
-from pipelines.store.label_store import LabelStore
-from pipelines.store.run_lock import RunLock
-from pipelines.store.shared import require_shared
-from pipelines.train import check, scaling
-from pipelines.training.trackers import check_trackers
-from tuning import summary
-from tuning.ledger import Ledger, Trial, threshold_labels
-from tuning.plan import AgainPlan, Given, SearchPlan, dimensions_of, splits_of
-from tuning.shared_data import SharedData
-from tuning.space import make_proposer
-from tuning.table import Table
-from tuning.trial import Desk, drive
+from segray.pipelines.commands.train import check
+from segray.pipelines.config.commands.registry import LabelConfig, RelabelConfig
+from segray.pipelines.config.commands.tune import TuneConfig, train_config
+from segray.pipelines.config.paths import absolute
+from segray.pipelines.config.search_space import THRESHOLD
+from segray.pipelines.engine import cluster
+from segray.pipelines.engine.shared_storage import require_shared
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.io.run_lock import RunLock
+from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.training.trackers import check_trackers
+from segray.pipelines.training.trainer import scaling
+from segray.tuning import summary
+from segray.tuning.ledger import Ledger, Trial, threshold_labels
+from segray.tuning.plan import Given, RerunPlan, SearchPlan, dimensions_of, splits_of
+from segray.tuning.shared_data import SharedData
+from segray.tuning.space import make_proposer
+from segray.tuning.table import Table
+from segray.tuning.trial import Desk, drive
 
 _DRIVER_MEMORY = 64 * 2**20
 """What Ray reserves for a trial's driver. Every node has memory, whereas a share of a CPU would leave less
@@ -90,7 +91,7 @@ def _make_labels(config: TuneConfig) -> None:
         for threshold in one.values if one.key == THRESHOLD else ():
             target = relabelling(config, threshold)
             with contextlib.redirect_stdout(io.StringIO()):
-                from pipelines import relabel
+                from segray.pipelines.commands import relabel
 
                 relabel.run(target)
             click.echo(f"label.threshold={threshold}: {storage.display(target.out)}", err=True)
@@ -134,7 +135,7 @@ class Search:
         self._desk: Any = None
 
     def run(self) -> None:
-        """Run what is left of the search, then the further seeds of the contenders, then the unseen ones.
+        """Run what is left of the search, then the further seeds of the finalists, then the unseen ones.
 
         Raises:
             UserError: a trial asks for more than the cluster has.
@@ -158,8 +159,8 @@ class Search:
             plan = SearchPlan(config, self._ledger, self._classes, self._describe, ended)
             table.total = plan.total
             self._fit(plan, table, at_once)
-            self._fit(AgainPlan("finals", self._ledger, self._describe, table.finals), table, at_once)
-            self._fit(AgainPlan("held_out", self._ledger, self._describe, table.held_out), table, at_once)
+            self._fit(RerunPlan("finals", self._ledger, self._describe, table.finals), table, at_once)
+            self._fit(RerunPlan("held_out", self._ledger, self._describe, table.held_out), table, at_once)
 
     def _at_once(self, resources: cluster.Resources) -> int:
         """Trials that there is room for at a time.
@@ -187,18 +188,18 @@ class Search:
         return {"file": trial.file, "judged": judged, "runs": runs}
 
     def _fit(self, plan: Any, table: Table, at_once: int) -> None:
-        if isinstance(plan, AgainPlan) and not len(plan):
+        if isinstance(plan, RerunPlan) and not len(plan):
             return
         import ray
         from ray import tune
 
-        from tuning.schedule import Families, Suggestions, Watch
+        from segray.tuning.schedule import PerSplitASHA, TrialSearcher, Watch
 
         for name in ("ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         desk = self._desk
-        suggestions = Suggestions(plan)
-        families = Families(self._config, suggestions, lambda *said: ray.get(desk.judge.remote(*said)))
+        suggestions = TrialSearcher(plan)
+        families = PerSplitASHA(self._config, suggestions, lambda *said: ray.get(desk.judge.remote(*said)))
         families.replay([one for one in self._ledger.trials() if one.finished])
         watch = Watch(
             plan, suggestions, lambda: table.beat(families.latest, suggestions.running()), self._release

@@ -6,8 +6,8 @@ import hashlib
 import json
 from typing import Any
 
-from pipelines.config.train import TrainConfig
-from pipelines.training.data import TrainingData, open_data
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.training.data.training_data import TrainingData, open_data
 
 
 class SharedData:

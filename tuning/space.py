@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from pipelines.config.search_space import Dimension, text
-from pipelines.errors import UserError
+from segray.pipelines.config.search_space import Dimension, text
+from segray.pipelines.errors import UserError
 
 if TYPE_CHECKING:
     import optuna

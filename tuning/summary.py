@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pipelines.config.loading import dump
-from pipelines.config.tune import TuneConfig
-from pipelines.store import storage
-from tuning.ledger import Ledger, Trial, configured, mean, split_names
-from tuning.outcome import best_file, default_of, held_out_score, labelled_of
-from tuning.page import build
-from tuning.plan import dimensions_of, splits_of
+from segray.pipelines.config.commands.tune import TuneConfig
+from segray.pipelines.config.loading import dump
+from segray.pipelines.io import storage
+from segray.tuning.ledger import Ledger, Trial, configured, mean, split_names
+from segray.tuning.outcome import best_file, default_of, held_out_score, labelled_of
+from segray.tuning.page import build
+from segray.tuning.plan import dimensions_of, splits_of
 
 RESULTS, TABLE, PAGE = "results.json", "results.csv", "report.html"
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from pipelines.annotation.progress import clock
-from tuning.ledger import Run, Trial, mean
+from segray.pipelines.engine.progress import clock
+from segray.tuning.ledger import Run, Trial, mean
 
 _BEAT_S = 60.0
 

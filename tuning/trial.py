@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from pipelines.config.train import TrainConfig
-from pipelines.errors import UserError
-from pipelines.store import storage
-from pipelines.training.run_folder import CHECKPOINTS, RunFolder
-from pipelines.training.session import RaySession, sum_over_workers
-from tuning.ledger import Run
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.training.run_folder import CHECKPOINTS, RunFolder
+from segray.pipelines.training.session import RaySession, sum_over_workers
+from segray.tuning.ledger import Run
 
 STOPPED = "stopped: behind the other trials of its split"
 _POLL_S = 0.2
@@ -128,8 +128,8 @@ class TrialSession(RaySession):
 
 def work(given: dict[str, Any]) -> str | None:
     """What each training worker of a trial runs; the reason where the run ended early."""
-    from pipelines.training.loop import Worker
-    from pipelines.training.meter import DivergedError
+    from segray.pipelines.training.loop import Worker
+    from segray.pipelines.training.meter import DivergedError
 
     config = given["config"]
     checkpoints = storage.join(config.out, CHECKPOINTS)
@@ -192,8 +192,8 @@ def _fit(file: str, config: TrainConfig, data: Any, desk: Any, judged: bool, sho
     import ray
     from ray import tune
 
-    from pipelines import cluster
-    from pipelines.train import logs_of, scaling, trainer
+    from segray.pipelines.engine import cluster
+    from segray.pipelines.training.trainer import logs_of, scaling, trainer
 
     given = {"config": config, "data": data, "board": desk, "logs": logs_of(config), "file": file}
     fitting = trainer(config, work, {**given, "judged": judged}, scaling(config, cluster.resources()))

@@ -1,1 +1,1 @@
-"""The segmentation networks, one file a family; `models.segmenter` builds them by name."""
+"""The segmentation networks, one file a family; `models.segmenters.registry` builds them by name."""

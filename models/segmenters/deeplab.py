@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.segmenters.base import Segmenter, resample
+from segray.models.segmenters.base import Segmenter, resample
 
 RATES = (6, 12, 18)
 """Dilations of the three 3x3 branches at output stride 16."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.segmenters.base import resample
+from segray.models.segmenters.base import resample
 
 _SCALES = (4.0, 2.0, 1.0, 0.5)
 

@@ -6,9 +6,9 @@ from contextlib import suppress
 
 from torch import Tensor
 
-from models import weights as files
-from models.segmenters.base import Segmenter
-from models.weights import Checkpoint, WeightsError
+from segray.models import weights as files
+from segray.models.segmenters.base import Segmenter
+from segray.models.weights import Checkpoint, WeightsError
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 """Names under which encoders are published on the Hugging Face hub, the safe format first."""

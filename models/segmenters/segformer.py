@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.segmenters.base import Segmenter, at_least, resample
+from segray.models.segmenters.base import Segmenter, at_least, resample
 
 DECODER_WIDTH = 768
 """For all sizes, so that B5 with 21 classes is the 84.6 M network of the published comparisons."""

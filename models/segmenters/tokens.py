@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.gem import embed
-from models.segmenters.base import to_patches
+from segray.models.clip.gem import embed
+from segray.models.segmenters.base import to_patches
 
 
 def clip_tower(config: Mapping[str, Any]) -> Any:

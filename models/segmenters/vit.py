@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from models.clip_weights import OPENAI_MEAN, OPENAI_STD
-from models.segmenters.base import Segmenter, resample, to_patches
-from models.segmenters.dpt import DPTHead
-from models.segmenters.tokens import clip_tower, token_maps
+from segray.models.clip.weights import OPENAI_MEAN, OPENAI_STD
+from segray.models.segmenters.base import Segmenter, resample, to_patches
+from segray.models.segmenters.dpt import DPTHead
+from segray.models.segmenters.tokens import clip_tower, token_maps
 
 BLOCKS = (2, 5, 8, 11)
 """Of twelve, counted from 0: the blocks whose tokens the decoder sees, as in UniMatch V2."""

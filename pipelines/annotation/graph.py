@@ -9,15 +9,15 @@ import uuid
 from functools import partial
 from typing import Any, TypeVar
 
-from pipelines import cluster, to_do
-from pipelines.annotation.ledger import RemoteLedger
-from pipelines.annotation.prepared import Prepared
-from pipelines.annotation.stages import encode_table, read_tables
-from pipelines.annotation.workers import NameSegments, SegmentImages
-from pipelines.config.settings import ClipConfig, SamConfig
-from pipelines.pools import PoolPlan
-from pipelines.store import storage
-from pipelines.store.label_schema import labels_schema, segments_schema
+from segray.pipelines.annotation.prepared import Prepared
+from segray.pipelines.annotation.stages.encode import encode_table, read_tables
+from segray.pipelines.annotation.stages.segment import ClassifySegments, SegmentImages
+from segray.pipelines.config.commands.registry import ClipConfig, SamConfig
+from segray.pipelines.engine import cluster
+from segray.pipelines.engine.ledger import RemoteLedger
+from segray.pipelines.engine.pools import PoolPlan
+from segray.pipelines.io import pending, storage
+from segray.pipelines.label_set.schema import labels_schema, segments_schema
 
 _BLOCK_ROWS = 8, 64
 """Images that go through the stages together, at least and at most: few, so that all workers get some and a
@@ -47,7 +47,7 @@ def label(
     import ray
     from ray.data import ActorPoolStrategy
 
-    from pipelines.annotation.sink import LabelSink
+    from segray.pipelines.annotation.sink import LabelSink
 
     config = prepared.config
     # Blocks smaller than batches that were asked for would make them a matter of luck.
@@ -78,9 +78,9 @@ def label(
         rows_per_part=rows_per_part,
         ledger=book,
     )
-    filesystem, path = storage.open_storage(storage.join(config.out, to_do.PENDING))
+    filesystem, path = storage.open_storage(storage.join(config.out, pending.PENDING))
     todo = ray.data.read_parquet(
-        path, filesystem=filesystem, columns=to_do.PENDING_COLUMNS, num_cpus=cluster.TASK_CPUS
+        path, filesystem=filesystem, columns=pending.PENDING_COLUMNS, num_cpus=cluster.TASK_CPUS
     )
     dataset = cluster.in_blocks(todo, block_rows).map_batches(
         partial(read_tables, options=prepared.options, embed_images=config.embed_images, **guard),
@@ -94,7 +94,7 @@ def label(
             **pool(plans["sam"]),
         )
     dataset = dataset.map_batches(
-        NameSegments,
+        ClassifySegments,
         fn_constructor_kwargs={
             "config": _pinned(config.clip, prepared),
             "words": prepared.words,

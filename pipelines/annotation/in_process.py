@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
-from pipelines.annotation.guard import Row
-from pipelines.annotation.ledger import Ledger
-from pipelines.annotation.prepared import Prepared
-from pipelines.annotation.stages import encode_table, read_table
-from pipelines.annotation.workers import NameSegments, SegmentImages
-from pipelines.manifest import ImageRef
-from pipelines.pools import IMAGES_PER_THREAD, PoolPlan
+from segray.pipelines.annotation.prepared import Prepared
+from segray.pipelines.annotation.stages.encode import encode_table, read_table
+from segray.pipelines.annotation.stages.segment import ClassifySegments, SegmentImages
+from segray.pipelines.engine.guard import Row
+from segray.pipelines.engine.ledger import Ledger
+from segray.pipelines.engine.pools import IMAGES_PER_THREAD, PoolPlan
+from segray.pipelines.io.manifest import ImageRef
 
 _MANIFEST = pa.schema([(name, pa.string()) for name in ("image_id", "uri", "problem")])
 
@@ -31,7 +31,7 @@ class Stages:
         self._segment: Callable[[pa.Table], pa.Table] | None = None
         if config.sam.model != "none":
             self._segment = SegmentImages(config.sam, plan, self.book, config.max_tries)
-        self._clip = NameSegments(
+        self._clip = ClassifySegments(
             config.clip, prepared.words, config.embeddings, plan, self.book, config.max_tries
         )
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from models.label_space import LabelSpace
-from pipelines.annotation.workers import Words
-from pipelines.config.settings import AnnotateConfig
-from pipelines.images import ImageOptions
+from segray.models.label_space import LabelSpace
+from segray.pipelines.annotation.stages.segment import Words
+from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.io.images import ImageOptions
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from itertools import islice
 
 import click
 
-from pipelines import pools
-from pipelines.annotation.in_process import Stages, timed
-from pipelines.annotation.prepared import Prepared
-from pipelines.cluster import NO_PROGRESS_S, Resources
-from pipelines.config.settings import AnnotateConfig
-from pipelines.errors import UserError
-from pipelines.manifest import ImageRef
-from pipelines.pools import PoolPlan
+from segray.pipelines.annotation.in_process import Stages, timed
+from segray.pipelines.annotation.prepared import Prepared
+from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.engine import pools
+from segray.pipelines.engine.cluster import NO_PROGRESS_S, Resources
+from segray.pipelines.engine.pools import PoolPlan
+from segray.pipelines.errors import UserError
+from segray.pipelines.io.manifest import ImageRef
 
 IMAGES = 8
 """Images that a probe labels, and forgets."""

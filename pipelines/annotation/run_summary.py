@@ -6,8 +6,8 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
-from pipelines.annotation.ledger import Tally
-from pipelines.store.label_store import LabelStore
+from segray.pipelines.engine.ledger import Tally
+from segray.pipelines.label_set.store import LabelStore
 
 _BAD_SHOWN = 20
 

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 from ray.data import Datasink
 
-from pipelines.annotation.guard import Row
-from pipelines.annotation.ledger import RemoteLedger
-from pipelines.store.label_store import labels_table, segments_table, write_part
+from segray.pipelines.engine.guard import Row
+from segray.pipelines.engine.ledger import RemoteLedger
+from segray.pipelines.label_set.store import labels_table, segments_table, write_part
 
 _LABEL_COLUMNS = (
     "image_id",

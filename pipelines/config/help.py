@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from pipelines.config.schema import Config, Key, keys
+from segray.pipelines.config.schema import Config, Key, keys
 
 
 def help_text(model: type[Config], width: int = 100) -> str:

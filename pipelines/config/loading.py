@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from pipelines.config.problems import explain, no_section, unknown_key
-from pipelines.config.schema import Config, Key, keys, section
-from pipelines.config.source import SWITCHED_ON, parse_flow, parse_override, read_yaml
-from pipelines.errors import UserError
+from segray.pipelines.config.problems import explain, no_section, unknown_key
+from segray.pipelines.config.schema import Config, Key, keys, section
+from segray.pipelines.config.source import SWITCHED_ON, parse_flow, parse_override, read_yaml
+from segray.pipelines.errors import UserError
 
 T = TypeVar("T", bound=Config)
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipelines.config.schema import Config, keys
+from segray.pipelines.config.schema import Config, keys
 
 T = TypeVar("T", bound=Config)
 
@@ -40,7 +40,7 @@ def is_file(value: str) -> bool:
 
 
 def _absolute(value: str) -> str:
-    from pipelines.store import storage
+    from segray.pipelines.io import storage
 
     if not storage.is_local(value) or "://" in value:
         return value

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from pipelines.config.schema import Config, Key, keys
+from segray.pipelines.config.schema import Config, Key, keys
 
 # A recursive or multiplied YAML alias has an endless repr, hence the limits of reprlib.
 _short = Repr()

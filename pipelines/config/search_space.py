@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from pipelines.config.loading import with_values
-from pipelines.config.problems import explain, unknown_key
-from pipelines.config.schema import Config, Key, keys
-from pipelines.errors import UserError
+from segray.pipelines.config.loading import with_values
+from segray.pipelines.config.problems import explain, unknown_key
+from segray.pipelines.config.schema import Config, Key, keys
+from segray.pipelines.errors import UserError
 
 SPLIT = "data.labelled"
 """The key whose values are families of their own."""

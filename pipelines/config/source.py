@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.errors import UserError
+from segray.pipelines.errors import UserError
 
 _OVERRIDE = re.compile(r"(--)?([^\W\d][^=]*)=(.*)", re.DOTALL)
 _SWITCH = re.compile(r"--([^\W\d][\w.-]*)")

@@ -11,12 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines import cluster, pools, to_do
-from pipelines.annotation import ledger
-from pipelines.annotation.stages import read_tables
-from pipelines.config.settings import Pool
-from pipelines.prediction.stages import Job, PredictImages, finish_table
-from pipelines.store import storage
+from segray.pipelines.annotation.stages.encode import read_tables
+from segray.pipelines.config.commands.registry import Pool
+from segray.pipelines.engine import cluster, ledger, pools
+from segray.pipelines.io import pending, storage
+from segray.pipelines.prediction.stages import Job, PredictImages, finish_table
 
 MAX_TRIES = 3
 """An image that brings its worker down this often becomes an error row."""
@@ -45,9 +44,9 @@ def predictions(job: Job, plan: pools.PoolPlan) -> Iterator[pa.Table]:
         "batch_format": "pyarrow",
         "batch_size": _BATCH,
     }
-    filesystem, path = storage.open_storage(storage.join(job.out, to_do.PENDING))
+    filesystem, path = storage.open_storage(storage.join(job.out, pending.PENDING))
     todo = ray.data.read_parquet(
-        path, filesystem=filesystem, columns=to_do.PENDING_COLUMNS, num_cpus=cluster.TASK_CPUS
+        path, filesystem=filesystem, columns=pending.PENDING_COLUMNS, num_cpus=cluster.TASK_CPUS
     )
     dataset = (
         cluster.in_blocks(todo, _BATCH)

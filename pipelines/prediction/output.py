@@ -13,12 +13,11 @@ from typing import Any
 
 from pyarrow import fs as pa_fs
 
-from pipelines import to_do
-from pipelines.errors import UserError
-from pipelines.manifest import MANIFEST, ImageRef, read_manifest
-from pipelines.prediction.stages import MASKS, OVERLAYS, Job
-from pipelines.store import storage
-from pipelines.training.class_names import FILE as CLASS_NAMES
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import pending, storage
+from segray.pipelines.io.manifest import MANIFEST, ImageRef, read_manifest
+from segray.pipelines.prediction.stages import MASKS, OVERLAYS, Job
+from segray.pipelines.training.data.class_names import FILE as CLASS_NAMES
 
 TABLE, RECORD = "predictions.csv", "prediction.json"
 
@@ -78,11 +77,11 @@ def begin(job: Job, record: Mapping[str, Any], images: Iterable[ImageRef]) -> tu
     _write_record(job, record)
     # It stands for a whole run.
     storage.delete(storage.join(job.out, TABLE))
-    total, changed = to_do.list_anew(job.out, images)
+    total, changed = pending.refresh_manifest(job.out, images)
     for image_id in changed:
         storage.delete(job.mask(image_id))
-    to_do.accept(job.out)
-    return total, to_do.write_pending(job.out, _done(job))
+    pending.accept(job.out)
+    return total, pending.write_pending(job.out, _done(job))
 
 
 def _write_record(job: Job, record: Mapping[str, Any]) -> None:

@@ -15,17 +15,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.label_space import LabelSpace
-from models.segmenter import Segmenter
-from pipelines.annotation.guard import Book, Row, failed
-from pipelines.annotation.stages import READ_SCHEMA, TableStage, pixels_of
-from pipelines.cpu import reuse_freed_memory, use_threads
-from pipelines.errors import UserError
-from pipelines.images import ImageOptions, encode_gray_png
-from pipelines.pools import PoolPlan
-from pipelines.store import storage
-from pipelines.store.label_schema import ID_LIST, class_counts
-from pipelines.training.class_names import has_no_class
+from segray.models.label_space import LabelSpace
+from segray.models.segmenters.registry import Segmenter
+from segray.pipelines.annotation.stages.encode import READ_SCHEMA, TableStage, pixels_of
+from segray.pipelines.engine.cpu import reuse_freed_memory, use_threads
+from segray.pipelines.engine.guard import Book, Row, failed
+from segray.pipelines.engine.pools import PoolPlan
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.io.images import ImageOptions, encode_gray_png
+from segray.pipelines.label_set.schema import ID_LIST, class_counts
+from segray.pipelines.training.data.class_names import has_no_class
 
 MASKS, OVERLAYS = "masks", "overlays"
 STOP = "stop"
@@ -106,7 +106,7 @@ class PredictImages:
         return [self._predict(row) for row in rows]
 
     def _predict(self, row: Row) -> Row:
-        from pipelines.training.trained import predict_label
+        from segray.pipelines.training.trained import predict_label
 
         label = predict_label(self._network, pixels_of(row), self._job.window)
         return {**row, "label": label.tobytes(), "pixels": row["pixels"] if self._job.overlays else None}
@@ -115,8 +115,8 @@ class PredictImages:
 def _load(job: Job, plan: PoolPlan) -> Segmenter:
     import torch
 
-    from pipelines.training.session import device_of_worker
-    from pipelines.training.trained import load_network, weights_sha256
+    from segray.pipelines.training.session import device_of_worker
+    from segray.pipelines.training.trained import load_network, weights_sha256
 
     if not plan.num_gpus:
         reuse_freed_memory()

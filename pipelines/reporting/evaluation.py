@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.label_space import IGNORE_INDEX
-from models.metrics import Confusion, class_iou, confusion_matrix
-from pipelines.truth import LabelMap
+from segray.models.label_space import IGNORE_INDEX
+from segray.models.metrics import Confusion, class_iou, confusion_matrix
+from segray.pipelines.io.ground_truth import LabelMap
 
 
 @dataclass(frozen=True)

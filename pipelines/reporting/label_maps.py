@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator
 from typing import Any
 
-from pipelines.errors import UserError
-from pipelines.images import ImageOptions, ImageProblem, decode, decode_gray_png
-from pipelines.sources import EXTENSIONS, list_images, read_image
-from pipelines.store import storage
-from pipelines.store.label_store import LabelStore
-from pipelines.truth import LabelMap, list_png
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.io.ground_truth import LabelMap, list_png
+from segray.pipelines.io.images import ImageOptions, ImageProblem, decode, decode_gray_png
+from segray.pipelines.io.sources import EXTENSIONS, list_images, read_image
+from segray.pipelines.label_set.store import LabelStore
 
 _log = logging.getLogger(__name__)
 
@@ -101,8 +101,8 @@ class NetworkMaps(LabelMaps):
     noun = "image"
 
     def __init__(self, checkpoint: str, images: str, window: int | None) -> None:
-        from pipelines.training.session import device_of_worker
-        from pipelines.training.trained import chosen_window, load_network, run_folder, weights_sha256
+        from segray.pipelines.training.session import device_of_worker
+        from segray.pipelines.training.trained import chosen_window, load_network, run_folder, weights_sha256
 
         self._refs = list(list_images(images))
         network, state = load_network(checkpoint)
@@ -123,7 +123,7 @@ class NetworkMaps(LabelMaps):
 
     def maps(self, wanted: Container[str]) -> Iterator[tuple[str, LabelMap]]:
         """Image by image; the reason why one is bad is logged."""
-        from pipelines.training.trained import predict_label
+        from segray.pipelines.training.trained import predict_label
 
         for ref in self._refs:
             if ref.problem or ref.image_id not in wanted:

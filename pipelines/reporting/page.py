@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.reporting import pictures
-from pipelines.reporting.samples import Legend, visible
-from pipelines.store import storage
+from segray.pipelines.io import storage
+from segray.pipelines.reporting import thumbnails
+from segray.pipelines.reporting.label_set.samples import Legend, visible
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 # Shown elsewhere on the page, twice in the files, or too long for a table.
@@ -39,8 +39,8 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
-    ramp = ["#" + bytes(colour).hex() for colour in pictures.ramp()[::51]]
-    errors = {name: "#" + bytes(colour).hex() for name, colour in pictures.ERROR_COLOURS.items()}
+    ramp = ["#" + bytes(colour).hex() for colour in thumbnails.ramp()[::51]]
+    errors = {name: "#" + bytes(colour).hex() for name, colour in thumbnails.ERROR_COLOURS.items()}
     return environment.get_template(template).render(ramp=ramp, error_colours=errors, **values)
 
 

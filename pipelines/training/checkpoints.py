@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
-from pipelines.errors import UserError
-from pipelines.store import storage
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
 
 MODEL, TEACHER, OPTIMISER, STATE = "model.safetensors", "teacher.safetensors", "optimiser.pt", "state.json"
 

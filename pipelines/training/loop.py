@@ -13,22 +13,22 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models.segmenter import Segmenter, build_segmenter
-from models.student import Student
-from pipelines.compiling import compiling
-from pipelines.config.loading import identity
-from pipelines.config.train import TrainConfig
-from pipelines.cpu import reuse_freed_memory
-from pipelines.training.batches import StepData, StepSamples, steps
-from pipelines.training.checkpoints import load_optimiser, newest_whole, save_checkpoint
-from pipelines.training.data import LabelledImages, TrainingData, UnlabelledImages
-from pipelines.training.meter import Meter, mean_figures, progress_line
-from pipelines.training.optimiser import make_optimiser
-from pipelines.training.order import step_seed, steps_in_epoch
-from pipelines.training.session import Session, device_of_worker
-from pipelines.training.step import Figures, Objective
-from pipelines.training.trackers import Trackers
-from pipelines.training.validate import validate
+from segray.models.segmenters.registry import Segmenter, build_segmenter
+from segray.models.semi.student import Student
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.loading import identity
+from segray.pipelines.engine.compiling import compiling
+from segray.pipelines.engine.cpu import reuse_freed_memory
+from segray.pipelines.training.checkpoints import load_optimiser, newest_whole, save_checkpoint
+from segray.pipelines.training.data.batches import StepData, StepSamples, steps
+from segray.pipelines.training.data.sampler import step_seed, steps_in_epoch
+from segray.pipelines.training.data.training_data import LabelledImages, TrainingData, UnlabelledImages
+from segray.pipelines.training.meter import Meter, mean_figures, progress_line
+from segray.pipelines.training.optimiser import make_optimiser
+from segray.pipelines.training.session import Session, device_of_worker
+from segray.pipelines.training.step import Objective, StepMetrics
+from segray.pipelines.training.trackers import Trackers
+from segray.pipelines.training.validate import validate
 
 CHECK_EVERY = 50
 """Steps between looks at the loss: each look makes a GPU wait."""
@@ -124,7 +124,7 @@ class Worker:
             left = pace * (self.total - self.progress.step)
             self.session.say(progress_line(entry, self.config.train.epochs, left))
 
-    def _step(self, samples: StepSamples) -> Figures:
+    def _step(self, samples: StepSamples) -> StepMetrics:
         for group in self.optimiser.param_groups:
             group["lr"] = group["factor"] * self._lr(samples.step)
         torch.manual_seed(step_seed(self.config.seed, samples.step, self.session.rank))

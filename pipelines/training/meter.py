@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.annotation.progress import clock
-from pipelines.training.batches import StepSamples
-from pipelines.training.session import sum_over_workers
-from pipelines.training.step import Figures
+from segray.pipelines.engine.progress import clock
+from segray.pipelines.training.data.batches import StepSamples
+from segray.pipelines.training.session import sum_over_workers
+from segray.pipelines.training.step import StepMetrics
 
 LOSSES = ("loss", "supervised", "unsupervised")
 
@@ -41,7 +41,7 @@ class Meter:
                 return
             yield item
 
-    def add(self, figures: Figures) -> None:
+    def add(self, figures: StepMetrics) -> None:
         """One step's figures."""
         self.steps += 1
         self.losses.append(torch.stack([getattr(figures, name).detach().float() for name in LOSSES]))
@@ -82,13 +82,13 @@ def _share(counts: dict[str, float], part: str, whole: str) -> float | None:
     return counts[part] / counts[whole] if counts.get(whole) else None
 
 
-def mean_figures(figures: Sequence[Figures]) -> Figures:
-    """Figures of a step that was taken in parts."""
+def mean_figures(figures: Sequence[StepMetrics]) -> StepMetrics:
+    """StepMetrics of a step that was taken in parts."""
     counts = {k: torch.stack([f.counts[k] for f in figures]).sum(0) for k in figures[0].counts}
     loss, supervised, unsupervised = (
         torch.stack([getattr(f, name).detach() for f in figures]).mean() for name in LOSSES
     )
-    return Figures(loss, supervised, unsupervised, counts)
+    return StepMetrics(loss, supervised, unsupervised, counts)
 
 
 def progress_line(entry: dict[str, Any], epochs: int, left: float) -> str:

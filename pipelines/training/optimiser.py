@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from models.segmenter import Segmenter
-from pipelines.config.train import LearnConfig
+from segray.models.segmenters.registry import Segmenter
+from segray.pipelines.config.commands.train import LearnConfig
 
 
 def make_optimiser(network: Segmenter, config: LearnConfig) -> torch.optim.Optimizer:

@@ -14,15 +14,15 @@ from typing import Any
 
 import yaml
 
-from pipelines.annotation.provenance import other_configuration
-from pipelines.config.loading import dump, identity
-from pipelines.config.train import TrainConfig
-from pipelines.errors import UserError
-from pipelines.store import storage
-from pipelines.training.checkpoints import STATE, read_state
-from pipelines.training.data import TrainingData
-from pipelines.training.session import newest_first
-from pipelines.training.splits import write_split
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.loading import dump, identity
+from segray.pipelines.engine.provenance import other_configuration
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.training.checkpoints import STATE, read_state
+from segray.pipelines.training.data.splits import write_split
+from segray.pipelines.training.data.training_data import TrainingData
+from segray.pipelines.training.session import newest_first
 
 CHECKPOINTS, BEST, LAST, HISTORY, CONFIG = "checkpoints", "best", "last", "history.json", "config.yaml"
 

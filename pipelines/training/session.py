@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipelines.store import storage
+from segray.pipelines.io import storage
 
 _log = logging.getLogger(__name__)
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models.methods import METHODS
-from models.objective import (
+from segray.models.segmenters.registry import Segmenter
+from segray.models.semi.methods import METHODS
+from segray.models.semi.objective import (
     IGNORE,
     PseudoLabel,
     default_epsilon,
@@ -19,17 +20,16 @@ from models.objective import (
     smoothed_cross_entropy,
     total_loss,
 )
-from models.segmenter import Segmenter
-from models.student import Drops, Logits, complementary_factors, drop_factors
-from pipelines.config.train import TrainConfig
-from pipelines.training.augment import normalise
-from pipelines.training.batches import StepSamples
-from pipelines.training.session import sum_over_workers
-from pipelines.training.views import Augmentation, Views, partner
+from segray.models.semi.student import Drops, Logits, complementary_factors, drop_factors
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.training.augmentation.augment import normalise
+from segray.pipelines.training.augmentation.views import Augmentation, Views, partner
+from segray.pipelines.training.data.batches import StepSamples
+from segray.pipelines.training.session import sum_over_workers
 
 
 @dataclass
-class Figures:
+class StepMetrics:
     """What a step says of itself: sums over pixels, so that workers and steps add up exactly.
 
     `pixels` counts the unlabelled pixels that teach, `from_model` those whose class is the model's own,
@@ -63,7 +63,7 @@ class Objective:
         self.teacher = _frozen_copy(network) if self.method.teacher == "ema" else None
         self.dims = _perturbed_dims(network, device)
 
-    def __call__(self, student: Callable[..., Logits], samples: StepSamples) -> Figures:
+    def __call__(self, student: Callable[..., Logits], samples: StepSamples) -> StepMetrics:
         """Loss and figures; `student` is the (perhaps wrapped) `Student`."""
         views, draws = self.augment(samples)
         drops = self._drops(draws)
@@ -130,15 +130,15 @@ class Objective:
             else images
         )
 
-    def _figures(self, views: Views, logits: Logits, weak: Tensor | None) -> Figures:
+    def _figures(self, views: Views, logits: Logits, weak: Tensor | None) -> StepMetrics:
         supervised = self._mean(logits.labelled, views.mask, views.mask != IGNORE, 0.0)
         if weak is None:
-            return Figures(supervised, supervised.detach(), torch.zeros_like(supervised.detach()))
+            return StepMetrics(supervised, supervised.detach(), torch.zeros_like(supervised.detach()))
         pseudo = self.label(views, weak)
         unsupervised = self._unsupervised(views, logits, pseudo)
         loss = total_loss(supervised, unsupervised)
         counts = _counts(views, weak, pseudo)
-        return Figures(loss, supervised.detach(), unsupervised.detach(), counts)
+        return StepMetrics(loss, supervised.detach(), unsupervised.detach(), counts)
 
     def _unsupervised(self, views: Views, logits: Logits, pseudo: PseudoLabel) -> Tensor:
         method = self.method

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from pipelines.config.loading import identity
-from pipelines.config.train import TrainConfig
-from pipelines.errors import UserError
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.loading import identity
+from segray.pipelines.errors import UserError
 
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 """The package that each tracker needs; TensorBoard's comes with Ray."""
@@ -21,7 +21,7 @@ class Tracker(Protocol):
     """Where figures go."""
 
     def add(self, figures: dict[str, float], step: int) -> None:
-        """Figures of one step."""
+        """StepMetrics of one step."""
         ...
 
     def close(self) -> None:

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.inference import image_logits
-from models.segmenter import Segmenter, build_segmenter
-from pipelines.errors import UserError
-from pipelines.manifest import split_options
-from pipelines.store import storage
-from pipelines.training.checkpoints import MODEL, STATE, TEACHER, load_checkpoint
-from pipelines.training.run_folder import BEST, CHECKPOINTS, CONFIG, LAST
-from pipelines.training.session import newest_first
+from segray.models.segmenters.inference import image_logits
+from segray.models.segmenters.registry import Segmenter, build_segmenter
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.io.manifest import split_options
+from segray.pipelines.training.checkpoints import MODEL, STATE, TEACHER, load_checkpoint
+from segray.pipelines.training.run_folder import BEST, CHECKPOINTS, CONFIG, LAST
+from segray.pipelines.training.session import newest_first
 
 
 def load_network(uri: str) -> tuple[Segmenter, dict[str, Any]]:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from models.inference import image_logits
-from models.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
-from models.objective import IGNORE
-from models.segmenter import Segmenter
-from pipelines.training.datasets import UnlabelledImages
-from pipelines.training.session import Session, sum_over_workers
+from segray.models.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
+from segray.models.segmenters.inference import image_logits
+from segray.models.segmenters.registry import Segmenter
+from segray.models.semi.objective import IGNORE
+from segray.pipelines.training.data.datasets import UnlabelledImages
+from segray.pipelines.training.session import Session, sum_over_workers
 
 LABELS = ("model", "zero_shot", "enhanced")
 """Whose label is scored: the network's, the label set's, and what Eq. 7 makes of the two."""
@@ -31,7 +31,7 @@ def validate(
     window: int | None,
     session: Session,
 ) -> dict[str, Any]:
-    """Figures over all validation images, the same on every worker.
+    """StepMetrics over all validation images, the same on every worker.
 
     Args:
         network: what predicts; its mode is restored.

@@ -20,14 +20,14 @@ from benchmarks import annotate, common, end_to_end, gem, jpeg, masks, memory, s
 from benchmarks.labeller import Labeller
 from benchmarks.memory import Sample
 from benchmarks.throughput import Timing
-from models.label_space import label_space
-from models.masks import Segment, segment_from_mask
-from models.metrics import mean_iou
-from models.painting import Naming
-from models.sam import MaskGenerator, build_sam
-from pipelines.config.loading import load
-from pipelines.config.settings import AnnotateConfig
-from pipelines.picture_book import Scene, draw_scene
+from segray.models.label_map import SegmentClasses
+from segray.models.label_space import label_space
+from segray.models.masks import Segment, segment_from_mask
+from segray.models.metrics import mean_iou
+from segray.models.sam.generator import MaskGenerator, build_sam
+from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.loading import load
+from segray.pipelines.scenes.picture_book import Scene, draw_scene
 from tests.benchmarks.programs import run
 from tools.sam_task import TRAIN_SEED
 
@@ -114,11 +114,13 @@ class _Oracle:
     def label_pixels(self, features: str, height: int, width: int) -> Any:
         return self._scene.mask if features == "gem" else np.zeros((height, width), np.uint8)
 
-    def name(self, segments: list[Segment], features: Any, height: int, width: int) -> Naming:
+    def name(self, segments: list[Segment], features: Any, height: int, width: int) -> SegmentClasses:
         n = len(segments)
         ids = [self._scene.mask[s.box[1] :, s.box[0] :][np.nonzero(s.mask)][0] for s in segments]
         ones = np.ones(n, np.float32)
-        return Naming(np.array(ids, np.int16), ones, ones, ones, np.zeros(n, np.int16), np.ones(n, bool))
+        return SegmentClasses(
+            np.array(ids, np.int16), ones, ones, ones, np.zeros(n, np.int16), np.ones(n, bool)
+        )
 
 
 def _count(scene: Scene, segments: list[Segment]) -> tuple[dict[str, float], zero_shot.Seed]:

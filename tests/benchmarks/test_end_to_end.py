@@ -11,16 +11,16 @@ from segment_anything import SamAutomaticMaskGenerator
 
 from benchmarks import common, end_to_end, masks, real_size
 from benchmarks.labeller import Labeller
-from models.builtin.arch import CLIP_ARCH, SAM_ARCH, build_picture_book_sam
-from models.clip import build_clip
-from models.masks import unpack
-from models.sam import build_sam
-from pipelines.annotation.ledger import Ledger
-from pipelines.annotation.stages import read_row
-from pipelines.config.loading import load
-from pipelines.config.settings import AnnotateConfig, SamConfig
-from pipelines.images import ImageOptions
-from pipelines.pools import PoolPlan
+from segray.models.builtin.arch import CLIP_ARCH, SAM_ARCH, build_picture_book_sam
+from segray.models.clip.model import build_clip
+from segray.models.masks import unpack
+from segray.models.sam.generator import build_sam
+from segray.pipelines.annotation.stages.encode import read_row
+from segray.pipelines.config.commands.registry import AnnotateConfig, SamConfig
+from segray.pipelines.config.loading import load
+from segray.pipelines.engine.ledger import Ledger
+from segray.pipelines.engine.pools import PoolPlan
+from segray.pipelines.io.images import ImageOptions
 
 
 def test_plain_way_labels_as_segray_does(tmp_path: Path) -> None:

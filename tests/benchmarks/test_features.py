@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from click.testing import CliRunner
 
 from benchmarks import gem, pooling
-from models.masks import full_mask
-from models.zero_shot import pool_segments
+from segray.models.clip.zero_shot import pool_segments
+from segray.models.masks import full_mask
 
 
 def test_the_peer_of_pooling_is_equation_1() -> None:

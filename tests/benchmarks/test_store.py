@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from benchmarks import store
-from models.masks import Segment
-from models.painting import Naming, paint
+from segray.models.label_map import SegmentClasses, paint
+from segray.models.masks import Segment
 from tests.benchmarks.programs import run
 
 
@@ -45,7 +45,7 @@ def test_formats_paint_alike_and_a_wrong_label_is_told(tmp_path: Path) -> None:
     segments = [box(0, 0, 6), box(1, 1, 3), box(5, 5, 2), box(2, 2, 2)]
     score, named = np.array([0.9, 0.8, 0.7, 0.6], np.float32), np.array([True, True, True, False])
     ids, other = np.array([3, 4, 0, 0], np.int16), np.zeros(4, np.int16)
-    naming = Naming(ids, score, score, score, other, named)
+    naming = SegmentClasses(ids, score, score, score, other, named)
     row = {"image_id": "a.png", "width": 8, "height": 8}
     label, _ = paint(segments, naming, 8, 8)
     pile = {"a.png": store.Labelled(row, segments, naming, b"", label)}

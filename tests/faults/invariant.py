@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines import annotate
-from pipelines.config.loading import load
-from pipelines.config.settings import AnnotateConfig
-from pipelines.sources import list_images
-from pipelines.store.label_store import LabelStore
-from pipelines.store.storage import is_temporary
-from pipelines.verify import verify
+from segray.pipelines.commands import annotate
+from segray.pipelines.commands.verify import verify
+from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.loading import load
+from segray.pipelines.io.sources import list_images
+from segray.pipelines.io.storage import is_temporary
+from segray.pipelines.label_set.store import LabelStore
 
 Row = dict[str, Any]
 

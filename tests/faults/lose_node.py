@@ -19,7 +19,7 @@ import ray
 from ray._private.state import actors
 from ray.cluster_utils import Cluster
 
-from pipelines.cli import main
+from segray.pipelines.cli import main
 from tests.faults.runs import finished_parts
 
 NODE = {"num_cpus": 2, "object_store_memory": 100 * 2**20}

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines import annotate, cli
-from pipelines.config.loading import load
-from pipelines.config.settings import AnnotateConfig
+from segray.pipelines import cli
+from segray.pipelines.commands import annotate
+from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.loading import load
 
 REPOSITORY = Path(__file__).parents[2]
 # Some names mean a fault to `tests.faults.stages`, and nothing to anything else.
@@ -205,7 +206,7 @@ def _end(pid: int) -> None:
 
 
 @contextmanager
-def started(arguments: list[str], log: Path, *, module: str = "pipelines.cli") -> Iterator[Process]:
+def started(arguments: list[str], log: Path, *, module: str = "segray.pipelines.cli") -> Iterator[Process]:
     """`segray VERB ...` as a process, or another module that is run like it."""
     process = Process([sys.executable, "-m", module, *arguments], log)
     try:

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pipelines.annotation import sink
-from pipelines.cli import main
-from pipelines.store import storage
-from pipelines.store.label_store import LabelStore
+from segray.pipelines.annotation import sink
+from segray.pipelines.cli import main
+from segray.pipelines.io import storage
+from segray.pipelines.label_set.store import LabelStore
 from tests.faults.stages import DriverDies
 
 

@@ -18,10 +18,11 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from pipelines.annotation.guard import Row
-from pipelines.annotation.sink import LabelSink
-from pipelines.annotation.workers import NameSegments, SegmentImages
-from pipelines.store import label_store, run_lock, storage
+from segray.pipelines.annotation.sink import LabelSink
+from segray.pipelines.annotation.stages.segment import ClassifySegments, SegmentImages
+from segray.pipelines.engine.guard import Row
+from segray.pipelines.io import run_lock, storage
+from segray.pipelines.label_set import store
 
 
 class FaultySam(SegmentImages):
@@ -32,7 +33,7 @@ class FaultySam(SegmentImages):
         return super().segment(rows)
 
 
-class FaultyClip(NameSegments):
+class FaultyClip(ClassifySegments):
     """GEM-CLIP, likewise."""
 
     def name(self, rows: list[Row]) -> list[Row]:
@@ -137,7 +138,7 @@ class DriverDies(LabelSink):
         def owned(root: str, token: str | None) -> Iterator[None]:
             nonlocal calls
             calls += 1
-            if calls == 2 and len(label_store.LabelStore(root).parts()) >= 2:
+            if calls == 2 and len(store.LabelStore(root).parts()) >= 2:
                 held = json.loads((Path(root) / run_lock.LOCK_NAME).read_text())
                 os.kill(held["pid"], signal.SIGKILL)
                 time.sleep(5)

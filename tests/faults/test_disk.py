@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import annotate
-from pipelines.store.part_file import damage
+from segray.pipelines.commands import annotate
+from segray.pipelines.label_set.part_files import damage
 from tests.faults.invariant import check_invariant, files
 from tests.faults.runs import N_PARTS, ROWS_PER_PART, finished_parts, segray, tmpfs, words
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from pipelines.store.run_lock import LOCK_NAME
+from segray.pipelines.io.run_lock import LOCK_NAME
 from tests.faults.invariant import check_invariant, files, unfinished
 from tests.faults.runs import (
     N_PARTS,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.verify import verify
+from segray.pipelines.commands.verify import verify
 from tests.faults.invariant import contents, files, unfinished
 from tests.faults.runs import finished_parts, segray, started
 

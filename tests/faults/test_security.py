@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines.manifest import SCHEMA
+from segray.pipelines.io.manifest import SCHEMA
 from tests.faults.runs import segray, words
 
 

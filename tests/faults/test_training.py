@@ -102,7 +102,7 @@ def test_training_run_with_another_configuration_is_refused(story: Story, tmp_pa
 
 
 def test_best_and_last_checkpoints_are_whole(story: Story) -> None:
-    from pipelines.training.checkpoints import load_checkpoint
+    from segray.pipelines.training.checkpoints import load_checkpoint
 
     last = load_checkpoint(str(story.out / "last"))
     best = load_checkpoint(str(story.out / "best"))

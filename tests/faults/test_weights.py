@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models.weights import BUILTIN_FOLDER
+from segray.models.weights import BUILTIN_FOLDER
 from tests.faults.runs import segray, started, words
 
 FILES = {

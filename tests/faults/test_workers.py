@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.annotation import graph, sink
-from pipelines.store.label_store import LabelStore
+from segray.pipelines.annotation import graph, sink
+from segray.pipelines.label_set.store import LabelStore
 from tests.faults import stages
 from tests.faults.invariant import check_invariant, contents
 from tests.faults.runs import BATCH, DIES_ONCE, POISON, SCENES, annotate_here, draw_images, words
@@ -61,7 +61,7 @@ def _run(names: Sequence[str], reference: Path, folder: Path, sink_class: type) 
     run = Run(draw_images(folder / "images", names), folder / "out", reference)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graph, "SegmentImages", stages.FaultySam)
-        patch.setattr(graph, "NameSegments", stages.FaultyClip)
+        patch.setattr(graph, "ClassifySegments", stages.FaultyClip)
         patch.setattr(sink, "LabelSink", sink_class)
         annotate_here(run.images, run.out, TRIES)
     return run

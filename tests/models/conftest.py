@@ -8,7 +8,7 @@ import pytest
 import torch
 from segment_anything.modeling import Sam
 
-from models.sam import build_sam
+from segray.models.sam.generator import build_sam
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.sam_stages import Rgb
-from pipelines.picture_book import draw_scene
+from segray.models.sam.geometry import Rgb
+from segray.pipelines.scenes.picture_book import draw_scene
 
 
 def scene(height: int, width: int, seed: int = 3) -> Rgb:

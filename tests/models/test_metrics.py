@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models import metrics
-from models.metrics import Confusion, class_iou, confusion_matrix, mean_iou, pixel_accuracy
+from segray.models import metrics
+from segray.models.metrics import Confusion, class_iou, confusion_matrix, mean_iou, pixel_accuracy
 
 TRUTH = np.array([[0, 0, 1], [1, 2, 255]], np.uint8)
 GUESS = np.array([[0, 1, 1], [1, 0, 2]], np.uint8)

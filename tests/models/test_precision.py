@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.clip import build_clip, preprocess
-from models.gem import dense_features
-from models.masks import Segment, full_mask
-from models.precision import Precision
-from models.sam import MaskGenerator, build_sam
-from models.sam_decoder import MaskDecoder
-from models.sam_stages import Rgb, point_grid
-from pipelines.picture_book import draw_scene
+from segray.models.clip.gem import dense_features
+from segray.models.clip.model import build_clip, preprocess
+from segray.models.masks import Segment, full_mask
+from segray.models.precision import Precision
+from segray.models.sam.decoder import MaskDecoder
+from segray.models.sam.generator import MaskGenerator, build_sam
+from segray.models.sam.geometry import Rgb, point_grid
+from segray.pipelines.scenes.picture_book import draw_scene
 
 SIDE = 256
 OPTIONS: dict[str, Any] = {"points_per_side": 8, "pred_iou_thresh": 0.5, "stability_score_thresh": 0.8}

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models import weights
-from models.weights import Checkpoint, WeightsError, load_into, load_state_dict, read_card, resolve
+from segray.models import weights
+from segray.models.weights import Checkpoint, WeightsError, load_into, load_state_dict, read_card, resolve
 
 
 @pytest.fixture
@@ -259,8 +259,8 @@ def test_a_failed_download_leaves_nothing(
 def test_a_download_killed_midway_leaves_no_file_under_the_final_name(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/w.pth"
-        code = "import sys; from models.weights import resolve; resolve(sys.argv[1], sha256='0' * 64)"
-        environment = {"SEGRAY_CACHE": str(tmp_path), "PYTHONPATH": str(Path(weights.__file__).parents[1])}
+        code = "import sys; from segray.models.weights import resolve; resolve(sys.argv[1], sha256='0' * 64)"
+        environment = {"SEGRAY_CACHE": str(tmp_path), "PYTHONPATH": str(Path(weights.__file__).parents[2])}
         with subprocess.Popen([sys.executable, "-c", code, url], env=environment) as process:
             connection, _ = listener.accept()
             with connection:

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from models.masks import encode_rle, segment_from_mask
-from pipelines.images import encode_gray_png
-from pipelines.store import storage
-from pipelines.store.label_store import (
+from segray.models.masks import encode_rle, segment_from_mask
+from segray.pipelines.io import storage
+from segray.pipelines.io.images import encode_gray_png
+from segray.pipelines.label_set.store import (
     class_counts,
     labels_schema,
     labels_table,

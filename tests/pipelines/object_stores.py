@@ -15,7 +15,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from werkzeug.serving import make_server
 
-from pipelines.store import storage
+from segray.pipelines.io import storage
 
 
 class FlakyFileSystem(MemoryFileSystem):

@@ -9,20 +9,20 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from models.label_space import label_space
-from pipelines.annotate import prepare
-from pipelines.annotation.ledger import Ledger
-from pipelines.annotation.prepared import Prepared
-from pipelines.annotation.sink import part_tables
-from pipelines.annotation.stages import encode_table, read_table
-from pipelines.annotation.workers import NameSegments, SegmentImages
-from pipelines.config.loading import dump, load
-from pipelines.config.settings import AnnotateConfig
-from pipelines.manifest import read_manifest, write_manifest
-from pipelines.picture_book import draw_scene
-from pipelines.pools import PoolPlan
-from pipelines.sources import list_images
-from pipelines.store.label_store import labels_schema, segments_schema, write_part
+from segray.models.label_space import label_space
+from segray.pipelines.annotation.prepared import Prepared
+from segray.pipelines.annotation.sink import part_tables
+from segray.pipelines.annotation.stages.encode import encode_table, read_table
+from segray.pipelines.annotation.stages.segment import ClassifySegments, SegmentImages
+from segray.pipelines.commands.annotate import prepare
+from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.loading import dump, load
+from segray.pipelines.engine.ledger import Ledger
+from segray.pipelines.engine.pools import PoolPlan
+from segray.pipelines.io.manifest import read_manifest, write_manifest
+from segray.pipelines.io.sources import list_images
+from segray.pipelines.label_set.store import labels_schema, segments_schema, write_part
+from segray.pipelines.scenes.picture_book import draw_scene
 
 PLAN = PoolPlan(workers=1, max_workers=1, num_cpus=0, num_gpus=0, threads=1, batch_size=4)
 # Every prompt's masks are kept, so that there are segments however well or badly the weights are trained.
@@ -30,7 +30,7 @@ OPTIONS = ("sam.points_per_side=3", "sam.pred_iou_thresh=0", "sam.stability_scor
 
 
 def draw_pictures(folder: Path, count: int, first: int = 0) -> Path:
-    """Picture-book scenes of 64 to 96 px, higher than wide and wider than high."""
+    """DecodedImage-book scenes of 64 to 96 px, higher than wide and wider than high."""
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(first, first + count):
         image = draw_scene(3, index, 96).image
@@ -57,7 +57,7 @@ def label_plainly(config: AnnotateConfig, part_sizes: Sequence[int]) -> Prepared
     )
     guard: dict[str, Any] = {"book": Ledger(), "max_tries": 3}
     sam = SegmentImages(config.sam, PLAN, **guard)
-    clip = NameSegments(config.clip, prepared.words, config.embeddings, PLAN, **guard)
+    clip = ClassifySegments(config.clip, prepared.words, config.embeddings, PLAN, **guard)
     dim = prepared.dim if config.embeddings else None
     schemas = labels_schema(prepared.provenance), segments_schema(dim, prepared.provenance)
     manifest = f"{config.out}/manifest.parquet"

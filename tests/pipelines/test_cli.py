@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines import cli
-from pipelines.config.schema import Config, keys
-from pipelines.config.settings import VERBS, VerifyConfig
-from pipelines.errors import UserError
+from segray.pipelines import cli
+from segray.pipelines.config.command_table import COMMANDS
+from segray.pipelines.config.commands.registry import VerifyConfig
+from segray.pipelines.config.schema import Config, keys
+from segray.pipelines.errors import UserError
 
 Result = tuple[int, str, str]
 
@@ -39,7 +40,7 @@ def verify_does(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[
     before = [(logger.level, list(logger.handlers)) for logger in loggers]
     yield lambda program: monkeypatch.setitem(
         sys.modules,
-        "pipelines.verify",
+        "segray.pipelines.commands.verify",
         SimpleNamespace(run=program),
     )
     for logger, (level, handlers) in zip(loggers, before, strict=True):
@@ -56,7 +57,7 @@ def failing(error: BaseException) -> Callable[[Config], None]:
 
 def test_help_and_errors_load_nothing_heavy(tmp_path: Path) -> None:
     program = (
-        "import sys, pipelines.cli as cli\n"
+        "import sys, segray.pipelines.cli as cli\n"
         "for words in (['--help'], ['annotate', '--help'], ['annotate', 'sam.modle=x'], ['--version']):\n"
         "    try: cli.main(words)\n"
         "    except SystemExit as end: print('status', end.code)\n"
@@ -81,16 +82,16 @@ def test_help_lists_every_verb(segray: Callable[..., Result], words: tuple[str, 
     code, out, err = segray(*words)
     assert (code, err) == (0, "")
     listed = [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines()]
-    assert listed == list(VERBS)
+    assert listed == list(COMMANDS)
     assert "..." not in out.partition("Commands:\n")[2]
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_help_of_a_verb_shows_every_key(segray: Callable[..., Result], verb: str) -> None:
     code, out, _ = segray(verb, "--help")
     assert code == 0
     flat = " ".join(out.split())
-    for key in keys(VERBS[verb]).values():
+    for key in keys(COMMANDS[verb].config()).values():
         assert f" {key.name} " in flat
         assert key.help in flat
     assert max(map(len, out.splitlines())) <= 100
@@ -128,8 +129,8 @@ def test_the_verb_gets_the_whole_configuration(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("anotate",), "unknown verb anotate; did you mean annotate?"),
-        (("xyz",), f"unknown verb xyz (allowed: {', '.join(VERBS)})"),
+        (("anotate",), "unknown command anotate; did you mean annotate?"),
+        (("xyz",), f"unknown command xyz (allowed: {', '.join(COMMANDS)})"),
         (("--colour",), "No such option '--colour'."),
         (("verify", "gone.yaml"), "no configuration file 'gone.yaml'; values are given as key=value"),
         (("verify", "out=x", "--repiar"), "unknown key repiar; did you mean repair?"),
@@ -190,7 +191,7 @@ def test_a_bug_shows_its_traceback_where_asked(
 def test_what_the_verb_logs_is_seen_once(
     segray: Callable[..., Result], verify_does: Callable[..., None]
 ) -> None:
-    logger = logging.getLogger("pipelines.anything")
+    logger = logging.getLogger("segray.pipelines.anything")
 
     def program(_: Config) -> None:
         logger.info("3 of 4 images")

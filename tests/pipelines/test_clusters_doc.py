@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config.loading import load
-from pipelines.config.settings import VERBS
-from pipelines.submit import check_verb, split_words
+from segray.pipelines.commands.submit import check_command, split_words
+from segray.pipelines.config.command_table import COMMANDS
+from segray.pipelines.config.loading import load
 from tests.pipelines.ray_heads import head_with_token
 
 ROOT = Path(__file__).parents[2]
@@ -31,9 +31,9 @@ def commands(text: str) -> list[list[str]]:
 def test_the_command_is_one_that_segray_takes(words: list[str]) -> None:
     if words[0] == "submit":
         config, rest = split_words(words[1:])
-        assert config.id or check_verb(rest)[0] in VERBS
+        assert config.id or check_command(rest)[0] in COMMANDS
     else:
-        assert load(VERBS[words[0]], None, words[1:])
+        assert load(COMMANDS[words[0]].config(), None, words[1:])
 
 
 def test_every_file_and_page_that_is_named_is_there() -> None:
@@ -50,7 +50,7 @@ def test_the_local_walk_works_word_by_word(tmp_path: Path) -> None:
         environment = {**head.environment(), "RAY_ADDRESS": head.gcs, "PYTHONPATH": str(ROOT)}
         for words in commands(LOCAL):
             done = subprocess.run(
-                [sys.executable, "-m", "pipelines.cli", *words],
+                [sys.executable, "-m", "segray.pipelines.cli", *words],
                 env=environment,
                 cwd=tmp_path,
                 capture_output=True,

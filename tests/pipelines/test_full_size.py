@@ -9,11 +9,11 @@ import pytest
 import segment_anything
 import torch
 
-from pipelines import annotate
-from pipelines.config.loading import load
-from pipelines.config.settings import AnnotateConfig
-from pipelines.store.label_store import LabelStore
-from pipelines.verify import verify
+from segray.pipelines.commands import annotate
+from segray.pipelines.commands.verify import verify
+from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.loading import load
+from segray.pipelines.label_set.store import LabelStore
 from tests.faults.invariant import contents
 from tests.pipelines.plain_runs import draw_pictures
 

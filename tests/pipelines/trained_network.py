@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.segmenter import build_segmenter
-from pipelines.training.checkpoints import save_checkpoint
+from segray.models.segmenters.registry import build_segmenter
+from segray.pipelines.training.checkpoints import save_checkpoint
 
 CLASSES = ("background", "cat", "dog")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipelines.config.loading import load
-from pipelines.config.tune import TuneConfig
+from segray.pipelines.config.commands.tune import TuneConfig
+from segray.pipelines.config.loading import load
+from segray.tuning.ledger import Ledger, Run, State, Trial
 from tests.pipelines.training.runs import SHORT
-from tuning.ledger import Ledger, Run, State, Trial
 
 EPOCHS = 9
 SPACE = (

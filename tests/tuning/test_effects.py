@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.config.search_space import Dimension, parse_dimension
-from pipelines.config.train import TrainConfig
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.search_space import Dimension, parse_dimension
+from segray.tuning.effects import comparable, importance, position, smooth_map
 from tests.tuning.searches import trial
-from tuning.effects import comparable, importance, position, smooth_map
 
 TAU = parse_dimension(TrainConfig, "pseudo.tau", "uniform(0.4,1)")
 EPSILON = parse_dimension(TrainConfig, "pseudo.epsilon", "uniform(0,0.3)")

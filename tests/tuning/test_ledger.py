@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import UserError
+from segray.pipelines.errors import UserError
+from segray.tuning.ledger import Ledger, configured, read_trials, split_names, threshold_labels
 from tests.tuning.searches import config, ledger, run, trial
-from tuning.ledger import Ledger, configured, read_trials, split_names, threshold_labels
 
 
 def test_trials_are_read_back_as_they_were_kept(tmp_path: Path) -> None:

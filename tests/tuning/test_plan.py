@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.config.tune import TuneConfig
+from segray.pipelines.config.commands.tune import TuneConfig
+from segray.tuning.ledger import Ledger, Trial
+from segray.tuning.plan import RerunPlan, SearchPlan
 from tests.tuning.searches import config, ledger, run, trial
-from tuning.ledger import Ledger, Trial
-from tuning.plan import AgainPlan, SearchPlan
 
 
 def given(one: Trial, seeds: list[int], judged: bool) -> dict[str, Any]:
@@ -23,13 +23,13 @@ def plan(search: TuneConfig, kept: Ledger) -> SearchPlan:
 
 
 def ends(
-    made: SearchPlan | AgainPlan, one: Trial, state: str, miou: float | None = None, seed: int = 0
+    made: SearchPlan | RerunPlan, one: Trial, state: str, miou: float | None = None, seed: int = 0
 ) -> None:
     runs = [] if miou is None else [asdict(run(miou, seed=seed))]
     made.ended(one, {"state": state, "reason": "why" if state != "done" else "", "runs": runs})
 
 
-def drained(made: SearchPlan | AgainPlan) -> list[dict[str, Any]]:
+def drained(made: SearchPlan | RerunPlan) -> list[dict[str, Any]]:
     """All that is left, every trial a little better than the one before it."""
     jobs = []
     while (job := made.next()) is not None:
@@ -108,15 +108,15 @@ def test_outcomes_are_kept_with_their_reasons(tmp_path: Path) -> None:
 def test_the_best_and_the_defaults_are_trained_with_unseen_seeds_once(tmp_path: Path) -> None:
     search = config(tmp_path / "s", "search.held_out=2", "search.seeds=2", "search.final_seeds=0")
     kept = ledger(search, trial(0, 0.5), trial(1, 0.6), trial(2, 0.4), trial(0, 0.5, split="4"))
-    jobs = drained(AgainPlan("held_out", kept, given, lambda _: None))
+    jobs = drained(RerunPlan("held_out", kept, given, lambda _: None))
     assert [(job["file"], job["seeds"], job["judged"]) for job in jobs] == [
         ("2-001", [2, 3], False),
         ("2-000", [2, 3], False),
         ("4-000", [2, 3], False),
     ]
-    left = AgainPlan("held_out", kept, given, lambda _: None)
+    left = RerunPlan("held_out", kept, given, lambda _: None)
     assert [job["seeds"] for job in drained(left)] == [[3]] * 3
-    assert len(AgainPlan("held_out", kept, given, lambda _: None)) == 0
+    assert len(RerunPlan("held_out", kept, given, lambda _: None)) == 0
 
 
 def test_contenders_get_further_seeds_and_the_best_is_that_of_all_seeds(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_contenders_get_further_seeds_and_the_best_is_that_of_all_seeds(tmp_path
     )
     scores = [0.5, 0.9, 0.8, 0.7]
     kept = ledger(search, *(trial(number, miou) for number, miou in enumerate(scores)))
-    made = AgainPlan("finals", kept, given, lambda _: None)
+    made = RerunPlan("finals", kept, given, lambda _: None)
     jobs = {}
     for miou in (0.3, 0.6, 0.58):
         job = made.next()
@@ -140,14 +140,14 @@ def test_contenders_get_further_seeds_and_the_best_is_that_of_all_seeds(tmp_path
     assert best is not None
     assert (best.number, best.score) == (2, 0.8)
     assert best.overall == pytest.approx((0.8 + 2 * 0.6) / 3)
-    unseen = drained(AgainPlan("held_out", kept, given, lambda _: None))
+    unseen = drained(RerunPlan("held_out", kept, given, lambda _: None))
     assert [(job["file"], job["seeds"]) for job in unseen] == [("2-002", [8]), ("2-000", [8])]
 
 
 def test_one_whose_further_seed_crashed_is_not_the_best_and_is_tried_again(tmp_path: Path) -> None:
     search = config(tmp_path / "s", "search.finalists=1", "search.final_seeds=1")
     kept = ledger(search, trial(0, 0.5), trial(1, 0.9))
-    made = AgainPlan("finals", kept, given, lambda _: None)
+    made = RerunPlan("finals", kept, given, lambda _: None)
     for state, miou in (("crashed", None), ("done", 0.4)):
         job = made.next()
         assert job is not None
@@ -156,20 +156,20 @@ def test_one_whose_further_seed_crashed_is_not_the_best_and_is_tried_again(tmp_p
     assert best is not None
     assert best.number == 0
     assert kept.trials("2")[1].reason == "on a further seed: why"
-    assert [job["file"] for job in drained(AgainPlan("finals", kept, given, lambda _: None))] == ["2-001"]
+    assert [job["file"] for job in drained(RerunPlan("finals", kept, given, lambda _: None))] == ["2-001"]
     assert kept.trials("2")[1].reason == ""
 
 
 @pytest.mark.parametrize("word", ["search.finalists=0", "search.final_seeds=0"])
 def test_no_further_seeds_where_none_are_wanted(tmp_path: Path, word: str) -> None:
     kept = ledger(config(tmp_path / "s", word), trial(0, 0.5), trial(1, 0.9))
-    assert len(AgainPlan("finals", kept, given, lambda _: None)) == 0
+    assert len(RerunPlan("finals", kept, given, lambda _: None)) == 0
 
 
 def test_a_crash_on_an_unseen_seed_leaves_the_trial_as_it_was(tmp_path: Path) -> None:
     search = config(tmp_path / "s")
     kept = ledger(search, trial(0, 0.5))
-    made = AgainPlan("held_out", kept, given, lambda _: None)
+    made = RerunPlan("held_out", kept, given, lambda _: None)
     job = made.next()
     assert job is not None
     ends(made, job[0], "crashed")

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from segray.tuning.ledger import Trial
+from segray.tuning.schedule import PerSplitASHA, TrialSearcher
 from tests.tuning.searches import config, trial
-from tuning.ledger import Trial
-from tuning.schedule import Families, Suggestions
 
 pytest.importorskip("ray.tune")
 
@@ -19,8 +19,8 @@ class Verdicts:
 
     def __init__(self, folder: Path, *words: str) -> None:
         self.said: dict[str, bool] = {}
-        self.suggestions = Suggestions(SimpleNamespace(next=lambda: None, ended=lambda *_: None))
-        self.families = Families(
+        self.suggestions = TrialSearcher(SimpleNamespace(next=lambda: None, ended=lambda *_: None))
+        self.families = PerSplitASHA(
             config(folder / "s", "search.grace=3", *words), self.suggestions, self._judge
         )
 

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config.loading import load
-from pipelines.config.settings import LabelConfig
-from pipelines.config.train import TrainConfig
-from pipelines.config.tune import TuneConfig
-from pipelines.errors import UserError
-from tests.pipelines.small_store import PROVENANCE, bad_row, write_store
+from segray.pipelines.config.commands.registry import LabelConfig
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.commands.tune import TuneConfig
+from segray.pipelines.config.loading import load
+from segray.pipelines.errors import UserError
+from segray.tuning.ledger import Ledger, Trial, read_trials
+from segray.tuning.search import relabelling, run
+from segray.tuning.trial import STOPPED, Desk, cause
+from tests.pipelines.label_set.small_store import PROVENANCE, bad_row, write_store
 from tests.pipelines.training.runs import SHORT, book
 from tests.tuning.searches import ledger, trial
 from tests.tuning.searches import run as steady
-from tuning.ledger import Ledger, Trial, read_trials
-from tuning.search import relabelling, run
-from tuning.trial import STOPPED, Desk, cause
 
 Search = Callable[..., TuneConfig]
 
@@ -125,7 +125,7 @@ def test_what_is_wrong_is_told_before_anything_is_written(search: Search) -> Non
 
 
 def test_no_finished_trial_of_a_split_is_an_error() -> None:
-    from tuning import search as module
+    from segray.tuning import search as module
 
     with pytest.raises(
         UserError, match=r"data\.labelled=8: no trial ran to its end: RuntimeError: x"

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.config.search_space import Dimension, parse_dimension
-from pipelines.config.train import TrainConfig
-from pipelines.errors import UserError
-from tuning.space import Past, Values, default_values, make_proposer
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.search_space import Dimension, parse_dimension
+from segray.pipelines.errors import UserError
+from segray.tuning.space import Past, Values, default_values, make_proposer
 
 TAU = parse_dimension(TrainConfig, "pseudo.tau", "uniform(0.4,1)")
 LR = parse_dimension(TrainConfig, "train.lr", "loguniform(1e-5,1e-2)")

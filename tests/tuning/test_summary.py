@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config.loading import load
-from pipelines.config.train import TrainConfig
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.loading import load
+from segray.tuning import summary
+from segray.tuning.ledger import Ledger
 from tests.tuning.searches import config, ledger, run, trial
-from tuning import summary
-from tuning.ledger import Ledger
 
 
 @pytest.fixture

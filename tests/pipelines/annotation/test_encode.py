@@ -5,23 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.label_space import label_space
-from models.masks import Segment, decode_rle, full_mask, segment_from_mask
-from models.painting import Naming
-from pipelines.annotation.stages import (
-    encode_segments,
-    naming_bytes,
-    naming_from_bytes,
-)
-from pipelines.images import decode_gray_png
+from segray.models.label_map import SegmentClasses
+from segray.models.label_space import label_space
+from segray.models.masks import Segment, decode_rle, full_mask, segment_from_mask
+from segray.pipelines.annotation.stages.encode import classes_from_bytes, classes_to_bytes, encode_segments
+from segray.pipelines.io.images import decode_gray_png
 
 SPACE = label_space("picture_book")
 
 
-def _naming(class_ids: list[int], confidence: list[float], named: list[bool]) -> Naming:
+def _naming(class_ids: list[int], confidence: list[float], named: list[bool]) -> SegmentClasses:
     k = len(class_ids)
     floats = np.linspace(0.1, 0.4, k, dtype=np.float32)
-    return Naming(
+    return SegmentClasses(
         np.array(class_ids, np.int16),
         floats,
         (floats / 2).astype(np.float32),
@@ -39,11 +35,11 @@ def _box(x: int, y: int, w: int, h: int) -> Segment:
 
 def test_naming_survives_its_bytes() -> None:
     naming = _naming([1, 0, 300], [0.5, 0.25, 1.0], [True, False, True])
-    again = naming_from_bytes(naming_bytes(naming))
+    again = classes_from_bytes(classes_to_bytes(naming))
     for name in ("class_id", "score", "margin", "confidence", "runner_up_class", "named"):
         assert np.array_equal(getattr(again, name), getattr(naming, name))
         assert getattr(again, name).dtype == getattr(naming, name).dtype
-    assert naming_from_bytes(naming_bytes(_naming([], [], []))).class_id.size == 0
+    assert classes_from_bytes(classes_to_bytes(_naming([], [], []))).class_id.size == 0
 
 
 def test_encoding_paints_counts_and_measures() -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.annotation.graph import fair_share, rows_per_block
-from pipelines.pools import PoolPlan
+from segray.pipelines.annotation.graph import fair_share, rows_per_block
+from segray.pipelines.engine.pools import PoolPlan
 
 
 @pytest.mark.parametrize(

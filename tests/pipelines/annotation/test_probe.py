@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.annotate import prepare, space_of
-from pipelines.annotation import probe
-from pipelines.annotation.in_process import Stages, timed
-from pipelines.annotation.prepared import Prepared
-from pipelines.annotation.probe import IMAGES, WORTH, choose, measure, probe_line
-from pipelines.cluster import Resources
-from pipelines.errors import UserError
-from pipelines.manifest import ImageRef
-from pipelines.pools import PoolPlan, plan
-from pipelines.sources import list_images
+from segray.pipelines.annotation import probe
+from segray.pipelines.annotation.in_process import Stages, timed
+from segray.pipelines.annotation.prepared import Prepared
+from segray.pipelines.annotation.probe import IMAGES, WORTH, choose, measure, probe_line
+from segray.pipelines.commands.annotate import prepare, space_of
+from segray.pipelines.engine.cluster import Resources
+from segray.pipelines.engine.pools import PoolPlan, plan
+from segray.pipelines.errors import UserError
+from segray.pipelines.io.manifest import ImageRef
+from segray.pipelines.io.sources import list_images
 from tests.pipelines.plain_runs import config_of, draw_pictures
 
 TWO = Resources(2, 0)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.annotation.ledger import Tally
-from pipelines.annotation.run_summary import summarise
-from pipelines.store.label_store import LabelStore, write_part, write_run
+from segray.pipelines.annotation.run_summary import summarise
+from segray.pipelines.engine.ledger import Tally
+from segray.pipelines.label_set.store import LabelStore, write_part, write_run
 from tests.pipelines.label_sets import CLASSES, IDS, PROVENANCE, error_row, ok_row, tables, write_set
 
 RECORD = {**PROVENANCE, "config_hash": "ab" * 32, "versions": {"torch": "2.14"}}

@@ -12,33 +12,39 @@ import pytest
 import torch
 from PIL import Image
 
-from models.clip import build_clip, preprocess
-from models.clip_text import TextBank
-from models.gem import dense_features
-from models.label_space import label_space
-from models.masks import unpack
-from models.sam import SAM_MODELS, build_sam
-from models.zero_shot import dense_labels, name_segments, pool_segments
-from pipelines.annotation import stages
-from pipelines.annotation.guard import Row
-from pipelines.annotation.ledger import Ledger
-from pipelines.annotation.stages import (
+from segray.models.clip.gem import dense_features
+from segray.models.clip.model import build_clip, preprocess
+from segray.models.clip.text import TextBank
+from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_segments
+from segray.models.label_space import label_space
+from segray.models.masks import unpack
+from segray.models.sam.generator import SAM_MODELS, build_sam
+from segray.pipelines.annotation.stages import encode
+from segray.pipelines.annotation.stages.encode import (
+    CLASSIFIED_SCHEMA,
     ENCODED_SCHEMA,
-    NAMED_SCHEMA,
     READ_SCHEMA,
     SEGMENTED_SCHEMA,
+    classes_from_bytes,
     encode_table,
-    naming_from_bytes,
     pixels_of,
     read_table,
     read_tables,
 )
-from pipelines.annotation.workers import NameSegments, SegmentImages, Words, clip_features, mask_generator
-from pipelines.config.settings import ClipConfig, SamConfig
-from pipelines.errors import UserError
-from pipelines.images import ImageOptions, decode_gray_png
-from pipelines.picture_book import draw_scene
-from pipelines.verify import verify
+from segray.pipelines.annotation.stages.segment import (
+    ClassifySegments,
+    SegmentImages,
+    Words,
+    clip_features,
+    mask_generator,
+)
+from segray.pipelines.commands.verify import verify
+from segray.pipelines.config.commands.registry import ClipConfig, SamConfig
+from segray.pipelines.engine.guard import Row
+from segray.pipelines.engine.ledger import Ledger
+from segray.pipelines.errors import UserError
+from segray.pipelines.io.images import ImageOptions, decode_gray_png
+from segray.pipelines.scenes.picture_book import draw_scene
 from tests.pipelines.plain_runs import PLAN, config_of, draw_pictures, label_plainly, manifest_table
 
 SPACE = label_space("picture_book")
@@ -76,7 +82,7 @@ def words() -> Words:
 
 @pytest.fixture(scope="module")
 def named(segmented: pa.Table, words: Words) -> pa.Table:
-    return NameSegments(ClipConfig(), words, True, PLAN, **GUARD)(segmented)
+    return ClassifySegments(ClipConfig(), words, True, PLAN, **GUARD)(segmented)
 
 
 def _ok(table: pa.Table) -> list[Row]:
@@ -114,11 +120,11 @@ def test_images_are_read_in_pieces_of_bytes(
 ) -> None:
     table = manifest_table(images)
     assert [len(piece) for piece in pieces(table)] == [5]
-    monkeypatch.setattr(stages, "READ_BYTES", 1)
+    monkeypatch.setattr(encode, "READ_BYTES", 1)
     small = pieces(table)
     assert [len(piece) for piece in small] == [1] * 5
     assert pa.concat_tables(small).equals(read)
-    monkeypatch.setattr(stages, "READ_BYTES", read.slice(0, 3).nbytes // 2)
+    monkeypatch.setattr(encode, "READ_BYTES", read.slice(0, 3).nbytes // 2)
     assert len(pieces(table)[0]) == 3
     assert pieces(table.slice(0, 0)) == []
 
@@ -143,7 +149,7 @@ def test_too_little_memory_to_decode_is_an_error_row(images: Path, monkeypatch: 
     def full(*_: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(stages, "read_picture", full)
+    monkeypatch.setattr(encode, "decode_image", full)
     rows = read_table(manifest_table(images), ImageOptions(), False, **GUARD).to_pylist()
     assert [row["status"] for row in rows] == ["error", "skipped", "error", "error", "error"]
     assert rows[2]["error"] == "read: out of memory on this image alone"
@@ -152,7 +158,7 @@ def test_too_little_memory_to_decode_is_an_error_row(images: Path, monkeypatch: 
 def test_an_empty_block_stays_empty(words: Words) -> None:
     nothing = manifest_table_of_nothing()
     assert read_table(nothing, ImageOptions(), False, **GUARD).schema == READ_SCHEMA
-    encoded = encode_table(NAMED_SCHEMA.empty_table(), SPACE, **GUARD)
+    encoded = encode_table(CLASSIFIED_SCHEMA.empty_table(), SPACE, **GUARD)
     assert (encoded.num_rows, encoded.schema) == (0, ENCODED_SCHEMA)
 
 
@@ -214,7 +220,7 @@ def test_reduced_pictures_get_labels_of_full_size(tmp_path: Path, words: Words) 
     for size in (None, (192, 160)):
         read = read_table(table, ImageOptions(jpeg_size=size), False, **GUARD)
         assert read["reduced"].to_pylist() == [1 if size is None else 2]
-        named = NameSegments(ClipConfig(), words, True, PLAN, **GUARD)(
+        named = ClassifySegments(ClipConfig(), words, True, PLAN, **GUARD)(
             SegmentImages(SamConfig(), PLAN, **GUARD)(read)
         )
         (row,) = encode_table(named, SPACE, **GUARD).to_pylist()
@@ -231,7 +237,7 @@ def test_weights_that_changed_are_told_in_the_call(read: pa.Table, words: Words)
     """Ray tells of an actor whose constructor fails without the reason."""
     changed = {"sha256": "0" * 64}
     sam = SegmentImages(SAM.model_copy(update=changed), PLAN, **GUARD)
-    clip = NameSegments(ClipConfig().model_copy(update=changed), words, True, PLAN, **GUARD)
+    clip = ClassifySegments(ClipConfig().model_copy(update=changed), words, True, PLAN, **GUARD)
     for stage in (sam, clip):
         with pytest.raises(UserError, match="sha256"):
             stage(read)
@@ -261,7 +267,7 @@ def test_precision_reaches_the_models(
     other = SegmentImages(SAM.model_copy(update={"precision": "bf16"}), PLAN, **GUARD)(read)
     assert other.schema == segmented.schema
     assert other != segmented
-    rows = NameSegments(ClipConfig(precision="bf16"), words, True, PLAN, **GUARD)(segmented)
+    rows = ClassifySegments(ClipConfig(precision="bf16"), words, True, PLAN, **GUARD)(segmented)
     for row, exact in zip(_ok(rows), _ok(named), strict=True):
         found, expected = (np.frombuffer(one["embeddings"], np.float16) for one in (row, exact))
         assert not np.array_equal(found, expected)
@@ -302,7 +308,7 @@ def test_null_options_are_the_model_s_own() -> None:
 
 
 def test_naming_follows_the_method(segmented: pa.Table, named: pa.Table, words: Words) -> None:
-    assert named.schema == NAMED_SCHEMA
+    assert named.schema == CLASSIFIED_SCHEMA
     clip = build_clip("picture_book")
     bank = words.bank()
     for before, row in zip(_ok(segmented), _ok(named), strict=True):
@@ -312,7 +318,7 @@ def test_naming_follows_the_method(segmented: pa.Table, named: pa.Table, words: 
         segments = unpack(before["segments"])
         pooled = pool_segments(grid, segments, row["height"], row["width"]).half()
         assert row["embeddings"] == pooled.numpy().tobytes()
-        found, expected = naming_from_bytes(row["naming"]), name_segments(pooled.float(), bank, 0.05)
+        found, expected = classes_from_bytes(row["naming"]), classify_segments(pooled.float(), bank, 0.05)
         for name in ("class_id", "score", "margin", "confidence", "runner_up_class", "named"):
             assert np.array_equal(getattr(found, name), getattr(expected, name)), name
 
@@ -320,15 +326,15 @@ def test_naming_follows_the_method(segmented: pa.Table, named: pa.Table, words: 
 def test_on_a_cpu_names_do_not_depend_on_the_batch(
     segmented: pa.Table, named: pa.Table, words: Words
 ) -> None:
-    stage = NameSegments(ClipConfig(), words, True, PLAN, **GUARD)
+    stage = ClassifySegments(ClipConfig(), words, True, PLAN, **GUARD)
     alone = pa.concat_tables([stage(segmented.slice(i, 1)) for i in range(segmented.num_rows)])
     assert alone == named
 
 
 def test_without_segments_every_pixel_is_named_by_itself(read: pa.Table, words: Words) -> None:
     config = ClipConfig(features="clip")
-    named = NameSegments(config, words, True, PLAN, **GUARD)(read)
-    assert named.schema == NAMED_SCHEMA
+    named = ClassifySegments(config, words, True, PLAN, **GUARD)(read)
+    assert named.schema == CLASSIFIED_SCHEMA
     clip = build_clip("picture_book")
     encoded = encode_table(named, SPACE, **GUARD)
     assert encoded.schema == ENCODED_SCHEMA
@@ -355,7 +361,7 @@ def test_bad_rows_keep_their_reason_through_all_stages(named: pa.Table) -> None:
 
 def test_embeddings_and_size_are_options(segmented: pa.Table, words: Words) -> None:
     plain = ClipConfig(features="clip", image_size=64)
-    stage = NameSegments(plain, words, False, PLAN, **GUARD)
+    stage = ClassifySegments(plain, words, False, PLAN, **GUARD)
     assert all(row["embeddings"] is None for row in stage(segmented).to_pylist())
     clip = build_clip("picture_book")
     assert clip_features(clip, plain, [np.zeros((9, 7, 3), np.uint8)] * 2).shape == (2, 4, 4, 64)

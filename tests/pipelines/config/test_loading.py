@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipelines.config.loading import config_hash, dump, identity, load
-from pipelines.config.settings import AnnotateConfig, DemoConfig, VerifyConfig
-from pipelines.errors import UserError
+from segray.pipelines.config.commands.registry import AnnotateConfig, DemoConfig, VerifyConfig
+from segray.pipelines.config.loading import config_hash, dump, identity, load
+from segray.pipelines.errors import UserError
 
 GIVEN = ("images=photos", "out=labels")
 

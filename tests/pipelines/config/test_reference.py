@@ -2,24 +2,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipelines.config.reference import reference
-from pipelines.config.schema import keys
-from pipelines.config.settings import VERBS
+from segray.pipelines.config.command_table import COMMANDS
+from segray.pipelines.config.reference import reference
+from segray.pipelines.config.schema import keys
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference.md"
 
 
 def test_the_page_is_the_generated_one() -> None:
-    remedy = "stale: python -m pipelines.config.reference > docs/reference.md"
+    remedy = "stale: python -m segray.pipelines.config.reference > docs/reference.md"
     assert PAGE.read_text(encoding="utf-8") == reference(), remedy
 
 
 def test_every_key_of_every_verb_has_a_row_of_four_cells() -> None:
     sections = reference().split("\n## segray ")[1:]
-    assert [section.partition("\n")[0] for section in sections] == list(VERBS)
-    for section, model in zip(sections, VERBS.values(), strict=True):
+    assert [section.partition("\n")[0] for section in sections] == list(COMMANDS)
+    for section, command in zip(sections, COMMANDS.values(), strict=True):
         rows = [line for line in section.splitlines() if line.startswith("| `")]
-        assert [row.split("`")[1] for row in rows] == list(keys(model))
+        assert [row.split("`")[1] for row in rows] == list(keys(command.config()))
         assert all(row.replace("\\|", "").count("|") == 5 for row in rows)
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config.loading import dump, identity, load, with_values
-from pipelines.config.search_space import SPLIT, parse_dimension
-from pipelines.config.train import TrainConfig
-from pipelines.config.tune import DEFAULT_SPACE, TuneConfig, train_config
-from pipelines.errors import UserError
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.commands.tune import DEFAULT_SPACE, TuneConfig, train_config
+from segray.pipelines.config.loading import dump, identity, load, with_values
+from segray.pipelines.config.search_space import SPLIT, parse_dimension
+from segray.pipelines.errors import UserError
 
 
 def tune(*words: str) -> TuneConfig:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from pipelines.config.loading import load
-from pipelines.config.train import TrainConfig
-from pipelines.training.data import open_data
-from pipelines.training.loop import Worker
-from pipelines.training.session import LocalSession
-from tests.pipelines.small_store import picture_book_store
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.loading import load
+from segray.pipelines.training.data.training_data import open_data
+from segray.pipelines.training.loop import Worker
+from segray.pipelines.training.session import LocalSession
+from tests.pipelines.label_set.small_store import picture_book_store
 
 SHORT = [
     "data.kind=picture_book",

@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.errors import UserError
-from pipelines.training.checkpoints import load_checkpoint, load_optimiser, newest_whole, save_checkpoint
-from tests.models.tiny_segmenter import tiny_segmenter
+from segray.pipelines.errors import UserError
+from segray.pipelines.training.checkpoints import (
+    load_checkpoint,
+    load_optimiser,
+    newest_whole,
+    save_checkpoint,
+)
+from tests.models.segmenters.tiny_segmenter import tiny_segmenter
 
 
 def write(folder: Path, step: int = 5, seed: int = 0, teacher: bool = True) -> Path:

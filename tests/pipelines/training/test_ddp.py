@@ -11,10 +11,10 @@ import pytest
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from pipelines.config.train import TrainConfig
-from pipelines.training.data import open_data
-from pipelines.training.loop import Worker
-from pipelines.training.session import LocalSession
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.training.data.training_data import open_data
+from segray.pipelines.training.loop import Worker
+from segray.pipelines.training.session import LocalSession
 from tests.pipelines.training.runs import book, config, curve, worker
 
 

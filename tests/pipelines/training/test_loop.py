@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from models.methods import METHODS
-from pipelines.compiling import CannotCompileError
-from pipelines.training.meter import DivergedError
-from pipelines.training.step import Objective
+from segray.models.semi.methods import METHODS
+from segray.pipelines.engine.compiling import CannotCompileError
+from segray.pipelines.training.meter import DivergedError
+from segray.pipelines.training.step import Objective
 from tests.pipelines.training.runs import book, config, curve, worker
 
 

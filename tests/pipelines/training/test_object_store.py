@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import predict, train
-from pipelines.config.loading import load
-from pipelines.config.settings import PredictConfig
-from pipelines.store import storage
-from pipelines.training.trained import load_network
+from segray.pipelines.commands import predict, train
+from segray.pipelines.config.commands.registry import PredictConfig
+from segray.pipelines.config.loading import load
+from segray.pipelines.io import storage
+from segray.pipelines.training.trained import load_network
 from tests.pipelines.training.runs import book, config, curve, worker
 
 

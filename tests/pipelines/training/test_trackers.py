@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.config.train import TrainConfig
-from pipelines.errors import UserError
-from pipelines.training import trackers
-from pipelines.training.trackers import PACKAGES, Trackers, check_trackers
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.errors import UserError
+from segray.pipelines.training import trackers
+from segray.pipelines.training.trackers import PACKAGES, Trackers, check_trackers
 from tests.pipelines.training.runs import config
 
 ROOT = Path(__file__).parents[3]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.inference import image_logits
-from pipelines.errors import UserError
-from pipelines.store import storage
-from pipelines.training.checkpoints import save_checkpoint
-from pipelines.training.trained import (
+from segray.models.segmenters.inference import image_logits
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.training.checkpoints import save_checkpoint
+from segray.pipelines.training.trained import (
     chosen_window,
     find_checkpoint,
     load_network,

@@ -1,0 +1,1 @@
+"""CLIP, its dense features (GEM), and zero-shot classification of segments."""

@@ -1,0 +1,243 @@
+"""A CLIP ready for use: network, weights, tokenizer and preprocessing always come together."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from segray.models import weights as files
+from segray.models.builtin.arch import CLIP_ARCH, CLIP_DEPTH, CLIP_INPUT, build_picture_book_clip
+from segray.models.clip.towers import check_config
+from segray.models.clip.weights import OPENAI_MEAN, OPENAI_STD, Triple, find_weights
+from segray.models.precision import DTYPES, Precision
+from segray.models.weights import Checkpoint, WeightsError
+
+PICTURE_BOOK = "picture_book"
+GEM_INPUT = 448
+"""Side of GEM's square input in pixels (Bousselham et al., CVPR 2024): 28 x 28 patches of 16 px."""
+
+GEM_DEPTH = 7
+"""GEM's published depth for ViT-B/16: the last 6 of 12 blocks."""
+
+Tokenizer = Callable[[list[str]], Tensor]
+
+# Constants of the network that state dicts taken from OpenAI's archives, and old ones of text towers, list.
+_NO_PARAMETERS = (
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+    "text.transformer.embeddings.position_ids",
+)
+
+
+@dataclass(frozen=True)
+class ClipModel:
+    """A CLIP with all that its inputs need, in evaluation mode, its parameters frozen.
+
+    Attributes:
+        name: `picture_book` or the open_clip name.
+        model: the open_clip model; `model.visual` is what `models.clip.gem.dense_features` takes.
+        tokenizer: texts -> int64 [N, context length].
+        mean: of the RGB channels in [0, 1], for `preprocess`.
+        std: likewise.
+        image_size: side of the default square input in pixels, a multiple of the patch size.
+        checkpoint: the weight file.
+        depth: of GEM, where the user names none: the last `depth - 1` blocks.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Tokenizer
+    mean: Triple
+    std: Triple
+    image_size: int
+    checkpoint: Checkpoint
+    depth: int = GEM_DEPTH
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        device: torch.device = self.model.logit_scale.device
+        return device
+
+
+def build_clip(
+    model: str,
+    weights: str | None = None,
+    *,
+    sha256: str | None = None,
+    device: str | torch.device = "cpu",
+    precision: Precision = "fp32",
+) -> ClipModel:
+    """Build a CLIP and load its weights.
+
+    Args:
+        model: `picture_book`, or an open_clip model name with a plain vision transformer (`ViT-B-16`).
+        weights: None for the built-in picture-book weights; every other model needs one of open_clip's
+            pretrained tags (`openai`, `laion2b_s34b_b88k`), a local file (.safetensors, or a state dict as
+            .pt, .pth or .bin), an https:// URL, or `hf-hub:owner/repo[:filename]`.
+        sha256: refuse any other file.
+        device: where the model goes.
+        precision: of the image tower; the text tower stays in float32.
+
+    The networks of OpenAI, MetaCLIP and DFN use QuickGELU. For a tag, and for a hub repository with an
+    open_clip_config.json, that and the mean and std are read from the published configuration. A plain file
+    does not say: it gets OpenAI's mean and std, and for QuickGELU weights name the `-quickgelu` model
+    (`ViT-B-16-quickgelu`), or every feature is a little wrong.
+
+    Raises:
+        ValueError: an unknown or unsupported model or tag.
+        segray.models.weights.WeightsError: the file cannot be had, is not what it should be, or does not fit.
+    """
+    if model == PICTURE_BOOK:
+        return _build_picture_book(weights, sha256, device, precision)
+    config = _config(model)
+    # Before the weights, a possibly long download: this can fail where a package is missing.
+    tokenizer = _tokenizer(model)
+    source = find_weights(model, weights, sha256)
+    config["quick_gelu"] = config.get("quick_gelu", False) or source.quick_gelu
+    network = _network(model, config)
+    _load(network, source.checkpoint, model)
+    size = _input_size(config["vision_cfg"])
+    parts = (_frozen(network, device, precision), tokenizer, source.mean, source.std, size, source.checkpoint)
+    return ClipModel(model, *parts)
+
+
+def preprocess(
+    images: Sequence[NDArray[np.uint8]],
+    size: int | tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Tensor:
+    """RGB images, uint8 [H, W, 3] of any sizes, as one float32 batch [B, 3, height, width].
+
+    Each image is resampled to `size` (a square's side, or (height, width)) with an antialiased bicubic that
+    does not keep the aspect ratio, as GEM's input is; then scaled to [0, 1] and normalised by mean and std.
+
+    Raises:
+        ValueError: an array that is not uint8 [H, W, 3] with at least one pixel.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if not images:
+        return torch.zeros(0, 3, height, width)
+    batch = torch.cat([_resize(image, height, width) for image in images]).float() / 255
+    return (batch - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+
+def _resize(image: NDArray[np.uint8], height: int, width: int) -> Tensor:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"an image must be uint8 [H, W, 3], this one is {image.dtype} {list(image.shape)}")
+    # The copy: arrays out of Ray's object store are read-only, and torch.from_numpy warns about those.
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+    return F.interpolate(pixels, (height, width), mode="bicubic", antialias=True, align_corners=False)
+
+
+def _build_picture_book(
+    weights: str | None, sha256: str | None, device: str | torch.device, precision: Precision
+) -> ClipModel:
+    from open_clip.tokenizer import SimpleTokenizer
+
+    checkpoint = files.resolve(weights or "builtin:picture_book_clip", sha256=sha256)
+    arch: dict[str, Any] = files.read_card(checkpoint).get("arch", CLIP_ARCH)
+    if _keys(arch) != _keys(CLIP_ARCH):
+        raise WeightsError(f"{checkpoint.path}: its metadata 'arch' is not that of a {PICTURE_BOOK} CLIP")
+    network = build_picture_book_clip(arch)
+    files.load_into(network, checkpoint, PICTURE_BOOK)
+    tokenizer = SimpleTokenizer(context_length=arch["text_cfg"]["context_length"])
+    parts = (tokenizer, OPENAI_MEAN, OPENAI_STD, CLIP_INPUT, checkpoint, CLIP_DEPTH)
+    return ClipModel(PICTURE_BOOK, _frozen(network, device, precision), *parts)
+
+
+def _keys(arch: Any) -> Any:
+    return {key: _keys(value) for key, value in arch.items()} if isinstance(arch, dict) else None
+
+
+def _config(name: str) -> dict[str, Any]:
+    """open_clip's configuration of a supported model."""
+    import open_clip
+
+    names: list[str] = open_clip.list_models()
+    if name not in names:
+        close = difflib.get_close_matches(name, [PICTURE_BOOK, *names], n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(
+            f"unknown CLIP model {name!r}{hint} (picture_book, or a name of open_clip.list_models())"
+        )
+    config: dict[str, Any] = open_clip.get_model_config(name)
+    check_config(name, config)
+    return config
+
+
+def _network(name: str, config: dict[str, Any]) -> Any:
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    text = dict(config["text_cfg"])
+    custom = "hf_model_name" in text
+    if custom:
+        # Only the text tower's own configuration comes from the hub: its weights are in the checkpoint.
+        text["hf_model_pretrained"] = False
+    try:
+        return (CustomTextCLIP if custom else CLIP)(**{**config, "text_cfg": text})
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ValueError(f"cannot build the text tower of CLIP model {name}: {_line(error)}") from error
+
+
+def _tokenizer(name: str) -> Tokenizer:
+    import open_clip
+
+    try:
+        tokenizer: Tokenizer = open_clip.get_tokenizer(name)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ValueError(f"cannot load the tokenizer of CLIP model {name}: {_line(error)}") from error
+    return tokenizer
+
+
+def _load(network: Any, checkpoint: Checkpoint, name: str) -> None:
+    """Load any state dict that open_clip itself reads, older layouts included."""
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    state = files.load_state_dict(checkpoint)
+    state = {key: value for key, value in state.items() if key not in _NO_PARAMETERS}
+    if "positional_embedding" in state and not hasattr(network, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    if state.get("logit_scale", torch.zeros(0)).numel() == 1:
+        state["logit_scale"] = state["logit_scale"].reshape(network.logit_scale.shape)
+    problem = _misfit(network, state)
+    if problem:
+        raise WeightsError(f"{checkpoint.path} does not fit the CLIP model {name}: {problem}")
+    network.load_state_dict(state)
+
+
+def _misfit(network: nn.Module, state: dict[str, Tensor]) -> str | None:
+    own = network.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
+    if shapes:
+        key = shapes[0]
+        return f"{key} is {list(state[key].shape)}, expected {list(own[key].shape)} ({len(shapes)} such)"
+    if missing:
+        return f"{missing[0]} is missing ({len(missing)} such)"
+    return f"{unexpected[0]} is unexpected ({len(unexpected)} such)" if unexpected else None
+
+
+def _frozen(network: Any, device: str | torch.device, precision: Precision) -> Any:
+    network.visual.to(DTYPES[precision])
+    return network.eval().requires_grad_(False).to(device)
+
+
+def _input_size(vision: dict[str, Any]) -> int:
+    """GEM's input, or the network's own where that is larger, as a multiple of the patch size."""
+    patch: int = vision["patch_size"]
+    return max(vision["image_size"], GEM_INPUT) // patch * patch
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,149 @@
+"""Zero-shot naming: pool dense features over segments, compare with class names.
+
+Eq. 1 and 2 of "Zero-Shot Pseudo Labels Generation Using SAM and CLIP for Semi-Supervised Semantic
+Segmentation" (ICIP 2025, arXiv 2505.19846).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segray.models.label_map import LabelMap, SegmentClasses, levels_of
+from segray.models.masks import Segment
+from segray.models.transfer import to_device
+
+if TYPE_CHECKING:  # open_clip takes seconds to import, and workers that only paint do not need it
+    from segray.models.clip.text import TextBank
+
+NO_RUNNER_UP = -1
+"""The runner-up class where the label space has only one class with names."""
+
+_VALUES_AT_ONCE = 1 << 20
+
+
+def pool_segments(features: Tensor, segments: Sequence[Segment], height: int, width: int) -> Tensor:
+    """Eq. 1: the mean of the bilinearly upsampled features over each segment, [K, D] on the features' device.
+
+    Upsampling U is linear, so the mean of U phi over a mask m is (U^T m)^T phi / |m|: the mask's crop is
+    brought down to the feature grid by the transpose, exactly, and nothing of size H x W x D exists.
+
+    Args:
+        features: [h, w, D], the grid that covers the whole image.
+        segments: K segments of the image.
+        height: of the image in pixels.
+        width: likewise.
+
+    Raises:
+        ValueError: a segment that is empty or reaches beyond the image.
+    """
+    rows, columns, dim = features.shape
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    if not segments:
+        return torch.zeros(0, dim, dtype=dtype, device=features.device)
+    vertical = _upsampling(height, rows, features.device, dtype)
+    horizontal = _upsampling(width, columns, features.device, dtype)
+    weights = []
+    for segment, mask in zip(segments, _crops(segments, features.device), strict=True):
+        x, y, w, h = _inside(segment, height, width)
+        grid = vertical[y : y + h].T @ (mask.to(dtype) @ horizontal[x : x + w])
+        weights.append(grid.flatten() / segment.area)
+    return torch.stack(weights) @ features.to(dtype).flatten(0, 1)
+
+
+@torch.no_grad()
+def classify_segments(pooled: Tensor, bank: TextBank, threshold: float) -> SegmentClasses:
+    """Eq. 2: the best class of each pooled feature [K, D]; none where its cosine is not above the threshold.
+
+    A class's cosine is the best one of its names. Classes of equal cosine go to the lower id.
+    """
+    cosines, ids = _class_cosines(pooled, bank)
+    confidence = (bank.logit_scale * cosines).softmax(-1).amax(-1)
+    ordered, order = cosines.sort(dim=-1, descending=True, stable=True)
+    # One copy, as each would make a GPU wait; a class id is exact in float32.
+    table = torch.cat([confidence[:, None], ordered[:, :2], ids[order[:, :2]].float()], 1)
+    confidences, score, *others = table.T.contiguous().cpu().numpy()
+    if len(ids) > 1:
+        second, best, runner_up = others
+    else:
+        (best,) = others
+        second, runner_up = np.full_like(score, -1), np.full_like(best, NO_RUNNER_UP)
+    named = score > np.float32(threshold)
+    return SegmentClasses(
+        class_id=np.where(named, best, 0).astype(np.int16),
+        score=score,
+        margin=score - second,
+        confidence=confidences,
+        runner_up_class=runner_up.astype(np.int16),
+        named=named,
+    )
+
+
+@torch.no_grad()
+def dense_labels(
+    features: Tensor, bank: TextBank, height: int, width: int, threshold: float
+) -> tuple[LabelMap, NDArray[np.uint8]]:
+    """Name every pixel by itself, without segments: label and confidence as `paint` returns them.
+
+    The classes' cosines on the feature grid [h, w, D] are upsampled bilinearly; a pixel without a
+    cosine above the threshold has label 0 and confidence 0.
+    """
+    cosines, ids = _class_cosines(features, bank)
+    rows, columns = features.shape[:2]
+    vertical = _upsampling(height, rows, cosines.device, cosines.dtype)
+    horizontal = _upsampling(width, columns, cosines.device, cosines.dtype)
+    across = cosines.permute(2, 0, 1) @ horizontal.T
+    # The classes' maps at full size would take gigabytes for many classes: a band of rows at once.
+    band = max(1, _VALUES_AT_ONCE // (len(ids) * width))
+    labels, levels = [], []
+    for top in range(0, height, band):
+        scores = vertical[top : top + band] @ across
+        score, best = scores.max(0)
+        named = score > threshold
+        confidence = (bank.logit_scale * scores).softmax(0).amax(0)
+        labels.append(torch.where(named, ids[best], 0).cpu().numpy())
+        levels.append(levels_of(torch.where(named, confidence, 0.0).cpu().numpy()))
+    return np.concatenate(labels).astype(np.uint8), np.concatenate(levels)
+
+
+def _class_cosines(features: Tensor, bank: TextBank) -> tuple[Tensor, Tensor]:
+    """(cosines [..., C] float32, class ids [C] ascending): each class's best cosine over its names."""
+    ids, column = (part.to(features.device) for part in bank.classes)
+    embeddings = bank.embeddings.to(features.device, torch.float32)
+    by_name = F.normalize(features.float(), dim=-1) @ embeddings.T
+    index = column.expand_as(by_name)
+    start = by_name.new_full((*by_name.shape[:-1], len(ids)), -torch.inf)
+    return start.scatter_reduce(-1, index, by_name, "amax"), ids
+
+
+def _crops(segments: Sequence[Segment], device: torch.device) -> list[Tensor]:
+    """The segments' masks as bool tensors [h, w], moved to the device in one copy."""
+    flat = to_device(torch.from_numpy(np.concatenate([s.mask.ravel() for s in segments])), device)
+    parts = flat.split([s.mask.size for s in segments])
+    return [part.view(s.mask.shape) for part, s in zip(parts, segments, strict=True)]
+
+
+def _inside(segment: Segment, height: int, width: int) -> tuple[int, int, int, int]:
+    x, y, w, h = segment.box
+    if segment.area < 1 or x < 0 or y < 0 or x + w > width or y + h > height:
+        raise ValueError(
+            f"a segment of {segment.area} px with box {segment.box} (x, y, w, h) is empty or reaches beyond "
+            f"its image of {width}x{height} px"
+        )
+    return segment.box
+
+
+@lru_cache(maxsize=64)
+def _upsampling(size: int, grid: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Bilinear interpolation of one axis from `grid` to `size` samples as a matrix [size, grid]."""
+    # Float64, because the interpolation computes its coordinates in the precision of its input.
+    identity = torch.eye(grid, dtype=torch.float64)[None]
+    matrix = F.interpolate(identity, size, mode="linear", align_corners=False)[0].T
+    return matrix.to(device, dtype).contiguous()

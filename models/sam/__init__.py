@@ -1,0 +1,1 @@
+"""SAM "segment everything" on segment_anything's modules: encoder, decoder, mask generator."""

@@ -1,0 +1,227 @@
+"""SAM "segment everything": a mask generator for batches of pictures; the models by name.
+
+`MaskGenerator` returns the masks of segment_anything's `SamAutomaticMaskGenerator` (1.0), in its order, as
+cropped `Segment`s. Kirillov et al., Segment Anything, ICCV 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from segray.models.masks import Segment
+from segray.models.precision import DTYPES, Precision, rounded
+from segray.models.sam.cpu_masks import lazy_segments
+from segray.models.sam.decoder import MaskDecoder
+from segray.models.sam.device_masks import AllMasks, DeviceMasks, View
+from segray.models.sam.encoder import encode_images
+from segray.models.sam.geometry import (
+    Frame,
+    Points,
+    Rgb,
+    Size,
+    Window,
+    frame,
+    point_grid,
+    rows_needed,
+    windows,
+)
+from segray.models.sam.postprocess import (
+    Candidates,
+    Thresholds,
+    concatenate,
+    merge_windows,
+    remove_small_regions,
+)
+from segray.models.sam.prefetch import embeddings
+from segray.models.sam.registry import SAM_MODELS, SamEntry, build_sam
+from segray.models.sam.transformer import ImageTokens
+
+__all__ = ["SAM_MODELS", "MaskGenerator", "SamEntry", "build_sam"]
+
+_CACHED_BYTES = 1 << 22
+_PROMPTS_ON_A_DEVICE, _PICTURES_ON_A_DEVICE, _RESIZERS = 64, 4, 4
+
+_Job = tuple[int, Window, int]
+
+
+class MaskGenerator:
+    """Segments everything in a picture: prompts SAM with a grid of points and keeps what is good and unique.
+
+    The options and their defaults are those of `SamAutomaticMaskGenerator`, but for these:
+
+    Args:
+        sam: the model, on its device.
+        points_per_batch: None: 4 to 32 on a CPU, what its cache holds, and 64 elsewhere.
+        precision: of the encoder and of the decoder's large products; anything but fp32 changes masks.
+        compiled: have `torch.compile` fuse encoder and decoder, once for pictures of all sizes.
+        ahead: decode and measure all masks, then decide, with the next picture already queued, on a CPU too,
+            where one mask after the other is cheaper; compiled functions and other devices always do.
+
+    Raises:
+        ValueError: an option out of its range.
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        *,
+        points_per_side: int = 32,
+        points_per_batch: int | None = None,
+        pred_iou_thresh: float = 0.88,
+        stability_score_thresh: float = 0.95,
+        stability_score_offset: float = 1.0,
+        box_nms_thresh: float = 0.7,
+        crop_n_layers: int = 0,
+        crop_nms_thresh: float = 0.7,
+        crop_overlap_ratio: float = 512 / 1500,
+        crop_n_points_downscale_factor: int = 1,
+        min_mask_region_area: int = 0,
+        precision: Precision = "fp32",
+        compiled: bool = False,
+        ahead: bool = False,
+    ) -> None:
+        _at_least("points_per_side", points_per_side, 1)
+        _at_least("points_per_batch", points_per_batch or 1, 1)
+        _at_least("crop_n_layers", crop_n_layers, 0)
+        _at_least("crop_n_points_downscale_factor", crop_n_points_downscale_factor, 1)
+        sides = [int(points_per_side / crop_n_points_downscale_factor**i) for i in range(crop_n_layers + 1)]
+        _at_least("points_per_side / crop_n_points_downscale_factor ** crop_n_layers", sides[-1], 1)
+        self.sam = sam
+        self._trunk = rounded(sam.image_encoder, DTYPES[precision])
+        self._decoder = MaskDecoder(sam, DTYPES[precision])
+        self._on_cpu = sam.device.type == "cpu"
+        self._ahead = ahead or compiled or not self._on_cpu
+        self._compiled = compiled
+        self.grids: list[Points] = [point_grid(side) for side in sides]
+        self.points_per_batch = points_per_batch
+        self.pred_iou_thresh = pred_iou_thresh
+        self.stability_score_thresh = stability_score_thresh
+        self.stability_score_offset = stability_score_offset
+        self.box_nms_thresh = box_nms_thresh
+        self.crop_nms_thresh = crop_nms_thresh
+        self.crop_overlap_ratio = crop_overlap_ratio
+        self.min_mask_region_area = min_mask_region_area
+        self._encode, self._all_masks = self._functions()
+
+    @torch.inference_mode()
+    def generate(self, images: Sequence[Rgb], sizes: Sequence[Size] | None = None) -> list[list[Segment]]:
+        """The segments of each uint8 [H, W, 3] RGB picture, in upstream's order.
+
+        Masks without a single pixel, which upstream returns for a stability threshold of 0, are left out.
+
+        Args:
+            images: the pictures.
+            sizes: (height, width) of the pictures that `images` are small copies of: the segments are theirs.
+                SAM looks at 1,024 px, more serves its crops alone. None: the images are the pictures.
+
+        Raises:
+            ValueError: a picture is not uint8 [H, W, 3], or crops are wanted of a small copy.
+        """
+        for number, image in enumerate(images):
+            _check(image, number)
+        whole = [image.shape[:2] for image in images]
+        sizes = whole if sizes is None else [tuple(size) for size in sizes]
+        if len(self.grids) > 1 and sizes != whole:
+            raise ValueError("crops need the whole picture: crop_n_layers must be 0 for a small copy")
+        jobs = [
+            (number, window, layer)
+            for number, size in enumerate(sizes)
+            for window, layer in self._windows(size)
+        ]
+        found: list[list[Segment]] = [[] for _ in images]
+        views = self._views(images, sizes, jobs)
+        segments = self._device_masks().segments(views) if self._ahead else map(self._one_by_one, views)
+        for (number, _, _), those in zip(jobs, segments, strict=True):
+            found[number] += those
+        return [self._merge(segments, *size) for segments, size in zip(found, sizes, strict=True)]
+
+    def _windows(self, size: Size) -> list[tuple[Window, int]]:
+        height, width = size
+        return windows(height, width, len(self.grids) - 1, self.crop_overlap_ratio)
+
+    def _views(self, images: Sequence[Rgb], sizes: Sequence[Size], jobs: Sequence[_Job]) -> Iterator[View]:
+        """The windows of pictures, encoded as they are asked for."""
+        crops = ((images[number][y0:y1, x0:x1], (y1 - y0, x1 - x0)) for number, (x0, y0, x1, y1), _ in jobs)
+        # On a CPU a larger batch is not faster, and a picture's masks must not depend on its neighbours.
+        batch = 1 if self._on_cpu else _PICTURES_ON_A_DEVICE
+        threads = _RESIZERS if self._ahead else 0
+        encoded = embeddings(self.sam, crops, self._encode, batch, threads, filled=self._compiled)
+        for (number, window, layer), embedding in zip(jobs, encoded, strict=True):
+            x0, y0, x1, y1 = window
+            f = frame(y1 - y0, x1 - x0, self.sam.image_encoder.img_size)
+            yield View(embedding, f, window, sizes[number], self.grids[layer] * [[f.width, f.height]])
+
+    def _functions(self) -> tuple[Callable[[Tensor], Tensor], AllMasks]:
+        """The encoder and the decoder."""
+
+        def encode(pictures: Tensor) -> Tensor:
+            return encode_images(self.sam.image_encoder, pictures, self._trunk)
+
+        if not self._compiled:
+            return encode, self._decoder.all_masks
+        # Without CUDA graphs: the operations on so many prompts outlast the launch of the next one.
+        mode = "max-autotune-no-cudagraphs"
+        return (
+            torch.compile(encode, dynamic=False, mode=mode),
+            torch.compile(self._decoder.all_masks, dynamic=False, mode=mode),
+        )
+
+    def _limits(self) -> Thresholds:
+        return Thresholds(
+            self.sam.mask_threshold,
+            self.stability_score_offset,
+            self.stability_score_thresh,
+            self.box_nms_thresh,
+            self.pred_iou_thresh,
+        )
+
+    def _device_masks(self) -> DeviceMasks:
+        prompts = self.points_per_batch or _PROMPTS_ON_A_DEVICE
+        return DeviceMasks(self._decoder, self._limits(), prompts, self._all_masks, self._compiled)
+
+    def _one_by_one(self, view: View) -> list[Segment]:
+        """The segments of a window, decided mask by mask: on a GPU each decision would be a wait."""
+        step = self.points_per_batch or max(4, min(32, _CACHED_BYTES // (4 * view.embedding.numel())))
+        picture = self._decoder.picture(view.embedding)
+        parts = [
+            self._candidates(picture, view.points[start : start + step], view.frame)
+            for start in range(0, len(view.points), step)
+        ]
+        return list(lazy_segments(concatenate(parts), view.frame, view.window, view.size, self._limits()))
+
+    def _candidates(self, picture: ImageTokens, points: Points, f: Frame) -> Candidates:
+        """The confident masks of a chunk of prompts, points in pixels of the window."""
+        scale = np.array([[f.input_width / f.width, f.input_height / f.height]])
+        rows = rows_needed(f, self._decoder.grid[0])
+        logits, iou, prompt = self._decoder(
+            picture, torch.from_numpy(points * scale), self.pred_iou_thresh, rows
+        )
+        return Candidates(logits, iou, torch.from_numpy(points)[prompt])
+
+    def _merge(self, segments: list[Segment], height: int, width: int) -> list[Segment]:
+        if len(self.grids) > 1:
+            segments = merge_windows(segments, self.crop_nms_thresh)
+        if self.min_mask_region_area > 0:
+            threshold = max(self.box_nms_thresh, self.crop_nms_thresh)
+            segments = remove_small_regions(segments, height, width, self.min_mask_region_area, threshold)
+        return segments
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} is {value}, must be at least {least}")
+
+
+def _check(image: Any, number: int) -> None:
+    shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", type(image).__name__)
+    if not isinstance(image, np.ndarray) or dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        found = dtype if shape is None else f"{dtype} {list(shape)}"
+        raise ValueError(f"picture {number}: expected uint8 [H, W, 3] RGB, got {found}")
+    if not image.size:
+        raise ValueError(f"picture {number} has no pixels: {list(image.shape)}")

@@ -1,0 +1,1 @@
+"""The stages of the annotation graph: read, segment, classify, encode."""

@@ -1,0 +1,251 @@
+"""`segray doctor`: look over this machine, its cluster and its storage before a run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import secrets
+import shutil
+import socket
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.error import HTTPError, URLError
+
+import click
+
+from segray.pipelines.config.commands.registry import DoctorConfig
+from segray.pipelines.engine import cluster, shared_storage
+from segray.pipelines.engine.jobs import one_line, use_token
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+
+_PACKAGE = "segray"
+_SHOWN_PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "segment-anything", "open_clip_torch", "timm")
+_GIB = 2**30
+_REFUSED = (401, 403)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table.
+
+    Attributes:
+        ok: False where a run would fail, or would be open to strangers.
+        what: what was looked at, in a word or two.
+        detail: what was found, and where it is wrong, what to do.
+    """
+
+    ok: bool
+    what: str
+    detail: str
+
+
+def run(config: DoctorConfig) -> None:
+    """Print the table.
+
+    Raises:
+        UserError: something is wrong, named in one line (2).
+    """
+    use_token()
+    found = []
+    for finding in findings(config):
+        found.append(finding)
+        click.echo(f"{'ok   ' if finding.ok else 'WRONG'}  {finding.what:<15} {finding.detail}")
+    if wrong := [finding.what for finding in found if not finding.ok]:
+        raise UserError(f"{len(wrong)} of {len(found)} checks failed: {', '.join(wrong)}")
+
+
+def findings(config: DoctorConfig) -> Iterator[Finding]:
+    """All checks, in order; those of the cluster are made on it."""
+    yield from _machine()
+    yield from _packages()
+    yield _gpus()
+    yield from _storage(config.out)
+    yield from _cluster(config)
+
+
+def _machine() -> Iterator[Finding]:
+    system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    yield Finding(True, "machine", f"{socket.gethostname()}, {system}")
+    yield Finding(sys.version_info >= (3, 11), "python", f"{platform.python_version()} {sys.executable}")
+
+
+def _packages() -> Iterator[Finding]:
+    """Each of the packages that a run needs, against what segray asks for."""
+    from packaging.requirements import Requirement
+
+    version = installed()
+    yield Finding(True, _PACKAGE, version or "not installed: this is the code of a job")
+    needed = [
+        Requirement(text) for text in (importlib.metadata.requires(_PACKAGE) if version else None) or []
+    ]
+    for need in needed:
+        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(need.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(False, need.name, f"not installed; needed: {need.specifier}")
+            continue
+        fits = need.specifier.contains(version, prereleases=True)
+        if need.name in _SHOWN_PACKAGES or not fits:
+            yield Finding(fits, need.name, version + ("" if fits else f"; needed: {need.specifier}"))
+
+
+def _gpus() -> Finding:
+    import torch
+
+    if not torch.cuda.is_available():
+        return Finding(True, "GPUs here", "none: everything runs on CPUs")
+    cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    names = ", ".join(f"{card.name} {card.total_memory / _GIB:.0f} GiB" for card in cards)
+    return Finding(True, "GPUs here", f"{len(cards)}: {names}; CUDA {torch.version.cuda}")
+
+
+def _storage(out: str | None) -> Iterator[Finding]:
+    """Write, read and delete a small file, as a run would."""
+    if out is None:
+        yield Finding(True, "storage", "not checked; out=DIR checks it")
+        return
+    try:
+        detail = _write_and_read(out)
+    except (UserError, OSError, ValueError) as error:
+        yield Finding(False, "storage", f"{storage.display(out)}: {one_line(error)}")
+        return
+    yield Finding(True, "storage", f"{storage.display(out)} can be written{detail}")
+
+
+def _write_and_read(out: str) -> str:
+    if storage.is_local(out):
+        with shared_storage.token_file(out) as (path, _):
+            free = shutil.disk_usage(os.path.dirname(path)).free  # noqa: PTH120  the text of a path is at hand
+        return f", {free / _GIB:.0f} GiB free"
+    uri, token = _token_object(out)
+    try:
+        if storage.read_bytes(uri) != token:
+            raise ValueError("what was written is not what is read")
+    finally:
+        storage.delete(uri)
+    return ""
+
+
+def _token_object(out: str) -> tuple[str, bytes]:
+    uri, token = storage.join(out, f".segray-{secrets.token_hex(8)}"), secrets.token_hex(16).encode()
+    storage.write_atomic(uri, token)
+    return uri, token
+
+
+def _cluster(config: DoctorConfig) -> Iterator[Finding]:
+    own = not (config.address or os.environ.get("RAY_ADDRESS"))
+    try:
+        with cluster.connected(config.address) as dashboard:
+            yield _resources(own)
+            yield from _nodes(own)
+            yield _authentication(own, dashboard)
+            yield from _shared(config.out)
+    except UserError as error:
+        yield Finding(False, "cluster", str(error))
+
+
+def _resources(own: bool) -> Finding:
+    import ray
+
+    has, store = cluster.resources(), ray.cluster_resources().get("object_store_memory", 0)
+    what = "Ray starts here" if own else f"{has.nodes} node{'s' if has.nodes > 1 else ''}"
+    grows = "" if has.cpus >= 1 else "; nothing to work on yet: where it grows, ask with grow.gpus=N"
+    amount = f"{has.cpus:g} CPUs, {has.gpus:g} GPUs, {store / _GIB:.1f} GiB object store"
+    return Finding(True, "cluster", f"{what}: {amount}{grows}")
+
+
+def _nodes(own: bool) -> Iterator[Finding]:
+    """Whether every node has this segray; `segray submit` brings it along, other ways do not."""
+    if own:
+        return
+    here = installed()
+    for address, version in _ask(installed):
+        if version != here:
+            there = f"segray {version or 'is not installed'}, here {here or 'neither'}"
+            detail = f"{there}; segray submit brings its own"
+            yield Finding(False, f"node {address}", detail)
+
+
+def installed() -> str:
+    """The version of segray on this node; empty where there is none."""
+    try:
+        return importlib.metadata.version(_PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _ask(question: Callable[..., Any], *args: Any) -> list[tuple[str, Any]]:
+    """The answer of each node, by its address; an exception's first line where it has none."""
+    import ray
+
+    found = []
+    for address, answer in shared_storage.ask_nodes(question, *args):
+        try:
+            found.append((address, ray.get(answer, timeout=shared_storage.ANSWER_S)))
+        except Exception as error:  # noqa: BLE001  whatever it is, it is what the table is for
+            found.append((address, one_line(error)))
+    return found
+
+
+def _authentication(own: bool, dashboard: str) -> Finding:
+    """Ask the cluster without a token: only an answer of "no" shows that it asks for one."""
+    if own:
+        return Finding(True, "authentication", "this machine's own Ray, which ends with the run")
+    status = _status_without_token(dashboard)
+    if status in _REFUSED:
+        return Finding(True, "authentication", f"{dashboard} refuses those who have no token")
+    if status is None:
+        mode = os.environ.get("RAY_AUTH_MODE", "not set")
+        return Finding(True, "authentication", f"{dashboard or 'the dashboard'} is out of reach; {mode=}")
+    return Finding(
+        False,
+        "authentication",
+        f"{dashboard} answers anyone; `ray get-auth-token --generate`, and RAY_AUTH_MODE=token on every node",
+    )
+
+
+def _status_without_token(dashboard: str) -> int | None:
+    if not dashboard:
+        return None
+    with suppress(URLError, OSError):
+        try:
+            with urllib.request.urlopen(f"http://{dashboard}/api/version", timeout=10) as answer:
+                return int(answer.status)
+        except HTTPError as error:
+            return error.code
+    return None
+
+
+def _shared(out: str | None) -> Iterator[Finding]:
+    """Whether all nodes see in `out` what one of them writes there."""
+    if out is None or len(shared_storage.nodes()) < 2:
+        return
+    try:
+        blind = _blind(out)
+    except (UserError, OSError) as error:
+        yield Finding(False, "shared", f"{storage.display(out)}: {one_line(error)}")
+        return
+    if blind:
+        detail = f"not seen by {', '.join(blind)}; give object storage, or a folder that all of them mount"
+        yield Finding(False, "shared", detail)
+    else:
+        yield Finding(True, "shared", f"all {len(shared_storage.nodes())} nodes see what is written there")
+
+
+def _blind(out: str) -> list[str]:
+    if storage.is_local(out):
+        with shared_storage.token_file(out) as (path, token):
+            return shared_storage.blind_nodes(path, token)
+    uri, wanted = _token_object(out)
+    try:
+        return [node for node, data in _ask(storage.read_bytes, uri) if data != wanted]
+    finally:
+        storage.delete(uri)

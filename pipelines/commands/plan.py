@@ -1,0 +1,177 @@
+"""`segray plan`: label a few images in this process, and work out what all of them will take."""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from segray.pipelines.annotation.in_process import Stages, timed
+from segray.pipelines.annotation.prepared import Prepared
+from segray.pipelines.annotation.sink import part_tables
+from segray.pipelines.commands.annotate import prepare, space_of
+from segray.pipelines.config.commands.registry import PlanConfig
+from segray.pipelines.engine.guard import Row
+from segray.pipelines.engine.progress import clock
+from segray.pipelines.io.manifest import ImageRef
+from segray.pipelines.io.sources import list_images
+from segray.pipelines.io.storage import display
+from segray.pipelines.label_set.schema import labels_schema, segments_schema
+from segray.pipelines.label_set.store import write_part
+
+_GB, _SHOWN, _HOUR = 1e9, 5, 3600
+_MODEL_STAGES = ("sam", "clip")
+
+
+@dataclass
+class Pile:
+    """What is known of all images from listing them: how many, their bytes where told, and a fair sample."""
+
+    images: int = 0
+    skipped: int = 0
+    sized: int = 0
+    size: int = 0
+    sample: list[ImageRef] = field(default_factory=list)
+
+
+@dataclass
+class Probe:
+    """What labelling a few images took.
+
+    Attributes:
+        images: how many.
+        bad: (image_id, status and reason) of those that have no labels.
+        out_bytes: bytes of their label set.
+        seconds: busy seconds by stage.
+        device: "GPU" or "CPU core".
+    """
+
+    images: int
+    bad: list[tuple[str, str]]
+    out_bytes: int
+    seconds: dict[str, float]
+    device: str
+
+    @property
+    def device_seconds(self) -> float:
+        """Seconds of one device for one image: a GPU runs the models, a core does everything."""
+        counted = _MODEL_STAGES if self.device == "GPU" else tuple(self.seconds)
+        return sum(self.seconds.get(stage, 0.0) for stage in counted) / self.images
+
+
+def run(config: PlanConfig) -> None:
+    """Print what a run will take; nothing is written.
+
+    Raises:
+        UserError: no images, bad weights or options.
+    """
+    space = space_of(config)
+    pile = survey(list_images(config.images), config.probe)
+    with tempfile.TemporaryDirectory(prefix="segray-plan-") as folder:
+        prepared = prepare(config.model_copy(update={"out": folder}), space)
+        click.echo(f"{pile.images} images; labelling {len(pile.sample)} of them here", err=True)
+        found = probe(prepared, pile.sample, Path(folder))
+    click.echo("\n".join(plan_lines(config, pile, found)))
+
+
+def survey(refs: Iterable[ImageRef], count: int) -> Pile:
+    """Go once through a listing of any length, with no more than `count` images in memory.
+
+    The sample is a uniform draw with a fixed seed (reservoir sampling, Vitter's algorithm R).
+    """
+    pile, rng = Pile(), random.Random(0)
+    for ref in refs:
+        pile.images += 1
+        pile.skipped += ref.problem is not None
+        pile.sized += ref.size > 0
+        pile.size += ref.size
+        if len(pile.sample) < count:
+            pile.sample.append(ref)
+        elif (place := rng.randrange(pile.images)) < count:
+            pile.sample[place] = ref
+    return pile
+
+
+def probe(prepared: Prepared, sample: list[ImageRef], folder: Path) -> Probe:
+    """Run the very stages of a run on a few images, one after the other in this process.
+
+    Args:
+        sample: the images, at least one.
+        folder: an empty one for their label set.
+    """
+    stages = Stages(prepared)
+    with click.progressbar(length=len(sample), label="probe", file=sys.stderr) as bar:
+        rows, seconds = timed(stages, sample, bar.update)
+    began = time.perf_counter()
+    out_bytes = _written(prepared, rows, folder)
+    return Probe(
+        images=len(rows),
+        bad=[(r["image_id"], f"{r['status']}: {r['error']}") for r in rows if r["status"] != "ok"],
+        out_bytes=out_bytes,
+        seconds={**seconds, "write": time.perf_counter() - began},
+        device="GPU" if stages.gpu else "CPU core",
+    )
+
+
+def _written(prepared: Prepared, rows: list[Row], folder: Path) -> int:
+    """Bytes of these rows as a part of a label set."""
+    dim = prepared.dim if prepared.config.embeddings else None
+    schemas = labels_schema(prepared.provenance), segments_schema(dim, prepared.provenance)
+    write_part(str(folder), *part_tables(rows, *schemas, "plan"))
+    return sum(path.stat().st_size for path in folder.rglob("*.parquet"))
+
+
+def plan_lines(config: PlanConfig, pile: Pile, found: Probe) -> list[str]:
+    """The plan, in lines for a terminal."""
+    hours = pile.images * found.device_seconds / _HOUR
+    wall = hours / config.devices * _HOUR
+    devices = f"{config.devices} {found.device}{'s' if config.devices > 1 else ''}"
+    lines = [
+        "",
+        f"images          {pile.images} in {display(config.images)}",
+        f"bad             {_bad(pile, found)}",
+        f"read            {_size(pile)}",
+        f"written         about {_bytes(pile.images * found.out_bytes / found.images)}",
+        f"{found.device} hours".ljust(16) + f"{hours:.3g} ({found.device_seconds:.3g} s an image)",
+        f"time            {clock(wall)} on {devices}",
+    ]
+    if config.price is not None:
+        lines.append(f"price           {hours * config.price:.2f} at {config.price:g} an hour each")
+    stages = "  ".join(f"{name} {s / found.images:.3g} s" for name, s in found.seconds.items())
+    return [*lines, "", f"an image        {stages}", *_notes(found), *_bad_lines(found)]
+
+
+def _bad(pile: Pile, found: Probe) -> str:
+    seen = f"{len(found.bad)} of {found.images} in the probe"
+    return seen + (
+        f", about {round(pile.images * len(found.bad) / found.images)} of all" if found.bad else ""
+    )
+
+
+def _size(pile: Pile) -> str:
+    if not pile.sized:
+        return "unknown: the source tells no sizes"
+    return f"{'' if pile.sized == pile.images else 'about '}{_bytes(pile.size * pile.images / pile.sized)}"
+
+
+def _bytes(count: float) -> str:
+    return f"{count / _GB:.3g} GB" if count >= 0.1 * _GB else f"{count / 1e6:.3g} MB"
+
+
+def _notes(found: Probe) -> list[str]:
+    lines = [f"measured        on one {found.device} of this machine; starting the workers is not in it"]
+    if found.images < 16:
+        lines.append(f"                {found.images} images are few to go by")
+    return lines
+
+
+def _bad_lines(found: Probe) -> list[str]:
+    lines = [f"  {image_id}: {reason}" for image_id, reason in found.bad[:_SHOWN]]
+    more = len(found.bad) - len(lines)
+    return ["", *lines, *([f"  ... and {more} more"] if more > 0 else [])] if lines else []

@@ -1,0 +1,137 @@
+"""`segray report`: one HTML page of a label set or a training run, without script or any outside part."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import click
+import numpy as np
+
+from segray.models.label_space import IGNORE_INDEX, LabelSpace
+from segray.pipelines.commands.evaluate import evaluate
+from segray.pipelines.config.commands.registry import ReportConfig
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.io.ground_truth import TruthMasks
+from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.reporting import thumbnails
+from segray.pipelines.reporting.evaluation import Evaluation
+from segray.pipelines.reporting.label_set.samples import Legend, Sample, make_sample, visible
+from segray.pipelines.reporting.label_set.summary import (
+    N_BINS,
+    Totals,
+    choose,
+    read_chosen,
+    read_uris,
+    totals,
+)
+from segray.pipelines.reporting.page import bars, config_text, facts, percent, render
+from segray.pipelines.reporting.training import page
+from segray.pipelines.reporting.training.history import is_training_run
+
+
+def run(config: ReportConfig) -> None:
+    """Write report.html into the label set, or into the training run.
+
+    Raises:
+        UserError: `out` is neither, or damaged.
+    """
+    page = _page(config).encode()
+    uri = storage.join(config.out, "report.html")
+    storage.write_atomic(uri, page)
+    click.echo(f"wrote {storage.display(uri)} ({len(page) / 1e6:.1f} MB)")
+
+
+def _page(config: ReportConfig) -> str:
+    if LabelStore(config.out).parts():
+        return build(config.out, masks=config.masks, n=config.n)
+    if not is_training_run(config.out):
+        raise UserError(f"out={storage.display(config.out)}: no label set here, and no training run")
+    if config.masks:
+        raise UserError("masks: a training run has validation masks of its own; leave masks out")
+    return page.build(config.out, config.n)
+
+
+def build(root: str, *, masks: str | None = None, n: int = 12, ignore_index: int = IGNORE_INDEX) -> str:
+    """The page as HTML.
+
+    Args:
+        root: the label set, folder or URI.
+        masks: ground truth to show and to score against, see `TruthMasks`.
+        n: how many of the least and of the most certain images to show.
+        ignore_index: mask pixels with this id do not count.
+
+    Raises:
+        UserError: no label set there, or a part or a mask is damaged.
+    """
+    store = LabelStore(root)
+    provenance = store.provenance
+    legend = _legend(provenance)
+    counted = totals(store, len(legend.names))
+    score = None
+    if masks and counted.n_ok:
+        score = evaluate(root, masks, ignore_index=ignore_index, allow_missing=True)
+    least, most = choose(store, n)
+    uris = read_uris(root, [c.image_id for c in least + most])
+    truth = TruthMasks(masks) if masks else None
+    samples = {
+        row["image_id"]: make_sample(row, legend, uris.get(row["image_id"]), truth, ignore_index)
+        for row in read_chosen(store, least + most)
+    }
+    groups = [_group("least", least, samples), _group("most", most, samples)]
+    shown = facts({**provenance, "run": store.run() or {}}, "label set")
+    return render(
+        "report.html",
+        title=visible(storage.display(root)),
+        totals=counted,
+        score=score,
+        masks=visible(storage.display(masks)) if masks else "",
+        legend=[(name, legend.colour(i)) for i, name in enumerate(legend.names)],
+        groups=[group for group in groups if group["samples"]],
+        charts=_charts(counted, legend, score),
+        facts=shown,
+        toy="picture_book"
+        in [value for rows in shown.values() for key, value in rows if key.endswith("model")],
+        config=config_text(root),
+        provenance=json.dumps(provenance, indent=2, ensure_ascii=False),
+    )
+
+
+def _legend(provenance: Mapping[str, Any]) -> Legend:
+    classes = tuple(visible(str(name)) for name in provenance["classes"])
+    palette = LabelSpace(classes, ()).palette()
+    own = np.asarray(provenance.get("palette") or (), np.uint8).reshape(-1, 3)
+    palette[: len(own)] = own
+    return Legend(classes, palette)
+
+
+def _group(kind: str, chosen: list[Any], samples: Mapping[str, Sample]) -> dict[str, Any]:
+    return {"kind": kind, "samples": [samples[c.image_id] for c in chosen]}
+
+
+def _charts(counted: Totals, legend: Legend, score: Evaluation | None) -> dict[str, Any]:
+    """Bars of each class but 0, the most frequent first; lengths are shares of the longest."""
+    ids = sorted(range(1, len(legend.names)), key=lambda i: (-counted.pixels[i], i))
+    charts: dict[str, Any] = {
+        "pixels": bars(ids, legend, counted.pixels / max(1, counted.n_pixels), percent),
+        "images": bars(ids, legend, counted.images.astype(float), lambda count: f"{count:,.0f}"),
+        "histogram": _histogram(counted),
+    }
+    if score is not None:
+        charts["iou"] = bars(ids, legend, score.iou, percent, longest=1.0)
+    return charts
+
+
+def _histogram(counted: Totals) -> list[dict[str, Any]]:
+    highest = max(1, int(counted.histogram.max()))
+    ramp = thumbnails.ramp()
+    return [
+        {
+            "height": count / highest,
+            "colour": "#" + bytes(ramp[int(255 * (i + 0.5) / N_BINS)]).hex(),
+            "text": f"{i / N_BINS:.2f} to {(i + 1) / N_BINS:.2f}: {count:,} image{'s' * (count != 1)}",
+        }
+        for i, count in enumerate(counted.histogram.tolist())
+    ]

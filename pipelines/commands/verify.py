@@ -1,0 +1,224 @@
+"""Check a label set against what segray promises, and take out what is damaged."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from segray.pipelines.config.commands.registry import AnnotateConfig, RelabelConfig, VerifyConfig
+from segray.pipelines.config.loading import load
+from segray.pipelines.config.source import read_yaml
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.io.manifest import MANIFEST
+from segray.pipelines.io.run_lock import RunLock
+from segray.pipelines.label_set.store import RUN, LabelStore
+from segray.pipelines.label_set.verification import PartCheck, Problem, check_part
+
+__all__ = ["Problem", "VerifyReport", "damaged_parts", "repair", "run", "verify"]
+
+TOO_MANY_BAD = 3
+"""Exit status of an annotation whose rows are all there, but too many of them bad: not our question."""
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `verify` found.
+
+    Attributes:
+        n_images: rows that could be read.
+        n_ok: of these, with a label.
+        n_error: of these, with an error.
+        n_skipped: of these, skipped.
+        problems: every fault, in the order of the parts.
+    """
+
+    n_images: int
+    n_ok: int
+    n_error: int
+    n_skipped: int
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every promise holds."""
+        return not self.problems
+
+
+def verify(root: str, expected: Iterable[str] | None = None) -> VerifyReport:
+    """Check every byte, row and segment of a label set, and that each expected image is there once.
+
+    Args:
+        root: folder or object store prefix of the label set.
+        expected: ids of all its images; None takes them from `root/manifest.parquet`.
+
+    Raises:
+        UserError: there is no label set at `root`.
+    """
+    store = LabelStore(root)
+    parts, orphans = store.parts(), store.orphans()
+    if not parts and not orphans and not storage.exists(storage.join(root, MANIFEST)):
+        raise UserError(f"{storage.display(root)}: no label set here (no labels/part-*.parquet)")
+    # Decoding, checksums and decompression release the GIL; one part a thread bounds the memory.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        checks = list(pool.map(lambda part: check_part(root, part), parts))
+    problems = [problem for check in checks for problem in check.problems]
+    problems += [
+        Problem(name, None, "labels file is missing, its segments file is there") for name in orphans
+    ]
+    problems += _other_provenance(checks) + _duplicates(checks)
+    problems += _against_manifest(root, checks, expected)
+    states = Counter(status for check in checks for _, status in check.rows)
+    return VerifyReport(states.total(), states["ok"], states["error"], states["skipped"], problems)
+
+
+def damaged_parts(report: VerifyReport) -> list[str]:
+    """Names of the parts whose images must be made again."""
+    return sorted({problem.part for problem in report.problems if problem.part})
+
+
+def repair(report: VerifyReport, store: LabelStore) -> list[str]:
+    """Discard the damaged parts and what killed writers left; only while holding the run lock.
+
+    run.json goes too where images are left to do: the run is no longer complete.
+
+    Returns:
+        Ids of the images to make again, those of the manifest that are in no part now, sorted.
+    """
+    for part in damaged_parts(report):
+        store.discard(part)
+    store.drop_orphans()
+    left = {image_id for image_id, _, _ in store.statuses()}
+    named = {problem.image_id for problem in report.problems if problem.image_id}
+    try:
+        wanted = set(_manifest_ids(store.root))
+    except (OSError, pa.ArrowException):
+        wanted = named
+    missing = sorted(wanted - left)
+    if missing:
+        storage.delete(storage.join(store.root, RUN))
+    return missing
+
+
+def run(config: VerifyConfig) -> None:
+    """Print what was found, and repair where the configuration says so: just the lost images are made again.
+
+    Raises:
+        UserError: exit code 1 when the label set is not whole, or could not be made whole again.
+    """
+    report = verify(config.out)
+    _show(report)
+    if report.ok:
+        return
+    out = storage.display(config.out)
+    if not config.repair:
+        mend = f"mend it: segray verify out={out} repair=true"
+        raise UserError(f"{out} has {len(report.problems)} problems; {mend}", exit_code=1)
+    with RunLock(config.out):
+        # What was seen before the lock may have been another run's work in progress.
+        report = verify(config.out)
+        redo = repair(report, LabelStore(config.out))
+    if redo:
+        _make_again(config.out, len(redo))
+    elif report.ok:
+        return
+    report = verify(config.out)
+    _show(report)
+    if not report.ok:
+        n = len(report.problems)
+        raise UserError(f"{out} has {n} problems that making images again does not mend", exit_code=1)
+
+
+def _make_again(root: str, n_images: int) -> None:
+    """Run what made the label set once more, on the images that have no row now."""
+    # Imported here, as they are far heavier than checking is.
+    from segray.pipelines.commands import annotate, relabel
+
+    click.echo(f"{n_images} images are made again", err=True)
+    try:
+        config = _made_with(root)
+        if isinstance(config, AnnotateConfig):
+            annotate.run(config)
+        else:
+            relabel.run(config)
+    except UserError as error:
+        if error.exit_code != TOO_MANY_BAD:
+            what = f"discarded what was damaged; {n_images} images of {storage.display(root)} are missing now"
+            raise UserError(f"{what}: {error}", exit_code=1) from error
+
+
+def _made_with(root: str) -> AnnotateConfig | RelabelConfig:
+    """The configuration kept with a label set, its output where the label set now is."""
+    kept = storage.join(root, "config.yaml")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        try:
+            file.write_bytes(storage.read_bytes(kept))
+        except OSError as error:
+            raise UserError(f"cannot read {storage.display(kept)}, which says how to make them") from error
+        if "labels" in read_yaml(str(file)):
+            return load(RelabelConfig, str(file), [f"out={root}"])
+        return load(AnnotateConfig, str(file), [f"out={root}", "new_run=false"])
+
+
+def _show(report: VerifyReport) -> None:
+    lines = [("images", report.n_images), ("ok", report.n_ok), ("error", report.n_error)]
+    for name, count in [*lines, ("skipped", report.n_skipped), ("problems", len(report.problems))]:
+        click.echo(f"{name:<10}{count:>10}")
+    for problem in report.problems[:_SHOWN]:
+        click.echo("  ".join(filter(None, [problem.part, problem.image_id, problem.what])))
+    if len(report.problems) > _SHOWN:
+        click.echo(f"... and {len(report.problems) - _SHOWN} more")
+
+
+def _other_provenance(checks: list[PartCheck]) -> list[Problem]:
+    """Parts made otherwise than most: a label set has one configuration."""
+    known = Counter(check.provenance for check in checks if check.provenance is not None)
+    usual = known.most_common(1)[0][0] if known else None
+    odd = [check.part for check in checks if check.provenance not in {None, usual}]
+    return [Problem(part, None, "made with other settings than the other parts") for part in odd]
+
+
+def _duplicates(checks: list[PartCheck]) -> list[Problem]:
+    """The first part that holds an image keeps it; the others have the problem."""
+    owner: dict[str, str] = {}
+    found = []
+    for check in checks:
+        for image_id, _ in check.rows:
+            if image_id in owner:
+                found.append(Problem(check.part, image_id, f"twice, also in {owner[image_id]}"))
+            owner.setdefault(image_id, check.part)
+    return found
+
+
+def _against_manifest(root: str, checks: list[PartCheck], expected: Iterable[str] | None) -> list[Problem]:
+    try:
+        ids = list(_manifest_ids(root) if expected is None else expected)
+    except (OSError, pa.ArrowException) as error:
+        missing_file = isinstance(error, FileNotFoundError)
+        why = "missing" if missing_file else f"unreadable ({str(error).splitlines()[0]})"
+        return [Problem("", None, f"{MANIFEST} is {why}: images that are left out cannot be noticed")]
+    wanted = set(ids)
+    found = [Problem("", name, "twice in the manifest") for name, n in Counter(ids).items() if n > 1]
+    rows = [(check.part, image_id) for check in checks for image_id, _ in check.rows]
+    found += [Problem(part, i, "not in the manifest") for part, i in rows if i not in wanted]
+    missing = sorted(wanted - {image_id for _, image_id in rows})
+    return found + [
+        Problem("", image_id, "missing: in the manifest, but in no readable part") for image_id in missing
+    ]
+
+
+def _manifest_ids(root: str) -> list[str]:
+    data = storage.read_bytes(storage.join(root, MANIFEST))
+    ids: list[str] = pq.read_table(pa.BufferReader(data), columns=["image_id"])["image_id"].to_pylist()
+    return ids

@@ -1,0 +1,57 @@
+"""The commands of the command line: name, one line of help, configuration and module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import cast
+
+from segray.pipelines.config.schema import Config
+
+_CONFIGS = "segray.pipelines.config.commands.registry"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command by name, so that listing the commands imports none of them.
+
+    Attributes:
+        summary: one line of help.
+        module: where its `run(config)` is.
+        config_name: its configuration's class in `config.commands.registry`.
+    """
+
+    summary: str
+    module: str
+    config_name: str
+
+    def config(self) -> type[Config]:
+        """The model that its configuration is checked against."""
+        return cast("type[Config]", getattr(import_module(_CONFIGS), self.config_name))
+
+
+def _command(name: str, summary: str, module: str | None = None) -> tuple[str, Command]:
+    config_name = "".join(part.capitalize() for part in name.split("-")) + "Config"
+    leaf = name.replace("-", "_")
+    return name, Command(summary, module or f"segray.pipelines.commands.{leaf}", config_name)
+
+
+COMMANDS = dict(
+    [
+        _command("demo", "Draw a picture book, label it, train: minutes on a CPU."),
+        _command("annotate", "Label a folder of images with SAM and CLIP."),
+        _command("relabel", "Relabel with new classes, prompts or threshold, without SAM."),
+        _command("train", "Train a network on a few masks and many zero-shot labels."),
+        _command("tune", "Search tau, epsilon or any key of train, split by split.", "segray.tuning.search"),
+        _command("predict", "Label images with a trained network: masks and overlays."),
+        _command("verify", "Check that a label set is complete, and repair it."),
+        _command("evaluate", "Compare labels or predictions with true masks: IoU and mIoU."),
+        _command("report", "Make report.html of a label set or a training run."),
+        _command("picture-book", "Draw picture-book scenes with exact masks."),
+        _command("samples", "Write a few real photographs to try annotation on."),
+        _command("plan", "Estimate time, price and size of annotate from a few images."),
+        _command("doctor", "Check versions, GPUs, cluster, storage, authentication."),
+        _command("submit", "Run a command on a cluster as a job, and follow it."),
+    ]
+)
+"""Every command, in the order in which a user meets them."""

@@ -1,0 +1,1 @@
+"""What every Ray job shares: cluster, pools, ledger, guard, progress, provenance."""

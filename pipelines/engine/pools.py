@@ -1,0 +1,180 @@
+"""How many workers each model gets, and what of the cluster's CPUs and GPUs each worker."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from segray.pipelines.config.commands.registry import Pool
+from segray.pipelines.engine.cluster import Resources
+from segray.pipelines.errors import UserError
+
+IMAGES_PER_THREAD = 4
+"""Images that an actor takes at a time for each of its threads, which wait for the last one of a batch."""
+SHARING_COST = 0.05
+"""The part of a GPU's time that two processes on it are taken to lose: an assumption, never measured."""
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """How one stage's actors run: how many (from, to), what each takes, and its threads on a CPU."""
+
+    workers: int
+    max_workers: int
+    num_cpus: float
+    num_gpus: float
+    threads: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a pool is where its configuration does not say: its actors, and the GPUs of each."""
+
+    workers: int
+    num_gpus: float = 0.0
+
+
+def plan(
+    sam: Pool, clip: Pool, resources: Resources, sizes: tuple[Size, Size] | None = None
+) -> tuple[PoolPlan, PoolPlan]:
+    """The SAM and the CLIP pool. What their configuration says goes before any size.
+
+    One whole CPU always stays free: tasks that wait for a CPU which an actor holds would wait for ever.
+
+    Args:
+        sam: configuration of the SAM pool.
+        clip: likewise of the CLIP pool.
+        resources: what the cluster has.
+        sizes: of both, as `balanced` gives them; None: as `usual` does.
+
+    Raises:
+        UserError: more is asked for than the cluster has.
+    """
+    first, second = sizes or usual(sam, clip, resources)
+    share = 0.0
+    if resources.gpus < 1:
+        actors = (_by_hand(sam) or first.workers) + (_by_hand(clip) or second.workers)
+        share = cpu_share(actors, resources.cpus)
+    threads = _threads(sam, resources)
+    plans = (
+        _fill(sam, workers=first.workers, cpus=share, gpus=first.num_gpus, threads=threads),
+        _fill(clip, workers=second.workers, cpus=share, gpus=second.num_gpus, threads=1),
+    )
+    _check(plans, resources)
+    return plans
+
+
+def usual(sam: Pool, clip: Pool, resources: Resources) -> tuple[Size, Size]:
+    """Sizes of the SAM and the CLIP pool where nobody has measured anything.
+
+    With GPUs: an actor of each on every GPU, SAM taking most of it. Without: SAM on every CPU, as it takes
+    most of the time, and one CLIP actor for six of them.
+    """
+    if gpus := int(resources.gpus):
+        return Size(gpus, 0.75), Size(gpus, 0.25)
+    workers = _by_hand(sam) or max(1, int(resources.cpus))
+    return Size(workers), Size(_by_hand(clip) or max(1, workers // 6))
+
+
+def balanced(seconds: Mapping[str, float], resources: Resources) -> tuple[Size, Size]:
+    """Sizes of the SAM and the CLIP pool with which neither waits for the other.
+
+    Without GPUs each gets its part of the CPUs, by its part of all seconds, those of reading and encoding
+    included. Rounded up: two processes may share a CPU, but one too few of a model leaves CPUs idle.
+
+    Args:
+        seconds: that one image takes in each stage on one device; those of "sam" and "clip" above 0.
+        resources: what the cluster has.
+    """
+    if gpus := int(resources.gpus):
+        return _balanced_gpus(seconds["sam"], seconds["clip"], gpus)
+    worth = max(1, int(resources.cpus)) / sum(seconds.values())
+    # Less what floats lose: 16 times a half is 8 workers, not 9.
+    sam, clip = (max(1, math.ceil(worth * seconds[name] - 1e-6)) for name in ("sam", "clip"))
+    return Size(sam), Size(clip)
+
+
+def _balanced_gpus(sam: float, clip: float, gpus: int) -> tuple[Size, Size]:
+    """Whole GPUs for each model, or where dividing them loses more than sharing does, both on each GPU.
+
+    Two that share a GPU take turns by themselves: what Ray calls shares only places them. SAM's is more than
+    half, so that no GPU gets two of it, and CLIP's is what that leaves.
+    """
+
+    def rate(whole: int) -> float:
+        return min(whole / sam, (gpus - whole) / clip)
+
+    whole = max(range(1, gpus), key=rate, default=0)
+    if whole and rate(whole) >= (1 - SHARING_COST) * gpus / (sam + clip):
+        return Size(whole, 1.0), Size(gpus - whole, 1.0)
+    share = min(15, max(9, round(16 * sam / (sam + clip)))) / 16
+    return Size(gpus, share), Size(gpus, 1 - share)
+
+
+def plan_alone(pool: Pool, resources: Resources) -> PoolPlan:
+    """The pool of the only model: an actor on every GPU, or without GPUs on every CPU.
+
+    More actors than GPUs share them evenly, so that each has its whole share on one GPU.
+
+    Raises:
+        UserError: more is asked for than the cluster has.
+    """
+    gpus, cpus = int(resources.gpus), max(1, int(resources.cpus))
+    workers = _by_hand(pool) or gpus or cpus
+    if gpus:
+        plan = _fill(pool, workers=workers, cpus=0.0, gpus=1 / math.ceil(workers / gpus), threads=1)
+    else:
+        share, threads = cpu_share(workers, resources.cpus), max(1, cpus // workers)
+        plan = _fill(pool, workers=workers, cpus=share, gpus=0.0, threads=threads)
+    _check((PoolPlan(0, 0, 0, 0, 0, 0), plan), resources)
+    return plan
+
+
+def cpu_share(actors: int, cpus: float) -> float:
+    """CPUs that each of so many actors takes: half of one at most, and one whole CPU stays free of them.
+
+    In sixteenths: Ray Data adds up and takes away what its actors hold, and a third of a CPU leaves rounding
+    errors, for which the last tasks, those that write, wait until the actors have gone.
+    """
+    return max(0, min(8, int(16 * (cpus - 1) / actors))) / 16
+
+
+def _by_hand(pool: Pool) -> int | None:
+    return pool.max_workers or pool.workers
+
+
+def _threads(sam: Pool, resources: Resources) -> int:
+    """Few SAM actors that were asked for get the other CPUs, of one node, as threads."""
+    asked = _by_hand(sam)
+    if resources.gpus >= 1 or not asked:
+        return 1
+    return max(1, min(int(resources.cpus) // asked, int(max(resources.node_cpus, default=2**16))))
+
+
+def _fill(pool: Pool, *, workers: int, cpus: float, gpus: float, threads: int) -> PoolPlan:
+    wanted = pool.workers or min(workers, pool.max_workers or workers)
+    return PoolPlan(
+        workers=wanted,
+        max_workers=pool.max_workers or wanted,
+        num_cpus=cpus if pool.num_cpus is None else pool.num_cpus,
+        num_gpus=gpus if pool.num_gpus is None else pool.num_gpus,
+        threads=threads,
+        batch_size=pool.batch_size or IMAGES_PER_THREAD * threads,
+    )
+
+
+def _check(plans: tuple[PoolPlan, PoolPlan], resources: Resources) -> None:
+    cpus = sum(p.workers * p.num_cpus for p in plans)
+    gpus = sum(p.workers * p.num_gpus for p in plans)
+    if gpus > resources.gpus + 1e-6:
+        raise UserError(
+            f"sam.workers x sam.num_gpus + clip.workers x clip.num_gpus = {gpus:g}, the cluster has "
+            f"{resources.gpus:g} GPUs; ask for less, or leave these keys out"
+        )
+    if cpus > resources.cpus - 1 + 1e-6:
+        raise UserError(
+            f"sam.workers x sam.num_cpus + clip.workers x clip.num_cpus = {cpus:g}, the cluster has "
+            f"{resources.cpus:g} CPUs and one must stay free to read; ask for less, or leave these keys out"
+        )

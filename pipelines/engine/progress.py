@@ -1,0 +1,119 @@
+"""What a person sees of a run: a line that moves while it works, and a summary at its end."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import click
+
+from segray.pipelines.engine.ledger import RemoteLedger, Tally
+
+_TTY_S, _LOG_S = 1.0, 10.0
+_WAITING = 0.5
+"""Workers that are busy less than this wait for images, or for someone to take them away."""
+
+
+class Progress:
+    """Prints images done, images/s and time left to stderr: in place on a terminal, else now and then.
+
+    Args:
+        ledger: what to ask.
+        total: images of this run.
+        before: images that earlier runs have done.
+    """
+
+    def __init__(self, ledger: RemoteLedger, total: int, before: int) -> None:
+        self._ledger, self._total, self._before = ledger, total, before
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="segray-progress", daemon=True)
+        self._began = time.monotonic()
+        self._tty = sys.stderr.isatty()
+
+    def __enter__(self) -> Progress:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        last = ""
+        while not self._stop.wait(_TTY_S if self._tty else _LOG_S):
+            try:
+                tally = self._ledger.tally()
+            except Exception:  # noqa: BLE001  progress must never end a run; the run itself will say what is wrong
+                return
+            line = progress_line(tally, self._total, self._before, time.monotonic() - self._began)
+            if line != last:
+                click.echo(f"\r\033[K{line}" if self._tty else line, nl=not self._tty, err=True)
+            last = line
+        if self._tty and last:
+            click.echo("\r\033[K", nl=False, err=True)
+
+
+def progress_line(tally: Tally, total: int, before: int, seconds: float) -> str:
+    """One line: `annotate  120/200  3.2 images/s  0:25 left  118 ok  2 bad`.
+
+    Images count for the rate once the first model is through with them, as parts are written in bursts.
+    """
+    written = sum(tally.rows.values())
+    segmented = min(total, max(written, tally.images["sam"], tally.images["clip"]))
+    bad = tally.rows["error"] + tally.rows["skipped"]
+    rate = segmented / seconds if seconds else 0.0
+    left = clock((total - segmented) / rate) if rate else "?"
+    text = f"annotate  {before + segmented}/{before + total}  {rate:.1f} images/s  {left} left"
+    text += f"  written: {tally.rows['ok']} ok  {bad} bad"
+    return text + (f"  restarts {tally.restarts}" if tally.restarts else "")
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def bottleneck_lines(utilisation: Mapping[str, float]) -> list[str]:
+    """Which pool the others waited for; nothing where no pool had work."""
+    if not utilisation:
+        return []
+    name, share = max(utilisation.items(), key=lambda item: item[1])
+    busy = f"busy {100 * share:.0f} % of its time"
+    if share < _WAITING:
+        return [f"  bottleneck: not the models, whose workers waited; {name} was {busy}"]
+    return [f"  bottleneck: {name}, {busy}"]
+
+
+def summary_lines(run: dict[str, Any], out: str) -> list[str]:
+    """The summary of run.json's content, in lines for a terminal."""
+    rows = run["rows"]
+    bad = rows["error"] + rows["skipped"]
+    lines = [
+        "",
+        f"images      {rows['ok'] + bad}: {rows['ok']} ok, {rows['error']} error, {rows['skipped']} skipped",
+        f"labelled    {100 * run['labelled_fraction']:.1f} % of the pixels lie in a named segment",
+        f"segments    {run['n_segments']}",
+    ]
+    named = [c for c in run["classes"] if c["images"]]
+    width = max((len(c["name"]) for c in named), default=5)
+    lines += ["", f"{'class':<{width}}  {'pixels':>8}  {'images':>8}"]
+    lines += [f"{c['name']:<{width}}  {100 * c['share']:>6.2f} %  {c['images']:>8}" for c in named]
+    this = run["this_run"]
+    if this["images"]:
+        lines += ["", f"this run    {this['images']} images in {clock(this['seconds'])}"]
+        shares = this["utilisation"]
+        for name, seconds in this["stage_seconds"].items():
+            share = f"  {100 * shares[name]:.0f} % of its workers' time" if name in shares else ""
+            lines.append(f"  {name:<8}  {seconds:>8.1f} s busy{share}")
+        lines += bottleneck_lines(shares)
+        if this["restarts"]:
+            lines += [f"  workers died {this['restarts']} times; their images were taken again"]
+    return [*lines, "", f"label set   {out}"]

@@ -1,0 +1,94 @@
+"""What made a label set: kept with every part, compared on resume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from segray.models.label_space import LabelSpace
+from segray.pipelines.config.loading import config_hash, identity
+from segray.pipelines.config.schema import Config, keys
+from segray.pipelines.io import storage
+
+_PACKAGES = ("segray", "torch", "ray", "segment-anything", "open_clip_torch", "pyarrow", "numpy", "pillow")
+
+
+def provenance(
+    config: Config,
+    space: LabelSpace,
+    *,
+    sam: dict[str, Any],
+    clip: dict[str, Any],
+    templates: Sequence[str],
+    logit_scale: float,
+) -> dict[str, Any]:
+    """The record that goes into the metadata of each part; equal for all runs that may share a label set.
+
+    Args:
+        config: the verb's configuration.
+        space: the label space that it stands for.
+        sam: model name and sha256 of its weights.
+        clip: likewise, the features, and where the weights came from.
+        templates: the prompts, with {} for the name.
+        logit_scale: CLIP's factor on cosines, which a relabelling needs for the confidence.
+    """
+    return {
+        "classes": list(space.classes),
+        "ignore_index": space.ignore_index,
+        "palette": space.palette()[: len(space.classes)].tolist(),
+        "prompts": {
+            "names": [list(names) for names in space.aliases],
+            "templates": list(templates),
+        },
+        "sam": sam,
+        "clip": {**clip, "logit_scale": logit_scale},
+        "config": identity(config),
+        "config_hash": config_hash(config),
+        "versions": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], model: type[Config]) -> list[str]:
+    """`key: old -> new` for everything that shapes the labels; package versions may differ.
+
+    Args:
+        old: a record of `provenance`, {} for none.
+        new: likewise.
+        model: of the new configuration. A key that an older segray did not have had its default there.
+    """
+    flat_old, flat_new = _flat(old), _flat(new)
+    if old.get("config"):
+        defaults = {f"config.{name}": key.default for name, key in keys(model).items()}
+        flat_old = {name: defaults.get(name) for name in flat_new} | flat_old
+    names = sorted(flat_old.keys() | flat_new.keys())
+    return [
+        f"{name.removeprefix('config.')}: {flat_old.get(name)!r} -> {flat_new.get(name)!r}"
+        for name in names
+        if flat_old.get(name) != flat_new.get(name)
+    ]
+
+
+def other_configuration(out: str, changed: Sequence[str], advice: str) -> str:
+    """The message that refuses to mix two configurations in one label set."""
+    shown = "\n".join(f"  {line}" for line in changed)
+    return f"{storage.display(out)} was made with another configuration:\n{shown}\n{advice}"
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    config = {f"config.{key}": value for key, value in record.get("config", {}).items()}
+    models = {f"{which} weights sha256": record.get(which, {}).get("sha256") for which in ("sam", "clip")}
+    prompts = record.get("prompts", {})
+    words = {
+        "class list": record.get("classes"),
+        "prompt names": prompts.get("names"),
+        "prompts": prompts.get("templates"),
+    }
+    return {**config, **models, **words}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

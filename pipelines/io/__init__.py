@@ -1,0 +1,1 @@
+"""Images, masks and files on local disks and object stores."""

@@ -1,0 +1,101 @@
+"""A folder of ground-truth masks: found by image_id, checked before they count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from pyarrow import fs as pa_fs
+
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.io.images import decode_gray_png
+
+LabelMap = NDArray[np.uint8]
+
+
+class TruthMasks:
+    """The PNG masks under a folder or object-store prefix, which mirrors the images' root.
+
+    The mask of `train/0001.jpg` is `train/0001.jpg.png`, else `train/0001.png`.
+
+    Args:
+        root: local folder or URI.
+
+    Raises:
+        UserError: no such folder, or no PNG under it.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._names = list_png(root)
+        if not self._names:
+            raise UserError(f"masks={storage.display(root)}: no PNG file there; give a folder of 8-bit masks")
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def find(self, image_id: str) -> str | None:
+        """The mask's path under the root, or None."""
+        for name in (f"{image_id}.png", str(PurePosixPath(image_id).with_suffix(".png"))):
+            if name in self._names:
+                return self._names[name]
+        return None
+
+    def match(self, image_ids: Iterable[str]) -> dict[str, str]:
+        """The masks of the images that have one: image_id -> path under the root.
+
+        Raises:
+            UserError: two images share a mask, as `a.jpg` and `a.png` do with `a.png`.
+        """
+        found: dict[str, str] = {}
+        owner: dict[str, str] = {}
+        for image_id in image_ids:
+            name = self.find(image_id)
+            if name is None:
+                continue
+            if name in owner:
+                raise UserError(
+                    f"masks={self.root}: {name} could belong to {owner[name]} or {image_id}; "
+                    f"name the masks {owner[name]}.png and {image_id}.png"
+                )
+            found[image_id], owner[name] = name, image_id
+        return found
+
+    def read(self, name: str, *, shape: tuple[int, int], n_classes: int, ignore_index: int) -> LabelMap:
+        """The mask as uint8 [H, W].
+
+        Raises:
+            UserError: not a greyscale or palette PNG, another size than `shape`, or an id out of range.
+        """
+        where = storage.join(self.root, name)
+        try:
+            mask = decode_gray_png(storage.read_bytes(where))
+        except ValueError as problem:
+            raise UserError(f"mask {where}: {problem}") from None
+        if mask.shape != shape:
+            raise UserError(
+                f"mask {where} is {mask.shape[1]}x{mask.shape[0]} pixels, its image's label "
+                f"{shape[1]}x{shape[0]}; both must have the same size"
+            )
+        bad = (mask >= n_classes) & (mask != ignore_index)
+        if bad.any():
+            y, x = np.argwhere(bad)[0]
+            raise UserError(
+                f"mask {where} holds id {mask[y, x]} (first at x={x}, y={y}); "
+                f"allowed: 0 to {n_classes - 1} and {ignore_index} (ignored)"
+            )
+        return mask
+
+
+def list_png(root: str) -> dict[str, str]:
+    """The PNG files under a folder: path with a lower-case suffix -> path, sorted; no hidden ones."""
+    filesystem, top = storage.open_storage(root)
+    selector = pa_fs.FileSelector(top, allow_not_found=True, recursive=True)
+    found = storage.with_retries(lambda: filesystem.get_file_info(selector), root)
+    prefix = len(top.rstrip("/")) + 1
+    names = sorted(info.path[prefix:] for info in found if info.type == pa_fs.FileType.File)
+    shown = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+    return {f"{name[:-4]}.png": name for name in shown if name[-4:].lower() == ".png"}

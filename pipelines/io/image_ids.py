@@ -1,0 +1,43 @@
+"""image_id: an image's path under its root, safe to print on one line and to make a path of again."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from segray.pipelines.errors import UserError
+
+# What `escape_name` writes for a byte; such text in a name must itself be escaped.
+_ESCAPED = re.compile(r"%(?=[01][0-9A-F]|25|7F|[89A-F][0-9A-F])")
+
+
+def escape_name(name: str) -> str:
+    """A file's name as it stands in an image_id: one line of UTF-8, different for different names.
+
+    Control characters, line separators and bytes that are no UTF-8 become %XX; so that no two names meet,
+    a "%" that already stands before such a number becomes %25. All other names stay as they are.
+    """
+    if name.isascii() and name.isprintable() and "%" not in name:
+        return name
+    return "".join(_percent(c) if _breaks_lines(c) else c for c in _ESCAPED.sub("%25", name))
+
+
+def _percent(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
+
+
+def check_image_id(image_id: str, where: str) -> None:
+    """Refuse an id that could leave a folder when it becomes a path, or break a line.
+
+    Raises:
+        UserError: naming `where` it stands, the id and what is allowed.
+    """
+    unsafe = any(part in {"", ".", ".."} for part in image_id.split("/"))
+    if unsafe or (not image_id.isprintable() and any(map(_breaks_lines, image_id))):
+        allowed = "a relative path, / between its parts, without '..', '.', empty parts or control characters"
+        raise UserError(f"{where}: image_id {image_id!r} is refused; allowed: {allowed}")
+
+
+def _breaks_lines(character: str) -> bool:
+    """Whether a character is a control character, a line separator, or half of one (undecodable bytes)."""
+    return unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}

@@ -1,0 +1,149 @@
+"""The manifest: a small Parquet file of the images of a run, sorted by image_id, each exactly once."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.io.image_ids import check_image_id
+
+MANIFEST = "manifest.parquet"
+"""Its name in a label set."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("size", pa.int64()),
+        pa.field("mtime", pa.float64()),
+        pa.field("problem", pa.string()),
+        pa.field("mask_uri", pa.string()),
+    ]
+)
+_BATCH = 20_000
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """One image of a source.
+
+    Attributes:
+        image_id: POSIX path under the root, with control characters and bytes that are no UTF-8 as %XX.
+        uri: absolute path (file:// URI where the path is no UTF-8) or URI of the file.
+        size: bytes; 0 where unknown.
+        mtime: seconds since 1970; 0.0 where unknown.
+        problem: why it is not to be read, the reason of a "skipped" row; None for a plain file.
+        mask_uri: its hand-made mask, where the source has one.
+    """
+
+    image_id: str
+    uri: str
+    size: int = 0
+    mtime: float = 0.0
+    problem: str | None = None
+    mask_uri: str | None = None
+
+
+def write_manifest(refs: Iterable[ImageRef], path: str, previous: str | None = None) -> int:
+    """Write a manifest, under its name only when it is whole, and count its rows.
+
+    Images of `previous` that `refs` no longer has stay in with their old uri: those already labelled keep
+    their place in the label set, and the others come out as "missing" rows instead of vanishing silently.
+
+    Args:
+        refs: strictly ascending by image_id, as `sources.list_images` gives them.
+        path: local path or URI; may be that of `previous`.
+        previous: manifest of an earlier run; none there yet is fine.
+
+    Raises:
+        UserError: an image_id stands twice, or the file cannot be written.
+        ValueError: `refs` are not sorted.
+    """
+    old = read_manifest(previous) if previous is not None and storage.exists(previous) else iter(())
+    rows = _merge(refs, old)
+    sink, count = pa.BufferOutputStream(), 0
+    with pq.ParquetWriter(sink, SCHEMA, compression="zstd", write_page_checksum=True) as writer:
+        while batch := list(islice(rows, _BATCH)):
+            columns = {name: [getattr(ref, name) for ref in batch] for name in SCHEMA.names}
+            writer.write_batch(pa.RecordBatch.from_pydict(columns, SCHEMA))
+            count += len(batch)
+    storage.write_atomic(path, sink.getvalue().to_pybytes())
+    return count
+
+
+def _merge(new: Iterable[ImageRef], old: Iterable[ImageRef]) -> Iterator[ImageRef]:
+    """Both sorted streams as one; where both have an id, the new one."""
+    streams = (((ref.image_id, False, ref) for ref in new), ((ref.image_id, True, ref) for ref in old))
+    last = ""
+    for image_id, is_old, ref in heapq.merge(*streams, key=lambda item: item[:2]):
+        if image_id < last:
+            raise ValueError(f"images are not sorted: {image_id!r} after {last!r}")
+        if image_id != last:
+            yield ref
+        elif not is_old:
+            raise UserError(f"images: image_id {image_id!r} stands twice; each must be unique")
+        last = image_id
+
+
+def read_manifest(uri: str) -> Iterator[ImageRef]:
+    """The rows of a manifest in their order, batch by batch.
+
+    Only the columns image_id and uri are needed. A relative uri counts from the manifest's folder.
+
+    Raises:
+        UserError: the file is missing or damaged, lacks a column, or holds an empty or unsafe value.
+    """
+    where = f"manifest {storage.display(uri)}"
+    try:
+        with pq.ParquetFile(storage.open_input(uri), page_checksum_verification=True) as file:
+            present = set(file.schema_arrow.names)
+            if missing := [name for name in ("image_id", "uri") if name not in present]:
+                raise UserError(f"{where}: no column {' and '.join(missing)}; it has {', '.join(present)}")
+            columns = [name for name in SCHEMA.names if name in present]
+            for batch in file.iter_batches(_BATCH, columns=columns):
+                yield from (_ref(row, uri, where) for row in batch.to_pylist())
+    except FileNotFoundError as error:
+        raise UserError(f"{where}: no such file") from error
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{where}: unreadable ({str(error).partition(chr(10))[0]})") from error
+
+
+def _ref(row: dict[str, Any], manifest: str, where: str) -> ImageRef:
+    image_id, uri = row["image_id"], row["uri"]
+    for name, value in (("image_id", image_id), ("uri", uri)):
+        if not isinstance(value, str) or not value:
+            raise UserError(f"{where}: {name} {value!r} is no text; each row needs an image_id and a uri")
+    check_image_id(image_id, where)
+    return ImageRef(
+        image_id,
+        _beside(manifest, uri),
+        int(row.get("size") or 0),
+        float(row.get("mtime") or 0.0),
+        row.get("problem") or None,
+        row.get("mask_uri") or None,
+    )
+
+
+def _beside(manifest: str, uri: str) -> str:
+    if storage.scheme(uri) != "file" or uri.startswith(("/", "file:")):
+        return uri
+    if storage.is_local(manifest):
+        return str(storage.local_path(str(storage.local_path(manifest).parent / uri)))
+    base, options = split_options(manifest)
+    return storage.join(f"{base.rpartition('/')[0]}{options}", *PurePosixPath(uri).parts)
+
+
+def split_options(uri: str) -> tuple[str, str]:
+    """A remote URI without its "?" options and end slash, and these options."""
+    mark = "\0"
+    base, _, options = storage.join(uri, mark).partition(f"/{mark}")
+    return base, options

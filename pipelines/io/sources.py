@@ -1,0 +1,307 @@
+"""From a folder, glob, object store or manifest to its images: stable ids, each exactly once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import pyarrow as pa
+from pyarrow import fs as pa_fs
+
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.io.image_ids import check_image_id, escape_name
+from segray.pipelines.io.images import ImageProblem
+from segray.pipelines.io.manifest import ImageRef, read_manifest, split_options, write_manifest
+
+__all__ = [
+    "EXTENSIONS",
+    "ImageRef",
+    "check_image_id",
+    "escape_name",
+    "list_images",
+    "read_image",
+    "read_manifest",
+    "write_manifest",
+]
+
+# HEIC cannot be decoded, but a phone's pictures must come out as rows with a reason and not vanish.
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".heic", ".heif"),
+    *(".bmp", ".dib", ".gif", ".tif", ".tiff", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+MAX_FILE_BYTES = 1 << 30
+
+
+def list_images(spec: str) -> Iterator[ImageRef]:
+    """The images of a source, strictly ascending by image_id, without reading them.
+
+    Folders are walked down. A glob (`*`, `?`, `[...]`, and `**` for any folders) counts from its longest
+    folder without a wildcard; in a URI "?" is no wildcard. A .parquet file is a manifest. Names that start
+    with a dot and extensions other than `EXTENSIONS` are left out. Symlinks to files under the same root
+    are followed; all other links, and folders and pipes with an image's name, have a `problem`.
+    A local walk holds the names of one branch of folders at a time.
+
+    Args:
+        spec: local folder, file, glob or manifest, or the URI of one.
+
+    Raises:
+        UserError: at once, where there is nothing, or no image.
+    """
+    refs = _list(spec)
+    first = next(refs, None)
+    if first is None:
+        looked_for = " ".join(EXTENSIONS)
+        raise UserError(f"images: no image in {storage.display(spec)}; extensions looked for: {looked_for}")
+    return chain([first], refs)
+
+
+def _list(spec: str) -> Iterator[ImageRef]:
+    if not storage.is_local(spec):
+        base, options = split_options(spec)
+        if base.endswith(".parquet"):
+            return _in_order(spec)
+        return _list_remote(base, options)
+    path = _local_path(spec)
+    if path.endswith(".parquet") and Path(path).is_file():
+        return _in_order(path)
+    return _list_local(path)
+
+
+def _in_order(manifest: str) -> Iterator[ImageRef]:
+    """Ascending by image_id; a manifest that is so already is never held in memory."""
+    ids = (ref.image_id for ref in read_manifest(manifest))
+    if all(before <= after for before, after in pairwise(ids)):
+        return read_manifest(manifest)
+    return iter(sorted(read_manifest(manifest), key=lambda ref: ref.image_id))
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS)
+
+
+def _local_path(uri: str) -> str:
+    """Absolute path of a path or file:// URI, whose %XX may be bytes that are no UTF-8."""
+    if uri.lower().startswith(("file://", "local://")):
+        uri = os.fsdecode(unquote_to_bytes(uri.partition("://")[2]))
+    return str(storage.local_path(uri))
+
+
+def _local_uri(path: str) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return Path(path).as_uri()
+    return path
+
+
+def _split_glob(path: str, wildcards: str) -> tuple[str, tuple[str, ...]]:
+    """The longest folder without a wildcard, and the parts of the pattern under it."""
+    parts = path.split("/")
+    first = next((i for i, part in enumerate(parts) if any(c in part for c in wildcards)), len(parts))
+    return "/".join(parts[:first]) or "/", tuple(parts[first:])
+
+
+def _matches(parts: Sequence[str], patterns: Sequence[str], *, prefix: bool = False) -> bool:
+    """Whether a path fits a glob; with `prefix`, whether something below the path could."""
+    if not parts:
+        return bool(patterns) if prefix else all(pattern == "**" for pattern in patterns)
+    if not patterns:
+        return False
+    if patterns[0] == "**":
+        return prefix or any(_matches(parts[i:], patterns[1:]) for i in range(len(parts) + 1))
+    return fnmatchcase(parts[0], patterns[0]) and _matches(parts[1:], patterns[1:], prefix=prefix)
+
+
+def _list_local(path: str) -> Iterator[ImageRef]:
+    root, patterns = (path, ()) if os.path.lexists(path) else _split_glob(path, "*?[")
+    if not os.path.lexists(root):
+        raise UserError(f"images: no such path: {root}")
+    if not Path(root).is_dir():
+        if patterns:
+            raise UserError(f"images: not a folder: {root}")
+        return iter([_file_ref(root, escape_name(Path(root).name))])
+    try:
+        children = _children(root)
+    except OSError as error:
+        raise UserError(f"images: {root} {_reason(error)}") from error
+    refs = _walk(children, os.path.realpath(root), patterns)
+    if not patterns:
+        return refs
+    return (ref for ref in refs if _matches(ref.image_id.split("/"), patterns))
+
+
+Child = tuple[str, "os.DirEntry[str]"]
+
+
+def _children(folder: str) -> list[Child]:
+    """(key, entry), sorted; folders have the key "name/", so that walking in this order is sorted by id."""
+    children: list[Child] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            name = escape_name(entry.name)
+            # A folder that cannot be listed is a row of its own, at the place of its bare name.
+            closed = entry.is_dir(follow_symlinks=False) and _closed(entry.path)
+            if closed is None:
+                children.append((f"{name}/", entry))
+            if closed or _is_image(name) or entry.is_symlink():
+                children.append((name, entry))
+    return sorted(children, key=lambda child: child[0])
+
+
+def _walk(children: list[Child], real_root: str, patterns: Sequence[str]) -> Iterator[ImageRef]:
+    # A stack of our own: folders nest deeper than Python's recursion limit.
+    stack = [("", iter(children))]
+    while stack:
+        prefix, siblings = stack[-1]
+        key, entry = next(siblings, (None, None))
+        if key is None or entry is None:
+            stack.pop()
+        elif not key.endswith("/"):
+            if ref := _entry_ref(entry, prefix + key, real_root):
+                yield ref
+        elif not patterns or _matches((prefix + key).rstrip("/").split("/"), patterns, prefix=True):
+            # A folder that went while we walked took its images along.
+            with suppress(FileNotFoundError):
+                stack.append((prefix + key, iter(_children(entry.path))))
+
+
+def _entry_ref(entry: os.DirEntry[str], image_id: str, real_root: str) -> ImageRef | None:
+    if entry.is_symlink():
+        if not _is_image(entry.name) and not Path(entry.path).is_dir():
+            return None
+        if problem := _link_problem(entry.path, real_root):
+            return _problem_ref(entry.path, image_id, problem)
+    return _file_ref(entry.path, image_id)
+
+
+def _link_problem(path: str, real_root: str) -> str | None:
+    try:
+        target = os.path.realpath(path, strict=True)
+    except OSError as error:
+        return "symlink loop" if error.errno == errno.ELOOP else "symlink to nothing"
+    if not f"{target}/".startswith(f"{real_root.rstrip('/')}/"):
+        return "symlink leaves the folder"
+    if not Path(target).is_dir():
+        return None
+    is_loop = f"{os.path.realpath(Path(path).parent)}/".startswith(f"{target}/")
+    return "symlink loop" if is_loop else "symlink to a folder, not followed"
+
+
+def _file_ref(path: str, image_id: str) -> ImageRef:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        # Gone, or its folder closed to us: reading it will say so, as an error row.
+        return ImageRef(image_id, _local_uri(path))
+    if stat.S_ISREG(status.st_mode):
+        return ImageRef(image_id, _local_uri(path), status.st_size, status.st_mtime)
+    problem = (
+        _closed(path) or "a folder, not an image" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+    )
+    return _problem_ref(path, image_id, problem)
+
+
+def _problem_ref(path: str, image_id: str, problem: str) -> ImageRef:
+    return ImageRef(image_id, _local_uri(path), problem=problem)
+
+
+def _closed(folder: str) -> str | None:
+    """Why a folder cannot be listed, or None."""
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        return f"folder {_reason(error)}"
+    return None
+
+
+def _list_remote(base: str, options: str) -> Iterator[ImageRef]:
+    root, patterns = _split_glob(base, "*[")
+    uri = root + options
+    filesystem, path = storage.open_storage(uri)
+    try:
+        info = storage.with_retries(lambda: filesystem.get_file_info(path), uri)
+        if info.type == pa_fs.FileType.File and not patterns:
+            return iter([_remote_ref(info, escape_name(info.base_name), uri)])
+        infos = storage.with_retries(lambda: _below(filesystem, info), uri)
+    except FileNotFoundError as error:
+        raise UserError(f"images: no such path: {storage.display(root)}") from error
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"images: {storage.display(root)} {_reason(error)}") from error
+    refs = (_remote_entry(info, path, uri, patterns) for info in infos if info.type == pa_fs.FileType.File)
+    return iter(sorted((ref for ref in refs if ref), key=lambda ref: ref.image_id))
+
+
+def _below(filesystem: pa_fs.FileSystem, folder: pa_fs.FileInfo) -> list[pa_fs.FileInfo]:
+    """Everything below a path that has just been looked at.
+
+    Raises:
+        ConnectionError: it was a folder, and is none now: pyarrow asks fsspec's isdir() first, which takes a
+            failing store for "no".
+    """
+    try:
+        return filesystem.get_file_info(pa_fs.FileSelector(folder.path, recursive=True))
+    except (NotADirectoryError, FileNotFoundError) as error:
+        if folder.type == pa_fs.FileType.Directory:
+            raise ConnectionError(f"the store does not list {folder.path}") from error
+        raise
+
+
+def _remote_entry(info: Any, root: str, uri: str, patterns: Sequence[str]) -> ImageRef | None:
+    names = info.path.strip("/").removeprefix(root.strip("/")).strip("/").split("/")
+    parts = [escape_name(name) for name in names]
+    hidden = any(not name or name.startswith(".") for name in names)
+    if hidden or not _is_image(names[-1]) or (patterns and not _matches(parts, patterns)):
+        return None
+    return _remote_ref(info, "/".join(parts), storage.join(uri, *names))
+
+
+def _remote_ref(info: Any, image_id: str, uri: str) -> ImageRef:
+    return ImageRef(image_id, uri, int(info.size or 0), info.mtime.timestamp() if info.mtime else 0.0)
+
+
+def read_image(uri: str) -> bytes:
+    """The bytes of one image, local or remote.
+
+    Raises:
+        ImageProblem: "error" and why: missing, no permission, not a regular file, a file above 1 GiB.
+    """
+    try:
+        return _read_local(_local_path(uri)) if storage.is_local(uri) else storage.read_bytes(uri)
+    except (OSError, UserError, ValueError) as error:
+        raise ImageProblem("error", _reason(error)) from error
+
+
+def _read_local(path: str) -> bytes:
+    # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageProblem("error", "not a regular file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise ImageProblem(
+                "error", f"too large ({status.st_size >> 20} MiB > limit {MAX_FILE_BYTES >> 20} MiB)"
+            )
+        return file.read()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return "missing"
+    if isinstance(error, IsADirectoryError):
+        return "a folder, not an image"
+    code = error.errno if isinstance(error, OSError) else None
+    if code == errno.ELOOP:
+        return "symlink loop"
+    text = os.strerror(code) if code else " ".join(str(error).split())[:200]
+    return f"cannot be read ({text})"

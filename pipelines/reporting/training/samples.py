@@ -1,0 +1,165 @@
+"""One validation image of a training run: image, zero-shot label, enhanced label, prediction, truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from segray.models.metrics import class_iou, confusion_matrix, mean_iou
+from segray.models.segmenters.inference import image_logits
+from segray.models.segmenters.registry import Segmenter
+from segray.models.semi.objective import IGNORE
+from segray.pipelines.reporting import thumbnails
+from segray.pipelines.reporting.label_set.samples import Legend, visible
+from segray.pipelines.training.data.training_data import Item, LabelledImages, UnlabelledImages
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One label map of an image.
+
+    Attributes:
+        name: whose label it is.
+        picture: data URI; "" where there is no label.
+        problem: why there is none.
+        miou: over the classes in it and in the truth; None for the truth itself.
+    """
+
+    name: str
+    picture: str
+    problem: str = ""
+    miou: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainingSample:
+    """What the page shows of one validation image.
+
+    Attributes:
+        ratio: width / height of the picture boxes, kept within reason for very long images.
+        confidence: mean over the pixels of the network's greatest probability.
+        miou: of the prediction.
+        photo: data URI.
+        classes: (name, colour, IoU of the prediction) of each class but 0 in truth or prediction.
+        from_model: share of the pixels whose enhanced label is the network's prediction; None without labels.
+    """
+
+    image_id: str
+    size: str
+    ratio: float
+    confidence: float
+    miou: float
+    photo: str
+    panels: list[Panel]
+    classes: list[tuple[str, str, float]]
+    from_model: float | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network and how it is asked.
+
+    Attributes:
+        segmenter: in evaluation mode; its device is used.
+        window: see `image_logits`.
+        tau: from this probability on the enhanced label is the network's class.
+    """
+
+    segmenter: Segmenter
+    window: int | None
+    tau: float
+
+    def answer(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The classes of an image uint8 [3, H, W] and their probabilities, [H, W] on the CPU."""
+        logits = image_logits(self.segmenter, image, window=self.window)
+        probability, label = logits.softmax(0).max(0)
+        return label.cpu(), probability.cpu()
+
+
+class Artist:
+    """Draws validation images.
+
+    Args:
+        network: predicts.
+        items: the images, each with a mask.
+        labels: folder or URI of the label set; None: pictures without zero-shot and enhanced labels.
+        legend: names and colours of the data's classes.
+        classes: their names as the data has them.
+
+    Raises:
+        UserError: the label set has other classes.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        items: Sequence[Item],
+        labels: str | None,
+        legend: Legend,
+        classes: Sequence[str],
+    ) -> None:
+        self._network, self._legend = network, legend
+        self._images = LabelledImages(items)
+        self._zero_shot = UnlabelledImages(items, labels, classes) if labels else None
+
+    def draw(self, index: int) -> TrainingSample:
+        """Image `index` of the items.
+
+        Raises:
+            UserError: its files cannot be read, or do not fit together.
+        """
+        image, mask = self._images[index]
+        truth = mask.long()
+        own, probability = self._network.answer(image)
+        label_panels, from_model = self._labels(index, truth, own, probability)
+        confusion = confusion_matrix(truth, own, len(self._legend.names), IGNORE)
+        height, width = truth.shape
+        return TrainingSample(
+            image_id=visible(self._images.items[index].image_id),
+            size=f"{width} x {height}",
+            ratio=min(max(width / height, 0.6), 3.0),
+            confidence=float(probability.mean()),
+            miou=mean_iou(confusion),
+            photo=thumbnails.photo(image.permute(1, 2, 0).contiguous().numpy()),
+            panels=[
+                *label_panels,
+                self._panel("prediction", own, truth),
+                Panel("truth", self._picture(truth)),
+            ],
+            classes=self._classes(class_iou(confusion).tolist()),
+            from_model=from_model,
+        )
+
+    def _labels(
+        self, index: int, truth: Tensor, own: Tensor, probability: Tensor
+    ) -> tuple[list[Panel], float | None]:
+        """Zero-shot and enhanced label as validation scores them, and the share that is the network's."""
+        if self._zero_shot is None:
+            return [], None
+        given = self._zero_shot[index][1].long()
+        believed = (probability >= self._network.tau) | (given == IGNORE)
+        unknown = bool((given == IGNORE).all())
+        first = (
+            Panel("zero-shot", "", "no zero-shot label of this image")
+            if unknown
+            else self._panel("zero-shot", given.masked_fill(given == IGNORE, 0), truth)
+        )
+        enhanced = self._panel("enhanced", torch.where(believed, own, given), truth)
+        return [first, enhanced], float(believed.float().mean())
+
+    def _panel(self, name: str, label: Tensor, truth: Tensor) -> Panel:
+        confusion = confusion_matrix(truth, label, len(self._legend.names), IGNORE)
+        return Panel(name, self._picture(label), miou=mean_iou(confusion))
+
+    def _picture(self, label: Tensor) -> str:
+        shown = label.masked_fill(label == IGNORE, 0).to(torch.uint8)
+        return thumbnails.label_overlay(shown.numpy(), self._legend.palette)
+
+    def _classes(self, iou: Sequence[float]) -> list[tuple[str, str, float]]:
+        legend = self._legend
+        there = [i for i, value in enumerate(iou) if i and not math.isnan(value)]
+        return [(legend.names[i], legend.colour(i), iou[i]) for i in there]

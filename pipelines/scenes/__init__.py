@@ -1,0 +1,1 @@
+"""The picture book: procedural scenes with exact masks."""

@@ -1,0 +1,1 @@
+"""The weak and strong views of a batch of images."""

@@ -1,0 +1,262 @@
+"""The views of an image: weak A^w, strong A^s and CutMix, by batches on the device of the tensors.
+
+The recipe is UniMatch's (Yang et al., CVPR 2023). Random numbers come from one CPU generator, or from one
+for each image: then an image's view does not depend on what it is batched with. Every image takes as many
+numbers, whatever they decide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
+
+from segray.pipelines.training.augmentation.colour import ADJUSTMENTS, gaussian_blur, to_gray
+
+PADDING = 255
+"""Value of a map outside its image."""
+
+Draws = torch.Generator | Sequence[torch.Generator]
+"""One CPU generator for a batch, or one for each of its images."""
+
+
+@dataclass(frozen=True)
+class WeakBatch:
+    """Weakly augmented images.
+
+    Attributes:
+        images: float32 [B, 3, S, S] in 0..1, 0 outside the image.
+        maps: [B, S, S] each, 255 outside the image.
+        padding: bool [B, S, S], True outside the image.
+    """
+
+    images: Tensor
+    maps: list[Tensor]
+    padding: Tensor
+
+
+@dataclass(frozen=True)
+class WeakAugment:
+    """A^w: resize by a random factor, crop at random (padded right and below where too small), flip.
+
+    Attributes:
+        crop: side of the crop in pixels.
+        scale: range of the factor on the long side.
+        flip: chance of a horizontal flip.
+    """
+
+    crop: int
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: float = 0.5
+
+    def __call__(self, images: list[Tensor], maps: list[list[Tensor]], generator: Draws) -> WeakBatch:
+        """Image i and its maps move together.
+
+        Args:
+            images: uint8 [3, h, w] each, of any sizes: bilinear, antialiased where they shrink.
+            maps: for each image its maps [h, w], as many for each: nearest, in their own dtype.
+            generator: four numbers an image.
+        """
+        count, side, device = len(images), self.crop, images[0].device
+        batch = WeakBatch(
+            torch.zeros(count, 3, side, side, device=device),
+            [torch.full((count, side, side), PADDING, dtype=m.dtype, device=device) for m in maps[0]],
+            torch.ones(count, side, side, dtype=torch.bool, device=device),
+        )
+        draws = _uniform(count, 4, generator)
+        for i, (image, own, numbers) in enumerate(zip(images, maps, draws, strict=True)):
+            assert all(m.shape == image.shape[1:] for m in own), "a map of another size than its image"
+            self._fill(batch, i, image, own, numbers)
+        return batch
+
+    def _fill(self, batch: WeakBatch, i: int, image: Tensor, maps: list[Tensor], draws: list[float]) -> None:
+        window = self._window(image.shape[1], image.shape[2], draws)
+        flipped = draws[3] < self.flip
+        area = (i, slice(window.rows), slice(window.columns))
+        batch.images[i, :, : window.rows, : window.columns] = _cut_image(image, window)
+        batch.padding[area] = False
+        for target, own in zip(batch.maps, maps, strict=True):
+            target[area] = _cut_map(own, window)
+        if flipped:
+            for tensor in (batch.images, batch.padding, *batch.maps):
+                tensor[i] = tensor[i].flip(-1)
+
+    def _window(self, height: int, width: int, draws: list[float]) -> _Window:
+        long = max(height, width)
+        target = max(1, round(long * _between(self.scale, draws[0])))
+        size = max(1, round(height * target / long)), max(1, round(width * target / long))
+        rows, columns = min(self.crop, size[0]), min(self.crop, size[1])
+        top, left = int(draws[1] * (size[0] - rows + 1)), int(draws[2] * (size[1] - columns + 1))
+        return _Window(size[0], size[1], top, left, rows, columns)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """`rows` x `columns` pixels at (`top`, `left`) of an image resized to `height` x `width`."""
+
+    height: int
+    width: int
+    top: int
+    left: int
+    rows: int
+    columns: int
+
+
+def _cut_image(image: Tensor, window: _Window) -> Tensor:
+    """The window of the resized image, float [3, rows, columns] in 0..1."""
+    if window.height < image.shape[1] or window.width < image.shape[2]:
+        resized = resize(
+            image, [window.height, window.width], interpolation=InterpolationMode.BILINEAR, antialias=True
+        )
+        rows = slice(window.top, window.top + window.rows)
+        return resized[:, rows, window.left : window.left + window.columns].float() / 255
+    # An image that grows needs no antialiasing: only the window is sampled, at a fraction of the cost.
+    y = _places(window.top, window.rows, window.height, image.device)
+    x = _places(window.left, window.columns, window.width, image.device)
+    grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), -1)
+    sampled = F.grid_sample(image[None].float(), grid[None], padding_mode="border", align_corners=False)
+    return sampled[0] / 255
+
+
+def _places(first: int, count: int, length: int, device: torch.device) -> Tensor:
+    """Pixel centres as `grid_sample` counts them: -1 and 1 are the image's outer edges."""
+    return (torch.arange(first, first + count, device=device) * 2 + 1) / length - 1
+
+
+def _cut_map(own: Tensor, window: _Window) -> Tensor:
+    """The window of the resized map by nearest neighbours: the source pixel under each centre."""
+    rows = _under(window.top, window.rows, own.shape[0], window.height, own.device)
+    columns = _under(window.left, window.columns, own.shape[1], window.width, own.device)
+    return own[rows[:, None], columns[None, :]]
+
+
+def _under(first: int, count: int, source: int, target: int, device: torch.device) -> Tensor:
+    # Whole numbers: a fraction that is rounded would pick the neighbour now and then.
+    return (torch.arange(first, first + count, device=device) * 2 + 1) * source // (2 * target)
+
+
+@dataclass(frozen=True)
+class StrongAugment:
+    """A^s without CutMix: colour jitter in a random order, grayscale, Gaussian blur, drawn for each image.
+
+    Attributes:
+        jitter_p: chance of the colour jitter.
+        brightness: its factor is from 1 -+ this, not below 0; so are `contrast` and `saturation`.
+        contrast: see `brightness`.
+        saturation: see `brightness`.
+        hue: the hue turns by up to this, in full circles.
+        gray_p: chance of grayscale.
+        blur_p: chance of the blur.
+        blur_sigma: range of its standard deviation in pixels.
+    """
+
+    jitter_p: float = 0.8
+    brightness: float = 0.5
+    contrast: float = 0.5
+    saturation: float = 0.5
+    hue: float = 0.25
+    gray_p: float = 0.2
+    blur_p: float = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+
+    def __call__(self, images: Tensor, generator: Draws) -> Tensor:
+        """A new tensor of changed images.
+
+        Args:
+            images: float [B, 3, H, W] in 0..1.
+            generator: twelve numbers an image.
+        """
+        draws = _uniform(len(images), 12, generator)
+        images = self._jitter(images.clone(), draws)
+        gray = [i for i, d in enumerate(draws) if d[9] < self.gray_p]
+        if gray:
+            images[gray] = to_gray(images[gray]).expand(-1, 3, -1, -1)
+        blurred = [i for i, d in enumerate(draws) if d[10] < self.blur_p]
+        if blurred:
+            sigmas = [_between(self.blur_sigma, draws[i][11]) for i in blurred]
+            images[blurred] = gaussian_blur(images[blurred], sigmas)
+        return images
+
+    def _jitter(self, images: Tensor, draws: list[list[float]]) -> Tensor:
+        jittered = [i for i, d in enumerate(draws) if d[0] < self.jitter_p]
+        orders = {i: sorted(range(4), key=draws[i][5:9].__getitem__) for i in jittered}
+        ranges = [*map(_around_one, (self.brightness, self.contrast, self.saturation)), (-self.hue, self.hue)]
+        for turn in range(4):
+            for kind, limits in enumerate(ranges):
+                chosen = [i for i in jittered if orders[i][turn] == kind]
+                if chosen:
+                    factors = images.new_tensor([_between(limits, draws[i][1 + kind]) for i in chosen])
+                    images[chosen] = ADJUSTMENTS[kind](images[chosen], factors)
+        return images
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """A box of another image in each image.
+
+    Attributes:
+        p: chance of a box.
+        area: range of the box's share of the image.
+        aspect: range of the box's height over its width, cut to the shapes that fit into the image.
+    """
+
+    p: float = 0.5
+    area: tuple[float, float] = (0.02, 0.4)
+    aspect: tuple[float, float] = (0.3, 1 / 0.3)
+
+    def boxes(self, batch: int, height: int, width: int, generator: Draws) -> Tensor:
+        """bool [batch, height, width] on the CPU: True inside the box, nowhere where `p` says no.
+
+        Args:
+            batch: images.
+            height: of an image, in pixels.
+            width: of an image, in pixels.
+            generator: five numbers an image.
+        """
+        boxes = torch.zeros(batch, height, width, dtype=torch.bool)
+        for box, draws in zip(boxes, _uniform(batch, 5, generator), strict=True):
+            if draws[0] < self.p:
+                h, w = self._size(height, width, draws)
+                top, left = int(draws[3] * (height - h + 1)), int(draws[4] * (width - w + 1))
+                box[top : top + h, left : left + w] = True
+        return boxes
+
+    def _size(self, height: int, width: int, draws: list[float]) -> tuple[int, int]:
+        share = min(_between(self.area, draws[1]), 1.0)
+        flat, tall = share * height / width, height / (share * width)
+        low, high = (min(max(limit, flat), tall) for limit in self.aspect)
+        aspect = _between((low, high), draws[2])
+        area = share * height * width
+        h, w = math.floor(math.sqrt(area * aspect)), math.floor(math.sqrt(area / aspect))
+        return min(max(h, 1), height), min(max(w, 1), width)
+
+    def mix(self, own: Tensor, other: Tensor, boxes: Tensor) -> Tensor:
+        """`other` inside the boxes (bool [B, H, W]), else `own`: images [B, C, H, W] or maps [B, H, W]."""
+        return torch.where(boxes[:, None] if own.ndim == 4 else boxes, other, own)
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Images [B, 3, H, W] in 0..1, less the mean and over the deviation of each channel."""
+    return (images - images.new_tensor(mean)[:, None, None]) / images.new_tensor(std)[:, None, None]
+
+
+def _uniform(count: int, numbers: int, generator: Draws) -> list[list[float]]:
+    """`numbers` numbers in [0, 1) for each of `count` images."""
+    generators = [generator] * count if isinstance(generator, torch.Generator) else generator
+    if len(generators) != count:
+        raise ValueError(f"{len(generators)} generators for {count} images: give one, or one an image")
+    return [torch.rand(numbers, generator=g, dtype=torch.float64).tolist() for g in generators]
+
+
+def _between(limits: tuple[float, float], draw: float) -> float:
+    return limits[0] + (limits[1] - limits[0]) * draw
+
+
+def _around_one(spread: float) -> tuple[float, float]:
+    return max(0.0, 1 - spread), 1 + spread

@@ -1,0 +1,1 @@
+"""The data sets that training reads, and which image comes when."""

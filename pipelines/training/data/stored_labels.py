@@ -1,0 +1,143 @@
+"""Random access to the labels of a label set: in memory where they are small, else a row group at a time."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from segray.pipelines.io import storage
+from segray.pipelines.label_set.store import LABELS, DamagedPartError, LabelStore
+
+IN_MEMORY = 1 << 30
+"""Up to this many bytes of PNG, a process holds all labels; above, it reads them when they are asked for."""
+
+_COLUMNS = ["label.bytes", "confidence.bytes"]
+_GROUPS_KEPT = 8
+_PARTS_OPEN = 4
+
+Pngs = tuple[bytes, bytes]
+
+
+class StoredLabels:
+    """The label and confidence PNGs of some images, by image_id in the label set.
+
+    Pickles to little more than an index where the labels are large; open files stay behind.
+
+    Args:
+        root: folder or URI of the label set.
+        wanted: ids of the images.
+        in_memory: bytes of PNG that may be held in memory.
+
+    Raises:
+        DamagedPartError: a part cannot be read.
+    """
+
+    def __init__(self, root: str, wanted: Collection[str], in_memory: int = IN_MEMORY) -> None:
+        self.root = root
+        self._place: dict[str, tuple[str, int, int]] = {}
+        self._held: dict[str, Pngs] = {}
+        self._forget()
+        size = self._index(frozenset(wanted))
+        if size <= in_memory:
+            self._held = dict(self._all())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in {"_files", "_groups"}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+
+    def __contains__(self, image_id: str) -> bool:
+        return image_id in self._place
+
+    def read(self, image_id: str) -> Pngs | None:
+        """The PNG bytes of (label, confidence); None where the label set has no ok row of the image.
+
+        Raises:
+            DamagedPartError: the part cannot be read any more.
+        """
+        if image_id in self._held:
+            return self._held[image_id]
+        if image_id not in self._place:
+            return None
+        part, group, row = self._place[image_id]
+        return self._group(part, group)[row]
+
+    def _forget(self) -> None:
+        self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
+        self._groups: OrderedDict[tuple[str, int], list[Pngs]] = OrderedDict()
+
+    def _index(self, wanted: frozenset[str]) -> int:
+        """Note where each wanted image lies; the bytes that those row groups' PNGs take, in proportion."""
+        size = 0.0
+        for part in LabelStore(self.root).parts():
+            file = self._open(part)
+            for group in range(file.num_row_groups):
+                table = self._read(part, group, ["image_id", "status"])
+                rows = zip(table["image_id"].to_pylist(), table["status"].to_pylist(), strict=True)
+                found = {i: (part, group, n) for n, (i, s) in enumerate(rows) if s == "ok" and i in wanted}
+                self._place |= found
+                size += len(found) / max(table.num_rows, 1) * _png_bytes(file, group)
+        return int(size)
+
+    def _all(self) -> Iterator[tuple[str, Pngs]]:
+        by_group: dict[tuple[str, int], list[str]] = {}
+        for image_id, (part, group, _) in self._place.items():
+            by_group.setdefault((part, group), []).append(image_id)
+        for (part, group), ids in by_group.items():
+            pngs = self._pngs(part, group)
+            yield from ((image_id, pngs[self._place[image_id][2]]) for image_id in ids)
+
+    def _group(self, part: str, group: int) -> list[Pngs]:
+        key = part, group
+        if key not in self._groups:
+            self._groups[key] = self._pngs(part, group)
+            while len(self._groups) > _GROUPS_KEPT:
+                self._groups.popitem(last=False)
+        self._groups.move_to_end(key)
+        return self._groups[key]
+
+    def _pngs(self, part: str, group: int) -> list[Pngs]:
+        table = self._read(part, group, _COLUMNS)
+        columns = [pa.chunked_array(table[name]).combine_chunks() for name in ("label", "confidence")]
+        label, confidence = (column.field("bytes").to_pylist() for column in columns)
+        return list(zip(label, confidence, strict=True))
+
+    def _read(self, part: str, group: int, columns: list[str]) -> pa.Table:
+        file = self._open(part)
+        try:
+            return storage.with_retries(lambda: file.read_row_group(group, columns=columns), self.root)
+        except (OSError, pa.ArrowException) as error:
+            raise self._damaged(part, error) from error
+
+    def _open(self, part: str) -> pq.ParquetFile:
+        if part not in self._files:
+            uri = storage.join(self.root, LABELS, part)
+            try:
+                self._files[part] = storage.with_retries(
+                    lambda: pq.ParquetFile(storage.open_input(uri), page_checksum_verification=True), uri
+                )
+            except (OSError, pa.ArrowException) as error:
+                raise self._damaged(part, error) from error
+            while len(self._files) > _PARTS_OPEN:
+                self._files.popitem(last=False)
+        self._files.move_to_end(part)
+        return self._files[part]
+
+    def _damaged(self, part: str, error: Exception) -> DamagedPartError:
+        root = storage.display(self.root)
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        mend = f"run: segray verify out={root} repair=true"
+        return DamagedPartError(f"data.labels={root}: cannot read {LABELS}/{part} ({why}); {mend}")
+
+
+def _png_bytes(file: pq.ParquetFile, group: int) -> int:
+    """Bytes of the label and confidence columns of a row group."""
+    chunks = file.metadata.row_group(group)
+    columns = (chunks.column(i) for i in range(chunks.num_columns))
+    return sum(c.total_uncompressed_size for c in columns if c.path_in_schema in _COLUMNS)

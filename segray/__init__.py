@@ -1,0 +1,1 @@
+"""From many images and few labels to a semantic segmentation model."""

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from segray.pipelines.commands import doctor
+from segray.pipelines.commands.doctor import Finding, findings
+from segray.pipelines.config.commands.registry import DoctorConfig
+from segray.pipelines.errors import UserError
+from segray.pipelines.io.storage import list_names
+from tests.pipelines.object_stores import s3_server
+from tests.pipelines.ray_heads import Head, head_with_token
+
+ROOT = Path(__file__).parents[3]
+
+
+def told(config: DoctorConfig) -> dict[str, Finding]:
+    return {finding.what: finding for finding in findings(config)}
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_machine_that_is_fine(tmp_path: Path) -> None:
+    found = told(DoctorConfig(out=str(tmp_path / "new" / "labels")))
+    assert {"python", "segray", "ray", "torch", "GPUs here", "storage", "cluster", "authentication"} <= set(
+        found
+    )
+    assert [finding for finding in found.values() if not finding.ok] == []
+    assert "2 CPUs, 0 GPUs" in found["cluster"].detail
+    assert "GiB free" in found["storage"].detail
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_what_is_wrong_is_named_and_ends_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "use_token", lambda: None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"^1 of \d+ checks failed: storage$") as stop:
+        doctor.run(DoctorConfig(out="gopher://x/labels"))
+    assert stop.value.exit_code == 2
+    lines = capsys.readouterr().out.splitlines()
+    (wrong,) = [line for line in lines if not line.startswith("ok ")]
+    assert wrong.startswith("WRONG  storage         gopher://x/labels: ")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_an_object_store_is_written_and_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    for out in s3_server(monkeypatch):
+        found = told(DoctorConfig(out=out))
+        assert found["storage"] == Finding(True, "storage", f"{out} can be written")
+        assert list_names(out) == []
+
+
+def test_a_package_that_is_too_old_or_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = ["ray>=99", "nowhere>=1", "torch>=1", 'numpy>=99 ; extra == "other"']
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: needs)
+    found = {finding.what: finding for finding in doctor._packages()}
+    assert not found["ray"].ok
+    assert found["ray"].detail.endswith("; needed: >=99")
+    assert found["nowhere"] == Finding(False, "nowhere", "not installed; needed: >=1")
+    assert found["torch"].ok
+    assert "numpy" not in found
+
+
+def _doctor(head: Head, token: str | None) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "segray.pipelines.cli", "doctor", f"address={head.gcs}"],
+        env={**head.environment(token), "PYTHONPATH": str(ROOT)},
+        cwd=head.home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cluster_that_asks_for_a_token() -> None:
+    with head_with_token() as head:
+        code, out, err = _doctor(head, None)
+        assert code == 0, out + err
+        assert (
+            f"ok     authentication  {head.dashboard.removeprefix('http://')} refuses those who have" in out
+        )
+        code, out, err = _doctor(head, "")
+        assert code == 2
+        assert "WRONG  cluster         address: no Ray cluster at" in out
+        assert "where it asks for a token, give RAY_AUTH_MODE=token" in out
+        assert err.splitlines()[-1].endswith("checks failed: cluster")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cluster_that_answers_anyone_is_wrong() -> None:
+    with head_with_token(asks=False) as head:
+        code, out, err = _doctor(head, "")
+        assert code == 2
+        assert "WRONG  authentication  " in out
+        assert "answers anyone; `ray get-auth-token --generate`" in out
+        assert err.splitlines()[-1].endswith("checks failed: authentication")

@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from segray.pipelines.commands.evaluate import evaluate, run
+from segray.pipelines.config.commands.registry import EvaluateConfig
+from segray.pipelines.errors import UserError
+from segray.pipelines.io.images import encode_gray_png
+from segray.pipelines.reporting.evaluation import compare, table, to_csv, to_dict
+from segray.pipelines.training.trained import load_network, predict_label
+from tests.pipelines.label_set.small_store import (
+    PROVENANCE,
+    bad_row,
+    ok_row,
+    picture_book_store,
+    png,
+    write_store,
+)
+from tests.pipelines.trained_network import CLASSES, write_run
+
+TWO_CLASSES = {**PROVENANCE, "classes": ["background", "cat", "dog"]}
+
+
+def grid(*rows: list[int]) -> NDArray[np.uint8]:
+    return np.array(rows, np.uint8)
+
+
+def masks_in(folder: Path, **masks: NDArray[np.uint8]) -> Path:
+    for name, mask in masks.items():
+        path = folder / "masks" / f"{name.replace('__', '/')}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_gray_png(mask))
+    return folder / "masks"
+
+
+def store_in(folder: Path, *rows: dict[str, Any]) -> str:
+    return str(write_store(folder / "out", list(rows), provenance=TWO_CLASSES))
+
+
+LABEL = grid([0, 0, 1], [1, 0, 2])
+TRUTH = grid([0, 0, 1], [1, 2, 255])
+
+
+def test_scores_of_a_hand_worked_image(tmp_path: Path) -> None:
+    result = evaluate(store_in(tmp_path, ok_row("a.jpg", LABEL)), str(masks_in(tmp_path, a=TRUTH)))
+    # background: 2 of {2 true, 3 labelled}; cat: both of 2; dog: the one is missed, the other does not count
+    assert result.iou.tolist() == pytest.approx([2 / 3, 1.0, 0.0])
+    assert result.miou == pytest.approx(5 / 9)
+    assert result.accuracy == pytest.approx(4 / 5)
+    assert (result.classes, result.n_images) == (("background", "cat", "dog"), 1)
+    assert result.truth_pixels.tolist() == [2, 2, 1]
+    assert result.label_pixels.tolist() == [3, 2, 0]
+
+
+def test_a_perfect_label_set_scores_one(tmp_path: Path) -> None:
+    out, masks = picture_book_store(tmp_path, 4, 32)
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for path in masks.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    assert evaluate(str(folder), str(masks)).miou == 1.0
+    assert 0.2 < evaluate(str(out), str(masks)).miou < 0.95
+
+
+def test_images_of_several_parts_and_folders_add_up(tmp_path: Path) -> None:
+    rows = [ok_row("train/a.jpg", grid([1, 1])), ok_row("val/a.jpeg", grid([0, 2]))]
+    root = str(write_store(tmp_path / "out", rows[:1], rows[1:], provenance=TWO_CLASSES))
+    masks = masks_in(tmp_path, train__a=grid([1, 0]), val__a=grid([0, 2]))
+    result = evaluate(root, str(masks))
+    assert result.n_images == 2
+    assert result.iou.tolist() == pytest.approx([0.5, 0.5, 1.0])
+
+
+def test_a_label_without_an_answer_is_a_miss(tmp_path: Path) -> None:
+    label = grid([0, 255, 1, 255])
+    result = evaluate(
+        store_in(tmp_path, ok_row("a.jpg", label)), str(masks_in(tmp_path, a=grid([0, 0, 1, 255])))
+    )
+    assert result.iou[:2].tolist() == [0.5, 1.0]
+    assert math.isnan(result.iou[2])
+    assert result.miou == 0.75
+    assert result.accuracy == pytest.approx(2 / 3)
+    assert to_dict(result)["unanswered_pixels"] == 1
+    assert "33.3 % of the pixels have label 255" in table(result)
+
+
+def test_another_ignore_index(tmp_path: Path) -> None:
+    root = store_in(tmp_path, ok_row("a.jpg", grid([0, 1, 1])))
+    masks = str(masks_in(tmp_path, a=grid([0, 1, 11])))
+    with pytest.raises(UserError, match=r"a\.png holds id 11 \(first at x=2, y=0\); allowed: 0 to 2 and 255"):
+        evaluate(root, masks)
+    assert evaluate(root, masks, ignore_index=11).miou == 1.0
+
+
+def test_rows_that_are_not_ok_are_counted_and_left_out(tmp_path: Path) -> None:
+    rows = [
+        ok_row("a.jpg", LABEL),
+        bad_row("b.jpg"),
+        bad_row("c.gif", "skipped", "animated"),
+        bad_row("d.jpg"),
+    ]
+    masks = masks_in(tmp_path, a=TRUTH, b=TRUTH, extra=TRUTH)
+    result = evaluate(store_in(tmp_path, *rows), str(masks))
+    assert (result.n_images, result.not_ok, result.unused_masks) == (1, {"error": 2, "skipped": 1}, 1)
+    assert "left out        2 with status error, 1 with status skipped" in table(result)
+    assert "unused masks    1" in table(result)
+
+
+def test_a_missing_mask_is_refused_unless_allowed(tmp_path: Path) -> None:
+    rows = [ok_row(f"{i}.jpg", LABEL) for i in range(8)]
+    root, masks = store_in(tmp_path, *rows), str(masks_in(tmp_path, **{"3": TRUTH}))
+    with pytest.raises(
+        UserError, match=r"no mask for 7 labelled images: 0\.jpg, 1\.jpg, .*, \.\.\.; allow_missing"
+    ):
+        evaluate(root, masks)
+    result = evaluate(root, masks, allow_missing=True)
+    assert (result.n_images, len(result.missing)) == (1, 7)
+    assert "7 without a mask" in table(result)
+
+
+def test_nothing_in_common_is_refused_even_when_masks_may_miss(tmp_path: Path) -> None:
+    root, masks = store_in(tmp_path, ok_row("a.jpg", LABEL)), str(masks_in(tmp_path, b=TRUTH))
+    with pytest.raises(UserError, match=r"no labelled image of .* has a mask in"):
+        evaluate(root, masks, allow_missing=True)
+
+
+def test_two_images_with_one_mask_need_exact_names(tmp_path: Path) -> None:
+    root = store_in(tmp_path, ok_row("a.jpg", grid([0, 1])), ok_row("a.png", grid([0, 2])))
+    masks = masks_in(tmp_path, a=grid([0, 1]))
+    with pytest.raises(
+        UserError, match=r"a\.png could belong to a\.jpg or a\.png; name the masks a\.jpg\.png and"
+    ):
+        evaluate(root, str(masks))
+    (masks / "a.png").rename(masks / "a.jpg.png")
+    (masks / "a.png.png").write_bytes(encode_gray_png(grid([0, 2])))
+    assert evaluate(root, str(masks)).miou == 1.0
+
+
+def test_an_upper_case_suffix_is_found(tmp_path: Path) -> None:
+    masks = masks_in(tmp_path, a=TRUTH)
+    (masks / "a.png").rename(masks / "a.PNG")
+    assert evaluate(store_in(tmp_path, ok_row("a.JPG", LABEL)), str(masks)).n_images == 1
+
+
+def test_palette_masks_count_by_index(tmp_path: Path) -> None:
+    mask = Image.fromarray(TRUTH)
+    mask.putpalette([(7 * i) % 256 for i in range(768)])
+    buffer = io.BytesIO()
+    mask.save(buffer, "PNG")
+    masks = masks_in(tmp_path, a=TRUTH)
+    (masks / "a.png").write_bytes(buffer.getvalue())
+    result = evaluate(store_in(tmp_path, ok_row("a.jpg", LABEL)), str(masks))
+    assert result.miou == pytest.approx(5 / 9)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            encode_gray_png(grid([0, 0, 1])),
+            r"mask .*a\.png is 3x1 pixels, its image's label 3x2; .* same size",
+        ),
+        (
+            encode_gray_png(grid([0, 0, 1], [9, 0, 0])),
+            r"holds id 9 \(first at x=0, y=1\); allowed: 0 to 2 and 255",
+        ),
+        (
+            png(np.zeros((2, 3, 3), np.uint8)),
+            r"mask .*a\.png: 8-bit RGB PNG; a label map is an 8-bit greyscale",
+        ),
+        (encode_gray_png(TRUTH)[:-20], r"mask .*a\.png: truncated PNG"),
+        (b"GIF89a", r"mask .*a\.png: not a PNG"),
+    ],
+)
+def test_bad_masks_are_refused_by_name(tmp_path: Path, data: bytes, message: str) -> None:
+    masks = masks_in(tmp_path, a=TRUTH)
+    (masks / "a.png").write_bytes(data)
+    root = store_in(tmp_path, ok_row("a.jpg", LABEL))
+    with pytest.raises(UserError, match=message) as caught:
+        run(EvaluateConfig(labels=root, masks=str(masks)))
+    assert (caught.value.exit_code, "\n" in str(caught.value)) == (2, False)
+    assert not (tmp_path / "out" / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("which", "what"),
+    [("labels", "no label set there, and no PNG label map"), ("masks", "no PNG file there")],
+)
+def test_a_folder_without_png_is_refused(tmp_path: Path, which: str, what: str) -> None:
+    masks = str(masks_in(tmp_path, a=TRUTH))
+    (tmp_path / "empty").mkdir()
+    for bad in (str(tmp_path / "empty"), str(tmp_path / "nowhere")):
+        places = {"labels": masks, "masks": masks, which: bad}
+        with pytest.raises(UserError, match=f"{which}={bad}: {what}"):
+            evaluate(places["labels"], places["masks"])
+
+
+def test_a_label_id_beyond_the_classes_is_told(tmp_path: Path) -> None:
+    root, masks = store_in(tmp_path, ok_row("a.jpg", LABEL + 5)), str(masks_in(tmp_path, a=TRUTH))
+    with pytest.raises(UserError, match=r"label of a\.jpg holds id 5; allowed: 0 to 2 and 255 \(no answer\)"):
+        evaluate(root, masks)
+
+
+def test_a_folder_of_labels_names_classes_by_id(tmp_path: Path) -> None:
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    (labels / "a.png").write_bytes(encode_gray_png(LABEL))
+    result = evaluate(str(labels), str(masks_in(tmp_path, a=np.where(TRUTH == 2, 4, TRUTH).astype(np.uint8))))
+    assert result.classes == ("class 0", "class 1", "class 2", "class 3", "class 4")
+    assert result.iou.tolist() == pytest.approx([2 / 3, 1.0, math.nan, math.nan, 0.0], nan_ok=True)
+    assert result.miou == pytest.approx(5 / 9)
+
+
+def test_compare_keeps_all_ids_up_to_254() -> None:
+    ids = np.arange(255, dtype=np.uint8)[None]
+    assert np.array_equal(np.diagonal(compare(ids, ids, 255))[:-1], np.ones(255))
+
+
+def test_run_prints_a_table_and_writes_json_and_csv(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, masks = store_in(tmp_path, ok_row("a.jpg", LABEL)), str(masks_in(tmp_path, a=TRUTH))
+    run(EvaluateConfig(labels=root, masks=masks))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:4] == [
+        " id  class        IoU %  truth %  labels %",
+        "  0  background    66.7     40.0      60.0",
+        "  1  cat          100.0     40.0      40.0",
+        "  2  dog            0.0     20.0       0.0",
+    ]
+    assert lines[5:8] == [
+        "mIoU            55.6 % (mean of 3 classes)",
+        "pixel accuracy  80.0 %",
+        "images          1",
+    ]
+    document = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (document["miou"], document["pixel_accuracy"]) == (pytest.approx(5 / 9), 0.8)
+    assert document["confusion"] == [[2, 0, 0], [0, 2, 0], [1, 0, 0]]
+    assert document["classes"][2]["class"] == "dog"
+    rows = list(csv.DictReader((tmp_path / "out" / "evaluation.csv").open()))
+    assert [row["truth_pixels"] for row in rows] == ["2", "2", "1"]
+    assert float(rows[0]["iou"]) == pytest.approx(2 / 3)
+
+
+def test_results_can_go_elsewhere(tmp_path: Path) -> None:
+    root, masks = store_in(tmp_path, ok_row("a.jpg", LABEL)), str(masks_in(tmp_path, a=TRUTH))
+    run(EvaluateConfig(labels=root, masks=masks, out=str(tmp_path / "new" / "place")))
+    assert sorted(p.name for p in (tmp_path / "new" / "place").iterdir()) == [
+        "evaluation.csv",
+        "evaluation.json",
+    ]
+    assert not (tmp_path / "out" / "evaluation.json").exists()
+
+
+def test_an_undefined_iou_is_null_empty_and_a_dash(tmp_path: Path) -> None:
+    zeros = grid([0, 0])
+    result = evaluate(store_in(tmp_path, ok_row("a.jpg", zeros)), str(masks_in(tmp_path, a=zeros)))
+    assert [row["iou"] for row in to_dict(result)["classes"]] == [1.0, None, None]
+    assert to_csv(result).splitlines()[2] == "1,cat,,0.0,0,0"
+    assert table(result).splitlines()[2].split()[:3] == ["1", "cat", "-"]
+    json.dumps(to_dict(result), allow_nan=False)
+
+
+# A trained network
+
+
+def pictures_in(folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in names:
+        Image.fromarray(rng.integers(0, 256, (20, 33, 3), np.uint8)).save(folder / name)
+    return folder
+
+
+def test_a_checkpoint_is_scored_by_what_it_predicts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = write_run(tmp_path / "run")
+    images = pictures_in(tmp_path / "images", "a.png", "b.png", "c.png")
+    network, _ = load_network(str(trained))
+    predicted = {p.stem: predict_label(network, np.array(Image.open(p)), None) for p in images.iterdir()}
+    assert len(np.unique(predicted["a"])) > 1
+    wrong = (predicted["b"] + 1) % 3
+    masks = masks_in(tmp_path, a=predicted["a"], b=wrong, c=predicted["c"], bad=predicted["a"])
+    (images / "bad.jpg").write_bytes(b"no picture")
+    run(EvaluateConfig(checkpoint=str(trained), images=str(images), masks=str(masks)))
+    document = json.loads((trained / "evaluation.json").read_text())
+    assert (trained / "evaluation.csv").exists()
+    assert document["pixel_accuracy"] == pytest.approx(2 / 3)
+    expected = [sum((predicted[n] == i).sum() for n in "abc") for i in range(3)]
+    assert [row["label_pixels"] for row in document["classes"]] == expected
+    assert [row["class"] for row in document["classes"]] == list(CLASSES)
+    assert (document["n_images"], document["not_ok"]) == (3, {"error": 1})
+    assert (document["checkpoint"], document["step"], document["window"]) == (str(trained), 7, None)
+    assert "left out        1 with status error" in capsys.readouterr().out
+
+
+def test_the_window_of_the_run_is_taken_unless_another_is_given(tmp_path: Path) -> None:
+    trained = write_run(tmp_path / "run", window=32)
+    images = pictures_in(tmp_path / "images", "a.png")
+    masks = str(masks_in(tmp_path, a=np.zeros((20, 33), np.uint8)))
+    found = []
+    for window in (None, 32, 0):
+        config = EvaluateConfig(
+            checkpoint=str(trained / "best"), images=str(images), masks=masks, window=window
+        )
+        run(config)
+        document = json.loads((trained / "evaluation.json").read_text())
+        found.append((document["window"], document["confusion"]))
+    assert [window for window, _ in found] == [32, 32, None]
+    assert found[0] == found[1]
+    assert found[0][1] != found[2][1]
+
+
+def test_an_image_without_a_mask_is_refused_before_any_is_predicted(tmp_path: Path) -> None:
+    images = pictures_in(tmp_path / "images", "a.png", "b.png")
+    masks = str(masks_in(tmp_path, a=np.zeros((20, 33), np.uint8)))
+    trained = write_run(tmp_path / "run")
+    places = {"checkpoint": str(trained), "images": str(images), "masks": masks}
+    with pytest.raises(UserError, match=r"no mask for 1 image: b\.png; allow_missing=true leaves them out"):
+        run(EvaluateConfig(**places))
+    run(EvaluateConfig(**places, allow_missing=True))
+    assert json.loads((trained / "evaluation.json").read_text())["missing_masks"] == ["b.png"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "labels: required, give labels=DIR, or checkpoint=DIR and images=FOLDER"),
+        ({"labels": "a", "checkpoint": "b", "images": "c"}, "labels, checkpoint: give one of the two"),
+        ({"checkpoint": "a"}, "images: checkpoint needs them, give images=FOLDER"),
+        ({"labels": "a", "images": "b"}, "images, window: allowed only with checkpoint"),
+        ({"labels": "a", "window": 64}, "images, window: allowed only with checkpoint"),
+    ],
+)
+def test_either_labels_or_a_checkpoint_with_images(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        run(EvaluateConfig(masks="masks", **given))
+    assert (caught.value.exit_code, "\n" in str(caught.value)) == (2, False)
+
+
+def test_label_maps_named_after_their_images_suffix_and_all(tmp_path: Path) -> None:
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    for name in ("a.jpg.png", "b.png", "c.png.png", "d.png", "d.png.png"):
+        (labels / name).write_bytes(encode_gray_png(LABEL))
+    masks = masks_in(tmp_path, a=TRUTH, b=TRUTH, c=TRUTH, d=TRUTH)
+    (masks / "d.png.png.png").write_bytes(encode_gray_png(TRUTH))
+    result = evaluate(str(labels), str(masks))
+    assert (result.n_images, result.unused_masks) == (5, 0)

@@ -1,0 +1,186 @@
+"""`segray submit`: what is checked before, and jobs on a head that asks for a token."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from segray.pipelines.commands.submit import check_command, run, ship, split_words
+from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.loading import dump, load
+from segray.pipelines.errors import UserError
+from tests.pipelines.ray_heads import PATIENCE_S, Head, head_with_token
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_own_words_and_the_verbs_words_are_told_apart() -> None:
+    words = ["annotate", "my.yaml", "images=x", "address=http://h:8265", "--follow=no", "out=y", "--debug"]
+    config, rest = split_words(words)
+    assert (config.address, config.follow, config.id, config.stop) == ("http://h:8265", False, None, False)
+    assert rest == ["annotate", "my.yaml", "images=x", "out=y"]
+
+
+def test_the_job_gets_the_whole_configuration_with_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("weights.pth").write_bytes(b"")
+    Path("my.yaml").write_text("images: photos\nsam: {weights: weights.pth}\naddress: auto\n")
+    verb, config = check_command(["annotate", "my.yaml", "out=s3://bucket/labels", "clip.weights=openai"])
+    assert isinstance(config, AnnotateConfig)
+    assert verb == "annotate"
+    assert config.images == str(tmp_path / "photos")
+    assert config.sam.weights == str(tmp_path / "weights.pth")
+    assert (config.out, config.clip.weights) == ("s3://bucket/labels", "openai")
+    assert config.address is None
+    (tmp_path / "job.yaml").write_text(dump(config))
+    assert load(AnnotateConfig, "job.yaml") == config
+
+
+def test_a_file_of_class_names_travels_with_the_job(tmp_path: Path) -> None:
+    names, job = tmp_path / "names.txt", tmp_path / "job"
+    names.write_text("cat\ndog\n")
+    job.mkdir()
+    config = load(AnnotateConfig, None, ["images=x", "out=y", f"classes={names}"])
+    shipped = ship(config, job)
+    assert isinstance(shipped, AnnotateConfig)
+    assert (job / str(shipped.classes)).read_text() == "cat\ndog\n"
+    plain = load(AnnotateConfig, None, ["images=x", "out=y", "classes=voc"])
+    assert ship(plain, job) == plain
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "which verb?"),
+        (["images=x"], "which verb?"),
+        (["anotate", "images=x"], "no job for a cluster: anotate; did you mean annotate?"),
+        (["submit", "submit"], "no job for a cluster: submit"),
+        (["annotate", "imges=x"], "unknown key imges; did you mean images?"),
+        (["annotate", "images=x"], "out: required"),
+        (["stop=true"], "stop: give id=JOB too"),
+        (["id=x", "annotate"], "id=x names a job that runs already; annotate"),
+        (["annotate", "follow=maybe"], "follow: 'maybe'"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_sent(words: list[str], line: str) -> None:
+    with pytest.raises(UserError) as told:
+        run(words)
+    assert told.value.exit_code == 2
+    assert str(told.value).startswith(line)
+
+
+def test_without_a_server_it_is_one_line(tmp_path: Path) -> None:
+    done = _segray(["submit", "verify", "out=x", "address=http://127.0.0.1:9"], _plain(tmp_path), tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("segray: no job server at http://127.0.0.1:9 (")
+
+
+# On a head that asks for a token
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with head_with_token() as head:
+        yield head
+
+
+def _plain(home: Path) -> dict[str, str]:
+    return {**{k: v for k, v in os.environ.items() if not k.startswith("RAY_")}, "HOME": str(home)}
+
+
+def _segray(words: list[str], environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command line of this checkout, from another folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "segray.pipelines.cli", *words],
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_job_runs_there_with_the_code_from_here(head: Head, tmp_path: Path) -> None:
+    words = ["submit", "picture-book", "out=book", "n=3", f"address={head.dashboard}"]
+    done = _segray(words, head.environment(), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "3 scenes" in done.stdout
+    assert len(list((tmp_path / "book" / "images").rglob("*.png"))) == 3
+    assert re.fullmatch(r"job segray-picture-book-\w+ on http://\S+", done.stderr.strip())
+    shipped = head.home.parent.rglob("py_modules_files/*/*/__init__.py")
+    assert {path.parent.name for path in shipped} == {"segray"}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_its_exit_status_is_the_verbs_own(head: Head, tmp_path: Path) -> None:
+    done = _segray(
+        ["submit", "verify", "out=nothing", f"address={head.dashboard}"], head.environment(), tmp_path
+    )
+    assert done.returncode == 2
+    assert f"segray: {tmp_path}/nothing: no label set here" in done.stdout
+    assert done.stderr.splitlines()[-1].endswith("failed: status 2")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize(("token", "said"), [("", "Missing"), ("f" * 64, "Invalid")])
+def test_without_the_token_it_is_refused(head: Head, tmp_path: Path, token: str, said: str) -> None:
+    words = ["submit", "picture-book", "out=book", "n=3", f"address={head.dashboard}"]
+    done = _segray(words, head.environment(token), tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"segray: {head.dashboard} refuses the token (")
+    assert f"{said} authentication token" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ctrl_c_leaves_the_job_alone_and_says_how_to_go_on(head: Head, tmp_path: Path) -> None:
+    words = ["submit", "picture-book", "out=book", "n=100000", f"address={head.dashboard}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "segray.pipelines.cli", *words],
+        env={**head.environment(), "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What runs in the background of a shell inherits that SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    _wait_for(lambda: any(tmp_path.rglob("*.png")))
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130
+    job = re.search(r"job (\S+) goes on", err)
+    assert job is not None
+    assert f"segray submit id={job[1]} stop=true   stops it" in err
+    count = len(list(tmp_path.rglob("*.png")))
+    _wait_for(lambda: len(list(tmp_path.rglob("*.png"))) > count)
+    stop = ["submit", f"id={job[1]}", "stop=true", f"address={head.dashboard}"]
+    assert _segray(stop, head.environment(), tmp_path).returncode == 130
+    done = _segray(["submit", "id=gone", f"address={head.dashboard}"], head.environment(), tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"segray: id: no job gone on {head.dashboard}")
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+
+from segray.models.clip.text import TEMPLATES
+from segray.models.label_space import BACKGROUND_NAMES, label_space
+from segray.models.sam.generator import SAM_MODELS
+from segray.pipelines.config.command_table import COMMANDS
+from segray.pipelines.config.commands.registry import TEMPLATE_SETS, AnnotateConfig, SamModel
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.loading import dump, load
+from segray.pipelines.config.schema import Config, keys
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+def example(name: str) -> AnnotateConfig:
+    return load(AnnotateConfig, str(CONFIGS / f"{name}.yaml"))
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_a_verb_needs_only_its_required_keys(verb: str, tmp_path: Path) -> None:
+    model: type[Config] = COMMANDS[verb].config()
+    required = [key.name for key in keys(model).values() if key.required]
+    config = load(model, None, [f"{name}=x" for name in required])
+    saved = tmp_path / "saved.yaml"
+    saved.write_text(dump(config), encoding="utf-8")
+    assert load(model, str(saved)) == config
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_every_key_has_a_sentence_of_help(verb: str) -> None:
+    for key in keys(COMMANDS[verb].config()).values():
+        assert key.help.isascii(), key.name
+        assert key.help.endswith("."), key.name
+        assert not key.nullable or "null:" in key.help, f"{key.name}: the help says nothing of null"
+
+
+# submit takes the words of other verbs too.
+@pytest.mark.parametrize("verb", [verb for verb in COMMANDS if verb != "submit"])
+def test_the_program_behind_a_verb_takes_its_configuration(verb: str) -> None:
+    run = import_module(COMMANDS[verb].module).run
+    hints = get_type_hints(run)
+    hints.pop("return")
+    assert list(hints.values()) == [COMMANDS[verb].config()]
+
+
+def test_names_agree_with_the_models() -> None:
+    assert set(get_args(SamModel.model_fields["model"].annotation)) == {*SAM_MODELS, "none"}
+    assert set(TEMPLATE_SETS) == set(TEMPLATES)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+def test_every_example_loads_and_its_background_is_no_class(name: str) -> None:
+    config = example(name)
+    space = label_space(config.classes, config.label.background_names, config.label.aliases)
+    background, *prompts = space.aliases
+    assert background
+    assert not set(background) & {word for words in prompts for word in words}
+
+
+@pytest.mark.parametrize("name", ["picture_book", "voc", "coco"])
+def test_every_training_example_goes_on_from_the_label_set_of_its_namesake(name: str) -> None:
+    training = load(TrainConfig, str(CONFIGS / "train" / f"{name}.yaml"))
+    assert training.data.kind == name
+    assert training.data.labels == example(name).out
+    assert training.method == "segray"
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "lr", "epochs"), [("voc", "b4", 0.001, 80), ("coco", "b4", 0.004, 30)]
+)
+def test_training_follows_the_paper(name: str, network: str, lr: float, epochs: int) -> None:
+    training = load(TrainConfig, str(CONFIGS / "train" / f"{name}.yaml"))
+    assert training.network.name == "segformer_b4"
+    assert (training.train.lr, training.train.epochs, training.train.batch) == (lr, epochs, 8)
+    assert (training.pseudo.tau, training.pseudo.epsilon, training.augment.crop) == (0.7, None, 321)
+
+
+@pytest.mark.parametrize(("name", "classes"), [("voc", 21), ("coco", 81)])
+def test_the_benchmarks_follow_the_paper(name: str, classes: int) -> None:
+    config = example(name)
+    assert len(label_space(config.classes).classes) == classes
+    sam, clip = config.sam, config.clip
+    assert (sam.model, sam.points_per_side, sam.box_nms_thresh) == ("vit_h", 32, 0.7)
+    assert (sam.pred_iou_thresh, sam.stability_score_thresh) == (0.88, 0.95)
+    assert (clip.model, clip.weights, clip.features) == ("ViT-B-16-quickgelu", "openai", "gem")
+    assert (clip.image_size, clip.depth, clip.iterations, clip.temperature) == (448, 7, 1, None)
+    assert config.label.templates == "imagenet80"
+    assert config.label.background_names is not None
+    assert set(config.label.background_names) >= set(BACKGROUND_NAMES) - {"bed"}
+
+
+def test_the_picture_book_example_needs_no_download() -> None:
+    config = example("picture_book")
+    assert (config.sam.model, config.clip.model) == ("picture_book", "picture_book")
+    assert config.sam.weights is None
+    assert config.clip.weights is None

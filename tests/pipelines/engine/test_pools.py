@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from segray.pipelines.config.commands.registry import ClipConfig, Pool, SamConfig
+from segray.pipelines.engine.cluster import TASK_CPUS, Resources
+from segray.pipelines.engine.pools import PoolPlan, Size, balanced, plan, plan_alone
+from segray.pipelines.errors import UserError
+
+
+def plans(
+    cpus: float, gpus: float = 0, sam: dict[str, object] | None = None, clip: dict[str, object] | None = None
+) -> tuple[PoolPlan, PoolPlan]:
+    return plan(
+        SamConfig.model_validate(sam or {}), ClipConfig.model_validate(clip or {}), Resources(cpus, gpus)
+    )
+
+
+@pytest.mark.parametrize(
+    ("cpus", "sam_workers", "clip_workers", "share", "threads"),
+    [(1, 1, 1, 0.0, 1), (2, 2, 1, 5 / 16, 1), (16, 16, 2, 0.5, 1), (64, 64, 10, 0.5, 1)],
+)
+def test_without_gpus_sam_runs_on_every_cpu(
+    cpus: int, sam_workers: int, clip_workers: int, share: float, threads: int
+) -> None:
+    sam, clip = plans(cpus)
+    assert (sam.workers, sam.max_workers, sam.num_gpus, sam.threads) == (sam_workers, sam_workers, 0, threads)
+    assert (clip.workers, clip.max_workers, clip.num_gpus) == (clip_workers, clip_workers, 0)
+    assert sam.num_cpus == clip.num_cpus == share
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 4, 5, 7, 8, 12, 31, 32, 96, 1000])
+@pytest.mark.parametrize(
+    ("sam", "clip"),
+    [
+        ({}, {}),
+        ({"workers": 1}, {}),
+        ({"workers": 40}, {"workers": 3}),
+        ({"max_workers": 2}, {"max_workers": 1}),
+    ],
+)
+def test_one_whole_cpu_stays_free(cpus: int, sam: dict[str, object], clip: dict[str, object]) -> None:
+    pools = plans(cpus, sam=sam, clip=clip)
+    assert all(pool.num_cpus >= 0 for pool in pools)
+    assert sum(pool.workers * pool.num_cpus for pool in pools) <= cpus - 1
+
+
+@pytest.mark.parametrize("cpus", range(1, 66))
+def test_what_actors_hold_adds_up_without_rounding(cpus: int) -> None:
+    pools = plans(cpus)
+    held = [pool.num_cpus for pool in pools for _ in range(pool.workers)]
+    # As Ray Data counts: all that runs, less each of the actors, leaves exactly one task.
+    left = sum([*held, TASK_CPUS])
+    for share in held:
+        left -= round(share, 5)
+    assert left == TASK_CPUS
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "clip", "expected"),
+    [
+        (2, 0, {}, PoolPlan(2, 2, 0.5, 0, 1, 4)),
+        (1, 0, {}, PoolPlan(1, 1, 0, 0, 1, 4)),
+        (8, 0, {"workers": 2}, PoolPlan(2, 2, 0.5, 0, 4, 16)),
+        (8, 4, {}, PoolPlan(4, 4, 0, 1, 1, 4)),
+        (8, 4, {"workers": 8, "num_gpus": 0.5}, PoolPlan(8, 8, 0, 0.5, 1, 4)),
+    ],
+)
+def test_the_only_model_has_everything(
+    cpus: int, gpus: int, clip: dict[str, object], expected: PoolPlan
+) -> None:
+    config = ClipConfig.model_validate(clip)
+    assert plan_alone(config, Resources(cpus, gpus)) == expected
+
+
+def test_the_only_model_cannot_have_more_than_there_is() -> None:
+    with pytest.raises(UserError, match="the cluster has 2 CPUs"):
+        plan_alone(ClipConfig(workers=2, num_cpus=1), Resources(2, 0))
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 8])
+def test_with_gpus_each_takes_one_actor_of_both(gpus: int) -> None:
+    sam, clip = plans(4, gpus)
+    assert sam.workers == clip.workers == gpus
+    assert sam.num_cpus == clip.num_cpus == 0
+    assert sam.num_gpus > clip.num_gpus > 0
+    assert sam.num_gpus + clip.num_gpus == 1
+
+
+def test_what_is_configured_is_kept() -> None:
+    sam, clip = plans(
+        16,
+        4,
+        {"workers": 2, "num_gpus": 1, "num_cpus": 0.5, "batch_size": 7},
+        {"workers": 4, "num_gpus": 0.5, "max_workers": 4, "batch_size": 9},
+    )
+    assert sam == PoolPlan(2, 2, 0.5, 1, 1, 7)
+    assert clip == PoolPlan(4, 4, 0.0, 0.5, 1, 9)
+
+
+def test_few_sam_workers_get_the_other_cpus_as_threads() -> None:
+    sam, clip = plans(16, sam={"workers": 4})
+    assert (sam.threads, clip.threads) == (4, 1)
+
+
+def test_threads_get_batches_that_keep_them_busy() -> None:
+    assert [pool.batch_size for pool in plans(2, sam={"workers": 2})] == [4, 4]
+    assert [pool.batch_size for pool in plans(16, sam={"workers": 4})] == [16, 4]
+    assert plans(16, sam={"workers": 4, "batch_size": 2})[0].batch_size == 2
+
+
+def test_a_pool_starts_no_larger_than_it_may_grow() -> None:
+    sam, clip = plans(16, sam={"max_workers": 3}, clip={"workers": 1, "max_workers": 5})
+    assert (sam.workers, sam.max_workers) == (3, 3)
+    assert (clip.workers, clip.max_workers) == (1, 5)
+
+
+def test_more_gpus_than_there_are_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"sam\.num_gpus .* = 2\.25, the cluster has 1 GPUs; ask for less"
+    ) as caught:
+        plans(4, 1, {"num_gpus": 2})
+    assert caught.value.exit_code == 2
+    with pytest.raises(UserError, match="the cluster has 0 GPUs"):
+        plans(4, 0, {"num_gpus": 0.5})
+
+
+@pytest.mark.parametrize(("cpus", "share"), [(4, 2), (2, 1), (1, 0.5)])
+def test_more_cpus_than_can_be_spared_are_refused(cpus: int, share: float) -> None:
+    with pytest.raises(UserError, match=rf"the cluster has {cpus} CPUs and one must stay free to read"):
+        plans(cpus, sam={"workers": 2, "num_cpus": share})
+
+
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_a_cluster_without_a_cpu_is_refused(gpus: int) -> None:
+    with pytest.raises(UserError, match="the cluster has 0 CPUs and one must stay free to read"):
+        plans(0, gpus)
+
+
+def test_every_machine_of_every_size_can_be_planned_for() -> None:
+    for cpus, gpus in itertools.product([1, 2, 3, 6, 8, 48, 256], [0, 1, 3, 8, 64]):
+        pools = plans(cpus, gpus)
+        assert sum(pool.workers * pool.num_gpus for pool in pools) <= gpus + 1e-6
+        assert all(pool.workers >= 1 and pool.threads >= 1 for pool in pools)
+
+
+def test_a_pool_that_shrinks_is_no_configuration() -> None:
+    with pytest.raises(ValueError, match="less than workers"):
+        Pool(workers=3, max_workers=2)
+
+
+def test_pool_that_may_grow_leaves_a_cpu_free_when_it_has_grown() -> None:
+    sam, clip = plans(4, sam={"workers": 1, "max_workers": 8})
+    assert sam.workers == 1
+    assert sam.max_workers * sam.num_cpus + clip.max_workers * clip.num_cpus <= 3
+
+
+def test_threads_of_a_worker_are_not_spread_over_nodes() -> None:
+    sam, _ = plan(SamConfig(workers=1), ClipConfig(), Resources(6, 0, 4, (2, 2, 2)))
+    assert sam.threads == 2
+
+
+# Sizes from a probe
+
+
+def measured(sam: float, clip: float) -> dict[str, float]:
+    return {"read": 0.01, "sam": sam, "clip": clip, "encode": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("sam", "clip", "expected"),
+    [
+        (0.25, 0.025, {1: (1, 1), 2: (2, 1), 16: (14, 2), 64: (55, 6)}),
+        (0.1, 0.1, {1: (1, 1), 2: (1, 1), 16: (8, 8), 64: (30, 30)}),
+        (0.025, 0.25, {1: (1, 1), 2: (1, 2), 16: (2, 14), 64: (6, 55)}),
+    ],
+)
+def test_cpus_are_divided_by_seconds(sam: float, clip: float, expected: dict[int, tuple[int, int]]) -> None:
+    sizes = {cpus: balanced(measured(sam, clip), Resources(cpus, 0)) for cpus in expected}
+    assert {cpus: (s.workers, c.workers) for cpus, (s, c) in sizes.items()} == expected
+    assert all(size.num_gpus == 0 for pair in sizes.values() for size in pair)
+
+
+def test_what_reading_and_encoding_need_is_left_to_them() -> None:
+    seconds = {"read": 0.1, "sam": 0.1, "clip": 0.1, "encode": 0.1}
+    assert balanced(seconds, Resources(16, 0)) == (Size(4), Size(4))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "sam", "clip", "expected"),
+    [
+        (1, 0.4, 0.1, (Size(1, 13 / 16), Size(1, 3 / 16))),
+        (1, 0.1, 0.1, (Size(1, 9 / 16), Size(1, 7 / 16))),
+        (1, 0.1, 0.9, (Size(1, 9 / 16), Size(1, 7 / 16))),
+        (1, 9.0, 0.01, (Size(1, 15 / 16), Size(1, 1 / 16))),
+        (2, 0.1, 0.1, (Size(1, 1), Size(1, 1))),
+        (4, 1.0, 0.1, (Size(4, 15 / 16), Size(4, 1 / 16))),
+        (8, 1.0, 0.1, (Size(7, 1), Size(1, 1))),
+        (8, 0.1, 0.1, (Size(4, 1), Size(4, 1))),
+        (8, 0.1, 1.0, (Size(1, 1), Size(7, 1))),
+        (8, 1.0, 0.5, (Size(8, 11 / 16), Size(8, 5 / 16))),
+        (9, 1.0, 0.5, (Size(6, 1), Size(3, 1))),
+        (100, 1.0, 0.1, (Size(90, 1), Size(10, 1))),
+        (100, 0.1, 1.0, (Size(9, 1), Size(91, 1))),
+    ],
+)
+def test_gpus_are_divided_where_that_loses_less_than_sharing(
+    gpus: int, sam: float, clip: float, expected: tuple[Size, Size]
+) -> None:
+    assert balanced(measured(sam, clip), Resources(64, gpus)) == expected
+
+
+RATIOS = [(1.0, 0.1), (0.1, 0.1), (0.1, 1.0), (5.0, 0.001)]
+
+
+@pytest.mark.parametrize(("sam", "clip"), RATIOS)
+@pytest.mark.parametrize("gpus", [1, 2, 3, 8, 100])
+def test_sizes_fit_the_gpus_and_no_gpu_gets_two_of_a_model(gpus: int, sam: float, clip: float) -> None:
+    resources = Resources(4, gpus)
+    pools = plan(SamConfig(), ClipConfig(), resources, balanced(measured(sam, clip), resources))
+    # In fractions that floats hold exactly.
+    assert sum(pool.workers * pool.num_gpus for pool in pools) == gpus
+    assert pools[0].num_gpus > 0.5
+    assert all(pool.num_cpus == 0 and pool.threads == 1 for pool in pools)
+
+
+@pytest.mark.parametrize(("sam", "clip"), RATIOS)
+@pytest.mark.parametrize("cpus", [1, 2, 3, 7, 16, 96, 1000])
+def test_sizes_leave_one_whole_cpu_free(cpus: int, sam: float, clip: float) -> None:
+    resources, seconds = Resources(cpus, 0), measured(sam, clip)
+    pools = plan(SamConfig(), ClipConfig(), resources, balanced(seconds, resources))
+    assert sum(pool.workers * pool.num_cpus for pool in pools) <= cpus - 1
+    assert sum(pool.workers for pool in pools) <= cpus + 1
+    assert all(pool.threads == 1 for pool in pools)
+    # Each pool keeps up with what all CPUs together could do.
+    for pool, name in zip(pools, ("sam", "clip"), strict=True):
+        assert pool.workers / seconds[name] >= cpus / sum(seconds.values()) * (1 - 1e-5)
+
+
+def test_what_is_configured_goes_before_a_size() -> None:
+    sizes = (Size(7), Size(2))
+    sam, clip = plan(SamConfig(workers=4), ClipConfig(), Resources(16, 0), sizes)
+    assert (sam.workers, sam.threads, clip.workers) == (4, 4, 2)
+    sam, clip = plan(SamConfig(), ClipConfig(workers=3, num_cpus=1), Resources(16, 0), sizes)
+    assert (sam.workers, clip.workers, clip.num_cpus) == (7, 3, 1)
+    sam, clip = plan(SamConfig(max_workers=5), ClipConfig(max_workers=4), Resources(16, 0), sizes)
+    assert [(pool.workers, pool.max_workers) for pool in (sam, clip)] == [(5, 5), (2, 4)]
+    on_gpus = (Size(7, 1), Size(1, 1))
+    sam, clip = plan(SamConfig(workers=6, num_gpus=0.5), ClipConfig(), Resources(16, 8), on_gpus)
+    assert (sam.workers, sam.num_gpus, clip.workers, clip.num_gpus) == (6, 0.5, 1, 1)
+
+
+@pytest.mark.parametrize(("gpus", "workers"), [(0, 5), (8, 5)])
+def test_a_pool_that_was_only_told_how_far_it_may_grow(gpus: int, workers: int) -> None:
+    _, clip = plans(16, gpus, clip={"max_workers": 5})
+    assert (clip.workers, clip.max_workers) == (workers, 5)
+    sam, _ = plans(16, 8, sam={"max_workers": 20})
+    assert (sam.workers, sam.max_workers) == (8, 20)

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from tests.pipelines.object_stores import s3_server
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(params=["local", "file", "memory", "flaky", "s3", "s3 with 503"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """One folder on each kind of storage."""
+    if request.param.startswith("s3"):
+        yield from s3_server(monkeypatch, 10 if "503" in request.param else None)
+    else:
+        path = tmp_path / "a folder"
+        schemes = {"local": str(path), "file": path.as_uri()}
+        yield schemes.get(request.param, f"{request.param}:/{tmp_path}")
+
+
+def test_every_storage_writes_reads_lists_and_deletes(folder: str) -> None:
+    uri = storage.join(folder, "inner", "a b.bin")
+    assert not storage.exists(uri)
+    assert storage.list_names(storage.join(folder, "inner")) == []
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(uri)
+    for content in (b"old", b"new" * 100_000):
+        storage.write_atomic(uri, content)
+        assert storage.read_bytes(uri) == content
+    storage.write_atomic(storage.join(folder, "inner", ".hidden"), b"")
+    assert storage.list_names(storage.join(folder, "inner")) == [".hidden", "a b.bin"]
+    assert storage.list_names(folder) == ["inner"]
+    for _ in range(2):
+        storage.delete(uri)
+        assert not storage.exists(uri)
+
+
+def test_a_503_one_time_in_ten_costs_no_file(tmp_path: Path) -> None:
+    folder = f"flaky:/{tmp_path}"
+    for number in range(40):
+        storage.write_atomic(storage.join(folder, f"{number:02}"), bytes([number]))
+    names = storage.list_names(folder)
+    assert [storage.read_bytes(storage.join(folder, name)) for name in names] == [
+        bytes([i]) for i in range(40)
+    ]
+
+
+def test_refused_access_is_not_tried_again() -> None:
+    calls = []
+
+    def refuse() -> None:
+        calls.append(1)
+        raise PermissionError("no")
+
+    with pytest.raises(PermissionError):
+        storage.with_retries(refuse, "s3://bucket/x")
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("code", [503, 404])
+def test_a_client_with_its_own_exceptions_is_tried_again_only_for_passing_errors(code: int) -> None:
+    class HttpError(Exception):
+        def __init__(self) -> None:
+            super().__init__("answer of the store")
+            self.code = code
+
+    calls: list[int] = []
+
+    def fail_once() -> str:
+        calls.append(1)
+        if len(calls) == 1:
+            raise HttpError
+        return "done"
+
+    if code == 503:
+        assert storage.with_retries(fail_once, "gs://bucket/x") == "done"
+    else:
+        with pytest.raises(OSError, match="answer of the store"):
+            storage.with_retries(fail_once, "gs://bucket/x")
+
+
+@pytest.mark.parametrize(
+    ("uri", "text"),
+    [
+        ("abc://x/y", "abc://x/y: unknown scheme abc://; allowed: a path, file://, s3://, gs://"),
+        ("s3://", "s3://: no bucket; write s3://BUCKET/FOLDER"),
+        ("abc://key:secret@x/y", r"abc://\*\*\*@x/y: unknown scheme"),
+    ],
+)
+def test_bad_uris_are_refused_in_one_line(uri: str, text: str) -> None:
+    with pytest.raises(UserError, match=text) as caught:
+        storage.open_storage(uri)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_store_without_atomic_writes_is_refused() -> None:
+    with pytest.raises(UserError, match="http:// has no atomic write; use a folder or an object store"):
+        storage.write_atomic("http://localhost/x", b"")
+
+
+@pytest.mark.parametrize(
+    ("base", "joined"),
+    [
+        ("out", "out/a/b"),
+        ("/out/", "/out/a/b"),
+        ("/", "/a/b"),
+        ("100%/what?", "100%/what?/a/b"),
+        ("memory://", "memory://a/b"),
+        ("s3://bucket/x", "s3://bucket/x/a/b"),
+        ("s3://bucket/x?region=eu-west-1", "s3://bucket/x/a/b?region=eu-west-1"),
+        ("s3://bucket/what?", "s3://bucket/what?/a/b"),
+    ],
+)
+def test_join_keeps_options_at_the_end(base: str, joined: str) -> None:
+    assert storage.join(base, "a", "b") == joined
+
+
+def _run(code: str, *arguments: str) -> int:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=ROOT, check=False, timeout=60).returncode
+
+
+KILLED_WRITER = """
+import os, sys
+from segray.pipelines.io import storage
+os.fsync = lambda descriptor: os._exit(9)
+storage.write_atomic(sys.argv[1], b"new")
+"""
+
+FULL_DISK = """
+import resource, sys
+from segray.pipelines.io import storage
+from segray.pipelines.errors import UserError
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    storage.write_atomic(sys.argv[1], b"new" * 1000)
+except UserError as error:
+    assert "cannot write " + sys.argv[1] + ": File too large; nothing was written" in str(error), error
+    sys.exit(error.exit_code)
+"""
+
+
+def test_a_writer_killed_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "file.bin"
+    target.write_bytes(b"old")
+    assert _run(KILLED_WRITER, str(target)) == 9
+    assert target.read_bytes() == b"old"
+    leftover = [name for name in storage.list_names(str(tmp_path)) if name != target.name]
+    assert len(leftover) == 1
+    assert storage.is_temporary(leftover[0])
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    target = tmp_path / "file.bin"
+    target.write_bytes(b"old")
+    assert _run(FULL_DISK, str(target)) == 1
+    assert target.read_bytes() == b"old"
+    assert storage.list_names(str(tmp_path)) == ["file.bin"]
+
+
+def test_a_read_only_folder_is_named() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o555)
+        with (
+            _without_privileges(),
+            pytest.raises(UserError, match=rf"cannot write {name}/x: Permission denied") as caught,
+        ):
+            storage.write_atomic(f"{name}/x", b"data")
+        assert caught.value.exit_code == 2
+
+
+class _without_privileges:  # noqa: N801 (used like a function)
+    """Root may write anywhere; for this test it becomes a user who may not."""
+
+    def __enter__(self) -> None:
+        self.user = os.geteuid()
+        if self.user == 0:
+            os.seteuid(65534)
+
+    def __exit__(self, *_: object) -> None:
+        os.seteuid(self.user)
