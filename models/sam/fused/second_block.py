@@ -1,6 +1,6 @@
 """Kernel 2 of the low-rank decoder: the second block's write to the image, the final attention's read of it.
 
-As `models.fused.first_block`, with two sets of softmax weights per token instead of one.
+As `segray.models.sam.fused.first_block`, with two sets of softmax weights per token instead of one.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from models.fused.config import BlockConfig
-from models.fused.first_block import slot_softmax, store_of_heads
-from models.fused.low_rank import SLOTS, ImageOperands
-from models.fused.prompt_side import FirstPrompts, SecondPrompts
+from segray.models.sam.fused.config import BlockConfig
+from segray.models.sam.fused.first_block import slot_softmax, store_of_heads
+from segray.models.sam.fused.low_rank import SLOTS, ImageOperands
+from segray.models.sam.fused.prompt_side import FirstPrompts, SecondPrompts
 
 
 @triton.jit

@@ -12,9 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from models.fused.config import BlockConfig
-from models.fused.low_rank import SLOTS, ImageOperands
-from models.fused.prompt_side import FirstPrompts
+from segray.models.sam.fused.config import BlockConfig
+from segray.models.sam.fused.low_rank import SLOTS, ImageOperands
+from segray.models.sam.fused.prompt_side import FirstPrompts
 
 
 @triton.jit

@@ -7,18 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.fused.config import DecoderConfig
-from models.fused.first_block import first_block
-from models.fused.low_rank import ImageOperands, ImageSide, PromptMaps
-from models.fused.masks_kernel import Upscaling, upscaled_logits
-from models.fused.prompt_side import PromptSide
-from models.fused.second_block import second_block
-from models.precision import rounded
-from models.sam_decoder import MaskDecoder, confident
+from segray.models.sam.fused.config import DecoderConfig
+from segray.models.sam.fused.first_block import first_block
+from segray.models.sam.fused.low_rank import ImageOperands, ImageSide, PromptMaps
+from segray.models.sam.fused.masks_kernel import Upscaling, upscaled_logits
+from segray.models.sam.fused.prompt_side import PromptSide
+from segray.models.sam.fused.second_block import second_block
+from segray.models.precision import rounded
+from segray.models.sam.decoder import MaskDecoder, confident
 
 
 class FusedDecoder:
-    """What `DeviceMasks` asks of a decoder, by `models.fused.low_rank`.
+    """What `DeviceMasks` asks of a decoder, by `segray.models.sam.fused.low_rank`.
 
     Args:
         sam: a `segment_anything.modeling.Sam`, on its device; weights that change later are not seen.

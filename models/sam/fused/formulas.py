@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.fused.low_rank import SLOTS, ImageOperands, PromptMaps
-from models.fused.prompt_side import FirstPrompts, PromptSide, SecondPrompts
+from segray.models.sam.fused.low_rank import SLOTS, ImageOperands, PromptMaps
+from segray.models.sam.fused.prompt_side import FirstPrompts, PromptSide, SecondPrompts
 
 
 def first_block(
     image: ImageOperands, prompts: FirstPrompts, pk: Tensor, pushed: Tensor, eps: float, tokens: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Kernel 1, see `models.fused.first_block.first_block`."""
+    """Kernel 1, see `segray.models.sam.fused.first_block.first_block`."""
     heads = prompts.keys.shape[1] // SLOTS
     xv, xk, q0, xval, position = (wide(x) for x in (image.xv, image.xk, image.q0, image.xval, pk))
     keys, values, queries = wide(prompts.keys), wide(prompts.values), wide(prompts.queries)
@@ -37,7 +37,7 @@ def second_block(
     eps: float,
     tokens: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Kernel 2, see `models.fused.second_block.second_block`; `before` is what kernel 1 wrote."""
+    """Kernel 2, see `segray.models.sam.fused.second_block.second_block`; `before` is what kernel 1 wrote."""
     heads, asked = second.keys.shape[1] // SLOTS, second.tokens.shape[1]
     c1, rstd1, (pq2, pk3) = wide(before[0]), before[1][..., None], positions
     keys, queries = wide(second.keys), wide(second.queries)
@@ -65,7 +65,7 @@ def upscaled_logits(
     hyper: Tensor,
     width: int,
 ) -> Tensor:
-    """Kernel 3, see `models.fused.masks_kernel.upscaled_logits`: [B, 3, 4 h, 4 w]."""
+    """Kernel 3, see `segray.models.sam.fused.masks_kernel.upscaled_logits`: [B, 3, 4 h, 4 w]."""
     c1, rstd1, a2, rstd2 = state
     norm_weight, norm_bias, eps, weight, bias = upscaling
     c, a = wide(c1) * rstd2[..., None], wide(a2) * rstd2[..., None]

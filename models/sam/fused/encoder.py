@@ -10,10 +10,10 @@ from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.fused.attention import Attended, global_attention, relative_table, window_attention
-from models.fused.config import EncoderConfig
-from models.fused.norm import residual_norm
-from models.precision import rounded
+from segray.models.sam.fused.attention import Attended, global_attention, relative_table, window_attention
+from segray.models.sam.fused.config import EncoderConfig
+from segray.models.sam.fused.norm import residual_norm
+from segray.models.precision import rounded
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class _Block:
 
 
 class FusedEncoder:
-    """`models.sam_encoder.encode_pictures` in 16 bit, the neck included.
+    """`segray.models.sam.encoder.encode_pictures` in 16 bit, the neck included.
 
     Args:
         encoder: segment_anything's `ImageEncoderViT`, float32, left as it is.

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from models.fused.config import EncoderConfig
+from segray.models.sam.fused.config import EncoderConfig
 
 
 @triton.jit

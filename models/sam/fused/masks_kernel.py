@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from models.fused.config import MasksConfig
-from models.fused.low_rank import ImageOperands, upscaling_weight
+from segray.models.sam.fused.config import MasksConfig
+from segray.models.sam.fused.low_rank import ImageOperands, upscaling_weight
 
 
 @triton.jit

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.fused.low_rank import SLOTS, ImageOperands, PromptMaps, query_scale
+from segray.models.sam.fused.low_rank import SLOTS, ImageOperands, PromptMaps, query_scale
 
 
 @dataclass(frozen=True)
