@@ -147,7 +147,8 @@ class DeviceMasks:
         parts = zip(logits.split(3 * self._prompts), prompts.split(self._prompts), strict=True)
         for part, chunk in parts:
             masks, iou = self._all_masks(picture, chunk, rows)
-            part.copy_(masks.flatten(0, 1))
+            whole = len(logits) == len(part) and masks.is_contiguous()
+            logits, part = (masks.flatten(0, 1),) * 2 if whole else (logits, part.copy_(masks.flatten(0, 1)))
             scores = iou.flatten()
             keep = confident(scores, limits.predicted_iou)
             found = measure(part, keep, f, samples, limits.cut, limits.stability_offset)

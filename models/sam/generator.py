@@ -20,6 +20,7 @@ from segray.models.sam.cpu_masks import lazy_segments
 from segray.models.sam.decoder import MaskDecoder
 from segray.models.sam.device_masks import AllMasks, DeviceMasks, View
 from segray.models.sam.encoder import encode_images
+from segray.models.sam.fused.selection import fused_sam
 from segray.models.sam.geometry import (
     Frame,
     Points,
@@ -45,7 +46,7 @@ from segray.models.sam.transformer import ImageTokens
 __all__ = ["SAM_MODELS", "MaskGenerator", "SamEntry", "build_sam"]
 
 _CACHED_BYTES = 1 << 22
-_PROMPTS_ON_A_DEVICE, _PICTURES_ON_A_DEVICE, _RESIZERS = 64, 4, 4
+_PROMPTS_ON_A_DEVICE, _PICTURES_ON_A_DEVICE, _RESIZERS = 256, 4, 4
 
 _Job = tuple[int, Window, int]
 
@@ -57,7 +58,7 @@ class MaskGenerator:
 
     Args:
         sam: the model, on its device.
-        points_per_batch: None: 4 to 32 on a CPU, what its cache holds, and 64 elsewhere.
+        points_per_batch: None: 4 to 32 on a CPU, what its cache holds, and 256 elsewhere.
         precision: of the encoder and of the decoder's large products; anything but fp32 changes masks.
         compiled: have `torch.compile` fuse encoder and decoder, once for pictures of all sizes.
         ahead: decode and measure all masks, then decide, with the next picture already queued, on a CPU too,
@@ -93,8 +94,10 @@ class MaskGenerator:
         sides = [int(points_per_side / crop_n_points_downscale_factor**i) for i in range(crop_n_layers + 1)]
         _at_least("points_per_side / crop_n_points_downscale_factor ** crop_n_layers", sides[-1], 1)
         self.sam = sam
-        self._trunk = rounded(sam.image_encoder, DTYPES[precision])
-        self._decoder = MaskDecoder(sam, DTYPES[precision])
+        # What is compiled is the eager path.
+        self._fused = None if compiled else fused_sam(sam, DTYPES[precision], pred_iou_thresh)
+        self._trunk = sam.image_encoder if self._fused else rounded(sam.image_encoder, DTYPES[precision])
+        self._decoder: Any = self._fused.decoder if self._fused else MaskDecoder(sam, DTYPES[precision])
         self._on_cpu = sam.device.type == "cpu"
         self._ahead = ahead or compiled or not self._on_cpu
         self._compiled = compiled
@@ -163,6 +166,8 @@ class MaskGenerator:
         def encode(pictures: Tensor) -> Tensor:
             return encode_images(self.sam.image_encoder, pictures, self._trunk)
 
+        if self._fused:
+            return self._fused.encode, self._decoder.all_masks
         if not self._compiled:
             return encode, self._decoder.all_masks
         # Without CUDA graphs: the operations on so many prompts outlast the launch of the next one.
@@ -182,7 +187,7 @@ class MaskGenerator:
         )
 
     def _device_masks(self) -> DeviceMasks:
-        prompts = self.points_per_batch or _PROMPTS_ON_A_DEVICE
+        prompts = self.points_per_batch or (self._fused.prompts if self._fused else _PROMPTS_ON_A_DEVICE)
         return DeviceMasks(self._decoder, self._limits(), prompts, self._all_masks, self._compiled)
 
     def _one_by_one(self, view: View) -> list[Segment]:

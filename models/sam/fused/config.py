@@ -10,7 +10,7 @@ Gelu = Literal["erf", "tanh", "sigmoid"]
 
 @dataclass(frozen=True)
 class TileConfig:
-    """Of a kernel over an image's tokens.
+    """Of a launch over an image's tokens.
 
     Attributes:
         tile: tokens that a program takes at a time, a power of 2.
@@ -32,19 +32,23 @@ class TileConfig:
 
 
 @dataclass(frozen=True)
-class BlockConfig(TileConfig):
+class BlockConfig:
     """Of the kernels of a block.
 
     Attributes:
-        split: write and read in a launch each.
+        write: of the launch that writes to the image.
+        read: of the one that reads it; None: one launch does both.
     """
 
-    split: bool = True
+    write: TileConfig = field(default_factory=TileConfig)
+    read: TileConfig | None = field(default_factory=TileConfig)
 
     @property
-    def passes(self) -> tuple[tuple[bool, bool], ...]:
-        """(WRITE, READ) of each launch."""
-        return ((True, False), (False, True)) if self.split else ((True, True),)
+    def launches(self) -> tuple[tuple[bool, bool, TileConfig], ...]:
+        """(WRITE, READ, configuration) of each launch."""
+        if self.read is None:
+            return ((True, True, self.write),)
+        return ((True, False, self.write), (False, True, self.read))
 
 
 @dataclass(frozen=True)
@@ -62,17 +66,19 @@ class MasksConfig(TileConfig):
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Of the decoder's kernels.
+    """Of the decoder.
 
     Attributes:
         first, second, masks: of each kernel.
         asked_slots: 4, or 8 where wider products are faster or right.
+        prompts: that it takes at a time.
     """
 
     first: BlockConfig = field(default_factory=BlockConfig)
     second: BlockConfig = field(default_factory=BlockConfig)
     masks: MasksConfig = field(default_factory=MasksConfig)
     asked_slots: int = 4
+    prompts: int = 256
 
 
 @dataclass(frozen=True)
@@ -85,10 +91,18 @@ class EncoderConfig:
         global_warps, global_stages, window_warps, window_stages: Triton's `num_warps` and `num_stages`.
     """
 
-    global_queries: int = 128
-    global_warps: int = 8
+    global_queries: int = 64
+    global_warps: int = 4
     global_stages: int = 2
     window_queries: int = 64
     window_keys: int = 64
     window_warps: int = 4
     window_stages: int = 1
+
+
+@dataclass(frozen=True)
+class FusedConfig:
+    """Of both halves of SAM. The defaults are the safe row, for GPUs that nothing is known of."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)

@@ -51,7 +51,7 @@ class FusedDecoder:
         """Rows and columns of tokens over the model's input; logits have four times as many."""
         return self.eager.grid
 
-    def image(self, embedding: Tensor) -> ImageOperands:
+    def picture(self, embedding: Tensor) -> ImageOperands:
         """What the prompts of an image share, from its float32 embedding [C, h, w]."""
         return self._image(embedding)
 
@@ -64,6 +64,12 @@ class FusedDecoder:
 
         The logits of the other prompts are undefined. No shape depends on a value.
         """
+        return self.decode(image, prompts, rows, self._threshold)
+
+    def decode(
+        self, image: ImageOperands, prompts: Tensor, rows: int, threshold: float
+    ) -> tuple[Tensor, Tensor]:
+        """`all_masks` with another threshold; all masks where it is not positive."""
         prompts = prompts.to(self._dtype)
         config, side = self._config, self._prompts
         first = side.first(prompts, image)
@@ -84,7 +90,7 @@ class FusedDecoder:
             self._maps.up_bias,
             self._upscaling,
             self._mask_weights(hidden),
-            confident(iou, self._threshold).any(1),
+            confident(iou, threshold).any(1),
             (rows, self.grid[1]),
             config.masks,
         )

@@ -127,13 +127,13 @@ def first_block(
     weights = image.q0.new_empty(count, length, columns)
     rstd = torch.empty(count, length, device=weights.device)
     read = torch.empty(count, tokens, internal, device=weights.device)
-    for write, reads in config.passes:
+    for write, reads, launch in config.launches:
         _first_block[(count,)](
             image.q0, image.xv, image.xk, pk, image.xval, image.xsq, prompts.keys, prompts.values,
             prompts.queries, prompts.gram, prompts.folded, pushed, weights, rstd, read,
             length, pushed.stride(1), eps,
             CHANNELS=image.xu.shape[1], INTERNAL=internal, HEADS=columns // SLOTS, SLOTS=SLOTS,
-            TOKENS=tokens, TILE=config.fitting(length), WRITE=write, READ=reads,
-            PRECISION=config.precision, num_warps=config.warps, num_stages=config.stages,
+            TOKENS=tokens, TILE=launch.fitting(length), WRITE=write, READ=reads,
+            PRECISION=launch.precision, num_warps=launch.warps, num_stages=launch.stages,
         )  # fmt: skip
     return weights, rstd, read

@@ -133,7 +133,7 @@ def second_block(
     asked, heads = second.tokens.shape[1], columns // SLOTS
     weights2, rstd2 = torch.empty_like(before[0]), torch.empty_like(before[1])
     read = torch.empty(count, asked, internal, device=weights2.device)
-    for write, reads in config.passes:
+    for write, reads, launch in config.launches:
         _second_block[(count,)](
             image.xq2, positions[0], image.xw1, image.xw2, image.xk3, positions[1], image.xv3, image.xgsq,
             image.xc, *before, second.keys, first.values, second.values, second.queries,
@@ -141,7 +141,7 @@ def second_block(
             *pushed, weights2, rstd2, read, length, pushed[0].stride(1), pushed[1].stride(1), eps,
             CHANNELS=image.xu.shape[1], INTERNAL=internal, HEADS=heads, SLOTS=SLOTS,
             ASKED_SLOTS=second.queries.shape[1] // heads, TOKENS=first.tokens.shape[1], ASKED=asked,
-            TILE=config.fitting(length), WRITE=write, READ=reads, PRECISION=config.precision,
-            num_warps=config.warps, num_stages=config.stages,
+            TILE=launch.fitting(length), WRITE=write, READ=reads, PRECISION=launch.precision,
+            num_warps=launch.warps, num_stages=launch.stages,
         )  # fmt: skip
     return weights2, rstd2, read
