@@ -60,7 +60,7 @@ def _global_attention(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _window_attention(  # type: ignore[no-untyped-def]
-    qkv, rel, out, height, width, across, rel_stride, columns_at, heads, images, scale,
+    qkv, rel, out, height, width, across, rel_stride, columns_at, heads, scale,
     HEAD: tl.constexpr, CHANNELS: tl.constexpr, SIDE: tl.constexpr, SLOTS: tl.constexpr,  # noqa: N803
     TERMS: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
@@ -76,12 +76,13 @@ def _window_attention(  # type: ignore[no-untyped-def]
     token = tl.where(inside, (top + qy) * width + left + qx, 0)
     base = qkv + head * HEAD + channel
     first = image.to(tl.int64) * length
+    biases = (tl.num_programs(2) // heads).to(tl.int64) * length
     q = tl.load(base[None, :] + (first + token)[:, None] * (3 * model), mask=inside[:, None] & real[None, :], other=0.0)
     # Terms by the key's row, then by its column, and for each key which two of them count: a product.
     apart = tl.where(
         term[None, :] < TERMS, qy[:, None] - term[None, :], qx[:, None] - term[None, :] + TERMS + columns_at
     )
-    row = rel + ((head * images + image) * length + token)[:, None] * rel_stride
+    row = rel + (head * biases + first + token)[:, None] * rel_stride
     terms = tl.load(row + (apart + SIDE - 1), mask=inside[:, None] & (term % TERMS < SIDE)[None, :], other=0.0)
     peak = tl.full([QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
@@ -92,7 +93,7 @@ def _window_attention(  # type: ignore[no-untyped-def]
         exists = (ky < SIDE) & (kx < SIDE)
         # Outside of the image a window has zeros, whose keys and values are the biases: the last row.
         seen = (top + ky < height) & (left + kx < width)
-        at = tl.where(seen, first + (top + ky) * width + left + kx, images.to(tl.int64) * length) * (3 * model)
+        at = tl.where(seen, first + (top + ky) * width + left + kx, biases) * (3 * model)
         keys = base[None, :] + at[:, None] + model
         k = tl.load(keys, mask=exists[:, None] & real[None, :], other=0.0)
         v = tl.load(keys + model, mask=exists[:, None] & real[None, :], other=0.0)
@@ -167,7 +168,7 @@ def window_attention(a: Attended, side: int, config: EncoderConfig) -> Tensor:
     across, down = triton.cdiv(width, side), triton.cdiv(height, side)
     blocks = triton.cdiv(side * slots, config.window_queries)
     _window_attention[(blocks, across * down, a.images * a.heads)](
-        a.qkv, a.rel, out, height, width, across, a.rel.shape[2], a.columns_at, a.heads, a.images, a.scale,
+        a.qkv, a.rel, out, height, width, across, a.rel.shape[2], a.columns_at, a.heads, a.scale,
         HEAD=a.head, CHANNELS=_power(a.head), SIDE=side, SLOTS=slots, TERMS=max(16, slots),
         QUERIES=config.window_queries, KEYS=config.window_keys,
         num_warps=config.window_warps, num_stages=config.window_stages,

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import json
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
 
 Gelu = Literal["erf", "tanh", "sigmoid"]
+
+TABLE = Path(__file__).with_name("configurations.json")
+"""The fastest configuration of each GPU model, by the name that its driver gives it."""
 
 
 @dataclass(frozen=True)
@@ -106,3 +111,23 @@ class FusedConfig:
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
+
+
+def configuration(gpu: str) -> FusedConfig:
+    """The table's row of a GPU model; of an unknown one the safe row."""
+    row = json.loads(TABLE.read_text(encoding="utf-8")).get(gpu, {})
+    config: FusedConfig = _parsed(FusedConfig, row)
+    return config
+
+
+def _parsed(kind: Any, values: dict[str, Any]) -> Any:
+    """A dataclass of nested values; a missing one is its default."""
+    hints = get_type_hints(kind)
+    parts = {f.name: _field(hints[f.name], values[f.name]) for f in fields(kind) if f.name in values}
+    return kind(**parts)
+
+
+def _field(hint: Any, value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return _parsed(hint if is_dataclass(hint) else hint.__args__[0], value)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from segray.models.sam.fused.config import FusedConfig
+from segray.models.sam.fused.config import FusedConfig, configuration
 
 if TYPE_CHECKING:
     from segray.models.sam.fused.decoder import FusedDecoder
@@ -51,7 +51,8 @@ def fused_sam(sam: Any, dtype: torch.dtype, threshold: float) -> FusedSam | None
     from segray.models.sam.fused.check import disagreement
 
     try:
-        fused = build(sam, dtype, threshold, FusedConfig())
+        config = configuration(torch.cuda.get_device_name(sam.device))
+        fused = build(sam, dtype, threshold, config)
         problem = disagreement(sam, fused, dtype)
     except Exception as error:  # noqa: BLE001 - compilers and drivers raise what they like
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
