@@ -38,6 +38,7 @@ class FusedSam:
     prompts: int
 
 
+@torch.no_grad()
 def fused_sam(sam: Any, dtype: torch.dtype, threshold: float) -> FusedSam | None:
     """The kernels for a `segment_anything.modeling.Sam` on a GPU; None: the eager path has to do.
 
@@ -62,6 +63,7 @@ def fused_sam(sam: Any, dtype: torch.dtype, threshold: float) -> FusedSam | None
     return None
 
 
+@torch.no_grad()
 def build(sam: Any, dtype: torch.dtype, threshold: float, config: FusedConfig) -> FusedSam:
     """Without a check.
 
