@@ -79,7 +79,7 @@ def test_a_label_set_is_resumed(
         "annotate",
         "images=book/images",
         "classes=picture_book",
-        "out=labels",
+        f"out={labels}",
         "rows_per_part=4",
         "sam.points_per_side=8",
         "max_tries=2",
@@ -133,7 +133,7 @@ def test_a_search_is_resumed(
     assert len(list(trials.glob("*/trial.json"))) == 2
     printed = segray(
         "tune",
-        "out=search",
+        f"out={root}/search",
         "data.root=book",
         "data.labels=labels",
         *[word for word in RUN if not word.startswith("data.labelled")],
