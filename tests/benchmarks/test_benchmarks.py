@@ -280,9 +280,9 @@ def test_drawn_outputs_reach_both_generators(monkeypatch: pytest.MonkeyPatch) ->
     with drawn.instead_of(sam):
         records = SamAutomaticMaskGenerator(sam, **options).generate(picture)
         (segments,) = MaskGenerator(sam, **options).generate([picture])
-        (ahead,) = MaskGenerator(sam, **options, ahead=True).generate([picture])
-    assert [s.predicted_iou for s in ahead] == [r["predicted_iou"] for r in records]
-    assert masks.matched_iou(ahead, records, (192, 192)) == [1.0] * len(records)
+        (pipelined,) = MaskGenerator(sam, **options, pipelined=True).generate([picture])
+    assert [s.predicted_iou for s in pipelined] == [r["predicted_iou"] for r in records]
+    assert masks.matched_iou(pipelined, records, (192, 192)) == [1.0] * len(records)
     assert [s.predicted_iou for s in segments] == [r["predicted_iou"] for r in records]
     assert len(records) > 3
     assert masks.matched_iou(segments, records, (192, 192)) == [1.0] * len(records)
