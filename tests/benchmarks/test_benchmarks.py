@@ -25,7 +25,7 @@ from segray.models.label_space import label_space
 from segray.models.masks import Segment, segment_from_mask
 from segray.models.metrics import mean_iou
 from segray.models.sam.generator import MaskGenerator, build_sam
-from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.scenes.picture_book import Scene, draw_scene
 from tests.benchmarks.programs import run
