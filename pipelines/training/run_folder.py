@@ -15,6 +15,7 @@ import yaml
 
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import dump, identity
+from segray.pipelines.config.previous import current_tree
 from segray.pipelines.engine.provenance import other_configuration
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -87,7 +88,7 @@ class RunFolder:
         """
 
         def read(tree: object) -> Mapping[str, object]:
-            return identity(TrainConfig.model_validate(tree))
+            return identity(TrainConfig.model_validate(current_tree(tree)))
 
         check_folder(self.out, "training run", identity(self.config), read)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segray.pipelines.config.commands.training_data import DataConfig
+from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.io import storage
 from segray.pipelines.training.data.class_names import configured_space, dataset_space
 from segray.pipelines.training.data.mask_checks import MaskedImages, MaskFolders, list_samples
