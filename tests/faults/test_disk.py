@@ -12,7 +12,7 @@ import pytest
 from segray.pipelines.commands import annotate
 from segray.pipelines.label_set.part_files import damage
 from tests.faults.invariant import check_invariant, files
-from tests.faults.runs import N_PARTS, ROWS_PER_PART, finished_parts, segray, tmpfs, words
+from tests.faults.runs import N_PARTS, ROWS_PER_PART, finished_parts, overrides, segray, tmpfs
 
 pytestmark = pytest.mark.ray
 
@@ -43,7 +43,7 @@ def test_disk_full(images: Path, reference: Path, tmp_path: Path, capsys: pytest
     # Room for about half the parts.
     with tmpfs(disk, kilobytes=pages * 4 * 6 // 10) as remount:
         out = disk / "out"
-        assert segray("annotate", *words(images, out)) == 1
+        assert segray("annotate", *overrides(images, out)) == 1
         said = complaint(capsys)
         assert "No space left on device" in said
         assert "safe" in said
@@ -52,8 +52,8 @@ def test_disk_full(images: Path, reference: Path, tmp_path: Path, capsys: pytest
         assert [path.name for path in out.glob("*/part-*") if damage(path.read_bytes())] == []
         assert not (out / "run.json").exists()
         remount("size=20m")
-        assert segray("annotate", *words(images, out)) == 0
-        check_invariant(out, images, words(images, out), reference)
+        assert segray("annotate", *overrides(images, out)) == 0
+        check_invariant(out, images, overrides(images, out), reference)
 
 
 def test_read_only_output(
@@ -63,7 +63,7 @@ def test_read_only_output(
     with tmpfs(disk, kilobytes=1000) as remount:
         remount("ro")
         for out in (disk, disk / "new" / "out"):
-            assert segray("annotate", *words(images, out)) == 2
+            assert segray("annotate", *overrides(images, out)) == 2
             said = complaint(capsys)
             assert f"out={out} cannot be written to" in said
             assert "read-only file system" in said
@@ -74,7 +74,7 @@ def test_foreign_files_in_the_output(
 ) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     before = files(tmp_path)
-    assert segray("annotate", *words(images, tmp_path)) == 2
+    assert segray("annotate", *overrides(images, tmp_path)) == 2
     said = complaint(capsys)
     assert f"out={tmp_path} holds 1 files of something else (thesis.tex)" in said
     assert "allowed: a new or empty folder" in said
@@ -128,4 +128,4 @@ def test_damaged_parts_are_named_and_made_again(
     whole = [name for name in before if "part-" in name and Path(name).name not in broken.values()]
     assert len(whole) == 2 * (N_PARTS - len(broken))
     assert [name for name in whole if after[name] != before[name]] == []
-    check_invariant(out, images, words(images, out), reference)
+    check_invariant(out, images, overrides(images, out), reference)

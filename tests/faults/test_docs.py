@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from tests.faults.runs import REPOSITORY
+from tests.processes import REPOSITORY
 
 DOCUMENT = REPOSITORY / "docs" / "faults.md"
 

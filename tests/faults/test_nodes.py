@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.invariant import check_invariant
-from tests.faults.runs import N_PARTS, started, words
+from tests.faults.runs import N_PARTS, overrides
 from tests.pipelines.training.runs import SHORT, book, config, curve, worker
+from tests.processes import started
 
 EPOCHS = 10
 
@@ -21,7 +22,7 @@ EPOCHS = 10
 def test_a_worker_node_is_lost(images: Path, reference: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     # All actors fit on one node when the other is gone.
-    command = words(images, out, "sam.workers=2", "sam.num_cpus=0.6")
+    command = overrides(images, out, "sam.workers=2", "sam.num_cpus=0.6")
     with started(["annotate", *command], tmp_path / "log", module="tests.faults.lose_node") as process:
         ended = process.wait()
     assert ended.code == 0, ended.err
