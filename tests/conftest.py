@@ -52,3 +52,11 @@ def ray_session() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def ray_address(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test whose processes join the Ray of this one, where they would start one each."""
+    import ray
+
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)

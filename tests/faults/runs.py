@@ -46,7 +46,7 @@ def draw_images(folder: Path, names: Sequence[str] = NAMES) -> Path:
 
 
 def overrides(images: Path, out: Path, *more: str) -> list[str]:
-    """The arguments of `segray annotate`; of two for one key the last wins."""
+    """The arguments of `segray annotate`; of two overrides of a key the last wins."""
     return [f"images={images}", f"out={out}", *OPTIONS, *more]
 
 

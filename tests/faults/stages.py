@@ -34,7 +34,7 @@ class FaultySam(SegmentImages):
 
 
 class FaultyClip(ClassifySegments):
-    """GEM-CLIP, likewise."""
+    """The same for GEM-CLIP."""
 
     def name(self, rows: list[Row]) -> list[Row]:
         strike("clip", rows)
@@ -85,7 +85,7 @@ def _memory_alone(row: Row, rows: list[Row]) -> None:
 
 def _raises(row: Row, rows: list[Row]) -> None:
     _mark(row)
-    raise ValueError("this picture\nis cursed")
+    raise ValueError("this image\nis cursed")
 
 
 _FAULTS: dict[str, Callable[[Row, list[Row]], None]] = {
@@ -129,7 +129,7 @@ def _first(mark: Path) -> bool:
 
 
 class DriverDies(LabelSink):
-    """In the write of the third part: the segments are there, the driver is killed, the writer goes on."""
+    """In the write of the third part: the segments are there, the driver is killed, the writer carries on."""
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> dict[str, Any]:
         real, calls = run_lock.owned, 0

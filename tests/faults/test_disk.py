@@ -1,4 +1,4 @@
-"""Full, read-only and foreign folders, and parts that something has damaged."""
+"""Full, read-only and foreign folders, and damaged parts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ pytestmark = pytest.mark.ray
 
 
 def complaint(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line of the command line, among what a run says of its progress."""
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    (line,) = [line for line in said.splitlines() if line.startswith("segray: ")]
+    """The one line of the command line, among the lines of progress."""
+    stderr = capsys.readouterr().err
+    assert "Traceback" not in stderr
+    (line,) = [line for line in stderr.splitlines() if line.startswith("segray: ")]
     return line
 
 
@@ -44,10 +44,10 @@ def test_disk_full(images: Path, reference: Path, tmp_path: Path, capsys: pytest
     with tmpfs(disk, kilobytes=pages * 4 * 6 // 10) as remount:
         out = disk / "out"
         assert segray("annotate", *overrides(images, out)) == 1
-        said = complaint(capsys)
-        assert "No space left on device" in said
-        assert "safe" in said
-        assert "the same command" in said
+        message = complaint(capsys)
+        assert "No space left on device" in message
+        assert "safe" in message
+        assert "the same command" in message
         assert 0 < len(finished_parts(out)) < N_PARTS
         assert [path.name for path in out.glob("*/part-*") if damage(path.read_bytes())] == []
         assert not (out / "run.json").exists()
@@ -64,9 +64,9 @@ def test_read_only_output(
         remount("ro")
         for out in (disk, disk / "new" / "out"):
             assert segray("annotate", *overrides(images, out)) == 2
-            said = complaint(capsys)
-            assert f"out={out} cannot be written to" in said
-            assert "read-only file system" in said
+            message = complaint(capsys)
+            assert f"out={out} cannot be written to" in message
+            assert "read-only file system" in message
 
 
 def test_foreign_files_in_the_output(
@@ -75,9 +75,9 @@ def test_foreign_files_in_the_output(
     (tmp_path / "thesis.tex").write_text("years of work")
     before = files(tmp_path)
     assert segray("annotate", *overrides(images, tmp_path)) == 2
-    said = complaint(capsys)
-    assert f"out={tmp_path} holds 1 files of something else (thesis.tex)" in said
-    assert "allowed: a new or empty folder" in said
+    message = complaint(capsys)
+    assert f"out={tmp_path} holds 1 files of something else (thesis.tex)" in message
+    assert "allowed: a new or empty folder" in message
     assert files(tmp_path) == before
 
 
@@ -110,7 +110,7 @@ def test_damaged_parts_are_named_and_made_again(
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(reference, out)
-    # Of each kind one in the labels and one in the segments.
+    # Each kind of damage once in the labels and once in the segments.
     broken = dict(zip(product(("labels", "segments"), DAMAGE), finished_parts(out), strict=False))
     for (folder, kind), part in broken.items():
         DAMAGE[kind][0](out / folder / part)

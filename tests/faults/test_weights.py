@@ -1,4 +1,4 @@
-"""Weights that are missing or broken: told before the first image, in one line, with nothing written."""
+"""Weights that are missing or broken: reported before the first image, in one line, with nothing written."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ REASONS = {
     "sam-dies.png": "sam: its worker died 2 times on this image alone",
     "sam-memory-alone.png": "sam: out of memory on this image alone (64x48)",
     "clip-memory-alone.png": "clip: out of memory on this image alone (64x56)",
-    "sam-raises.png": "sam: ValueError: this picture is cursed",
+    "sam-raises.png": "sam: ValueError: this image is cursed",
 }
 TRIES = "max_tries=2"
 

@@ -1,4 +1,4 @@
-"""Annotation without Ray: the same stages, called one after the other on small pictures."""
+"""Annotation without Ray: the same stages, called one after the other on small images."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ PLAN = PoolPlan(workers=1, max_workers=1, num_cpus=0, num_gpus=0, threads=1, bat
 OPTIONS = ("sam.points_per_side=3", "sam.pred_iou_thresh=0", "sam.stability_score_thresh=0")
 
 
-def draw_pictures(folder: Path, count: int, first: int = 0) -> Path:
-    """DecodedImage-book scenes of 64 to 96 px, higher than wide and wider than high."""
+def draw_scenes(folder: Path, count: int, first: int = 0) -> Path:
+    """Picture-book scenes of 64 to 96 px, some portrait, some landscape."""
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(first, first + count):
         image = draw_scene(3, index, 96).image
@@ -39,13 +39,13 @@ def draw_pictures(folder: Path, count: int, first: int = 0) -> Path:
     return folder
 
 
-def config_of(images: Path | str, out: Path | str, *words: str) -> AnnotateConfig:
-    """The configuration of a quick run; of two words for one key the last wins."""
-    return load(AnnotateConfig, None, [f"images={images}", f"out={out}", *OPTIONS, *words])
+def config_of(images: Path | str, out: Path | str, *overrides: str) -> AnnotateConfig:
+    """The configuration of a quick run; of two overrides of a key the last wins."""
+    return load(AnnotateConfig, None, [f"images={images}", f"out={out}", *OPTIONS, *overrides])
 
 
 def manifest_table(images: Path | str) -> pa.Table:
-    """What the first stage reads, for every picture of a source."""
+    """What the first stage reads, for every image of a source."""
     rows = [{"image_id": r.image_id, "uri": r.uri, "problem": r.problem} for r in list_images(str(images))]
     return pa.Table.from_pylist(rows)
 

@@ -20,7 +20,7 @@ from segray.pipelines.engine.pools import PoolPlan, plan
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.sources import list_images
-from tests.pipelines.plain_runs import config_of, draw_pictures
+from tests.pipelines.plain_runs import config_of, draw_scenes
 
 TWO = Resources(2, 0)
 MEASURED = {"read": 0.01, "sam": 0.1, "clip": 0.2, "encode": 0.01}
@@ -29,7 +29,7 @@ MEASURED = {"read": 0.01, "sam": 0.1, "clip": 0.2, "encode": 0.01}
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three pictures, and one that is none, the first by name; never changed."""
-    folder = draw_pictures(tmp_path_factory.mktemp("probe") / "images", 3)
+    folder = draw_scenes(tmp_path_factory.mktemp("probe") / "images", 3)
     (folder / "bad.png").write_bytes(b"no picture")
     return folder
 

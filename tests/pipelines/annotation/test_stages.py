@@ -45,7 +45,7 @@ from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageOptions, decode_gray_png
 from segray.pipelines.scenes.picture_book import draw_scene
-from tests.pipelines.plain_runs import PLAN, config_of, draw_pictures, label_plainly, manifest_table
+from tests.pipelines.plain_runs import PLAN, config_of, draw_scenes, label_plainly, manifest_table
 
 SPACE = label_space("picture_book")
 SAM = SamConfig(points_per_side=3, pred_iou_thresh=0, stability_score_thresh=0)
@@ -55,7 +55,7 @@ GUARD: dict[str, Any] = {"book": Ledger(), "max_tries": 3}
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three pictures of different sizes, a broken one and a link out of the folder."""
-    folder = draw_pictures(tmp_path_factory.mktemp("stages") / "images", 3)
+    folder = draw_scenes(tmp_path_factory.mktemp("stages") / "images", 3)
     (folder / "broken.png").write_bytes(b"no picture")
     (folder / "link.png").symlink_to(folder.parent)
     return folder

@@ -11,7 +11,7 @@ from segray.pipelines.config.commands.plan import PlanConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.manifest import ImageRef
-from tests.pipelines.plain_runs import OPTIONS, draw_pictures
+from tests.pipelines.plain_runs import OPTIONS, draw_scenes
 
 
 def refs(count: int, size: int = 1000) -> Iterator[ImageRef]:
@@ -66,7 +66,7 @@ def test_a_core_does_everything() -> None:
 
 @pytest.mark.slow
 def test_a_plan_of_real_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    images = draw_pictures(tmp_path / "images", 5)
+    images = draw_scenes(tmp_path / "images", 5)
     (images / "broken.png").write_bytes(b"no picture")
     before = sorted(tmp_path.rglob("*"))
     plan.run(config(images, f"out={tmp_path}/labels", "devices=2", "price=1.5"))

@@ -38,7 +38,7 @@ from segray.pipelines.training.trained import load_network, predict_label
 from tests.faults.invariant import files
 from tests.pipelines import object_stores
 from tests.pipelines.label_sets import no_file_larger_than
-from tests.pipelines.plain_runs import PLAN, draw_pictures
+from tests.pipelines.plain_runs import PLAN, draw_scenes
 from tests.pipelines.trained_network import CLASSES, write_run
 
 on_ray = pytest.mark.usefixtures("ray_session")
@@ -55,7 +55,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two pictures that differ in their suffix only, one in a folder, one broken, one of a long name."""
-    folder = draw_pictures(tmp_path_factory.mktemp("predict") / "images", 3)
+    folder = draw_scenes(tmp_path_factory.mktemp("predict") / "images", 3)
     (folder / "deep").mkdir()
     (folder / "scene-2.png").rename(folder / "deep" / "scene-2.png")
     Image.open(folder / "scene-1.png").convert("RGB").save(folder / "scene-0.jpg")
@@ -100,7 +100,6 @@ def _masks(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 @on_ray
 def test_a_run_from_beginning_to_end(
     trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
