@@ -14,6 +14,8 @@ from tests.processes import CLUSTER
 
 # Two processes of many threads each are slower than two of one; set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Workers that yield to everything else starve beside a second process of tests.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.hookimpl(tryfirst=True)
