@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.faults.runs import cluster_address, segray
-from tests.pipelines.training.runs import SHORT, book, config, worker
+from tests.pipelines.training.runs import SHORT, book, config, trainer
 from tests.processes import REPOSITORY, Finished, Process, started
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
@@ -58,7 +58,8 @@ def train(out: Path, labels: Path, root: Path) -> list[str]:
 def story(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Story:
     folder = tmp_path_factory.mktemp("training")
     labels, root = book(folder / "book")
-    plain = worker(config(folder / "plain", labels, root, f"train.epochs={EPOCHS}"), folder / "plain").run()
+    alone = config(folder / "plain", labels, root, f"train.epochs={EPOCHS}")
+    plain = [dict(entry) for entry in trainer(alone, folder / "plain").run()]
     out = folder / "run"
     with started(train(out, labels, root), folder / "first") as process:
         process.wait_for(lambda: checkpoints(out) > 0)

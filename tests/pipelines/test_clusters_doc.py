@@ -38,9 +38,11 @@ def test_the_command_is_one_that_segray_takes(words: list[str]) -> None:
 
 
 def test_every_file_and_page_that_is_named_is_there() -> None:
-    named = re.findall(r"\]\(([\w./-]+)\)", TEXT)
-    assert {"../cluster.yaml", "../kuberay.yaml", "../configs/clusters/local.yaml"} <= set(named)
-    assert [name for name in named if not (ROOT / "docs" / name).exists()] == []
+    pages = re.findall(r"\]\(([\w./-]+)\)", TEXT)
+    files = re.findall(r"`([\w./-]+\.yaml)`", TEXT)
+    assert {"cluster.yaml", "kuberay.yaml", "configs/clusters/local.yaml"} <= set(files)
+    assert [name for name in pages if not (ROOT / "docs" / name).exists()] == []
+    assert [name for name in files if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.ray
