@@ -16,7 +16,7 @@ from segray.models.masks import Segment
 from segray.models.sam.generator import build_sam
 from segray.pipelines.annotation.stages.classify import clip_features
 from segray.pipelines.annotation.stages.segment import mask_generator
-from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 
 Image = NDArray[np.uint8]
 

@@ -10,7 +10,7 @@ from segray.pipelines.annotation.stages.classify import ClassifySegments
 from segray.pipelines.annotation.stages.encode import EncodeLabels
 from segray.pipelines.annotation.stages.read import ReadImages
 from segray.pipelines.annotation.stages.segment import SegmentImages
-from segray.pipelines.config.commands.registry import ClipConfig, SamConfig
+from segray.pipelines.config.commands.annotate import ClipConfig, SamConfig
 from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import RemoteLedger
 from segray.pipelines.engine.pools import BatchSizes, PoolPlan

@@ -18,7 +18,7 @@ from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.annotation.run_summary import summarise
 from segray.pipelines.annotation.stages.classify import TextEmbeddings, clip_features
 from segray.pipelines.annotation.stages.segment import mask_generator
-from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import dump
 from segray.pipelines.engine import cluster, ledger, ray_data
 from segray.pipelines.engine.ledger import RemoteLedger, Tally

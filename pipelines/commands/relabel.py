@@ -24,7 +24,7 @@ from segray.pipelines.annotation.run_summary import summarise
 from segray.pipelines.annotation.sink import part_tables
 from segray.pipelines.annotation.stages.classify import TextEmbeddings
 from segray.pipelines.annotation.stages.encode import encode_segments
-from segray.pipelines.config.commands.registry import RelabelConfig
+from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.loading import dump
 from segray.pipelines.engine.ledger import Tally
 from segray.pipelines.engine.progress import summary_lines

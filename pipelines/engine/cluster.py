@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from segray.pipelines.config.commands.clusters import GrowConfig
+from segray.pipelines.config.shared import GrowConfig
 from segray.pipelines.errors import UserError
 
 _log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from segray.pipelines.annotation.stages.read import ReadImages
-from segray.pipelines.config.commands.registry import Pool
+from segray.pipelines.config.commands.annotate import Pool
 from segray.pipelines.engine import ledger, pools
 from segray.pipelines.engine.cluster import Resources
 from segray.pipelines.engine.guard import Guard

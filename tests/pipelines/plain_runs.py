@@ -16,7 +16,7 @@ from segray.pipelines.annotation.stages.encode import EncodeLabels
 from segray.pipelines.annotation.stages.read import ReadImages
 from segray.pipelines.annotation.stages.segment import SegmentImages
 from segray.pipelines.commands.annotate import prepare
-from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import Ledger

@@ -14,7 +14,7 @@ from segray.models.masks import unpack
 from segray.pipelines.annotation.stages.base import Stage
 from segray.pipelines.annotation.stages.loading import device_of, load_or_defer_error
 from segray.pipelines.annotation.stages.schemas import CLASSIFIED_SCHEMA, classes_to_bytes, pixels_of
-from segray.pipelines.config.commands.registry import ClipModel as ClipModelConfig
+from segray.pipelines.config.commands.annotate import ClipModel as ClipModelConfig
 from segray.pipelines.engine.cpu import reuse_freed_memory, use_threads
 from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.pools import PoolPlan

@@ -13,7 +13,7 @@ from segray.models.masks import pack
 from segray.pipelines.annotation.stages.base import Stage
 from segray.pipelines.annotation.stages.loading import device_of, load_or_defer_error
 from segray.pipelines.annotation.stages.schemas import SEGMENTED_SCHEMA, pixels_of
-from segray.pipelines.config.commands.registry import SamModel
+from segray.pipelines.config.commands.annotate import SamModel
 from segray.pipelines.engine.compiling import compiling
 from segray.pipelines.engine.cpu import reuse_freed_memory, use_threads
 from segray.pipelines.engine.guard import Guard

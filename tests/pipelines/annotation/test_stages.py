@@ -33,7 +33,7 @@ from segray.pipelines.annotation.stages.schemas import (
 )
 from segray.pipelines.annotation.stages.segment import SegmentImages, mask_generator
 from segray.pipelines.commands.verify import verify
-from segray.pipelines.config.commands.registry import ClipConfig, SamConfig
+from segray.pipelines.config.commands.annotate import ClipConfig, SamConfig
 from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.errors import UserError

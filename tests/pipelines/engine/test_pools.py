@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from segray.pipelines.config.commands.registry import ClipConfig, Pool, SamConfig
+from segray.pipelines.config.commands.annotate import ClipConfig, Pool, SamConfig
 from segray.pipelines.engine.cluster import Resources
 from segray.pipelines.engine.pools import (
     PoolPlan,
