@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo tune test test-all lint bench clean
+.PHONY: help demo tune test test-all lint bench docs clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 15
@@ -42,6 +42,10 @@ bench: $(VENV)/.dev ## run every benchmark, one program a claim
 	@set -e; for name in $(BENCH); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS); \
 	done
+
+docs: $(BIN)/python ## build the documentation site into build/site
+	$(PIP) -q 'mkdocs-material>=9.6,<10'
+	$(BIN)/mkdocs build --strict
 
 clean: ## remove caches and build products; .venv and all outputs stay
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
