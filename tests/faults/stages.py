@@ -19,8 +19,9 @@ import pyarrow as pa
 import torch
 
 from segray.pipelines.annotation.sink import LabelSink
-from segray.pipelines.annotation.stages.segment import ClassifySegments, SegmentImages
-from segray.pipelines.engine.guard import Row
+from segray.pipelines.annotation.stages.classify import ClassifySegments
+from segray.pipelines.annotation.stages.segment import SegmentImages
+from segray.pipelines.engine.rows import Row
 from segray.pipelines.io import run_lock, storage
 from segray.pipelines.label_set import store
 
@@ -28,17 +29,17 @@ from segray.pipelines.label_set import store
 class FaultySam(SegmentImages):
     """SAM, and what the names of the images in a batch ask for."""
 
-    def segment(self, rows: list[Row]) -> list[Row]:
+    def process(self, rows: list[Row]) -> list[Row]:
         strike("sam", rows)
-        return super().segment(rows)
+        return super().process(rows)
 
 
 class FaultyClip(ClassifySegments):
     """The same for GEM-CLIP."""
 
-    def name(self, rows: list[Row]) -> list[Row]:
+    def process(self, rows: list[Row]) -> list[Row]:
         strike("clip", rows)
-        return super().name(rows)
+        return super().process(rows)
 
 
 def strike(stage: str, rows: list[Row]) -> None:

@@ -123,7 +123,7 @@ def test_damaged_parts_are_named_and_made_again(
 
     assert segray("verify", f"out={out}", "repair=true") == 0
 
-    assert f"{ROWS_PER_PART * len(broken)} images are made again" in capsys.readouterr().err
+    assert f"labelling {ROWS_PER_PART * len(broken)} images again" in capsys.readouterr().err
     after = files(out)
     whole = [name for name in before if "part-" in name and Path(name).name not in broken.values()]
     assert len(whole) == 2 * (N_PARTS - len(broken))

@@ -168,7 +168,7 @@ def test_a_killed_run_resumes(
 def test_ctrl_c(stopped: Story, times: str) -> None:
     ended = stopped.ended[times]
     assert ended.code == 130
-    assert "the same command goes on" in ended.err
+    assert "run the same command to resume" in ended.err
     assert "Traceback" not in ended.err
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from PIL import Image
@@ -12,11 +11,14 @@ from PIL import Image
 from segray.models.label_space import label_space
 from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.annotation.sink import part_tables
-from segray.pipelines.annotation.stages.encode import encode_table, read_table
-from segray.pipelines.annotation.stages.segment import ClassifySegments, SegmentImages
+from segray.pipelines.annotation.stages.classify import ClassifySegments
+from segray.pipelines.annotation.stages.encode import EncodeLabels
+from segray.pipelines.annotation.stages.read import ReadImages
+from segray.pipelines.annotation.stages.segment import SegmentImages
 from segray.pipelines.commands.annotate import prepare
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import dump, load
+from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.engine.pools import PoolPlan
 from segray.pipelines.io.manifest import read_manifest, write_manifest
@@ -55,9 +57,11 @@ def label_plainly(config: AnnotateConfig, part_sizes: Sequence[int]) -> Prepared
     prepared = prepare(
         config, label_space(config.classes, config.label.background_names, config.label.aliases)
     )
-    guard: dict[str, Any] = {"book": Ledger(), "max_tries": 3}
-    sam = SegmentImages(config.sam, PLAN, **guard)
-    clip = ClassifySegments(config.clip, prepared.words, config.embeddings, PLAN, **guard)
+    guard = Guard(Ledger(), max_tries=3)
+    read = ReadImages(prepared.options, config.embed_images, guard)
+    segment = SegmentImages(config.sam, PLAN, guard)
+    classify = ClassifySegments(config.clip, prepared.text, config.embeddings, PLAN, guard)
+    encode = EncodeLabels(prepared.space, guard)
     dim = prepared.dim if config.embeddings else None
     schemas = labels_schema(prepared.provenance), segments_schema(dim, prepared.provenance)
     manifest = f"{config.out}/manifest.parquet"
@@ -66,10 +70,8 @@ def label_plainly(config: AnnotateConfig, part_sizes: Sequence[int]) -> Prepared
     (Path(config.out) / "config.yaml").write_text(dump(config))
     refs = [{"image_id": r.image_id, "uri": r.uri, "problem": r.problem} for r in read_manifest(manifest)]
     assert sum(part_sizes) == len(refs)
-    options = prepared.options
     for size in part_sizes:
         table = pa.Table.from_pylist([refs.pop(0) for _ in range(size)])
-        read = read_table(table, options=options, embed_images=config.embed_images, **guard)
-        encoded = encode_table(clip(sam(read)), prepared.space, **guard)
-        write_part(config.out, *part_tables(encoded.to_pylist(), *schemas, "run"))
+        rows = encode(classify(segment(read(table)))).to_pylist()
+        write_part(config.out, *part_tables(rows, *schemas, "run"))
     return prepared

@@ -91,7 +91,7 @@ def test_a_cluster_that_asks_for_a_token(head: Head) -> None:
     code, out, err = _doctor(head, "")
     assert code == 2
     assert "WRONG  cluster         address: no Ray cluster at" in out
-    assert "where it asks for a token, give RAY_AUTH_MODE=token" in out
+    assert "if it requires a token, set RAY_AUTH_MODE=token" in out
     assert err.splitlines()[-1].endswith("checks failed: cluster")
 
 
