@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.processes import CLUSTER
+
 # Two processes of many threads each are slower than two of one; set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Workers that yield to everything else starve beside a second process of tests.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -37,6 +42,8 @@ def ray_session() -> Iterator[None]:
     """One small local Ray for all tests of a process that need one; a run in this process uses it."""
     import ray
 
+    # Ray's processes inherit it, so that a test finds the workers of a driver that joined this Ray.
+    os.environ[CLUSTER] = secrets.token_hex(8)
     ray.init(
         address="local",
         num_cpus=2,
@@ -47,3 +54,11 @@ def ray_session() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def ray_address(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test whose processes join the Ray of this one, where they would start one each."""
+    import ray
+
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)

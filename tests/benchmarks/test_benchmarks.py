@@ -333,6 +333,7 @@ def test_thinned_samples_keep_the_last() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_address")
 def test_annotate_writes_the_promised_figures(tmp_path: Path) -> None:
     out = str(tmp_path / "annotate.json")
     words = ["--images", "2", "--rounds", "1", "--size", "64", "--no-default", "--out", out, QUICK]
@@ -350,6 +351,7 @@ def test_annotate_writes_the_promised_figures(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_address")
 def test_memory_writes_the_promised_figures(tmp_path: Path) -> None:
     out = str(tmp_path / "memory.json")
     record, printed = run(memory.main, "--images", "3", "--out", out)

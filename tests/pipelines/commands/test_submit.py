@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from segray.pipelines.commands.submit import check_command, run, ship, split_ove
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.errors import UserError
-from tests.pipelines.ray_heads import PATIENCE_S, Head, head_with_token
+from tests.pipelines.ray_heads import PATIENCE_S, Head
 
 ROOT = Path(__file__).parents[3]
 
@@ -91,12 +91,6 @@ def test_without_a_server_it_is_one_line(tmp_path: Path) -> None:
 # On a head that asks for a token
 
 
-@pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
-    with head_with_token() as head:
-        yield head
-
-
 def _plain(home: Path) -> dict[str, str]:
     return {**{k: v for k, v in os.environ.items() if not k.startswith("RAY_")}, "HOME": str(home)}
 
@@ -115,6 +109,7 @@ def _segray(words: list[str], environment: dict[str, str], folder: Path) -> subp
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.xdist_group("head")
 def test_a_job_runs_there_with_the_code_from_here(head: Head, tmp_path: Path) -> None:
     words = ["submit", "picture-book", "out=book", "n=3", f"address={head.dashboard}"]
     done = _segray(words, head.environment(), tmp_path)
@@ -128,6 +123,7 @@ def test_a_job_runs_there_with_the_code_from_here(head: Head, tmp_path: Path) ->
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.xdist_group("head")
 def test_its_exit_status_is_that_of_the_command(head: Head, tmp_path: Path) -> None:
     done = _segray(
         ["submit", "verify", "out=nothing", f"address={head.dashboard}"], head.environment(), tmp_path
@@ -139,6 +135,7 @@ def test_its_exit_status_is_that_of_the_command(head: Head, tmp_path: Path) -> N
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.xdist_group("head")
 @pytest.mark.parametrize(("token", "said"), [("", "Missing"), ("f" * 64, "Invalid")])
 def test_without_the_token_it_is_refused(head: Head, tmp_path: Path, token: str, said: str) -> None:
     words = ["submit", "picture-book", "out=book", "n=3", f"address={head.dashboard}"]
@@ -152,6 +149,7 @@ def test_without_the_token_it_is_refused(head: Head, tmp_path: Path, token: str,
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.xdist_group("head")
 def test_ctrl_c_leaves_the_job_alone_and_says_how_to_follow_it(head: Head, tmp_path: Path) -> None:
     words = ["submit", "picture-book", "out=book", "n=100000", f"address={head.dashboard}"]
     process = subprocess.Popen(
