@@ -117,7 +117,8 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, check: Callable[[str], 
 def test_a_checkpoint_is_checked_without_importing_what_builds_its_network(trained: Path) -> None:
     assert check_network(str(trained)) == load_network(str(trained))[1]
     code = (
-        "import sys; from segray.pipelines.training.trained import check_network as check; check(sys.argv[1]); "
+        "import sys; from segray.pipelines.training.trained import check_network\n"
+        "check_network(sys.argv[1])\n"
         "print({'open_clip', 'timm', 'torchvision', 'torch._dynamo', 'pandas', 'mlflow'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", code, str(trained)]
