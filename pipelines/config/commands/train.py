@@ -65,7 +65,7 @@ class PseudoConfig(Config):
     """Pseudo-labels of the unlabelled images."""
 
     tau: float | None = Field(default=None, ge=0)
-    """Confidence from which the model's prediction is the label (Eq. 7); null: the method's, 0.7 in segray."""
+    """Confidence from which the prediction becomes the label (Eq. 7); null: the method's, 0.7 in segray."""
     epsilon: float | None = Field(default=None, ge=0, lt=1)
     """Label smoothing on enhanced labels (Eq. 8); null: 1 / number of classes, 0: none."""
     min_confidence: _Share = 0.0
