@@ -1,18 +1,18 @@
-"""Where the Ray Data graph ends: each write task commits one part of the label set."""
+"""The end of the Ray Data graph: each write task commits one part of the label set."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from ray.data import Datasink
 
-from segray.pipelines.engine.guard import Row
 from segray.pipelines.engine.ledger import RemoteLedger
+from segray.pipelines.engine.rows import Row
 from segray.pipelines.label_set.store import labels_table, segments_table, write_part
 
 _LABEL_COLUMNS = (
@@ -32,10 +32,10 @@ _LABEL_COLUMNS = (
 
 
 class LabelSink(Datasink):
-    """Writes blocks of `stages.ENCODED_SCHEMA` as parts.
+    """Writes blocks of `ENCODED_SCHEMA` as parts.
 
-    Exactly once: a part is named after its images and a committed one is left alone, so a task that Ray runs
-    again changes nothing. `token` is the run lock's: a run that lost its lock writes no more.
+    Exactly once: a part's name is a hash of its images and a committed part is never written again, so a task
+    that Ray runs twice changes nothing. `token` belongs to the run lock: a run that lost it writes no more.
     """
 
     def __init__(
@@ -89,17 +89,18 @@ def part_tables(
     )
 
 
-def _label_row(row: Row, run_id: str) -> Row:
+def _label_row(row: Row, run_id: str) -> dict[str, object]:
     # Readers of Hugging Face's Image feature open the path where there are no bytes, so it is all or nothing.
-    file = row.get("file")
+    file, segments = row.get("file"), row["segments"]
     image = {"bytes": file, "path": row["image_id"]} if file and row["status"] == "ok" else None
-    found = row["segments"]
-    own = {name: row[name] for name in _LABEL_COLUMNS}
-    return {**own, "image": image, "n_segments": None if found is None else len(found), "run_id": run_id}
+    n_segments = None if segments is None else len(segments)
+    values: Mapping[str, object] = row
+    columns = {name: values[name] for name in _LABEL_COLUMNS}
+    return {**columns, "image": image, "n_segments": n_segments, "run_id": run_id}
 
 
-def _segment_rows(row: Row) -> list[Row]:
-    rows = []
+def _segment_rows(row: Row) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
     for segment in row["segments"] or ():
         data = segment["embedding"]
         embedding = None if data is None else np.frombuffer(data, np.float16)

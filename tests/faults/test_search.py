@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.runs import Finished, started
 from tests.pipelines.training.runs import SHORT, book
+from tests.processes import Finished, started
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -35,13 +35,13 @@ def disagreement(sam: Any, fused: FusedSam, dtype: torch.dtype) -> str | None:
     truths = _masks(MaskDecoder(sam), truth[0], points)
     eagers = _masks(fused.decoder.eager, truth[0], points)
     decoder = fused.decoder
-    ours = decoder.decode(decoder.picture(truth[0]), decoder.prompts(points), decoder.grid[0], 0.0)
+    ours = decoder.decode(truth[0], decoder.prompts(points), decoder.grid[0], 0.0)
     results = zip(("logits", "predicted IoU"), truths, eagers, ours, strict=True)
     return next(filter(None, (_compare(*result) for result in results)), None)
 
 
 def _masks(decoder: Any, embedding: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    logits, iou = decoder.all_masks(decoder.picture(embedding), decoder.prompts(points), decoder.grid[0])
+    logits, iou = decoder.all_masks(decoder.image_tokens(embedding), decoder.prompts(points), decoder.grid[0])
     return logits, iou
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from segray.models.sam.fused.config import DecoderConfig
 from segray.models.sam.fused.first_block import first_block
-from segray.models.sam.fused.low_rank import ImageOperands, ImageSide, PromptMaps
+from segray.models.sam.fused.graphs import Graphed
+from segray.models.sam.fused.low_rank import ImageSide, PromptMaps
 from segray.models.sam.fused.masks_kernel import Upscaling, upscaled_logits
 from segray.models.sam.fused.prompt_side import PromptSide
 from segray.models.sam.fused.second_block import second_block
@@ -34,7 +36,7 @@ class FusedDecoder:
         decoder = sam.mask_decoder
         _check(decoder.transformer)
         self.eager = MaskDecoder(sam, dtype)
-        self._threshold, self._config, self._dtype = threshold, config, dtype
+        self._config, self._dtype = config, dtype
         encoder = sam.prompt_encoder
         positions = encoder.get_dense_pe()[0].flatten(1).T.contiguous()
         self._image = ImageSide(decoder, positions, encoder.no_mask_embed.weight, dtype)
@@ -45,32 +47,36 @@ class FusedDecoder:
         self._upscaling = Upscaling.of(decoder, dtype)
         self._iou_head, self._hyper = decoder.iou_prediction_head, decoder.output_hypernetworks_mlps
         self._eps = tuple(layer.norm4.eps for layer in decoder.transformer.layers)
+        self._captured = Graphed(partial(self._state, threshold=threshold), limit=1)
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens over the model's input; logits have four times as many."""
         return self.eager.grid
 
-    def picture(self, embedding: Tensor) -> ImageOperands:
-        """What the prompts of an image share, from its float32 embedding [C, h, w]."""
-        return self._image(embedding)
+    def image_tokens(self, embedding: Tensor) -> Tensor:
+        """What the prompts of an image share is computed with them; this is the embedding [C, h, w]."""
+        return embedding
 
     def prompts(self, points: Tensor) -> Tensor:
         """See `MaskDecoder.prompts`."""
         return self.eager.prompts(points)
 
-    def all_masks(self, image: ImageOperands, prompts: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-        """Logits [B, 3, 4 rows, 4 w] of every prompt with a confident mask, and the predicted IoU [B, 3].
+    def all_masks(self, image: Tensor, prompts: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """Logits [B, 3, 4 rows, 4w] of every prompt with a confident mask, and the predicted IoU [B, 3].
 
-        The logits of the other prompts are undefined. No shape depends on a value.
+        The logits of the other prompts are undefined. No shape depends on a value. The predicted IoU is valid
+        until the next call.
         """
-        return self.decode(image, prompts, rows, self._threshold)
+        return self._logits(self._captured(image, prompts), rows)
 
-    def decode(
-        self, image: ImageOperands, prompts: Tensor, rows: int, threshold: float
-    ) -> tuple[Tensor, Tensor]:
-        """`all_masks` with another threshold; all masks where it is not positive."""
-        prompts = prompts.to(self._dtype)
+    def decode(self, image: Tensor, prompts: Tensor, rows: int, threshold: float) -> tuple[Tensor, Tensor]:
+        """`all_masks` with another threshold, launched kernel by kernel."""
+        return self._logits(self._state(image, prompts, threshold), rows)
+
+    def _state(self, embedding: Tensor, prompts: Tensor, threshold: float) -> tuple[Tensor, ...]:
+        """All that does not depend on how many rows are needed: what `_logits` takes."""
+        image, prompts = self._image(embedding), prompts.to(self._dtype)
         config, side = self._config, self._prompts
         first = side.first(prompts, image)
         pushed = side.columns(first.rows, 1)
@@ -83,18 +89,15 @@ class FusedDecoder:
         )
         hidden = side.hidden(second.tokens, read)
         iou = self._iou_head(hidden[:, 0])[:, 1:]
-        logits = upscaled_logits(
-            image,
-            (c1, rstd1, c2, rstd2),
-            (first.up, second.up),
-            self._maps.up_bias,
-            self._upscaling,
-            self._mask_weights(hidden),
-            confident(iou, threshold).any(1),
-            (rows, self.grid[1]),
-            config.masks,
-        )
-        return logits, iou
+        flags = confident(iou, threshold).any(1)
+        return image.xu, c1, rstd1, c2, rstd2, first.up, second.up, self._mask_weights(hidden), flags, iou
+
+    def _logits(self, state: tuple[Tensor, ...], rows: int) -> tuple[Tensor, Tensor]:
+        xu, c1, rstd1, c2, rstd2, up1, up2, weights, flags, iou = state
+        tokens, grid = (c1, rstd1, c2, rstd2), (rows, self.grid[1])
+        bias, config = self._maps.up_bias, self._config.masks
+        args = (xu, tokens, (up1, up2), bias, self._upscaling, weights, flags, grid, config)
+        return upscaled_logits(*args), iou
 
     def _mask_weights(self, hidden: Tensor) -> Tensor:
         """[B, 3, C / 8] of hidden [B, 4, C]."""

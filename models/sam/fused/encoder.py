@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from segray.models.sam.fused.attention import Attended, global_attention, relative_table, window_attention
 from segray.models.sam.fused.config import EncoderConfig
+from segray.models.sam.fused.graphs import Graphed
 from segray.models.sam.fused.norm import residual_norm
 from segray.models.precision import rounded
 
@@ -50,10 +51,16 @@ class FusedEncoder:
         self._patch = projection.kernel_size[0]
         first, norm, second, last_norm = self._encoder.neck
         kernel = second.weight.contiguous(memory_format=torch.channels_last)
+        self._captured = Graphed(lambda images: (self.encode(images),), limit=4)
         self._neck = (first.weight.flatten(1).T, norm, kernel, last_norm)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Float32 embeddings [B, C, h, w] of normalised float32 [B, 3, side, side]."""
+        # The next batch's may come before the last of this one's is decoded.
+        return self._captured(images)[0].clone()
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The same, launched kernel by kernel."""
         x = self._patches(images)
         first = self._blocks[0].layer.norm1
         y = residual_norm(x, None, first.weight, first.bias, first.eps)

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from segray.models.sam.fused.config import MasksConfig
-from segray.models.sam.fused.low_rank import ImageOperands, upscaling_weight
+from segray.models.sam.fused.low_rank import upscaling_weight
 
 
 @triton.jit
@@ -115,7 +115,7 @@ class Upscaling:
 
 
 def upscaled_logits(
-    image: ImageOperands,
+    xu: Tensor,
     state: tuple[Tensor, Tensor, Tensor, Tensor],
     ups: tuple[Tensor, Tensor],
     up_bias: Tensor,
@@ -128,7 +128,7 @@ def upscaled_logits(
     """Logits float32 [B, 3, 4 rows, 4 width] of the flagged prompts; those of others are not written.
 
     Args:
-        image: N tokens.
+        xu: [N, C] of the image, see `ImageOperands`.
         state: both blocks' weights [B, N, J] and rstd [B, N]: weights 1, rstd 1, weights 2, rstd 2.
         ups: [B, J, C] each, both writes' values through the first transposed convolution.
         up_bias: float32 [C], what that adds to every token.
@@ -141,10 +141,10 @@ def upscaled_logits(
     (count, length, columns), (rows, width) = state[0].shape, grid
     logits = torch.empty(count, 3, 4 * rows, 4 * width, device=hyper.device)
     _upscaled_logits[(count, config.programs)](
-        image.xu, *state, *ups, up_bias, upscaling.norm_weight, upscaling.norm_bias, upscaling.weight,
+        xu, *state, *ups, up_bias, upscaling.norm_weight, upscaling.norm_bias, upscaling.weight,
         upscaling.bias, hyper.to(upscaling.weight.dtype).contiguous(), flags.to(torch.uint8), logits,
         length, rows * width, width, upscaling.eps,
-        COLUMNS=columns, FEATURES=image.xu.shape[1] // 4, TILE=config.fitting(length), GELU=config.gelu,
+        COLUMNS=columns, FEATURES=xu.shape[1] // 4, TILE=config.fitting(length), GELU=config.gelu,
         PRECISION=config.precision, num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
     return logits

@@ -8,7 +8,7 @@ import pytest
 
 from segray.pipelines.commands import doctor
 from segray.pipelines.commands.doctor import Finding, findings
-from segray.pipelines.config.commands.registry import DoctorConfig
+from segray.pipelines.config.commands.doctor import DoctorConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.storage import list_names
 from tests.pipelines.object_stores import s3_server
@@ -83,18 +83,16 @@ def _doctor(head: Head, token: str | None) -> tuple[int, str, str]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_cluster_that_asks_for_a_token() -> None:
-    with head_with_token() as head:
-        code, out, err = _doctor(head, None)
-        assert code == 0, out + err
-        assert (
-            f"ok     authentication  {head.dashboard.removeprefix('http://')} refuses those who have" in out
-        )
-        code, out, err = _doctor(head, "")
-        assert code == 2
-        assert "WRONG  cluster         address: no Ray cluster at" in out
-        assert "where it asks for a token, give RAY_AUTH_MODE=token" in out
-        assert err.splitlines()[-1].endswith("checks failed: cluster")
+@pytest.mark.xdist_group("head")
+def test_a_cluster_that_asks_for_a_token(head: Head) -> None:
+    code, out, err = _doctor(head, None)
+    assert code == 0, out + err
+    assert f"ok     authentication  {head.dashboard.removeprefix('http://')} refuses those who have" in out
+    code, out, err = _doctor(head, "")
+    assert code == 2
+    assert "WRONG  cluster         address: no Ray cluster at" in out
+    assert "if it requires a token, set RAY_AUTH_MODE=token" in out
+    assert err.splitlines()[-1].endswith("checks failed: cluster")
 
 
 @pytest.mark.ray

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from segray.pipelines.commands.verify import Problem, VerifyReport, damaged_parts, repair, run, verify
-from segray.pipelines.config.commands.registry import VerifyConfig
+from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import encode_gray_png
@@ -136,10 +136,10 @@ def test_images_twice_foreign_or_missing_are_named(folder: Path) -> None:
     write_manifest(str(folder), [*IDS, "forgotten.jpg", IDS[3]])
     first, second = sorted([extra, part_name(IDS[:2])])
     assert set(verify(str(folder)).problems) == {
-        Problem(second, IDS[0], f"twice, also in {first}"),
+        Problem(second, IDS[0], f"listed twice, also in {first}"),
         Problem(extra, "foreign.jpg", "not in the manifest"),
         Problem("", "forgotten.jpg", "missing: in the manifest, but in no readable part"),
-        Problem("", IDS[3], "twice in the manifest"),
+        Problem("", IDS[3], "listed twice in the manifest"),
     }
 
 
@@ -148,8 +148,17 @@ def test_expected_ids_may_come_from_the_caller(folder: Path) -> None:
     assert verify(str(folder), IDS).ok
     assert verify(str(folder), iter([*IDS, "x"])).problems[0].image_id == "x"
     assert verify(str(folder)).problems == [
-        Problem("", None, "manifest.parquet is missing: images that are left out cannot be noticed")
+        Problem("", None, "manifest.parquet is missing: missing images cannot be detected")
     ]
+
+
+def test_a_part_that_an_upgraded_segray_added_is_no_problem(tmp_path: Path) -> None:
+    for name, key, release in (("x", "image.matte", "0.1"), ("y", "image.background_color", "0.2")):
+        config = {"label.threshold": 0.1, key: [255, 255, 255]}
+        record = {**PROVENANCE, "config": config, "config_hash": name, "versions": {"segray": release}}
+        write_part(str(tmp_path), *tables([ok_row(name)], provenance=record))
+    write_manifest(str(tmp_path), ["x", "y"])
+    assert verify(str(tmp_path)).problems == []
 
 
 def test_a_part_of_another_configuration_is_named(folder: Path) -> None:
@@ -253,7 +262,7 @@ def test_problems_are_printed_and_fail_the_command(folder: Path, capsys: pytest.
     (folder / "segments" / part).unlink()
     write_manifest(str(folder), [*IDS, *(f"{i:02}.jpg" for i in range(24))])
     with pytest.raises(
-        UserError, match=r"has 25 problems; mend it: segray verify out=.* repair=true"
+        UserError, match=r"has 25 problems; repair it with: segray verify out=.* repair=true"
     ) as caught:
         run(VerifyConfig(out=str(folder)))
     assert caught.value.exit_code == 1
@@ -270,8 +279,8 @@ def test_repair_without_a_configuration_discards_and_says_what_is_missing(folder
     (folder / "labels" / part_name(IDS[4:])).write_bytes(b"")
     (folder / "labels" / ".part-1.parquet.12345678.tmp").write_bytes(b"half")
     lost = (
-        rf"discarded what was damaged; 2 images of {folder} are missing now: "
-        rf"cannot read {folder}/config.yaml, which says how to make them"
+        rf"damaged parts are discarded; 2 images of {folder} are missing now: "
+        rf"cannot read {folder}/config.yaml, which says how to label them"
     )
     with pytest.raises(UserError, match=lost) as caught:
         run(VerifyConfig(out=str(folder), repair=True))
@@ -316,9 +325,9 @@ def test_repair_leaves_a_set_in_use_alone(folder: Path) -> None:
     assert (folder / "segments" / part_name(IDS[4:])).exists()
 
 
-def test_what_repair_cannot_mend_is_said(folder: Path) -> None:
+def test_what_verify_cannot_repair_is_reported(folder: Path) -> None:
     (folder / "manifest.parquet").unlink()
-    with pytest.raises(UserError, match="has 1 problems that making images again does not mend"):
+    with pytest.raises(UserError, match="has 1 problems that labelling images again does not repair"):
         run(VerifyConfig(out=str(folder), repair=True))
     assert len(LabelStore(str(folder)).parts()) == 3
 
