@@ -77,13 +77,19 @@ def _window_attention(  # type: ignore[no-untyped-def]
     base = qkv + head * HEAD + channel
     first = image.to(tl.int64) * length
     biases = (tl.num_programs(2) // heads).to(tl.int64) * length
-    q = tl.load(base[None, :] + (first + token)[:, None] * (3 * model), mask=inside[:, None] & real[None, :], other=0.0)
+    q = tl.load(
+        base[None, :] + (first + token)[:, None] * (3 * model),
+        mask=inside[:, None] & real[None, :],
+        other=0.0,
+    )
     # Terms by the key's row, then by its column, and for each key which two of them count: a product.
     apart = tl.where(
         term[None, :] < TERMS, qy[:, None] - term[None, :], qx[:, None] - term[None, :] + TERMS + columns_at
     )
     row = rel + (head * biases + first + token)[:, None] * rel_stride
-    terms = tl.load(row + (apart + SIDE - 1), mask=inside[:, None] & (term % TERMS < SIDE)[None, :], other=0.0)
+    terms = tl.load(
+        row + (apart + SIDE - 1), mask=inside[:, None] & (term % TERMS < SIDE)[None, :], other=0.0
+    )
     peak = tl.full([QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
     gathered = tl.zeros([QUERIES, CHANNELS], tl.float32)

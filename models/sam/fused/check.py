@@ -46,10 +46,11 @@ def _masks(decoder: Any, embedding: Tensor, points: Tensor) -> tuple[Tensor, Ten
 
 
 def _compare(name: str, truth: Tensor, eager: Tensor, fused: Tensor) -> str | None:
-    allowed = _MARGIN * _rms(eager - truth) + _SMALL * _rms(truth)
-    error = _rms(fused - truth)
+    allowed = _MARGIN * rms(eager - truth) + _SMALL * rms(truth)
+    error = rms(fused - truth)
     return None if error <= allowed else f"{name} are off by {error:.2g}, where {allowed:.2g} is allowed"
 
 
-def _rms(x: Tensor) -> float:
+def rms(x: Tensor) -> float:
+    """Root mean square."""
     return float(x.float().square().mean().sqrt())

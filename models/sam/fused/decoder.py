@@ -107,4 +107,6 @@ class FusedDecoder:
 def _check(transformer: Any) -> None:
     layers = transformer.layers
     if len(layers) != 2 or not layers[0].skip_first_layer_pe or layers[1].skip_first_layer_pe:
-        raise ValueError("the decoder is not built as that of a released SAM: two blocks, the first without positions")
+        raise ValueError(
+            "the decoder is not built as that of a released SAM: two blocks, the first without positions"
+        )

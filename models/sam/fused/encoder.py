@@ -40,7 +40,9 @@ class FusedEncoder:
 
     def __init__(self, encoder: Any, dtype: torch.dtype, config: EncoderConfig) -> None:
         if encoder.pos_embed is None or not all(block.attn.use_rel_pos for block in encoder.blocks):
-            raise ValueError("the encoder has no absolute or no relative positions, which every released SAM has")
+            raise ValueError(
+                "the encoder has no absolute or no relative positions, which every released SAM has"
+            )
         self._encoder, self._config = rounded(encoder, dtype), config
         self._grid = (encoder.pos_embed.shape[1], encoder.pos_embed.shape[2])
         self._blocks = [self._block(layer, dtype) for layer in self._encoder.blocks]
@@ -100,7 +102,11 @@ class FusedEncoder:
         rel = torch.matmul(queries, block.table)
         attended = Attended(qkv, rel, block.columns_at, self._grid, width // heads)
         side = block.layer.window_size
-        out = window_attention(attended, side, self._config) if side else global_attention(attended, self._config)
+        out = (
+            window_attention(attended, side, self._config)
+            if side
+            else global_attention(attended, self._config)
+        )
         projected: Tensor = attention.proj(out)
         return projected
 

@@ -90,7 +90,9 @@ def _first_block(  # type: ignore[no-untyped-def]
             shrunk = tl.exp2(peak - new)
             total = total * shrunk + tl.sum(p, 0)
             placed = tl.trans((p * r[:, None]).to(c.dtype))
-            of_image = tl.dot(placed, tl.load(xval + tile), of_image * shrunk[:, None], input_precision=PRECISION)
+            of_image = tl.dot(
+                placed, tl.load(xval + tile), of_image * shrunk[:, None], input_precision=PRECISION
+            )
             p_low = tl.trans(p.to(c.dtype))
             of_weights = tl.dot(p_low, c, of_weights * shrunk[:, None], input_precision=PRECISION)
             peak = new

@@ -130,7 +130,9 @@ class PromptMaps:
         first, second = decoder.transformer.layers
         read, write = second.cross_attn_token_to_image, second.cross_attn_image_to_token
         last = decoder.transformer.final_attn_token_to_image
-        g1, b1, g2, b2 = (part for layer in (first, second) for part in (layer.norm4.weight, layer.norm4.bias))
+        g1, b1, g2, b2 = (
+            part for layer in (first, second) for part in (layer.norm4.weight, layer.norm4.bias)
+        )
         v1 = centred(first.cross_attn_image_to_token.out_proj.weight).T
         w1 = centred(v1 * g1, 1)
         w2 = centred(write.out_proj.weight).T

@@ -104,7 +104,9 @@ class PromptSide:
     def second(self, prompts: Tensor, before: FirstPrompts, read: Tensor) -> SecondPrompts:
         """After the second block's read [B, T, I] of the image, its values' bias left out."""
         layer, maps = self._second, self._maps
-        out = F.linear(read.to(prompts.dtype), layer.cross_attn_token_to_image.out_proj.weight, maps.read_bias)
+        out = F.linear(
+            read.to(prompts.dtype), layer.cross_attn_token_to_image.out_proj.weight, maps.read_bias
+        )
         x = self._feed_forward(layer, before.tokens + out)
         write, asked = layer.cross_attn_image_to_token, x + prompts
         keys, values = self._diagonal(write.k_proj(asked) * self._scale), self._diagonal(write.v_proj(x))
@@ -144,7 +146,9 @@ class PromptSide:
     def _shared_read(self, asked: Tensor, image: ImageOperands) -> Tensor:
         """The first block's read, one attention over all prompts' tokens, [B, T, C]."""
         attention = self._first.cross_attn_token_to_image
-        queries = attention.q_proj(asked).flatten(0, 1).unflatten(1, (attention.num_heads, -1)).transpose(0, 1)
+        queries = (
+            attention.q_proj(asked).flatten(0, 1).unflatten(1, (attention.num_heads, -1)).transpose(0, 1)
+        )
         read = F.scaled_dot_product_attention(queries[None], image.keys[None], image.values[None])[0]
         out: Tensor = attention.out_proj(read.transpose(0, 1).flatten(1))
         return out.unflatten(0, asked.shape[:2])

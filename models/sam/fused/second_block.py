@@ -88,7 +88,9 @@ def _second_block(  # type: ignore[no-untyped-def]
             total = total * shrunk + tl.sum(p, 0)
             p *= r2[:, None]
             placed = tl.trans((p * r1[:, None]).to(c.dtype))
-            of_image = tl.dot(placed, tl.load(xv3 + tile), of_image * shrunk[:, None], input_precision=PRECISION)
+            of_image = tl.dot(
+                placed, tl.load(xv3 + tile), of_image * shrunk[:, None], input_precision=PRECISION
+            )
             p_low = tl.trans(p.to(c.dtype))
             of_weights1 = tl.dot(p_low, c, of_weights1 * shrunk[:, None], input_precision=PRECISION)
             of_weights2 = tl.dot(p_low, low, of_weights2 * shrunk[:, None], input_precision=PRECISION)
