@@ -3,12 +3,12 @@
     python -m benchmarks.gpu
     python -m benchmarks.gpu --seconds 60 --seed 3
 
-`kernels`: do segray's kernels agree with the eager path, and how far is each from fp32. `parts`: the encoder
-per image and the decoder per 1,024 prompts. `vit_b_375` and so on: everything mode, with the random weights and
-drawn outputs of `benchmarks.masks`, so that times are real and masks are not; `ratio` is the seconds per image
-of `SamAutomaticMaskGenerator` in fp32 over segray's. `masks`: the built-in model, whose masks are real, against
-upstream's in fp32. `gem`: as `benchmarks.gem`. The record is written after each part, so that a run that is cut
-short still counts; parts for which no time is left are listed.
+`kernels`: do segray's kernels agree with the eager path, and how far is each from fp32. `parts`: the
+encoder per image and the decoder per 1,024 prompts. `vit_b_375` and so on: everything mode, with the random
+weights and drawn outputs of `benchmarks.masks`, so that times are real and masks are not; `ratio` is the
+seconds per image of `SamAutomaticMaskGenerator` in fp32 over segray's. `masks`: the built-in model, whose
+masks are real, against upstream's in fp32. `gem`: as `benchmarks.gem`. The record is written after each part,
+so that a run that is cut short still counts; parts for which no time is left are listed.
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ class MaskGenerator:
 
     Args:
         sam: the model, on its device.
-        points_per_batch: None: 4 to 32 on a CPU, as many as fit its cache, and on a GPU 64 to 1,024, at most those of a grid.
+        points_per_batch: None: 4 to 32 on a CPU, as many as fit its cache; on a GPU a
+            grid, up to 256, or up to the 1,024 that the kernels take.
         precision: of the encoder and of the decoder's large products; anything but fp32 changes the masks.
         compiled: use `torch.compile` on encoder and decoder, once for images of all sizes.
         pipelined: decode and measure all masks of an image before filtering them, with the next image already

@@ -1,4 +1,4 @@
-"""What `precision=auto` becomes before a run: the label set's own precision, or what the devices are good at."""
+"""What `precision=auto` stands for in a run: the label set's own precision, or the best for its devices."""
 
 from __future__ import annotations
 

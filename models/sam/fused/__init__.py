@@ -1,1 +1,1 @@
-"""SAM with Triton kernels: the encoder without bias tensors, the decoder without image-sized tensors per prompt."""
+"""SAM by Triton kernels: no bias tensors in the encoder, no image-sized tensors per prompt in the decoder."""

@@ -1,8 +1,8 @@
 """The encoder's two attentions with their relative positions added inside: no bias tensor, no window copies.
 
-A score is `q k + r_y + r_x`, where both terms are products of the query with one row each of two small tables,
-chosen by how far apart the two tokens are. The products with all rows are made beforehand, one strided matrix
-product. Li et al., MViTv2, CVPR 2022, section 3.1.
+A score is `q k + r_y + r_x`, where both terms are products of the query with one row each of two small
+tables, chosen by how far apart the two tokens are (Li et al., MViTv2, CVPR 2022). The products with all
+rows are computed beforehand, as one matrix product.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def window_attention(a: Attended, side: int, config: EncoderConfig) -> Tensor:
 
 
 def relative_table(rows: Tensor, columns: Tensor, dtype: torch.dtype) -> tuple[Tensor, int]:
-    """Both tables of relative positions [offsets, d] as one [d, R] in powers of 2, and where columns begin."""
+    """Both tables of relative positions [offsets, d] as one [d, R], and where columns begin in R."""
     start, end = (-(-len(table) // 8) * 8 for table in (rows, columns))
     both = rows.new_zeros(start + end, rows.shape[1])
     both[: len(rows)], both[start : start + len(columns)] = rows, columns

@@ -116,12 +116,12 @@ class FusedConfig:
 def configuration(gpu: str) -> FusedConfig:
     """The table's row of a GPU model; of an unknown one the safe row."""
     row = json.loads(TABLE.read_text(encoding="utf-8")).get(gpu, {})
-    config: FusedConfig = _parsed(FusedConfig, row)
+    config: FusedConfig = parsed(FusedConfig, row)
     return config
 
 
-def _parsed(kind: Any, values: dict[str, Any]) -> Any:
-    """A dataclass of nested values; a missing one is its default."""
+def parsed(kind: Any, values: dict[str, Any]) -> Any:
+    """A configuration, such as `FusedConfig`, of nested values; what is missing has its default."""
     hints = get_type_hints(kind)
     parts = {f.name: _field(hints[f.name], values[f.name]) for f in fields(kind) if f.name in values}
     return kind(**parts)
@@ -130,4 +130,4 @@ def _parsed(kind: Any, values: dict[str, Any]) -> Any:
 def _field(hint: Any, value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    return _parsed(hint if is_dataclass(hint) else hint.__args__[0], value)
+    return parsed(hint if is_dataclass(hint) else hint.__args__[0], value)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segray.models.precision import rounded
+from segray.models.sam.decoder import MaskDecoder, confident
 from segray.models.sam.fused.config import DecoderConfig
 from segray.models.sam.fused.first_block import first_block
 from segray.models.sam.fused.graphs import Graphed
@@ -15,8 +17,6 @@ from segray.models.sam.fused.low_rank import ImageSide, PromptMaps
 from segray.models.sam.fused.masks_kernel import Upscaling, upscaled_logits
 from segray.models.sam.fused.prompt_side import PromptSide
 from segray.models.sam.fused.second_block import second_block
-from segray.models.precision import rounded
-from segray.models.sam.decoder import MaskDecoder, confident
 
 
 class FusedDecoder:

@@ -10,11 +10,11 @@ from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor
 from torch.nn import functional as F
 
+from segray.models.precision import rounded
 from segray.models.sam.fused.attention import Attended, global_attention, relative_table, window_attention
 from segray.models.sam.fused.config import EncoderConfig
 from segray.models.sam.fused.graphs import Graphed
 from segray.models.sam.fused.norm import residual_norm
-from segray.models.precision import rounded
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,9 @@ class FusedEncoder:
     def _block(self, layer: Any, dtype: torch.dtype) -> _Block:
         attention, window = layer.attn, layer.window_size
         height, width = (window, window) if window else self._grid
-        rows = get_rel_pos(height, height, attention.rel_pos_h.float())
-        columns = get_rel_pos(width, width, attention.rel_pos_w.float())
-        # By query and key; the first query from the last key on, then the other queries from the first key.
-        tables = (torch.cat([table[0].flip(0), table[1:, 0]]) for table in (rows, columns))
-        return _Block(layer, *relative_table(*tables, dtype))
+        rows = _by_distance(get_rel_pos(height, height, attention.rel_pos_h.float()))
+        columns = _by_distance(get_rel_pos(width, width, attention.rel_pos_w.float()))
+        return _Block(layer, *relative_table(rows, columns, dtype))
 
     def _patches(self, images: Tensor) -> Tensor:
         """Tokens [B N, C]: patches of a reshape, one product with positions and bias added."""
@@ -118,3 +116,8 @@ class FusedEncoder:
         y = F.conv2d(grid, kernel, padding=1).permute(0, 2, 3, 1).reshape(-1, y.shape[1])
         y = residual_norm(y, None, last.weight, last.bias, last.eps, torch.float32)
         return y.view(-1, rows, columns, y.shape[1]).permute(0, 3, 1, 2)
+
+
+def _by_distance(table: Tensor) -> Tensor:
+    """Relative positions [queries, keys, d] by query minus key, the lowest first: [2 queries - 1, d]."""
+    return torch.cat([table[0].flip(0), table[1:, 0]])

@@ -33,7 +33,8 @@ def slot_softmax(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def store_of_heads(  # type: ignore[no-untyped-def]
-    out, values, prompt, ROWS: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr, INTERNAL: tl.constexpr,  # noqa: N803
+    out, values, prompt, ROWS: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr,  # noqa: N803
+    INTERNAL: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
     """[ROWS, INTERNAL] to [prompt, TOKENS, INTERNAL]: every head's channels of its own rows."""
     row, channel = tl.arange(0, ROWS)[:, None], tl.arange(0, INTERNAL)[None, :]
@@ -49,7 +50,7 @@ def _first_block(  # type: ignore[no-untyped-def]
     TOKENS: tl.constexpr, TILE: tl.constexpr, WRITE: tl.constexpr, READ: tl.constexpr,  # noqa: N803
     PRECISION: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
-    COLUMNS: tl.constexpr = SLOTS * HEADS
+    COLUMNS: tl.constexpr = SLOTS * HEADS  # noqa: N806
     prompt = tl.program_id(0).to(tl.int64)
     column, channel = tl.arange(0, COLUMNS), tl.arange(0, INTERNAL)
     block = prompt * COLUMNS * INTERNAL + column[:, None] * INTERNAL + channel[None, :]

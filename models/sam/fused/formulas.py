@@ -1,4 +1,4 @@
-"""The three kernels over image tokens in plain torch: what they are checked against. Sums are float32 or wider."""
+"""The three kernels over image tokens in plain torch, for tests. Sums are float32 or wider."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segray.models.sam.fused.low_rank import SLOTS, ImageOperands, PromptMaps
-from segray.models.sam.fused.prompt_side import FirstPrompts, PromptSide, SecondPrompts
+from segray.models.sam.fused.prompt_side import FirstPrompts, SecondPrompts
 
 
 def first_block(
@@ -95,6 +95,3 @@ def of_heads(read: Tensor, heads: int, tokens: int) -> Tensor:
 def wide(x: Tensor) -> Tensor:
     """At least float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-__all__ = ["PromptSide", "first_block", "of_heads", "second_block", "slot_softmax", "upscaled_logits", "wide"]

@@ -96,16 +96,24 @@ class ImageSide:
         queries, keys = torch.matmul(tokens + self._positions, self._placed)
         x = centred(tokens + self._bias, 1)
         xg = centred(x * self._g1, 1)
+        xv, xk, xval, xq2 = torch.matmul(x, self._x).to(self._dtype)
+        xw1, xw2, xk3, xv3 = torch.matmul(xg, self._xg).to(self._dtype)
         return ImageOperands(
-            self._by_heads(keys),
-            self._by_heads(self._value(tokens)),
-            (queries + self._query_bias).to(self._dtype),
-            *torch.matmul(x, self._x).to(self._dtype),
-            *torch.matmul(xg, self._xg).to(self._dtype),
-            (xg @ self._up).to(self._dtype),
-            x.square().sum(1),
-            xg.square().sum(1),
-            xg @ self.constant,
+            keys=self._by_heads(keys),
+            values=self._by_heads(self._value(tokens)),
+            q0=(queries + self._query_bias).to(self._dtype),
+            xv=xv,
+            xk=xk,
+            xval=xval,
+            xq2=xq2,
+            xw1=xw1,
+            xw2=xw2,
+            xk3=xk3,
+            xv3=xv3,
+            xu=(xg @ self._up).to(self._dtype),
+            xsq=x.square().sum(1),
+            xgsq=xg.square().sum(1),
+            xc=xg @ self.constant,
         )
 
     def _by_heads(self, x: Tensor) -> Tensor:

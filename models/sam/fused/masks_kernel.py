@@ -51,7 +51,7 @@ def _upscaled_logits(  # type: ignore[no-untyped-def]
     COLUMNS: tl.constexpr, FEATURES: tl.constexpr, TILE: tl.constexpr, GELU: tl.constexpr,  # noqa: N803
     PRECISION: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
-    NARROW: tl.constexpr = FEATURES // 2
+    NARROW: tl.constexpr = FEATURES // 2  # noqa: N806
     prompt = tl.program_id(0).to(tl.int64)
     column, feature, output = tl.arange(0, COLUMNS), tl.arange(0, FEATURES), tl.arange(0, 32)
     scale, shift = tl.load(norm_weight + feature)[None, :], tl.load(norm_bias + feature)[None, :]

@@ -25,8 +25,8 @@ def _second_block(  # type: ignore[no-untyped-def]
     ASKED_SLOTS: tl.constexpr, TOKENS: tl.constexpr, ASKED: tl.constexpr, TILE: tl.constexpr,  # noqa: N803
     WRITE: tl.constexpr, READ: tl.constexpr, PRECISION: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
-    COLUMNS: tl.constexpr = SLOTS * HEADS
-    ASKED_COLUMNS: tl.constexpr = ASKED_SLOTS * HEADS
+    COLUMNS: tl.constexpr = SLOTS * HEADS  # noqa: N806
+    ASKED_COLUMNS: tl.constexpr = ASKED_SLOTS * HEADS  # noqa: N806
     prompt = tl.program_id(0).to(tl.int64)
     column, channel, asked = tl.arange(0, COLUMNS), tl.arange(0, INTERNAL), tl.arange(0, ASKED_COLUMNS)
     block = prompt * COLUMNS * INTERNAL + column[:, None] * INTERNAL + channel[None, :]

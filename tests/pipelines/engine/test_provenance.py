@@ -109,7 +109,7 @@ def test_a_record_without_a_configuration_differs_in_everything() -> None:
         ("clip.precision", "fp32", "fp16"),
     ],
 )
-def test_a_key_that_is_younger_than_the_label_set_is_what_was_done_then(key: str, then: Any, now: Any) -> None:
+def test_a_key_younger_than_the_label_set_is_what_was_done_then(key: str, then: Any, now: Any) -> None:
     old = record()
     del old["config"][key]
     others = [f"{name}.precision=fp32" for name in ("sam", "clip") if key != f"{name}.precision"]
