@@ -38,7 +38,7 @@ class FusedDecoder:
         self.eager = MaskDecoder(sam, dtype)
         self._config, self._dtype = config, dtype
         encoder = sam.prompt_encoder
-        positions = encoder.get_dense_pe()[0].flatten(1).T.contiguous()
+        positions = encoder.get_dense_pe()[0].flatten(1).T.contiguous().to(decoder.iou_token.weight.dtype)
         self._image = ImageSide(decoder, positions, encoder.no_mask_embed.weight, dtype)
         self._maps = PromptMaps(decoder, self._image.constant, dtype)
         asked = decoder.num_mask_tokens

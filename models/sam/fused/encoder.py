@@ -27,11 +27,11 @@ class _Block:
 
 
 class FusedEncoder:
-    """`segray.models.sam.encoder.encode_pictures` in 16 bit, the neck included.
+    """`segray.models.sam.encoder.encode_images`.
 
     Args:
         encoder: segment_anything's `ImageEncoderViT`, float32, left as it is.
-        dtype: of weights and tokens; sums and norms are float32.
+        dtype: of weights and tokens but for the neck's; sums and norms are float32.
         config: of the kernels.
 
     Raises:
@@ -51,7 +51,8 @@ class FusedEncoder:
         positions = self._encoder.pos_embed.flatten(0, 2)
         self._positions = (positions + projection.bias)[None]
         self._patch = projection.kernel_size[0]
-        first, norm, second, last_norm = self._encoder.neck
+        # In float32: in 16 bit more images had another number of masks, for a twentieth of the encoder's time.
+        first, norm, second, last_norm = encoder.neck
         kernel = second.weight.contiguous(memory_format=torch.channels_last)
         self._captured = Graphed(lambda images: (self.encode(images),), limit=4)
         self._neck = (first.weight.flatten(1).T, norm, kernel, last_norm)
@@ -73,7 +74,7 @@ class FusedEncoder:
             if after:
                 norm = after.layer.norm1
                 y = residual_norm(x, y, norm.weight, norm.bias, norm.eps)
-        return self._embeddings(x + y)
+        return self._embeddings(x.float() + y)
 
     def _block(self, layer: Any, dtype: torch.dtype) -> _Block:
         attention, window = layer.attn, layer.window_size
@@ -114,7 +115,7 @@ class FusedEncoder:
         y = residual_norm(tokens @ first, None, norm.weight, norm.bias, norm.eps)
         grid = y.view(-1, rows, columns, y.shape[1]).permute(0, 3, 1, 2)
         y = F.conv2d(grid, kernel, padding=1).permute(0, 2, 3, 1).reshape(-1, y.shape[1])
-        y = residual_norm(y, None, last.weight, last.bias, last.eps, torch.float32)
+        y = residual_norm(y, None, last.weight, last.bias, last.eps)
         return y.view(-1, rows, columns, y.shape[1]).permute(0, 3, 1, 2)
 
 

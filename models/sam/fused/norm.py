@@ -33,7 +33,6 @@ def residual_norm(
     weight: Tensor,
     bias: Tensor,
     eps: float,
-    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Layer norm [n, C] of `x + added`, which becomes `x`; sums are float32.
 
@@ -42,9 +41,8 @@ def residual_norm(
         added: [n, C], contiguous, or None.
         weight, bias: [C].
         eps: added to the variance.
-        dtype: of the result; None: that of `x`.
     """
-    normed = torch.empty_like(x, dtype=dtype or x.dtype)
+    normed = torch.empty_like(x)
     rows, channels = x.shape
     _residual_norm[(rows,)](
         x, x if added is None else added, weight, bias, x, normed, channels, eps,

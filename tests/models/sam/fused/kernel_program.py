@@ -9,9 +9,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from segray.models.precision import rounded
 from segray.models.sam.decoder import MaskDecoder
-from segray.models.sam.encoder import encode_images
 from segray.models.sam.fused import decoder as fused_decoder
 from segray.models.sam.fused import selection
 from segray.models.sam.fused.check import disagreement, rms
@@ -104,10 +102,6 @@ def checks() -> None:
         weights, rstd, read = own(*args)  # type: ignore[arg-type]
         return weights, rstd, read.flip(1)
 
-    eager = encode_images(
-        sam.image_encoder, torch.zeros(1, 3, 192, 192), rounded(sam.image_encoder, torch.float16)
-    )
-    assert eager.isfinite().all()
     with mock.patch.object(fused_decoder, "second_block", wrong):
         problem = disagreement(sam, fused, torch.float16)
     assert problem is not None

@@ -37,8 +37,7 @@ def test_the_low_rank_form_is_exact() -> None:
     from segray.models.sam.fused.decoder import FusedDecoder
 
     sam = small_decoder(64, 2, (5, 8))
-    for module in (sam.mask_decoder, sam.prompt_encoder):
-        module.double()
+    sam.mask_decoder.double()
     embedding, points = torch.randn(64, 5, 8).double(), torch.rand(3, 2).double() * 64
     eager = MaskDecoder(sam, torch.float64)
     hidden, tokens = eager._transform(eager.image_tokens(embedding), eager.prompts(points))
@@ -66,10 +65,12 @@ def test_the_low_rank_form_is_exact() -> None:
 
 def test_a_decoder_of_another_build_is_refused() -> None:
     pytest.importorskip("triton")
+    from segray.models.sam.fused.decoder import FusedDecoder
+
     sam = small_decoder(64, 2, (4, 8))
     sam.mask_decoder.transformer.layers[0].skip_first_layer_pe = False
     with pytest.raises(ValueError, match="released SAM"):
-        selection.build(SimpleNamespace(**vars(sam), image_encoder=None), torch.float32, 0, FusedConfig())
+        FusedDecoder(sam, torch.float32, 0.0, DecoderConfig())
 
 
 # Configurations

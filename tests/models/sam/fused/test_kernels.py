@@ -1,4 +1,4 @@
-"""Kernels without a GPU: by Triton's interpreter against the eager path, and compiled for GPUs of three kinds."""
+"""Kernels without a GPU: by Triton's interpreter against the eager path, and compiled for three kinds of GPU."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SHARED_BYTES = {80: 166_912, 89: 101_376, 90: 232_448}
 """Of a block, the most that a GPU of this capability has."""
 
 SPILLED_BYTES = 2_500
-"""The worst kernel of the worst GPU, 8.9's logits, spills 2,100 bytes per thread; on 9.0 none spills over 200."""
+"""Per thread. The kernel that makes logits spills about 2,100 on 8.9; on 9.0 none spills over 200."""
 
 _MODEL = {
     "CHANNELS": 256,
@@ -89,7 +89,7 @@ def kind(name: str) -> str:
 def test_the_safe_row_fits_gpus_that_are_not_here(
     kernel: str, constants: dict[str, Any], capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The interpreter takes what the compiler refuses; registers spill and shared memory runs out there alone."""
+    """The interpreter takes what the compiler refuses, and has registers and memory without end."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
