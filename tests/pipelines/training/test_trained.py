@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.training.checkpoints import save_checkpoint
 from segray.pipelines.training.trained import (
+    check_network,
     chosen_window,
     find_checkpoint,
     load_network,
@@ -92,17 +96,33 @@ def test_a_checkpoint_that_cannot_be_built_is_one_line(
     tmp_path: Path, changes: dict[str, Any], text: str
 ) -> None:
     folder = write_run(tmp_path / "run", **changes)
-    with pytest.raises(UserError, match=text) as caught:
-        load_network(str(folder))
-    assert (caught.value.exit_code, "\n" in str(caught.value)) == (2, False)
+    checks: list[Callable[[str], object]] = [load_network]
+    if "weights are not those" not in text:
+        checks.append(check_network)
+    for check in checks:
+        with pytest.raises(UserError, match=text) as caught:
+            check(str(folder))
+        assert (caught.value.exit_code, "\n" in str(caught.value)) == (2, False)
 
 
-def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("check", [load_network, check_network])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, check: Callable[[str], object]) -> None:
     folder = write_run(tmp_path / "run")
     weights = folder / "best" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"model\.safetensors is damaged: sha256"):
-        load_network(str(folder))
+        check(str(folder))
+
+
+def test_a_checkpoint_is_checked_without_importing_what_builds_its_network(trained: Path) -> None:
+    assert check_network(str(trained)) == load_network(str(trained))[1]
+    code = (
+        "import sys; from segray.pipelines.training.trained import check_network\n"
+        "check_network(sys.argv[1])\n"
+        "print({'open_clip', 'timm', 'torchvision', 'torch._dynamo', 'pandas', 'mlflow'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, str(trained)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "set()"
 
 
 def test_the_run_of_a_checkpoint(trained: Path, tmp_path: Path) -> None:
