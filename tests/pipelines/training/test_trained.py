@@ -72,7 +72,7 @@ def test_the_window_is_that_of_the_run_unless_another_is_chosen() -> None:
     assert chosen_window({}, None) is None
 
 
-def test_what_is_no_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"checkpoint=.*: no checkpoint there, neither state\.json nor best/"):
         find_checkpoint(str(tmp_path))
     newest = tmp_path / "checkpoints" / "checkpoint_2"
@@ -128,9 +128,9 @@ def test_a_checkpoint_is_checked_without_importing_what_builds_its_network(train
 def test_the_run_of_a_checkpoint(trained: Path, tmp_path: Path) -> None:
     assert run_folder(str(trained)) == str(trained)
     assert run_folder(str(trained / "best")) == run_folder(f"{trained}/best/") == str(trained)
-    kept = trained / "checkpoints" / "checkpoint_1"
-    shutil.copytree(trained / "best", kept)
-    assert run_folder(str(kept)) == str(trained)
+    numbered = trained / "checkpoints" / "checkpoint_1"
+    shutil.copytree(trained / "best", numbered)
+    assert run_folder(str(numbered)) == str(trained)
     alone = Path(shutil.copytree(trained / "best", tmp_path / "best"))
     assert run_folder(str(alone)) == str(alone)
 
