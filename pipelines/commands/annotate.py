@@ -221,7 +221,7 @@ def _as_user_error(error: Exception) -> Exception:
 
 def _warn_of_unknown_names(config: AnnotateConfig, space: LabelSpace) -> None:
     """The built-in models label anything, with whatever names; that it means nothing does not show."""
-    built_in = "picture_book" in (config.sam.model, config.clip.model)
+    built_in = "builtin" in (config.sam.model, config.clip.model)
     strange = set(space.classes) - set(label_space("picture_book").classes)
     if built_in and strange:
         click.echo(

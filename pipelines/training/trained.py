@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from segray.models.segmenters.inference import image_logits
 from segray.models.segmenters.registry import Segmenter, build_segmenter
+from segray.pipelines.config.previous import current_value
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.manifest import split_options
@@ -33,6 +34,7 @@ def load_network(uri: str) -> tuple[Segmenter, dict[str, Any]]:
         name, classes = str(state["network"]), len(state["classes"])
     except (KeyError, TypeError):
         raise UserError(f"checkpoint={where}: {STATE} names no network or no classes") from None
+    name = current_value("network.name", name)
     try:
         network = build_segmenter(name, classes, pretrained=False)
     except (ValueError, ImportError) as error:

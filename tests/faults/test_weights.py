@@ -11,8 +11,8 @@ from segray.models.weights import BUILTIN_FOLDER
 from tests.faults.runs import segray, started, words
 
 FILES = {
-    "sam": BUILTIN_FOLDER / "picture_book_sam.safetensors",
-    "clip": BUILTIN_FOLDER / "picture_book_clip.safetensors",
+    "sam": BUILTIN_FOLDER / "sam.safetensors",
+    "clip": BUILTIN_FOLDER / "clip.safetensors",
 }
 
 

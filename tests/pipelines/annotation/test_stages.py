@@ -48,7 +48,7 @@ from segray.pipelines.scenes.picture_book import draw_scene
 from tests.pipelines.plain_runs import PLAN, config_of, draw_pictures, label_plainly, manifest_table
 
 SPACE = label_space("picture_book")
-SAM = SamConfig(points_per_side=3, pred_iou_thresh=0, stability_score_thresh=0)
+SAM = SamConfig(model="builtin", points_per_side=3, pred_iou_thresh=0, stability_score_thresh=0)
 GUARD: dict[str, Any] = {"book": Ledger(), "max_tries": 3}
 
 
@@ -82,7 +82,7 @@ def words() -> Words:
 
 @pytest.fixture(scope="module")
 def named(segmented: pa.Table, words: Words) -> pa.Table:
-    return ClassifySegments(ClipConfig(), words, True, PLAN, **GUARD)(segmented)
+    return ClassifySegments(ClipConfig(model="builtin"), words, True, PLAN, **GUARD)(segmented)
 
 
 def _ok(table: pa.Table) -> list[Row]:
@@ -220,8 +220,8 @@ def test_reduced_pictures_get_labels_of_full_size(tmp_path: Path, words: Words) 
     for size in (None, (192, 160)):
         read = read_table(table, ImageOptions(jpeg_size=size), False, **GUARD)
         assert read["reduced"].to_pylist() == [1 if size is None else 2]
-        named = ClassifySegments(ClipConfig(), words, True, PLAN, **GUARD)(
-            SegmentImages(SamConfig(), PLAN, **GUARD)(read)
+        named = ClassifySegments(ClipConfig(model="builtin"), words, True, PLAN, **GUARD)(
+            SegmentImages(SamConfig(model="builtin"), PLAN, **GUARD)(read)
         )
         (row,) = encode_table(named, SPACE, **GUARD).to_pylist()
         assert (row["status"], row["width"], row["height"]) == ("ok", 901, 601)
@@ -237,7 +237,9 @@ def test_weights_that_changed_are_told_in_the_call(read: pa.Table, words: Words)
     """Ray tells of an actor whose constructor fails without the reason."""
     changed = {"sha256": "0" * 64}
     sam = SegmentImages(SAM.model_copy(update=changed), PLAN, **GUARD)
-    clip = ClassifySegments(ClipConfig().model_copy(update=changed), words, True, PLAN, **GUARD)
+    clip = ClassifySegments(
+        ClipConfig(model="builtin").model_copy(update=changed), words, True, PLAN, **GUARD
+    )
     for stage in (sam, clip):
         with pytest.raises(UserError, match="sha256"):
             stage(read)
@@ -267,7 +269,9 @@ def test_precision_reaches_the_models(
     other = SegmentImages(SAM.model_copy(update={"precision": "bf16"}), PLAN, **GUARD)(read)
     assert other.schema == segmented.schema
     assert other != segmented
-    rows = ClassifySegments(ClipConfig(precision="bf16"), words, True, PLAN, **GUARD)(segmented)
+    rows = ClassifySegments(ClipConfig(model="builtin", precision="bf16"), words, True, PLAN, **GUARD)(
+        segmented
+    )
     for row, exact in zip(_ok(rows), _ok(named), strict=True):
         found, expected = (np.frombuffer(one["embeddings"], np.float16) for one in (row, exact))
         assert not np.array_equal(found, expected)
@@ -275,8 +279,8 @@ def test_precision_reaches_the_models(
 
 
 def test_null_options_are_the_model_s_own() -> None:
-    sam, _ = build_sam("picture_book")
-    own, entry = mask_generator(sam, SamConfig()), SAM_MODELS["picture_book"]
+    sam, _ = build_sam("builtin")
+    own, entry = mask_generator(sam, SamConfig(model="builtin")), SAM_MODELS["builtin"]
     assert len(own.grids[0]) == entry.points_per_side**2
     assert own.pred_iou_thresh == entry.pred_iou_thresh
     assert own.stability_score_thresh == entry.stability_score_thresh
@@ -301,7 +305,10 @@ def test_null_options_are_the_model_s_own() -> None:
     for name in ("crop_nms_thresh", "crop_overlap_ratio", "min_mask_region_area", "points_per_batch"):
         assert getattr(chosen, name) == getattr(config, name)
     with pytest.raises(ValueError, match="crop_n_points_downscale_factor"):
-        mask_generator(sam, SamConfig(points_per_side=2, crop_n_layers=2, crop_n_points_downscale_factor=2))
+        mask_generator(
+            sam,
+            SamConfig(model="builtin", points_per_side=2, crop_n_layers=2, crop_n_points_downscale_factor=2),
+        )
 
 
 # Name
@@ -309,7 +316,7 @@ def test_null_options_are_the_model_s_own() -> None:
 
 def test_naming_follows_the_method(segmented: pa.Table, named: pa.Table, words: Words) -> None:
     assert named.schema == CLASSIFIED_SCHEMA
-    clip = build_clip("picture_book")
+    clip = build_clip("builtin")
     bank = words.bank()
     for before, row in zip(_ok(segmented), _ok(named), strict=True):
         batch = preprocess([pixels_of(before)], clip.image_size, clip.mean, clip.std)
@@ -326,16 +333,16 @@ def test_naming_follows_the_method(segmented: pa.Table, named: pa.Table, words: 
 def test_on_a_cpu_names_do_not_depend_on_the_batch(
     segmented: pa.Table, named: pa.Table, words: Words
 ) -> None:
-    stage = ClassifySegments(ClipConfig(), words, True, PLAN, **GUARD)
+    stage = ClassifySegments(ClipConfig(model="builtin"), words, True, PLAN, **GUARD)
     alone = pa.concat_tables([stage(segmented.slice(i, 1)) for i in range(segmented.num_rows)])
     assert alone == named
 
 
 def test_without_segments_every_pixel_is_named_by_itself(read: pa.Table, words: Words) -> None:
-    config = ClipConfig(features="clip")
+    config = ClipConfig(model="builtin", features="clip")
     named = ClassifySegments(config, words, True, PLAN, **GUARD)(read)
     assert named.schema == CLASSIFIED_SCHEMA
-    clip = build_clip("picture_book")
+    clip = build_clip("builtin")
     encoded = encode_table(named, SPACE, **GUARD)
     assert encoded.schema == ENCODED_SCHEMA
     for before, row in zip(_ok(read), _ok(encoded), strict=True):
@@ -360,13 +367,13 @@ def test_bad_rows_keep_their_reason_through_all_stages(named: pa.Table) -> None:
 
 
 def test_embeddings_and_size_are_options(segmented: pa.Table, words: Words) -> None:
-    plain = ClipConfig(features="clip", image_size=64)
+    plain = ClipConfig(model="builtin", features="clip", image_size=64)
     stage = ClassifySegments(plain, words, False, PLAN, **GUARD)
     assert all(row["embeddings"] is None for row in stage(segmented).to_pylist())
-    clip = build_clip("picture_book")
+    clip = build_clip("builtin")
     assert clip_features(clip, plain, [np.zeros((9, 7, 3), np.uint8)] * 2).shape == (2, 4, 4, 64)
     with pytest.raises(ValueError, match="does not fit patches of 16x16 px"):
-        clip_features(clip, ClipConfig(image_size=70), [np.zeros((9, 7, 3), np.uint8)])
+        clip_features(clip, ClipConfig(model="builtin", image_size=70), [np.zeros((9, 7, 3), np.uint8)])
 
 
 def test_words_are_the_text_bank() -> None:
