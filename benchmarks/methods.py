@@ -67,13 +67,13 @@ def train_here(words: Sequence[str]) -> None:
     import logging
 
     from segray.pipelines.training.data.training_data import open_data
-    from segray.pipelines.training.loop import Worker
+    from segray.pipelines.training.loop import Trainer
     from segray.pipelines.training.session import LocalSession
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = load(TrainConfig, None, words)
     folder = Path(config.out)
-    worker = Worker(config, open_data(config.data, config.seed), LocalSession(folder), None)
+    worker = Trainer(config, open_data(config.data, config.seed), LocalSession(folder), None)
     history = worker.run()
     temporary = folder / "history.tmp"
     temporary.write_text(json.dumps(history))

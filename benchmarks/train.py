@@ -31,8 +31,8 @@ from segray.models.semi.student import Student
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.scenes.picture_book import draw_scene
-from segray.pipelines.training.data.batches import StepData, steps
-from segray.pipelines.training.optimiser import make_optimiser
+from segray.pipelines.training.build import make_optimiser
+from segray.pipelines.training.data.sampler import StepDataset, step_batches
 from segray.pipelines.training.step import Objective
 
 CLASSES, EPSILON, TAU = 10, 0.1, 0.7
@@ -151,12 +151,12 @@ class SegrayLoop:
         self.objective = Objective(config, network, CLASSES, torch.device("cpu"))
         self.student = Student(network).train()
         self.optimiser = make_optimiser(network, config.train)
-        data = StepData(scenes, scenes, seed=0, batch=config.train.batch, rank=0, workers=1)
-        self.samples = steps(data, 0, count, config.train.loaders)
+        data = StepDataset(scenes, scenes, seed=0, batch=config.train.batch, rank=0, workers=1)
+        self.batches = step_batches(data, 0, count, config.train.loaders)
 
     def __call__(self) -> float:
         """One step; the loss."""
-        figures = self.objective(self.student, next(self.samples))
+        figures = self.objective(self.student, next(self.batches))
         self.optimiser.zero_grad(set_to_none=True)
         figures.loss.backward()
         self.optimiser.step()

@@ -25,7 +25,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions, encode_gray_png
 from segray.pipelines.label_set.schema import ID_LIST, class_counts
-from segray.pipelines.training.data.class_names import has_no_class
+from segray.pipelines.training.data.class_names import has_background
 
 MASKS, OVERLAYS = "masks", "overlays"
 STOP = "stop"
@@ -166,7 +166,7 @@ def overlay(pixels: NDArray[np.uint8], label: NDArray[np.uint8], classes: tuple[
     """
     palette = LabelSpace(classes, ((),) * len(classes)).palette()
     blended = (pixels // 2) + (palette[label] // 2)
-    if has_no_class(classes):
+    if has_background(classes):
         blended[label == 0] = pixels[label == 0]
     picture = Image.fromarray(blended)
     picture.thumbnail((_JPEG_SIDE, _JPEG_SIDE))

@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.invariant import check_invariant
 from tests.faults.runs import N_PARTS, started, words
-from tests.pipelines.training.runs import SHORT, book, config, curve, worker
+from tests.pipelines.training.runs import SHORT, book, config, curve, trainer
 
 EPOCHS = 10
 
@@ -40,7 +40,7 @@ def test_a_node_with_a_training_worker_is_lost(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     labels, root = book(tmp_path / "book")
     epochs = f"train.epochs={EPOCHS}"
-    plain = worker(config(tmp_path / "plain", labels, root, epochs), tmp_path / "plain").run()
+    plain = trainer(config(tmp_path / "plain", labels, root, epochs), tmp_path / "plain").run()
     out = tmp_path / "run"
     places = [f"out={out}", f"data.root={root}", f"data.labels={labels}"]
     # A worker fills a node, and there are three nodes: two workers find room again when one is lost.

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.faults.runs import REPOSITORY, Finished, Process, started
-from tests.pipelines.training.runs import SHORT, book, config, worker
+from tests.pipelines.training.runs import SHORT, book, config, trainer
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -56,7 +56,8 @@ def train(out: Path, labels: Path, root: Path) -> list[str]:
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     folder = tmp_path_factory.mktemp("training")
     labels, root = book(folder / "book")
-    plain = worker(config(folder / "plain", labels, root, f"train.epochs={EPOCHS}"), folder / "plain").run()
+    alone = config(folder / "plain", labels, root, f"train.epochs={EPOCHS}")
+    plain = [dict(entry) for entry in trainer(alone, folder / "plain").run()]
     out = folder / "run"
     with started(train(out, labels, root), folder / "first") as process:
         process.wait_for(lambda: checkpoints(out) > 0)

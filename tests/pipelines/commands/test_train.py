@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from segray.pipelines.training.run_folder import CHECKPOINTS
-from segray.pipelines.training.trainer import scaling, trainer
+from segray.pipelines.training.trainer import scaling_config, torch_trainer
 from tests.pipelines.training.runs import config
 
 LOOK = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
@@ -19,9 +19,10 @@ def set_up(folder: Path, workers: int) -> str:
     from segray.pipelines.engine.cluster import Resources
 
     sizes = f"train.workers={workers}", f"train.batch={2 * workers}", "train.num_cpus=1"
-    given = config(folder / "run", folder, folder, *sizes)
-    made = trainer(given, lambda _: None, {}, scaling(given, Resources(cpus=workers, gpus=0)))
-    assert made.run_config.name == CHECKPOINTS
+    short = config(folder / "run", folder, folder, *sizes)
+    workers_config = scaling_config(short, Resources(cpus=workers, gpus=0))
+    trainer = torch_trainer(short, lambda: None, workers_config)
+    assert trainer.run_config.name == CHECKPOINTS
     return os.environ[LOOK]
 
 

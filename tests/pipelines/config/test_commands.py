@@ -10,7 +10,7 @@ from segray.models.clip.text import TEMPLATES
 from segray.models.label_space import BACKGROUND_NAMES, label_space
 from segray.models.sam.generator import SAM_MODELS
 from segray.pipelines.config.command_table import COMMANDS
-from segray.pipelines.config.commands.annotate import TEMPLATE_SETS, AnnotateConfig, SamModel
+from segray.pipelines.config.commands.annotate import TEMPLATE_SETS, AnnotateConfig, SamConfig, SamModel
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.config.schema import Config, keys

@@ -74,7 +74,7 @@ def test_a_state_that_is_none_is_told(tmp_path: Path, text: str) -> None:
 
 
 def test_a_folder_of_something_else_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is no checkpoint of segray: state.json is missing"):
+    with pytest.raises(UserError, match=r"is not a checkpoint of segray: state.json is missing"):
         load_checkpoint(str(tmp_path))
 
 

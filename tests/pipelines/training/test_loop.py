@@ -12,7 +12,7 @@ from segray.models.semi.methods import METHODS
 from segray.pipelines.engine.compiling import CannotCompileError
 from segray.pipelines.training.meter import DivergedError
 from segray.pipelines.training.step import Objective
-from tests.pipelines.training.runs import book, config, curve, worker
+from tests.pipelines.training.runs import book, config, curve, trainer
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def undisturbed(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     folder = tmp_path_factory.mktemp("run")
-    return folder, worker(config(folder, *data), folder).run()
+    return folder, trainer(config(folder, *data), folder).run()
 
 
 def test_a_run_validates_each_epoch_and_learns(undisturbed: tuple[Path, list[Any]]) -> None:
@@ -44,7 +44,7 @@ def test_a_run_that_goes_on_ends_where_an_undisturbed_one_does(
     folder, history = undisturbed
     for checkpoint in sorted(folder.glob("checkpoint_*"))[:kept]:
         shutil.copytree(checkpoint, tmp_path / checkpoint.name)
-    again = worker(config(tmp_path, *data), tmp_path)
+    again = trainer(config(tmp_path, *data), tmp_path)
     assert len(again.progress.history) == kept
     assert curve(again.run()) == curve(history)
 
@@ -57,7 +57,7 @@ def test_a_cut_checkpoint_costs_an_epoch_and_nothing_else(
         shutil.copytree(checkpoint, tmp_path / checkpoint.name)
     newest = max(tmp_path.glob("checkpoint_*")) / "model.safetensors"
     newest.write_bytes(newest.read_bytes()[:-9])
-    again = worker(config(tmp_path, *data), tmp_path)
+    again = trainer(config(tmp_path, *data), tmp_path)
     assert len(again.progress.history) == 1
     assert curve(again.run()) == curve(history)
 
@@ -66,7 +66,7 @@ def test_a_cut_checkpoint_costs_an_epoch_and_nothing_else(
 def test_every_method_runs_and_predicts_with_what_it_says(
     data: tuple[Path, Path], tmp_path: Path, method: str
 ) -> None:
-    run = worker(config(tmp_path, *data, f"method={method}", "train.epochs=1"), tmp_path)
+    run = trainer(config(tmp_path, *data, f"method={method}", "train.epochs=1"), tmp_path)
     (entry,) = run.run()
     assert torch.isfinite(torch.tensor(entry["loss"]))
     assert (entry["from_model"] is None) == (method == "supervised")
@@ -77,8 +77,8 @@ def test_every_method_runs_and_predicts_with_what_it_says(
 
 def test_parts_of_a_batch_add_up_to_the_batch(data: tuple[Path, Path], tmp_path: Path) -> None:
     words = ["train.batch=4", "train.epochs=1", "train.optimiser=sgd", "augment.cutmix=0", "train.lr=0.01"]
-    whole = worker(config(tmp_path, *data, *words), tmp_path / "a").run()
-    parts = worker(config(tmp_path, *data, *words, "train.accumulate=2"), tmp_path / "b").run()
+    whole = trainer(config(tmp_path, *data, *words), tmp_path / "a").run()
+    parts = trainer(config(tmp_path, *data, *words, "train.accumulate=2"), tmp_path / "b").run()
     assert parts[0]["loss"] == pytest.approx(whole[0]["loss"], rel=0.02)
     assert parts[0]["accuracy"] == pytest.approx(whole[0]["accuracy"], abs=0.02)
 
@@ -91,7 +91,7 @@ def test_a_compiled_network_learns_what_the_plain_one_does(
 ) -> None:
     # Inductor, the default, takes minutes for a few steps and wants a C++ compiler; this traces as much.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    compiled = worker(config(tmp_path, *data, "train.compile=true"), tmp_path).run()
+    compiled = trainer(config(tmp_path, *data, "train.compile=true"), tmp_path).run()
     for ours, plain in zip(compiled, undisturbed[1], strict=True):
         assert ours["loss"] == pytest.approx(plain["loss"], rel=1e-4)
     files = sorted(path.name for path in next(tmp_path.glob("checkpoint_*")).iterdir())
@@ -105,7 +105,7 @@ def test_a_network_that_cannot_be_compiled_says_so_in_one_line(
         raise RuntimeError("No working C++ compiler found\nat all")
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    run = worker(config(tmp_path, *data, "train.compile=true"), tmp_path)
+    run = trainer(config(tmp_path, *data, "train.compile=true"), tmp_path)
     with pytest.raises(CannotCompileError) as caught:
         run.run()
     problem = "train.compile=true: No working C++ compiler found; train.compile=false needs no compiler"
@@ -115,7 +115,7 @@ def test_a_network_that_cannot_be_compiled_says_so_in_one_line(
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(
     data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = worker(config(tmp_path, *data), tmp_path)
+    run = trainer(config(tmp_path, *data), tmp_path)
     plain = Objective.__call__
 
     def poisoned(self: Objective, student: Any, samples: Any) -> Any:
@@ -133,8 +133,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(
 def test_the_learning_rate_is_scaled_by_the_batch_and_falls_to_nothing(
     data: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    small = worker(config(tmp_path, *data), tmp_path)
-    large = worker(config(tmp_path, *data, "train.batch=4"), tmp_path)
-    assert large._lr(0) == 2 * small._lr(0) == pytest.approx(0.0005 * 4 / 8)
-    half = small._lr(small.total // 2)
-    assert half == pytest.approx(small._lr(0) * (1 - (small.total // 2) / small.total) ** 0.9)
+    small = trainer(config(tmp_path, *data), tmp_path)
+    large = trainer(config(tmp_path, *data, "train.batch=4"), tmp_path)
+    assert large.learning_rate(0) == 2 * small.learning_rate(0) == pytest.approx(0.0005 * 4 / 8)
+    half = small.learning_rate(small.total // 2)
+    assert half == pytest.approx(small.learning_rate(0) * (1 - (small.total // 2) / small.total) ** 0.9)

@@ -12,7 +12,7 @@ from segray.pipelines.config.commands.predict import PredictConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.io import storage
 from segray.pipelines.training.trained import load_network
-from tests.pipelines.training.runs import book, config, curve, worker
+from tests.pipelines.training.runs import book, config, curve, trainer
 
 
 def copy(folder: Path, uri: str) -> None:
@@ -29,7 +29,7 @@ def test_a_run_in_an_object_store_ends_where_a_local_one_does(
     tmp_path: Path, bucket: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels, root = book(tmp_path / "book")
-    plain = worker(config(tmp_path / "plain", labels, root), tmp_path / "plain").run()
+    plain = trainer(config(tmp_path / "plain", labels, root), tmp_path / "plain").run()
     base, options = bucket
     uris = {name: f"{base}/{name}{options}" for name in ("labels", "root", "run", "predictions")}
     copy(labels, uris["labels"])

@@ -16,7 +16,8 @@ from segray.models.label_space import label_space
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import encode_gray_png
-from segray.pipelines.training.data.training_data import TrainingData, open_data
+from segray.pipelines.training.data.samples import TrainingData
+from segray.pipelines.training.data.training_data import open_data
 
 CLASSES = ("background", "cat", "dog")
 HEIGHT, WIDTH = 12, 16

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from segray.pipelines.training.data.training_data import LabelledImages, TrainingData
+from segray.pipelines.training.data.datasets import LabelledImages
+from segray.pipelines.training.data.samples import TrainingData
 from tests.pipelines.training.data.small_sets import (
     CATEGORIES,
     HEIGHT,
@@ -151,7 +152,7 @@ def test_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
 def test_a_segmentation_that_is_none_is_refused(tmp_path: Path, segmentation: Any) -> None:
     root = coco_set(tmp_path, [annotation(77, 1, 1, segmentation)])
     assert refusal(root, kind="coco") == (
-        "annotations/instances_train2017.json#1, annotation 77: no mask of its image "
+        "annotations/instances_train2017.json#1, annotation 77: not a mask of its image "
         f"(allowed: polygons, or RLE of size [{HEIGHT}, {WIDTH}])"
     )
 

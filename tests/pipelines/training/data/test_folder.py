@@ -9,7 +9,7 @@ from PIL import Image
 
 from segray.pipelines.commands.picture_book import run as draw_book
 from segray.pipelines.config.commands.picture_book import PictureBookConfig
-from segray.pipelines.training.data.training_data import LabelledImages
+from segray.pipelines.training.data.datasets import LabelledImages
 from tests.pipelines.training.data.small_sets import (
     CLASSES,
     HEIGHT,
@@ -73,7 +73,7 @@ def test_given_classes_are_read_as_annotate_reads_them(tmp_path: Path) -> None:
     (folder_set(tmp_path) / "class_names.txt").unlink()
     assert opened(tmp_path, classes="cat,dog").space.classes == CLASSES
     assert opened(tmp_path, classes=("cat", "dog")).space.classes == CLASSES
-    line = f"data.root={tmp_path} has no class_names.txt; write it (line 1 is id 0) or give data.classes"
+    line = f"data.root={tmp_path} has no class_names.txt; write it (line 1 is id 0) or set data.classes"
     assert refusal(tmp_path) == line
     assert opened(tmp_path, kind="picture_book").space.classes[1] == "tree"
     assert refusal(tmp_path, classes="cat,cat") == "data.classes: 'cat' is there twice; each class once"
@@ -161,7 +161,7 @@ def test_no_mask_no_image_no_folder(tmp_path: Path) -> None:
     root = folder_set(tmp_path / "set")
     for path in root.glob("masks/*/*.png"):
         path.rename(path.with_name(f"x{path.name}"))
-    assert refusal(root) == f"data.root={root}: no image has a mask; masks are named as the images are"
+    assert refusal(root) == f"data.root={root}: no image has a mask; a mask has the name of its image"
     assert refusal(tmp_path / "nosuch").endswith(f"no such path: {tmp_path}/nosuch/images")
     (tmp_path / "empty" / "images").mkdir(parents=True)
     assert "no image in" in refusal(tmp_path / "empty")

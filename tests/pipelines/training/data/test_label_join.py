@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from segray.pipelines.label_set.store import DamagedPartError, LabelStore
-from segray.pipelines.training.data.training_data import UnlabelledImages
+from segray.pipelines.training.data.datasets import UnlabelledImages
 from tests.pipelines.label_set.small_store import PROVENANCE, bad_row, ok_row, write_store
 from tests.pipelines.training.data.small_sets import CLASSES, draw_image, folder_set, mask_of, opened, refusal
 
@@ -95,7 +95,7 @@ def test_missing_and_bad_images_are_counted(tmp_path: Path, caplog: pytest.LogCa
     assert [item.image_id[-6:] for item in data.unlabelled] == ["01.png", "02.png", "03.png", "05.png"]
     assert known(data.unlabelled, labels) == [True, True, False, False]
     assert caplog.messages == [
-        f"1 unlabelled images are left out: by {labels} they cannot be read",
+        f"1 unlabelled images are skipped: unreadable according to {labels}",
         f"2 of 4 unlabelled images have no zero-shot label in {labels}",
     ]
 
@@ -114,7 +114,7 @@ def test_other_classes_are_refused_with_the_difference(
 ) -> None:
     labels = label_set(tmp_path / "out", TRAIN, classes=classes)
     text = refusal(folder_set(tmp_path / "set"), labels=labels)
-    assert text == f"data.labels={labels}: {said}; give data.classes, or relabel"
+    assert text == f"data.labels={labels}: {said}; set data.classes, or relabel"
 
 
 def test_background_and_void_are_both_no_class(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from segray.pipelines.training.data.samples import Sample
 from segray.pipelines.training.data.splits import write_split
-from segray.pipelines.training.data.training_data import Item
 from tests.pipelines.training.data.small_sets import (
     coco_set,
     draw_image,
@@ -28,9 +28,9 @@ def split(folder: Path, *lines: str) -> str:
 
 def test_the_format_is_unimatchs(tmp_path: Path) -> None:
     items = [
-        Item("JPEGImages/x.jpg", "/d/JPEGImages/x.jpg", "/d/S/x.png", "SegmentationClass/x.png"),
-        Item("JPEGImages/y.jpg", "/d/JPEGImages/y.jpg"),
-        Item("JPEGImages/a b.jpg", "/d/JPEGImages/a b.jpg"),
+        Sample("JPEGImages/x.jpg", "/d/JPEGImages/x.jpg", "/d/S/x.png", "SegmentationClass/x.png"),
+        Sample("JPEGImages/y.jpg", "/d/JPEGImages/y.jpg"),
+        Sample("JPEGImages/a b.jpg", "/d/JPEGImages/a b.jpg"),
     ]
     write_split(str(tmp_path / "deep" / "s.txt"), items)
     assert (tmp_path / "deep" / "s.txt").read_text() == (
@@ -105,7 +105,7 @@ def test_bad_lines_are_listed_with_their_numbers(tmp_path: Path) -> None:
     assert text.split("\n  ") == [
         "4 bad lines in a split file:",
         f"{where} 1: no image gone.png in the data set",
-        f"{where} 3: image images/train/01.png stands twice; each once",
+        f"{where} 3: image images/train/01.png is listed twice",
         f"{where} 4: image 00.png could be {both}; write more of its path",
         f"{where} 5: no mask masks/train/77.png in {root}",
     ]

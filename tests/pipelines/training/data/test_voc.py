@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from segray.pipelines.training.data.training_data import LabelledImages
+from segray.pipelines.training.data.datasets import LabelledImages
 from tests.pipelines.training.data.small_sets import mask_of, names, opened, refusal, shared, voc_set
 
 
