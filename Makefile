@@ -4,8 +4,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
-# One worker per module, modules with Ray first: see tests/conftest.py.
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+# A module's tests stay in one process, with its fixtures; tests/conftest.py sets the order of the modules.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # After `make test` in the same call, what that has not run.
 REST := $(if $(filter test,$(MAKECMDGOALS)),-m slow)
 BENCH ?= zero_shot masks gem pooling jpeg store annotate end_to_end memory train

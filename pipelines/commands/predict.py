@@ -92,7 +92,7 @@ def run(config: PredictConfig) -> None:
 
 
 def prepare(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
-    """Load the network once, so that a bad checkpoint is reported before the first image.
+    """Check the checkpoint, so that a bad one is reported before the first image.
 
     Returns:
         What the workers need, and what must be the same in all runs into one folder.
@@ -100,10 +100,15 @@ def prepare(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
     Raises:
         UserError: no checkpoint, or an unusable one.
     """
-    from segray.pipelines.training.trained import chosen_window, find_checkpoint, load_network, weights_sha256
+    from segray.pipelines.training.trained import (
+        check_network,
+        chosen_window,
+        find_checkpoint,
+        weights_sha256,
+    )
 
     uri = _absolute(find_checkpoint(config.checkpoint))
-    _, state = load_network(uri)
+    state = check_network(uri)
     job = Job(
         checkpoint=uri,
         sha256=weights_sha256(state),

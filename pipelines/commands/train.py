@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 
 import click
@@ -81,14 +82,12 @@ def _check_data(config: TrainConfig, data: TrainingData) -> None:
 
 
 def _check_network(config: TrainConfig, data: TrainingData) -> None:
-    """Load the weights once here, so that what is wrong with them is told before Ray starts."""
-    from segray.models.segmenters.registry import build_segmenter
+    """Check the network's name, packages and weights, without building it where that is not needed."""
+    from segray.models.segmenters.registry import check_segmenter
 
-    given = config.network
+    network, classes = config.network, len(data.space.classes)
     try:
-        build_segmenter(
-            given.name, len(data.space.classes), weights=given.weights, pretrained=given.pretrained
-        )
+        check_segmenter(network.name, classes, weights=network.weights, pretrained=network.pretrained)
     except (ValueError, ImportError) as error:
         raise UserError(f"network: {error}") from error
 
@@ -97,6 +96,9 @@ def _fit(config: TrainConfig, data: TrainingData) -> str | None:
     """Run the workers to the end; the reason, if they stopped early."""
     with cluster.session(config.address, config.grow) as resources, log_collector() as collector:
         require_shared(config.out, [place for place in (config.data.root, config.data.labels) if place])
+        if resources.nodes == 1:
+            # Ray Train's watcher for preempted nodes would be one more process.
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         inputs = WorkerInputs(config, data, collector, tracker_folder(config))
         trainer = torch_trainer(config, partial(train_worker, inputs), scaling_config(config, resources))
         return trainer.fit().return_value

@@ -108,6 +108,22 @@ def load_checkpoint(uri: str) -> Checkpoint:
     return Checkpoint(uri, load(files[MODEL]), teacher, state)
 
 
+def check_weights(uri: str) -> CheckpointState:
+    """The state of a checkpoint whose weights that predict are whole; other files are not read.
+
+    Raises:
+        UserError: the state or the weights are missing, truncated or changed.
+    """
+    state = _read_state(uri)
+    read_file(uri, weights_file(state), state)
+    return state
+
+
+def weights_file(state: CheckpointState) -> str:
+    """Name of the file with the weights that predict: the teacher's, if there is one."""
+    return TEACHER if TEACHER in state["sha256"] else MODEL
+
+
 def load_optimiser(checkpoint: Checkpoint) -> dict[str, Any]:
     """The optimiser's state dict; nothing in the file is executed.
 

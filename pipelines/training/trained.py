@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from segray.models.segmenters.inference import image_logits
-from segray.models.segmenters.registry import Segmenter, build_segmenter
+from segray.models.segmenters.registry import Segmenter, build_segmenter, check_segmenter
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.manifest import split_options
-from segray.pipelines.training.checkpoints import MODEL, STATE, TEACHER, CheckpointState, load_checkpoint
+from segray.pipelines.training.checkpoints import (
+    STATE,
+    CheckpointState,
+    check_weights,
+    load_checkpoint,
+    weights_file,
+)
 from segray.pipelines.training.run_folder import BEST, CHECKPOINTS, CONFIG, LAST
 from segray.pipelines.training.session import newest_first
 
@@ -26,22 +35,51 @@ def load_network(uri: str) -> tuple[Segmenter, CheckpointState]:
         UserError: no checkpoint there, a damaged one, or one of a network that cannot be built here.
     """
     checkpoint = load_checkpoint(find_checkpoint(uri))
-    state, where = checkpoint.state, storage.display(checkpoint.uri)
-    try:
-        name, classes = str(state["network"]), len(state["classes"])
-    except (KeyError, TypeError):
-        raise UserError(f"checkpoint={where}: {STATE} names no network or no classes") from None
-    try:
+    name, classes = _network_of(checkpoint.state, checkpoint.uri)
+    with _user_errors(checkpoint.uri):
         network = build_segmenter(name, classes, pretrained=False)
-    except (ValueError, ImportError) as error:
-        raise UserError(f"checkpoint={where}: {error}") from error
     try:
         network.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
+        where = storage.display(checkpoint.uri)
         raise UserError(
             f"checkpoint={where}: the weights are not those of {name}, {classes} classes"
         ) from error
-    return network.eval(), state
+    return network.eval(), checkpoint.state
+
+
+def check_network(uri: str) -> CheckpointState:
+    """The state of the checkpoint that `load_network` loads, checked without building its network.
+
+    Args:
+        uri: see `load_network`.
+
+    Raises:
+        UserError: as `load_network`, except for weights that do not fit the network.
+    """
+    folder = find_checkpoint(uri)
+    state = check_weights(folder)
+    name, classes = _network_of(state, folder)
+    with _user_errors(folder):
+        check_segmenter(name, classes, pretrained=False)
+    return state
+
+
+def _network_of(state: CheckpointState, uri: str) -> tuple[str, int]:
+    """Name of the network, and its number of classes."""
+    try:
+        return str(state["network"]), len(state["classes"])
+    except (KeyError, TypeError):
+        where = storage.display(uri)
+        raise UserError(f"checkpoint={where}: {STATE} names no network or no classes") from None
+
+
+@contextmanager
+def _user_errors(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        raise UserError(f"checkpoint={storage.display(uri)}: {error}") from error
 
 
 def find_checkpoint(uri: str) -> str:
@@ -81,8 +119,7 @@ def _split(uri: str) -> tuple[str, str]:
 
 def weights_sha256(state: CheckpointState) -> str:
     """Checksum of the weights that predict, from a checkpoint's state."""
-    sums = state["sha256"]
-    return str(sums.get(TEACHER) or sums[MODEL])
+    return str(state["sha256"][weights_file(state)])
 
 
 def chosen_window(state: CheckpointState, window: int | None) -> int | None:

@@ -42,6 +42,7 @@ class WorkerInputs:
 
 def train_worker(inputs: WorkerInputs) -> str | None:
     """Run one Ray Train worker to the end of training; the reason, if the run must stop early."""
+    from segray.models.weights import WeightsError
     from segray.pipelines.engine.compiling import CannotCompileError
     from segray.pipelines.training.loop import Trainer
     from segray.pipelines.training.meter import DivergedError
@@ -53,6 +54,8 @@ def train_worker(inputs: WorkerInputs) -> str | None:
         Trainer(config, inputs.data, session, inputs.tracker_folder).run()
     except (CannotCompileError, DivergedError) as error:
         return str(error)
+    except WeightsError as error:
+        return f"network: {error}"
     return None
 
 

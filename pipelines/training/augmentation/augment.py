@@ -8,14 +8,13 @@ number of random numbers, whatever they decide.
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resize
 
 from segray.pipelines.training.augmentation.colour import ADJUSTMENTS, gaussian_blur, to_gray
 
@@ -111,17 +110,29 @@ class _Window:
 def _crop_image(image: Tensor, window: _Window) -> Tensor:
     """The window of the resized image, float [3, rows, columns] in 0..1."""
     if window.height < image.shape[1] or window.width < image.shape[2]:
-        resized = resize(
-            image, [window.height, window.width], interpolation=InterpolationMode.BILINEAR, antialias=True
-        )
+        shrunk = _shrink(image, window.height, window.width)
         rows = slice(window.top, window.top + window.rows)
-        return resized[:, rows, window.left : window.left + window.columns].float() / 255
+        return shrunk[:, rows, window.left : window.left + window.columns].float().round_() / 255
     # An enlarged image needs no antialiasing: only the window is sampled, at a fraction of the cost.
     y = _grid_coordinates(window.top, window.rows, window.height, image.device)
     x = _grid_coordinates(window.left, window.columns, window.width, image.device)
     grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), -1)
     sampled = F.grid_sample(image[None].float(), grid[None], padding_mode="border", align_corners=False)
     return sampled[0] / 255
+
+
+def _shrink(image: Tensor, height: int, width: int) -> Tensor:
+    """Antialiased bilinear resize of uint8 [3, h, w], as uint8 or float in 0..255."""
+    # The same kernels that torchvision chooses; importing torchvision would take a worker more than a second.
+    fast = image.device.type == "cpu" and _has_uint8_resize()
+    source = image[None] if fast else image[None].float()
+    return F.interpolate(source, (height, width), mode="bilinear", align_corners=False, antialias=True)[0]
+
+
+def _has_uint8_resize() -> bool:
+    """Whether PyTorch resizes uint8 on this CPU faster than float32."""
+    vectorised = torch.backends.cpu.get_cpu_capability() in {"AVX2", "AVX512"}
+    return vectorised or platform.machine() in {"aarch64", "arm64"}
 
 
 def _grid_coordinates(first: int, count: int, length: int, device: torch.device) -> Tensor:

@@ -38,10 +38,10 @@ def book(folder: Path, n: int = 10) -> tuple[Path, Path]:
     return labels, masks.parent
 
 
-def config(out: Path, labels: Path, root: Path, *words: str) -> TrainConfig:
-    """A short run; later words win."""
+def config(out: Path, labels: Path, root: Path, *overrides: str) -> TrainConfig:
+    """A short run; later overrides win."""
     places = [f"out={out}", f"data.root={root}", f"data.labels={labels}"]
-    return load(TrainConfig, None, [*SHORT, *places, *words])
+    return load(TrainConfig, None, [*SHORT, *places, *overrides])
 
 
 def trainer(config: TrainConfig, folder: Path) -> Trainer:
