@@ -20,8 +20,8 @@ import torch
 from segray.models.clip.zero_shot import classify_segments
 from segray.models.label_space import LabelSpace, label_space
 from segray.models.masks import Segment, decode_rle, segment_from_mask
+from segray.pipelines.annotation.parts import part_tables
 from segray.pipelines.annotation.run_summary import summarise
-from segray.pipelines.annotation.sink import part_tables
 from segray.pipelines.annotation.stages.classify import TextEmbeddings
 from segray.pipelines.annotation.stages.encode import encode_segments
 from segray.pipelines.config.commands.relabel import RelabelConfig
