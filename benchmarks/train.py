@@ -186,7 +186,7 @@ def _seconds(step: Callable[[], float]) -> float:
 @click.option("--crop", default=160, show_default=True, help="Side of a crop in pixels.")
 @click.option("--batch", default=8, show_default=True)
 @click.option("--loaders", default=0, show_default=True, help="Reader processes of each loop.")
-@click.option("--network", default="picture_book", show_default=True)
+@click.option("--network", default="builtin", show_default=True)
 @click.option("--threads", default=None, type=int, help="Default: all cores.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file.")
 def main(

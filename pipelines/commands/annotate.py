@@ -183,7 +183,7 @@ def _done(store: LabelStore, changed: set[str]) -> set[str]:
 
 def _warn_of_unknown_names(config: AnnotateConfig, space: LabelSpace) -> None:
     """The built-in models label anything with any names; nothing else shows that the labels mean nothing."""
-    builtin = "picture_book" in (config.sam.model, config.clip.model)
+    builtin = "builtin" in (config.sam.model, config.clip.model)
     unknown = set(space.classes) - set(label_space("picture_book").classes)
     if builtin and unknown:
         click.echo(

@@ -26,6 +26,7 @@ from segray.pipelines.annotation.stages.classify import TextEmbeddings
 from segray.pipelines.annotation.stages.encode import encode_segments
 from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.loading import dump
+from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.engine.ledger import Tally
 from segray.pipelines.engine.progress import summary_lines
 from segray.pipelines.engine.provenance import differences, other_configuration, provenance
@@ -87,7 +88,7 @@ def run(config: RelabelConfig) -> None:
 
 
 def _prepare(config: RelabelConfig, source: LabelStore) -> _Target:
-    old = source.provenance
+    old = current_provenance(source.provenance)
     _require_embeddings(config.labels, source)
     try:
         space = label_space(config.classes, config.label.background_names, config.label.aliases)

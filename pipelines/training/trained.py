@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from segray.models.segmenters.inference import image_logits
 from segray.models.segmenters.registry import Segmenter, build_segmenter, check_segmenter
+from segray.pipelines.config.previous import current_value
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.manifest import split_options
@@ -68,7 +69,7 @@ def check_network(uri: str) -> CheckpointState:
 def _network_of(state: CheckpointState, uri: str) -> tuple[str, int]:
     """Name of the network, and its number of classes."""
     try:
-        return str(state["network"]), len(state["classes"])
+        return current_value("network.name", str(state["network"])), len(state["classes"])
     except (KeyError, TypeError):
         where = storage.display(uri)
         raise UserError(f"checkpoint={where}: {STATE} names no network or no classes") from None
