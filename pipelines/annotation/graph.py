@@ -78,7 +78,7 @@ def label(
         rows_per_part=rows_per_part,
         ledger=book,
     )
-    filesystem, path = storage.open_storage(storage.join(config.out, pending.PENDING))
+    filesystem, path = storage.arrow_storage(storage.join(config.out, pending.PENDING))
     todo = ray.data.read_parquet(
         path, filesystem=filesystem, columns=pending.PENDING_COLUMNS, num_cpus=cluster.TASK_CPUS
     )

@@ -44,7 +44,7 @@ def predictions(job: Job, plan: pools.PoolPlan) -> Iterator[pa.Table]:
         "batch_format": "pyarrow",
         "batch_size": _BATCH,
     }
-    filesystem, path = storage.open_storage(storage.join(job.out, pending.PENDING))
+    filesystem, path = storage.arrow_storage(storage.join(job.out, pending.PENDING))
     todo = ray.data.read_parquet(
         path, filesystem=filesystem, columns=pending.PENDING_COLUMNS, num_cpus=cluster.TASK_CPUS
     )

@@ -12,7 +12,6 @@ from segray.models.segmenters.inference import image_logits
 from segray.models.segmenters.registry import Segmenter, build_segmenter
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.manifest import split_options
 from segray.pipelines.training.checkpoints import MODEL, STATE, TEACHER, load_checkpoint
 from segray.pipelines.training.run_folder import BEST, CHECKPOINTS, CONFIG, LAST
 from segray.pipelines.training.session import newest_first
@@ -76,8 +75,8 @@ def _split(uri: str) -> tuple[str, str]:
     if storage.is_local(uri):
         path = storage.local_path(uri)
         return str(path.parent), path.name
-    base, options = split_options(uri)
-    parent, _, name = base.rpartition("/")
+    base, options = storage.split_query(uri)
+    parent, _, name = base.rstrip("/").rpartition("/")
     return (uri, "") if parent.endswith("/") else (f"{parent}{options}", name)
 
 

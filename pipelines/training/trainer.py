@@ -33,7 +33,7 @@ def trainer(
     # A worker's figures wait for Ray's next look at it, and with them the worker: two seconds are more than a
     # short epoch. Hundreds of workers are asked less often.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_look_s(config.train.workers)))
-    filesystem, path = storage.open_storage(config.out)
+    filesystem, path = storage.arrow_storage(config.out)
     return TorchTrainer(
         loop,
         train_loop_config=given,
