@@ -4,8 +4,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
-# One worker per module, modules with Ray first: see tests/conftest.py.
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+# A module's tests stay in one process, with its fixtures; tests/conftest.py sets the order of the modules.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # After `make test` in the same call, what that has not run.
 REST := $(if $(filter test,$(MAKECMDGOALS)),-m slow)
 BENCH ?= zero_shot masks gem pooling jpeg store annotate end_to_end memory train
@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo tune test test-all lint bench clean
+.PHONY: help demo tune test test-all lint bench docs clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 15
@@ -42,6 +42,10 @@ bench: $(VENV)/.dev ## run every benchmark, one program a claim
 	@set -e; for name in $(BENCH); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS); \
 	done
+
+docs: $(BIN)/python ## build the documentation site into build/site
+	$(PIP) -q 'mkdocs-material>=9.6,<10'
+	$(BIN)/mkdocs build --strict
 
 clean: ## remove caches and build products; .venv and all outputs stay
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

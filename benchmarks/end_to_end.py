@@ -10,7 +10,7 @@ command on a Ray of its own, with its default workers. `ratio` is of images a se
 models loaded to the last file written; 5 is the aim, on a CPU. `same_pixels` is the share of the pixels with
 the same label, 99.5 % the aim. `ratio_with_setup` is of whole processes: imports, loading, Ray.
 
-`picture_book` is the built-in models as they are. `vit_b` has the size of what users run, SAM ViT-B and CLIP
+`builtin` is the built-in models as they are. `vit_b` has the size of what users run, SAM ViT-B and CLIP
 ViT-B-16 on pictures of 500 x 375. Drawn: both models' weights, and on both sides SAM's predicted IoU and
 low-resolution logits, which replace those that the whole decoder has computed (`benchmarks.real_size`).
 Everything else is real, from the picture file to the label set. As a picture takes the plain loop minutes, it
@@ -59,14 +59,14 @@ from segray.models.clip.zero_shot import classify_segments
 from segray.models.label_map import LabelMap, SegmentClasses
 from segray.models.label_space import label_space
 from segray.models.sam.generator import SAM_MODELS, build_sam
-from segray.pipelines.annotation.stages.segment import clip_features
+from segray.pipelines.annotation.stages.classify import clip_features
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.io.images import decode_gray_png
 from segray.pipelines.label_set.store import LabelStore
 
 SEGRAY = "segray annotate"
-_NAMES = {"picture_book": "end_to_end.json", "vit_b": "end_to_end-vit-b.json"}
+_NAMES = {"builtin": "end_to_end.json", "vit_b": "end_to_end-vit-b.json"}
 
 
 class PlainWay:
@@ -214,7 +214,7 @@ def _ratio(ways: Mapping[str, Mapping[str, float]], which: str) -> float:
 
 
 @click.command("end_to_end", cls=Benchmark, help=__doc__)
-@click.option("--model", default="picture_book", show_default=True, type=click.Choice(list(_NAMES)))
+@click.option("--model", default="builtin", show_default=True, type=click.Choice(list(_NAMES)))
 @click.option("--images", default=24, show_default=True, type=click.IntRange(1))
 @click.option(
     "--loop-images", type=click.IntRange(1), help="How many of them the plain loop labels; default: all."
@@ -224,7 +224,7 @@ def _ratio(ways: Mapping[str, Mapping[str, float]], which: str) -> float:
     default=256,
     show_default=True,
     type=click.IntRange(32),
-    help="Side of picture_book's pictures in pixels.",
+    help="Side of builtin's images in pixels.",
 )
 @click.option("--seed", default=11, show_default=True, callback=fresh, type=int)
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file.")

@@ -1,4 +1,4 @@
-"""`segray predict`: a trained network over a pile of images, to masks and overlays."""
+"""`segray predict`: a trained network over a folder of images, to masks and overlays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from segray.pipelines.config.commands.predict import PredictConfig
-from segray.pipelines.engine import cluster
+from segray.pipelines.engine import cluster, ray_data
 from segray.pipelines.engine.progress import clock
 from segray.pipelines.engine.shared_storage import require_shared
 from segray.pipelines.errors import UserError
@@ -56,7 +56,7 @@ class Outcome:
         """
         for row in table.to_pylist():
             if row["status"] == STOP:
-                safe = "finished masks are safe, the same command goes on once this is mended"
+                safe = "finished masks are safe; run the same command to resume when this is repaired"
                 raise UserError(f"{row['error']}; {safe}", exit_code=1)
             self.images += 1
             if row["status"] != "ok":
@@ -79,31 +79,36 @@ def run(config: PredictConfig) -> None:
     job, record = prepare(config)
     check_same(config.out, before, record)
     with RunLock(config.out):
-        total, n_todo = begin(job, record, images)
-        doing = f"{n_todo} to do, into" if n_todo else "nothing to do in"
+        total, n_pending = begin(job, record, images)
+        doing = f"{n_pending} to do, into" if n_pending else "nothing to do in"
         click.echo(f"{total} images, {doing} {storage.display(config.out)}", err=True)
         outcome = Outcome()
-        if n_todo:
-            _execute(config, job, n_todo, outcome)
+        if n_pending:
+            _execute(config, job, n_pending, outcome)
         outcome.seconds = time.monotonic() - began
         write_table(job, outcome.bad)
     click.echo("\n".join(summary_lines(config, job.classes, total, outcome)))
-    complain_of_bad(total, outcome)
+    report_bad_images(total, outcome)
 
 
 def prepare(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
-    """Load the network once, so that a bad checkpoint is told before the first image.
+    """Check the checkpoint, so that a bad one is reported before the first image.
 
     Returns:
         What the workers need, and what must be the same in all runs into one folder.
 
     Raises:
-        UserError: no checkpoint, or one that cannot be used.
+        UserError: no checkpoint, or an unusable one.
     """
-    from segray.pipelines.training.trained import chosen_window, find_checkpoint, load_network, weights_sha256
+    from segray.pipelines.training.trained import (
+        check_network,
+        chosen_window,
+        find_checkpoint,
+        weights_sha256,
+    )
 
     uri = _absolute(find_checkpoint(config.checkpoint))
-    _, state = load_network(uri)
+    state = check_network(uri)
     job = Job(
         checkpoint=uri,
         sha256=weights_sha256(state),
@@ -119,22 +124,22 @@ def prepare(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
 
 
 def _absolute(uri: str) -> str:
-    """Workers may stand in another folder."""
+    """Workers may have another working directory."""
     return str(storage.local_path(uri)) if storage.is_local(uri) else uri
 
 
-def _execute(config: PredictConfig, job: Job, n_todo: int, outcome: Outcome) -> None:
+def _execute(config: PredictConfig, job: Job, n_pending: int, outcome: Outcome) -> None:
     with cluster.session(config.address, config.grow) as resources:
         require_shared(config.out, [config.images, job.checkpoint])
-        cluster.quiet_data_context()
-        line = _Line(n_todo)
+        ray_data.configure()
+        line = _Line(n_pending)
         try:
             for table in predictions(job, pool_plan(config.workers, resources)):
                 outcome.add(table)
                 line.show(outcome)
         except KeyboardInterrupt:
             where = storage.display(config.out)
-            click.echo(f"\nstopped; the masks in {where} are safe, the same command goes on", err=True)
+            click.echo(f"\nstopped; the masks in {where} are safe; run the same command to resume", err=True)
             raise
         finally:
             line.clear()
@@ -166,7 +171,7 @@ class _Line:
 
 
 def summary_lines(config: PredictConfig, classes: tuple[str, ...], total: int, outcome: Outcome) -> list[str]:
-    """What a run came to, in lines; the classes are those of the images of this run."""
+    """The result of a run, in lines; classes are counted over the images of this run."""
     states = Counter(status for status, _ in outcome.bad.values())
     ok = total - len(outcome.bad)
     lines = ["", f"images      {total}: {ok} ok, {states['error']} error, {states['skipped']} skipped"]
@@ -182,7 +187,7 @@ def summary_lines(config: PredictConfig, classes: tuple[str, ...], total: int, o
     return [*lines, "", *(storage.display(storage.join(config.out, name)) for name in places)]
 
 
-def complain_of_bad(total: int, outcome: Outcome) -> None:
+def report_bad_images(total: int, outcome: Outcome) -> None:
     """Name the first bad images on stderr.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from segray.pipelines.engine.ledger import RemoteLedger, Tally
+from segray.pipelines.engine.ledger import Ledger, RemoteLedger, Tally
 
 _TTY_S, _LOG_S = 1.0, 10.0
 _WAITING = 0.5
@@ -27,7 +27,7 @@ class Progress:
         before: images that earlier runs have done.
     """
 
-    def __init__(self, ledger: RemoteLedger, total: int, before: int) -> None:
+    def __init__(self, ledger: Ledger | RemoteLedger, total: int, before: int) -> None:
         self._ledger, self._total, self._before = ledger, total, before
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="segray-progress", daemon=True)

@@ -50,20 +50,20 @@ def check_invariant(
     _check_resume_does_nothing(out, words)
     if reference is not None:
         wanted = contents(reference)
-        found = {i: row for i, row in contents(out).items() if i not in faulty}
-        assert found == {i: wanted[i] for i in found}
+        rows = {i: row for i, row in contents(out).items() if i not in faulty}
+        assert rows == {i: wanted[i] for i in rows}
 
 
 def contents(out: Path) -> dict[str, tuple[Row, list[Row]]]:
     """image_id -> its row without run_id, PNG bytes included, and its segments."""
     store = LabelStore(str(out))
-    found: dict[str, tuple[Row, list[Row]]] = {}
+    rows: dict[str, tuple[Row, list[Row]]] = {}
     for row in store.rows():
-        found[row["image_id"]] = ({name: v for name, v in row.items() if name != "run_id"}, [])
+        rows[row["image_id"]] = ({name: v for name, v in row.items() if name != "run_id"}, [])
     for part in store.parts():
         for segment in store.segments(part).to_pylist():
-            found[segment["image_id"]][1].append(segment)
-    return found
+            rows[segment["image_id"]][1].append(segment)
+    return rows
 
 
 def unfinished(out: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Object stores of this machine for tests: one of fsspec that fails now and then, and an S3 server."""
+"""Object stores for tests: an fsspec one that fails now and then, and an S3 server on this machine."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from segray.models.semi.methods import METHODS
 from segray.pipelines.config.commands.train import TrainConfig
@@ -14,8 +13,10 @@ from segray.pipelines.io import storage
 from segray.pipelines.reporting.label_set.samples import Legend, visible
 from segray.pipelines.reporting.training.history import TrainingRun, checkpoints
 from segray.pipelines.reporting.training.samples import Artist, Network, TrainingSample
-from segray.pipelines.training.checkpoints import STATE
-from segray.pipelines.training.data.training_data import LabelledImages, TrainingData, open_data
+from segray.pipelines.training.checkpoints import STATE, CheckpointState
+from segray.pipelines.training.data.datasets import LabelledImages
+from segray.pipelines.training.data.samples import TrainingData
+from segray.pipelines.training.data.training_data import open_data
 from segray.pipelines.training.session import device_of_worker
 from segray.pipelines.training.trained import chosen_window, load_network
 
@@ -113,7 +114,7 @@ def _draw(
     )
 
 
-def _network(out: str, tau: float) -> tuple[Network, dict[str, Any]]:
+def _network(out: str, tau: float) -> tuple[Network, CheckpointState]:
     """The best network, or the newest of a run that has not ended; what is damaged is passed over."""
     problem = UserError("no checkpoint is left")
     for uri in checkpoints(out):

@@ -15,7 +15,8 @@ from segray.models.segmenters.registry import Segmenter
 from segray.models.semi.objective import IGNORE
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.label_set.samples import Legend, visible
-from segray.pipelines.training.data.training_data import Item, LabelledImages, UnlabelledImages
+from segray.pipelines.training.data.datasets import LabelledImages, UnlabelledImages
+from segray.pipelines.training.data.samples import Sample
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Artist:
 
     Args:
         network: predicts.
-        items: the images, each with a mask.
+        samples: the images, each with a mask.
         labels: folder or URI of the label set; None: pictures without zero-shot and enhanced labels.
         legend: names and colours of the data's classes.
         classes: their names as the data has them.
@@ -97,17 +98,17 @@ class Artist:
     def __init__(
         self,
         network: Network,
-        items: Sequence[Item],
+        samples: Sequence[Sample],
         labels: str | None,
         legend: Legend,
         classes: Sequence[str],
     ) -> None:
         self._network, self._legend = network, legend
-        self._images = LabelledImages(items)
-        self._zero_shot = UnlabelledImages(items, labels, classes) if labels else None
+        self._images = LabelledImages(samples)
+        self._zero_shot = UnlabelledImages(samples, labels, classes) if labels else None
 
     def draw(self, index: int) -> TrainingSample:
-        """Image `index` of the items.
+        """Image `index` of the samples.
 
         Raises:
             UserError: its files cannot be read, or do not fit together.
@@ -119,7 +120,7 @@ class Artist:
         confusion = confusion_matrix(truth, own, len(self._legend.names), IGNORE)
         height, width = truth.shape
         return TrainingSample(
-            image_id=visible(self._images.items[index].image_id),
+            image_id=visible(self._images.samples[index].image_id),
             size=f"{width} x {height}",
             ratio=min(max(width / height, 0.6), 3.0),
             confidence=float(probability.mean()),

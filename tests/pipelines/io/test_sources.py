@@ -18,7 +18,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
 from segray.pipelines.io.sources import ImageRef, escape_name, list_images, read_image
-from tests.faults.images import bad_files, write_bad_pictures
+from tests.faults.images import bad_files, write_bad_images
 
 
 def touch(root: Path, *names: str) -> None:
@@ -349,7 +349,7 @@ def test_an_object_store_lists_like_a_folder(tmp_path: Path) -> None:
 def test_every_bad_picture_is_listed_and_meets_its_end(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
-    expected = write_bad_pictures(folder)
+    expected = write_bad_images(folder)
     found = {ref.image_id: outcome(ref) for ref in list_images(str(folder))}
     assert set(found) == set(expected)
     for image_id, (status, start) in expected.items():
