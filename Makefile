@@ -8,7 +8,7 @@ WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # After `make test` in the same call, what that has not run.
 REST := $(if $(filter test,$(MAKECMDGOALS)),-m slow)
-BENCH ?= zero_shot masks gem pooling jpeg store annotate end_to_end memory train
+BENCH ?= zero_shot masks gem pooling jpeg store annotate end_to_end memory startup train
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
