@@ -11,15 +11,13 @@ import pyarrow as pa
 from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.annotation.stages.classify import ClassifySegments
 from segray.pipelines.annotation.stages.encode import EncodeLabels
-from segray.pipelines.annotation.stages.read import ReadImages
+from segray.pipelines.annotation.stages.read import ReadImages, pending_table
 from segray.pipelines.annotation.stages.segment import SegmentImages
 from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.engine.pools import IMAGES_PER_THREAD, PoolPlan
 from segray.pipelines.engine.rows import Row
 from segray.pipelines.io.manifest import ImageRef
-
-_PENDING = pa.schema([(name, pa.string()) for name in ("image_id", "uri", "problem")])
 
 
 class Stages:
@@ -50,20 +48,15 @@ class Stages:
 
     def read(self, refs: Sequence[ImageRef]) -> pa.Table:
         """Images as a table of `READ_SCHEMA`."""
-        return self._read(_table(refs))
+        return self._read(pending_table(refs))
 
     def label(self, refs: Sequence[ImageRef]) -> list[Row]:
         """Rows of `ENCODED_SCHEMA`; no more decoded images are in memory than a read task holds."""
         rows: list[Row] = []
-        for read in self._read.in_pieces(_table(refs)):
+        for read in self._read.in_pieces(pending_table(refs)):
             segmented = self._segment(read) if self._segment else read
             rows += self._encode(self._classify(segmented)).to_pylist()
         return rows
-
-
-def _table(refs: Sequence[ImageRef]) -> pa.Table:
-    rows = [{"image_id": r.image_id, "uri": r.uri, "problem": r.problem} for r in refs]
-    return pa.Table.from_pylist(rows, _PENDING)
 
 
 def timed(

@@ -1,38 +1,27 @@
-"""Label a few images in this process: the graph's stages without a cluster, which takes long to start."""
+"""Label a few images in this process: the stages of the graph, without a cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from itertools import islice
 
 from segray.pipelines.annotation.in_process import Stages
 from segray.pipelines.annotation.parts import PartWriter
 from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.config.commands.annotate import AnnotateConfig, Pool
-from segray.pipelines.engine import cluster
-from segray.pipelines.engine.cpu import available_cores, keep_thread_count
+from segray.pipelines.engine import single_process
+from segray.pipelines.engine.cpu import available_cores
 from segray.pipelines.engine.ledger import Ledger
-from segray.pipelines.io import storage
 from segray.pipelines.io.manifest import ImageRef
 
-FEW = 16
-"""More images than this are worth a cluster."""
 _ROWS_PER_PART = 8
-_MARK = ".in-process"
-"""A file in the output while images are labelled in the driver's process."""
 
 
 def suits(config: AnnotateConfig, n_pending: int) -> bool:
-    """Whether to label the pending images in this process.
-
-    No, if the user asks for a cluster or for workers. No, if an earlier run died while it did so: perhaps an
-    image kills the process, and only a cluster finds out which.
-    """
-    sized = any(_is_sized(pool) for pool in (config.sam, config.clip))
-    if n_pending > FEW or sized or cluster.is_requested(config.address, config.grow):
+    """Whether to label the pending images in this process: few, no cluster and no workers requested."""
+    if _is_sized(config.sam) or _is_sized(config.clip):
         return False
-    return not storage.exists(storage.join(config.out, _MARK))
+    return single_process.suits(config.out, n_pending, config.address, config.grow)
 
 
 def _is_sized(pool: Pool) -> bool:
@@ -51,25 +40,10 @@ def label(prepared: Prepared, refs: Iterable[ImageRef], ledger: Ledger, token: s
     Raises:
         UserError: the weights could not be loaded, or a part could not be written.
     """
-    out, rows_per_part = prepared.config.out, prepared.config.rows_per_part or _ROWS_PER_PART
-    with _marked(out), keep_thread_count():
+    rows_per_part = prepared.config.rows_per_part or _ROWS_PER_PART
+    with single_process.running(prepared.config.out):
         stages = Stages(prepared, ledger, available_cores())
         writer = PartWriter.of(prepared, token, ledger)
         pending = iter(refs)
         while batch := list(islice(pending, rows_per_part)):
             writer.write(stages.label(batch))
-
-
-@contextmanager
-def _marked(out: str) -> Iterator[None]:
-    """Leave a mark in `out` if this process dies."""
-    storage.write_atomic(storage.join(out, _MARK), b"")
-    try:
-        yield
-    finally:
-        forget_death(out)
-
-
-def forget_death(out: str) -> None:
-    """Remove the mark of a run that died: all images are done."""
-    storage.delete(storage.join(out, _MARK))

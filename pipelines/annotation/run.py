@@ -8,7 +8,7 @@ import click
 
 from segray.pipelines.annotation import local, probe
 from segray.pipelines.annotation.prepared import Prepared
-from segray.pipelines.engine import cluster, ledger, ray_data
+from segray.pipelines.engine import cluster, ledger, ray_data, single_process
 from segray.pipelines.engine.ledger import Ledger, RemoteLedger, Tally
 from segray.pipelines.engine.pools import batch_sizes
 from segray.pipelines.engine.progress import Progress
@@ -35,7 +35,7 @@ def label_pending(prepared: Prepared, token: str, n_pending: int, before: int) -
     if local.suits(prepared.config, n_pending):
         return _label_here(prepared, token, n_pending, before)
     tally = _label_on_cluster(prepared, token, n_pending, before)
-    local.forget_death(prepared.config.out)
+    single_process.forget_death(prepared.config.out)
     return tally
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,14 +16,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from segray.pipelines.config.commands.predict import PredictConfig
-from segray.pipelines.engine import cluster, ray_data
+from segray.pipelines.engine import cluster, ray_data, single_process
 from segray.pipelines.engine.progress import clock
 from segray.pipelines.engine.shared_storage import require_shared
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions
+from segray.pipelines.io.pending import read_pending
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.io.sources import list_images
+from segray.pipelines.prediction import local
 from segray.pipelines.prediction.graph import pool_plan, predictions
 from segray.pipelines.prediction.output import TABLE, begin, check_same, made_with, write_table
 from segray.pipelines.prediction.stages import MASKS, OVERLAYS, STOP, Job
@@ -129,20 +133,28 @@ def _absolute(uri: str) -> str:
 
 
 def _execute(config: PredictConfig, job: Job, n_pending: int, outcome: Outcome) -> None:
+    here = local.suits(config, n_pending)
+    tables = local.predictions(job, read_pending(job.out)) if here else _on_cluster(config, job)
+    line = _Line(n_pending)
+    try:
+        with closing(tables):
+            for table in tables:
+                outcome.add(table)
+                line.show(outcome)
+    except KeyboardInterrupt:
+        where = storage.display(config.out)
+        click.echo(f"\nstopped; the masks in {where} are safe; run the same command to resume", err=True)
+        raise
+    finally:
+        line.clear()
+
+
+def _on_cluster(config: PredictConfig, job: Job) -> Generator[pa.Table]:
     with cluster.session(config.address, config.grow) as resources:
         require_shared(config.out, [config.images, job.checkpoint])
         ray_data.configure()
-        line = _Line(n_pending)
-        try:
-            for table in predictions(job, pool_plan(config.workers, resources)):
-                outcome.add(table)
-                line.show(outcome)
-        except KeyboardInterrupt:
-            where = storage.display(config.out)
-            click.echo(f"\nstopped; the masks in {where} are safe; run the same command to resume", err=True)
-            raise
-        finally:
-            line.clear()
+        yield from predictions(job, pool_plan(config.workers, resources))
+    single_process.forget_death(job.out)
 
 
 class _Line:

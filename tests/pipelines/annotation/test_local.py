@@ -16,9 +16,11 @@ from segray.pipelines.annotation.stages.segment import SegmentImages
 from segray.pipelines.commands import annotate
 from segray.pipelines.commands.verify import verify
 from segray.pipelines.config.commands.annotate import AnnotateConfig, SamConfig
+from segray.pipelines.engine import single_process
 from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.pools import PoolPlan
 from segray.pipelines.engine.rows import Row
+from segray.pipelines.engine.single_process import FEW
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.label_set.store import LabelStore
@@ -52,8 +54,8 @@ def config_here(images: Path, out: Path, *overrides: str) -> AnnotateConfig:
     ("overrides", "n_pending", "here"),
     [
         ((), 1, True),
-        ((), local.FEW, True),
-        ((), local.FEW + 1, False),
+        ((), FEW, True),
+        ((), FEW + 1, False),
         (("sam.batch_size=2", "clip.batch_size=3"), 1, True),
         (("sam.workers=1",), 1, False),
         (("clip.max_workers=2",), 1, False),
@@ -157,5 +159,5 @@ def test_a_run_after_a_death_gets_workers_of_its_own(images: Path, tmp_path: Pat
     assert done.returncode == 9
     assert (out / MARK).exists()
     assert not local.suits(config, 1)
-    local.forget_death(str(out))
+    single_process.forget_death(str(out))
     assert local.suits(config, 1)
