@@ -18,7 +18,7 @@ class _DeferredPackage(ModuleType):
     def __getattr__(self, name: str) -> object:
         spec = self.__spec__
         # An ordinary module from here on: what the package itself lacks must not come back here.
-        self.__class__ = ModuleType
+        object.__setattr__(self, "__class__", ModuleType)
         if spec is not None and spec.loader is not None:
             spec.loader.exec_module(self)
         return getattr(self, name)
