@@ -118,7 +118,7 @@ def everything(
 
 def real_masks(seed: int) -> dict[str, Any]:
     """The built-in model in fp32 and fp16 beside upstream in fp32."""
-    run = masks.Run("picture_book", (256, 256), 32, seed, "cuda", ("fp32", "fp16"), False)
+    run = masks.Run("builtin", (256, 256), 32, seed, "cuda", ("fp32", "fp16"), False)
     found = masks.compare(run)
     keys = ("ratio", "images_per_second", "mean_matched_iou", "identical_masks", "changed_counts")
     ways = {name: {key: way[key] for key in keys} for name, way in found["precisions"].items()}

@@ -35,8 +35,8 @@ from segray.models.clip.zero_shot import pool_segments
 from segray.models.label_map import LabelMap, SegmentClasses, paint
 from segray.models.label_space import IGNORE_INDEX
 from segray.models.masks import Segment, decode_rle, encode_rle
+from segray.pipelines.annotation.parts import part_tables
 from segray.pipelines.annotation.prepared import Prepared
-from segray.pipelines.annotation.sink import part_tables
 from segray.pipelines.annotation.stages.encode import encode_segments
 from segray.pipelines.commands.annotate import prepare, space_of
 from segray.pipelines.config.commands.annotate import AnnotateConfig

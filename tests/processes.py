@@ -86,20 +86,20 @@ class Process:
                 raise AssertionError(f"the condition did not come true; stderr:\n{self._err.read_text()}")
             time.sleep(0.02)
 
-    def wait_for_workers(self, title: str = "ray::") -> None:
-        """Until no worker of this title that a killed driver has left behind is at work.
+    def wait_for_workers(self, name: str = "") -> None:
+        """Until no worker that a killed driver has left behind is at work; with a name, none of that class.
 
         Ray's agents look for their head for a minute, and a worker that was being started looks for its
         raylet for half a minute; neither has anything to do.
         """
         deadline = time.monotonic() + PATIENCE_S
-        while left := self._workers(title):
+        while left := self._workers(name):
             assert time.monotonic() < deadline, f"still running: {left}"
             time.sleep(0.1)
 
-    def kill_worker(self, title: str) -> bool:
-        """SIGKILL to a Ray worker of this run whose process title has these words, if there is one."""
-        for pid in self._workers(title):
+    def kill_worker(self, name: str) -> bool:
+        """SIGKILL to a Ray worker of this run that has this class, if there is one."""
+        for pid in self._workers(name):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 return True
@@ -114,12 +114,12 @@ class Process:
                 _end(pid)
         self._process.wait(PATIENCE_S)
 
-    def _workers(self, title: str) -> list[int]:
-        """Workers of a Ray that it has started; with a class's name, also of the Ray that the tests share."""
+    def _workers(self, name: str) -> list[int]:
+        """Workers of a Ray that it has started; those of a class also on the Ray that the tests share."""
         marks = [self._mark]
-        if title != "ray::" and CLUSTER in os.environ:
+        if name and CLUSTER in os.environ:
             marks.append(_mark(CLUSTER, os.environ[CLUSTER]))
-        return [pid for mark in marks for pid in _processes(mark) if _is_worker(pid, title)]
+        return [pid for mark in marks for pid in _processes(mark) if _is_worker(pid, name)]
 
 
 def _handle_ctrl_c() -> None:
@@ -143,10 +143,10 @@ def _environment(pid: int) -> list[bytes]:
     return []
 
 
-def _is_worker(pid: int, title: str) -> bool:
+def _is_worker(pid: int, name: str) -> bool:
     with suppress(OSError):
-        name = Path(f"/proc/{pid}/cmdline").read_text()
-        return name.startswith("ray::") and not name.startswith(_AGENTS) and title in name
+        title = Path(f"/proc/{pid}/cmdline").read_text()
+        return title.startswith("ray::") and not title.startswith(_AGENTS) and name in title
     return False
 
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 from segray.models.clip.weights import find_weights
 from segray.models.segmenters.base import Segmenter
-from segray.models.segmenters.builtin import PictureBook
+from segray.models.segmenters.builtin import BuiltinNetwork
 from segray.models.segmenters.deeplab import DeepLabV3Plus
 from segray.models.segmenters.loading import find, load_encoder
 from segray.models.segmenters.segformer import VARIANTS, SegFormer
@@ -67,7 +67,7 @@ NETWORKS: dict[str, NetworkEntry] = {
     "dinov2_s_dpt": _dinov2("small", 64),
     "dinov2_b_dpt": _dinov2("base", 128),
     "clip_b16_dpt": NetworkEntry(lambda classes: ClipDPT(_CLIP, 128, classes), "openai", "MIT", _find_clip),
-    "picture_book": NetworkEntry(PictureBook, "builtin:picture_book_clip", "Apache-2.0"),
+    "builtin": NetworkEntry(BuiltinNetwork, "builtin:clip", "Apache-2.0"),
 }
 """The networks by name. The encoder of `clip_b16_dpt` has QuickGELU: give it weights trained with that."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from segray.pipelines.config.commands.annotate import AnnotateConfig, Pool
@@ -49,13 +50,18 @@ def _of_device(config: AnnotateConfig, pool: Pool) -> str:
 
 def _has_gpus(config: AnnotateConfig) -> bool:
     """Whether the run will have GPUs: those of the cluster, of this machine, or on request."""
-    import ray
     import torch
 
     address = config.address or os.environ.get("RAY_ADDRESS")
     if config.grow.gpus:
         return True
-    if not ray.is_initialized() and address in (None, "local"):
+    if address in (None, "local") and not _connected():
         return torch.cuda.is_available()
     with cluster.connected(address):
         return cluster.resources().gpus >= 1
+
+
+def _connected() -> bool:
+    """Whether this process has joined a cluster; where it has not, Ray, slow to import, stays out."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+from segray.pipelines.annotation.parts import PartWriter
 from segray.pipelines.annotation.prepared import Prepared
+from segray.pipelines.annotation.sink import LabelSink
 from segray.pipelines.annotation.stages.classify import ClassifySegments
 from segray.pipelines.annotation.stages.encode import EncodeLabels
 from segray.pipelines.annotation.stages.read import ReadImages
@@ -15,10 +16,6 @@ from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import RemoteLedger
 from segray.pipelines.engine.pools import BatchSizes, PoolPlan
 from segray.pipelines.engine.ray_data import TASK_CPUS, pending_images, through_actors, through_tasks
-from segray.pipelines.label_set.schema import labels_schema, segments_schema
-
-if TYPE_CHECKING:
-    from ray.data import Dataset
 
 Model = TypeVar("Model", SamConfig, ClipConfig)
 
@@ -54,22 +51,7 @@ def label(
         guard=guard,
     )
     images = through_tasks(images, EncodeLabels(prepared.space, guard), sizes.block)
-    write(images, prepared, sizes.part, ledger, token)
-
-
-def write(images: Dataset, prepared: Prepared, rows_per_part: int, ledger: RemoteLedger, token: str) -> None:
-    """Run the graph: commit the images as parts of the label set. For the arguments see `label`."""
-    from segray.pipelines.annotation.sink import LabelSink
-
-    sink = LabelSink(
-        prepared.config.out,
-        labels_schema(prepared.provenance),
-        segments_schema(prepared.dim if prepared.config.embeddings else None, prepared.provenance),
-        run_id=uuid.uuid4().hex[:12],
-        token=token,
-        rows_per_part=rows_per_part,
-        ledger=ledger,
-    )
+    sink = LabelSink(PartWriter.of(prepared, token, ledger), sizes.part)
     images.write_datasink(sink, ray_remote_args={"num_cpus": TASK_CPUS})
 
 

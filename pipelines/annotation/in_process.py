@@ -1,16 +1,17 @@
-"""The stages of a run one after the other in one process, without Ray: to measure a few images."""
+"""The stages of a run one after the other in one process, without Ray."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
 from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.annotation.stages.classify import ClassifySegments
 from segray.pipelines.annotation.stages.encode import EncodeLabels
-from segray.pipelines.annotation.stages.read import ReadImages
+from segray.pipelines.annotation.stages.read import ReadImages, pending_table
 from segray.pipelines.annotation.stages.segment import SegmentImages
 from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import Ledger
@@ -18,21 +19,25 @@ from segray.pipelines.engine.pools import IMAGES_PER_THREAD, PoolPlan
 from segray.pipelines.engine.rows import Row
 from segray.pipelines.io.manifest import ImageRef
 
-_PENDING = pa.schema([(name, pa.string()) for name in ("image_id", "uri", "problem")])
-
 
 class Stages:
-    """The stages of a run: read, segment, classify, encode. On a GPU if this process sees one."""
+    """The stages of a run: read, segment, classify, encode. On a GPU if this process sees one.
 
-    def __init__(self, prepared: Prepared) -> None:
+    Args:
+        prepared: the run.
+        ledger: counts what is done.
+        threads: images that SAM computes side by side on a CPU.
+    """
+
+    def __init__(self, prepared: Prepared, ledger: Ledger | None = None, threads: int = 1) -> None:
         import torch
 
         config = prepared.config
-        self.ledger, self.gpu, self._config = Ledger(), torch.cuda.is_available(), config
+        self.ledger, self.gpu, self._config = ledger or Ledger(), torch.cuda.is_available(), config
         plan = PoolPlan(1, 1, num_cpus=0, num_gpus=float(self.gpu), threads=1, batch_size=1)
-        guard = Guard(self.ledger, config.max_tries)
+        guard, many = Guard(self.ledger, config.max_tries), replace(plan, threads=threads)
         self._read = ReadImages(prepared.options, config.embed_images, guard)
-        self._segment = SegmentImages(config.sam, plan, guard) if config.sam.model != "none" else None
+        self._segment = SegmentImages(config.sam, many, guard) if config.sam.model != "none" else None
         self._classify = ClassifySegments(config.clip, prepared.text, config.embeddings, plan, guard)
         self._encode = EncodeLabels(prepared.space, guard)
 
@@ -43,15 +48,14 @@ class Stages:
 
     def read(self, refs: Sequence[ImageRef]) -> pa.Table:
         """Images as a table of `READ_SCHEMA`."""
-        rows = [{"image_id": r.image_id, "uri": r.uri, "problem": r.problem} for r in refs]
-        return self._read(pa.Table.from_pylist(rows, _PENDING))
+        return self._read(pending_table(refs))
 
     def label(self, refs: Sequence[ImageRef]) -> list[Row]:
-        """Rows of `ENCODED_SCHEMA`."""
-        read = self.read(refs)
-        rows: list[Row] = self._encode(
-            self._classify(self._segment(read) if self._segment else read)
-        ).to_pylist()
+        """Rows of `ENCODED_SCHEMA`; no more decoded images are in memory than a read task holds."""
+        rows: list[Row] = []
+        for read in self._read.in_pieces(pending_table(refs)):
+            segmented = self._segment(read) if self._segment else read
+            rows += self._encode(self._classify(segmented)).to_pylist()
         return rows
 
 

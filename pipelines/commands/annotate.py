@@ -13,20 +13,17 @@ import click
 import numpy as np
 
 from segray.models.label_space import LabelSpace, label_space
-from segray.pipelines.annotation import graph, probe
 from segray.pipelines.annotation.auto_precision import recorded_precisions, with_precisions
 from segray.pipelines.annotation.prepared import Prepared
+from segray.pipelines.annotation.run import label_pending
 from segray.pipelines.annotation.run_summary import summarise
 from segray.pipelines.annotation.stages.classify import TextEmbeddings, clip_features
 from segray.pipelines.annotation.stages.segment import mask_generator
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import dump
-from segray.pipelines.engine import cluster, ledger, ray_data
-from segray.pipelines.engine.ledger import RemoteLedger, Tally
-from segray.pipelines.engine.pools import batch_sizes
-from segray.pipelines.engine.progress import Progress, summary_lines
+from segray.pipelines.engine.ledger import Tally
+from segray.pipelines.engine.progress import summary_lines
 from segray.pipelines.engine.provenance import differences, other_configuration, provenance
-from segray.pipelines.engine.shared_storage import require_shared
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import pending, storage
 from segray.pipelines.io.images import ImageOptions
@@ -56,7 +53,7 @@ def run(config: AnnotateConfig) -> None:
         tally = Tally()
         if n_pending:
             click.echo(f"{total} images, {n_pending} to do, into {storage.display(config.out)}", err=True)
-            tally = _execute(prepared, lock.token, n_pending, total - n_pending)
+            tally = label_pending(prepared, lock.token, n_pending, total - n_pending)
         else:
             click.echo(f"{total} images, nothing to do in {storage.display(config.out)}", err=True)
         record = summarise(LabelStore(config.out), prepared.provenance, tally, time.monotonic() - began)
@@ -190,54 +187,9 @@ def _done(store: LabelStore, changed: set[str]) -> set[str]:
     return {image_id for image_id, _, _ in store.statuses()}
 
 
-def _execute(prepared: Prepared, token: str, n_pending: int, before: int) -> Tally:
-    config = prepared.config
-    with cluster.session(config.address, config.grow) as resources:
-        require_shared(config.out, [config.images])
-        ray_data.configure()
-        pools = probe.choose(prepared, resources, n_pending, pending.read_pending(config.out))
-        models = (config.sam, config.clip)
-        sizes = batch_sizes(n_pending, pools.plans, models, resources.cpus, config.rows_per_part)
-        run_ledger = ledger.start()
-        try:
-            with Progress(run_ledger, n_pending, before):
-                graph.label(prepared, pools.plans, sizes, run_ledger, token)
-        except KeyboardInterrupt:
-            print_resume_hint(config, run_ledger)
-            raise
-        except Exception as error:
-            raise _as_user_error(error) from error
-        workers = {name: plan.max_workers for name, plan in pools.plans.items()}
-        return replace(run_ledger.tally(), workers=workers, probe=pools.probe)
-
-
-def print_resume_hint(config: AnnotateConfig, run_ledger: RemoteLedger) -> None:
-    """Say what an interrupted run keeps, and how to resume it."""
-    done = sum(run_ledger.tally().rows.values())
-    click.echo(
-        f"\nstopped; {done} images of this run are safe in {storage.display(config.out)}; "
-        "run the same command to resume",
-        err=True,
-    )
-
-
-def _as_user_error(error: Exception) -> Exception:
-    """Unwrap a worker's UserError from Ray's exceptions; anything else stays as it is."""
-    from ray.exceptions import RayError
-
-    cause: BaseException | None = error
-    while cause is not None:
-        # Ray's wrapper is a UserError too, but its text is the worker's traceback.
-        if isinstance(cause, UserError) and not isinstance(cause, RayError):
-            # Ray Data adds lines of advice to the text.
-            return UserError(str(cause).splitlines()[0], exit_code=cause.exit_code)
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return error
-
-
 def _warn_of_unknown_names(config: AnnotateConfig, space: LabelSpace) -> None:
     """The built-in models label anything with any names; nothing else shows that the labels mean nothing."""
-    builtin = "picture_book" in (config.sam.model, config.clip.model)
+    builtin = "builtin" in (config.sam.model, config.clip.model)
     unknown = set(space.classes) - set(label_space("picture_book").classes)
     if builtin and unknown:
         click.echo(

@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 
 from segray.pipelines.annotation.in_process import Stages, timed
+from segray.pipelines.annotation.parts import part_tables
 from segray.pipelines.annotation.prepared import Prepared
-from segray.pipelines.annotation.sink import part_tables
 from segray.pipelines.commands.annotate import prepare, space_of
 from segray.pipelines.config.commands.plan import PlanConfig
 from segray.pipelines.engine.progress import clock

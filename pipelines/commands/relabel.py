@@ -20,12 +20,13 @@ import torch
 from segray.models.clip.zero_shot import classify_segments
 from segray.models.label_space import LabelSpace, label_space
 from segray.models.masks import Segment, decode_rle, segment_from_mask
+from segray.pipelines.annotation.parts import part_tables
 from segray.pipelines.annotation.run_summary import summarise
-from segray.pipelines.annotation.sink import part_tables
 from segray.pipelines.annotation.stages.classify import TextEmbeddings
 from segray.pipelines.annotation.stages.encode import encode_segments
 from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.loading import dump
+from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.engine.ledger import Tally
 from segray.pipelines.engine.progress import summary_lines
 from segray.pipelines.engine.provenance import differences, other_configuration, provenance
@@ -87,7 +88,7 @@ def run(config: RelabelConfig) -> None:
 
 
 def _prepare(config: RelabelConfig, source: LabelStore) -> _Target:
-    old = source.provenance
+    old = current_provenance(source.provenance)
     _require_embeddings(config.labels, source)
     try:
         space = label_space(config.classes, config.label.background_names, config.label.aliases)

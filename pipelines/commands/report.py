@@ -12,6 +12,7 @@ import numpy as np
 from segray.models.label_space import IGNORE_INDEX, LabelSpace
 from segray.pipelines.commands.evaluate import evaluate
 from segray.pipelines.config.commands.report import ReportConfig
+from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.ground_truth import TruthMasks
@@ -67,7 +68,7 @@ def build(root: str, *, masks: str | None = None, n: int = 12, ignore_index: int
         UserError: no label set there, or a part or a mask is damaged.
     """
     store = LabelStore(root)
-    provenance = store.provenance
+    provenance = current_provenance(store.provenance)
     legend = _legend(provenance)
     counted = totals(store, len(legend.names))
     score = None
@@ -92,8 +93,7 @@ def build(root: str, *, masks: str | None = None, n: int = 12, ignore_index: int
         groups=[group for group in groups if group["samples"]],
         charts=_charts(counted, legend, score),
         facts=shown,
-        toy="picture_book"
-        in [value for rows in shown.values() for key, value in rows if key.endswith("model")],
+        toy="builtin" in [value for rows in shown.values() for key, value in rows if key.endswith("model")],
         config=config_text(root),
         provenance=json.dumps(provenance, indent=2, ensure_ascii=False),
     )

@@ -54,7 +54,7 @@ def run(config: TrainConfig) -> None:
 
 
 def check(config: TrainConfig, data: TrainingData) -> None:
-    """Check before Ray starts that the data suit the method, and the weights.
+    """Check the data against the method, and the weights, before Ray starts.
 
     Raises:
         UserError: the method lacks labels or images, there are no validation images, or the weights are bad.

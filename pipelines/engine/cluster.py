@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from segray.pipelines.config.shared import GrowConfig
+from segray.pipelines.engine.cpu import available_cores
 from segray.pipelines.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -40,6 +41,13 @@ def session(address: str | None, grow: GrowConfig | None = None) -> Iterator[Res
     """
     with connected(address), _grown(grow or GrowConfig()):
         yield _workable()
+
+
+def is_requested(address: str | None, grow: GrowConfig) -> bool:
+    """Whether the user names a cluster, wants one to grow, or has this process connected to one."""
+    ray = sys.modules.get("ray")
+    connected = ray is not None and ray.is_initialized()
+    return bool(connected or address or os.environ.get("RAY_ADDRESS") or grow.gpus or grow.cpus)
 
 
 @contextlib.contextmanager
@@ -141,7 +149,7 @@ def _connect(address: str) -> None:
             ) from error
         return
     # Listing a Parquet file takes one whole CPU beside the actors: a single core counts as two.
-    cpus = max(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    cpus = max(2, available_cores())
     try:
         with _without_greeting():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)

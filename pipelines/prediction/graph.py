@@ -12,29 +12,25 @@ from segray.pipelines.engine import ledger, pools
 from segray.pipelines.engine.cluster import Resources
 from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ray_data import pending_images, through_actors, through_tasks
-from segray.pipelines.prediction.stages import Job, PredictImages, WriteMasks
-
-MAX_TRIES = 3
-"""An image that kills its worker this often becomes an error row."""
-_BATCH = 4
-"""Images that a task or an actor takes: few, so that full-size pixels never pile up."""
+from segray.pipelines.prediction.stages import BATCH, MAX_TRIES, Job, PredictImages, WriteMasks
 
 
-def pool_plan(workers: int | None, resources: Resources) -> pools.PoolPlan:
+def pool_plan(workers: int | None, resources: Resources, n_images: int) -> pools.PoolPlan:
     """The network's pool.
 
     Args:
         workers: how many actors; None: as many as there are GPUs, or else CPUs.
         resources: what the cluster has.
+        n_images: of the run; no more actors than these, unless `workers` says so.
     """
-    return pools.plan_alone(Pool(workers=workers, batch_size=_BATCH), resources)
+    return pools.plan_alone(Pool(workers=workers, batch_size=BATCH), resources, n_images)
 
 
 def predictions(job: Job, plan: pools.PoolPlan) -> Iterator[pa.Table]:
     """Run the graph; yields tables of `stages.ROW_SCHEMA` when their images' files are written."""
     guard = Guard(ledger.start(), MAX_TRIES)
-    images = pending_images(job.out, _BATCH)
-    images = through_tasks(images, ReadImages(job.options, False, guard).in_pieces, _BATCH)
+    images = pending_images(job.out, BATCH)
+    images = through_tasks(images, ReadImages(job.options, False, guard).in_pieces, BATCH)
     images = through_actors(images, PredictImages, plan, plan.batch_size, job=job, guard=guard)
-    images = through_tasks(images, WriteMasks(job, guard), _BATCH)
+    images = through_tasks(images, WriteMasks(job, guard), BATCH)
     yield from images.iter_batches(batch_size=None, batch_format="pyarrow")

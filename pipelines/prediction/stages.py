@@ -26,6 +26,10 @@ from segray.pipelines.label_set.schema import ID_LIST, class_counts
 from segray.pipelines.training.data.class_names import has_background
 
 MASKS, OVERLAYS = "masks", "overlays"
+MAX_TRIES = 3
+"""An image that kills its worker this often becomes an error row."""
+BATCH = 4
+"""Images that a task or a worker takes: few, so that full-size pixels never pile up."""
 STOP = "stop"
 """Status of a row whose error must end the run: Ray Data keeps only the text of a worker's exception."""
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from segray.models.segmenters.inference import image_logits
 from segray.models.segmenters.registry import Segmenter, build_segmenter, check_segmenter
+from segray.pipelines.config.previous import current_value
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.manifest import split_options
 from segray.pipelines.training.checkpoints import (
     STATE,
     CheckpointState,
@@ -68,7 +68,7 @@ def check_network(uri: str) -> CheckpointState:
 def _network_of(state: CheckpointState, uri: str) -> tuple[str, int]:
     """Name of the network, and its number of classes."""
     try:
-        return str(state["network"]), len(state["classes"])
+        return current_value("network.name", str(state["network"])), len(state["classes"])
     except (KeyError, TypeError):
         where = storage.display(uri)
         raise UserError(f"checkpoint={where}: {STATE} names no network or no classes") from None
@@ -112,8 +112,8 @@ def _split(uri: str) -> tuple[str, str]:
     if storage.is_local(uri):
         path = storage.local_path(uri)
         return str(path.parent), path.name
-    base, options = split_options(uri)
-    parent, _, name = base.rpartition("/")
+    base, options = storage.split_query(uri)
+    parent, _, name = base.rstrip("/").rpartition("/")
     return (uri, "") if parent.endswith("/") else (f"{parent}{options}", name)
 
 

@@ -102,8 +102,8 @@ class WriterDies(LabelSink):
     """The writer of one part dies between its segments and its labels, that of another after its commit."""
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> dict[str, Any]:
-        with_segments_only = Path(self.root).parent / ".writer-before-commit.1"
-        committed = Path(self.root).parent / ".writer-after-commit.1"
+        with_segments_only = Path(self.writer.root).parent / ".writer-before-commit.1"
+        committed = Path(self.writer.root).parent / ".writer-after-commit.1"
         real = storage.write_atomic
 
         def write_atomic(uri: str, data: bytes) -> None:

@@ -12,8 +12,8 @@ from tests.faults.runs import overrides, segray
 from tests.processes import started
 
 FILES = {
-    "sam": BUILTIN_FOLDER / "picture_book_sam.safetensors",
-    "clip": BUILTIN_FOLDER / "picture_book_clip.safetensors",
+    "sam": BUILTIN_FOLDER / "sam.safetensors",
+    "clip": BUILTIN_FOLDER / "clip.safetensors",
 }
 
 

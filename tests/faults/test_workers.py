@@ -62,7 +62,7 @@ def _run(names: Sequence[str], reference: Path, folder: Path, sink_class: type) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graph, "SegmentImages", stages.FaultySam)
         patch.setattr(graph, "ClassifySegments", stages.FaultyClip)
-        patch.setattr(sink, "LabelSink", sink_class)
+        patch.setattr(graph, "LabelSink", sink_class)
         annotate_here(run.images, run.out, TRIES)
     return run
 

@@ -14,7 +14,7 @@ from tests.pipelines.ray_heads import Head, head_with_token
 
 @pytest.fixture(scope="session")
 def head() -> Iterator[Head]:
-    """A running head that asks for its token; its tests are `xdist_group("head")`, so that one serves all."""
+    """A running head that asks for its token, for all tests of a process."""
     with head_with_token() as head:
         yield head
 

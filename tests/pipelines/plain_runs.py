@@ -9,8 +9,8 @@ import pyarrow as pa
 from PIL import Image
 
 from segray.models.label_space import label_space
+from segray.pipelines.annotation.parts import part_tables
 from segray.pipelines.annotation.prepared import Prepared
-from segray.pipelines.annotation.sink import part_tables
 from segray.pipelines.annotation.stages.classify import ClassifySegments
 from segray.pipelines.annotation.stages.encode import EncodeLabels
 from segray.pipelines.annotation.stages.read import ReadImages
@@ -28,7 +28,8 @@ from segray.pipelines.scenes.picture_book import draw_scene
 
 PLAN = PoolPlan(workers=1, max_workers=1, num_cpus=0, num_gpus=0, threads=1, batch_size=4)
 # Every prompt's masks are kept, so that there are segments however well or badly the weights are trained.
-OPTIONS = ("sam.points_per_side=3", "sam.pred_iou_thresh=0", "sam.stability_score_thresh=0")
+BUILTIN_MODELS = ("sam.model=builtin", "clip.model=builtin")
+OPTIONS = (*BUILTIN_MODELS, "sam.points_per_side=3", "sam.pred_iou_thresh=0", "sam.stability_score_thresh=0")
 
 
 def draw_scenes(folder: Path, count: int, first: int = 0) -> Path:

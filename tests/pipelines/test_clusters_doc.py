@@ -48,7 +48,6 @@ def test_every_file_and_page_that_is_named_is_there() -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.xdist_group("head")
 def test_the_local_walk_works_word_by_word(head: Head, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.pipelines.command_sequence", json.dumps(commands(LOCAL))],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,7 +23,7 @@ def first_block(
     product = 2 * (xv @ values.mT) + a @ wide(prompts.gram)
     rstd = torch.rsqrt((image.xsq + (a * product).sum(2)) / image.xu.shape[1] + eps)
     scores = rstd[..., None] * (xk @ queries.mT + a @ wide(prompts.folded)) + position @ queries.mT
-    p = torch.softmax(scores.double() * torch.log(torch.tensor(2.0)), 1).to(scores.dtype)
+    p = torch.softmax(scores.double() * math.log(2), 1).to(scores.dtype)
     weights = rstd[..., None] * a
     read = (p * rstd[..., None]).mT @ xval + p.mT @ weights @ wide(pushed)
     return weights, rstd, of_heads(read, heads, tokens)
@@ -51,7 +53,7 @@ def second_block(
     rstd2 = torch.rsqrt(nsq / image.xu.shape[1] + eps)[..., None]
     low_rank = c1 @ wide(second.folded1) + a2 @ wide(second.folded2)
     scores = rstd2 * (rstd1 * (wide(image.xk3) @ queries.mT) + low_rank) + wide(pk3) @ queries.mT
-    p = torch.softmax(scores.double() * torch.log(torch.tensor(2.0)), 1).to(scores.dtype) * rstd2
+    p = torch.softmax(scores.double() * math.log(2), 1).to(scores.dtype) * rstd2
     read = (p * rstd1).mT @ wide(image.xv3) + p.mT @ c1 @ wide(pushed[0]) + p.mT @ a2 @ wide(pushed[1])
     return a2, rstd2[..., 0], of_heads(read, heads, asked)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
@@ -12,10 +12,13 @@ from segray.pipelines.annotation.stages.schemas import READ_SCHEMA
 from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.rows import Row
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode_image
+from segray.pipelines.io.manifest import ImageRef
+from segray.pipelines.io.pending import PENDING_COLUMNS
 from segray.pipelines.io.sources import read_image
 
 READ_BYTES = 64 * 2**20
 """Decoded pixels that a read task holds at a time: three photographs of 7 megapixels."""
+_PENDING = pa.schema([(name, pa.string()) for name in PENDING_COLUMNS])
 
 
 class ReadImages(Stage):
@@ -52,6 +55,12 @@ class ReadImages(Stage):
     def process(self, rows: list[Row]) -> list[Row]:
         """Read and decode."""
         return [read_row(row, self._options, self._embed_images) for row in rows]
+
+
+def pending_table(refs: Sequence[ImageRef]) -> pa.Table:
+    """Images as the table that `ReadImages` takes."""
+    rows = [{"image_id": r.image_id, "uri": r.uri, "problem": r.problem} for r in refs]
+    return pa.Table.from_pylist(rows, _PENDING)
 
 
 def read_row(row: Row, options: ImageOptions, embed_images: bool) -> Row:

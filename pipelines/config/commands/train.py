@@ -11,7 +11,7 @@ from segray.pipelines.config.shared import GrowConfig
 
 Method = Literal["supervised", "fixmatch", "unimatch", "unimatch_v2", "segray", "segray_v2"]
 Network = Literal[
-    "picture_book",
+    "builtin",
     "segformer_b0",
     "segformer_b1",
     "segformer_b2",
@@ -54,7 +54,7 @@ class NetworkConfig(Config):
     """The network to train."""
 
     name: Network = "segformer_b4"
-    """The segmentation network; picture_book is small and starts from the built-in CLIP."""
+    """The segmentation network; builtin is small and starts from the built-in CLIP."""
     weights: Text | None = None
     """Encoder weights: a file, an https:// URL or hf-hub:OWNER/REPO; null: the official ones."""
     pretrained: bool = True

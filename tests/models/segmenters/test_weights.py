@@ -98,8 +98,8 @@ def test_clip_reads_a_whole_clip(tmp_path: Path, tiny: dict[str, Any]) -> None:
 
 def test_a_file_without_an_image_tower_says_what_it_holds() -> None:
     with pytest.raises(WeightsError, match=r"expected visual\.\S+ \(103 missing\), found \S+ \(") as error:
-        build_segmenter("picture_book", 5, weights="builtin:picture_book_sam")
-    assert "picture_book_sam.safetensors" in one_line(error)
+        build_segmenter("builtin", 5, weights="builtin:sam")
+    assert "sam.safetensors" in one_line(error)
 
 
 def test_a_check_loads_no_network_for_official_weights_and_compares_others(
@@ -223,8 +223,8 @@ def test_weights_of_another_network(
     ("network", "classes", "text"),
     [
         ("segformer_b6", 5, r"unknown network 'segformer_b6'; did you mean segformer_b\d\? \(there are "),
-        ("xyz", 5, r"unknown network 'xyz' \(there are segformer_b0, .*picture_book\)"),
-        ("picture_book", 1, "a network needs at least 2 classes, background included, not 1"),
+        ("xyz", 5, r"unknown network 'xyz' \(there are segformer_b0, .*builtin\)"),
+        ("builtin", 1, "a network needs at least 2 classes, background included, not 1"),
     ],
 )
 def test_what_cannot_be_built(network: str, classes: int, text: str) -> None:

@@ -65,7 +65,7 @@ def test_only_auto_depends_on_the_device(device: str, expected: str) -> None:
 
 def test_gpus_on_request_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr(auto_precision, "_connected", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert precisions(with_precisions(config("grow.gpus=2"), {})) == ["fp16", "fp16"]
     assert precisions(with_precisions(config(), {})) == ["fp32", "fp32"]

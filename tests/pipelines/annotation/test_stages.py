@@ -42,7 +42,7 @@ from segray.pipelines.scenes.picture_book import draw_scene
 from tests.pipelines.plain_runs import PLAN, config_of, draw_scenes, label_plainly, manifest_table
 
 SPACE = label_space("picture_book")
-SAM = SamConfig(points_per_side=3, pred_iou_thresh=0, stability_score_thresh=0)
+SAM = SamConfig(model="builtin", points_per_side=3, pred_iou_thresh=0, stability_score_thresh=0)
 GUARD = Guard(Ledger(), max_tries=3)
 
 
@@ -76,7 +76,7 @@ def text() -> TextEmbeddings:
 
 @pytest.fixture(scope="module")
 def named(segmented: pa.Table, text: TextEmbeddings) -> pa.Table:
-    return ClassifySegments(ClipConfig(), text, True, PLAN, GUARD)(segmented)
+    return ClassifySegments(ClipConfig(model="builtin"), text, True, PLAN, GUARD)(segmented)
 
 
 def reading(options: ImageOptions | None = None, *, embed_images: bool = False) -> ReadImages:
@@ -218,8 +218,8 @@ def test_reduced_pictures_get_labels_of_full_size(tmp_path: Path, text: TextEmbe
     for size in (None, (192, 160)):
         read = reading(ImageOptions(jpeg_size=size))(table)
         assert read["reduced"].to_pylist() == [1 if size is None else 2]
-        named = ClassifySegments(ClipConfig(), text, True, PLAN, GUARD)(
-            SegmentImages(SamConfig(), PLAN, GUARD)(read)
+        named = ClassifySegments(ClipConfig(model="builtin"), text, True, PLAN, GUARD)(
+            SegmentImages(SamConfig(model="builtin"), PLAN, GUARD)(read)
         )
         (row,) = EncodeLabels(SPACE, GUARD)(named).to_pylist()
         assert (row["status"], row["width"], row["height"]) == ("ok", 901, 601)
@@ -235,7 +235,7 @@ def test_weights_that_changed_are_told_in_the_call(read: pa.Table, text: TextEmb
     """Ray tells of an actor whose constructor fails without the reason."""
     changed = {"sha256": "0" * 64}
     sam = SegmentImages(SAM.model_copy(update=changed), PLAN, GUARD)
-    clip = ClassifySegments(ClipConfig().model_copy(update=changed), text, True, PLAN, GUARD)
+    clip = ClassifySegments(ClipConfig(model="builtin").model_copy(update=changed), text, True, PLAN, GUARD)
     for stage in (sam, clip):
         with pytest.raises(UserError, match="sha256"):
             stage(read)
@@ -265,7 +265,7 @@ def test_precision_reaches_the_models(
     other = SegmentImages(SAM.model_copy(update={"precision": "bf16"}), PLAN, GUARD)(read)
     assert other.schema == segmented.schema
     assert other != segmented
-    rows = ClassifySegments(ClipConfig(precision="bf16"), text, True, PLAN, GUARD)(segmented)
+    rows = ClassifySegments(ClipConfig(model="builtin", precision="bf16"), text, True, PLAN, GUARD)(segmented)
     for row, exact in zip(_ok(rows), _ok(named), strict=True):
         found, expected = (np.frombuffer(one["embeddings"], np.float16) for one in (row, exact))
         assert not np.array_equal(found, expected)
@@ -273,8 +273,8 @@ def test_precision_reaches_the_models(
 
 
 def test_null_options_are_the_model_s_own() -> None:
-    sam, _ = build_sam("picture_book")
-    own, entry = mask_generator(sam, SamConfig()), SAM_MODELS["picture_book"]
+    sam, _ = build_sam("builtin")
+    own, entry = mask_generator(sam, SamConfig(model="builtin")), SAM_MODELS["builtin"]
     assert len(own.grids[0]) == entry.points_per_side**2
     assert own.pred_iou_thresh == entry.pred_iou_thresh
     assert own.stability_score_thresh == entry.stability_score_thresh
@@ -299,7 +299,10 @@ def test_null_options_are_the_model_s_own() -> None:
     for name in ("crop_nms_thresh", "crop_overlap_ratio", "min_mask_region_area", "points_per_batch"):
         assert getattr(chosen, name) == getattr(config, name)
     with pytest.raises(ValueError, match="crop_n_points_downscale_factor"):
-        mask_generator(sam, SamConfig(points_per_side=2, crop_n_layers=2, crop_n_points_downscale_factor=2))
+        mask_generator(
+            sam,
+            SamConfig(model="builtin", points_per_side=2, crop_n_layers=2, crop_n_points_downscale_factor=2),
+        )
 
 
 # Name
@@ -307,7 +310,7 @@ def test_null_options_are_the_model_s_own() -> None:
 
 def test_classes_follow_the_method(segmented: pa.Table, named: pa.Table, text: TextEmbeddings) -> None:
     assert named.schema == CLASSIFIED_SCHEMA
-    clip = build_clip("picture_book")
+    clip = build_clip("builtin")
     bank = text.to_bank()
     for before, row in zip(_ok(segmented), _ok(named), strict=True):
         batch = preprocess([pixels_of(before)], clip.image_size, clip.mean, clip.std)
@@ -324,16 +327,16 @@ def test_classes_follow_the_method(segmented: pa.Table, named: pa.Table, text: T
 def test_on_a_cpu_names_do_not_depend_on_the_batch(
     segmented: pa.Table, named: pa.Table, text: TextEmbeddings
 ) -> None:
-    stage = ClassifySegments(ClipConfig(), text, True, PLAN, GUARD)
+    stage = ClassifySegments(ClipConfig(model="builtin"), text, True, PLAN, GUARD)
     alone = pa.concat_tables([stage(segmented.slice(i, 1)) for i in range(segmented.num_rows)])
     assert alone == named
 
 
 def test_without_segments_every_pixel_is_named_by_itself(read: pa.Table, text: TextEmbeddings) -> None:
-    config = ClipConfig(features="clip")
+    config = ClipConfig(model="builtin", features="clip")
     named = ClassifySegments(config, text, True, PLAN, GUARD)(read)
     assert named.schema == CLASSIFIED_SCHEMA
-    clip = build_clip("picture_book")
+    clip = build_clip("builtin")
     encoded = EncodeLabels(SPACE, GUARD)(named)
     assert encoded.schema == ENCODED_SCHEMA
     for before, row in zip(_ok(read), _ok(encoded), strict=True):
@@ -358,13 +361,13 @@ def test_bad_rows_keep_their_reason_through_all_stages(named: pa.Table) -> None:
 
 
 def test_embeddings_and_size_are_options(segmented: pa.Table, text: TextEmbeddings) -> None:
-    plain = ClipConfig(features="clip", image_size=64)
+    plain = ClipConfig(model="builtin", features="clip", image_size=64)
     stage = ClassifySegments(plain, text, False, PLAN, GUARD)
     assert all(row["embeddings"] is None for row in stage(segmented).to_pylist())
-    clip = build_clip("picture_book")
+    clip = build_clip("builtin")
     assert clip_features(clip, plain, [np.zeros((9, 7, 3), np.uint8)] * 2).shape == (2, 4, 4, 64)
     with pytest.raises(ValueError, match="does not fit patches of 16x16 px"):
-        clip_features(clip, ClipConfig(image_size=70), [np.zeros((9, 7, 3), np.uint8)])
+        clip_features(clip, ClipConfig(model="builtin", image_size=70), [np.zeros((9, 7, 3), np.uint8)])
 
 
 def test_text_embeddings_are_the_text_bank() -> None:

@@ -26,7 +26,7 @@ from segray.pipelines.io.manifest import read_manifest
 from segray.pipelines.io.sources import list_images, write_manifest
 from segray.pipelines.label_set.store import LabelStore
 from tests.faults.invariant import contents, files
-from tests.pipelines.plain_runs import config_of, draw_scenes, label_plainly
+from tests.pipelines.plain_runs import BUILTIN_MODELS, config_of, draw_scenes, label_plainly
 
 on_ray = pytest.mark.usefixtures("ray_session")
 
@@ -167,7 +167,7 @@ def test_a_run_with_probed_pools_makes_the_same_labels(
 def test_names_that_the_built_in_models_never_heard_are_told(
     classes: str, told: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = load(AnnotateConfig, None, ["images=x", "out=y", f"classes={classes}"])
+    config = load(AnnotateConfig, None, ["images=x", "out=y", f"classes={classes}", *BUILTIN_MODELS])
     annotate._warn_of_unknown_names(config, annotate.space_of(config))
     assert ("know the picture book and nothing else" in capsys.readouterr().err) is told
     real = ["sam.model=vit_b", "clip.model=ViT-B-16-quickgelu", "clip.weights=openai"]

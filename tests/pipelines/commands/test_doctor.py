@@ -83,7 +83,6 @@ def _doctor(head: Head, token: str | None) -> tuple[int, str, str]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.xdist_group("head")
 def test_a_cluster_that_asks_for_a_token(head: Head) -> None:
     code, out, err = _doctor(head, None)
     assert code == 0, out + err

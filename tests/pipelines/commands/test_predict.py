@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,14 @@ from segray.pipelines.engine.cluster import Resources
 from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.engine.pools import PoolPlan
+from segray.pipelines.engine.single_process import FEW
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import decode_gray_png, encode_gray_png
 from segray.pipelines.io.pending import PENDING, PENDING_COLUMNS
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.io.sources import list_images
+from segray.pipelines.prediction import local
 from segray.pipelines.prediction.graph import pool_plan
 from segray.pipelines.prediction.output import begin, made_with, write_table
 from segray.pipelines.prediction.stages import PREDICTED_SCHEMA, Job, PredictImages, WriteMasks, overlay
@@ -129,6 +132,32 @@ def test_a_run_from_beginning_to_end(
         line.split()[1] for line in shown.out.splitlines() if line.split()[:1] in [[c] for c in CLASSES]
     ]
     assert sum(map(float, shares)) == pytest.approx(100, abs=0.05)
+
+
+def test_few_images_are_predicted_without_a_cluster(
+    trained: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    config = _config(trained, images, tmp_path / "out")
+    assert local.suits(config, 6)
+    assert not local.suits(config, FEW + 1)
+    assert not local.suits(_config(trained, images, tmp_path / "out", "workers=2"), 6)
+    predict.run(config)
+    table = _table((tmp_path / "out" / "predictions.csv").read_bytes())
+    assert {name for name, row in table.items() if row == ("ok", "")} == set(GOOD)
+    assert table["bad.png"] == ("error", "not an image")
+    network, _ = load_network(str(trained))
+    for name in GOOD:
+        with Image.open(images / name) as image:
+            pixels = np.array(image.convert("RGB"))
+        assert np.array_equal(_mask(tmp_path / "out", name), predict_label(network, pixels, None))
+    assert "this run    6 images" in capsys.readouterr().out
+    assert not (tmp_path / "out" / ".in-process").exists()
 
 
 def test_nothing_but_bad_images_exit_with_3(
@@ -349,6 +378,6 @@ def test_an_overlay_larger_than_a_jpeg_is_made_smaller() -> None:
 def test_the_pool_fits_the_cluster(
     workers: int | None, resources: Resources, plan: tuple[int, float, float, int]
 ) -> None:
-    made: PoolPlan = pool_plan(workers, resources)
+    made: PoolPlan = pool_plan(workers, resources, 10**6)
     assert (made.workers, made.num_cpus, made.num_gpus, made.threads) == plan
     assert made.workers * made.num_cpus <= max(0, resources.cpus - 1)

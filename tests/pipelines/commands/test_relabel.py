@@ -20,7 +20,7 @@ from segray.pipelines.io.images import decode_gray_png
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.label_set.store import LabelStore
 from tests.faults.invariant import contents, files
-from tests.models.clip.tiny_clip import save_picture_book, tiny_clip
+from tests.models.clip.tiny_clip import save_builtin, tiny_clip
 from tests.pipelines.plain_runs import config_of, draw_scenes, label_plainly
 
 WORDS = ("classes=tree,house,boat", "label.threshold=-1")
@@ -28,7 +28,7 @@ WORDS = ("classes=tree,house,boat", "label.threshold=-1")
 
 @pytest.fixture(scope="module")
 def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_picture_book(tiny_clip(), tmp_path_factory.mktemp("clip") / "clip.safetensors")
+    return save_builtin(tiny_clip(), tmp_path_factory.mktemp("clip") / "clip.safetensors")
 
 
 def _label(images: Path, out: Path, clip_file: Path, *words: str) -> Path:
@@ -252,7 +252,7 @@ def test_other_clip_weights_are_refused(images: Path, clip_file: Path, tmp_path:
     weights = tmp_path / "clip.safetensors"
     shutil.copy(clip_file, weights)
     labels = _label(images, tmp_path / "labels", weights)
-    save_picture_book(tiny_clip(seed=1), weights)
+    save_builtin(tiny_clip(seed=1), weights)
     message = _assert_refused(_config(labels, tmp_path / "out"), r"clip\.safetensors.*sha256")
     assert "\n" not in message
     weights.unlink()

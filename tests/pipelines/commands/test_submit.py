@@ -109,7 +109,6 @@ def _segray(words: list[str], environment: dict[str, str], folder: Path) -> subp
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.xdist_group("head")
 def test_a_job_runs_there_with_the_code_from_here(head: Head, tmp_path: Path) -> None:
     words = ["submit", "picture-book", "out=book", "n=3", f"address={head.dashboard}"]
     done = _segray(words, head.environment(), tmp_path)
@@ -123,7 +122,6 @@ def test_a_job_runs_there_with_the_code_from_here(head: Head, tmp_path: Path) ->
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.xdist_group("head")
 def test_its_exit_status_is_that_of_the_command(head: Head, tmp_path: Path) -> None:
     done = _segray(
         ["submit", "verify", "out=nothing", f"address={head.dashboard}"], head.environment(), tmp_path
@@ -135,7 +133,6 @@ def test_its_exit_status_is_that_of_the_command(head: Head, tmp_path: Path) -> N
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.xdist_group("head")
 @pytest.mark.parametrize(("token", "said"), [("", "Missing"), ("f" * 64, "Invalid")])
 def test_without_the_token_it_is_refused(head: Head, tmp_path: Path, token: str, said: str) -> None:
     words = ["submit", "picture-book", "out=book", "n=3", f"address={head.dashboard}"]
@@ -149,7 +146,6 @@ def test_without_the_token_it_is_refused(head: Head, tmp_path: Path, token: str,
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.xdist_group("head")
 def test_ctrl_c_leaves_the_job_alone_and_says_how_to_follow_it(head: Head, tmp_path: Path) -> None:
     words = ["submit", "picture-book", "out=book", "n=100000", f"address={head.dashboard}"]
     process = subprocess.Popen(

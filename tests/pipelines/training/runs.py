@@ -20,7 +20,7 @@ SHORT = [
     "data.classes=picture_book",
     "data.labelled=3",
     "data.validation=3",
-    "network.name=picture_book",
+    "network.name=builtin",
     "network.pretrained=false",
     "augment.crop=32",
     "augment.scale=0.8,1.25",
@@ -38,10 +38,10 @@ def book(folder: Path, n: int = 10) -> tuple[Path, Path]:
     return labels, masks.parent
 
 
-def config(out: Path, labels: Path, root: Path, *words: str) -> TrainConfig:
-    """A short run; later words win."""
+def config(out: Path, labels: Path, root: Path, *overrides: str) -> TrainConfig:
+    """A short run; later overrides win."""
     places = [f"out={out}", f"data.root={root}", f"data.labels={labels}"]
-    return load(TrainConfig, None, [*SHORT, *places, *words])
+    return load(TrainConfig, None, [*SHORT, *places, *overrides])
 
 
 def trainer(config: TrainConfig, folder: Path) -> Trainer:

@@ -50,9 +50,15 @@ def _train_together(count: int, run: TrainConfig, folder: Path) -> list[HistoryE
 @pytest.mark.parametrize("method", ["segray", "unimatch_v2"])
 def test_two_workers_learn_what_one_learns(tmp_path: Path, method: str) -> None:
     labels, root = book(tmp_path / "book", n=11)
-    words = [f"method={method}", "train.batch=4", "train.optimiser=sgd", "train.lr=0.02", "data.validation=4"]
-    alone = trainer(config(tmp_path / "a", labels, root, *words), tmp_path / "a").run()
-    shared = config(tmp_path / "b", labels, root, *words, "train.workers=2")
+    overrides = [
+        f"method={method}",
+        "train.batch=4",
+        "train.optimiser=sgd",
+        "train.lr=0.02",
+        "data.validation=4",
+    ]
+    alone = trainer(config(tmp_path / "a", labels, root, *overrides), tmp_path / "a").run()
+    shared = config(tmp_path / "b", labels, root, *overrides, "train.workers=2")
     together = _train_together(2, shared, tmp_path / "b")
     assert len(alone) == len(together) == 3
     for single, double in zip(curve(alone), curve(together), strict=True):

@@ -34,19 +34,19 @@ def test_a_run_in_an_object_store_ends_where_a_local_one_does(
     uris = {name: f"{base}/{name}{options}" for name in ("labels", "root", "run", "predictions")}
     copy(labels, uris["labels"])
     copy(root, uris["root"])
-    words = [f"out={uris['run']}", f"data.root={uris['root']}", f"data.labels={uris['labels']}"]
-    given = config(tmp_path, labels, root, *words, "train.num_cpus=1", "trackers=tensorboard")
-    train.run(given)
+    overrides = [f"out={uris['run']}", f"data.root={uris['root']}", f"data.labels={uris['labels']}"]
+    run = config(tmp_path, labels, root, *overrides, "train.num_cpus=1", "trackers=tensorboard")
+    train.run(run)
     history = json.loads(storage.read_bytes(storage.join(uris["run"], "history.json")))
     assert curve(history) == curve(plain)
     assert "best epoch" in capsys.readouterr().out
     network, state = load_network(uris["run"])
     assert state["history"][-1]["miou"] == max(entry["miou"] for entry in history)
     assert not network.training
-    train.run(given)
+    train.run(run)
     assert "best epoch" in capsys.readouterr().out
     assert json.loads(storage.read_bytes(storage.join(uris["run"], "history.json"))) == history
     images = f"{base}/root/images{options}"
-    words = [f"checkpoint={uris['run']}", f"images={images}", f"out={uris['predictions']}"]
-    predict.run(load(PredictConfig, None, words))
+    overrides = [f"checkpoint={uris['run']}", f"images={images}", f"out={uris['predictions']}"]
+    predict.run(load(PredictConfig, None, overrides))
     assert storage.exists(storage.join(uris["predictions"], "predictions.csv"))

@@ -79,7 +79,7 @@ def test_mlflow_has_one_run_in_the_folder_though_training_stopped(
         (9, 0.5),
     ]
     assert run.data.metrics["iou.sun"] == 0.25
-    assert run.data.params["network.name"] == "picture_book"
+    assert run.data.params["network.name"] == "builtin"
     assert not (tmp_path / "mlflow.db").exists()
 
 

@@ -92,7 +92,7 @@ def norms() -> None:
 
 def checks() -> None:
     """The built-in model in fp16 agrees with the eager path; with a wrong kernel it does not."""
-    sam, _ = build_sam("picture_book")
+    sam, _ = build_sam("builtin")
     config = FusedConfig(decoder=DecoderConfig(asked_slots=8))
     fused = selection.build(sam, torch.float16, 0.5, config)
     assert disagreement(sam, fused, torch.float16) is None

@@ -145,7 +145,7 @@ def test_without_a_gpu_a_function_is_called_as_it_is() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_cpu_and_float32_take_the_eager_path(dtype: torch.dtype) -> None:
-    sam, _ = build_sam("picture_book")
+    sam, _ = build_sam("builtin")
     assert fused_sam(sam, dtype, 0.5) is None
     gpu = SimpleNamespace(device=torch.device("cuda"))
     assert fused_sam(gpu, torch.float32, 0.5) is None

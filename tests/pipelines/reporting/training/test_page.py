@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from segray.models.label_space import LabelSpace
-from segray.models.segmenters.builtin import PictureBook
+from segray.models.segmenters.builtin import BuiltinNetwork
 from segray.pipelines.commands.report import run
 from segray.pipelines.config.commands.report import ReportConfig
 from segray.pipelines.errors import UserError
@@ -67,7 +67,7 @@ def test_a_real_run_makes_a_closed_page(own: Path, capsys: pytest.CaptureFixture
     assert alts == ["zero-shot label", "enhanced label", "prediction", "truth"] * 2
     assert all(decoded(a["src"] or "").size == (48, 48) for a in page.all("img"))
     assert len(page.all("article")) == 2
-    assert ("td", "picture_book") in page.texts
+    assert ("td", "builtin") in page.texts
     assert ("td", "3") in page.texts
 
 
@@ -97,7 +97,7 @@ def test_the_enhanced_label_is_the_networks_where_it_is_sure(made: Path) -> None
     assert given.config is not None
     data, labels = open_data(given.config.data, 0), given.config.data.labels
     artist = Artist(
-        HalfSure(PictureBook(10), None, 0.7), data.validation[:1], labels, legend_of(made), given.classes
+        HalfSure(BuiltinNetwork(10), None, 0.7), data.validation[:1], labels, legend_of(made), given.classes
     )
     sample = artist.draw(0)
     zero_shot, enhanced, prediction, truth = (np.asarray(decoded(p.picture)) for p in sample.panels)

@@ -37,7 +37,7 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def items(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     folder = tmp_path_factory.mktemp("images")
     chosen = (0, 7, 127, 128, 200, 289, 295, 299)
     for i in chosen:
@@ -47,11 +47,11 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     return [Sample(f"images/{name}", str(folder / name), label_id=name) for name in names]
 
 
-def test_label_and_confidence_belong_to_their_image(labels: str, items: list[Sample]) -> None:
-    images = UnlabelledImages(items, labels, CLASSES)
+def test_label_and_confidence_belong_to_their_image(labels: str, samples: list[Sample]) -> None:
+    images = UnlabelledImages(samples, labels, CLASSES)
     assert len(images) == 9
-    for item, (image, label, confidence) in zip(items, (images[i] for i in range(9)), strict=True):
-        name = item.image_id.removeprefix("images/").removesuffix(".png")
+    for sample, (image, label, confidence) in zip(samples, (images[i] for i in range(9)), strict=True):
+        name = sample.image_id.removeprefix("images/").removesuffix(".png")
         known = name not in ("007", "unheard")
         expected = label_of(int(name)) if known else np.full((HEIGHT, WIDTH), 255, np.uint8)
         assert np.array_equal(label.numpy(), expected), name
@@ -77,17 +77,17 @@ def test_large_label_sets_are_read_a_row_group_at_a_time(labels: str) -> None:
     )
 
 
-def test_processes_of_a_data_loader_read_the_same(labels: str, items: list[Sample]) -> None:
-    images = UnlabelledImages(items, labels, CLASSES)
-    images._labels = StoredLabels(labels, [str(item.label_id) for item in items], in_memory=0)
-    here = [images[i] for i in range(len(items))]
+def test_processes_of_a_data_loader_read_the_same(labels: str, samples: list[Sample]) -> None:
+    images = UnlabelledImages(samples, labels, CLASSES)
+    images._labels = StoredLabels(labels, [str(sample.label_id) for sample in samples], in_memory=0)
+    here = [images[i] for i in range(len(samples))]
     loader = DataLoader(images, batch_size=None, num_workers=2, multiprocessing_context="spawn")
     for mine, theirs in zip(here, loader, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
-def test_without_a_label_set_nothing_is_known(items: list[Sample]) -> None:
-    images = UnlabelledImages(items, None, CLASSES)
+def test_without_a_label_set_nothing_is_known(samples: list[Sample]) -> None:
+    images = UnlabelledImages(samples, None, CLASSES)
     _, label, confidence = images[0]
     assert (label.unique().tolist(), confidence.unique().tolist()) == ([255], [0])
     assert images.labels(0) is None
@@ -95,17 +95,17 @@ def test_without_a_label_set_nothing_is_known(items: list[Sample]) -> None:
 
 def test_labels_alone_are_read_without_the_image(labels: str) -> None:
     images = UnlabelledImages([Sample("003.png", "/nosuch/003.png")], labels, CLASSES)
-    found = images.labels(0)
-    assert found is not None
-    assert np.array_equal(found[0].numpy(), label_of(3))
+    stored = images.labels(0)
+    assert stored is not None
+    assert np.array_equal(stored[0].numpy(), label_of(3))
 
 
 def test_an_unreadable_image_is_replaced_by_the_next(
-    labels: str, items: list[Sample], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    labels: str, samples: list[Sample], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cut = tmp_path / "cut.png"
-    cut.write_bytes(Path(items[0].image).read_bytes()[:45])
-    images = UnlabelledImages([items[0], Sample("cut.png", str(cut))], labels, CLASSES)
+    cut.write_bytes(Path(samples[0].image).read_bytes()[:45])
+    images = UnlabelledImages([samples[0], Sample("cut.png", str(cut))], labels, CLASSES)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert torch.equal(images[1][0], images[0][0])

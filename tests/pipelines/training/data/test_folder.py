@@ -92,11 +92,11 @@ def test_masks_are_read_with_void_as_255(tmp_path: Path) -> None:
 
 
 def bad_mask(path: Path, how: str) -> None:
-    picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     if how == "rgb":
-        Image.fromarray(picture).save(path)
+        Image.fromarray(pixels).save(path)
     elif how == "16 bit":
-        Image.fromarray(picture[..., 0].astype(np.uint16)).save(path)
+        Image.fromarray(pixels[..., 0].astype(np.uint16)).save(path)
     elif how == "size":
         write_mask(path, np.zeros((HEIGHT, WIDTH - 1), np.uint8))
     elif how == "turned":
@@ -111,7 +111,7 @@ def bad_mask(path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("part", ["train", "val"])
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         ("rgb", "8-bit RGB PNG; a label map is an 8-bit greyscale or a palette PNG"),
         ("16 bit", "16-bit greyscale PNG"),
@@ -122,16 +122,16 @@ def bad_mask(path: Path, how: str) -> None:
         ("no png", "not a PNG"),
     ],
 )
-def test_a_bad_mask_is_refused_in_one_line(tmp_path: Path, part: str, how: str, said: str) -> None:
+def test_a_bad_mask_is_refused_in_one_line(tmp_path: Path, part: str, how: str, message: str) -> None:
     root = folder_set(tmp_path)
     path = root / "masks" / part / ("01.png" if part == "train" else "06.png")
     bad_mask(path, how)
     text = refusal(root)
     assert str(path) in text
-    assert said in text
+    assert message in text
     assert "\n" not in text
     if part == "train":
-        assert said in refusal(root, labelled="2")
+        assert message in refusal(root, labelled="2")
 
 
 def test_a_missing_mask_is_refused_where_it_counts(tmp_path: Path) -> None:

@@ -78,12 +78,12 @@ def seen(batch: Batch | None) -> list[int]:
 
 
 def test_the_shorter_stream_repeats_and_nothing_is_left_out() -> None:
-    items = list(step_batches(data(), 0, 15, 0))
-    labelled = [i for item in items for i in seen(item.labelled)]
-    unlabelled = [i for item in items for i in seen(item.unlabelled)]
+    batches = list(step_batches(data(), 0, 15, 0))
+    labelled = [i for batch in batches for i in seen(batch.labelled)]
+    unlabelled = [i for batch in batches for i in seen(batch.unlabelled)]
     assert [labelled.count(i) for i in range(3)] == [20, 20, 20]
     assert [unlabelled.count(i) for i in range(10)] == [6] * 10
-    assert [item.step for item in items] == list(range(15))
+    assert [batch.step for batch in batches] == list(range(15))
 
 
 def test_maps_stay_with_their_images() -> None:
@@ -103,8 +103,8 @@ def test_a_method_without_unlabelled_images_reads_none() -> None:
 
 @pytest.mark.parametrize("loaders", [0, 2])
 def test_a_run_that_starts_later_sees_the_same_steps(loaders: int) -> None:
-    def trace(items: list[StepBatch]) -> list[list[int]]:
-        return [seen(item.unlabelled) for item in items]
+    def trace(batches: list[StepBatch]) -> list[list[int]]:
+        return [seen(batch.unlabelled) for batch in batches]
 
     assert trace(list(step_batches(data(), 0, 6, 0)))[4:] == trace(list(step_batches(data(), 4, 6, loaders)))
 
