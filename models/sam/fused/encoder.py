@@ -51,7 +51,7 @@ class FusedEncoder:
         positions = self._encoder.pos_embed.flatten(0, 2)
         self._positions = (positions + projection.bias)[None]
         self._patch = projection.kernel_size[0]
-        # In float32: in 16 bit more images had another number of masks, for a twentieth of the encoder's time.
+        # In float32: in 16 bit more images had another number of masks.
         first, norm, second, last_norm = encoder.neck
         kernel = second.weight.contiguous(memory_format=torch.channels_last)
         self._captured = Graphed(lambda images: (self.encode(images),), limit=4)

@@ -10,6 +10,7 @@ from segray.pipelines.annotation import auto_precision
 from segray.pipelines.annotation.auto_precision import recorded_precisions, with_precisions
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
+from segray.pipelines.label_set.store import LabelStore
 
 
 def config(*overrides: str) -> AnnotateConfig:
@@ -52,8 +53,8 @@ def test_a_label_set_older_than_precisions_was_made_in_fp32(
 ) -> None:
     record: dict[str, Any] = {"config": {"sam.model": "vit_b", "clip.model": "ViT-B-16"}}
     assert recorded_precisions(str(tmp_path)) == {}
-    monkeypatch.setattr(auto_precision.LabelStore, "parts", lambda _: ["part"])
-    monkeypatch.setattr(auto_precision.LabelStore, "provenance", property(lambda _: record))
+    monkeypatch.setattr(LabelStore, "parts", lambda _: ["part"])
+    monkeypatch.setattr(LabelStore, "provenance", property(lambda _: record))
     assert recorded_precisions(str(tmp_path)) == {"sam.precision": "fp32", "clip.precision": "fp32"}
 
 

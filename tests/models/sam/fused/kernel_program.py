@@ -18,6 +18,7 @@ from segray.models.sam.fused.decoder import FusedDecoder
 from segray.models.sam.fused.encoder import FusedEncoder
 from segray.models.sam.fused.low_rank import centred
 from segray.models.sam.fused.norm import residual_norm
+from segray.models.sam.fused.second_block import second_block
 from segray.models.sam.registry import build_sam
 from tests.models.sam.fused.models import small_decoder, small_encoder
 
@@ -96,7 +97,7 @@ def checks() -> None:
     config = FusedConfig(decoder=DecoderConfig(asked_slots=8))
     fused = selection.build(sam, torch.float16, 0.5, config)
     assert disagreement(sam, fused, torch.float16) is None
-    own = fused_decoder.second_block
+    own = second_block
 
     def wrong(*args: object) -> tuple[Tensor, Tensor, Tensor]:
         weights, rstd, read = own(*args)  # type: ignore[arg-type]

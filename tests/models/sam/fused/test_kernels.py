@@ -1,4 +1,4 @@
-"""Kernels without a GPU: by Triton's interpreter against the eager path, and compiled for three kinds of GPU."""
+"""Kernels without a GPU: by Triton's interpreter against the eager path, and compiled for three GPUs."""
 
 from __future__ import annotations
 
