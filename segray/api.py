@@ -169,6 +169,6 @@ def _load(model: type[C], source: Source, keys: dict[str, object]) -> C:
 
     config = load_values(model, None if source is None else fspath(source), keys)
     ray = sys.modules.get("ray")
-    # The processes of a cluster, and of a Ray that is already initialised, may have another working directory.
+    # Processes of a cluster, and of a Ray that is already initialised, may have another working directory.
     runs_elsewhere = joins_cluster(config) or (ray is not None and ray.is_initialized())
     return absolute(config) if runs_elsewhere else config

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import segray
+from segray.models.segmenters.registry import Segmenter
 from segray.pipelines.commands.picture_book import run as draw_scenes
 from segray.pipelines.config.commands.picture_book import PictureBookConfig
 from tests.previous_version.archive import unpack
@@ -116,6 +118,6 @@ def test_a_folder_without_a_label_set_is_a_user_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pixels", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
 def test_pixels_of_another_kind_are_a_user_error(pixels: NDArray[np.uint8]) -> None:
-    network = segray.Network(torch.nn.Identity(), ("background",), None)
+    network = segray.Network(cast("Segmenter", torch.nn.Identity()), ("background",), None)
     with pytest.raises(segray.UserError, match=r"expected RGB pixels uint8 \[H, W, 3\]"):
         network.predict(pixels)
