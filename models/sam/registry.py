@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import segment_anything
+from segment_anything.build_sam import build_sam_vit_b, build_sam_vit_h, build_sam_vit_l
 from segment_anything.modeling import Sam
 
 from segray.models.builtin.arch import SAM_ARCH, build_builtin_sam
@@ -38,17 +38,17 @@ SAM_MODELS: dict[str, SamEntry] = {
     "vit_b": SamEntry(
         _OFFICIAL + "sam_vit_b_01ec64.pth",
         "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-        lambda _: segment_anything.build_sam_vit_b(),
+        lambda _: build_sam_vit_b(),
     ),
     "vit_l": SamEntry(
         _OFFICIAL + "sam_vit_l_0b3195.pth",
         "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-        lambda _: segment_anything.build_sam_vit_l(),
+        lambda _: build_sam_vit_l(),
     ),
     "vit_h": SamEntry(
         _OFFICIAL + "sam_vit_h_4b8939.pth",
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-        lambda _: segment_anything.build_sam_vit_h(),
+        lambda _: build_sam_vit_h(),
     ),
     "builtin": SamEntry(
         "builtin:sam",

@@ -53,8 +53,9 @@ def choose(prepared: Prepared, resources: Resources, n_pending: int, pending: It
     """
     config = prepared.config
     if config.sam.model == "none":
-        return Pools({"clip": pools.plan_alone(config.clip, resources)})
-    usual = Pools(_plans(config, resources))
+        return Pools({"clip": pools.plan_alone(config.clip, resources, n_pending)})
+    sizes = pools.usual(config.sam, config.clip, resources)
+    usual = Pools(_plans(config, resources, pools.at_most(sizes, n_pending)))
     if not _wanted(config, n_pending):
         return usual
     try:
@@ -87,7 +88,7 @@ def _sized(
 
 
 def _plans(
-    config: AnnotateConfig, resources: Resources, sizes: tuple[pools.Size, pools.Size] | None = None
+    config: AnnotateConfig, resources: Resources, sizes: tuple[pools.Size, pools.Size]
 ) -> dict[str, PoolPlan]:
     sam, clip = pools.plan(config.sam, config.clip, resources, sizes)
     return {"sam": sam, "clip": clip}

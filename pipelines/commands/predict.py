@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from segray.pipelines.config.commands.predict import PredictConfig
 from segray.pipelines.engine import cluster, ray_data, single_process
-from segray.pipelines.engine.progress import clock
+from segray.pipelines.engine.progress import StatusLine, clock
 from segray.pipelines.engine.shared_storage import require_shared
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -31,7 +31,6 @@ from segray.pipelines.prediction.output import TABLE, begin, check_same, made_wi
 from segray.pipelines.prediction.stages import MASKS, OVERLAYS, STOP, Job
 
 _SHOWN = 20
-_TTY_S, _LOG_S = 1.0, 10.0
 
 
 @dataclass
@@ -168,7 +167,7 @@ def _absolute(uri: str) -> str:
 
 def _execute(config: PredictConfig, job: Job, n_pending: int, outcome: Outcome) -> None:
     here = local.suits(config, n_pending)
-    tables = local.predictions(job, read_pending(job.out)) if here else _on_cluster(config, job)
+    tables = local.predictions(job, read_pending(job.out)) if here else _on_cluster(config, job, n_pending)
     line = _Line(n_pending)
     try:
         with closing(tables):
@@ -183,37 +182,35 @@ def _execute(config: PredictConfig, job: Job, n_pending: int, outcome: Outcome) 
         line.clear()
 
 
-def _on_cluster(config: PredictConfig, job: Job) -> Generator[pa.Table]:
+def _on_cluster(config: PredictConfig, job: Job, n_pending: int) -> Generator[pa.Table]:
     with cluster.session(config.address, config.grow) as resources:
         require_shared(config.out, [config.images, job.checkpoint])
         ray_data.configure()
-        yield from predictions(job, pool_plan(config.workers, resources))
+        yield from predictions(job, pool_plan(config.workers, resources, n_pending))
     single_process.forget_death(job.out)
 
 
 class _Line:
-    """Images done, images/s and time left on stderr: in place on a terminal, else now and then."""
+    """Images done, images/s and time left."""
 
     def __init__(self, total: int) -> None:
-        self._total, self._began, self._tty = total, time.monotonic(), sys.stderr.isatty()
-        self._next = self._began + (_TTY_S if self._tty else _LOG_S)
+        self._total, self._began, self._line = total, time.monotonic(), StatusLine()
+        self._next = self._began + self._line.interval
 
     def show(self, outcome: Outcome) -> None:
         """Print, if it is time."""
         now = time.monotonic()
         if now < self._next:
             return
-        self._next = now + (_TTY_S if self._tty else _LOG_S)
+        self._next = now + self._line.interval
         rate = max(1, outcome.images) / (now - self._began)
         left = clock((self._total - outcome.images) / rate)
         text = f"predict  {outcome.images}/{self._total}  {rate:.1f} images/s  {left} left"
-        text += f"  {len(outcome.bad)} bad" if outcome.bad else ""
-        click.echo(f"\r\033[K{text}" if self._tty else text, nl=not self._tty, err=True)
+        self._line.show(text + (f"  {len(outcome.bad)} bad" if outcome.bad else ""))
 
     def clear(self) -> None:
-        """Take the line off the terminal."""
-        if self._tty:
-            click.echo("\r\033[K", nl=False, err=True)
+        """Remove the line from the terminal."""
+        self._line.clear()
 
 
 def summary_lines(config: PredictConfig, classes: tuple[str, ...], total: int, outcome: Outcome) -> list[str]:

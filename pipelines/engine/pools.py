@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from segray.pipelines.config.commands.annotate import Pool
 from segray.pipelines.engine.cluster import Resources
@@ -96,6 +97,12 @@ def usual(sam: Pool, clip: Pool, resources: Resources) -> tuple[Size, Size]:
     return Size(workers), Size(_explicit(clip) or max(1, workers // 6))
 
 
+def at_most(sizes: tuple[Size, Size], n_images: int) -> tuple[Size, Size]:
+    """The sizes with no more actors than there are images."""
+    first, second = (replace(size, workers=min(size.workers, max(1, n_images))) for size in sizes)
+    return first, second
+
+
 def balanced(seconds: Mapping[str, float], resources: Resources) -> tuple[Size, Size]:
     """Sizes of the SAM and the CLIP pool with which neither waits for the other.
 
@@ -131,16 +138,21 @@ def _balanced_gpus(sam: float, clip: float, gpus: int) -> tuple[Size, Size]:
     return Size(gpus, share), Size(gpus, 1 - share)
 
 
-def plan_alone(pool: Pool, resources: Resources) -> PoolPlan:
+def plan_alone(pool: Pool, resources: Resources, n_images: int | None = None) -> PoolPlan:
     """The pool of the only model: an actor on every GPU, or without GPUs on every CPU.
 
     More actors than GPUs share them evenly, so that each has its whole share on one GPU.
+
+    Args:
+        pool: its configuration.
+        resources: what the cluster has.
+        n_images: of the run; no more actors than these, unless the configuration asks for more.
 
     Raises:
         UserError: more is asked for than the cluster has.
     """
     gpus, cpus = int(resources.gpus), max(1, int(resources.cpus))
-    workers = _explicit(pool) or gpus or cpus
+    workers = _explicit(pool) or min(gpus or cpus, n_images or sys.maxsize)
     if gpus:
         plan = _fill(pool, workers=workers, cpus=0.0, gpus=1 / math.ceil(workers / gpus), threads=1)
     else:

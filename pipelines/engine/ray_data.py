@@ -47,7 +47,7 @@ def pending_images(out: str, block_rows: int) -> Dataset:
     """
     import ray
 
-    filesystem, path = storage.open_storage(storage.join(out, pending.PENDING))
+    filesystem, path = storage.arrow_storage(storage.join(out, pending.PENDING))
     images = ray.data.read_parquet(
         path, filesystem=filesystem, columns=pending.PENDING_COLUMNS, num_cpus=TASK_CPUS
     )

@@ -15,14 +15,15 @@ from segray.pipelines.engine.ray_data import pending_images, through_actors, thr
 from segray.pipelines.prediction.stages import BATCH, MAX_TRIES, Job, PredictImages, WriteMasks
 
 
-def pool_plan(workers: int | None, resources: Resources) -> pools.PoolPlan:
+def pool_plan(workers: int | None, resources: Resources, n_images: int) -> pools.PoolPlan:
     """The network's pool.
 
     Args:
         workers: how many actors; None: as many as there are GPUs, or else CPUs.
         resources: what the cluster has.
+        n_images: of the run; no more actors than these, unless `workers` says so.
     """
-    return pools.plan_alone(Pool(workers=workers, batch_size=BATCH), resources)
+    return pools.plan_alone(Pool(workers=workers, batch_size=BATCH), resources, n_images)
 
 
 def predictions(job: Job, plan: pools.PoolPlan) -> Iterator[pa.Table]:

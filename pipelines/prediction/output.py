@@ -11,8 +11,6 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pyarrow import fs as pa_fs
-
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import pending, storage
 from segray.pipelines.io.manifest import MANIFEST, ImageRef, read_manifest
@@ -103,12 +101,7 @@ def _done(job: Job) -> set[str]:
 
 
 def _ids(folder: str, suffix: str) -> set[str]:
-    filesystem, root = storage.open_storage(folder)
-    selector = pa_fs.FileSelector(root, allow_not_found=True, recursive=True)
-    infos = storage.with_retries(lambda: filesystem.get_file_info(selector), folder)
-    # In fsspec's listings, paths may start with a slash that the root does not have.
-    start = len(root.strip("/")) + 1
-    names = (info.path.lstrip("/")[start:] for info in infos if info.type == pa_fs.FileType.File)
+    names = (file.name for file in storage.list_files(folder))
     return {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
 
 

@@ -14,7 +14,6 @@ from segray.models.segmenters.registry import Segmenter, build_segmenter, check_
 from segray.pipelines.config.previous import current_value
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.manifest import split_options
 from segray.pipelines.training.checkpoints import (
     STATE,
     CheckpointState,
@@ -113,8 +112,8 @@ def _split(uri: str) -> tuple[str, str]:
     if storage.is_local(uri):
         path = storage.local_path(uri)
         return str(path.parent), path.name
-    base, options = split_options(uri)
-    parent, _, name = base.rpartition("/")
+    base, options = storage.split_query(uri)
+    parent, _, name = base.rstrip("/").rpartition("/")
     return (uri, "") if parent.endswith("/") else (f"{parent}{options}", name)
 
 

@@ -75,7 +75,7 @@ def torch_trainer(
     # A worker's report waits until Ray polls the worker, and training with it: Ray's two seconds are longer
     # than a short epoch. Hundreds of workers are polled less often.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_poll_interval(config.train.workers)))
-    filesystem, path = storage.open_storage(config.out)
+    filesystem, path = storage.arrow_storage(config.out)
     return TorchTrainer(
         train_loop,
         scaling_config=workers,

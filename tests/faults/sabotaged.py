@@ -1,4 +1,4 @@
-"""`python -m tests.faults.sabotaged FAULT VERB ...`: the command line with a fault in it."""
+"""`python -m tests.faults.sabotaged FAULT COMMAND ...`: the command line with a fault in it."""
 
 from __future__ import annotations
 

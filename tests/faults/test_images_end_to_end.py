@@ -24,8 +24,8 @@ def test_every_image_of_the_wild_is_out_once_with_its_reason(
     folder, out = tmp_path / "wild", tmp_path / "labels"
     folder.mkdir()
     expected = write_bad_images(folder)
-    words = ("sam.points_per_side=2", "sam.workers=1", "clip.workers=1", "max_bad=0.1")
-    config = config_of(folder, out, *words)
+    overrides = ("sam.points_per_side=2", "sam.workers=1", "clip.workers=1", "max_bad=0.1")
+    config = config_of(folder, out, *overrides)
     bad = {name: status for name, (status, _) in expected.items() if status != "ok"}
     with pytest.raises(
         UserError, match=rf"{len(bad)} of {len(expected)} images are bad, max_bad=0\.1"

@@ -385,6 +385,6 @@ def test_an_overlay_larger_than_a_jpeg_is_made_smaller() -> None:
 def test_the_pool_fits_the_cluster(
     workers: int | None, resources: Resources, plan: tuple[int, float, float, int]
 ) -> None:
-    made: PoolPlan = pool_plan(workers, resources)
+    made: PoolPlan = pool_plan(workers, resources, 10**6)
     assert (made.workers, made.num_cpus, made.num_gpus, made.threads) == plan
     assert made.workers * made.num_cpus <= max(0, resources.cpus - 1)

@@ -10,6 +10,7 @@ from segray.pipelines.engine.cluster import Resources
 from segray.pipelines.engine.pools import (
     PoolPlan,
     Size,
+    at_most,
     balanced,
     fair_share,
     plan,
@@ -287,3 +288,13 @@ def test_few_images_are_shared_out_among_the_workers() -> None:
 
     assert [share(4, 2, 1), share(48, 2, 1), share(4_800, 2, 1)] == [1, 3, 300]
     assert share(48, 1, 3) == 2
+
+
+def test_no_more_workers_start_than_there_are_images() -> None:
+    assert at_most((Size(16), Size(2)), 3) == (Size(3), Size(2))
+    assert at_most((Size(8, 0.75), Size(8, 0.25)), 1) == (Size(1, 0.75), Size(1, 0.25))
+    sixteen = Resources(16, 0)
+    assert [plan_alone(Pool(), sixteen, n).workers for n in (1, 5, 100)] == [1, 5, 16]
+    assert plan_alone(Pool(), sixteen, 5).threads == 3
+    assert plan_alone(Pool(workers=8), sixteen, 1).workers == 8
+    assert plan_alone(Pool(), Resources(16, 4), 3).workers == 3

@@ -174,4 +174,4 @@ def test_workers_that_all_waited_are_not_the_bottleneck() -> None:
 def test_workers_that_died_are_told() -> None:
     run = _run()
     run["this_run"]["restarts"] = 2
-    assert "  workers died 2 times; their images were taken again" in summary_lines(run, "labels")
+    assert "  workers died 2 times; their images were processed again" in summary_lines(run, "labels")
