@@ -86,7 +86,7 @@ def after(seconds: float, condition: Callable[[], bool]) -> Callable[[], bool]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Head]:
-    """A cluster that outlives its drivers; not the Ray of the tests, which would feel what they leave behind."""
+    """A cluster that outlives its drivers; not the Ray of the tests, which they might disturb."""
     with head_with_token() as head:
         yield head
 
