@@ -15,6 +15,7 @@ from typing import Any, Literal
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.commands.tune import TuneConfig, train_config
 from segray.pipelines.config.loading import dump, identity, with_values
+from segray.pipelines.config.previous import current_tree
 from segray.pipelines.config.search_space import SPLIT, THRESHOLD
 from segray.pipelines.io import storage
 from segray.pipelines.training.run_folder import BEST, CHECKPOINTS, CONFIG, LAST, check_folder
@@ -119,7 +120,7 @@ class Ledger:
             self.out,
             "search",
             _identity(self.config),
-            lambda tree: _identity(TuneConfig.model_validate(tree)),
+            lambda tree: _identity(TuneConfig.model_validate(current_tree(tree))),
         )
 
     def begin(self) -> None:
@@ -216,9 +217,8 @@ def split_names(splits: Sequence[str]) -> dict[str, str]:
 
 def _identity(config: TuneConfig) -> dict[str, Any]:
     """As `identity`, each searched key a key of its own, so that a difference is told by key."""
-    values = identity(config)
-    space = values.pop("space")
-    return values | {f"space.{key}": written for key, written in space.items() if written is not None}
+    values = {key: value for key, value in identity(config).items() if key != "space"}
+    return values | {f"space.{key}": text for key, text in config.space.items() if text is not None}
 
 
 def _trial(record: dict[str, Any]) -> Trial:

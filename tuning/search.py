@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from segray.pipelines.commands.train import check
-from segray.pipelines.config.commands.registry import LabelConfig, RelabelConfig
+from segray.pipelines.config.commands.annotate import LabelConfig
+from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.commands.tune import TuneConfig, train_config
 from segray.pipelines.config.paths import absolute
 from segray.pipelines.config.search_space import THRESHOLD

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from segray.pipelines.config.commands.registry import LabelConfig
+from segray.pipelines.config.commands.annotate import LabelConfig
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.commands.tune import TuneConfig
 from segray.pipelines.config.loading import load
