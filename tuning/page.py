@@ -43,7 +43,7 @@ def build(ledger: Ledger) -> str:
         crashed=[(one.file, visible(one.reason)) for one in trials if one.state == "crashed"],
         unfinished=sum(one.state == "running" for one in trials),
         finals=config.search.finalists if config.search.final_seeds else 0,
-        picture_book=config.network.name == "picture_book",
+        picture_book=config.network.name == "builtin",
         facts=facts({"space": dict(ranges), "search": _search_facts(ledger)}, "search"),
         config_text=config_text(config.out),
     )

@@ -24,7 +24,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.trackers import check_trackers
-from segray.pipelines.training.trainer import scaling
+from segray.pipelines.training.trainer import scaling_config
 from segray.tuning import summary
 from segray.tuning.ledger import Ledger, Trial, threshold_labels
 from segray.tuning.plan import Given, RerunPlan, SearchPlan, dimensions_of, splits_of
@@ -170,7 +170,7 @@ class Search:
             UserError: there is none for a single one.
         """
         train = self._config.train
-        scaling(train_config(self._config), resources)
+        scaling_config(train_config(self._config), resources)
         room = resources.room(self._cpus) // train.workers
         if resources.gpus > 0:
             room = min(room, int(resources.gpus) // train.workers)

@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 from segray.pipelines.config.commands.train import TrainConfig
-from segray.pipelines.training.data.training_data import TrainingData, open_data
+from segray.pipelines.training.data.samples import TrainingData
+from segray.pipelines.training.data.training_data import open_data
 
 
 class SharedData:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ class TrialSession(RaySession):
         from ray.util import get_current_placement_group
 
         super().__init__(folder, desk)
-        self._file, self._judged = file, judged
+        self._desk, self._file, self._judged = desk, file, judged
         if self.rank == 0:
             desk.hold.remote(file, get_current_placement_group())
 
@@ -116,10 +117,10 @@ class TrialSession(RaySession):
 
         epoch = float(metrics["epoch"])
         entry = {"epoch": epoch, "miou": float(metrics["miou"] or 0.0)}
-        ray.get(self.board.post.remote(self._file, entry))
+        ray.get(self._desk.post.remote(self._file, entry))
         deadline = time.monotonic() + _VERDICT_S
         while self._judged and time.monotonic() < deadline:
-            verdict: bool | None = ray.get(self.board.verdict.remote(self._file, epoch))
+            verdict: bool | None = ray.get(self._desk.verdict.remote(self._file, epoch))
             if verdict is not None:
                 return verdict
             time.sleep(_POLL_S)
@@ -128,14 +129,14 @@ class TrialSession(RaySession):
 
 def work(given: dict[str, Any]) -> str | None:
     """What each training worker of a trial runs; the reason where the run ended early."""
-    from segray.pipelines.training.loop import Worker
+    from segray.pipelines.training.loop import Trainer
     from segray.pipelines.training.meter import DivergedError
 
     config = given["config"]
     checkpoints = storage.join(config.out, CHECKPOINTS)
     session = TrialSession(checkpoints, given["board"], given["file"], given["judged"])
     try:
-        Worker(config, given["data"], session, given["logs"]).run()
+        Trainer(config, given["data"], session, given["logs"]).run()
     except StoppedError:
         return STOPPED
     except DivergedError as error:
@@ -193,10 +194,11 @@ def _fit(file: str, config: TrainConfig, data: Any, desk: Any, judged: bool, sho
     from ray import tune
 
     from segray.pipelines.engine import cluster
-    from segray.pipelines.training.trainer import logs_of, scaling, trainer
+    from segray.pipelines.training.trainer import scaling_config, torch_trainer, tracker_folder
 
-    given = {"config": config, "data": data, "board": desk, "logs": logs_of(config), "file": file}
-    fitting = trainer(config, work, {**given, "judged": judged}, scaling(config, cluster.resources()))
+    given = {"config": config, "data": data, "board": desk, "logs": tracker_folder(config), "file": file}
+    loop = partial(work, {**given, "judged": judged})
+    fitting = torch_trainer(config, loop, scaling_config(config, cluster.resources()))
     thread = _Outcome(fitting.fit)
     thread.start()
     while thread.is_alive():

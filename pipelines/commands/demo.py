@@ -24,9 +24,11 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.training.run_folder import HISTORY
 
+BUILTIN_MODELS = ("sam.model=builtin", "clip.model=builtin")
+
 RECIPE = (
     "data.kind=picture_book",
-    "network.name=picture_book",
+    "network.name=builtin",
     "pseudo.ema=0.99",
     "augment.crop=160",
     "augment.scale=[0.9, 1.2]",
@@ -75,7 +77,11 @@ def _label(config: DemoConfig, book: str, labels: str) -> None:
     _draw(config, book)
     _step("2/8 annotate (SAM + GEM-CLIP, zero-shot)")
     annotate.run(
-        load(AnnotateConfig, None, [f"images={book}/images", "classes=picture_book", f"out={labels}"])
+        load(
+            AnnotateConfig,
+            None,
+            [f"images={book}/images", "classes=picture_book", *BUILTIN_MODELS, f"out={labels}"],
+        )
     )
     _step("3/8 verify")
     verify.run(VerifyConfig(out=labels))

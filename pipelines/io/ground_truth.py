@@ -7,7 +7,6 @@ from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from pyarrow import fs as pa_fs
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -92,10 +91,6 @@ class TruthMasks:
 
 def list_png(root: str) -> dict[str, str]:
     """The PNG files under a folder: path with a lower-case suffix -> path, sorted; no hidden ones."""
-    filesystem, top = storage.open_storage(root)
-    selector = pa_fs.FileSelector(top, allow_not_found=True, recursive=True)
-    found = storage.with_retries(lambda: filesystem.get_file_info(selector), root)
-    prefix = len(top.rstrip("/")) + 1
-    names = sorted(info.path[prefix:] for info in found if info.type == pa_fs.FileType.File)
+    names = sorted(file.name for file in storage.list_files(root))
     shown = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
     return {f"{name[:-4]}.png": name for name in shown if name[-4:].lower() == ".png"}

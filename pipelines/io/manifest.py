@@ -138,12 +138,5 @@ def _beside(manifest: str, uri: str) -> str:
         return uri
     if storage.is_local(manifest):
         return str(storage.local_path(str(storage.local_path(manifest).parent / uri)))
-    base, options = split_options(manifest)
-    return storage.join(f"{base.rpartition('/')[0]}{options}", *PurePosixPath(uri).parts)
-
-
-def split_options(uri: str) -> tuple[str, str]:
-    """A remote URI without its "?" options and end slash, and these options."""
-    mark = "\0"
-    base, _, options = storage.join(uri, mark).partition(f"/{mark}")
-    return base, options
+    base, options = storage.split_query(manifest)
+    return storage.join(f"{base.rstrip('/').rpartition('/')[0]}{options}", *PurePosixPath(uri).parts)

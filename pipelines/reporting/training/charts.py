@@ -168,9 +168,9 @@ def _fill_between(chart: Chart, curves: Sequence[Series]) -> None:
     first, second = (dict(curve.known) for curve in curves[:2])
     if len(first) < 2 or list(first) != list(second):
         return
-    bounds = [list(first.values()), list(second.values())]
-    colour = COLOURS[curves[0].colour]
-    area = chart.axes.fill_between(list(first), *bounds, color=colour, alpha=0.14, linewidth=0, clip_on=False)
+    upper, lower = list(first.values()), list(second.values())
+    area = chart.axes.fill_between(list(first), upper, lower, color=COLOURS[curves[0].colour])
+    area.set(alpha=0.14, linewidth=0, clip_on=False)
     chart.tag(area, "area")
 
 
@@ -230,5 +230,3 @@ def tick_text(value: float, ticks: Sequence[float], axis: Axis) -> str:
         return f"{value:.6g}"
     digits = max(0, -math.floor(math.log10(100 * (ticks[1] - ticks[0])) + 1e-6))
     return f"{100 * value:.{digits}f}\u00a0%"
-
-
