@@ -7,19 +7,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from segray.pipelines.engine.ledger import Tally
+from segray.pipelines.engine.run_record import RunRecord
 from segray.pipelines.label_set.store import LabelStore
 
 _BAD_SHOWN = 20
 
 
-def summarise(store: LabelStore, provenance: dict[str, Any], tally: Tally, seconds: float) -> dict[str, Any]:
-    """The content of run.json, read in constant memory.
-
-    Returns:
-        rows (by status), labelled_fraction, n_segments, classes (name, pixels, share, images), bad (the first
-        few, with reasons), this_run (images, seconds, stage_seconds, workers, utilisation, restarts, and the
-        probe's seconds an image by stage), config_hash, versions, finished.
-    """
+def summarise(store: LabelStore, provenance: dict[str, Any], tally: Tally, seconds: float) -> RunRecord:
+    """Count what the parts hold, in constant memory, and describe the run that has just ended."""
     rows: Counter[str] = Counter({"ok": 0, "error": 0, "skipped": 0})
     pixels: Counter[int] = Counter()
     images: Counter[int] = Counter()

@@ -23,6 +23,7 @@ from segray.pipelines.config.loading import dump
 from segray.pipelines.engine.ledger import Tally
 from segray.pipelines.engine.progress import summary_lines
 from segray.pipelines.engine.provenance import differences, other_configuration, provenance
+from segray.pipelines.engine.run_record import RunRecord
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import pending, storage
 from segray.pipelines.io.images import ImageOptions
@@ -193,7 +194,7 @@ def _warn_of_unknown_names(config: AnnotateConfig, space: LabelSpace) -> None:
         )
 
 
-def _report_bad_images(config: AnnotateConfig, record: dict[str, Any]) -> None:
+def _report_bad_images(config: AnnotateConfig, record: RunRecord) -> None:
     rows = record["rows"]
     bad, total = rows["error"] + rows["skipped"], sum(rows.values())
     for image_id, status, reason in record["bad"]:

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
 
 import click
 import numpy as np
@@ -94,7 +93,7 @@ def run(config: PredictConfig) -> None:
     report_bad_images(total, outcome)
 
 
-def prepare(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
+def prepare(config: PredictConfig) -> tuple[Job, dict[str, object]]:
     """Check the checkpoint, so that a bad one is reported before the first image.
 
     Returns:

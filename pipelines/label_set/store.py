@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -100,7 +100,7 @@ def write_part(root: str, labels: pa.Table, segments: pa.Table, *, token: str | 
     return name
 
 
-def write_run(root: str, run: dict[str, Any]) -> None:
+def write_run(root: str, run: Mapping[str, object]) -> None:
     """Write run.json, the sign that a run came to its end."""
     data = json.dumps(run, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     storage.write_atomic(storage.join(root, RUN), data.encode())
