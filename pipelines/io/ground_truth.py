@@ -49,7 +49,7 @@ class TruthMasks:
         Raises:
             UserError: two images share a mask, as `a.jpg` and `a.png` do with `a.png`.
         """
-        found: dict[str, str] = {}
+        masks: dict[str, str] = {}
         owner: dict[str, str] = {}
         for image_id in image_ids:
             name = self.find(image_id)
@@ -60,8 +60,8 @@ class TruthMasks:
                     f"masks={self.root}: {name} could belong to {owner[name]} or {image_id}; "
                     f"name the masks {owner[name]}.png and {image_id}.png"
                 )
-            found[image_id], owner[name] = name, image_id
-        return found
+            masks[image_id], owner[name] = name, image_id
+        return masks
 
     def read(self, name: str, *, shape: tuple[int, int], n_classes: int, ignore_index: int) -> LabelMap:
         """The mask as uint8 [H, W].

@@ -29,7 +29,7 @@ __all__ = [
     "write_manifest",
 ]
 
-# HEIC cannot be decoded, but a phone's pictures must come out as rows with a reason and not vanish.
+# HEIC cannot be decoded, but a phone's images must become rows with a reason and not vanish.
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".heic", ".heif"),
     *(".bmp", ".dib", ".gif", ".tif", ".tiff", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"),
@@ -147,7 +147,7 @@ def _children(folder: str) -> list[Child]:
             if entry.name.startswith("."):
                 continue
             name = escape_name(entry.name)
-            # A folder that cannot be listed is a row of its own, at the place of its bare name.
+            # A folder that cannot be listed becomes a row, sorted by its bare name.
             closed = entry.is_dir(follow_symlinks=False) and _closed(entry.path)
             if closed is None:
                 children.append((f"{name}/", entry))
@@ -157,7 +157,7 @@ def _children(folder: str) -> list[Child]:
 
 
 def _walk(children: list[Child], real_root: str, patterns: Sequence[str]) -> Iterator[ImageRef]:
-    # A stack of our own: folders nest deeper than Python's recursion limit.
+    # An explicit stack: folders nest deeper than Python's recursion limit.
     stack = [("", iter(children))]
     while stack:
         prefix, siblings = stack[-1]
@@ -168,7 +168,7 @@ def _walk(children: list[Child], real_root: str, patterns: Sequence[str]) -> Ite
             if ref := _entry_ref(entry, prefix + key, real_root):
                 yield ref
         elif not patterns or _matches((prefix + key).rstrip("/").split("/"), patterns, prefix=True):
-            # A folder that went while we walked took its images along.
+            # A folder that was removed during the walk took its images along.
             with suppress(FileNotFoundError):
                 stack.append((prefix + key, iter(_children(entry.path))))
 
@@ -199,7 +199,7 @@ def _file_ref(path: str, image_id: str) -> ImageRef:
     try:
         status = Path(path).stat()
     except OSError:
-        # Gone, or its folder closed to us: reading it will say so, as an error row.
+        # Missing, or in a folder without access: reading it will give an error row.
         return ImageRef(image_id, _local_uri(path))
     if stat.S_ISREG(status.st_mode):
         return ImageRef(image_id, _local_uri(path), status.st_size, status.st_mtime)
@@ -260,7 +260,7 @@ def read_image(uri: str) -> bytes:
 
 
 def _read_local(path: str) -> bytes:
-    # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
+    # O_NONBLOCK: opening a pipe that nobody writes to would block forever.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):

@@ -86,7 +86,7 @@ def _doctor(head: Head, token: str | None) -> tuple[int, str, str]:
 def test_a_cluster_that_asks_for_a_token(head: Head) -> None:
     code, out, err = _doctor(head, None)
     assert code == 0, out + err
-    assert f"ok     authentication  {head.dashboard.removeprefix('http://')} refuses those who have" in out
+    assert f"ok     authentication  {head.dashboard.removeprefix('http://')} refuses requests without" in out
     code, out, err = _doctor(head, "")
     assert code == 2
     assert "WRONG  cluster         address: no Ray cluster at" in out
@@ -101,5 +101,5 @@ def test_a_cluster_that_answers_anyone_is_wrong() -> None:
         code, out, err = _doctor(head, "")
         assert code == 2
         assert "WRONG  authentication  " in out
-        assert "answers anyone; `ray get-auth-token --generate`" in out
+        assert "accepts requests without a token; run `ray get-auth-token --generate`" in out
         assert err.splitlines()[-1].endswith("checks failed: authentication")

@@ -224,7 +224,7 @@ SEGMENT_FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("size", {"rle": {**RLE, "size": [30, 20]}}, "segment 0: mask of size [30, 20], the image is [20, 30]"),
     ("no mask", {"rle": None}, "segment 0: mask of size None, the image is [20, 30]"),
     ("class", {"class_id": 3}, "segment 0: class_id 3; allowed: 0 to 2"),
-    ("id", {"segment_id": 1}, "segment 1 is there twice"),
+    ("id", {"segment_id": 1}, "segment 1 is listed twice"),
 ]
 
 
