@@ -3,4 +3,3 @@
 from segray.models.deferred import defer
 
 defer("segment_anything")
-defer("open_clip")

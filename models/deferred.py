@@ -1,8 +1,8 @@
 """Packages whose submodules are imported without running the package's `__init__`.
 
-The `__init__` of segment_anything imports torchvision, and that of open_clip its training code. That costs
-each worker seconds, and nothing here uses it. A deferred package runs its `__init__` when one of its own
-attributes is first used, so other users of the package see no difference.
+The `__init__` of segment_anything imports torchvision for its predictor. That costs each worker more than a
+second, and nothing here uses it. A deferred package runs its `__init__` when one of its own attributes is
+first used, so other users of the package see no difference.
 """
 
 from __future__ import annotations

@@ -15,13 +15,12 @@ import numpy as np
 from segray.models.label_space import LabelSpace, label_space
 from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.annotation.run import label_pending
-from segray.pipelines.annotation.run_summary import summarise
+from segray.pipelines.annotation.run_summary import LabelSetResult, summarise
 from segray.pipelines.annotation.stages.classify import TextEmbeddings, clip_features
 from segray.pipelines.annotation.stages.segment import mask_generator
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import dump
 from segray.pipelines.engine.ledger import Tally
-from segray.pipelines.engine.progress import summary_lines
 from segray.pipelines.engine.provenance import differences, other_configuration, provenance
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import pending, storage
@@ -38,8 +37,20 @@ def run(config: AnnotateConfig) -> None:
     """Label the images that have no row yet, and print a summary.
 
     Raises:
-        UserError: bad input; the output belongs to another configuration (2), has too many bad images (3), or
-            is in use (4).
+        UserError: as `execute` and `check_bad_images` raise.
+    """
+    result = execute(config)
+    click.echo(result)
+    _warn_of_unknown_names(config, space_of(config))
+    _report_bad_images(result)
+    check_bad_images(config, result)
+
+
+def execute(config: AnnotateConfig) -> LabelSetResult:
+    """Label the images that have no row yet.
+
+    Raises:
+        UserError: bad input; the output belongs to another configuration (2) or is in use (4).
     """
     began = time.monotonic()
     space = space_of(config)
@@ -58,9 +69,7 @@ def run(config: AnnotateConfig) -> None:
         record = summarise(LabelStore(config.out), prepared.provenance, tally, time.monotonic() - began)
         if n_pending or LabelStore(config.out).run() is None:
             write_run(config.out, record)
-    click.echo("\n".join(summary_lines(record, storage.display(config.out))))
-    _warn_of_unknown_names(config, space)
-    _report_bad_images(config, record)
+    return LabelSetResult.of(record, config.out)
 
 
 def prepare(config: AnnotateConfig, space: LabelSpace) -> Prepared:
@@ -193,14 +202,22 @@ def _warn_of_unknown_names(config: AnnotateConfig, space: LabelSpace) -> None:
         )
 
 
-def _report_bad_images(config: AnnotateConfig, record: dict[str, Any]) -> None:
-    rows = record["rows"]
-    bad, total = rows["error"] + rows["skipped"], sum(rows.values())
-    for image_id, status, reason in record["bad"]:
+def _report_bad_images(result: LabelSetResult) -> None:
+    bad = result.error + result.skipped
+    for image_id, status, reason in result.bad:
         click.echo(f"  {status:<8}{image_id}: {reason}", err=True)
-    if bad > len(record["bad"]):
-        click.echo(f"  ... and {bad - len(record['bad'])} more bad images", err=True)
+    if bad > len(result.bad):
+        click.echo(f"  ... and {bad - len(result.bad)} more bad images", err=True)
     sys.stdout.flush()
+
+
+def check_bad_images(config: AnnotateConfig, result: LabelSetResult) -> None:
+    """Refuse a result with too many bad images.
+
+    Raises:
+        UserError: no image could be labelled, or more are bad than `max_bad` allows (3).
+    """
+    bad, total = result.error + result.skipped, result.images
     if bad == total:
         raise UserError(f"not one of {total} images could be labelled", exit_code=3)
     if config.max_bad is not None and bad > config.max_bad * total:

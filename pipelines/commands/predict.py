@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
 
 import click
 import numpy as np
@@ -69,12 +68,46 @@ class Outcome:
             self.class_pixels[row["class_ids"]] += row["class_pixels"]
 
 
+@dataclass(frozen=True)
+class PredictResult:
+    """What `predict` wrote; as text, the summary that the command prints.
+
+    Attributes:
+        out: folder or URI of the masks and overlays.
+        images: how many images there are.
+        bad: status and reason, by image_id, of the images of this run without a mask.
+        seconds: how long the run took.
+        summary: the printed lines.
+    """
+
+    out: str
+    images: int
+    bad: dict[str, tuple[str, str]]
+    seconds: float
+    summary: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self.summary)
+
+
 def run(config: PredictConfig) -> None:
     """Predict the images that have no mask yet, and print a summary.
 
     Raises:
-        UserError: bad input, or an output of something else or of another checkpoint (2), a full disk (1),
-            not one good image (3), or an output in use (4).
+        UserError: as `execute` and `check_bad_images` raise.
+    """
+    result = execute(config)
+    click.echo(result)
+    _report_bad_images(result)
+    check_bad_images(result)
+
+
+def execute(config: PredictConfig) -> PredictResult:
+    """Predict the images that have no mask yet.
+
+    Raises:
+        UserError: bad input, or an output of something else or of another checkpoint (2), a full disk (1), or
+            an output in use (4).
     """
     began = time.monotonic()
     before = made_with(config.out)
@@ -90,11 +123,11 @@ def run(config: PredictConfig) -> None:
             _execute(config, job, n_pending, outcome)
         outcome.seconds = time.monotonic() - began
         write_table(job, outcome.bad)
-    click.echo("\n".join(summary_lines(config, job.classes, total, outcome)))
-    report_bad_images(total, outcome)
+    summary = tuple(summary_lines(config, job.classes, total, outcome))
+    return PredictResult(config.out, total, outcome.bad, outcome.seconds, summary)
 
 
-def prepare(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
+def prepare(config: PredictConfig) -> tuple[Job, dict[str, object]]:
     """Check the checkpoint, so that a bad one is reported before the first image.
 
     Returns:
@@ -196,16 +229,19 @@ def summary_lines(config: PredictConfig, classes: tuple[str, ...], total: int, o
     return [*lines, "", *(storage.display(storage.join(config.out, name)) for name in places)]
 
 
-def report_bad_images(total: int, outcome: Outcome) -> None:
-    """Name the first bad images on stderr.
+def _report_bad_images(result: PredictResult) -> None:
+    for image_id, (status, reason) in sorted(result.bad.items())[:_SHOWN]:
+        click.echo(f"  {status:<8}{image_id}: {reason}", err=True)
+    if len(result.bad) > _SHOWN:
+        click.echo(f"  ... and {len(result.bad) - _SHOWN} more bad images, see {TABLE}", err=True)
+    sys.stdout.flush()
+
+
+def check_bad_images(result: PredictResult) -> None:
+    """Refuse a result without a single good image.
 
     Raises:
-        UserError: exit code 3, all are bad.
+        UserError: all images are bad (3).
     """
-    for image_id, (status, reason) in sorted(outcome.bad.items())[:_SHOWN]:
-        click.echo(f"  {status:<8}{image_id}: {reason}", err=True)
-    if len(outcome.bad) > _SHOWN:
-        click.echo(f"  ... and {len(outcome.bad) - _SHOWN} more bad images, see {TABLE}", err=True)
-    sys.stdout.flush()
-    if len(outcome.bad) == total:
-        raise UserError(f"not one of {total} images could be labelled", exit_code=3)
+    if len(result.bad) == result.images:
+        raise UserError(f"not one of {result.images} images could be labelled", exit_code=3)

@@ -21,14 +21,13 @@ from segray.models.clip.zero_shot import classify_segments
 from segray.models.label_space import LabelSpace, label_space
 from segray.models.masks import Segment, decode_rle, segment_from_mask
 from segray.pipelines.annotation.parts import part_tables
-from segray.pipelines.annotation.run_summary import summarise
+from segray.pipelines.annotation.run_summary import LabelSetResult, summarise
 from segray.pipelines.annotation.stages.classify import TextEmbeddings
 from segray.pipelines.annotation.stages.encode import encode_segments
 from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.loading import dump
 from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.engine.ledger import Tally
-from segray.pipelines.engine.progress import summary_lines
 from segray.pipelines.engine.provenance import differences, other_configuration, provenance
 from segray.pipelines.engine.rows import RLE, Row
 from segray.pipelines.errors import UserError
@@ -61,7 +60,16 @@ class _Target:
 
 
 def run(config: RelabelConfig) -> None:
-    """Write the relabelled set to `out`; run again, the command writes only the missing parts.
+    """Relabel and print a summary.
+
+    Raises:
+        UserError: as `execute` raises.
+    """
+    click.echo(execute(config))
+
+
+def execute(config: RelabelConfig) -> LabelSetResult:
+    """Write the relabelled set to `out`; run again, it writes only the missing parts.
 
     Raises:
         UserError: no label set, no embeddings in it, other CLIP weights than its own, or an `out` that holds
@@ -84,7 +92,7 @@ def run(config: RelabelConfig) -> None:
             tally.rows.update(_relabel_part(source, part, config.out, target, lock.token))
         record = summarise(store, target.record, tally, time.monotonic() - began)
         write_run(config.out, record)
-    click.echo("\n".join(summary_lines(record, storage.display(config.out))))
+    return LabelSetResult.of(record, config.out)
 
 
 def _prepare(config: RelabelConfig, source: LabelStore) -> _Target:

@@ -17,7 +17,7 @@ from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.training_data import open_data
 from segray.pipelines.training.log_collector import log_collector
-from segray.pipelines.training.run_folder import RunFolder
+from segray.pipelines.training.run_folder import RunFolder, TrainResult
 from segray.pipelines.training.trackers import check_trackers
 from segray.pipelines.training.trainer import (
     WorkerInputs,
@@ -30,6 +30,15 @@ from segray.pipelines.training.trainer import (
 
 def run(config: TrainConfig) -> None:
     """Train, or resume a run that stopped, and print the result.
+
+    Raises:
+        UserError: as `execute` raises.
+    """
+    click.echo(execute(config))
+
+
+def execute(config: TrainConfig) -> TrainResult:
+    """Train, or resume a run that stopped.
 
     Raises:
         UserError: bad data, masks, weights or options (2); the folder belongs to another run (2) or is in use
@@ -50,7 +59,7 @@ def run(config: TrainConfig) -> None:
         raise UserError(
             f"{problem}; the checkpoints before it are in {storage.display(config.out)}", exit_code=1
         )
-    click.echo("\n".join(folder.summary()))
+    return folder.result()
 
 
 def check(config: TrainConfig, data: TrainingData) -> None:

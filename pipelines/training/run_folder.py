@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 
 import yaml
@@ -68,6 +69,42 @@ def _check_config(
     ]
     if changed:
         raise UserError(other_configuration(out, changed, "give another out=DIR"))
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The result of a training run; as text, the summary that the command prints.
+
+    Attributes:
+        out: folder or URI of the run.
+        checkpoint: folder or URI of its best checkpoint.
+        method: that it was trained with.
+        best_miou: validation mIoU of the best checkpoint, in [0, 1].
+        best_epoch: when it was saved.
+        last_miou: validation mIoU at the end.
+        last_epoch: the epoch of the last validation.
+        zero_shot_miou: mIoU of the zero-shot labels on the validation images; None without any.
+    """
+
+    out: str
+    checkpoint: str
+    method: str
+    best_miou: float
+    best_epoch: float
+    last_miou: float
+    last_epoch: float
+    zero_shot_miou: float | None
+
+    def __str__(self) -> str:
+        lines = ["", f"{self.method}, validation mIoU"]
+        if self.zero_shot_miou is not None:
+            lines.append(f"  {'zero-shot labels':<18}        {self.zero_shot_miou:>6.1%}")
+        for name, epoch, miou in (
+            ("best epoch", self.best_epoch, self.best_miou),
+            ("last epoch", self.last_epoch, self.last_miou),
+        ):
+            lines.append(f"  {name:<18} {epoch:>6g} {miou:>6.1%}")
+        return "\n".join([*lines, f"checkpoint {storage.display(self.checkpoint)}"])
 
 
 class RunFolder:
@@ -133,14 +170,17 @@ class RunFolder:
     def _history(self) -> list[HistoryEntry]:
         return json.loads(storage.read_bytes(storage.join(self.out, HISTORY)))
 
-    def summary(self) -> list[str]:
-        """The result of the run, in lines."""
+    def result(self) -> TrainResult:
+        """The result of an exported run."""
         last = self._history[-1]
         best = max(self._history, key=lambda entry: entry["miou"] or 0.0)
-        rows = [("best epoch", best["epoch"], best["miou"]), ("last epoch", last["epoch"], last["miou"])]
-        lines = ["", f"{self.config.method}, validation mIoU"]
-        if (zero_shot := last.get("zero_shot_miou")) is not None:
-            lines.append(f"  {'zero-shot labels':<18}        {zero_shot:>6.1%}")
-        lines += [f"  {name:<18} {epoch:>6g} {miou or 0.0:>6.1%}" for name, epoch, miou in rows]
-        lines.append(f"checkpoint {storage.display(storage.join(self.out, BEST))}")
-        return lines
+        return TrainResult(
+            out=self.out,
+            checkpoint=storage.join(self.out, BEST),
+            method=self.config.method,
+            best_miou=best["miou"] or 0.0,
+            best_epoch=best["epoch"],
+            last_miou=last["miou"] or 0.0,
+            last_epoch=last["epoch"],
+            zero_shot_miou=last.get("zero_shot_miou"),
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from segray.pipelines import cli
+from tests.previous_version.archive import unpack
 
-ARCHIVE = Path(__file__).parent / "v0.1.0.dev0.tar.xz"
 BUILTIN = ["sam.model=builtin", "clip.model=builtin"]
 RUN = [
     "data.kind=picture_book",
@@ -30,15 +29,7 @@ Segray = Callable[..., str]
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The unpacked archive, its paths made those of this folder."""
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
-    folder = tmp_path / "v0.1.0.dev0"
-    for file in folder.rglob("*"):
-        if file.suffix in {".yaml", ".json", ".txt"}:
-            text = file.read_text(encoding="utf-8")
-            file.write_text(text.replace("@ROOT@", str(folder)), encoding="utf-8")
-    return folder
+    return unpack(tmp_path)
 
 
 @pytest.fixture

@@ -160,6 +160,13 @@ def test_few_images_are_predicted_without_a_cluster(
     assert not (tmp_path / "out" / ".in-process").exists()
 
 
+def report(images: int, outcome: predict.Outcome) -> None:
+    """What `predict.run` does with the bad images of a run."""
+    result = predict.PredictResult("out", images, outcome.bad, 0.0, ())
+    predict._report_bad_images(result)
+    predict.check_bad_images(result)
+
+
 def test_nothing_but_bad_images_exit_with_3(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,10 +176,10 @@ def test_nothing_but_bad_images_exit_with_3(
     table = _table((tmp_path / "out" / "predictions.csv").read_bytes())
     assert table == {"bad.png": ("error", "not an image (empty file)")}
     with pytest.raises(UserError, match="not one of 1 images could be labelled") as caught:
-        predict.report_bad_images(1, outcome)
+        report(1, outcome)
     assert caught.value.exit_code == 3
     assert capsys.readouterr().err == "  error   bad.png: not an image (empty file)\n"
-    predict.report_bad_images(2, outcome)
+    report(2, outcome)
 
 
 def test_predictions_are_evaluated_as_they_are_named(trained: Path, images: Path, tmp_path: Path) -> None:
