@@ -9,6 +9,7 @@ from typing import Any
 
 from segray.pipelines.engine.ledger import Tally
 from segray.pipelines.engine.progress import summary_lines
+from segray.pipelines.engine.run_record import RunRecord
 from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
 
@@ -42,11 +43,13 @@ class LabelSetResult:
     summary: tuple[str, ...]
 
     @classmethod
-    def of(cls, record: dict[str, Any], out: str) -> LabelSetResult:
+    def of(cls, record: RunRecord, out: str) -> LabelSetResult:
         """The result of a run with this content of run.json (`summarise`)."""
         return cls(
             out=out,
-            **record["rows"],
+            ok=record["rows"]["ok"],
+            error=record["rows"]["error"],
+            skipped=record["rows"]["skipped"],
             n_segments=record["n_segments"],
             labelled_fraction=record["labelled_fraction"],
             bad=tuple(record["bad"]),
@@ -63,14 +66,8 @@ class LabelSetResult:
         return "\n".join(self.summary)
 
 
-def summarise(store: LabelStore, provenance: dict[str, Any], tally: Tally, seconds: float) -> dict[str, Any]:
-    """The content of run.json, read in constant memory.
-
-    Returns:
-        rows (by status), labelled_fraction, n_segments, classes (name, pixels, share, images), bad (the first
-        few, with reasons), this_run (images, seconds, stage_seconds, workers, utilisation, restarts, and the
-        probe's seconds an image by stage), config_hash, versions, finished.
-    """
+def summarise(store: LabelStore, provenance: dict[str, Any], tally: Tally, seconds: float) -> RunRecord:
+    """Count what the parts hold, in constant memory, and describe the run that has just ended."""
     rows: Counter[str] = Counter({"ok": 0, "error": 0, "skipped": 0})
     pixels: Counter[int] = Counter()
     images: Counter[int] = Counter()

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
 
 import click
 import numpy as np
@@ -128,7 +127,7 @@ def execute(config: PredictConfig) -> PredictResult:
     return PredictResult(config.out, total, outcome.bad, outcome.seconds, summary)
 
 
-def prepare(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
+def prepare(config: PredictConfig) -> tuple[Job, dict[str, object]]:
     """Check the checkpoint, so that a bad one is reported before the first image.
 
     Returns:

@@ -71,9 +71,11 @@ def connected(address: str | None) -> Iterator[str]:
 
 
 def _dashboard() -> str:
-    # Ray Client has no such worker.
-    from ray._private import worker
-
+    # No public call knows the address if this process was connected before. Ray Client has no such worker.
+    try:
+        from ray._private import worker
+    except ImportError:
+        return ""
     return str(getattr(worker.global_worker.node, "webui_url", None) or "")
 
 

@@ -128,7 +128,7 @@ class RemoteLedger:
         """See `Ledger.tally`."""
         return self._call("tally")
 
-    def _call(self, name: str, *args: Any) -> Any:
+    def _call(self, name: str, *args: object) -> Any:
         import ray
 
         return ray.get(getattr(self._actor, name).remote(*args))

@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
 
 import click
 
 from segray.pipelines.engine.ledger import Ledger, RemoteLedger, Tally
+from segray.pipelines.engine.run_record import RunRecord
 
 _TTY_S, _LOG_S = 1.0, 10.0
 _WAITING = 0.5
@@ -112,7 +112,7 @@ def bottleneck_lines(utilisation: Mapping[str, float]) -> list[str]:
     return [f"  bottleneck: {name}, {busy}"]
 
 
-def summary_lines(run: dict[str, Any], out: str) -> list[str]:
+def summary_lines(run: RunRecord, out: str) -> list[str]:
     """The summary of run.json's content, in lines for a terminal."""
     rows = run["rows"]
     bad = rows["error"] + rows["skipped"]

@@ -160,7 +160,8 @@ def list_names(uri: str) -> list[str]:
     client, path = open_storage(uri)
     try:
         infos = with_retries(lambda: client.ls(path, detail=True), uri)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        # The local client raises the second for a path below a file.
         return []
     if any(_relative(info, path) == "" and info["type"] == "file" for info in infos):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), display(uri))

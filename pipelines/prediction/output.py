@@ -9,7 +9,6 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import pending, storage
@@ -20,7 +19,7 @@ from segray.pipelines.training.data.class_names import FILE as CLASS_NAMES
 TABLE, RECORD = "predictions.csv", "prediction.json"
 
 
-def made_with(out: str) -> dict[str, Any] | None:
+def made_with(out: str) -> dict[str, object] | None:
     """What a folder's predictions were made with; None if it is new.
 
     Raises:
@@ -43,7 +42,7 @@ def made_with(out: str) -> dict[str, Any] | None:
     return None
 
 
-def check_same(out: str, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
+def check_same(out: str, before: Mapping[str, object] | None, now: Mapping[str, object]) -> None:
     """Refuse to mix the predictions of two checkpoints, or of two sets of images, in one folder.
 
     Raises:
@@ -60,12 +59,12 @@ def check_same(out: str, before: Mapping[str, Any] | None, now: Mapping[str, Any
         )
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = storage.display(str(value))
     return f"{text[:12]}..." if len(text) == 64 and "/" not in text else text
 
 
-def begin(job: Job, record: Mapping[str, Any], images: Iterable[ImageRef]) -> tuple[int, int]:
+def begin(job: Job, record: Mapping[str, object], images: Iterable[ImageRef]) -> tuple[int, int]:
     """Write the run's record, manifest and list of pending images.
 
     Args:
@@ -86,7 +85,7 @@ def begin(job: Job, record: Mapping[str, Any], images: Iterable[ImageRef]) -> tu
     return total, pending.write_pending(job.out, _done(job))
 
 
-def _write_record(job: Job, record: Mapping[str, Any]) -> None:
+def _write_record(job: Job, record: Mapping[str, object]) -> None:
     document = {"made_with": record, "checkpoint": job.checkpoint, "classes": job.classes}
     text = json.dumps(document, indent=2, ensure_ascii=False)
     storage.write_atomic(storage.join(job.out, RECORD), f"{text}\n".encode())

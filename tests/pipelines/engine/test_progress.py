@@ -115,7 +115,7 @@ def test_a_lost_ledger_ends_the_display_and_not_the_run(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == ""
 
 
-def _run(**changes: Any) -> dict[str, Any]:
+def _run(**changes: Any) -> Any:
     run = {
         "rows": {"ok": 6, "error": 3, "skipped": 1},
         "labelled_fraction": 0.4567,
