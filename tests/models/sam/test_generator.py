@@ -357,7 +357,7 @@ def test_offline_the_default_weights_name_both_ways_to_continue(
     url = SAM_MODELS["vit_b"].url
     assert str(error.value) == (
         f"no weights for sam.model: cannot download {url}: Network is unreachable; fetch the files elsewhere "
-        "and give their local paths, sam.weights=FILE clip.weights=FILE (see docs/real-models.md), or try segray "
-        "offline with sam.model=builtin clip.model=builtin"
+        "and give their local paths, sam.weights=FILE clip.weights=FILE (see docs/real-models.md), or try "
+        "segray offline with sam.model=builtin clip.model=builtin"
     )
     assert caplog.messages[0].startswith(f"downloading {url} to {tmp_path}")
