@@ -1,15 +1,22 @@
 # Set-up happens once, and again when pyproject.toml changes. PYTHON=... names the interpreter for .venv,
-# PIP_ARGS="..." adds options to pip (such as an index of CPU-only wheels), ARGS="..." to the command run.
+# PIP_ARGS="..." adds options to pip (such as an index of CPU-only wheels), ARGS="..." to the command run,
+# WORKERS=... sets how many processes run the tests.
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
+# One worker per module, modules with Ray first: see tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+# After `make test` in the same call, what that has not run.
+REST := $(if $(filter test,$(MAKECMDGOALS)),-m slow)
 BENCH ?= zero_shot masks gem pooling jpeg store annotate end_to_end memory train
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo tune test lint bench clean
+.NOTPARALLEL:
+.PHONY: help demo tune test test-all lint bench clean
 
 help: ## show this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 15
 
 demo: $(VENV)/.core ## draw a picture book, label it with the built-in models, train on it, report both
 	$(BIN)/segray demo $(ARGS)
@@ -20,8 +27,11 @@ tune: $(VENV)/.dev ## search tau and epsilon for 4 and for 16 masks of a picture
 		$(BIN)/segray annotate configs/picture_book.yaml images=runs/tune/book/images out=runs/tune/labels
 	$(BIN)/segray tune configs/tune/picture_book.yaml $(ARGS)
 
-test: $(VENV)/.dev ## run all tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev ## run unit tests and one real run of each command, in ten minutes on two cores
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.dev ## run all tests, such as those that kill processes and machines
+	$(PYTEST) $(REST) $(ARGS)
 
 lint: $(VENV)/.dev ## check style, format and types
 	$(BIN)/ruff check .

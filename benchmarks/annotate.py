@@ -32,7 +32,7 @@ from benchmarks.common import (
     write_result,
 )
 from benchmarks.throughput import Timing, bare_loop, in_fresh_process, pipeline
-from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
 
 BARE, ONE, AUTO = "bare loop", "one worker a model", "default workers"

@@ -60,7 +60,7 @@ from segray.models.label_map import LabelMap, SegmentClasses
 from segray.models.label_space import label_space
 from segray.models.sam.generator import SAM_MODELS, build_sam
 from segray.pipelines.annotation.stages.segment import clip_features
-from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.io.images import decode_gray_png
 from segray.pipelines.label_set.store import LabelStore

@@ -67,7 +67,7 @@ def stages(model: str, precision: Precision, rows: int) -> dict[str, tuple[float
         embedding, points = torch.zeros(256, 64, 64), torch.zeros(_CHUNK, 2)
     trunk, decoder = rounded(sam.image_encoder, dtype), MaskDecoder(sam, dtype)
     encoder = count(lambda: encode_images(sam.image_encoder, pictures, trunk))
-    shared, prompts = decoder.picture(embedding), decoder.prompts(points)
+    shared, prompts = decoder.image_tokens(embedding), decoder.prompts(points)
     decoded = count(lambda: decoder.all_masks(shared, prompts, rows))
     return {
         "encoder": (encoder[0] / _PICTURES, encoder[1] / _PICTURES),

@@ -23,7 +23,7 @@ from PIL import Image
 from benchmarks.common import Benchmark, circumstances, fresh, table, timed, write_result
 from benchmarks.labeller import Labeller
 from segray.models.builtin.arch import CLIP_ARCH, SAM_ARCH
-from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.io.images import ImageOptions, decode_image
 from segray.pipelines.scenes.picture_book import draw_scene
 

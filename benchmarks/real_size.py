@@ -25,7 +25,7 @@ from torch import nn
 from benchmarks.masks import DrawnOutputs
 from segray.pipelines.annotation import graph
 from segray.pipelines.annotation.stages.segment import SegmentImages
-from segray.pipelines.config.commands.registry import SamModel
+from segray.pipelines.config.commands.annotate import SamModel
 from segray.pipelines.engine.guard import Book
 from segray.pipelines.engine.pools import PoolPlan
 from segray.pipelines.scenes.picture_book import draw_scene

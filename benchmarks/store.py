@@ -39,7 +39,7 @@ from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.annotation.sink import part_tables
 from segray.pipelines.annotation.stages.encode import encode_segments
 from segray.pipelines.commands.annotate import prepare, space_of
-from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.engine.guard import Row
 from segray.pipelines.io.images import decode_gray_png

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
 
-from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.engine.ledger import Ledger, RemoteLedger
 
 T = TypeVar("T")

@@ -31,7 +31,7 @@ from benchmarks.labeller import Labeller
 from segray.models.label_map import paint
 from segray.models.masks import Segment, full_mask, segment_from_mask
 from segray.models.metrics import Confusion, class_iou, confusion_matrix, mean_iou
-from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.scenes.picture_book import Scene, draw_scene
 

@@ -1,13 +1,16 @@
-"""Reduced precision: what a configuration calls it, and modules with rounded weights."""
+"""Reduced precision: the names used in configurations, and modules with rounded weights."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import torch
+from torch import nn
 
 Precision = Literal["fp32", "bf16", "fp16"]
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -16,10 +19,10 @@ DTYPES: dict[Precision, torch.dtype] = {
 }
 
 
-def rounded(module: Any, dtype: torch.dtype) -> Any:
-    """The module with its weights in `dtype`: itself for float32, else a copy.
+def rounded(module: ModuleT, dtype: torch.dtype) -> ModuleT:
+    """The module with its weights in `dtype`: the module itself for float32, else a copy.
 
-    Weights are rounded rather than operations autocast: what lies between two operations is small then, too,
-    and a norm or a softmax computes in float32 inside either way.
+    Weights are rounded instead of using autocast: activations between operations are then small as well, and
+    norms and softmax compute in float32 internally either way.
     """
     return module if dtype == torch.float32 else copy.deepcopy(module).to(dtype)

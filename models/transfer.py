@@ -1,4 +1,4 @@
-"""Copies between this machine's memory and a GPU's that make neither wait for the other."""
+"""Asynchronous copies between host and GPU memory."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ T = TypeVar("T")
 
 
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor in memory that a GPU reads by itself; as it is for any other device."""
+    """A CPU tensor in pinned memory for a GPU; unchanged for any other device."""
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on a device; on a GPU the copy only queues."""
+    """Copy a CPU tensor to a device; to a GPU asynchronously."""
     return pinned(tensor, device).to(device, non_blocking=True)
 
 
 class DeviceToHostCopy:
-    """A tensor on its way to the CPU; the copy queues behind the work that makes it."""
+    """An asynchronous copy of a tensor to the CPU, queued behind the work that computes it."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._event = None
@@ -36,18 +36,18 @@ class DeviceToHostCopy:
         self._event.record()
 
     def wait(self) -> Tensor:
-        """The tensor on the CPU, once it is there."""
+        """Wait for the copy and return the tensor on the CPU."""
         if self._event is not None:
             self._event.synchronize()
         return self._host
 
 
-def prefetch(items: Iterable[T], by: int = 1) -> Iterator[T]:
-    """The items, each after the next `by` were taken: what those began goes on while one is waited for."""
+def prefetch(items: Iterable[T], depth: int = 1) -> Iterator[T]:
+    """Iterate `depth` items ahead, so that asynchronous work of later items runs while one is used."""
     waiting: deque[T] = deque()
     for item in items:
         waiting.append(item)
-        if len(waiting) > by:
+        if len(waiting) > depth:
             yield waiting.popleft()
     while waiting:
         yield waiting.popleft()

@@ -1,6 +1,6 @@
-"""The command line: `segray VERB [config.yaml] key=value ...`.
+"""The command line: `segray COMMAND [config.yaml] key=value ...`.
 
-Nothing heavy is imported before a verb is called, so that help comes at once.
+Nothing heavy is imported before a command runs, so that help appears at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _Lines(logging.Handler):
 
 
 class _Command(click.Command):
-    """A command whose arguments are a configuration file and key=value words."""
+    """A command whose arguments are a configuration file and key=value overrides."""
 
     def __init__(self, name: str) -> None:
         overrides = click.Argument(["overrides"], nargs=-1, type=click.UNPROCESSED)
@@ -55,7 +55,7 @@ class _Command(click.Command):
 
 
 class _Segray(click.Group):
-    """The verbs, in the order in which one meets them; underscores do for hyphens."""
+    """The commands, in the order in which a user meets them; underscores may replace hyphens."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
         return list(COMMANDS)
@@ -72,20 +72,20 @@ class _Segray(click.Group):
 @click.group(cls=_Segray, context_settings=_HELP)
 @click.version_option(package_name="segray", message="%(prog)s %(version)s")
 def segray() -> None:
-    """From many images and few labels to a semantic segmentation model: SAM and CLIP annotate, Ray scales.
+    """Train a semantic segmentation model from many images and few labels, with SAM, CLIP and Ray.
 
-    `segray demo` shows it all; `segray VERB --help` lists a verb's keys.
+    `segray demo` shows every step; `segray COMMAND --help` lists the keys of a command.
     """
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
-    Statuses: 0 done, 1 unexpected, 2 bad input, 3 too many bad images, 4 output in use, 130 stopped.
+    Exit status: 0 done, 1 unexpected error, 2 bad input, 3 too many bad images, 4 output in use, 130 stopped.
     """
-    words = list(sys.argv[1:] if args is None else args) or ["--help"]
+    arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
     try:
-        sys.exit(segray.main(words, prog_name="segray", standalone_mode=False))
+        sys.exit(segray.main(arguments, prog_name="segray", standalone_mode=False))
     except UserError as error:
         _print_error(str(error))
         sys.exit(error.exit_code)
@@ -95,15 +95,15 @@ def main(args: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         _print_error("stopped")
         sys.exit(130)
-    except Exception as error:  # noqa: BLE001  the last handler: a bug is told in one line too
-        _print_unexpected(error, debug="--debug" in words)
+    except Exception as error:  # noqa: BLE001  the last handler: a bug is one line too
+        _print_unexpected(error, debug="--debug" in arguments)
         sys.exit(1)
 
 
 def _run(name: str, overrides: Sequence[str], debug: bool) -> None:
     if name == "submit":
         _log_to_stderr(debug)
-        # Most of its words are another verb's.
+        # Most of its overrides belong to another command.
         import_module(COMMANDS[name].module).run(overrides)
         return
     from segray.pipelines.config.loading import load, split_source
@@ -111,7 +111,7 @@ def _run(name: str, overrides: Sequence[str], debug: bool) -> None:
 
     config = load(COMMANDS[name].config(), *split_source(overrides))
     if joins_cluster(config):
-        # Its processes stand in another folder.
+        # The cluster's processes have another working directory.
         config = absolute(config)
     _log_to_stderr(debug)
     import_module(COMMANDS[name].module).run(config)
@@ -133,8 +133,8 @@ def _print_unexpected(error: Exception, debug: bool) -> None:
     if debug or os.environ.get("SEGRAY_DEBUG", "") not in ("", "0"):
         traceback.print_exception(error)
         return
-    said = " ".join(str(error).split())[:300]
-    _print_error(f"unexpected {type(error).__name__}: {said} (--debug shows the traceback)")
+    message = " ".join(str(error).split())[:300]
+    _print_error(f"unexpected {type(error).__name__}: {message} (--debug shows the traceback)")
 
 
 if __name__ == "__main__":

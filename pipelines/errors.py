@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user can mend: printed as one line, without a traceback.
+    """Something that the user can repair: printed as one line, without a traceback.
 
     Args:
         message: what is wrong, where, and what is allowed.

@@ -1,12 +1,26 @@
-"""Fixtures for the whole suite."""
+"""Fixtures for the whole suite, and how it is divided among processes."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# Two processes of many threads each are slower than two of one; set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a module in one process, with its fixtures, and begin with the longest modules."""
+    with_ray = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in with_ray)
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +34,7 @@ def golden() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One small local Ray for all tests that need one; a run in this process uses it."""
+    """One small local Ray for all tests of a process that need one; a run in this process uses it."""
     import ray
 
     ray.init(

@@ -15,6 +15,7 @@ from typing import Any
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.commands.tune import TuneConfig, train_config
 from segray.pipelines.config.loading import dump, identity, with_values
+from segray.pipelines.config.previous import current_tree
 from segray.pipelines.config.search_space import SPLIT, THRESHOLD
 from segray.pipelines.io import storage
 from segray.pipelines.training.run_folder import BEST, CHECKPOINTS, CONFIG, LAST, check_folder
@@ -36,8 +37,12 @@ class SearchFolder:
         Raises:
             UserError: with the difference.
         """
-        new = _identity(self.config)
-        check_folder(self.out, "search", new, lambda tree: _identity(TuneConfig.model_validate(tree)))
+        check_folder(
+            self.out,
+            "search",
+            _identity(self.config),
+            lambda tree: _identity(TuneConfig.model_validate(current_tree(tree))),
+        )
 
     def begin(self) -> None:
         """Write the configuration, and read the trials of earlier commands."""
@@ -61,7 +66,7 @@ class SearchFolder:
         return next(done, None)
 
     def finalists(self, split: str) -> list[Trial]:
-        """The trials of a split that may become its best: the best after the search's seeds, and the baseline.
+        """The trials of a split that may become its best: the best on the search's seeds, and the baseline.
 
         Best first; all are done.
         """
@@ -137,9 +142,8 @@ def split_names(splits: Sequence[str]) -> dict[str, str]:
 
 def _identity(config: TuneConfig) -> dict[str, object]:
     """As `identity`, with one key per searched key, so that a difference names the key."""
-    values = identity(config)
-    space = values.pop("space")
-    return values | {f"space.{key}": written for key, written in space.items() if written is not None}
+    values = {key: value for key, value in identity(config).items() if key != "space"}
+    return values | {f"space.{key}": text for key, text in config.space.items() if text is not None}
 
 
 def _trial(record: dict[str, Any]) -> Trial:

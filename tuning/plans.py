@@ -163,7 +163,7 @@ def proposer_of(config: TuneConfig, split: str) -> Proposer:
 
 
 def baseline_values(config: TuneConfig, classes: int) -> Values:
-    """The searched keys' values in the configuration itself, with the numbers that null tau and epsilon mean."""
+    """The searched keys' values in the configuration; null tau and epsilon as the numbers they mean."""
     base, dimensions = train_config(config), dimensions_of(config)
     values = identity(base)
     if base.pseudo.tau is None:

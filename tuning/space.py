@@ -1,9 +1,9 @@
 """Propose the values of the next trial: from a grid, at random, or by Optuna.
 
-A proposal depends on the seed, the split and the split's trials so far, which are in the search's folder. Each
-proposal therefore fills an Optuna study of its own from these records and asks it: a search that was killed
-continues as if it had not been, on any storage. Optuna's own journal cannot promise that: a line cut by a crash
-makes it unreadable, and it needs a local disk.
+A proposal depends on the seed, the split and the split's trials so far, whose records are in the search's
+folder. Each proposal therefore fills an Optuna study from these records and asks it: a search that was killed
+continues as if it had not been, on any storage. Optuna's `JournalStorage` does not: with a last line that was
+cut short by a crash, the next `ask` fails, and its file must be on a local disk.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Proposer:
             _require_optuna()
         elif ranges := [dimension.key for dimension in self.dimensions if not dimension.listed]:
             raise UserError(
-                f"search.algorithm=grid: space.{ranges[0]} is a range; use grid(A,B,...), or another algorithm"
+                f"search.algorithm=grid: space.{ranges[0]} is a range; use grid(A,B,...) or another algorithm"
             )
 
     def propose(self, trials: Sequence[Trial]) -> Values | None:
@@ -108,7 +108,9 @@ def frozen_trial(dimensions: Sequence[Dimension], trial: Trial) -> optuna.trial.
     """
     import optuna
 
-    params = {dimension.key: _read(dimension, trial.values.get(dimension.key, "")) for dimension in dimensions}
+    params = {
+        dimension.key: _read(dimension, trial.values.get(dimension.key, "")) for dimension in dimensions
+    }
     if trial.state not in _STATES or None in params.values():
         return None
     scores = {"done": trial.score, "diverged": 0.0}

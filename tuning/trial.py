@@ -1,9 +1,9 @@
 """A trial: a light driver under Ray Tune that launches one Ray Train run per seed.
 
-Tune never stops a running trial. A killed trainer leaves its placement group reserved until Ray's own cleaner
-removes it, and that one needs the dashboard. Instead, the training workers ask the `TrialCoordinator` after each
-validation, and a stopped trial ends as a finished one does. Ray's `TuneReportCallback` takes figures to Tune by
-way of the trainer's controller and a queue, one process more per trial, but brings no decision back.
+Tune never stops a running trial: a killed trainer leaves its placement group reserved until Ray's own cleaner
+removes it, which needs the dashboard. Instead, the training workers ask the `TrialCoordinator` after each
+validation, and a stopped trial ends like a finished one. Ray's `TuneReportCallback` would take the figures to
+Tune through the trainer's controller and a queue, one more process per trial, and bring no decision back.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""From prompts to segments on a GPU, which is at work on the next picture while this one is decided.
+"""Turn prompts into segments on a GPU that already works on the next image while the CPU filters this one.
 
-Every mask of every prompt is decoded and measured (`models.sam.statistics`), whatever it is worth; one small
-table comes back for a picture. The decisions of segment_anything 1.0 (Apache-2.0;
-`automatic_mask_generator.py`) are taken from it on the CPU, and only the masks that are left are upsampled,
-cut out and copied, a bit a pixel. In order of time, for pictures 1, 2, 3, ...:
+Every mask of every prompt is decoded and measured (`models.sam.statistics`); one small table per image is
+copied back. The filters of segment_anything 1.0 (Apache-2.0; `automatic_mask_generator.py`) run on that table
+on the CPU. Only the masks that pass are upsampled, cropped and copied, one bit per pixel. In order of time,
+for images 1, 2, 3, ...:
 
-    decode 1, decode 2, decide 1, decode 3, decide 2, segments of 1, decode 4, ...
+    decode 1, decode 2, filter 1, decode 3, filter 2, segments of 1, decode 4, ...
 
-where the device has always something queued when the host waits. Low-resolution logits stay in float32 until
-their picture is decided: rounded ones would move the rim of a mask, and decoding a survivor again among other
-prompts could round differently from what was measured. `_LOGITS_AT_ONCE` bounds them; a larger grid of
-prompts is measured in portions, of which the masks that pass stay.
+so that the device always has work queued when the host waits. Low-resolution logits stay in float32 until
+their image is filtered: rounded logits would move the border of a mask, and decoding a kept mask again among
+other prompts could round differently from what was measured. `_LOGITS_AT_ONCE` bounds their number; a larger
+grid of prompts is measured in chunks, of which only the masks that pass are kept.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ AllMasks = Callable[[ImageTokens, Tensor, int], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class View:
-    """One window of a picture, encoded.
+    """One encoded window of an image.
 
     Attributes:
         embedding: float32 [C, h, w].
-        frame: of the window.
-        window: (x0, y0, x1, y1) in the picture.
-        size: (height, width) of the picture.
+        frame: frame of the window.
+        window: (x0, y0, x1, y1) in the image.
+        size: (height, width) of the image.
         points: [n, 2], prompts as (x, y) in pixels of the window.
     """
 
@@ -59,14 +59,14 @@ class View:
 
 @dataclass(frozen=True)
 class Measured:
-    """A portion of a view's prompts, three masks each: M = 3 n.
+    """A measured chunk of a view's prompts, three masks per prompt: M = 3 n.
 
     Attributes:
-        view: whose they are.
-        points: [n, 2] of its points.
+        view: the view.
+        points: [n, 2], some of the view's points.
         logits: float32 [M, h, w] on the device.
-        table: int32 [M, 7], the statistics of `measure`, then the bits of the predicted IoU.
-        last: no portion of the view comes after this one.
+        table: int32 [M, 7], the statistics of `measure`, then the bits of the float32 predicted IoU.
+        last: whether this is the last chunk of the view.
     """
 
     view: View
@@ -78,7 +78,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class KeptMasks:
-    """K masks that are good enough: logits [K, h, w] on the device, the rest as in `Segment`, on the CPU.
+    """K masks that pass the filters: logits [K, h, w] on the device, the rest as in `Segment`, on the CPU.
 
     Attributes:
         boxes: int64 [K, 4], inclusive (x0, y0, x1, y1) in the window.
@@ -91,7 +91,7 @@ class KeptMasks:
     points: Tensor
 
     def best(self, threshold: float) -> KeptMasks:
-        """Those that non-maximum suppression keeps, best first."""
+        """The masks that non-maximum suppression keeps, best first."""
         index = suppress(self.boxes, self.iou, threshold)
         logits = self.logits.index_select(0, to_device(index, self.logits.device))
         return KeptMasks(
@@ -100,14 +100,14 @@ class KeptMasks:
 
 
 class DeviceMasks:
-    """The stable and unique masks of windows, one window after the other.
+    """Finds the stable and unique masks of windows, one window after the other.
 
     Args:
-        decoder: of the model.
-        limits: what a mask must keep to.
-        prompts: that the decoder takes at a time; the last ones of a grid are filled up to as many.
-        all_masks: `decoder.all_masks`, or the same compiled.
-        all_rows: decode the rows of tokens below a picture too, so that no shape depends on the picture.
+        decoder: the model's decoder.
+        limits: thresholds that a mask must pass.
+        prompts: number of prompts that the decoder takes at a time; the last batch of a grid is padded.
+        all_masks: `decoder.all_masks`, or its compiled form.
+        all_rows: also decode the rows of tokens below an image, so that no shape depends on the image.
     """
 
     def __init__(
@@ -122,107 +122,107 @@ class DeviceMasks:
         self._all_masks, self._all_rows = all_masks or decoder.all_masks, all_rows
 
     def segments(self, views: Iterable[View]) -> Iterator[list[Segment]]:
-        """Those of each view, best first."""
-        portions = (portion for view in views for portion in self.measured(view))
-        return (cut.segments() for cut in prefetch(self._cuts(prefetch(portions))))
+        """The segments of each view, best first."""
+        chunks = (chunk for view in views for chunk in self.measured(view))
+        return (crops.segments() for crops in prefetch(self._crops(prefetch(chunks))))
 
     def measured(self, view: View) -> Iterator[Measured]:
-        """The view's masks in portions; only queues work on the device."""
-        picture = self._decoder.picture(view.embedding)
+        """The view's masks in chunks; only queues work on the device."""
+        image = self._decoder.image_tokens(view.embedding)
         rows, columns = self._decoder.grid
         rows = rows if self._all_rows else rows_needed(view.frame, rows)
         step = max(1, _LOGITS_AT_ONCE // (48 * rows * columns * self._prompts)) * self._prompts
         for start in range(0, len(view.points), step):
             points = view.points[start : start + step]
-            yield self._measured(picture, view, points, rows, start + step >= len(view.points))
+            yield self._measured(image, view, points, rows, start + step >= len(view.points))
 
-    def _measured(self, picture: ImageTokens, view: View, points: Points, rows: int, last: bool) -> Measured:
+    def _measured(self, image: ImageTokens, view: View, points: Points, rows: int, last: bool) -> Measured:
         f, limits, count = view.frame, self._limits, len(points)
-        filled = np.pad(points, ((0, -count % self._prompts), (0, 0)), "edge")
+        padded = np.pad(points, ((0, -count % self._prompts), (0, 0)), "edge")
         scale = np.array([[f.input_width / f.width, f.input_height / f.height]])
-        prompts = self._decoder.prompts(to_device(torch.from_numpy(filled * scale), view.embedding.device))
+        prompts = self._decoder.prompts(to_device(torch.from_numpy(padded * scale), view.embedding.device))
         samples, columns = (4 * n for n in self._decoder.grid)
         logits = view.embedding.new_empty(3 * len(prompts), 4 * rows, columns)
         tables = []
         parts = zip(logits.split(3 * self._prompts), prompts.split(self._prompts), strict=True)
-        for part, chunk in parts:
-            masks, iou = self._all_masks(picture, chunk, rows)
+        for part, batch in parts:
+            masks, iou = self._all_masks(image, batch, rows)
             part.copy_(masks.flatten(0, 1))
             scores = iou.flatten()
             keep = confident(scores, limits.predicted_iou)
-            found = measure(part, keep, f, samples, limits.cut, limits.stability_offset)
-            tables.append(torch.cat([found, scores.view(torch.int32)[:, None]], 1))
+            statistics = measure(part, keep, f, samples, limits.cut, limits.stability_offset)
+            tables.append(torch.cat([statistics, scores.view(torch.int32)[:, None]], 1))
         return Measured(
             view, points, logits[: 3 * count], DeviceToHostCopy(torch.cat(tables)[: 3 * count]), last
         )
 
-    def _cuts(self, portions: Iterable[Measured]) -> Iterator[MaskCrops]:
-        """What is left of each view, being cut out."""
+    def _crops(self, chunks: Iterable[Measured]) -> Iterator[MaskCrops]:
+        """The kept masks of each view; their crops are queued on the device."""
         parts = []
-        for portion in portions:
-            parts.append(passing(portion, self._limits))
-            if portion.last:
-                kept = _concatenated(parts).best(self._limits.box_nms)
-                yield MaskCrops(kept, portion.view, 4 * self._decoder.grid[0], self._limits.cut)
+        for chunk in chunks:
+            parts.append(filter_masks(chunk, self._limits))
+            if chunk.last:
+                masks = _concatenated(parts).best(self._limits.box_nms)
+                yield MaskCrops(masks, chunk.view, 4 * self._decoder.grid[0], self._limits.cut)
                 parts = []
 
 
-def passing(portion: Measured, limits: Thresholds) -> KeptMasks:
-    """The masks that are confident, stable, not empty and not cut off; waits for their statistics."""
-    table, view = portion.table.wait(), portion.view
+def filter_masks(chunk: Measured, limits: Thresholds) -> KeptMasks:
+    """The confident, stable, non-empty and non-truncated masks; waits for their statistics."""
+    table, view = chunk.table.wait(), chunk.view
     stability, boxes = table[:, 0] / table[:, 1], table[:, 2:6].long()
     keep = (boxes[:, 2] >= 0) & ~at_inner_edges(boxes, view.window, view.size)
     if limits.stability > 0:
         keep &= stability >= limits.stability
     index = keep.nonzero()[:, 0]
-    logits = portion.logits.index_select(0, to_device(index, portion.logits.device))
+    logits = chunk.logits.index_select(0, to_device(index, chunk.logits.device))
     iou = table[:, 6].contiguous().view(torch.float32)
-    points = torch.from_numpy(portion.points)[index // 3]
+    points = torch.from_numpy(chunk.points)[index // 3]
     return KeptMasks(logits, boxes[index], iou[index], stability[index], points)
 
 
 class MaskCrops:
-    """The masks of a view at full size, cut out, a bit a pixel, on their way to the CPU.
+    """Crops of a view's masks at full size, one bit per pixel, being copied to the CPU.
 
-    The predicted box is grown by a pixel: its sums were taken in another order than those of the pixels
-    here, so that one at the rim may differ.
+    The measured box is extended by one pixel on each side: its sums were taken in another order than the
+    pixels here, so a pixel on the border may differ.
 
     Args:
-        kept: what is left of the view's masks.
-        view: whose they are.
+        masks: the view's masks that passed all filters.
+        view: the view.
         samples: rows of logits over the model's square input.
-        cut: of a mask.
+        cut: threshold of a mask.
     """
 
-    def __init__(self, kept: KeptMasks, view: View, samples: int, cut: float) -> None:
+    def __init__(self, masks: KeptMasks, view: View, samples: int, cut: float) -> None:
         f = view.frame
-        low = (kept.boxes[:, :2] - 1).clamp(min=0)
-        high = torch.minimum(kept.boxes[:, 2:] + 2, torch.tensor([f.width, f.height]))
-        self._kept, self._view, self._spans = kept, view, torch.cat([low, high], 1).tolist()
+        low = (masks.boxes[:, :2] - 1).clamp(min=0)
+        high = torch.minimum(masks.boxes[:, 2:] + 2, torch.tensor([f.width, f.height]))
+        self._masks, self._view, self._spans = masks, view, torch.cat([low, high], 1).tolist()
         step = max(1, _PIXELS_AT_ONCE // max(f.height * f.width, f.side**2))
-        bits = [torch.zeros(0, dtype=torch.bool, device=kept.logits.device)]
+        bits = [torch.zeros(0, dtype=torch.bool, device=masks.logits.device)]
         for start in range(0, len(self._spans), step):
-            logits = F.pad(kept.logits[start : start + step], (0, 0, 0, samples - kept.logits.shape[1]))
+            logits = F.pad(masks.logits[start : start + step], (0, 0, 0, samples - masks.logits.shape[1]))
             spans = self._spans[start : start + step]
-            masks = zip(upsample(logits, f) > cut, spans, strict=True)
-            bits += [mask[y0:y1, x0:x1].flatten() for mask, (x0, y0, x1, y1) in masks]
+            full = zip(upsample(logits, f) > cut, spans, strict=True)
+            bits += [mask[y0:y1, x0:x1].flatten() for mask, (x0, y0, x1, y1) in full]
         self._bits = DeviceToHostCopy(_packed(torch.cat(bits)))
 
     def segments(self) -> list[Segment]:
-        """In the picture, once they are here."""
+        """The segments in image coordinates; waits for the copy."""
         areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in self._spans]
         pixels = np.unpackbits(self._bits.wait().numpy(), count=sum(areas)).astype(bool)
         masks = np.split(pixels, np.cumsum(areas)[:-1]) if areas else []
         return [self._segment(k, mask) for k, mask in enumerate(masks) if mask.any()]
 
     def _segment(self, k: int, pixels: NDArray[np.bool_]) -> Segment:
-        (left, top, right, bottom), kept = self._spans[k], self._kept
+        (left, top, right, bottom), masks = self._spans[k], self._masks
         x, y, x1, y1 = self._view.window
         mask = pixels.reshape(bottom - top, right - left)
-        found = segment_from_mask(mask, float(kept.iou[k]), float(kept.stability[k]))
-        box = (found.box[0] + left + x, found.box[1] + top + y, *found.box[2:])
-        px, py = kept.points[k].tolist()
-        return replace(found, box=box, point=(px + x, py + y), crop_box=(x, y, x1 - x, y1 - y))
+        segment = segment_from_mask(mask, float(masks.iou[k]), float(masks.stability[k]))
+        box = (segment.box[0] + left + x, segment.box[1] + top + y, *segment.box[2:])
+        px, py = masks.points[k].tolist()
+        return replace(segment, box=box, point=(px + x, py + y), crop_box=(x, y, x1 - x, y1 - y))
 
 
 def _concatenated(parts: list[KeptMasks]) -> KeptMasks:
@@ -233,7 +233,7 @@ def _concatenated(parts: list[KeptMasks]) -> KeptMasks:
 
 
 def _packed(bits: Tensor) -> Tensor:
-    """Bool [n] as uint8 [n / 8, rounded up], as `numpy.packbits`."""
+    """Pack bool [n] into uint8 [n / 8, rounded up], as `numpy.packbits` does."""
     octets = F.pad(bits.to(torch.uint8), (0, -len(bits) % 8)).view(-1, 8)
     places = torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
     return (octets << places).sum(1, dtype=torch.uint8)

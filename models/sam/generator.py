@@ -1,4 +1,4 @@
-"""SAM "segment everything": a mask generator for batches of pictures; the models by name.
+"""SAM "segment everything" for batches of images.
 
 `MaskGenerator` returns the masks of segment_anything's `SamAutomaticMaskGenerator` (1.0), in its order, as
 cropped `Segment`s. Kirillov et al., Segment Anything, ICCV 2023.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segray.models.masks import Segment
 from segray.models.precision import DTYPES, Precision, rounded
-from segray.models.sam.cpu_masks import lazy_segments
+from segray.models.sam.cpu_masks import segments_on_cpu
 from segray.models.sam.decoder import MaskDecoder
 from segray.models.sam.device_masks import AllMasks, DeviceMasks, View
 from segray.models.sam.encoder import encode_images
@@ -45,26 +45,26 @@ from segray.models.sam.transformer import ImageTokens
 __all__ = ["SAM_MODELS", "MaskGenerator", "SamEntry", "build_sam"]
 
 _CACHED_BYTES = 1 << 22
-_PROMPTS_ON_A_DEVICE, _PICTURES_ON_A_DEVICE, _RESIZERS = 64, 4, 4
+_PROMPTS_ON_A_DEVICE, _IMAGES_ON_A_DEVICE, _RESIZERS = 64, 4, 4
 
 _Job = tuple[int, Window, int]
 
 
 class MaskGenerator:
-    """Segments everything in a picture: prompts SAM with a grid of points and keeps what is good and unique.
+    """Segments everything in an image: prompts SAM with a grid of points, keeps the good and unique masks.
 
-    The options and their defaults are those of `SamAutomaticMaskGenerator`, but for these:
+    Options and defaults are those of `SamAutomaticMaskGenerator`, except for:
 
     Args:
         sam: the model, on its device.
-        points_per_batch: None: 4 to 32 on a CPU, what its cache holds, and 64 elsewhere.
-        precision: of the encoder and of the decoder's large products; anything but fp32 changes masks.
-        compiled: have `torch.compile` fuse encoder and decoder, once for pictures of all sizes.
-        ahead: decode and measure all masks, then decide, with the next picture already queued, on a CPU too,
-            where one mask after the other is cheaper; compiled functions and other devices always do.
+        points_per_batch: None: 4 to 32 on a CPU, as many as fit its cache, and 64 elsewhere.
+        precision: of the encoder and of the decoder's large products; anything but fp32 changes the masks.
+        compiled: use `torch.compile` on encoder and decoder, once for images of all sizes.
+        pipelined: decode and measure all masks of an image before filtering them, with the next image already
+            queued. Always so with `compiled` and on a GPU; on a CPU, filtering mask by mask is cheaper.
 
     Raises:
-        ValueError: an option out of its range.
+        ValueError: an option is out of range.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class MaskGenerator:
         min_mask_region_area: int = 0,
         precision: Precision = "fp32",
         compiled: bool = False,
-        ahead: bool = False,
+        pipelined: bool = False,
     ) -> None:
         _at_least("points_per_side", points_per_side, 1)
         _at_least("points_per_batch", points_per_batch or 1, 1)
@@ -96,7 +96,7 @@ class MaskGenerator:
         self._trunk = rounded(sam.image_encoder, DTYPES[precision])
         self._decoder = MaskDecoder(sam, DTYPES[precision])
         self._on_cpu = sam.device.type == "cpu"
-        self._ahead = ahead or compiled or not self._on_cpu
+        self._pipelined = pipelined or compiled or not self._on_cpu
         self._compiled = compiled
         self.grids: list[Points] = [point_grid(side) for side in sides]
         self.points_per_batch = points_per_batch
@@ -111,61 +111,63 @@ class MaskGenerator:
 
     @torch.inference_mode()
     def generate(self, images: Sequence[Rgb], sizes: Sequence[Size] | None = None) -> list[list[Segment]]:
-        """The segments of each uint8 [H, W, 3] RGB picture, in upstream's order.
+        """The segments of each uint8 [H, W, 3] RGB image, in upstream's order.
 
-        Masks without a single pixel, which upstream returns for a stability threshold of 0, are left out.
+        Masks without any pixel, which upstream returns for a stability threshold of 0, are left out.
 
         Args:
-            images: the pictures.
-            sizes: (height, width) of the pictures that `images` are small copies of: the segments are theirs.
-                SAM looks at 1,024 px, more serves its crops alone. None: the images are the pictures.
+            images: the images, or reduced copies of them.
+            sizes: (height, width) of the original images, to which the segments refer. SAM resizes to
+                1,024 px, so larger copies only help its crops. None: the images are the originals.
 
         Raises:
-            ValueError: a picture is not uint8 [H, W, 3], or crops are wanted of a small copy.
+            ValueError: an image is not uint8 [H, W, 3], or crops are requested of a reduced copy.
         """
         for number, image in enumerate(images):
             _check(image, number)
         whole = [image.shape[:2] for image in images]
         sizes = whole if sizes is None else [tuple(size) for size in sizes]
         if len(self.grids) > 1 and sizes != whole:
-            raise ValueError("crops need the whole picture: crop_n_layers must be 0 for a small copy")
+            raise ValueError("crops need the original image: crop_n_layers must be 0 for a reduced copy")
         jobs = [
             (number, window, layer)
             for number, size in enumerate(sizes)
             for window, layer in self._windows(size)
         ]
-        found: list[list[Segment]] = [[] for _ in images]
+        by_image: list[list[Segment]] = [[] for _ in images]
         views = self._views(images, sizes, jobs)
-        segments = self._device_masks().segments(views) if self._ahead else map(self._one_by_one, views)
-        for (number, _, _), those in zip(jobs, segments, strict=True):
-            found[number] += those
-        return [self._merge(segments, *size) for segments, size in zip(found, sizes, strict=True)]
+        segments = (
+            self._device_masks().segments(views) if self._pipelined else map(self._segments_on_cpu, views)
+        )
+        for (number, _, _), window_segments in zip(jobs, segments, strict=True):
+            by_image[number] += window_segments
+        return [self._merge(merged, *size) for merged, size in zip(by_image, sizes, strict=True)]
 
     def _windows(self, size: Size) -> list[tuple[Window, int]]:
         height, width = size
         return windows(height, width, len(self.grids) - 1, self.crop_overlap_ratio)
 
     def _views(self, images: Sequence[Rgb], sizes: Sequence[Size], jobs: Sequence[_Job]) -> Iterator[View]:
-        """The windows of pictures, encoded as they are asked for."""
+        """The images' windows, encoded when they are iterated over."""
         crops = ((images[number][y0:y1, x0:x1], (y1 - y0, x1 - x0)) for number, (x0, y0, x1, y1), _ in jobs)
-        # On a CPU a larger batch is not faster, and a picture's masks must not depend on its neighbours.
-        batch = 1 if self._on_cpu else _PICTURES_ON_A_DEVICE
-        threads = _RESIZERS if self._ahead else 0
-        encoded = embeddings(self.sam, crops, self._encode, batch, threads, filled=self._compiled)
+        # On a CPU a larger batch is not faster, and an image's masks must not depend on its batch.
+        batch = 1 if self._on_cpu else _IMAGES_ON_A_DEVICE
+        threads = _RESIZERS if self._pipelined else 0
+        encoded = embeddings(self.sam, crops, self._encode, batch, threads, fill_batch=self._compiled)
         for (number, window, layer), embedding in zip(jobs, encoded, strict=True):
             x0, y0, x1, y1 = window
             f = frame(y1 - y0, x1 - x0, self.sam.image_encoder.img_size)
             yield View(embedding, f, window, sizes[number], self.grids[layer] * [[f.width, f.height]])
 
     def _functions(self) -> tuple[Callable[[Tensor], Tensor], AllMasks]:
-        """The encoder and the decoder."""
+        """The encoder and the decoder, compiled if requested."""
 
-        def encode(pictures: Tensor) -> Tensor:
-            return encode_images(self.sam.image_encoder, pictures, self._trunk)
+        def encode(images: Tensor) -> Tensor:
+            return encode_images(self.sam.image_encoder, images, self._trunk)
 
         if not self._compiled:
             return encode, self._decoder.all_masks
-        # Without CUDA graphs: the operations on so many prompts outlast the launch of the next one.
+        # Without CUDA graphs: with so many prompts each operation takes longer than the launch of the next.
         mode = "max-autotune-no-cudagraphs"
         return (
             torch.compile(encode, dynamic=False, mode=mode),
@@ -185,22 +187,22 @@ class MaskGenerator:
         prompts = self.points_per_batch or _PROMPTS_ON_A_DEVICE
         return DeviceMasks(self._decoder, self._limits(), prompts, self._all_masks, self._compiled)
 
-    def _one_by_one(self, view: View) -> list[Segment]:
-        """The segments of a window, decided mask by mask: on a GPU each decision would be a wait."""
+    def _segments_on_cpu(self, view: View) -> list[Segment]:
+        """The segments of a window, filtered mask by mask; on a GPU every decision would be a wait."""
         step = self.points_per_batch or max(4, min(32, _CACHED_BYTES // (4 * view.embedding.numel())))
-        picture = self._decoder.picture(view.embedding)
+        image = self._decoder.image_tokens(view.embedding)
         parts = [
-            self._candidates(picture, view.points[start : start + step], view.frame)
+            self._candidates(image, view.points[start : start + step], view.frame)
             for start in range(0, len(view.points), step)
         ]
-        return list(lazy_segments(concatenate(parts), view.frame, view.window, view.size, self._limits()))
+        return list(segments_on_cpu(concatenate(parts), view.frame, view.window, view.size, self._limits()))
 
-    def _candidates(self, picture: ImageTokens, points: Points, f: Frame) -> Candidates:
+    def _candidates(self, image: ImageTokens, points: Points, f: Frame) -> Candidates:
         """The confident masks of a chunk of prompts, points in pixels of the window."""
         scale = np.array([[f.input_width / f.width, f.input_height / f.height]])
         rows = rows_needed(f, self._decoder.grid[0])
         logits, iou, prompt = self._decoder(
-            picture, torch.from_numpy(points * scale), self.pred_iou_thresh, rows
+            image, torch.from_numpy(points * scale), self.pred_iou_thresh, rows
         )
         return Candidates(logits, iou, torch.from_numpy(points)[prompt])
 
@@ -221,7 +223,7 @@ def _at_least(name: str, value: int, least: int) -> None:
 def _check(image: Any, number: int) -> None:
     shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", type(image).__name__)
     if not isinstance(image, np.ndarray) or dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        found = dtype if shape is None else f"{dtype} {list(shape)}"
-        raise ValueError(f"picture {number}: expected uint8 [H, W, 3] RGB, got {found}")
+        actual = dtype if shape is None else f"{dtype} {list(shape)}"
+        raise ValueError(f"image {number}: expected uint8 [H, W, 3] RGB, got {actual}")
     if not image.size:
-        raise ValueError(f"picture {number} has no pixels: {list(image.shape)}")
+        raise ValueError(f"image {number} has no pixels: {list(image.shape)}")

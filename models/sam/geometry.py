@@ -1,7 +1,7 @@
-"""What SAM sees and when: windows and point grids, sizes, preprocessing, encoding, upsampling.
+"""SAM's geometry: crop windows, point grids, sizes, preprocessing and upsampling of logits.
 
-The numbers follow segment_anything 1.0 (Apache-2.0; `predictor.py`, `utils/amg.py`, `utils/transforms.py`)
-operation by operation where a rounding could change a mask; the modules themselves are the package's own.
+Follows segment_anything 1.0 (Apache-2.0; `predictor.py`, `utils/amg.py`, `utils/transforms.py`) operation by
+operation where rounding could change a mask.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Size = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Frame:
-    """Sizes in pixels of one picture on its way through SAM.
+    """Sizes in pixels of one image at each step of SAM's preprocessing.
 
     Attributes:
-        height, width: of the picture.
+        height, width: of the image.
         input_height, input_width: after resizing its longest side to `side`.
-        side: of the model's square input, filled up with zeros right and below.
+        side: of the model's square input, padded with zeros right and below.
     """
 
     height: int
@@ -43,26 +43,26 @@ class Frame:
 
 
 def frame(height: int, width: int, side: int) -> Frame:
-    """The frame of a picture: longest side `side`, the other rounded and at least one pixel."""
+    """The frame of an image: longest side `side`, the other side rounded and at least one pixel."""
     scale = side * 1.0 / max(height, width)
     input_height, input_width = (max(1, int(n * scale + 0.5)) for n in (height, width))
     return Frame(height, width, input_height, input_width, side)
 
 
 def point_grid(n: int) -> Points:
-    """The n * n centres of a regular grid in the unit square, float64 [n * n, 2] as (x, y), row by row."""
+    """Cell centres of an n x n grid on the unit square, float64 [n * n, 2] as (x, y), row by row."""
     centres = np.linspace(1 / (2 * n), 1 - 1 / (2 * n), n)
     x, y = np.meshgrid(centres, centres)
     return np.stack([x, y], -1).reshape(-1, 2)
 
 
 def windows(height: int, width: int, n_layers: int, overlap_ratio: float) -> list[tuple[Window, int]]:
-    """The whole picture, then 4**i overlapping windows for each layer i: ((x0, y0, x1, y1), layer).
+    """The whole image, then 4**i overlapping windows for each layer i: ((x0, y0, x1, y1), layer).
 
     Neighbours overlap by `overlap_ratio` of the short side in layer 1, by half of it in layer 2, and so on.
-    Windows that rounding puts outside of a tiny picture are left out.
+    Windows that rounding puts outside a tiny image are left out.
     """
-    found: list[tuple[Window, int]] = [((0, 0, width, height), 0)]
+    layers: list[tuple[Window, int]] = [((0, 0, width, height), 0)]
     for layer in range(1, n_layers + 1):
         n = 2**layer
         overlap = int(overlap_ratio * min(height, width) * (2 / n))
@@ -70,18 +70,18 @@ def windows(height: int, width: int, n_layers: int, overlap_ratio: float) -> lis
         for column, row in product(range(n), range(n)):
             x, y = column * (w - overlap), row * (h - overlap)
             if x < width and y < height:
-                found.append(((x, y, min(x + w, width), min(y + h, height)), layer))
-    return found
+                layers.append(((x, y, min(x + w, width), min(y + h, height)), layer))
+    return layers
 
 
 def resized(image: Rgb, size: Size, side: int) -> Tensor:
-    """A uint8 [H, W, 3] picture as SAM sees it, uint8 [h, w, 3] with its longest side `side`.
+    """Resize a uint8 [H, W, 3] image to SAM's input, uint8 [h, w, 3] with its longest side `side`.
 
-    By Pillow (bilinear, antialiased) as upstream.
+    Uses Pillow (bilinear, antialiased) as upstream does.
 
     Args:
-        image: the picture.
-        size: (height, width) of the picture that `image` may be a small copy of.
+        image: the image, or a reduced copy of it.
+        size: (height, width) of the original image.
         side: of the model's square input.
     """
     f = frame(size[0], size[1], side)
@@ -89,30 +89,28 @@ def resized(image: Rgb, size: Size, side: int) -> Tensor:
     return torch.from_numpy(np.array(small))
 
 
-def normalised(sam: Any, pictures: Sequence[Tensor]) -> Tensor:
-    """Pictures as `resized` makes them as one float32 [B, 3, side, side] on SAM's device.
-
-    What they do not fill is zero.
-    """
+def normalised(sam: Any, images: Sequence[Tensor]) -> Tensor:
+    """Normalise images from `resized` into one float32 [B, 3, side, side] on SAM's device, padded with 0."""
     side = sam.image_encoder.img_size
-    batch = torch.zeros(len(pictures), 3, side, side, device=sam.device)
-    for slot, picture in zip(batch, pictures, strict=True):
-        pixels = picture.to(sam.device, non_blocking=True).permute(2, 0, 1)
-        slot[:, : picture.shape[0], : picture.shape[1]] = (pixels - sam.pixel_mean) / sam.pixel_std
+    batch = torch.zeros(len(images), 3, side, side, device=sam.device)
+    for slot, image in zip(batch, images, strict=True):
+        pixels = image.to(sam.device, non_blocking=True).permute(2, 0, 1)
+        slot[:, : image.shape[0], : image.shape[1]] = (pixels - sam.pixel_mean) / sam.pixel_std
     return batch
 
 
 def rows_needed(f: Frame, rows: int) -> int:
-    """How many of the `rows` rows of tokens over the model's square input reach the picture."""
+    """How many of the `rows` rows of tokens over the model's square input overlap the image."""
     pixels = 4 * rows
     last = math.floor((f.input_height - 0.5) * pixels / f.side - 0.5) + 1
     return min(rows, last // 4 + 1)
 
 
 def upsample(logits: Tensor, f: Frame) -> Tensor:
-    """Low-resolution logits [K, h, w] as float [K, H, W] of the picture: to the model's input, cut, resize.
+    """Upsample low-resolution logits [K, h, w] to the image size, float [K, H, W].
 
-    Two bilinear steps, as `Sam.postprocess_masks`: one step would round other pixels to the other side.
+    Two bilinear steps with a crop between them, as in `Sam.postprocess_masks`; a single step would round
+    some pixels to the other side of the threshold.
     """
     square = F.interpolate(logits[None], (f.side, f.side), mode="bilinear", align_corners=False)
     inside = square[..., : f.input_height, : f.input_width]
@@ -123,10 +121,10 @@ def resampling(samples: int, side: int, inside: int, pixels: int) -> Tensor:
     """Both steps of `upsample` along one axis as one matrix, float32 [pixels, samples] on the CPU.
 
     Args:
-        samples: logits over the model's input.
-        side: of the input in pixels.
-        inside: how many of them belong to the picture.
-        pixels: of the picture.
+        samples: number of logits over the model's input.
+        side: of the input, in pixels.
+        inside: how many of the input's pixels belong to the image.
+        pixels: side of the image.
     """
     identity = torch.eye(samples)[:, None]
     square = F.interpolate(identity, (side,), mode="linear", align_corners=False)[..., :inside]

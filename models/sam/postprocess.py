@@ -1,6 +1,6 @@
-"""What decides over masks once they are measured: inner edges, suppression, windows, small regions.
+"""Filters on measured masks: window edges, non-maximum suppression, duplicates, small regions.
 
-The decisions of segment_anything 1.0 (Apache-2.0; `automatic_mask_generator.py`), taken on the CPU.
+The filters of segment_anything 1.0 (Apache-2.0; `automatic_mask_generator.py`), computed on the CPU.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _EIGHT_CONNECTED = np.ones((3, 3), bool)
 
 @dataclass(frozen=True)
 class Thresholds:
-    """`SamAutomaticMaskGenerator`'s, and the model's `mask_threshold` as `cut`."""
+    """The thresholds of `SamAutomaticMaskGenerator`; `cut` is the model's `mask_threshold`."""
 
     cut: float
     stability_offset: float
@@ -35,12 +35,12 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Candidates:
-    """K masks of one window that are not yet upsampled.
+    """K masks of one window, not yet upsampled.
 
     Attributes:
         logits: float [K, h, w] at low resolution.
-        iou: float32 [K], predicted.
-        points: float64 [K, 2], (x, y) prompt in pixels of the window.
+        iou: float32 [K], the predicted IoU.
+        points: float64 [K, 2], the prompt (x, y) in pixels of the window.
     """
 
     logits: Tensor
@@ -55,27 +55,27 @@ def concatenate(parts: Sequence[Candidates]) -> Candidates:
 
 
 def at_inner_edges(boxes: Tensor, window: Window, size: Size) -> Tensor:
-    """Which boxes end within 20 pixels of a side of the window that is not one of the picture: cut objects.
+    """Which boxes end within 20 pixels of a window side that is not an image side: truncated objects.
 
     Args:
         boxes: int64 [K, 4], inclusive (x0, y0, x1, y1) in the window.
-        window: (x0, y0, x1, y1) in the picture.
-        size: (height, width) of the picture.
+        window: (x0, y0, x1, y1) in the image.
+        size: (height, width) of the image.
     """
-    placed = boxes + torch.tensor(window[:2] * 2)
-    at_window = (placed - torch.tensor(window)).abs() <= EDGE_PIXELS
-    at_picture = (placed - torch.tensor((0, 0, size[1], size[0]))).abs() <= EDGE_PIXELS
-    return (at_window & ~at_picture).any(1)
+    in_image = boxes + torch.tensor(window[:2] * 2)
+    at_window = (in_image - torch.tensor(window)).abs() <= EDGE_PIXELS
+    at_image = (in_image - torch.tensor((0, 0, size[1], size[0]))).abs() <= EDGE_PIXELS
+    return (at_window & ~at_image).any(1)
 
 
 def suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """Indices of the boxes that greedy non-maximum suppression keeps, best score first."""
-    # torchvision's batched form, as upstream: it breaks ties differently from its plain form.
+    # The batched form, as upstream uses: it breaks ties differently from torchvision's plain form.
     return batched_nms(boxes.float(), scores, torch.zeros(len(boxes), device=boxes.device), threshold)
 
 
 def merge_windows(segments: Sequence[Segment], threshold: float) -> list[Segment]:
-    """Suppress duplicates between windows; those of the smaller window stay."""
+    """Suppress duplicates between windows; the segment from the smaller window is kept."""
     sizes = torch.tensor([s.crop_box[2] * s.crop_box[3] for s in segments], dtype=torch.int64)
     return [segments[k] for k in suppress(_inclusive(segments), 1 / sizes, threshold).tolist()]
 
@@ -83,9 +83,9 @@ def merge_windows(segments: Sequence[Segment], threshold: float) -> list[Segment
 def remove_small_regions(
     segments: Sequence[Segment], height: int, width: int, min_area: int, threshold: float
 ) -> list[Segment]:
-    """Fill holes and drop islands of fewer than `min_area` pixels, then suppress what became a duplicate.
+    """Fill holes and drop islands of fewer than `min_area` pixels, then suppress new duplicates.
 
-    Regions are 8-connected. Segments that needed no change win over those that did.
+    Regions are 8-connected. Unchanged segments take precedence over changed ones.
     """
     cleaned, scores = [], []
     for segment in segments:
@@ -97,9 +97,12 @@ def remove_small_regions(
 
 
 def clean(mask: BoolMask, min_area: int) -> tuple[BoolMask, bool]:
-    """A bool [H, W] mask without holes and then islands below `min_area` pixels; and whether it changed.
+    """Remove holes, then islands, of fewer than `min_area` pixels from a bool [H, W] mask.
 
-    Where every island is too small the largest one stays.
+    If every island is too small, the largest one is kept.
+
+    Returns:
+        The mask, and whether it changed.
     """
     holes, sizes = _regions(~mask)
     small = np.flatnonzero(sizes < min_area)
@@ -108,8 +111,8 @@ def clean(mask: BoolMask, min_area: int) -> tuple[BoolMask, bool]:
     large = np.flatnonzero(sizes >= min_area)
     if large.size == sizes.size:
         return filled, bool(small.size)
-    kept = large + 1 if large.size else [_first_largest(islands, sizes)]
-    return np.isin(islands, kept), True
+    labels = large + 1 if large.size else [_first_largest(islands, sizes)]
+    return np.isin(islands, labels), True
 
 
 def _regions(mask: BoolMask) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -118,7 +121,7 @@ def _regions(mask: BoolMask) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
 
 
 def _first_largest(labels: NDArray[np.int32], sizes: NDArray[np.int64]) -> int:
-    """The label of the largest region; of equals the one that OpenCV, scanning 2 x 2 blocks, meets first."""
+    """Label of the largest region; ties go to the one that OpenCV's scan of 2 x 2 blocks meets first."""
     largest = np.flatnonzero(sizes == sizes.max()) + 1
     blocks = [np.stack(np.nonzero(labels == label), 1) // 2 for label in largest]
     return int(min(zip((min(map(tuple, b.tolist())) for b in blocks), largest.tolist(), strict=True))[1])

@@ -1,4 +1,4 @@
-"""Pictures to the encoder: the next ones are resized in threads while a GPU is at work on these."""
+"""Feed images to the encoder: threads resize the next images while a GPU encodes the current ones."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ def embeddings(
     batch: int,
     threads: int,
     *,
-    filled: bool = False,
+    fill_batch: bool = False,
 ) -> Iterator[Tensor]:
-    """Image embeddings [C, h, w] of pictures, in order.
+    """Image embeddings [C, h, w] of image crops, in order.
 
     Args:
         sam: the model.
-        crops: uint8 [H, W, 3] each, and the (height, width) of what it may be a small copy of.
-        encode: [B, 3, side, side] to [B, C, h, w].
-        batch: pictures that the encoder takes at a time.
-        threads: that resize pictures, up to two batches ahead; 0: none, each when it is needed.
-        filled: fill the last batch up, so that all have one shape.
+        crops: uint8 [H, W, 3] each, possibly reduced, with the (height, width) of the original.
+        encode: maps [B, 3, side, side] to [B, C, h, w].
+        batch: number of crops that the encoder takes at a time.
+        threads: that resize crops, up to two batches ahead; 0: resize each crop when it is needed.
+        fill_batch: pad the last batch, so that all batches have the same shape.
     """
-    pictures = _resized(crops, sam.image_encoder.img_size, sam.device, threads, 2 * batch)
-    while taken := list(islice(pictures, batch)):
-        inputs = normalised(sam, taken)
-        if filled:
-            inputs = torch.cat([inputs, inputs.new_zeros(batch - len(taken), *inputs.shape[1:])])
-        yield from encode(inputs)[: len(taken)]
+    images = _resized(crops, sam.image_encoder.img_size, sam.device, threads, 2 * batch)
+    while chunk := list(islice(images, batch)):
+        inputs = normalised(sam, chunk)
+        if fill_batch:
+            inputs = torch.cat([inputs, inputs.new_zeros(batch - len(chunk), *inputs.shape[1:])])
+        yield from encode(inputs)[: len(chunk)]
 
 
 def _resized(
-    crops: Iterable[tuple[Rgb, Size]], side: int, device: torch.device, threads: int, ahead: int
+    crops: Iterable[tuple[Rgb, Size]], side: int, device: torch.device, threads: int, depth: int
 ) -> Iterator[Tensor]:
-    """The pictures as SAM sees them, in memory that the device copies from by itself."""
+    """Crops resized to SAM's input, in pinned memory for a GPU."""
 
     def resize(crop: tuple[Rgb, Size]) -> Tensor:
         return pinned(resized(*crop, side), device)
@@ -53,5 +53,5 @@ def _resized(
         yield from map(resize, crops)
         return
     with ThreadPoolExecutor(threads) as pool:
-        for future in prefetch((pool.submit(resize, crop) for crop in crops), ahead):
+        for future in prefetch((pool.submit(resize, crop) for crop in crops), depth):
             yield future.result()

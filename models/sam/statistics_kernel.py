@@ -1,9 +1,9 @@
-"""The statistics of masks as one Triton kernel: no pixel at full size is ever written to memory.
+"""Mask statistics as one Triton kernel: full-size pixels are never written to memory.
 
-A pixel is a weighted sum of three by three low-resolution logits at most (more where a model's input has less
-than twice as many pixels as logits). One program takes some rows of pixels of one mask, and keeps counts and
-the ends of each row in registers. It reads nothing of a mask that is left out, and passes over pixels that
-see no logit above cut - offset. `models.sam.statistics` has the same as a product of matrices.
+A pixel is a weighted sum of at most 3 x 3 low-resolution logits (more if a model's input has less than twice
+as many pixels as logits). One program processes some rows of pixels of one mask and keeps counts and row
+extents in registers. It skips masks that are left out, and pixels without a contributing logit above
+cut - offset. `models.sam.statistics` computes the same with matrix products.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def _statistics(  # type: ignore[no-untyped-def]
     y = block * ROWS + tl.arange(0, ROWS)
     y_inside = y < height
     y_sample = tl.load(y_first + y, mask=y_inside, other=0)
-    kept = tl.load(keep + mask) != 0
+    is_kept = tl.load(keep + mask) != 0
     y_peak = tl.full([ROWS], float("-inf"), tl.float32)
     for a in tl.static_range(Y_TAPS):
-        y_seen = tl.load(
-            row_peaks + mask * samples_y + y_sample + a, mask=y_inside & kept, other=float("-inf")
+        y_value = tl.load(
+            row_peaks + mask * samples_y + y_sample + a, mask=y_inside & is_kept, other=float("-inf")
         )
-        y_peak = tl.maximum(y_peak, y_seen)
+        y_peak = tl.maximum(y_peak, y_value)
     columns = tl.where(tl.max(y_peak, 0) > low, width, 0)
     n_high, n_low = tl.zeros([ROWS], tl.int32), tl.zeros([ROWS], tl.int32)
     left, right = tl.full([ROWS], 2147483647, tl.int32), tl.full([ROWS], -1, tl.int32)
@@ -46,10 +46,10 @@ def _statistics(  # type: ignore[no-untyped-def]
         x_sample = tl.load(x_first + x, mask=x_inside, other=0)
         x_peak = tl.full([COLUMNS], float("-inf"), tl.float32)
         for b in tl.static_range(X_TAPS):
-            x_seen = tl.load(
+            x_value = tl.load(
                 column_peaks + mask * samples_x + x_sample + b, mask=x_inside, other=float("-inf")
             )
-            x_peak = tl.maximum(x_peak, x_seen)
+            x_peak = tl.maximum(x_peak, x_value)
         if tl.max(x_peak, 0) > low:
             pixels = tl.zeros([ROWS, COLUMNS], tl.float32)
             for a in tl.static_range(Y_TAPS):
@@ -76,7 +76,7 @@ def _statistics(  # type: ignore[no-untyped-def]
 
 
 class InterpolationWeights(NamedTuple):
-    """A resampling of one axis: pixel p sees samples first[p] to first[p] + k - 1.
+    """Resampling of one axis: samples first[p] to first[p] + k - 1 contribute to pixel p.
 
     Attributes:
         first: int32 [pixels].
@@ -88,10 +88,10 @@ class InterpolationWeights(NamedTuple):
 
 
 def interpolation_weights(matrix: Tensor, device: torch.device) -> InterpolationWeights:
-    """Of a resampling [pixels, samples] on the CPU."""
+    """Compact form of a resampling matrix [pixels, samples] on the CPU."""
     samples = matrix.shape[1]
-    seen = (matrix != 0).to(torch.uint8)
-    first, last = seen.argmax(1), samples - 1 - seen.flip(1).argmax(1)
+    nonzero = (matrix != 0).to(torch.uint8)
+    first, last = nonzero.argmax(1), samples - 1 - nonzero.flip(1).argmax(1)
     k = int((last - first).max()) + 1
     first = first.clamp(max=samples - k)
     weights = matrix.gather(1, first[:, None] + torch.arange(k))
@@ -101,15 +101,15 @@ def interpolation_weights(matrix: Tensor, device: torch.device) -> Interpolation
 def measured(
     logits: Tensor, keep: Tensor, y: InterpolationWeights, x: InterpolationWeights, cut: float, offset: float
 ) -> Tensor:
-    """Counts and boxes int32 [M, 6] as in `models.sam.statistics`; of masks that are left out none.
+    """Counts and boxes int32 [M, 6] as in `models.sam.statistics`; no pixels if a mask is left out.
 
     Args:
         logits: float32 [M, h, w], contiguous.
         keep: bool [M].
-        y: of the h rows.
-        x: of the w columns.
-        cut: of a mask.
-        offset: to both sides of it.
+        y: weights of the h rows.
+        x: weights of the w columns.
+        cut: threshold of a mask.
+        offset: added to and subtracted from `cut` for the stability score.
     """
     (count, rows, columns), height, width = logits.shape, len(y.first), len(x.first)
     blocks = triton.cdiv(height, _ROWS)

@@ -1,4 +1,4 @@
-"""The two-way transformer of SAM's decoder, with the projections of the picture's side folded.
+"""The two-way transformer of SAM's decoder, with the projections of the image tokens folded.
 
 See `models.sam.decoder` for the formulas.
 """
@@ -15,84 +15,85 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _CACHED_VALUES = 1 << 18
-"""Of the picture's tokens that a CPU reads, changes and writes at a time (1,024 rows of 256: measured)."""
+"""Values of image tokens that a CPU processes at a time (1,024 rows of 256: measured)."""
 
-_Write = Callable[[slice, slice], Tensor]
+_Update = Callable[[slice, slice], Tensor]
 
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """What all prompts of one picture share, of N tokens with C channels and h heads of d channels.
+    """What all prompts of one image share: N tokens with C channels, h heads with d channels each.
 
     Attributes:
-        tokens: [N, C], embedding and "no mask" prompt.
-        placed: [N, C], with their positions added.
+        tokens: [N, C], image embedding plus "no mask" prompt.
+        with_positions: [N, C], tokens plus positional encoding.
         keys, values: [h, N, d] for the first token-to-image attention.
-        queries: [h, d, N] for the first image-to-token attention, scaled.
+        queries: [h, d, N] for the first image-to-token attention, already scaled.
     """
 
     tokens: Tensor
-    placed: Tensor
+    with_positions: Tensor
     keys: Tensor
     values: Tensor
     queries: Tensor
 
 
 class Block:
-    """`TwoWayAttentionBlock`."""
+    """`segment_anything`'s `TwoWayAttentionBlock`."""
 
     def __init__(self, layer: Any) -> None:
         self._layer = layer
-        self.read = Read(layer.cross_attn_token_to_image)
-        self.write = Write(layer.cross_attn_image_to_token)
+        self.token_to_image = TokenToImageAttention(layer.cross_attn_token_to_image)
+        self.image_to_token = ImageToTokenAttention(layer.cross_attn_image_to_token)
 
     def __call__(
-        self, queries: Tensor, prompts: Tensor, tokens: Tensor, placed: Tensor, positions: Tensor
+        self, queries: Tensor, prompts: Tensor, tokens: Tensor, with_positions: Tensor, positions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Prompt tokens [B, T, C] and picture tokens [B, N, C] after the block, without and with positions.
+        """Prompt tokens [B, T, C] and image tokens [B, N, C] after the block, without and with positions.
 
-        On a CPU the picture tokens may be written over.
+        On a CPU the image tokens may be overwritten.
         """
         layer = self._layer
-        asked = queries + prompts
-        queries = layer.norm1(queries + layer.self_attn(q=asked, k=asked, v=queries))
-        queries = self._think(queries, self.read(queries + prompts, tokens, placed))
-        write = self.write(queries + prompts, queries, tokens, placed)
-        return queries, *self._written(write, positions, tokens, placed)
+        inputs = queries + prompts
+        queries = layer.norm1(queries + layer.self_attn(q=inputs, k=inputs, v=queries))
+        queries = self._feed_forward(queries, self.token_to_image(queries + prompts, tokens, with_positions))
+        update = self.image_to_token(queries + prompts, queries, tokens, with_positions)
+        return queries, *self._updated(update, positions, tokens, with_positions)
 
-    def shared(
-        self, prompts: Tensor, picture: ImageTokens, positions: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The first block, whose picture tokens are the same for all prompts."""
+    def shared(self, prompts: Tensor, image: ImageTokens, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for the first block, where all prompts share the image tokens."""
         layer = self._layer
         queries = layer.norm1(layer.self_attn(q=prompts, k=prompts, v=prompts))
-        queries = self._think(queries, self.read.shared(queries + prompts, picture))
-        write = self.write.shared(queries + prompts, queries, picture)
-        placed = positions.new_empty(len(prompts), *positions.shape)
-        return queries, *self._written(write, positions, None, placed)
+        queries = self._feed_forward(queries, self.token_to_image.shared(queries + prompts, image))
+        update = self.image_to_token.shared(queries + prompts, queries, image)
+        with_positions = positions.new_empty(len(prompts), *positions.shape)
+        return queries, *self._updated(update, positions, None, with_positions)
 
-    def _written(
-        self, write: _Write, positions: Tensor, tokens: Tensor | None, placed: Tensor
+    def _updated(
+        self, update: _Update, positions: Tensor, tokens: Tensor | None, with_positions: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What is written, normed, without and with positions; over `placed`, and on a CPU over `tokens`."""
-        parts = list(_parts(placed))
-        if len(parts) == 1:
-            tokens = _norm(self._layer.norm4, write(*parts[0]))
-            return tokens, torch.add(tokens, positions, out=placed)
-        tokens = torch.empty_like(placed) if tokens is None else tokens
-        for prompt, rows in parts:
-            part = tokens[prompt, rows].copy_(_norm(self._layer.norm4, write(prompt, rows)))
-            torch.add(part, positions[rows], out=placed[prompt, rows])
-        return tokens, placed
+        """Normalised update without and with positions.
 
-    def _think(self, queries: Tensor, read: Tensor) -> Tensor:
-        queries = self._layer.norm2(queries + read)
+        Overwrites `with_positions`, and on a CPU also `tokens`.
+        """
+        parts = list(_parts(with_positions))
+        if len(parts) == 1:
+            tokens = _norm(self._layer.norm4, update(*parts[0]))
+            return tokens, torch.add(tokens, positions, out=with_positions)
+        tokens = torch.empty_like(with_positions) if tokens is None else tokens
+        for prompt, rows in parts:
+            part = tokens[prompt, rows].copy_(_norm(self._layer.norm4, update(prompt, rows)))
+            torch.add(part, positions[rows], out=with_positions[prompt, rows])
+        return tokens, with_positions
+
+    def _feed_forward(self, queries: Tensor, attended: Tensor) -> Tensor:
+        queries = self._layer.norm2(queries + attended)
         out: Tensor = self._layer.norm3(queries + self._layer.mlp(queries))
         return out
 
 
-class _Cross:
-    """What both directions of cross attention have: the projections by head."""
+class _CrossAttention:
+    """Projections of a cross attention, split by head; shared by both directions."""
 
     def __init__(self, attention: Any) -> None:
         self.heads = attention.num_heads
@@ -101,43 +102,45 @@ class _Cross:
         self.scale = 1 / math.sqrt(attention.internal_dim // self.heads)
 
     def by_head(self, weight: Tensor) -> Tensor:
-        """[h d, C] as [h, d, C]."""
+        """Reshape [h d, C] to [h, d, C]."""
         return weight.unflatten(0, (self.heads, -1)).contiguous()
 
 
-class Read(_Cross):
-    """Prompt tokens attend to the picture's."""
+class TokenToImageAttention(_CrossAttention):
+    """Prompt tokens attend to image tokens."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__(attention)
         self._key_weight = self.by_head(self.k_proj.weight)
         self._value_weight = self.by_head(self.v_proj.weight).mT.contiguous()
 
-    def __call__(self, asked: Tensor, tokens: Tensor, placed: Tensor) -> Tensor:
-        """[B, T, C] of tokens and placed [B, N, C]."""
-        queries = by_heads(self.q_proj(asked), self.heads) * self.scale
-        folded = _by_head(queries, self._key_weight).flatten(1, 2)
-        # One head of all rows: folded queries and values are as wide as the tokens.
+    def __call__(self, inputs: Tensor, tokens: Tensor, with_positions: Tensor) -> Tensor:
+        """Attention output [B, T, C] over image tokens [B, N, C], without and with positions."""
+        queries = split_heads(self.q_proj(inputs), self.heads) * self.scale
+        folded = _project_heads(queries, self._key_weight).flatten(1, 2)
+        # A single head over all folded queries, which are as wide as the image tokens.
         attended = F.scaled_dot_product_attention(
-            folded[:, None], placed[:, None], tokens[:, None], scale=1.0
+            folded[:, None], with_positions[:, None], tokens[:, None], scale=1.0
         )
-        read = attended.unflatten(2, (self.heads, -1))[:, 0]
-        return self._out(_by_head(read, self._value_weight).transpose(1, 2).flatten(2) + self.v_proj.bias)
+        per_head = attended.unflatten(2, (self.heads, -1))[:, 0]
+        return self._out(
+            _project_heads(per_head, self._value_weight).transpose(1, 2).flatten(2) + self.v_proj.bias
+        )
 
-    def shared(self, asked: Tensor, picture: ImageTokens) -> Tensor:
-        """The same where all prompts see the same tokens."""
-        count, length, _ = asked.shape
-        queries = _stacked(by_heads(self.q_proj(asked), self.heads) * self.scale)
-        read = torch.bmm(torch.bmm(queries, picture.keys.mT).softmax(-1), picture.values)
-        return self._out(read.unflatten(1, (count, length)).permute(1, 2, 0, 3).flatten(2))
+    def shared(self, inputs: Tensor, image: ImageTokens) -> Tensor:
+        """The same if all prompts share the image tokens."""
+        count, length, _ = inputs.shape
+        queries = _stacked(split_heads(self.q_proj(inputs), self.heads) * self.scale)
+        attended = torch.bmm(torch.bmm(queries, image.keys.mT).softmax(-1), image.values)
+        return self._out(attended.unflatten(1, (count, length)).permute(1, 2, 0, 3).flatten(2))
 
     def _out(self, values: Tensor) -> Tensor:
         out: Tensor = self.out_proj(values)
         return out
 
 
-class Write(_Cross):
-    """The picture's tokens attend to the prompt's; returns their sum with what they were."""
+class ImageToTokenAttention(_CrossAttention):
+    """Image tokens attend to prompt tokens; the result includes the residual connection."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__(attention)
@@ -146,46 +149,46 @@ class Write(_Cross):
         self._out_weight = self.by_head(self.out_proj.weight.T)
         self._out_bias = self.out_proj.bias / self.heads
 
-    def __call__(self, asked: Tensor, queries: Tensor, tokens: Tensor, placed: Tensor) -> _Write:
-        """A function of prompts and rows of [B, N, C]."""
-        keys = by_heads(self.k_proj(asked), self.heads) * self.scale
-        folded, values = _by_head(keys, self._query_weight).flatten(1, 2), self._values(queries)
-        # Unlike a key's bias, a query's differs from prompt token to prompt token.
-        bias = _by_head(keys, self._query_bias).flatten(1, 2)
+    def __call__(self, inputs: Tensor, queries: Tensor, tokens: Tensor, with_positions: Tensor) -> _Update:
+        """A function that computes a slice of prompts and rows of the updated tokens [B, N, C]."""
+        keys = split_heads(self.k_proj(inputs), self.heads) * self.scale
+        folded, values = _project_heads(keys, self._query_weight).flatten(1, 2), self._values(queries)
+        # A key bias would cancel in softmax; the query bias adds a different score for each prompt token.
+        bias = _project_heads(keys, self._query_bias).flatten(1, 2)
 
-        def write(some: slice, rows: slice) -> Tensor:
-            scores = torch.baddbmm(bias[some], folded[some], placed[some, rows].mT)
+        def update(batch: slice, rows: slice) -> Tensor:
+            scores = torch.baddbmm(bias[batch], folded[batch], with_positions[batch, rows].mT)
             weights = scores.unflatten(1, (self.heads, -1)).softmax(2).flatten(1, 2)
-            return torch.baddbmm(tokens[some, rows], weights.mT, values[some])
+            return torch.baddbmm(tokens[batch, rows], weights.mT, values[batch])
 
-        return write
+        return update
 
-    def shared(self, asked: Tensor, queries: Tensor, picture: ImageTokens) -> _Write:
-        """The same where all prompts write to the same tokens."""
-        keys, values = by_heads(self.k_proj(asked), self.heads), self._values(queries)
+    def shared(self, inputs: Tensor, queries: Tensor, image: ImageTokens) -> _Update:
+        """The same if all prompts share the image tokens."""
+        keys, values = split_heads(self.k_proj(inputs), self.heads), self._values(queries)
 
-        def write(some: slice, rows: slice) -> Tensor:
-            scores = torch.bmm(_stacked(keys[some]), picture.queries[:, :, rows])
+        def update(batch: slice, rows: slice) -> Tensor:
+            scores = torch.bmm(_stacked(keys[batch]), image.queries[:, :, rows])
             weights = scores.unflatten(1, (-1, keys.shape[2])).softmax(2).transpose(0, 1).flatten(1, 2)
-            return torch.baddbmm(picture.tokens[rows], weights.mT, values[some])
+            return torch.baddbmm(image.tokens[rows], weights.mT, values[batch])
 
-        return write
+        return update
 
     def _values(self, queries: Tensor) -> Tensor:
-        """[B, h T, C], with the output's bias shared out over the heads, whose weights each sum to one."""
-        values = _by_head(by_heads(self.v_proj(queries), self.heads), self._out_weight)
+        """Values [B, h T, C]; each head carries 1 / h of the output bias, as its weights sum to one."""
+        values = _project_heads(split_heads(self.v_proj(queries), self.heads), self._out_weight)
         return (values + self._out_bias).flatten(1, 2)
 
 
-def at_a_time(values: int) -> int:
-    """How many things of so many values a CPU computes at a time: what its cache holds, at least one."""
+def items_in_cache(values: int) -> int:
+    """How many items of `values` values each fit into a CPU's cache, at least one."""
     return max(1, _CACHED_VALUES // values)
 
 
 def _parts(tokens: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Prompts and rows of [B, N, C] to write at a time: all, or on a CPU some rows of one prompt."""
+    """Slices of prompts and rows of [B, N, C] to update at a time; on a CPU some rows of one prompt."""
     count, length, width = tokens.shape
-    step = at_a_time(width)
+    step = items_in_cache(width)
     if tokens.device.type != "cpu" or length <= step or torch.compiler.is_compiling():
         yield slice(None), slice(None)
         return
@@ -193,18 +196,18 @@ def _parts(tokens: Tensor) -> Iterator[tuple[slice, slice]]:
         yield from ((slice(prompt, prompt + 1), slice(row, row + step)) for row in range(0, length, step))
 
 
-def by_heads(x: Tensor, heads: int) -> Tensor:
-    """[..., T, h d] as [..., h, T, d]."""
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """Reshape [..., T, h d] to [..., h, T, d]."""
     return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
 
 
 def _stacked(x: Tensor) -> Tensor:
-    """[B, h, T, d] as [h, B T, d]."""
+    """Reshape [B, h, T, d] to [h, B T, d]."""
     return x.transpose(0, 1).flatten(1, 2)
 
 
-def _by_head(x: Tensor, weight: Tensor) -> Tensor:
-    """[B, h, T, i] by a matrix [h, i, o] of each head: [B, h, T, o]."""
+def _project_heads(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply [B, h, T, i] by one matrix per head [h, i, o]: [B, h, T, o]."""
     count, _, length, _ = x.shape
     product = torch.bmm(_stacked(x), weight)
     return product.unflatten(1, (count, length)).transpose(0, 1)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.annotation.stages.encode import encode_table, read_tables
 from segray.pipelines.annotation.stages.segment import ClassifySegments, SegmentImages
-from segray.pipelines.config.commands.registry import ClipConfig, SamConfig
+from segray.pipelines.config.commands.annotate import ClipConfig, SamConfig
 from segray.pipelines.engine import cluster
 from segray.pipelines.engine.ledger import RemoteLedger
 from segray.pipelines.engine.pools import PoolPlan

@@ -7,7 +7,7 @@ from typing import Any
 
 from segray.models.label_space import LabelSpace
 from segray.pipelines.annotation.stages.segment import Words
-from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.io.images import ImageOptions
 
 

@@ -11,7 +11,7 @@ import click
 
 from segray.pipelines.annotation.in_process import Stages, timed
 from segray.pipelines.annotation.prepared import Prepared
-from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.engine import pools
 from segray.pipelines.engine.cluster import NO_PROGRESS_S, Resources
 from segray.pipelines.engine.pools import PoolPlan

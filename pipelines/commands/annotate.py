@@ -17,7 +17,7 @@ from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.annotation.probe import choose
 from segray.pipelines.annotation.run_summary import summarise
 from segray.pipelines.annotation.stages.segment import Words, clip_features, mask_generator
-from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import dump
 from segray.pipelines.engine import cluster, ledger
 from segray.pipelines.engine.ledger import RemoteLedger, Tally

@@ -10,15 +10,13 @@ from typing import Any
 import click
 
 from segray.pipelines.commands import annotate, evaluate, picture_book, report, train, verify
-from segray.pipelines.config.commands.registry import (
-    AnnotateConfig,
-    DemoConfig,
-    EvaluateConfig,
-    PictureBookConfig,
-    ReportConfig,
-    TrainConfig,
-    VerifyConfig,
-)
+from segray.pipelines.config.commands.annotate import AnnotateConfig
+from segray.pipelines.config.commands.demo import DemoConfig
+from segray.pipelines.config.commands.evaluate import EvaluateConfig
+from segray.pipelines.config.commands.picture_book import PictureBookConfig
+from segray.pipelines.config.commands.report import ReportConfig
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.engine import cluster
 from segray.pipelines.engine.progress import clock

@@ -18,7 +18,7 @@ from urllib.error import HTTPError, URLError
 
 import click
 
-from segray.pipelines.config.commands.registry import DoctorConfig
+from segray.pipelines.config.commands.doctor import DoctorConfig
 from segray.pipelines.engine import cluster, shared_storage
 from segray.pipelines.engine.jobs import one_line, use_token
 from segray.pipelines.errors import UserError

@@ -10,7 +10,7 @@ import numpy as np
 
 from segray.models.label_space import IGNORE_INDEX
 from segray.models.metrics import Confusion
-from segray.pipelines.config.commands.registry import EvaluateConfig
+from segray.pipelines.config.commands.evaluate import EvaluateConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.ground_truth import TruthMasks

@@ -16,7 +16,7 @@ from segray.pipelines.annotation.in_process import Stages, timed
 from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.annotation.sink import part_tables
 from segray.pipelines.commands.annotate import prepare, space_of
-from segray.pipelines.config.commands.registry import PlanConfig
+from segray.pipelines.config.commands.plan import PlanConfig
 from segray.pipelines.engine.guard import Row
 from segray.pipelines.engine.progress import clock
 from segray.pipelines.io.manifest import ImageRef

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from segray.pipelines.config.commands.registry import PredictConfig
+from segray.pipelines.config.commands.predict import PredictConfig
 from segray.pipelines.engine import cluster
 from segray.pipelines.engine.progress import clock
 from segray.pipelines.engine.shared_storage import require_shared

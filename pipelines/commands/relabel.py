@@ -23,7 +23,7 @@ from segray.pipelines.annotation.run_summary import summarise
 from segray.pipelines.annotation.sink import part_tables
 from segray.pipelines.annotation.stages.encode import encode_segments
 from segray.pipelines.annotation.stages.segment import Words
-from segray.pipelines.config.commands.registry import RelabelConfig
+from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.loading import dump
 from segray.pipelines.engine.guard import Row
 from segray.pipelines.engine.ledger import Tally

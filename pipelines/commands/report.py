@@ -11,7 +11,7 @@ import numpy as np
 
 from segray.models.label_space import IGNORE_INDEX, LabelSpace
 from segray.pipelines.commands.evaluate import evaluate
-from segray.pipelines.config.commands.registry import ReportConfig
+from segray.pipelines.config.commands.report import ReportConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.ground_truth import TruthMasks

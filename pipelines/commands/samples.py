@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from segray.pipelines.config.commands.registry import SamplesConfig
+from segray.pipelines.config.commands.samples import SamplesConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 

@@ -1,6 +1,6 @@
-"""`segray submit VERB ...`: a verb as a job of a Ray cluster, over Ray's own job submission.
+"""`segray submit COMMAND ...`: run a command as a job on a Ray cluster, through Ray's job submission.
 
-The code and the checked configuration travel with the job; images and outputs do not.
+The code and the validated configuration travel with the job; images and outputs do not.
 """
 
 from __future__ import annotations
@@ -13,83 +13,90 @@ import uuid
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 import segray
 from segray.pipelines.config.command_table import COMMANDS
-from segray.pipelines.config.commands.registry import SubmitConfig
+from segray.pipelines.config.commands.submit import SubmitConfig
 from segray.pipelines.config.loading import dump, load, split_source
 from segray.pipelines.config.paths import absolute, is_file
 from segray.pipelines.config.schema import Config, keys
 from segray.pipelines.engine.jobs import follow, one_line, open_client, resume_hint, when_ready
 from segray.pipelines.errors import UserError
 
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
 CONFIG = "config.yaml"
 _NOT_JOBS = {"submit", "demo", "samples"}
 
 
-def run(words: Sequence[str]) -> None:
-    """Submit a verb, or follow or stop a job; the process ends with the job's exit status.
+def run(arguments: Sequence[str]) -> None:
+    """Submit a command, or follow or stop a job; the process ends with the exit status of the job.
 
     Raises:
         UserError: bad input, no cluster at the address, or the token is refused (2).
         SystemExit: the job has ended, with its status.
     """
-    config, rest = split_words(words)
+    config, rest = split_overrides(arguments)
     if config.id is not None:
         if rest:
-            raise UserError(f"id={config.id} names a job that runs already; {rest[0]} has no meaning with it")
-        _take_up(config)
+            raise UserError(f"id={config.id} names a running job; remove {rest[0]}")
+        _follow_or_stop(config)
         return
     if config.stop:
         raise UserError("stop: give id=JOB too")
-    verb, verb_config = check_command(rest)
+    command, command_config = check_command(rest)
     client = open_client(config.address)
-    job = f"segray-{verb}-{uuid.uuid4().hex[:8]}"
-    _submit(client, job, verb, verb_config)
+    job = f"segray-{command}-{uuid.uuid4().hex[:8]}"
+    _submit(client, job, command, command_config)
     click.echo(f"job {job} on {client.get_address()}", err=True)
     if config.follow:
         sys.exit(follow(client, job))
     click.echo(resume_hint(job), err=True)
 
 
-def split_words(words: Sequence[str]) -> tuple[SubmitConfig, list[str]]:
-    """The words that are submit's own, as its configuration, and the verb with its words.
+def split_overrides(arguments: Sequence[str]) -> tuple[SubmitConfig, list[str]]:
+    """The configuration of submit itself, and the command to run with its own arguments.
 
     Raises:
-        UserError: a value that its key does not take.
+        UserError: a value that its key does not accept.
     """
-    own = [word for word in words if _name(word) in keys(SubmitConfig) and ("=" in word or word[:1] == "-")]
-    rest = [word for word in words if word not in own and word != "--debug"]
-    return load(SubmitConfig, None, own), rest
+    known = keys(SubmitConfig)
+    submit = [text for text in arguments if _key(text) in known and ("=" in text or text[:1] == "-")]
+    rest = [text for text in arguments if text not in submit and text != "--debug"]
+    return load(SubmitConfig, None, submit), rest
 
 
-def _name(word: str) -> str:
-    return word.lstrip("-").partition("=")[0]
+def _key(override: str) -> str:
+    return override.lstrip("-").partition("=")[0]
 
 
-def check_command(words: Sequence[str]) -> tuple[str, Config]:
-    """The verb and its checked configuration, as the job will have it: whole, and with absolute paths.
+def check_command(arguments: Sequence[str]) -> tuple[str, Config]:
+    """The command and its configuration as the job will have it: complete, and with absolute paths.
 
     Raises:
-        UserError: no verb, an unknown one, or a mistake in its configuration.
+        UserError: no command, an unknown one, or an error in its configuration.
     """
     allowed = [name for name in COMMANDS if name not in _NOT_JOBS]
-    if not words or "=" in words[0] or words[0].startswith("-"):
-        raise UserError(f"which verb? segray submit VERB key=value ... (allowed: {', '.join(allowed)})")
-    verb = words[0].replace("_", "-")
-    if verb not in allowed:
-        near = get_close_matches(verb, allowed, n=1)
+    if not arguments or "=" in arguments[0] or arguments[0].startswith("-"):
+        usage = "segray submit COMMAND key=value ..."
+        raise UserError(f"which command? {usage} (allowed: {', '.join(allowed)})")
+    command = arguments[0].replace("_", "-")
+    if command not in allowed:
+        near = get_close_matches(command, allowed, n=1)
         hint = f"; did you mean {near[0]}?" if near else f" (allowed: {', '.join(allowed)})"
-        raise UserError(f"no job for a cluster: {words[0]}{hint}")
-    config = absolute(load(COMMANDS[verb].config(), *split_source(words[1:])))
-    # Within a job Ray itself says where the cluster is.
-    return verb, config.model_copy(update={"address": None}) if "address" in keys(type(config)) else config
+        raise UserError(f"cannot run as a job: {arguments[0]}{hint}")
+    config = absolute(load(COMMANDS[command].config(), *split_source(arguments[1:])))
+    if "address" in keys(type(config)):
+        # Inside a job Ray itself knows the address of its cluster.
+        config = config.model_copy(update={"address": None})
+    return command, config
 
 
-def _submit(client: Any, job: str, verb: str, config: Config) -> None:
+def _submit(client: JobSubmissionClient, job: str, command: str, config: Config) -> None:
     from ray.exceptions import AuthenticationError
 
     with (
@@ -101,7 +108,7 @@ def _submit(client: Any, job: str, verb: str, config: Config) -> None:
         try:
             when_ready(
                 lambda: client.submit_job(
-                    entrypoint=shlex.join(["python", "-m", "segray.pipelines.cli", verb, CONFIG]),
+                    entrypoint=shlex.join(["python", "-m", "segray", command, CONFIG]),
                     submission_id=job,
                     runtime_env={
                         "working_dir": folder,
@@ -109,15 +116,15 @@ def _submit(client: Any, job: str, verb: str, config: Config) -> None:
                         "excludes": ["**/__pycache__/**"],
                         "env_vars": {"PYTHONUNBUFFERED": "1"},
                     },
-                    metadata={"segray": verb},
+                    metadata={"segray": command},
                 )
             )
         except (RuntimeError, AuthenticationError, ConnectionError) as error:
-            raise UserError(f"the job was not taken: {one_line(error)}", exit_code=1) from error
+            raise UserError(f"the cluster refused the job: {one_line(error)}", exit_code=1) from error
 
 
 def ship(config: Config, folder: Path) -> Config:
-    """Copy a file with class names into the job's folder; the configuration that names the copy."""
+    """Copy a file with class names into the folder of the job, and return a configuration with that copy."""
     classes = getattr(config, "classes", None)
     if not isinstance(classes, str) or not is_file(classes):
         return config
@@ -126,13 +133,13 @@ def ship(config: Config, folder: Path) -> Config:
 
 
 def _package_copy(folder: Path) -> Path:
-    """The package as plain files: in a checkout its parts are links, which Ray's upload does not follow."""
+    """The package as plain files: a checkout has links in it, and Ray's upload does not follow links."""
     copy = folder / "segray"
     shutil.copytree(Path(segray.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
     return copy
 
 
-def _take_up(config: SubmitConfig) -> None:
+def _follow_or_stop(config: SubmitConfig) -> None:
     client = open_client(config.address)
     job = str(config.id)
     try:
@@ -142,5 +149,5 @@ def _take_up(config: SubmitConfig) -> None:
     except RuntimeError as error:
         raise UserError(f"id: no job {job} on {client.get_address()} ({one_line(error)})") from error
     if config.stop:
-        click.echo(f"job {job} is asked to stop", err=True)
+        click.echo(f"asked job {job} to stop", err=True)
     sys.exit(follow(client, job))

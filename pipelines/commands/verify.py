@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections import Counter
@@ -14,8 +15,12 @@ import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from segray.pipelines.config.commands.registry import AnnotateConfig, RelabelConfig, VerifyConfig
-from segray.pipelines.config.loading import load
+from segray.pipelines.config.commands.annotate import AnnotateConfig
+from segray.pipelines.config.commands.relabel import RelabelConfig
+from segray.pipelines.config.commands.verify import VerifyConfig
+from segray.pipelines.config.loading import load_stored
+from segray.pipelines.config.previous import current_provenance
+from segray.pipelines.config.schema import keys
 from segray.pipelines.config.source import read_yaml
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -167,8 +172,8 @@ def _made_with(root: str) -> AnnotateConfig | RelabelConfig:
         except OSError as error:
             raise UserError(f"cannot read {storage.display(kept)}, which says how to make them") from error
         if "labels" in read_yaml(str(file)):
-            return load(RelabelConfig, str(file), [f"out={root}"])
-        return load(AnnotateConfig, str(file), [f"out={root}", "new_run=false"])
+            return load_stored(RelabelConfig, str(file), [f"out={root}"])
+        return load_stored(AnnotateConfig, str(file), [f"out={root}", "new_run=false"])
 
 
 def _show(report: VerifyReport) -> None:
@@ -183,10 +188,22 @@ def _show(report: VerifyReport) -> None:
 
 def _other_provenance(checks: list[PartCheck]) -> list[Problem]:
     """Parts made otherwise than most: a label set has one configuration."""
-    known = Counter(check.provenance for check in checks if check.provenance is not None)
-    usual = known.most_common(1)[0][0] if known else None
-    odd = [check.part for check in checks if check.provenance not in {None, usual}]
+    settings = {check.part: _settings(check.provenance) for check in checks if check.provenance is not None}
+    usual = Counter(settings.values()).most_common(1)[0][0] if settings else None
+    odd = [part for part, value in settings.items() if value != usual]
     return [Problem(part, None, "made with other settings than the other parts") for part in odd]
+
+
+def _settings(provenance: bytes) -> str:
+    """What must be equal in all parts: not versions, names of keys and defaults that an upgrade changes."""
+    record = current_provenance(json.loads(provenance))
+    for name in ("versions", "config_hash"):
+        record.pop(name, None)
+    if config := record.get("config"):
+        model = RelabelConfig if "labels" in config else AnnotateConfig
+        defaults = {name: key.default for name, key in keys(model).items()}
+        record["config"] = {**defaults, **config}
+    return json.dumps(record, sort_keys=True)
 
 
 def _duplicates(checks: list[PartCheck]) -> list[Problem]:

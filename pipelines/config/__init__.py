@@ -1,1 +1,1 @@
-"""Configuration: YAML and key=value words, checked against models, told in one line a problem."""
+"""Configuration: YAML and key=value overrides, validated against models, with one line per problem."""

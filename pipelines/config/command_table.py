@@ -8,8 +8,6 @@ from typing import cast
 
 from segray.pipelines.config.schema import Config
 
-_CONFIGS = "segray.pipelines.config.commands.registry"
-
 
 @dataclass(frozen=True)
 class Command:
@@ -17,23 +15,30 @@ class Command:
 
     Attributes:
         summary: one line of help.
-        module: where its `run(config)` is.
-        config_name: its configuration's class in `config.commands.registry`.
+        module: the module with its `run(config)`.
+        config_module: the module with its configuration.
+        config_class: the name of its configuration's class.
     """
 
     summary: str
     module: str
-    config_name: str
+    config_module: str
+    config_class: str
 
     def config(self) -> type[Config]:
         """The model that its configuration is checked against."""
-        return cast("type[Config]", getattr(import_module(_CONFIGS), self.config_name))
+        return cast("type[Config]", getattr(import_module(self.config_module), self.config_class))
 
 
-def _command(name: str, summary: str, module: str | None = None) -> tuple[str, Command]:
-    config_name = "".join(part.capitalize() for part in name.split("-")) + "Config"
+def _command(name: str, summary: str, module: str = "") -> tuple[str, Command]:
+    """`picture-book` is commands/picture_book.py and the class `PictureBookConfig` in config/commands/."""
     leaf = name.replace("-", "_")
-    return name, Command(summary, module or f"segray.pipelines.commands.{leaf}", config_name)
+    return name, Command(
+        summary,
+        module or f"segray.pipelines.commands.{leaf}",
+        f"segray.pipelines.config.commands.{leaf}",
+        f"{name.title().replace('-', '')}Config",
+    )
 
 
 COMMANDS = dict(
@@ -42,7 +47,7 @@ COMMANDS = dict(
         _command("annotate", "Label a folder of images with SAM and CLIP."),
         _command("relabel", "Relabel with new classes, prompts or threshold, without SAM."),
         _command("train", "Train a network on a few masks and many zero-shot labels."),
-        _command("tune", "Search tau, epsilon or any key of train, split by split.", "segray.tuning.search"),
+        _command("tune", "Search the best values of train's keys for each split.", "segray.tuning.search"),
         _command("predict", "Label images with a trained network: masks and overlays."),
         _command("verify", "Check that a label set is complete, and repair it."),
         _command("evaluate", "Compare labels or predictions with true masks: IoU and mIoU."),

@@ -1,22 +1,21 @@
-"""A configuration's keys in words, for `--help` and for the reference."""
+"""The keys of a configuration as text, for `--help` and for the reference."""
 
 from __future__ import annotations
 
 import textwrap
-from typing import Any
 
 from segray.pipelines.config.schema import Config, Key, keys
 
 
 def help_text(model: type[Config], width: int = 100) -> str:
     """Every key with its type, default and help, in two columns of a terminal."""
-    named = keys(model)
-    indent = min(34, 4 + max(map(len, named)))
-    return "\n".join(_entry(key, indent, width) for key in named.values())
+    known = keys(model)
+    indent = min(34, 4 + max(map(len, known)))
+    return "\n".join(_entry(key, indent, width) for key in known.values())
 
 
-def type_words(key: Key) -> str:
-    """What a key takes: "whole number, 1 to 256, or null"."""
+def type_text(key: Key) -> str:
+    """The values that a key accepts: "whole number, 1 to 256, or null"."""
     kind = "one of" if key.kind == "choice" else key.kind
     separator = " " if key.kind == "choice" else ", "
     return (f"{kind}{separator}{key.allowed}" if key.allowed else kind) + (
@@ -24,12 +23,12 @@ def type_words(key: Key) -> str:
     )
 
 
-def default_words(key: Key) -> str:
-    """A key's default as one would write it, or "required"."""
+def default_text(key: Key) -> str:
+    """The default of a key as a user would write it, or "required"."""
     return "required" if key.required else _value(key.default)
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -42,8 +41,8 @@ def _value(value: Any) -> str:
 
 
 def _entry(key: Key, indent: int, width: int) -> str:
-    default = "required" if key.required else f"default: {default_words(key)}"
-    lines = _wrap(f"{type_words(key)} [{default}]", width - indent)
+    default = "required" if key.required else f"default: {default_text(key)}"
+    lines = _wrap(f"{type_text(key)} [{default}]", width - indent)
     lines += _wrap(key.help, width - indent)
     name = f"  {key.name}"
     head = name.ljust(indent) + lines.pop(0) if len(name) < indent else name
@@ -51,5 +50,5 @@ def _entry(key: Key, indent: int, width: int) -> str:
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    # Whole words only: addresses and model names must stay fit to copy.
+    # No breaks inside words: addresses and model names must stay fit to copy.
     return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False)

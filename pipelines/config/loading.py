@@ -1,6 +1,6 @@
-"""Load, print and fingerprint a configuration: a YAML file, then key=value words, checked against a model.
+"""Load, print and fingerprint a configuration: a YAML file, then key=value overrides, validated by a model.
 
-All that is wrong is told at once, one line a key, before anything runs.
+All problems are reported together, one line per key, before anything runs.
 """
 
 from __future__ import annotations
@@ -8,73 +8,64 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from segray.pipelines.config.problems import explain, no_section, unknown_key
+from segray.pipelines.config import previous
+from segray.pipelines.config.problems import explain, not_a_section, unknown_key
 from segray.pipelines.config.schema import Config, Key, keys, section
-from segray.pipelines.config.source import SWITCHED_ON, parse_flow, parse_override, read_yaml
+from segray.pipelines.config.source import Value, parse_flow, parse_override, read_yaml
 from segray.pipelines.errors import UserError
 
 T = TypeVar("T", bound=Config)
 
 
 def load(model: type[T], source: str | None, overrides: Sequence[str] = ()) -> T:
-    """A checked configuration.
+    """A validated configuration.
 
     Args:
-        model: what to fill.
+        model: the model to fill.
         source: a YAML file, or None.
-        overrides: `a.b=c` words, which win over the file; of two for one key the last wins. Commas make a
-            list where the key holds one, `null` is no value, `[...]` and `{...}` are YAML.
+        overrides: `a.b=c`, which win over the file; of two for one key the last wins. Commas separate the
+            items of a list, `null` is no value, `[...]` and `{...}` are YAML.
 
     Raises:
-        UserError: one line a problem: unknown key, wrong type, out of range, missing, or not readable.
+        UserError: one line per problem: unknown key, wrong type, out of range, missing, or not readable.
     """
-    problems: list[str] = []
-    tree: dict[str, Any] = {}
-    for name, value in read_yaml(source).items() if source is not None else ():
-        _put(tree, model, _name(name), value, problems)
-    for word in overrides:
-        try:
-            name, value = parse_override(word)
-            _put(tree, model, name, _written(keys(model).get(name), name, value), problems)
-        except UserError as error:
-            problems.append(str(error))
-    try:
-        config = model.model_validate(tree)
-    except ValidationError as error:
-        problems += explain(model, error.errors(include_url=False))
-    if problems:
-        raise UserError("\n".join(dict.fromkeys(problems)))
-    return config
+    tree: Mapping[str | None, Value] = read_yaml(source) if source is not None else {}
+    return _load(model, tree, overrides)
 
 
-def split_source(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The configuration file among the words of a command line, or None, and the other words."""
-    source = next((word for word in words if "=" not in word and not word.startswith("-")), None)
-    rest = list(words)
+def load_stored(model: type[T], source: str, overrides: Sequence[str] = ()) -> T:
+    """As `load`, of a file that segray wrote, possibly an earlier version with other names for some keys."""
+    return _load(model, previous.current_tree(read_yaml(source)), overrides)
+
+
+def split_source(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The configuration file among the arguments of a command, or None, and the overrides."""
+    source = next((text for text in arguments if "=" not in text and not text.startswith("-")), None)
+    overrides = list(arguments)
     if source is not None:
-        rest.remove(source)
-    return source, rest
+        overrides.remove(source)
+    return source, overrides
 
 
 def with_values(config: T, values: Mapping[str, str]) -> T:
-    """The configuration with other values for some of its keys, written as in key=value words.
+    """The configuration with other values for some of its keys, written as in key=value overrides.
 
     Raises:
         UserError: no such key.
-        ValidationError: a value that its key does not take.
+        ValidationError: a value that its key does not accept.
     """
-    tree: dict[str, Any] = config.model_dump(mode="json")
-    model, problems = type(config), list[str]()
+    model = type(config)
+    reader = _Reader(model, config.model_dump(mode="json"))
     for name, value in values.items():
-        _put(tree, model, name, _written(keys(model).get(name), name, value), problems)
-    if problems:
-        raise UserError("\n".join(problems))
-    return model.model_validate(tree)
+        reader.put(name, _parsed(keys(model).get(name), name, value))
+    if reader.problems:
+        raise UserError("\n".join(reader.problems))
+    return model.model_validate(reader.tree)
 
 
 def dump(config: Config) -> str:
@@ -82,11 +73,11 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
 
 
-def identity(config: Config) -> dict[str, Any]:
-    """The keys that shape what a run writes, by dotted name; two equal ones may share an output."""
-    named = keys(type(config))
+def identity(config: Config) -> dict[str, object]:
+    """The keys that determine what a run writes, by dotted name; runs with equal ones may share an output."""
+    known = keys(type(config))
     values = _flat(type(config), config.model_dump(mode="json"), "")
-    return {name: value for name, value in values if not named[name].run_only}
+    return {name: value for name, value in values if not known[name].run_only}
 
 
 def config_hash(config: Config) -> str:
@@ -94,18 +85,32 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()
 
 
-def _flat(model: type[Config], values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _load(model: type[T], tree: Mapping[str | None, Value], overrides: Sequence[str]) -> T:
+    reader = _Reader(model, {})
+    reader.put_section("", tree)
+    for override in overrides:
+        reader.put_override(override)
+    try:
+        config = model.model_validate(reader.tree)
+    except ValidationError as error:
+        reader.problems += explain(model, error.errors(include_url=False))
+    if reader.problems:
+        raise UserError("\n".join(dict.fromkeys(reader.problems)))
+    return config
+
+
+def _flat(model: type[Config], values: Mapping[str, object], prefix: str) -> Iterator[tuple[str, object]]:
     for name, field in model.model_fields.items():
-        nested = section(field)
-        if nested is None:
-            yield f"{prefix}{name}", values[name]
+        nested, value = section(field), values[name]
+        if nested is not None and isinstance(value, Mapping):
+            yield from _flat(nested, value, f"{prefix}{name}.")
         else:
-            yield from _flat(nested, values[name], f"{prefix}{name}.")
+            yield f"{prefix}{name}", value
 
 
-def _written(key: Key | None, name: str, value: Any) -> Any:
-    """The value of a key=value word: null, YAML in brackets where several values may stand, else text."""
-    if value is SWITCHED_ON:
+def _parsed(key: Key | None, name: str, value: str | None) -> Value:
+    """The value of an override: null, YAML in brackets where the key takes several values, else text."""
+    if value is None:
         if key is not None and key.kind != "true or false":
             raise UserError(f"{name}: give {name}={key.metavar}")
         return "true"
@@ -115,67 +120,84 @@ def _written(key: Key | None, name: str, value: Any) -> Any:
     return parse_flow(value, name) if several and value[:1] in ("[", "{") else value
 
 
-def _put(tree: dict[str, Any], model: type[Config], name: str, value: Any, problems: list[str]) -> None:
-    """Set a dotted key in the tree of values."""
-    branch, here, path = tree, model, name.split(".")
-    for depth, part in enumerate(path):
-        field = here.model_fields.get(part)
-        if field is None:
-            problems.append(unknown_key(model, name, ".".join(path[:depth])))
+class _Reader:
+    """Collects values by section, and a line for each key that the model does not have.
+
+    Args:
+        model: the model that will validate the values.
+        tree: values to start from.
+    """
+
+    def __init__(self, model: type[Config], tree: dict[str, object]) -> None:
+        self._model = model
+        self.tree = tree
+        self.problems: list[str] = []
+
+    def put_override(self, override: str) -> None:
+        """Set the key of one `a.b=c`."""
+        try:
+            name, value = parse_override(override)
+            self.put(name, _parsed(keys(self._model).get(name), name, value))
+        except UserError as error:
+            self.problems.append(str(error))
+
+    def put(self, name: str, value: Value) -> None:
+        """Set a dotted key, or all keys of a section."""
+        branch, model, path = self.tree, self._model, name.split(".")
+        for depth, part in enumerate(path):
+            field = model.model_fields.get(part)
+            if field is None:
+                self.problems.append(unknown_key(self._model, name, ".".join(path[:depth])))
+                return
+            nested = section(field)
+            if nested is None:
+                key = keys(self._model)[".".join(path[: depth + 1])]
+                self._put_value(branch, key, ".".join(path[depth + 1 :]), value)
+                return
+            branch, model = _branch(branch, part), nested
+        self.put_section(name, value)
+
+    def put_section(self, name: str, value: Value) -> None:
+        """Set the keys of the section `name`; "" is the whole configuration."""
+        # A section whose lines are all commented out reads as null.
+        if value is None:
             return
-        nested = section(field)
-        if nested is None:
-            key = keys(model)[".".join(path[: depth + 1])]
-            _put_value(branch, part, key, ".".join(path[depth + 1 :]), value, problems, model)
+        if not isinstance(value, Mapping):
+            self.problems.append(not_a_section(self._model, name, value))
             return
-        branch, here = branch.setdefault(part, {}), nested
-    _put_section(tree, model, name, value, problems)
+        for part, inner in value.items():
+            leaf = "null" if part is None else str(part)
+            self.put(f"{name}.{leaf}" if name else leaf, inner)
+
+    def _put_value(self, branch: dict[str, object], key: Key, entry: str, value: Value) -> None:
+        leaf = key.name.rpartition(".")[2]
+        if entry and key.kind != "mapping":
+            self.problems.append(unknown_key(self._model, f"{key.name}.{entry}", key.name))
+        elif entry:
+            branch[leaf] = {**_branch(branch, leaf), entry: _comma_list(value)}
+        elif isinstance(value, str) and (new := previous.VALUES.get(key.name, {}).get(value)):
+            self.problems.append(f"{key.name}: {value} is now {new}")
+        else:
+            branch[leaf] = _with_lists(key, value)
 
 
-def _put_section(
-    tree: dict[str, Any], model: type[Config], name: str, value: Any, problems: list[str]
-) -> None:
-    # A section whose lines are all commented out reads as null.
-    if value is None:
-        return
-    if not isinstance(value, dict):
-        problems.append(no_section(model, name, value))
-        return
-    for part, inner in value.items():
-        _put(tree, model, f"{name}.{_name(part)}", inner, problems)
+def _branch(tree: dict[str, object], name: str) -> dict[str, object]:
+    """The mapping under a name, created where there is none."""
+    branch = tree.get(name)
+    if not isinstance(branch, dict):
+        branch = tree[name] = {}
+    return branch
 
 
-def _put_value(
-    branch: dict[str, Any],
-    part: str,
-    key: Key,
-    entry: str,
-    value: Any,
-    problems: list[str],
-    model: type[Config],
-) -> None:
-    if not entry:
-        branch[part] = _with_lists(key, value)
-    elif key.kind == "mapping":
-        entries = branch.get(part)
-        branch[part] = {**(entries if isinstance(entries, dict) else {}), entry: _comma_list(value)}
-    else:
-        problems.append(unknown_key(model, f"{key.name}.{entry}", key.name))
-
-
-def _with_lists(key: Key, value: Any) -> Any:
+def _with_lists(key: Key, value: Value) -> Value:
     if key.kind == "list":
         return _comma_list(value)
-    if key.kind == "mapping" and isinstance(value, dict):
+    if key.kind == "mapping" and isinstance(value, Mapping):
         return {name: _comma_list(entry) for name, entry in value.items()}
     return value
 
 
-def _comma_list(value: Any) -> Any:
+def _comma_list(value: Value) -> Value:
     if not isinstance(value, str):
         return value
     return [part.strip() for part in value.split(",")] if value.strip() else []
-
-
-def _name(key: Any) -> str:
-    return "null" if key is None else str(key)

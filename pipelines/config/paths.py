@@ -1,10 +1,10 @@
-"""Paths in a configuration that must mean the same in another process, which may stand in another folder."""
+"""Paths of a configuration that must stay valid in a process with another working directory."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from segray.pipelines.config.schema import Config, keys
 
@@ -14,7 +14,7 @@ _FOLDERS = {"DIR", "FOLDER"}
 
 
 def joins_cluster(config: Config) -> bool:
-    """Whether a run with this configuration works in processes that others have started."""
+    """Whether a run with this configuration joins a cluster that is already running."""
     if "address" not in type(config).model_fields:
         return False
     return bool(getattr(config, "address", None) or os.environ.get("RAY_ADDRESS"))
@@ -25,7 +25,7 @@ def absolute(config: T) -> T:
     tree = config.model_dump()
     for name, key in keys(type(config)).items():
         *sections, last = name.split(".")
-        branch: dict[str, Any] = tree
+        branch = tree
         for part in sections:
             branch = branch[part]
         value = branch[last]
@@ -35,7 +35,7 @@ def absolute(config: T) -> T:
 
 
 def is_file(value: str) -> bool:
-    """Whether a text names a file here, and not just something of the same name: cat.txt, ./cat, not cat."""
+    """Whether a text is the path of an existing file: cat.txt or ./cat, but not cat, a class name."""
     return bool("/" in value or Path(value).suffix) and "://" not in value and Path(value).is_file()
 
 

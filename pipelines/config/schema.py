@@ -1,4 +1,4 @@
-"""What a configuration is made of: the base model, markers for its fields, and a walk over its keys."""
+"""The base model of configurations, markers for its fields, and a list of all keys of a model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,12 +26,12 @@ class Config(BaseModel):
 
 
 class RunOnly:
-    """Marks a key that says where or how fast a run works, not what it writes: it is no part of the hash."""
+    """Marks a key that says where or how fast a run works, not what it writes: it is not part of the hash."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """How a key is shown: the word that stands for its value, and what its pattern allows."""
+    """How help and errors show a key: the placeholder for its value, and what its pattern allows."""
 
     metavar: str
     allowed: str = ""
@@ -52,7 +52,7 @@ class Key:
 
     Attributes:
         kind: "true or false", "whole number", "number", "text", "choice", "list", "text or list", "mapping".
-        allowed: the range or the choices in words; empty where every value of the kind will do.
+        allowed: the range or the choices as text; empty where every value of the kind is allowed.
         choices: the values of a "choice".
     """
 
@@ -61,7 +61,7 @@ class Key:
     allowed: str
     nullable: bool
     required: bool
-    default: Any
+    default: object
     help: str
     metavar: str
     run_only: bool
@@ -108,9 +108,9 @@ def _key(name: str, field: FieldInfo) -> Key:
     )
 
 
-def _plain(annotation: Any) -> tuple[Any, list[Any], bool]:
-    """An annotation without `Annotated` and None, the metadata met on the way, and whether None was there."""
-    metadata: list[Any] = []
+def _plain(annotation: object) -> tuple[object, list[object], bool]:
+    """An annotation without `Annotated` and None, its metadata, and whether None was a part of it."""
+    metadata: list[object] = []
     nullable = False
     while True:
         if get_origin(annotation) is Annotated:
@@ -123,12 +123,12 @@ def _plain(annotation: Any) -> tuple[Any, list[Any], bool]:
             return annotation, metadata, nullable
 
 
-def _is_union(annotation: Any) -> bool:
+def _is_union(annotation: object) -> bool:
     return get_origin(annotation) in (Union, UnionType)
 
 
-def _kind(annotation: Any) -> tuple[str, tuple[str, ...]]:
-    if annotation in _SCALARS:
+def _kind(annotation: object) -> tuple[str, tuple[str, ...]]:
+    if isinstance(annotation, type) and annotation in _SCALARS:
         return _SCALARS[annotation], ()
     if get_origin(annotation) is Literal:
         return "choice", tuple(str(a) for a in get_args(annotation))
@@ -138,25 +138,26 @@ def _kind(annotation: Any) -> tuple[str, tuple[str, ...]]:
         return "mapping", ()
     if _is_union(annotation) and {_kind(_plain(a)[0])[0] for a in get_args(annotation)} == {"text", "list"}:
         return "text or list", ()
-    raise TypeError(f"a configuration field of type {annotation} has no way to be written")
+    raise TypeError(f"a configuration field cannot have the type {annotation}")
 
 
-def _allowed(annotation: Any, metadata: list[Any]) -> str:
+def _allowed(annotation: object, metadata: list[object]) -> str:
     if get_origin(annotation) is Literal:
         return ", ".join(str(a) for a in get_args(annotation))
     return _range(metadata)
 
 
-def _range(metadata: list[Any]) -> str:
-    ends: dict[type, Any] = {type(m): m for m in metadata if isinstance(m, Ge | Gt | Le | Lt)}
-    low = f"at least {_number(ends[Ge].ge)}" if Ge in ends else ""
-    high = f"at most {_number(ends[Le].le)}" if Le in ends else ""
-    if low and high:
-        return f"{_number(ends[Ge].ge)} to {_number(ends[Le].le)}"
-    low = f"above {_number(ends[Gt].gt)}" if Gt in ends else low
-    high = f"below {_number(ends[Lt].lt)}" if Lt in ends else high
+def _range(metadata: list[object]) -> str:
+    at_least = next((_number(m.ge) for m in metadata if isinstance(m, Ge)), "")
+    above = next((_number(m.gt) for m in metadata if isinstance(m, Gt)), "")
+    at_most = next((_number(m.le) for m in metadata if isinstance(m, Le)), "")
+    below = next((_number(m.lt) for m in metadata if isinstance(m, Lt)), "")
+    if at_least and at_most:
+        return f"{at_least} to {at_most}"
+    low = f"above {above}" if above else f"at least {at_least}" if at_least else ""
+    high = f"below {below}" if below else f"at most {at_most}" if at_most else ""
     return " and ".join(part for part in (low, high) if part)
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,28 +1,29 @@
-"""Configuration as people write it, YAML and key=value words, read into plain text, lists and mappings.
+"""Configuration as users write it, YAML and key=value overrides, parsed into plain text, lists and mappings.
 
-Scalars stay text: `out: 2024` is a folder and `classes: on` a class, whatever YAML 1.1 makes of such words;
-the type of the field decides later.
+Scalars stay text: `out: 2024` is a folder and `classes: on` is a class, whatever YAML 1.1 makes of them. The
+type of the field decides later.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias, cast
 
 import yaml
 
 from segray.pipelines.errors import UserError
 
+Value: TypeAlias = "str | list[Value] | Mapping[str | None, Value] | None"
+"""What YAML without typed scalars holds."""
+
 _OVERRIDE = re.compile(r"(--)?([^\W\d][^=]*)=(.*)", re.DOTALL)
 _SWITCH = re.compile(r"--([^\W\d][\w.-]*)")
 
-SWITCHED_ON = object()
-"""The value of a bare `--key`, which only a true-or-false key takes."""
-
 
 class _TextLoader(yaml.SafeLoader):
-    """The safe loader with text, null, lists and mappings only, and no guess at what a bare word may mean."""
+    """The safe loader, limited to text, null, lists and mappings: a bare word is never converted."""
 
 
 _KEPT_TAGS = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
@@ -32,12 +33,12 @@ _TextLoader.yaml_implicit_resolvers = {
 }
 
 
-def _mapping(loader: _TextLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+def _mapping(loader: _TextLoader, node: yaml.MappingNode) -> dict[object, object]:
     seen: set[str] = set()
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode) and key.tag != _KEPT_TAGS[1] and key.value in seen:
             raise yaml.constructor.ConstructorError(
-                None, None, f"key {key.value} is there twice", key.start_mark
+                None, None, f"key {key.value} is listed twice", key.start_mark
             )
         seen.add(str(key.value))
     loader.flatten_mapping(node)
@@ -51,11 +52,11 @@ _TextLoader.yaml_constructors = {
 _TextLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
-def read_yaml(path: str) -> dict[Any, Any]:
+def read_yaml(path: str) -> Mapping[str | None, Value]:
     """The mapping in a YAML file, every scalar as text or None.
 
     Raises:
-        UserError: no such file, not YAML, tags that would run code, or no mapping at the top.
+        UserError: no such file, not YAML, tags that would run code, or no mapping at the top level.
     """
     try:
         data = _parse(Path(path).read_bytes(), path)
@@ -69,36 +70,34 @@ def read_yaml(path: str) -> dict[Any, Any]:
         raise UserError(f"cannot read configuration file {path!r}: {error}") from None
     if data is None:
         return {}
-    if not isinstance(data, dict):
+    if not isinstance(data, Mapping):
         raise UserError(f"{path}: not a configuration; it needs lines of the form key: value")
     return data
 
 
-def parse_override(word: str) -> tuple[str, Any]:
-    """`key=value` as the key and its value; `--key=value` is taken too, and `--key` gives `SWITCHED_ON`.
+def parse_override(override: str) -> tuple[str, str | None]:
+    """`key=value` as the key and its value.
+
+    `--key=value` is accepted too. `--key` has the value None: only a true-or-false key takes it.
 
     Raises:
-        UserError: no "=", or a value that opens a YAML list or mapping and is none.
+        UserError: neither form.
     """
-    if match := _OVERRIDE.fullmatch(word):
-        return _spelled(match[2]) if match[1] else match[2], match[3]
-    if match := _SWITCH.fullmatch(word):
-        return _spelled(match[1]), SWITCHED_ON
-    raise UserError(f"{word[:100]!r} is not of the form key=value")
+    if match := _OVERRIDE.fullmatch(override):
+        return match[2].replace("-", "_") if match[1] else match[2], match[3]
+    if match := _SWITCH.fullmatch(override):
+        return match[1].replace("-", "_"), None
+    raise UserError(f"{override[:100]!r} is not of the form key=value")
 
 
-def parse_flow(text: str, key: str) -> Any:
+def parse_flow(text: str, key: str) -> Value:
     """A value written as a YAML list or mapping on one line, such as `[a, b]`; `key` is named in errors."""
     return _parse(text.encode("utf-8", "surrogateescape"), key)
 
 
-def _spelled(key: str) -> str:
-    return key.replace("-", "_")
-
-
-def _parse(data: bytes, where: str) -> Any:
+def _parse(data: bytes, where: str) -> Value:
     try:
-        return yaml.load(data, _TextLoader)  # noqa: S506  a SafeLoader with fewer guesses
+        return cast("Value", yaml.load(data, _TextLoader))  # noqa: S506  a SafeLoader that converts less
     except yaml.MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{where}{line}: {_refusal(error)}") from None

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from segray.pipelines.config.commands.clusters import GrowConfig
+from segray.pipelines.config.shared import GrowConfig
 from segray.pipelines.errors import UserError
 
 TASK_CPUS = 0.25

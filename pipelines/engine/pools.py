@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from segray.pipelines.config.commands.registry import Pool
+from segray.pipelines.config.commands.annotate import Pool
 from segray.pipelines.engine.cluster import Resources
 from segray.pipelines.errors import UserError
 

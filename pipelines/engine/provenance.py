@@ -8,6 +8,7 @@ from typing import Any
 
 from segray.models.label_space import LabelSpace
 from segray.pipelines.config.loading import config_hash, identity
+from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.config.schema import Config, keys
 from segray.pipelines.io import storage
 
@@ -26,7 +27,7 @@ def provenance(
     """The record that goes into the metadata of each part; equal for all runs that may share a label set.
 
     Args:
-        config: the verb's configuration.
+        config: the command's configuration.
         space: the label space that it stands for.
         sam: model name and sha256 of its weights.
         clip: likewise, the features, and where the weights came from.
@@ -57,7 +58,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], model: type[Config]) -
         new: likewise.
         model: of the new configuration. A key that an older segray did not have had its default there.
     """
-    flat_old, flat_new = _flat(old), _flat(new)
+    flat_old, flat_new = _flat(current_provenance(old)), _flat(new)
     if old.get("config"):
         defaults = {f"config.{name}": key.default for name, key in keys(model).items()}
         flat_old = {name: defaults.get(name) for name in flat_new} | flat_old

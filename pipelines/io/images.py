@@ -44,14 +44,14 @@ class ImageOptions:
         max_pixels: width times height above this is refused from the header, before any pixel is decoded.
         min_size: shortest side in pixels.
         frames: what to do with animations and multi-page files: skip them, or take the first frame.
-        matte: RGB colour that transparent pixels are laid on.
+        background_color: RGB colour that transparent pixels are laid on.
         jpeg_size: what a reduced JPEG must keep, in pixels of (long side, short side); None: all of it.
     """
 
     max_pixels: int = 100_000_000
     min_size: int = 8
     frames: Literal["skip", "first"] = "skip"
-    matte: tuple[int, int, int] = (255, 255, 255)
+    background_color: tuple[int, int, int] = (255, 255, 255)
     jpeg_size: tuple[int, int] | None = None
 
 
@@ -94,7 +94,7 @@ def decode(data: bytes, options: ImageOptions) -> UInt8Array:
 def decode_image(data: bytes, options: ImageOptions) -> DecodedImage:
     """Decode a picture, turned upright by its EXIF orientation.
 
-    Transparency is laid on `options.matte`; 16-bit grey is scaled by 255/65535, not by its own range.
+    Transparent pixels show `options.background_color`; 16-bit grey is scaled by 255/65535, not by its range.
     Neither Pillow's global limits nor the warning filters are touched, so threads may share the process.
 
     Raises:
@@ -109,7 +109,7 @@ def decode_image(data: bytes, options: ImageOptions) -> DecodedImage:
             size = size if reduced > 1 else image.size
             # Read after load(), which turns a TIFF upright by itself and then drops its tag.
             turn = _UPRIGHT.get(_orientation(image))
-            rgb = _to_rgb(image, options.matte)
+            rgb = _to_rgb(image, options.background_color)
             upright = rgb if turn is None else rgb.transpose(turn)
             width, height = size[::-1] if turn in _SIDEWAYS else size
             return DecodedImage(np.array(upright, np.uint8), height, width, reduced)
@@ -168,14 +168,14 @@ def _reduce(image: ImageFile.ImageFile, keep: tuple[int, int]) -> int:
     return next(s for s in (1, 2, 4, 8) if -(-width // s) == image.width and -(-height // s) == image.height)
 
 
-def _to_rgb(image: Image.Image, matte: tuple[int, int, int]) -> Image.Image:
+def _to_rgb(image: Image.Image, background_color: tuple[int, int, int]) -> Image.Image:
     # Pillow opens 16-bit PGM as "I"; elsewhere "I" means 32 or signed bits, of unknown range.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         return Image.fromarray(_TO_8_BITS[np.asarray(image)]).convert("RGB")
     if image.mode not in _MODES:
         raise ImageProblem("error", f"unsupported mode {image.mode}")
     if image.has_transparency_data:
-        ground = Image.new("RGBA", image.size, (*matte, 255))
+        ground = Image.new("RGBA", image.size, (*background_color, 255))
         return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
 

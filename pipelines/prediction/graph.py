@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from segray.pipelines.annotation.stages.encode import read_tables
-from segray.pipelines.config.commands.registry import Pool
+from segray.pipelines.config.commands.annotate import Pool
 from segray.pipelines.engine import cluster, ledger, pools
 from segray.pipelines.io import pending, storage
 from segray.pipelines.prediction.stages import Job, PredictImages, finish_table

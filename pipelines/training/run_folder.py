@@ -16,6 +16,7 @@ import yaml
 
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import dump, identity
+from segray.pipelines.config.previous import current_tree
 from segray.pipelines.engine.provenance import other_configuration
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -80,7 +81,7 @@ class RunFolder:
             self.out,
             "training run",
             identity(self.config),
-            lambda tree: identity(TrainConfig.model_validate(tree)),
+            lambda tree: identity(TrainConfig.model_validate(current_tree(tree))),
         )
 
     def begin(self, data: TrainingData) -> None:

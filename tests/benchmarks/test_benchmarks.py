@@ -25,7 +25,7 @@ from segray.models.label_space import label_space
 from segray.models.masks import Segment, segment_from_mask
 from segray.models.metrics import mean_iou
 from segray.models.sam.generator import MaskGenerator, build_sam
-from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.scenes.picture_book import Scene, draw_scene
 from tests.benchmarks.programs import run
@@ -280,9 +280,9 @@ def test_drawn_outputs_reach_both_generators(monkeypatch: pytest.MonkeyPatch) ->
     with drawn.instead_of(sam):
         records = SamAutomaticMaskGenerator(sam, **options).generate(picture)
         (segments,) = MaskGenerator(sam, **options).generate([picture])
-        (ahead,) = MaskGenerator(sam, **options, ahead=True).generate([picture])
-    assert [s.predicted_iou for s in ahead] == [r["predicted_iou"] for r in records]
-    assert masks.matched_iou(ahead, records, (192, 192)) == [1.0] * len(records)
+        (pipelined,) = MaskGenerator(sam, **options, pipelined=True).generate([picture])
+    assert [s.predicted_iou for s in pipelined] == [r["predicted_iou"] for r in records]
+    assert masks.matched_iou(pipelined, records, (192, 192)) == [1.0] * len(records)
     assert [s.predicted_iou for s in segments] == [r["predicted_iou"] for r in records]
     assert len(records) > 3
     assert masks.matched_iou(segments, records, (192, 192)) == [1.0] * len(records)

@@ -16,7 +16,7 @@ from segray.models.clip.model import build_clip
 from segray.models.masks import unpack
 from segray.models.sam.generator import build_sam
 from segray.pipelines.annotation.stages.encode import read_row
-from segray.pipelines.config.commands.registry import AnnotateConfig, SamConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig, SamConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.engine.pools import PoolPlan

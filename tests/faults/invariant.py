@@ -8,7 +8,7 @@ from typing import Any
 
 from segray.pipelines.commands import annotate
 from segray.pipelines.commands.verify import verify
-from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.io.sources import list_images
 from segray.pipelines.io.storage import is_temporary

@@ -19,7 +19,7 @@ from PIL import Image
 
 from segray.pipelines import cli
 from segray.pipelines.commands import annotate
-from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
 
 REPOSITORY = Path(__file__).parents[2]

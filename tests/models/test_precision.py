@@ -37,8 +37,8 @@ def test_masks_hardly_change(precision: Precision, least: float) -> None:
     """Measured: 0.997 and 0.9998 over four scenes."""
     sam, images = build_sam("picture_book")[0], scenes(2)
     exact = MaskGenerator(sam, **OPTIONS).generate(images)
-    found = MaskGenerator(sam, precision=precision, **OPTIONS).generate(images)
-    pairs = zip(exact, found, strict=True)
+    rounded = MaskGenerator(sam, precision=precision, **OPTIONS).generate(images)
+    pairs = zip(exact, rounded, strict=True)
     ious = [best_iou(segment, others) for segments, others in pairs for segment in segments]
     assert len(ious) > 5
     assert least < np.mean(ious) < 1
@@ -49,10 +49,10 @@ def test_masks_hardly_change(precision: Precision, least: float) -> None:
 def test_what_decides_stays_in_fp32() -> None:
     sam, _ = build_sam("picture_book")
     decoder = MaskDecoder(sam, torch.bfloat16)
-    picture = decoder.picture(torch.randn(64, 24, 24, generator=torch.Generator().manual_seed(0)))
-    assert picture.tokens.dtype == torch.bfloat16
+    image = decoder.image_tokens(torch.randn(64, 24, 24, generator=torch.Generator().manual_seed(0)))
+    assert image.tokens.dtype == torch.bfloat16
     prompts = decoder.prompts(torch.from_numpy(point_grid(2) * 192))
-    logits, iou = decoder.all_masks(picture, prompts, 24)
+    logits, iou = decoder.all_masks(image, prompts, 24)
     for values in (prompts, logits, iou):
         assert values.dtype == torch.float32
         # Not fp32 in name only: rounded to bfloat16 they would be others.
@@ -69,10 +69,10 @@ def test_features_hardly_change(precision: Precision, least: float) -> None:
         batch = preprocess(scenes(2), clip.image_size, clip.mean, clip.std)
         return dense_features(clip.model.visual, batch, depth=clip.depth)
 
-    found, exact = features(precision), features("fp32")
-    assert found.dtype == torch.float32
-    assert found.norm(dim=-1).sub(1).abs().max() < 1e-5
-    assert least < (found * exact).sum(-1).min() < 1
+    rounded, exact = features(precision), features("fp32")
+    assert rounded.dtype == torch.float32
+    assert rounded.norm(dim=-1).sub(1).abs().max() < 1e-5
+    assert least < (rounded * exact).sum(-1).min() < 1
 
 
 def test_the_text_tower_stays_in_fp32() -> None:

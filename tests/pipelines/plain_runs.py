@@ -15,7 +15,7 @@ from segray.pipelines.annotation.sink import part_tables
 from segray.pipelines.annotation.stages.encode import encode_table, read_table
 from segray.pipelines.annotation.stages.segment import ClassifySegments, SegmentImages
 from segray.pipelines.commands.annotate import prepare
-from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.engine.pools import PoolPlan

@@ -12,7 +12,7 @@ import pytest
 
 from segray.pipelines import cli
 from segray.pipelines.config.command_table import COMMANDS
-from segray.pipelines.config.commands.registry import VerifyConfig
+from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.config.schema import Config, keys
 from segray.pipelines.errors import UserError
 
@@ -23,9 +23,9 @@ Result = tuple[int, str, str]
 def segray(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """Runs the command line: exit status, stdout, stderr."""
 
-    def run(*words: str) -> Result:
+    def run(*arguments: str) -> Result:
         with pytest.raises(SystemExit) as caught:
-            cli.main(words)
+            cli.main(arguments)
         out, err = capsys.readouterr()
         code = caught.value.code
         return code if isinstance(code, int) else 0, out, err
@@ -78,7 +78,7 @@ def test_help_and_errors_load_nothing_heavy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [(), ("--help",), ("-h",)])
-def test_help_lists_every_verb(segray: Callable[..., Result], words: tuple[str, ...]) -> None:
+def test_help_lists_every_command(segray: Callable[..., Result], words: tuple[str, ...]) -> None:
     code, out, err = segray(*words)
     assert (code, err) == (0, "")
     listed = [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines()]
@@ -86,18 +86,18 @@ def test_help_lists_every_verb(segray: Callable[..., Result], words: tuple[str, 
     assert "..." not in out.partition("Commands:\n")[2]
 
 
-@pytest.mark.parametrize("verb", COMMANDS)
-def test_help_of_a_verb_shows_every_key(segray: Callable[..., Result], verb: str) -> None:
-    code, out, _ = segray(verb, "--help")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_shows_every_key(segray: Callable[..., Result], command: str) -> None:
+    code, out, _ = segray(command, "--help")
     assert code == 0
     flat = " ".join(out.split())
-    for key in keys(COMMANDS[verb].config()).values():
+    for key in keys(COMMANDS[command].config()).values():
         assert f" {key.name} " in flat
         assert key.help in flat
     assert max(map(len, out.splitlines())) <= 100
 
 
-def test_help_of_a_verb_shows_types_and_defaults(segray: Callable[..., Result]) -> None:
+def test_help_of_a_command_shows_types_and_defaults(segray: Callable[..., Result]) -> None:
     flat = " ".join(segray("annotate", "--help")[1].split())
     assert "images text [required] The images:" in flat
     assert "sam.model one of picture_book, vit_b, vit_l, vit_h, none [default: picture_book]" in flat
@@ -109,7 +109,7 @@ def test_version(segray: Callable[..., Result]) -> None:
     assert segray("--version") == (0, f"segray {version('segray')}\n", "")
 
 
-def test_the_verb_gets_the_whole_configuration(
+def test_the_command_gets_the_whole_configuration(
     segray: Callable[..., Result], verify_does: Callable[..., None], tmp_path: Path
 ) -> None:
     given: list[Config] = []

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from segray.pipelines.commands.submit import check_command, split_words
+from segray.pipelines.commands.submit import check_command, split_overrides
 from segray.pipelines.config.command_table import COMMANDS
 from segray.pipelines.config.loading import load
 from tests.pipelines.ray_heads import head_with_token
@@ -30,7 +30,7 @@ def commands(text: str) -> list[list[str]]:
 @pytest.mark.parametrize("words", commands(TEXT), ids=" ".join)
 def test_the_command_is_one_that_segray_takes(words: list[str]) -> None:
     if words[0] == "submit":
-        config, rest = split_words(words[1:])
+        config, rest = split_overrides(words[1:])
         assert config.id or check_command(rest)[0] in COMMANDS
     else:
         assert load(COMMANDS[words[0]].config(), None, words[1:])

@@ -11,7 +11,7 @@ import torch
 
 from segray.pipelines.commands import annotate
 from segray.pipelines.commands.verify import verify
-from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.label_set.store import LabelStore
 from tests.faults.invariant import contents

@@ -1,196 +1,254 @@
-"""The search's plots as SVG geometry, for the template to draw."""
+"""The plots of a search."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
-from segray.pipelines.config.search_space import Dimension, text
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from segray.pipelines.config.search_space import Dimension
 from segray.pipelines.reporting import thumbnails
+from segray.pipelines.reporting.charts import COLOURS, Chart
 from segray.pipelines.reporting.page import percent
-from segray.pipelines.reporting.training.charts import SHARE, scale, tick_text, ticks_of
-from segray.tuning.effects import Comparable, position, smooth_map
-from segray.tuning.ledger import Trial
+from segray.tuning.records import Trial
+from segray.tuning.report.effects import Comparable, position, smooth_map
+from segray.tuning.report.splits import SplitResult
 
-LEFT, RIGHT, TOP, BOTTOM = 56.0, 508.0, 12.0, 228.0
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _MAP_COLUMNS, _MAP_ROWS, _REACH = 24, 16, 0.12
-_MARGIN = 0.04
-"""Share of the width that dots keep from the sides."""
-
-
-@dataclass(frozen=True)
-class Dot:
-    """A trial: its place, its looks (CSS classes), what it tells when it is pointed at, and its fill."""
-
-    x: float
-    y: float
-    style: str
-    text: str
-    fill: str = ""
+_LONGEST_TICK = 12
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot in the coordinates of its viewBox, 520 x 260.
+    """A plot for the page.
 
     Attributes:
-        across: what x is.
-        rows: (y, text) of the grid.
-        columns: (x, text) of the ticks.
-        paths: (CSS class, SVG path).
-        cells: (x, y, width, height, colour) below all else.
-        legend: (CSS class, name, value).
-        scale: (text of the least, of the greatest) that the colours stand for.
+        svg: the `<svg>` element.
+        across: quantity of the x axis.
+        up: quantity of the y axis, where it is not the mean IoU.
+        legend: (colour, name, value).
+        scale: (text of the minimum, of the maximum) of the map's colours.
     """
 
     caption: str
+    svg: Markup
     across: str
-    rows: list[tuple[float, str]]
-    columns: list[tuple[float, str]]
-    dots: list[Dot] = field(default_factory=list)
-    paths: list[tuple[str, str]] = field(default_factory=list)
-    cells: list[tuple[float, float, float, float, str]] = field(default_factory=list)
-    legend: list[tuple[str, str, str]] = field(default_factory=list)
     up: str = ""
+    legend: list[tuple[str, str, str]] = field(default_factory=list)
     scale: tuple[str, str] | None = None
-    note: str = ""
 
 
-def tell(trial: Trial, score: float | None) -> str:
-    """What a dot says."""
-    values = ", ".join(f"{key} {value}" for key, value in trial.values.items())
-    stopped = f", stopped at epoch {trial.runs[0].epoch:g}" if trial.state == "stopped" and trial.runs else ""
-    name = f"{trial.file} (as it stands)" if trial.number == 0 else trial.file
-    return f"{name}: {percent(score)}{stopped}; {values}"
+@dataclass(frozen=True)
+class Curve:
+    """One curve of the plot over the number of masks.
 
-
-def over_key(
-    dimension: Dimension, families: Mapping[str, tuple[str, list[Trial], Trial | None]]
-) -> Plot | None:
-    """mIoU over one key, all splits in one plot; None where nothing was scored.
-
-    Args:
-        dimension: the key.
-        families: by split, its CSS class, its trials and the best of them.
+    Attributes:
+        colour: name in `COLOURS`.
+        dashes: matplotlib's line style.
+        points: (masks, mIoU).
     """
-    scored = [
-        (style, one, one is best)
-        for style, trials, best in families.values()
-        for one in trials
-        if one.score is not None and position(dimension, one) is not None
-    ]
-    if not scored:
+
+    name: str
+    colour: str
+    dashes: str
+    points: list[tuple[int, float]]
+
+
+def over_key(dimension: Dimension, splits: Sequence[SplitResult]) -> Plot | None:
+    """mIoU over one key, all splits in one plot; None if no trial has a score."""
+    caption = f"Mean IoU over {dimension.key}"
+    chart, count = Chart(caption), 0
+    with chart.style():
+        _percent_axis(chart.axes)
+        for result in splits:
+            trials = [trial for trial in result.trials if _has_point(dimension, trial)]
+            count += len(trials)
+            points = [(_coordinate(dimension, trial), trial.score or 0.0) for trial in trials]
+            _draw_trials(chart, result, trials, points, lambda trial: _tip(trial, trial.score))
+        _key_axis(chart.axes, dimension)
+    if not count:
         return None
-    ticks = ticks_of([one.score or 0.0 for _, one, _ in scored])
-    up = scale(ticks[0], ticks[-1], BOTTOM, TOP)
-    across = _across(dimension, [one for _, one, _ in scored])
-    dots = [
-        Dot(
-            across(position(dimension, one) or 0.0),
-            up(one.score or 0.0),
-            _looks(style, one, best),
-            tell(one, one.score),
+    legend = [
+        (
+            result.colour,
+            f"data.labelled={result.split}",
+            result.best.values.get(dimension.key, "") if result.best else "-",
         )
-        for style, one, best in sorted(scored, key=lambda entry: entry[2])
+        for result in splits
     ]
-    return Plot(
-        f"Mean IoU over {dimension.key}",
-        dimension.key.rpartition(".")[2],
-        rows=[(up(value), tick_text(value, ticks, SHARE)) for value in ticks],
-        columns=_columns(dimension, across),
-        dots=dots,
-        legend=[
-            (style, f"data.labelled={split}", best.values.get(dimension.key, "") if best else "-")
-            for split, (style, _, best) in families.items()
-        ],
+    return Plot(caption, chart.svg(), _leaf(dimension), legend=legend)
+
+
+def two_keys(result: SplitResult, x: Dimension, y: Dimension, known: Comparable) -> Plot | None:
+    """The map of two ranges in one split; None for fewer than three trials.
+
+    Between the trials the colour is a smooth mean of theirs.
+    """
+    trials = [
+        trial
+        for trial in result.trials
+        if trial.file in known.scores and _inside(x, trial) and _inside(y, trial)
+    ]
+    if len(trials) < 3:
+        return None
+    scores = [known.scores[trial.file] for trial in trials]
+    when = "" if known.epoch is None else f" at epoch {known.epoch:g}"
+    caption = f"Mean IoU{when}, data.labelled={result.split}"
+    chart = Chart(caption)
+    with chart.style():
+        _draw_map(chart, result, (x, y), trials, scores)
+    scale = (percent(min(scores)), percent(max(scores)))
+    return Plot(caption, chart.svg(), _leaf(x), up=_leaf(y), scale=scale)
+
+
+def over_labels(curves: Sequence[Curve]) -> Plot | None:
+    """mIoU over the number of masks, on a logarithmic axis; None without a point."""
+    drawn = [curve for curve in curves if curve.points]
+    if not drawn:
+        return None
+    caption = "Mean IoU against the number of masks"
+    chart = Chart(caption)
+    with chart.style():
+        _percent_axis(chart.axes)
+        chart.axes.set_xscale("log")
+        counts = sorted({masks for curve in drawn for masks, _ in curve.points})
+        chart.axes.set_xticks(counts, [str(count) for count in counts], minor=False)
+        chart.axes.set_xticks([], minor=True)
+        for curve in drawn:
+            _draw_curve(chart, curve)
+    legend = [(curve.colour, curve.name, percent(curve.points[-1][1])) for curve in drawn]
+    return Plot(caption, chart.svg(), "masks", legend=legend)
+
+
+def learning(result: SplitResult) -> Plot | None:
+    """The curves of a split's trials over the epochs; None if nothing was validated."""
+    trials = [trial for trial in result.trials if trial.runs]
+    if not trials:
+        return None
+    caption = f"Learning curves, data.labelled={result.split}"
+    chart, colour = Chart(caption), COLOURS[result.colour]
+    with chart.style():
+        _percent_axis(chart.axes)
+        for trial in trials:
+            width, alpha = (3.0, 1.0) if trial is result.best else (1.3, 0.25 if _is_cut(trial) else 0.6)
+            style = ":" if trial.number == 0 else "-"
+            chart.axes.plot(*zip(*trial.runs[0].curve, strict=True), style, c=colour, lw=width, alpha=alpha)
+        ends = [trial.runs[0].curve[-1] for trial in trials]
+        _draw_trials(chart, result, trials, ends, lambda trial: _tip(trial, trial.runs[0].miou))
+    return Plot(caption, chart.svg(), "epoch")
+
+
+def _draw_trials(
+    chart: Chart,
+    result: SplitResult,
+    trials: Sequence[Trial],
+    points: Sequence[tuple[float, float]],
+    tip: Callable[[Trial], str],
+) -> None:
+    """A dot per trial: stopped trials are pale, the baseline is a ring, the best has an outline."""
+    if not trials:
+        return
+    from matplotlib.colors import to_rgba
+
+    colour = COLOURS[result.colour]
+    faces = [COLOURS["card"] if trial.number == 0 else colour for trial in trials]
+    alphas = [0.28 if _is_cut(trial) else 1.0 for trial in trials]
+    dots = chart.axes.scatter(
+        *zip(*points, strict=True),
+        s=[90 if trial is result.best else 45 for trial in trials],
+        c=[to_rgba(face, alpha) for face, alpha in zip(faces, alphas, strict=True)],
+        edgecolors=[COLOURS["ink"] if trial is result.best else colour for trial in trials],
+        linewidths=[2.4 if trial is result.best or trial.number == 0 else 0.5 for trial in trials],
+        clip_on=False,
+        zorder=3,
     )
+    chart.tag(dots, "trials", [tip(trial) for trial in trials])
 
 
-def _looks(style: str, trial: Trial, best: bool) -> str:
-    marks = [style]
-    marks += ["stopped"] if trial.state != "done" else []
-    marks += ["standing"] if trial.number == 0 else []
-    return " ".join([*marks, "best"] if best else marks)
-
-
-def _across(dimension: Dimension, trials: Sequence[Trial]) -> Any:
-    """Positions to x; the range is widened where the configuration as it stands lies outside of it."""
-    places = [position(dimension, one) or 0.0 for one in trials]
-    low, high = min(0.0, *places), max(1.0, *places)
-    margin = _MARGIN * (RIGHT - LEFT)
-    return scale(low, high, LEFT + margin, RIGHT - margin)
-
-
-def _columns(dimension: Dimension, across: Any) -> list[tuple[float, str]]:
-    if dimension.listed:
-        count = len(dimension.values)
-        return [(across((i + 0.5) / count), _short(value)) for i, value in enumerate(dimension.values)]
-    low, high = dimension.low, dimension.high
-    if dimension.kind == "loguniform":
-        inner = range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)
-        values = [10.0**power for power in inner] if len(inner) > 1 else [low, high]
-        width = math.log(high / low)
-        return [(across(math.log(value / low) / width), f"{value:g}") for value in values]
-    inside = [value for value in ticks_of([low, high]) if low - 1e-9 <= value <= high + 1e-9]
-    return [(across((value - low) / (high - low)), text(float(f"{value:.6g}"))) for value in inside]
-
-
-def _short(value: str) -> str:
-    return value if len(value) <= 12 else f"...{value[-10:]}"
-
-
-def two_keys(
-    split: str,
+def _draw_map(
+    chart: Chart,
+    result: SplitResult,
     pair: tuple[Dimension, Dimension],
     trials: Sequence[Trial],
-    known: Comparable,
-    best: Trial | None,
-) -> Plot | None:
-    """The map of two ranges in one split: colours between the trials are a smooth mean of theirs."""
-    first, second = pair
-    used = [
-        one for one in trials if one.file in known.scores and _inside(first, one) and _inside(second, one)
-    ]
-    if len(used) < 3:
-        return None
-    scores = [known.scores[one.file] for one in used]
-    points = [(position(first, one) or 0.0, position(second, one) or 0.0) for one in used]
-    low, high = min(scores), max(scores)
-    colours = thumbnails.ramp()
+    scores: Sequence[float],
+) -> None:
+    from matplotlib.colors import ListedColormap
 
-    def colour(score: float) -> str:
-        return "#" + bytes(colours[round(255 * (score - low) / ((high - low) or 1.0))]).hex()
-
-    across, up = scale(0, 1, LEFT, RIGHT), scale(0, 1, BOTTOM, TOP)
-    smooth = smooth_map(points, scores, _MAP_COLUMNS, _MAP_ROWS, _REACH)
-    width, height = (RIGHT - LEFT) / _MAP_COLUMNS, (BOTTOM - TOP) / _MAP_ROWS
-    dots = [
-        Dot(across(x), up(y), _looks("", one, one is best), tell(one, score), colour(score))
-        for one, (x, y), score in zip(used, points, scores, strict=True)
-    ]
-    when = "" if known.epoch is None else f" at epoch {known.epoch:g}"
-    return Plot(
-        f"Mean IoU{when}, data.labelled={split}",
-        first.key.rpartition(".")[2],
-        rows=_columns(second, up),
-        columns=_columns(first, across),
-        dots=dots,
-        cells=[
-            (
-                LEFT + i * width,
-                BOTTOM - (j + 1) * height,
-                width + 0.5,
-                height + 0.5,
-                colour(float(smooth[j, i])),
-            )
-            for j in range(_MAP_ROWS)
-            for i in range(_MAP_COLUMNS)
-        ],
-        up=second.key.rpartition(".")[2],
-        scale=(percent(low), percent(high)),
+    x, y = pair
+    colours = ListedColormap(thumbnails.ramp() / 255.0)
+    places = [(position(x, trial) or 0.0, position(y, trial) or 0.0) for trial in trials]
+    cells = smooth_map(places, scores, _MAP_COLUMNS, _MAP_ROWS, _REACH)
+    limits = {"cmap": colours, "vmin": min(scores), "vmax": max(scores)}
+    chart.axes.grid(visible=False)
+    chart.axes.pcolormesh(_edges(x, _MAP_COLUMNS), _edges(y, _MAP_ROWS), cells, alpha=0.6, **limits)
+    dots = chart.axes.scatter(
+        [_coordinate(x, trial) for trial in trials],
+        [_coordinate(y, trial) for trial in trials],
+        c=list(scores),
+        s=[90 if trial is result.best else 45 for trial in trials],
+        edgecolors=[_map_edge(trial, result) for trial in trials],
+        linewidths=[2.4 if trial is result.best or trial.number == 0 else 1.2 for trial in trials],
+        clip_on=False,
+        zorder=3,
+        **limits,
     )
+    tips = [_tip(trial, score) for trial, score in zip(trials, scores, strict=True)]
+    chart.tag(dots, "trials", tips)
+    for dimension, set_scale in ((x, chart.axes.set_xscale), (y, chart.axes.set_yscale)):
+        if dimension.kind == "loguniform":
+            set_scale("log")
+
+
+def _map_edge(trial: Trial, result: SplitResult) -> str:
+    if trial is result.best:
+        return COLOURS["ink"]
+    return COLOURS["series-1"] if trial.number == 0 else COLOURS["card"]
+
+
+def _draw_curve(chart: Chart, curve: Curve) -> None:
+    masks, mious = zip(*curve.points, strict=True)
+    colour = COLOURS[curve.colour]
+    chart.axes.plot(masks, mious, linestyle=curve.dashes, color=colour, linewidth=2)
+    dots = chart.axes.scatter(masks, mious, color=colour, s=30, clip_on=False, zorder=3)
+    tips = [f"{curve.name}, {count} masks: {percent(miou)}" for count, miou in curve.points]
+    chart.tag(dots, "points", tips)
+
+
+def _key_axis(axes: Axes, dimension: Dimension) -> None:
+    if dimension.listed:
+        axes.set_xticks(range(len(dimension.values)), [_short(value) for value in dimension.values])
+        axes.set_xlim(-0.5, len(dimension.values) - 0.5)
+    elif dimension.kind == "loguniform":
+        axes.set_xscale("log")
+
+
+def _percent_axis(axes: Axes) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+
+
+def _edges(dimension: Dimension, cells: int) -> NDArray[np.float64]:
+    space = np.geomspace if dimension.kind == "loguniform" else np.linspace
+    edges: NDArray[np.float64] = space(dimension.low, dimension.high, cells + 1)
+    return edges
+
+
+def _coordinate(dimension: Dimension, trial: Trial) -> float:
+    """The value itself, or its index in the list."""
+    written = trial.values[dimension.key]
+    return float(dimension.values.index(written) if dimension.listed else written)
+
+
+def _has_point(dimension: Dimension, trial: Trial) -> bool:
+    return trial.score is not None and position(dimension, trial) is not None
 
 
 def _inside(dimension: Dimension, trial: Trial) -> bool:
@@ -198,61 +256,21 @@ def _inside(dimension: Dimension, trial: Trial) -> bool:
     return place is not None and 0 <= place <= 1
 
 
-def over_labels(curves: Sequence[tuple[str, str, Sequence[tuple[int, float | None]]]]) -> Plot | None:
-    """mIoU against the number of masks, on a logarithmic axis.
-
-    Args:
-        curves: (CSS class, name, points (masks, mIoU)).
-    """
-    shown = [(style, name, [(n, y) for n, y in points if y is not None]) for style, name, points in curves]
-    shown = [one for one in shown if one[2]]
-    counts = sorted({n for _, _, points in shown for n, _ in points})
-    if not counts:
-        return None
-    ticks = ticks_of([y for _, _, points in shown for _, y in points])
-    up = scale(ticks[0], ticks[-1], BOTTOM, TOP)
-    margin = _MARGIN * (RIGHT - LEFT)
-    log = scale(math.log(counts[0]), math.log(counts[-1]), LEFT + margin, RIGHT - margin)
-    dots, paths = [], []
-    for style, name, points in shown:
-        places = [(log(math.log(n)), up(y)) for n, y in points]
-        paths.append((style, "M" + " L".join(f"{x:.1f} {y:.1f}" for x, y in places)))
-        dots += [
-            Dot(x, y, style, f"{name}, {n} masks: {percent(miou)}")
-            for (x, y), (n, miou) in zip(places, points, strict=True)
-        ]
-    return Plot(
-        "Mean IoU against the number of masks",
-        "masks",
-        rows=[(up(value), tick_text(value, ticks, SHARE)) for value in ticks],
-        columns=[(log(math.log(n)), str(n)) for n in counts],
-        dots=dots,
-        paths=paths,
-        legend=[(style, name, percent(points[-1][1])) for style, name, points in shown],
-    )
+def _is_cut(trial: Trial) -> bool:
+    return trial.state != "done"
 
 
-def learning(split: str, style: str, trials: Sequence[Trial], best: Trial | None) -> Plot | None:
-    """The curves of a split's trials over the epochs; those that were stopped end early."""
-    drawn = [one for one in trials if one.runs]
-    if not drawn:
-        return None
-    ticks = ticks_of([miou for one in drawn for _, miou in one.runs[0].curve])
-    up = scale(ticks[0], ticks[-1], BOTTOM, TOP)
-    epochs = max(one.runs[0].epoch for one in drawn)
-    across = scale(0, epochs, LEFT, RIGHT)
-    paths, dots = [], []
-    for one in sorted(drawn, key=lambda trial: (trial is best, trial.number == 0)):
-        places = [(across(epoch), up(miou)) for epoch, miou in one.runs[0].curve]
-        looks = _looks(style, one, one is best)
-        paths.append((looks, "M" + " L".join(f"{x:.1f} {y:.1f}" for x, y in places)))
-        dots.append(Dot(*places[-1], looks, tell(one, one.runs[0].miou)))
-    inner = [value for value in ticks_of([0, epochs]) if value <= epochs]
-    return Plot(
-        f"Learning curves, data.labelled={split}",
-        "epoch",
-        rows=[(up(value), tick_text(value, ticks, SHARE)) for value in ticks],
-        columns=[(across(value), f"{value:g}") for value in inner],
-        dots=dots,
-        paths=paths,
-    )
+def _tip(trial: Trial, score: float | None) -> str:
+    """What a dot shows when it is pointed at."""
+    values = ", ".join(f"{key} {value}" for key, value in trial.values.items())
+    stopped = f", stopped at epoch {trial.runs[0].epoch:g}" if trial.state == "stopped" and trial.runs else ""
+    name = f"{trial.file} (baseline)" if trial.number == 0 else trial.file
+    return f"{name}: {percent(score)}{stopped}; {values}"
+
+
+def _leaf(dimension: Dimension) -> str:
+    return dimension.key.rpartition(".")[2]
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= _LONGEST_TICK else f"...{value[2 - _LONGEST_TICK :]}"

@@ -1,182 +1,168 @@
-"""The page of a search: what is best for how many masks, and what the keys do."""
+"""The page of a search: the best values for each number of masks, and the effect of each key."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
 
+from segray.pipelines.config.commands.tune import dimensions_of
 from segray.pipelines.config.search_space import Dimension
 from segray.pipelines.io import storage
 from segray.pipelines.reporting.label_set.samples import visible
 from segray.pipelines.reporting.page import config_text, facts, percent, render
-from segray.tuning.charts import Plot, learning, over_key, over_labels, two_keys
-from segray.tuning.effects import comparable, importance
-from segray.tuning.ledger import Ledger, Trial, mean, split_names
-from segray.tuning.outcome import best_file, default_of, held_out_score, labelled_of
-from segray.tuning.plan import dimensions_of, splits_of
+from segray.tuning.folder import SearchFolder
+from segray.tuning.records import Trial, mean
+from segray.tuning.report.charts import Curve, Plot, learning, over_key, over_labels, two_keys
+from segray.tuning.report.effects import comparable, importance
+from segray.tuning.report.splits import SplitResult, split_results
 
-_STYLES = 6
-"""Colours that splits take in turn."""
 _MAPPED = ("pseudo.tau", "pseudo.epsilon")
 
 
-def build(ledger: Ledger) -> str:
+class Bar(TypedDict):
+    """A bar of the importance charts."""
+
+    name: str
+    length: float
+    text: str
+    colour: str
+
+
+@dataclass(frozen=True)
+class BarChart:
+    """The importance of each key in a split."""
+
+    caption: str
+    bars: list[Bar]
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A row of the table of trials."""
+
+    trial: Trial
+    best: bool
+    values: list[str]
+
+    @property
+    def epochs(self) -> float | None:
+        """Mean number of epochs of its runs."""
+        return mean([run.epoch for run in self.trial.runs])
+
+    @property
+    def reason(self) -> str:
+        """Why it stopped, diverged or crashed."""
+        return visible(self.trial.reason)
+
+
+def build(folder: SearchFolder) -> str:
     """The page as HTML."""
-    config = ledger.config
-    dimensions = dimensions_of(config)
-    splits = splits_of(config)
-    rows = [_split_row(ledger, split) for split in splits]
-    trials = [one for split in splits for one in ledger.trials(split)]
-    ranges = [(key, visible(written)) for key, written in config.space.items() if written is not None]
+    config, dimensions, splits = folder.config, dimensions_of(folder.config), split_results(folder)
+    rows = [_trial_row(trial, result, dimensions) for result in splits for trial in result.trials]
+    trials = [row.trial for row in rows]
     return render(
         "tuning.html",
         title=visible(storage.display(config.out)),
-        config=config,
+        splits=splits,
+        figures=_figures(splits, trials),
+        gain=_points,
+        labels=over_labels(_label_curves(splits)),
+        keys=_drawn([over_key(dimension, splits) for dimension in dimensions]),
+        maps=_drawn(_maps(splits, dimensions)),
+        curves=_drawn([learning(result) for result in splits]),
+        importance=[_importance(result, dimensions) for result in splits],
+        names=[dimension.key for dimension in dimensions],
         rows=rows,
-        figures=_figures(rows, trials),
-        labels=_labels_plot(ledger),
-        keys=[plot for one in dimensions if (plot := over_key(one, _families(ledger)))],
-        maps=_maps(ledger, dimensions),
-        curves=_curves(ledger),
-        importance=_importance(ledger, dimensions),
-        names=[one.key for one in dimensions],
-        trials=[_trial_row(one, ledger) for one in trials],
-        crashed=[(one.file, visible(one.reason)) for one in trials if one.state == "crashed"],
-        unfinished=sum(one.state == "running" for one in trials),
+        crashed=[(trial.file, visible(trial.reason)) for trial in trials if trial.state == "crashed"],
+        unfinished=sum(trial.state == "running" for trial in trials),
         finals=config.search.finalists if config.search.final_seeds else 0,
-        picture_book=config.network.name == "picture_book",
-        facts=facts({"space": dict(ranges), "search": _search_facts(ledger)}, "search"),
+        is_builtin=config.network.name in ("builtin", "picture_book"),
+        facts=facts({"space": _ranges(folder), "search": _search_facts(folder)}, "search"),
         config_text=config_text(config.out),
     )
 
 
-def _families(ledger: Ledger) -> dict[str, tuple[str, list[Trial], Trial | None]]:
-    return {
-        split: (f"s{index % _STYLES}", ledger.trials(split), ledger.best(split))
-        for index, split in enumerate(splits_of(ledger.config))
-    }
-
-
-def _split_row(ledger: Ledger, split: str) -> dict[str, Any]:
-    best, default = ledger.best(split), default_of(ledger, split)
-    unseen = (held_out_score(default), held_out_score(best))
-    return {
-        "split": split,
-        "labelled": labelled_of(ledger, split),
-        "default": default.overall if default else None,
-        "best": best,
-        "score": best.overall if best else None,
-        "unseen_default": unseen[0],
-        "unseen": unseen[1],
-        "gain": _points(default.overall if default else None, best.overall if best else None),
-        "unseen_gain": _points(*unseen),
-        "file": best_file(split_names(splits_of(ledger.config))[split]),
-        "trials": len(ledger.trials(split)),
-    }
+def _drawn(plots: Sequence[Plot | None]) -> list[Plot]:
+    return [plot for plot in plots if plot is not None]
 
 
 def _points(before: float | None, after: float | None) -> str:
     return "" if before is None or after is None else f"{100 * (after - before):+.1f}"
 
 
-def _figures(rows: list[dict[str, Any]], trials: list[Trial]) -> list[tuple[str, str]]:
-    """(figure, what it is) of the row of cards."""
-    scored = [row for row in rows if row["score"] is not None]
-    shown = [(f"{len(trials)}", f"trials in {len(rows)} split{'s' * (len(rows) != 1)}")]
-    stopped = sum(one.state == "stopped" for one in trials)
-    shown.append((f"{stopped}", "stopped early as weak"))
+def _figures(splits: Sequence[SplitResult], trials: Sequence[Trial]) -> list[tuple[str, str]]:
+    """(figure, label) of the row of cards."""
+    figures = [(f"{len(trials)}", f"trials in {len(splits)} split{'s' * (len(splits) != 1)}")]
+    figures.append((f"{sum(trial.state == 'stopped' for trial in trials)}", "stopped early as weak"))
+    scored = [result for result in splits if result.miou is not None]
     if scored:
-        top = max(scored, key=lambda row: row["score"])
-        shown.append((percent(top["score"]), f"best mean IoU, with {top['labelled']} masks"))
-    gains = [row["unseen"] - row["unseen_default"] for row in rows if _both(row)]
+        top = max(scored, key=lambda result: result.miou or 0.0)
+        figures.append((percent(top.miou), f"best mean IoU, with {top.labelled} masks"))
+    gains = [
+        result.unseen - result.baseline_unseen
+        for result in splits
+        if result.unseen is not None and result.baseline_unseen is not None
+    ]
     if gains:
-        shown.append((f"{100 * (mean(gains) or 0):+.1f}", "points over the defaults on unseen seeds, mean"))
-    return shown
+        figures.append((f"{100 * (mean(gains) or 0):+.1f}", "points over the baseline on unseen seeds, mean"))
+    return figures
 
 
-def _both(row: dict[str, Any]) -> bool:
-    return row["unseen"] is not None and row["unseen_default"] is not None
+def _label_curves(splits: Sequence[SplitResult]) -> list[Curve]:
+    curves = [
+        Curve("best trial", "series-0", "-", []),
+        Curve("baseline", "series-1", "-", []),
+        Curve("best trial, unseen seeds (dotted)", "series-0", ":", []),
+        Curve("baseline, unseen seeds (dotted)", "series-1", ":", []),
+        Curve("zero-shot labels (dashed)", "muted", "--", []),
+    ]
+    for result in sorted(splits, key=lambda result: result.labelled or 0):
+        if result.labelled and result.best:
+            zero_shot = result.best.runs[0].zero_shot
+            scores = [result.miou, result.baseline_miou, result.unseen, result.baseline_unseen, zero_shot]
+            for curve, score in zip(curves, scores, strict=True):
+                curve.points.extend([] if score is None else [(result.labelled, score)])
+    return curves
 
 
-def _labels_plot(ledger: Ledger) -> Plot | None:
-    points: dict[str, list[tuple[int, float | None]]] = {"best": [], "standing": [], "zero": []}
-    points |= {"unseen-best": [], "unseen-standing": []}
-    ordered = sorted(splits_of(ledger.config), key=lambda split: labelled_of(ledger, split) or 0)
-    for split in ordered:
-        count, best, default = labelled_of(ledger, split), ledger.best(split), default_of(ledger, split)
-        if not count or best is None:
-            continue
-        points["best"].append((count, best.overall))
-        points["standing"].append((count, default.overall if default else None))
-        points["zero"].append((count, best.runs[0].zero_shot))
-        points["unseen-best"].append((count, held_out_score(best)))
-        points["unseen-standing"].append((count, held_out_score(default)))
-    names = {
-        "best": "best trial",
-        "standing": "as it stands",
-        "unseen-best": "best, unseen seeds",
-        "unseen-standing": "as it stands, unseen seeds",
-        "zero": "zero-shot labels",
-    }
-    return over_labels([(f"of-{style}", name, points[style]) for style, name in names.items()])
-
-
-def _maps(ledger: Ledger, dimensions: list[Dimension]) -> list[Plot]:
+def _maps(splits: Sequence[SplitResult], dimensions: Sequence[Dimension]) -> list[Plot | None]:
     """tau x epsilon, or the first two ranges, split by split."""
-    ranges = [one for one in dimensions if not one.listed]
-    ranges.sort(key=lambda one: _MAPPED.index(one.key) if one.key in _MAPPED else len(_MAPPED))
+    ranges = [dimension for dimension in dimensions if not dimension.listed]
+    ranges.sort(key=lambda dimension: (*_MAPPED, dimension.key).index(dimension.key))
     if len(ranges) < 2:
         return []
-    plots = []
-    for split, (_, trials, best) in _families(ledger).items():
-        known = comparable(trials)
-        plots.append(two_keys(split, (ranges[0], ranges[1]), trials, known, best))
-    return [plot for plot in plots if plot is not None]
+    return [two_keys(result, ranges[0], ranges[1], comparable(result.trials)) for result in splits]
 
 
-def _curves(ledger: Ledger) -> list[Plot]:
-    plots = [
-        learning(split, style, trials, best) for split, (style, trials, best) in _families(ledger).items()
+def _importance(result: SplitResult, dimensions: Sequence[Dimension]) -> BarChart:
+    """Bars of a split, the most important key first."""
+    known = comparable(result.trials)
+    shares = [(dimension.key, importance(dimension, result.trials, known.scores)) for dimension in dimensions]
+    shares.sort(key=lambda pair: -(pair[1] or 0.0))
+    bars: list[Bar] = [
+        {
+            "name": key.rpartition(".")[2],
+            "length": share or 0.0,
+            "text": percent(share),
+            "colour": f"var(--{result.colour})",
+        }
+        for key, share in shares
     ]
-    return [plot for plot in plots if plot is not None]
+    when = "" if known.epoch is None else f", at epoch {known.epoch:g}"
+    return BarChart(f"data.labelled={result.split}{when}", bars)
 
 
-def _importance(ledger: Ledger, dimensions: list[Dimension]) -> list[dict[str, Any]]:
-    """Bars of each split, the most important key first."""
-    charts = []
-    for split, (style, trials, _) in _families(ledger).items():
-        known = comparable(trials)
-        found = [(one.key, importance(one, trials, known.scores)) for one in dimensions]
-        found.sort(key=lambda pair: -(pair[1] or 0.0))
-        bars = [
-            {
-                "name": key.rpartition(".")[2],
-                "length": share or 0.0,
-                "text": percent(share),
-                "colour": f"var(--{style})",
-            }
-            for key, share in found
-        ]
-        when = "" if known.epoch is None else f", at epoch {known.epoch:g}"
-        charts.append({"caption": f"data.labelled={split}{when}", "bars": bars})
-    return charts
+def _trial_row(trial: Trial, result: SplitResult, dimensions: Sequence[Dimension]) -> TrialRow:
+    values = [visible(trial.values.get(dimension.key, "")) for dimension in dimensions]
+    return TrialRow(trial, trial is result.best, values)
 
 
-def _trial_row(trial: Trial, ledger: Ledger) -> dict[str, Any]:
-    return {
-        "file": trial.file,
-        "state": trial.state,
-        "score": trial.score,
-        "overall": trial.overall if trial.finals else None,
-        "unseen": held_out_score(trial),
-        "epochs": mean([run.epoch for run in trial.runs]),
-        "best": trial is ledger.best(trial.split),
-        "standing": trial.number == 0,
-        "values": [visible(trial.values.get(one.key, "")) for one in dimensions_of(ledger.config)],
-        "reason": visible(trial.reason),
-    }
+def _ranges(folder: SearchFolder) -> dict[str, str]:
+    return {key: visible(text) for key, text in folder.config.space.items() if text is not None}
 
 
-def _search_facts(ledger: Ledger) -> dict[str, Any]:
-    config = ledger.config
-    shown = config.search.model_dump(mode="json", exclude={"keep_weights", "concurrent"})
-    return {**shown, "method": config.method, "network": config.network.name, "epochs": config.train.epochs}
+def _search_facts(folder: SearchFolder) -> dict[str, object]:
+    config = folder.config
+    values = config.search.model_dump(mode="json", exclude={"keep_weights", "concurrent"})
+    return {**values, "method": config.method, "network": config.network.name, "epochs": config.train.epochs}

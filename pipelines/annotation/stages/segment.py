@@ -20,7 +20,7 @@ from segray.pipelines.annotation.stages.encode import (
     classes_to_bytes,
     pixels_of,
 )
-from segray.pipelines.config.commands.registry import ClipModel, SamModel
+from segray.pipelines.config.commands.annotate import ClipModel, SamModel
 from segray.pipelines.engine.compiling import CannotCompileError, compiling
 from segray.pipelines.engine.cpu import reuse_freed_memory, use_threads
 from segray.pipelines.engine.guard import Book, Row

@@ -1,1 +1,1 @@
-"""The configuration of each command."""
+"""The configuration of each command: the keys of `segray NAME` are in NAME.py."""

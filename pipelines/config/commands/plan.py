@@ -1,4 +1,4 @@
-"""The configuration of `segray plan`: that of `segray annotate`, and what a plan is made for."""
+"""The configuration of `segray plan`: the keys of `segray annotate`, and those of the estimate."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from segray.pipelines.config.schema import Folder, RunOnly
 
 
 class PlanConfig(AnnotateConfig):
-    """Estimate a run of `segray annotate` from a few of its images: time, cost, size of the output."""
+    """Estimate time, price and output size of `segray annotate` from a few of its images."""
 
     out: Annotated[Folder, RunOnly] = "labels"
-    """Where the label set will go; nothing is written there."""
+    """Folder of the future label set; nothing is written there."""
     probe: Annotated[int, Field(ge=1, le=100_000), RunOnly] = 32
-    """Images to label for the estimate, spread evenly over all."""
+    """Images to label for the estimate, spread evenly over all images."""
     devices: Annotated[int, Field(ge=1, le=1_000_000), RunOnly] = 1
-    """GPUs (without GPUs: CPU cores) that the run will have."""
+    """GPUs of the future run; without GPUs: its CPU cores."""
     price: Annotated[float | None, Field(ge=0), RunOnly] = None
-    """Price of one of these devices for an hour, in any currency; null: no price is shown."""
+    """Price of one device per hour, in any currency; null: no price is shown."""

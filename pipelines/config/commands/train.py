@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from segray.pipelines.config.commands.clusters import GrowConfig
-from segray.pipelines.config.commands.training_data import DataConfig
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Text
+from segray.pipelines.config.shared import GrowConfig
 
 Method = Literal["supervised", "fixmatch", "unimatch", "unimatch_v2", "segray", "segray_v2"]
 Network = Literal[
@@ -28,6 +27,27 @@ Network = Literal[
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Part = Annotated[float, Field(gt=0, le=1)]
 _Factor = Annotated[float, Field(gt=0)]
+
+
+class DataConfig(Config):
+    """What a training run learns from, and what it is measured on."""
+
+    kind: Literal["folder", "voc", "coco", "picture_book"] = "folder"
+    """folder, picture_book: images/ and masks/; voc: PASCAL VOC's folders; coco: instances_*.json."""
+    root: Folder
+    """The data set's folder."""
+    classes: Text | tuple[Text, ...] | None = None
+    """As in annotate; null: the data set's own (class_names.txt, line by line from id 0; the JSON file)."""
+    ignore_index: int = Field(default=255, ge=0, le=255)
+    """Pixels that have this id in the masks count for nothing."""
+    labels: Folder | None = None
+    """The label set of `segray annotate`, zero-shot labels of the unlabelled images; null: there is none."""
+    labelled: Text = "all"
+    """Images whose masks are learnt from: a split file, a count such as 92, a share such as 1/16, or all."""
+    unlabelled: Text | None = None
+    """A split file of the images without masks; null: all other training images, masks or not."""
+    validation: Text | None = None
+    """A split file, a count or a share; null: the data set's val part, without one 1/5 of the masks."""
 
 
 class NetworkConfig(Config):

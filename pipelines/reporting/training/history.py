@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.previous import current_tree
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.training.checkpoints import STATE
@@ -191,7 +192,7 @@ def _classes(states: list[dict[str, Any]], count: int) -> tuple[str, ...]:
 def _config(out: str) -> tuple[TrainConfig | None, str]:
     try:
         words = yaml.safe_load(storage.read_bytes(storage.join(out, CONFIG)))
-        return TrainConfig.model_validate(words), ""
+        return TrainConfig.model_validate(current_tree(words)), ""
     except FileNotFoundError:
         return None, f"{CONFIG} is missing"
     except (OSError, ValueError, yaml.YAMLError, RecursionError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from segray.models.label_space import LabelSpace
-from segray.pipelines.config.commands.training_data import DataConfig
+from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.training.data.class_names import given_space, own_space

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segray.pipelines.config.commands.training_data import DataConfig
+from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.io import storage
 from segray.pipelines.training.data.class_names import given_space, own_space
 from segray.pipelines.training.data.mask_checks import MaskedImages, MaskFolders, listed

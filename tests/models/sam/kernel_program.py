@@ -26,12 +26,12 @@ def compare(height: int, width: int, side: int, samples: int) -> None:
     expected = measure(logits, keep, f, samples, CUT, OFFSET)
     y_axis = (samples, f.side, f.input_height, f.height, rows, logits.device)
     x_axis = (samples, f.side, f.input_width, f.width, samples, logits.device)
-    found = _by_kernel(logits, keep, y_axis, x_axis, CUT, OFFSET)
-    assert found[1].tolist() == [0, 0, -1, -1, -1, -1]
-    assert found[2].tolist() == [0, 0, -1, -1, -1, -1]
-    assert torch.equal(found[keep][:, 2:], expected[keep][:, 2:]), (found, expected)
+    statistics = _by_kernel(logits, keep, y_axis, x_axis, CUT, OFFSET)
+    assert statistics[1].tolist() == [0, 0, -1, -1, -1, -1]
+    assert statistics[2].tolist() == [0, 0, -1, -1, -1, -1]
+    assert torch.equal(statistics[keep][:, 2:], expected[keep][:, 2:]), (statistics, expected)
     # Sums in another order may move a pixel's logit across a threshold.
-    assert (found[keep] - expected[keep]).abs().max() <= 1, (found, expected)
+    assert (statistics[keep] - expected[keep]).abs().max() <= 1, (statistics, expected)
     assert expected[keep][:, 0].max() > height * width // 20
 
 

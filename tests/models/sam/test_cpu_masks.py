@@ -1,4 +1,4 @@
-"""The fast parts of SAM against segment_anything's own, one by one; `test_sam.py` has them all together."""
+"""The fast parts of SAM against segment_anything's, one by one; `test_generator.py` tests them together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segray.models.masks import Segment, segment_from_mask
 from segray.models.sam import encoder, transformer
-from segray.models.sam.cpu_masks import lazy_segments
+from segray.models.sam.cpu_masks import segments_on_cpu
 from segray.models.sam.decoder import MaskDecoder
 from segray.models.sam.encoder import encode_images
 from segray.models.sam.geometry import (
@@ -46,22 +46,22 @@ def encode(sam: Sam, images: list[Rgb]) -> Tensor:
 
 @pytest.mark.parametrize("values", [1, 1 << 13, 1 << 25])
 def test_the_encoder_is_upstream_s(sam: Sam, values: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two pictures, row by row, by some rows, all at once; windows that do not fill the picture, too."""
+    """Of two images, row by row, by some rows, all at once; windows that do not fill the image, too."""
     monkeypatch.setattr(encoder, "_BIAS_VALUES_ON_CPU", values)
-    pictures = preprocess(sam, [scene(200, 256), scene(256, 170)])
+    images = preprocess(sam, [scene(200, 256), scene(256, 170)])
     image_encoder = sam.image_encoder
     assert {block.window_size for block in image_encoder.blocks} == {0, 6}
-    upstream = image_encoder(pictures)
-    assert (encode_images(image_encoder, pictures) - upstream).abs().max() < 2e-5 < upstream.std() / 1e4
+    upstream = image_encoder(images)
+    assert (encode_images(image_encoder, images) - upstream).abs().max() < 2e-5 < upstream.std() / 1e4
 
 
 def test_the_encoder_without_relative_positions(sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
     for block in sam.image_encoder.blocks:
         monkeypatch.setattr(block.attn, "use_rel_pos", False)
         monkeypatch.setattr(block, "window_size", 5 if block.window_size else 0)
-    pictures = preprocess(sam, [scene(256, 256)])
-    upstream = sam.image_encoder(pictures)
-    assert (encode_images(sam.image_encoder, pictures) - upstream).abs().max() < 2e-5
+    images = preprocess(sam, [scene(256, 256)])
+    upstream = sam.image_encoder(images)
+    assert (encode_images(sam.image_encoder, images) - upstream).abs().max() < 2e-5
 
 
 # Decoder
@@ -86,15 +86,15 @@ def test_the_decoder_is_upstream_s(
     points = torch.from_numpy(point_grid(6)) * 192
     logits, iou = upstream_decoder(sam, embedding, points)
     decoder = MaskDecoder(sam)
-    found, scores, prompts = decoder(decoder.picture(embedding[0]), points, threshold, 24)
+    masks, scores, prompts = decoder(decoder.image_tokens(embedding[0]), points, threshold, 24)
     keep = iou > threshold if threshold else torch.ones_like(iou, dtype=torch.bool)
     least, most = {0.0: (108, 108), 0.5: (20, 100), 2.0: (0, 0)}[threshold]
     assert least <= keep.sum() <= most
     assert prompts.tolist() == keep.nonzero()[:, 0].tolist()
-    assert found.shape == logits[keep].shape
+    assert masks.shape == logits[keep].shape
     torch.testing.assert_close(scores, iou[keep], rtol=0, atol=1e-5)
     # The built-in model's logits are large (a deviation of 40): what counts is their last digits.
-    torch.testing.assert_close(found, logits[keep], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(masks, logits[keep], rtol=1e-4, atol=1e-3)
 
 
 def test_a_first_block_with_a_residual(sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,14 +104,14 @@ def test_a_first_block_with_a_residual(sam: Sam, monkeypatch: pytest.MonkeyPatch
         MaskDecoder(sam)
 
 
-def test_rows_below_the_picture_are_not_computed(sam: Sam) -> None:
+def test_rows_below_the_image_are_not_computed(sam: Sam) -> None:
     image = scene(100, 256)
     f = frame(100, 256, 192)
     rows = rows_needed(f, 24)
     assert rows == 10
     decoder, points = MaskDecoder(sam), torch.from_numpy(point_grid(4) * [192, 75])
-    picture = decoder.picture(encode(sam, [image])[0])
-    some, all_ = decoder(picture, points, 0, rows)[0], decoder(picture, points, 0, 24)[0]
+    tokens = decoder.image_tokens(encode(sam, [image])[0])
+    some, all_ = decoder(tokens, points, 0, rows)[0], decoder(tokens, points, 0, 24)[0]
     assert not some[:, 4 * rows :].any()
     torch.testing.assert_close(upsample(some, f), upsample(all_, f), rtol=1e-4, atol=1e-3)
 
@@ -149,11 +149,11 @@ def blobs(count: int, samples: int, seed: int) -> Candidates:
 
 
 def at_full_size(
-    found: Candidates, f: Frame, window: Window, size: tuple[int, int], limits: Thresholds
+    candidates: Candidates, f: Frame, window: Window, size: tuple[int, int], limits: Thresholds
 ) -> list[Segment]:
     """Every mask upsampled, then stability, inner edges and suppression, as upstream does it."""
     masks = []
-    for logits, iou in zip(upsample(found.logits, f), found.iou.tolist(), strict=True):
+    for logits, iou in zip(upsample(candidates.logits, f), candidates.iou.tolist(), strict=True):
         high, low = (
             (logits > limits.cut + limits.stability_offset).sum(),
             (logits > limits.cut - limits.stability_offset).sum(),
@@ -178,23 +178,23 @@ def at_full_size(
 def test_lazily_the_same_masks_as_at_full_size(
     height: int, width: int, side: int, limits: Thresholds
 ) -> None:
-    """In a window inside of a picture, so that masks at its sides are left out."""
+    """In a window inside an image, so that masks at its sides are left out."""
     f, window, size = frame(height, width, side), (7, 0, 7 + width, height), (height + 90, width + 7)
-    found = blobs(60, 48, seed=height)
-    lazy = list(lazy_segments(found, f, window, size, limits))
-    full = at_full_size(found, f, window, size, limits)
+    candidates = blobs(60, 48, seed=height)
+    lazy = list(segments_on_cpu(candidates, f, window, size, limits))
+    full = at_full_size(candidates, f, window, size, limits)
     assert len(full) > 0 or min(height, width) < 100
     assert [s.predicted_iou for s in lazy] == [s.predicted_iou for s in full]
-    for one, other in zip(lazy, full, strict=True):
+    for segment, other in zip(lazy, full, strict=True):
         x, y, w, h = other.box
-        assert (one.box, one.area) == ((x + window[0], y + window[1], w, h), other.area)
-        assert one.crop_box == (*window[:2], width, height)
-        assert list(one.point) == list(window[:2])
-        assert np.array_equal(one.mask, other.mask)
-        assert one.stability_score == pytest.approx(other.stability_score, abs=1 / one.area)
+        assert (segment.box, segment.area) == ((x + window[0], y + window[1], w, h), other.area)
+        assert segment.crop_box == (*window[:2], width, height)
+        assert list(segment.point) == list(window[:2])
+        assert np.array_equal(segment.mask, other.mask)
+        assert segment.stability_score == pytest.approx(other.stability_score, abs=1 / segment.area)
     assert all(a.predicted_iou > b.predicted_iou for a, b in pairwise(lazy))
 
 
 def test_nothing_found_is_nothing() -> None:
     none = Candidates(torch.zeros(0, 48, 48), torch.zeros(0), torch.zeros(0, 2).double())
-    assert list(lazy_segments(none, frame(9, 9, 96), (0, 0, 9, 9), (9, 9), LIMITS)) == []
+    assert list(segments_on_cpu(none, frame(9, 9, 96), (0, 0, 9, 9), (9, 9), LIMITS)) == []

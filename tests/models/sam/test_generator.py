@@ -63,16 +63,18 @@ def scene(height: int, width: int, seed: int = 0) -> Rgb:
     return (image + rng.normal(0, 4, image.shape)).clip(0, 255).astype(np.uint8)
 
 
-WAYS = pytest.mark.parametrize("ahead", [False, True], ids=["one by one", "as on a GPU"])
+WAYS = pytest.mark.parametrize("pipelined", [False, True], ids=["one by one", "as on a GPU"])
 
 
 @WAYS
 @pytest.mark.parametrize("case", [0, 1, 2])
-def test_stored_upstream_masks(reference: dict[str, NDArray[Any]], sam: Sam, case: int, ahead: bool) -> None:
+def test_stored_upstream_masks(
+    reference: dict[str, NDArray[Any]], sam: Sam, case: int, pipelined: bool
+) -> None:
     options = json.loads(str(reference["meta"]))["cases"][case]["options"]
     image = reference[f"{case}/image"]
     del options["points_per_batch"]
-    generator = MaskGenerator(sam, **options, ahead=ahead)
+    generator = MaskGenerator(sam, **options, pipelined=pipelined)
     (segments,) = generator.generate([image])
     names = {"bbox": "bbox", "area": "area", "predicted_iou": "predicted_iou", "crop_box": "crop_box"}
     names |= {"stability_score": "stability_score", "point_coords": "point"}
@@ -101,12 +103,12 @@ def test_stored_upstream_masks(reference: dict[str, NDArray[Any]], sam: Sam, cas
     ],
 )
 def test_upstream_generator(
-    sam: Sam, size: tuple[int, int], options: dict[str, Any], at_least: int, ahead: bool
+    sam: Sam, size: tuple[int, int], options: dict[str, Any], at_least: int, pipelined: bool
 ) -> None:
     image = scene(*size)
     records = SamAutomaticMaskGenerator(sam, **{**OPTIONS, **options}).generate(image)
     assert len(records) >= at_least
-    (segments,) = MaskGenerator(sam, **{**OPTIONS, **options}, ahead=ahead).generate([image])
+    (segments,) = MaskGenerator(sam, **{**OPTIONS, **options}, pipelined=pipelined).generate([image])
     assert_same(segments, records, (sam, image))
 
 
@@ -126,8 +128,8 @@ def test_built_in_weights_find_upstreams_masks(seed: int, size: tuple[int, int])
     image = np.ascontiguousarray(book)
     records = SamAutomaticMaskGenerator(sam, **options).generate(image)
     assert records
-    for ahead in (False, True):
-        (segments,) = MaskGenerator(sam, **options, ahead=ahead).generate([image])
+    for pipelined in (False, True):
+        (segments,) = MaskGenerator(sam, **options, pipelined=pipelined).generate([image])
         assert_same(segments, records, (sam, image))
 
 
@@ -173,7 +175,7 @@ def test_clean_by_hand() -> None:
 
 
 @WAYS
-def test_no_mask_at_all_is_no_error_with_crops(sam: Sam, ahead: bool) -> None:
+def test_no_mask_at_all_is_no_error_with_crops(sam: Sam, pipelined: bool) -> None:
     options = {
         **OPTIONS,
         "pred_iou_thresh": 0.99,
@@ -181,13 +183,13 @@ def test_no_mask_at_all_is_no_error_with_crops(sam: Sam, ahead: bool) -> None:
         "min_mask_region_area": 9,
         "points_per_side": 2,
     }
-    assert MaskGenerator(sam, **options, ahead=ahead).generate([scene(60, 80)]) == [[]]
+    assert MaskGenerator(sam, **options, pipelined=pipelined).generate([scene(60, 80)]) == [[]]
 
 
 @WAYS
-def test_pictures_of_a_batch_do_not_touch_each_other(sam: Sam, ahead: bool) -> None:
+def test_images_of_a_batch_do_not_touch_each_other(sam: Sam, pipelined: bool) -> None:
     images = [scene(120, 90, 1), scene(64, 200, 2), scene(120, 90, 3)]
-    generator = MaskGenerator(sam, **OPTIONS, ahead=ahead)
+    generator = MaskGenerator(sam, **OPTIONS, pipelined=pipelined)
     together = generator.generate(images)
     for image, segments in zip(images, together, strict=True):
         (alone,) = generator.generate([image])
@@ -199,14 +201,14 @@ def test_pictures_of_a_batch_do_not_touch_each_other(sam: Sam, ahead: bool) -> N
 
 
 @WAYS
-def test_pictures_too_thin_for_upstream_are_segmented_too(sam: Sam, ahead: bool) -> None:
+def test_images_too_thin_for_upstream_are_segmented_too(sam: Sam, pipelined: bool) -> None:
     loose: dict[str, Any] = {
         "pred_iou_thresh": 0,
         "stability_score_thresh": 0,
         "crop_n_layers": 1,
         "points_per_side": 3,
     }
-    generator = MaskGenerator(sam, **loose, ahead=ahead)
+    generator = MaskGenerator(sam, **loose, pipelined=pipelined)
     n_segments = 0
     for size in ((1, 1000), (1000, 1), (1, 1)):
         (segments,) = generator.generate([scene(*size)])
@@ -217,13 +219,13 @@ def test_pictures_too_thin_for_upstream_are_segmented_too(sam: Sam, ahead: bool)
 
 
 @WAYS
-def test_masks_without_pixels_are_left_out(sam: Sam, ahead: bool) -> None:
+def test_masks_without_pixels_are_left_out(sam: Sam, pipelined: bool) -> None:
     options = {**OPTIONS, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "points_per_side": 4}
     image = scene(150, 200)
     try:
         sam.mask_threshold = 3.0
         records = SamAutomaticMaskGenerator(sam, **options).generate(image)
-        (segments,) = MaskGenerator(sam, **options, ahead=ahead).generate([image])
+        (segments,) = MaskGenerator(sam, **options, pipelined=pipelined).generate([image])
     finally:
         del sam.mask_threshold
     full = [record for record in records if record["area"]]
@@ -231,17 +233,17 @@ def test_masks_without_pixels_are_left_out(sam: Sam, ahead: bool) -> None:
     assert_same(segments, full)
 
 
-def test_a_small_copy_has_the_whole_pictures_segments(sam: Sam) -> None:
+def test_a_small_copy_has_the_whole_images_segments(sam: Sam) -> None:
     whole = scene(64, 90)
     generator = MaskGenerator(sam, points_per_side=4, pred_iou_thresh=0, stability_score_thresh=0)
     (expected,) = generator.generate([whole])
     (same,) = generator.generate([whole], [(64, 90)])
     assert [pack([a]) for a in same] == [pack([b]) for b in expected]
-    (found,) = generator.generate([np.array(Image.fromarray(whole).reduce(2))], [(64, 90)])
-    assert found
-    assert all(s.box[0] + s.box[2] <= 90 and s.box[1] + s.box[3] <= 64 for s in found)
-    assert max(s.box[1] + s.box[3] for s in found) > 32
-    with pytest.raises(ValueError, match="crops need the whole picture"):
+    (segments,) = generator.generate([np.array(Image.fromarray(whole).reduce(2))], [(64, 90)])
+    assert segments
+    assert all(s.box[0] + s.box[2] <= 90 and s.box[1] + s.box[3] <= 64 for s in segments)
+    assert max(s.box[1] + s.box[3] for s in segments) > 32
+    with pytest.raises(ValueError, match="crops need the original image"):
         MaskGenerator(sam, points_per_side=4, crop_n_layers=1).generate([whole[::2, ::2]], [(64, 90)])
 
 
@@ -249,13 +251,13 @@ def test_only_uint8_rgb_is_taken() -> None:
     generator = MaskGenerator(build_picture_book_sam(TINY_ARCH))
     good = np.zeros((16, 16, 3), np.uint8)
     bad: list[tuple[Any, str]] = [
-        (good.astype(np.float32), r"picture 1: expected uint8 \[H, W, 3\] RGB, got float32 \[16, 16, 3\]"),
+        (good.astype(np.float32), r"image 1: expected uint8 \[H, W, 3\] RGB, got float32 \[16, 16, 3\]"),
         (np.zeros((16, 16, 4), np.uint8), r"got uint8 \[16, 16, 4\]"),
         (np.zeros((16, 16), np.uint8), r"got uint8 \[16, 16\]"),
         (good.astype(np.uint16), r"got uint16 \[16, 16, 3\]"),
         (torch.zeros(16, 16, 3, dtype=torch.uint8), r"got torch.uint8 \[16, 16, 3\]"),
-        ("picture.jpg", "got str"),
-        (np.zeros((0, 16, 3), np.uint8), r"picture 1 has no pixels: \[0, 16, 3\]"),
+        ("image.jpg", "got str"),
+        (np.zeros((0, 16, 3), np.uint8), r"image 1 has no pixels: \[0, 16, 3\]"),
     ]
     for image, message in bad:
         with pytest.raises(ValueError, match=message):

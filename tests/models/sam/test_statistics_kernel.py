@@ -26,7 +26,7 @@ def test_the_kernel_finds_what_the_matrices_do() -> None:
 
 
 @pytest.mark.parametrize(("samples", "side", "pixels"), [(256, 1024, 1080), (256, 1024, 375), (96, 192, 60)])
-def test_taps_are_the_matrix(samples: int, side: int, pixels: int) -> None:
+def test_interpolation_weights_equal_the_matrix(samples: int, side: int, pixels: int) -> None:
     from segray.models.sam.statistics_kernel import interpolation_weights
 
     matrix = resampling(samples, side, side * 3 // 4, pixels)

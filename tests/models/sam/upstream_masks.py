@@ -59,9 +59,9 @@ def logits_of(sam: Sam, image: Rgb, record: dict[str, Any]) -> NDArray[np.float3
     logits, iou, _ = predictor.predict_torch(
         torch.as_tensor(point)[:, None], torch.ones(1, 1, dtype=torch.int), return_logits=True
     )
-    found = np.full(image.shape[:2], np.inf, np.float32)
-    found[y : y + h, x : x + w] = logits[0, (iou[0] - record["predicted_iou"]).abs().argmin()].numpy()
-    return found
+    full = np.full(image.shape[:2], np.inf, np.float32)
+    full[y : y + h, x : x + w] = logits[0, (iou[0] - record["predicted_iou"]).abs().argmin()].numpy()
+    return full
 
 
 def assert_same(
@@ -69,7 +69,7 @@ def assert_same(
     records: list[dict[str, Any]],
     seen: tuple[Sam, Rgb] | None = None,
 ) -> None:
-    """Mask for mask; with the model and the picture pixels may differ whose logit is at the cut itself."""
+    """Mask for mask; with the model and the image pixels may differ whose logit is at the cut itself."""
     assert len(segments) == len(records)
     for segment, record in zip(segments, records, strict=True):
         mask = record["segmentation"]

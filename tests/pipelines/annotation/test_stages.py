@@ -39,7 +39,7 @@ from segray.pipelines.annotation.stages.segment import (
     mask_generator,
 )
 from segray.pipelines.commands.verify import verify
-from segray.pipelines.config.commands.registry import ClipConfig, SamConfig
+from segray.pipelines.config.commands.annotate import ClipConfig, SamConfig
 from segray.pipelines.engine.guard import Row
 from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.errors import UserError

@@ -14,13 +14,11 @@ from segray.pipelines.annotation.probe import WORTH
 from segray.pipelines.commands import annotate, plan, relabel, report
 from segray.pipelines.commands.verify import run as verify_run
 from segray.pipelines.commands.verify import verify
-from segray.pipelines.config.commands.registry import (
-    AnnotateConfig,
-    PlanConfig,
-    RelabelConfig,
-    ReportConfig,
-    VerifyConfig,
-)
+from segray.pipelines.config.commands.annotate import AnnotateConfig
+from segray.pipelines.config.commands.plan import PlanConfig
+from segray.pipelines.config.commands.relabel import RelabelConfig
+from segray.pipelines.config.commands.report import ReportConfig
+from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from segray.pipelines.commands import demo
-from segray.pipelines.config.commands.registry import DemoConfig, TrainConfig
+from segray.pipelines.config.commands.demo import DemoConfig
+from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import identity, load
 from segray.pipelines.errors import UserError
 

@@ -8,7 +8,7 @@ import pytest
 
 from segray.pipelines.commands import doctor
 from segray.pipelines.commands.doctor import Finding, findings
-from segray.pipelines.config.commands.registry import DoctorConfig
+from segray.pipelines.config.commands.doctor import DoctorConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.storage import list_names
 from tests.pipelines.object_stores import s3_server

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segray.pipelines.commands.evaluate import evaluate, run
-from segray.pipelines.config.commands.registry import EvaluateConfig
+from segray.pipelines.config.commands.evaluate import EvaluateConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import encode_gray_png
 from segray.pipelines.reporting.evaluation import compare, table, to_csv, to_dict

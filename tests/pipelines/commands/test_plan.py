@@ -7,7 +7,7 @@ import pytest
 
 from segray.pipelines.commands import plan
 from segray.pipelines.commands.plan import Pile, Probe, plan_lines, survey
-from segray.pipelines.config.commands.registry import PlanConfig
+from segray.pipelines.config.commands.plan import PlanConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.manifest import ImageRef

@@ -19,7 +19,8 @@ from PIL import Image
 from segray.pipelines.annotation.stages.encode import read_table
 from segray.pipelines.commands import predict
 from segray.pipelines.commands.evaluate import run as evaluate_run
-from segray.pipelines.config.commands.registry import EvaluateConfig, PredictConfig
+from segray.pipelines.config.commands.evaluate import EvaluateConfig
+from segray.pipelines.config.commands.predict import PredictConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.engine.cluster import Resources
 from segray.pipelines.engine.ledger import Ledger

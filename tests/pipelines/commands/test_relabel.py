@@ -12,7 +12,8 @@ from segray.models.masks import decode_rle
 from segray.pipelines.commands import relabel
 from segray.pipelines.commands.verify import run as verify_run
 from segray.pipelines.commands.verify import verify
-from segray.pipelines.config.commands.registry import RelabelConfig, VerifyConfig
+from segray.pipelines.config.commands.relabel import RelabelConfig
+from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import decode_gray_png

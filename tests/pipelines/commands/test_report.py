@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segray.pipelines.commands.report import build, run
-from segray.pipelines.config.commands.registry import ReportConfig
+from segray.pipelines.config.commands.report import ReportConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import encode_gray_png
 from segray.pipelines.label_set.store import LabelStore

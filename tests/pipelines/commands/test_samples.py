@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from segray.pipelines.commands.samples import SAMPLES, readme, run
-from segray.pipelines.config.commands.registry import SamplesConfig
+from segray.pipelines.config.commands.samples import SamplesConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageOptions, decode
 from segray.pipelines.io.sources import list_images, read_image

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from segray.pipelines.commands.submit import check_command, run, ship, split_words
-from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.commands.submit import check_command, run, ship, split_overrides
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.errors import UserError
 from tests.pipelines.ray_heads import PATIENCE_S, Head, head_with_token
@@ -22,9 +22,10 @@ from tests.pipelines.ray_heads import PATIENCE_S, Head, head_with_token
 ROOT = Path(__file__).parents[3]
 
 
-def test_own_words_and_the_verbs_words_are_told_apart() -> None:
-    words = ["annotate", "my.yaml", "images=x", "address=http://h:8265", "--follow=no", "out=y", "--debug"]
-    config, rest = split_words(words)
+def test_overrides_of_submit_and_of_the_command_are_separated() -> None:
+    submit = ["address=http://h:8265", "--follow=no", "--debug"]
+    arguments = ["annotate", "my.yaml", "images=x", *submit, "out=y"]
+    config, rest = split_overrides(arguments)
     assert (config.address, config.follow, config.id, config.stop) == ("http://h:8265", False, None, False)
     assert rest == ["annotate", "my.yaml", "images=x", "out=y"]
 
@@ -35,9 +36,9 @@ def test_the_job_gets_the_whole_configuration_with_absolute_paths(
     monkeypatch.chdir(tmp_path)
     Path("weights.pth").write_bytes(b"")
     Path("my.yaml").write_text("images: photos\nsam: {weights: weights.pth}\naddress: auto\n")
-    verb, config = check_command(["annotate", "my.yaml", "out=s3://bucket/labels", "clip.weights=openai"])
+    command, config = check_command(["annotate", "my.yaml", "out=s3://bucket/labels", "clip.weights=openai"])
     assert isinstance(config, AnnotateConfig)
-    assert verb == "annotate"
+    assert command == "annotate"
     assert config.images == str(tmp_path / "photos")
     assert config.sam.weights == str(tmp_path / "weights.pth")
     assert (config.out, config.clip.weights) == ("s3://bucket/labels", "openai")
@@ -59,24 +60,24 @@ def test_a_file_of_class_names_travels_with_the_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("arguments", "line"),
     [
-        ([], "which verb?"),
-        (["images=x"], "which verb?"),
-        (["anotate", "images=x"], "no job for a cluster: anotate; did you mean annotate?"),
-        (["submit", "submit"], "no job for a cluster: submit"),
+        ([], "which command?"),
+        (["images=x"], "which command?"),
+        (["anotate", "images=x"], "cannot run as a job: anotate; did you mean annotate?"),
+        (["submit", "submit"], "cannot run as a job: submit"),
         (["annotate", "imges=x"], "unknown key imges; did you mean images?"),
         (["annotate", "images=x"], "out: required"),
         (["stop=true"], "stop: give id=JOB too"),
-        (["id=x", "annotate"], "id=x names a job that runs already; annotate"),
+        (["id=x", "annotate"], "id=x names a running job; remove annotate"),
         (["annotate", "follow=maybe"], "follow: 'maybe'"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_sent(words: list[str], line: str) -> None:
-    with pytest.raises(UserError) as told:
-        run(words)
-    assert told.value.exit_code == 2
-    assert str(told.value).startswith(line)
+def test_mistakes_are_reported_before_anything_is_sent(arguments: list[str], line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        run(arguments)
+    assert caught.value.exit_code == 2
+    assert str(caught.value).startswith(line)
 
 
 def test_without_a_server_it_is_one_line(tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_a_job_runs_there_with_the_code_from_here(head: Head, tmp_path: Path) ->
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_its_exit_status_is_the_verbs_own(head: Head, tmp_path: Path) -> None:
+def test_its_exit_status_is_that_of_the_command(head: Head, tmp_path: Path) -> None:
     done = _segray(
         ["submit", "verify", "out=nothing", f"address={head.dashboard}"], head.environment(), tmp_path
     )
@@ -151,7 +152,7 @@ def test_without_the_token_it_is_refused(head: Head, tmp_path: Path, token: str,
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ctrl_c_leaves_the_job_alone_and_says_how_to_go_on(head: Head, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_the_job_alone_and_says_how_to_follow_it(head: Head, tmp_path: Path) -> None:
     words = ["submit", "picture-book", "out=book", "n=100000", f"address={head.dashboard}"]
     process = subprocess.Popen(
         [sys.executable, "-m", "segray.pipelines.cli", *words],
@@ -167,7 +168,7 @@ def test_ctrl_c_leaves_the_job_alone_and_says_how_to_go_on(head: Head, tmp_path:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
-    job = re.search(r"job (\S+) goes on", err)
+    job = re.search(r"job (\S+) is still running", err)
     assert job is not None
     assert f"segray submit id={job[1]} stop=true   stops it" in err
     count = len(list(tmp_path.rglob("*.png")))

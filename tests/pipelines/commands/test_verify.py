@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from segray.pipelines.commands.verify import Problem, VerifyReport, damaged_parts, repair, run, verify
-from segray.pipelines.config.commands.registry import VerifyConfig
+from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import encode_gray_png
@@ -150,6 +150,15 @@ def test_expected_ids_may_come_from_the_caller(folder: Path) -> None:
     assert verify(str(folder)).problems == [
         Problem("", None, "manifest.parquet is missing: images that are left out cannot be noticed")
     ]
+
+
+def test_a_part_that_an_upgraded_segray_added_is_no_problem(tmp_path: Path) -> None:
+    for name, key, release in (("x", "image.matte", "0.1"), ("y", "image.background_color", "0.2")):
+        config = {"label.threshold": 0.1, key: [255, 255, 255]}
+        record = {**PROVENANCE, "config": config, "config_hash": name, "versions": {"segray": release}}
+        write_part(str(tmp_path), *tables([ok_row(name)], provenance=record))
+    write_manifest(str(tmp_path), ["x", "y"])
+    assert verify(str(tmp_path)).problems == []
 
 
 def test_a_part_of_another_configuration_is_named(folder: Path) -> None:

@@ -28,6 +28,6 @@ def test_types_ranges_and_defaults_are_told() -> None:
     assert "| `images` | text | **required** |" in page
     assert "| `sam.points_per_side` | whole number, 1 to 256, or null | `null` |" in page
     assert "| `clip.features` | one of gem, clip | `gem` |" in page
-    assert "| `image.matte` | list, 3 whole numbers from 0 to 255 | `255,255,255` |" in page
+    assert "| `image.background_color` | list, 3 whole numbers from 0 to 255 | `255,255,255` |" in page
     assert "| `embeddings` | true or false | `true` |" in page
     assert "| `sam.workers` * |" in page

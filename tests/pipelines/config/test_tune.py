@@ -67,7 +67,7 @@ def test_how_many_trials_may_change_between_runs_and_the_space_may_not() -> None
             "space.pseudo.epsilon=uniform(0,2)",
             "space: pseudo.epsilon: 2 is out of range (allowed: at least 0",
         ),
-        ("space.method=choice(segray,x)", "space: method: 'x' is none of its choices"),
+        ("space.method=choice(segray,x)", "space: method: must be one of supervised, fixmatch"),
         ("space.method=uniform(0,1)", "space: method: uniform(0,1) draws numbers"),
         (
             "space.train.workers=grid(1,2)",

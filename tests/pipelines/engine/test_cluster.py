@@ -105,7 +105,7 @@ def test_workers_are_not_spread_over_nodes() -> None:
 _GROWING = """
 import json, sys
 from pipelines import cluster
-from segray.pipelines.config.commands.clusters import GrowConfig
+from segray.pipelines.config.shared import GrowConfig
 from segray.pipelines.errors import UserError
 try:
     with cluster.session(sys.argv[1]): pass

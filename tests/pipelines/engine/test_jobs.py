@@ -2,12 +2,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 
 from segray.pipelines.engine import jobs
 from segray.pipelines.errors import UserError
+
+
+class Info(NamedTuple):
+    """What Ray knows about a job."""
+
+    status: str
+    message: str | None
+    driver_exit_code: int | None
 
 
 @dataclass
@@ -32,9 +40,9 @@ class Server:
             raise ConnectionError("refused\nmore")
         return "RUNNING" if self.cuts else self.status
 
-    def get_job_info(self, job: str) -> SimpleNamespace:
+    def get_job_info(self, job: str) -> Info:
         message = None if self.exit_code is not None else "the node is lost"
-        return SimpleNamespace(status=self.status, driver_exit_code=self.exit_code, message=message)
+        return Info(self.status, message, self.exit_code)
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +58,7 @@ def test_each_character_is_shown_once_however_often_the_connection_breaks(
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "expected", "said"),
+    ("status", "code", "expected", "message"),
     [
         ("FAILED", 3, 3, "job j failed: status 3"),
         ("FAILED", None, 1, "job j failed: the node is lost"),
@@ -58,17 +66,18 @@ def test_each_character_is_shown_once_however_often_the_connection_breaks(
     ],
 )
 def test_the_jobs_status_is_ours(
-    status: str, code: int | None, expected: int, said: str, capsys: pytest.CaptureFixture[str]
+    status: str, code: int | None, expected: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert jobs.follow(Server([], status, code), "j") == expected
-    assert capsys.readouterr().err == f"segray: {said}\n"
+    assert capsys.readouterr().err == f"segray: {message}\n"
 
 
-def test_a_server_that_is_gone_for_good_is_told() -> None:
-    with pytest.raises(UserError, match=r"^the cluster is out of reach \(refused\); job j may go on") as told:
+def test_a_server_that_is_gone_for_good_is_reported() -> None:
+    message = r"^cannot reach the cluster \(refused\); job j may still be running"
+    with pytest.raises(UserError, match=message) as caught:
         jobs.follow(Server([1], reachable=False), "j")
-    assert told.value.exit_code == 1
-    assert "segray submit id=j stop=true" in str(told.value)
+    assert caught.value.exit_code == 1
+    assert "segray submit id=j stop=true" in str(caught.value)
 
 
 def test_a_server_that_is_not_ready_is_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +92,7 @@ def test_a_server_that_is_not_ready_is_asked_again(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == "waiting for the head's job agent\n"
 
 
-def test_a_head_that_never_gets_an_agent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_never_gets_an_agent_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "_READY_S", 0)
     calls = []
 
@@ -91,6 +100,6 @@ def test_a_head_that_never_gets_an_agent_is_told(monkeypatch: pytest.MonkeyPatch
         calls.append(1)
         raise RuntimeError("500: No available agent to submit job")
 
-    with pytest.raises(UserError, match="the head has no job agent") as told:
+    with pytest.raises(UserError, match="the head has no job agent") as caught:
         jobs.when_ready(call)
-    assert (told.value.exit_code, len(calls)) == (1, 1)
+    assert (caught.value.exit_code, len(calls)) == (1, 1)

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from segray.pipelines.config.commands.registry import ClipConfig, Pool, SamConfig
+from segray.pipelines.config.commands.annotate import ClipConfig, Pool, SamConfig
 from segray.pipelines.engine.cluster import TASK_CPUS, Resources
 from segray.pipelines.engine.pools import PoolPlan, Size, balanced, plan, plan_alone
 from segray.pipelines.errors import UserError

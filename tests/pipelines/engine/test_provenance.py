@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from segray.models.label_space import label_space
-from segray.pipelines.config.commands.registry import AnnotateConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.engine.provenance import differences, other_configuration, provenance
 

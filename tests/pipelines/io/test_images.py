@@ -137,13 +137,13 @@ def test_a_dark_16_bit_picture_stays_dark() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-@pytest.mark.parametrize("matte", [(255, 255, 255), (0, 0, 0), (10, 200, 30)])
-def test_transparency_shows_the_matte(mode: str, matte: tuple[int, int, int]) -> None:
-    options = replace(OPTIONS, matte=matte)
+@pytest.mark.parametrize("background_color", [(255, 255, 255), (0, 0, 0), (10, 200, 30)])
+def test_transparency_shows_the_background_color(mode: str, background_color: tuple[int, int, int]) -> None:
+    options = replace(OPTIONS, background_color=background_color)
     image = Image.new("RGBA", (16, 16), (80, 80, 80, 255))
     image.paste((90, 90, 90, 0), (0, 0, 8, 16))
     decoded = decode(encode(image.convert(mode), "PNG"), options)
-    assert (decoded[:, :8] == matte).all()
+    assert (decoded[:, :8] == background_color).all()
     assert error_close(decoded[:, 8:], np.full((16, 8, 3), 80, np.uint8)) < 3
 
 

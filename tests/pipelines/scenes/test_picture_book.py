@@ -8,7 +8,7 @@ from PIL import Image
 
 from segray.models.label_space import PICTURE_BOOK, PICTURE_BOOK_GROUNDS
 from segray.pipelines.commands.picture_book import run
-from segray.pipelines.config.commands.registry import PictureBookConfig
+from segray.pipelines.config.commands.picture_book import PictureBookConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import decode_gray_png
 from segray.pipelines.scenes import picture_book

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from segray.pipelines.commands import predict, train
-from segray.pipelines.config.commands.registry import PredictConfig
+from segray.pipelines.config.commands.predict import PredictConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.io import storage
 from segray.pipelines.training.trained import load_network

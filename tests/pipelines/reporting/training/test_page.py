@@ -14,7 +14,7 @@ from torch import Tensor
 from segray.models.label_space import LabelSpace
 from segray.models.segmenters.builtin import PictureBook
 from segray.pipelines.commands.report import run
-from segray.pipelines.config.commands.registry import ReportConfig
+from segray.pipelines.config.commands.report import ReportConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.reporting.label_set.samples import Legend
 from segray.pipelines.reporting.training.examples import extremes, make_pictures

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segray.models.label_space import label_space
-from segray.pipelines.config.commands.training_data import DataConfig
+from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import encode_gray_png
 from segray.pipelines.training.data.training_data import TrainingData, open_data

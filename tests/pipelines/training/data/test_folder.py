@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from segray.pipelines.commands.picture_book import run as draw_book
-from segray.pipelines.config.commands.registry import PictureBookConfig
+from segray.pipelines.config.commands.picture_book import PictureBookConfig
 from segray.pipelines.training.data.training_data import LabelledImages
 from tests.pipelines.training.data.small_sets import (
     CLASSES,

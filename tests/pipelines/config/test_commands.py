@@ -10,7 +10,7 @@ from segray.models.clip.text import TEMPLATES
 from segray.models.label_space import BACKGROUND_NAMES, label_space
 from segray.models.sam.generator import SAM_MODELS
 from segray.pipelines.config.command_table import COMMANDS
-from segray.pipelines.config.commands.registry import TEMPLATE_SETS, AnnotateConfig, SamModel
+from segray.pipelines.config.commands.annotate import TEMPLATE_SETS, AnnotateConfig, SamModel
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.config.schema import Config, keys
@@ -22,9 +22,9 @@ def example(name: str) -> AnnotateConfig:
     return load(AnnotateConfig, str(CONFIGS / f"{name}.yaml"))
 
 
-@pytest.mark.parametrize("verb", COMMANDS)
-def test_a_verb_needs_only_its_required_keys(verb: str, tmp_path: Path) -> None:
-    model: type[Config] = COMMANDS[verb].config()
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_needs_only_its_required_keys(command: str, tmp_path: Path) -> None:
+    model: type[Config] = COMMANDS[command].config()
     required = [key.name for key in keys(model).values() if key.required]
     config = load(model, None, [f"{name}=x" for name in required])
     saved = tmp_path / "saved.yaml"
@@ -32,21 +32,21 @@ def test_a_verb_needs_only_its_required_keys(verb: str, tmp_path: Path) -> None:
     assert load(model, str(saved)) == config
 
 
-@pytest.mark.parametrize("verb", COMMANDS)
-def test_every_key_has_a_sentence_of_help(verb: str) -> None:
-    for key in keys(COMMANDS[verb].config()).values():
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_key_has_a_sentence_of_help(command: str) -> None:
+    for key in keys(COMMANDS[command].config()).values():
         assert key.help.isascii(), key.name
         assert key.help.endswith("."), key.name
         assert not key.nullable or "null:" in key.help, f"{key.name}: the help says nothing of null"
 
 
-# submit takes the words of other verbs too.
-@pytest.mark.parametrize("verb", [verb for verb in COMMANDS if verb != "submit"])
-def test_the_program_behind_a_verb_takes_its_configuration(verb: str) -> None:
-    run = import_module(COMMANDS[verb].module).run
+# submit takes the overrides of other commands too.
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "submit"])
+def test_the_program_behind_a_command_takes_its_configuration(command: str) -> None:
+    run = import_module(COMMANDS[command].module).run
     hints = get_type_hints(run)
     hints.pop("return")
-    assert list(hints.values()) == [COMMANDS[verb].config()]
+    assert list(hints.values()) == [COMMANDS[command].config()]
 
 
 def test_names_agree_with_the_models() -> None:

@@ -1,0 +1,29 @@
+"""The configuration of `segray evaluate`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from segray.pipelines.config.schema import Config, Folder
+from segray.pipelines.config.shared import Images, Masks, Window
+
+
+class EvaluateConfig(Config):
+    """Compare labels, or the predictions of a network, with ground-truth masks: IoU per class and mIoU."""
+
+    labels: Folder | None = None
+    """A label set, or a folder of PNG label maps; null: use `checkpoint`."""
+    checkpoint: Folder | None = None
+    """A checkpoint, or a training run for its best one, that labels `images`; null: use `labels`."""
+    images: Images | None = None
+    """Images for `checkpoint`: a folder, a glob, a file, or the same under s3:// or gs://; null: none."""
+    window: Window = None
+    """Sliding window for `checkpoint`, in pixels; 0: whole images, null: as in the run's validation."""
+    masks: Masks
+    """A folder of 8-bit masks of class ids with the names of the images."""
+    out: Folder | None = None
+    """Folder for evaluation.json and evaluation.csv; null: next to the labels, or in the training run."""
+    ignore_index: int = Field(default=255, ge=0, le=255)
+    """Mask pixels with this id are ignored."""
+    allow_missing: bool = False
+    """Leave out images without a mask instead of failing."""

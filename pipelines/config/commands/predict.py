@@ -1,0 +1,34 @@
+"""The configuration of `segray predict`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from segray.pipelines.config.commands.annotate import ImageConfig
+from segray.pipelines.config.schema import Config, Folder, RunOnly, Text
+from segray.pipelines.config.shared import GrowConfig, Images, Window
+
+
+class PredictConfig(Config):
+    """Label images with a trained network: masks as PNG, and overlays of masks and images."""
+
+    checkpoint: Folder
+    """A checkpoint, or a training run, of which the best checkpoint is used."""
+    images: Images
+    """The images: a folder, a glob such as `photos/**/*.jpg`, a file, or the same under s3:// or gs://."""
+    out: Annotated[Folder, RunOnly]
+    """Folder for masks/ and overlays/. Running the same command again predicts only what is missing."""
+    overlays: Annotated[bool, RunOnly] = True
+    """Also write each image as JPEG with the colours of its classes on top."""
+    window: Window = None
+    """Sliding window in pixels, for large images; 0: whole images, null: as in the run's validation."""
+    image: ImageConfig = ImageConfig()
+    """Which images are accepted, and how they are decoded."""
+    workers: Annotated[int | None, Field(ge=1, le=4096), RunOnly] = None
+    """Actors that predict; null: one per GPU, or without GPUs one per CPU."""
+    address: Annotated[Text | None, RunOnly] = None
+    """A running Ray cluster: auto or ray://HOST:10001; null: RAY_ADDRESS if set, or this machine."""
+    grow: GrowConfig = GrowConfig()
+    """Machines to request from an autoscaling cluster."""

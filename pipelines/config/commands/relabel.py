@@ -1,0 +1,22 @@
+"""The configuration of `segray relabel`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from segray.pipelines.config.commands.annotate import LabelConfig
+from segray.pipelines.config.schema import Config, Folder, RunOnly, Shown
+from segray.pipelines.config.shared import Classes
+
+
+class RelabelConfig(Config):
+    """Give a label set new classes, prompts or a new threshold, without SAM and without the images."""
+
+    labels: Folder
+    """The label set to read; it must hold embeddings."""
+    out: Annotated[Folder, RunOnly]
+    """Folder of the new label set."""
+    classes: Annotated[Classes, Shown("CLASSES")]
+    """picture_book, voc, coco, a text file with one class per line, or the names: cat,dog."""
+    label: LabelConfig = LabelConfig()
+    """Prompts and threshold that turn segments into labels."""

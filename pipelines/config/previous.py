@@ -1,0 +1,67 @@
+"""Keys and values that an earlier version wrote, under the names that they have now.
+
+An old name in a user's configuration is refused, and the message has the new name. What an earlier version
+stored (config.yaml, the provenance of a label set) is translated where it is read, so that it can be resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import TypeVar
+
+V = TypeVar("V")
+
+KEYS = {"image.matte": "image.background_color"}
+"""Old dotted key: new dotted key."""
+
+VALUES: dict[str, dict[str, str]] = {}
+"""New dotted key: {old value: new value}."""
+
+
+def current_values(values: Mapping[str, V]) -> dict[str, V | str]:
+    """Stored values by dotted key, as in `config.loading.identity`, with today's names."""
+    renamed = {KEYS.get(key, key): value for key, value in values.items()}
+    return {key: _current_value(key, value) for key, value in renamed.items()}
+
+
+def current_tree(tree: V) -> V:
+    """The nested sections of a stored config.yaml, with today's names; anything else stays unchanged."""
+    result = deepcopy(tree)
+    for old, new in KEYS.items():
+        section, target, leaf = _section(result, old), _section(result, new), old.rpartition(".")[2]
+        if section is not None and target is not None and leaf in section:
+            target[new.rpartition(".")[2]] = section.pop(leaf)
+    for key in VALUES:
+        _rename_value(result, key)
+    return result
+
+
+def current_provenance(record: V) -> V:
+    """The provenance of a label set (`engine.provenance`), with today's names; {} stays {}."""
+    result = deepcopy(record)
+    if config := _section(result, "config."):
+        renamed = current_values(config)
+        config.clear()
+        config.update(renamed)
+    for key in ("sam.model", "clip.model"):
+        _rename_value(result, key)
+    return result
+
+
+def _current_value(key: str, value: V) -> V | str:
+    return VALUES.get(key, {}).get(value, value) if isinstance(value, str) else value
+
+
+def _rename_value(tree: object, key: str) -> None:
+    section, leaf = _section(tree, key), key.rpartition(".")[2]
+    if section is not None and leaf in section:
+        section[leaf] = _current_value(key, section[leaf])
+
+
+def _section(tree: object, key: str) -> dict[str, object] | None:
+    """The mapping that holds the last part of a dotted key; None if there is none."""
+    branch = tree
+    for part in key.split(".")[:-1]:
+        branch = branch.get(part) if isinstance(branch, dict) else None
+    return branch if isinstance(branch, dict) else None

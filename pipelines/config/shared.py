@@ -1,0 +1,33 @@
+"""What the configurations of several commands share: types of their keys, and the `grow` section."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from segray.pipelines.config.schema import Config, RunOnly, Shown, Text
+
+
+def _check_window(value: int | None) -> int | None:
+    if value is not None and value != 0 and value < 32:
+        raise ValueError(f"{value} is out of range (allowed: 0, or at least 32)")
+    return value
+
+
+Classes = Text | tuple[Text, ...]
+Images = Annotated[str, Field(min_length=1), Shown("FOLDER")]
+Masks = Annotated[str, Field(min_length=1), Shown("FOLDER")]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Window = Annotated[int | None, AfterValidator(_check_window), Shown("PIXELS", "0, or at least 32")]
+
+
+class GrowConfig(Config):
+    """Machines to request from an autoscaling cluster before the run starts."""
+
+    gpus: Annotated[int | None, Field(ge=1, le=100_000), RunOnly] = None
+    """GPUs to request before the run; null: use the GPUs that are there."""
+    cpus: Annotated[int | None, Field(ge=1, le=1_000_000), RunOnly] = None
+    """CPUs to request before the run; null: use the CPUs that are there."""
+    wait: Annotated[int, Field(ge=1, le=86_400), RunOnly] = 900
+    """Seconds to wait for them. After that the run starts with what has arrived, or ends if nothing has."""
