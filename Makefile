@@ -4,16 +4,16 @@
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
-# One worker per module, modules with Ray first: see tests/conftest.py.
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+# A module's tests stay in one process, with its fixtures; tests/conftest.py sets the order of the modules.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # After `make test` in the same call, what that has not run.
 REST := $(if $(filter test,$(MAKECMDGOALS)),-m slow)
-BENCH ?= zero_shot masks gem pooling jpeg store annotate end_to_end memory train
+BENCH ?= zero_shot masks gem pooling jpeg store annotate end_to_end memory startup train
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo tune test test-all lint bench clean
+.PHONY: help demo tune test test-all lint bench docs clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 15
@@ -21,7 +21,7 @@ help: ## show this list
 demo: $(VENV)/.core ## draw a picture book, label it with the built-in models, train on it, report both
 	$(BIN)/segray demo $(ARGS)
 
-tune: $(VENV)/.dev ## search tau and epsilon for 4 and for 16 masks of a picture book; the same command goes on
+tune: $(VENV)/.dev ## search tau and epsilon for 4 and for 16 masks of a picture book; the same command resumes
 	test -e runs/tune/book/class_names.txt || $(BIN)/segray picture-book out=runs/tune/book n=120
 	test -e runs/tune/labels/run.json || \
 		$(BIN)/segray annotate configs/picture_book.yaml images=runs/tune/book/images out=runs/tune/labels
@@ -38,10 +38,14 @@ lint: $(VENV)/.dev ## check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p segray -p tests -p tools -p benchmarks
 
-bench: $(VENV)/.dev ## run every benchmark, one program a claim
+bench: $(VENV)/.dev ## run every benchmark, one program per claim
 	@set -e; for name in $(BENCH); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS); \
 	done
+
+docs: $(BIN)/python ## build the documentation site into build/site
+	$(PIP) -q 'mkdocs-material>=9.6,<10'
+	$(BIN)/mkdocs build --strict
 
 clean: ## remove caches and build products; .venv and all outputs stay
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

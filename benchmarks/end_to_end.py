@@ -10,7 +10,7 @@ command on a Ray of its own, with its default workers. `ratio` is of images a se
 models loaded to the last file written; 5 is the aim, on a CPU. `same_pixels` is the share of the pixels with
 the same label, 99.5 % the aim. `ratio_with_setup` is of whole processes: imports, loading, Ray.
 
-`picture_book` is the built-in models as they are. `vit_b` has the size of what users run, SAM ViT-B and CLIP
+`builtin` is the built-in models as they are. `vit_b` has the size of what users run, SAM ViT-B and CLIP
 ViT-B-16 on pictures of 500 x 375. Drawn: both models' weights, and on both sides SAM's predicted IoU and
 low-resolution logits, which replace those that the whole decoder has computed (`benchmarks.real_size`).
 Everything else is real, from the picture file to the label set. As a picture takes the plain loop minutes, it
@@ -35,9 +35,7 @@ from unittest import mock
 import click
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
-from segment_anything import SamAutomaticMaskGenerator
 
 from benchmarks import real_size
 from benchmarks.common import (
@@ -51,56 +49,16 @@ from benchmarks.common import (
     write_result,
 )
 from benchmarks.masks import DrawnOutputs
-from benchmarks.pooling import upsample_then_mean
-from benchmarks.throughput import clocked_ledger, in_fresh_process
-from segray.models.clip.model import build_clip
-from segray.models.clip.text import embed_label_space, resolve_templates
-from segray.models.clip.zero_shot import classify_segments
-from segray.models.label_map import LabelMap, SegmentClasses
-from segray.models.label_space import label_space
-from segray.models.sam.generator import SAM_MODELS, build_sam
-from segray.pipelines.annotation.stages.segment import clip_features
+from benchmarks.plain import PlainWay
+from benchmarks.throughput import clocked_ledger, in_fresh_process, on_cluster
+from segray.models.label_map import LabelMap
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.io.images import decode_gray_png
 from segray.pipelines.label_set.store import LabelStore
 
 SEGRAY = "segray annotate"
-_NAMES = {"picture_book": "end_to_end.json", "vit_b": "end_to_end-vit-b.json"}
-
-
-class PlainWay:
-    """Both models, loaded once, as a script of the published parts would use them."""
-
-    def __init__(self, config: AnnotateConfig) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.sam: Any = build_sam(config.sam.model, config.sam.weights)[0].to(torch.device(device))
-        names = ("points_per_side", "pred_iou_thresh", "stability_score_thresh")
-        options = {name: getattr(SAM_MODELS[config.sam.model], name) for name in names}
-        self._generator = SamAutomaticMaskGenerator(self.sam, **options)
-        self._clip = build_clip(config.clip.model, config.clip.weights, device=device)
-        space = label_space(config.classes, config.label.background_names, config.label.aliases)
-        self._bank = embed_label_space(self._clip, space, resolve_templates(config.label.templates))
-        self._config = config
-
-    def label(self, image: NDArray[np.uint8]) -> LabelMap:
-        """Label map [H, W] of a uint8 [H, W, 3] image."""
-        masks = [record["segmentation"] for record in self._generator.generate(image)]
-        if not masks:
-            return np.zeros(image.shape[:2], np.uint8)
-        features = clip_features(self._clip, self._config.clip, [image])[0]
-        on_device = [torch.from_numpy(mask).to(features.device) for mask in masks]
-        with torch.inference_mode():
-            pooled = upsample_then_mean(features, on_device)
-        return _painted(masks, classify_segments(pooled, self._bank, self._config.label.threshold))
-
-
-def _painted(masks: Sequence[NDArray[np.bool_]], naming: SegmentClasses) -> LabelMap:
-    label = np.zeros(masks[0].shape, np.uint8)
-    for k in sorted(range(len(masks)), key=lambda k: (-masks[k].sum(), naming.score[k])):
-        if naming.named[k]:
-            label[masks[k]] = naming.class_id[k]
-    return label
+_NAMES = {"builtin": "end_to_end.json", "vit_b": "end_to_end-vit-b.json"}
 
 
 def plain_loop(
@@ -136,7 +94,7 @@ def command(config: AnnotateConfig, clock: Path, drawn: int | None = None) -> fl
     said = io.StringIO()
     outputs = contextlib.nullcontext() if drawn is None else real_size.drawn_outputs(drawn)
     clocked = mock.patch.object(ledger, "start", partial(clocked_ledger, clock))
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), clocked, outputs:
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), clocked, outputs, on_cluster():
         annotate.run(config)
     first, last = json.loads(clock.read_text(encoding="ascii"))
     return float(last - first)
@@ -214,7 +172,7 @@ def _ratio(ways: Mapping[str, Mapping[str, float]], which: str) -> float:
 
 
 @click.command("end_to_end", cls=Benchmark, help=__doc__)
-@click.option("--model", default="picture_book", show_default=True, type=click.Choice(list(_NAMES)))
+@click.option("--model", default="builtin", show_default=True, type=click.Choice(list(_NAMES)))
 @click.option("--images", default=24, show_default=True, type=click.IntRange(1))
 @click.option(
     "--loop-images", type=click.IntRange(1), help="How many of them the plain loop labels; default: all."
@@ -224,7 +182,7 @@ def _ratio(ways: Mapping[str, Mapping[str, float]], which: str) -> float:
     default=256,
     show_default=True,
     type=click.IntRange(32),
-    help="Side of picture_book's pictures in pixels.",
+    help="Side of builtin's images in pixels.",
 )
 @click.option("--seed", default=11, show_default=True, callback=fresh, type=int)
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file.")

@@ -14,7 +14,8 @@ from segray.models.label_map import SegmentClasses, paint
 from segray.models.label_space import label_space
 from segray.models.masks import Segment
 from segray.models.sam.generator import build_sam
-from segray.pipelines.annotation.stages.segment import clip_features, mask_generator
+from segray.pipelines.annotation.stages.classify import clip_features
+from segray.pipelines.annotation.stages.segment import mask_generator
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 
 Image = NDArray[np.uint8]

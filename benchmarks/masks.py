@@ -1,19 +1,19 @@
 """Segment everything: segray's mask generator against `SamAutomaticMaskGenerator`, same weights, one thread.
 
     python -m benchmarks.masks --model vit_b --width 500 --height 375
-    python -m benchmarks.masks --model picture_book --images 12
+    python -m benchmarks.masks --model builtin --images 12
     python -m benchmarks.masks --model vit_b --width 500 --height 375 --images 32 --device cuda
 
 `vit_b` has the official size and random weights, whose own masks would all be alike: on both sides the whole
 decoder is computed, then its outputs are replaced by drawn ones, three nested blobs a prompt, so that
-filters, suppression and resampling have what a trained model gives them. `picture_book` is the built-in model
+filters, suppression and resampling have what a trained model gives them. `builtin` is the built-in model
 as it is. Both generators have their default settings (the built-in model's thresholds for that one), in one
 process that keeps the memory it frees, as segray's workers do. `ratio` is upstream's CPU seconds over
 segray's.
 
 On a GPU upstream computes in fp32, one picture after the other, and segray takes all of them in one call,
 once to warm up and once for the clock, in every precision of `--precision`. What precision does to masks only
-`picture_book` shows. `changed_counts` is the share of pictures with another number of masks than upstream's.
+`builtin` shows. `changed_counts` is the share of pictures with another number of masks than upstream's.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def figures(
 
 
 @click.command("masks", cls=Benchmark, help=__doc__)
-@click.option("--model", default="picture_book", type=click.Choice(["picture_book", "vit_b"]))
+@click.option("--model", default="builtin", type=click.Choice(["builtin", "vit_b"]))
 @click.option("--width", default=256, show_default=True, type=click.IntRange(32))
 @click.option("--height", default=256, show_default=True, type=click.IntRange(32))
 @click.option("--images", default=1, show_default=True, type=click.IntRange(1))

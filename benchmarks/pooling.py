@@ -10,7 +10,6 @@ how far either is from the peer's way in float64, on the first eight features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ import click
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from benchmarks.common import Benchmark, circumstances, fresh, table, timed, write_result
+from benchmarks.plain import upsample_then_mean
 from segray.models.clip.zero_shot import pool_segments
 from segray.models.masks import Segment, full_mask, segment_from_mask
 
@@ -39,16 +38,6 @@ def draw_segments(count: int, height: int, width: int, seed: int) -> list[Segmen
         mask = ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1
         segments.append(segment_from_mask(mask))
     return segments
-
-
-def upsample_then_mean(features: Tensor, masks: Sequence[Tensor]) -> Tensor:
-    """The peer: [K, D] from features [h, w, D] and K masks bool [H, W]."""
-    height, width = masks[0].shape
-    full = F.interpolate(
-        features.permute(2, 0, 1)[None], (height, width), mode="bilinear", align_corners=False
-    )[0]
-    weights = torch.stack(list(masks)).flatten(1).to(full.dtype)
-    return weights @ full.flatten(1).T / weights.sum(1, keepdim=True)
 
 
 def compare(

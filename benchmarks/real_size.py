@@ -26,7 +26,7 @@ from benchmarks.masks import DrawnOutputs
 from segray.pipelines.annotation import graph
 from segray.pipelines.annotation.stages.segment import SegmentImages
 from segray.pipelines.config.commands.annotate import SamModel
-from segray.pipelines.engine.guard import Book
+from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.pools import PoolPlan
 from segray.pipelines.scenes.picture_book import draw_scene
 
@@ -69,8 +69,8 @@ def draw_pictures(folder: Path, n: int, seed: int) -> list[Path]:
 class SegmentDrawn(SegmentImages):
     """`SegmentImages` whose decoder computes all and then gets the drawn outputs of the seed in `SEED`."""
 
-    def __init__(self, config: SamModel, plan: PoolPlan, book: Book, max_tries: int) -> None:
-        super().__init__(config, plan, book, max_tries)
+    def __init__(self, config: SamModel, plan: PoolPlan, guard: Guard) -> None:
+        super().__init__(config, plan, guard)
         drawn: Any = DrawnOutputs(int(os.environ[SEED]))
         # Open for as long as the worker lives.
         self.drawn = ExitStack()

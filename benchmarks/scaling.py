@@ -91,20 +91,20 @@ def ledger_rate(callers: int, calls: int) -> float:
     import ray
 
     with cluster.session(None):
-        book = ledger.start()
+        run_ledger = ledger.start()
         task = ray.remote(num_cpus=0)(_call)
-        ray.get([task.remote(book, caller, 10) for caller in range(callers)])
+        ray.get([task.remote(run_ledger, caller, 10) for caller in range(callers)])
         began = time.perf_counter()
-        ray.get([task.remote(book, caller, calls) for caller in range(callers)])
+        ray.get([task.remote(run_ledger, caller, calls) for caller in range(callers)])
         return 2 * callers * calls / (time.perf_counter() - began)
 
 
-def _call(book: ledger.RemoteLedger, caller: int, calls: int) -> None:
+def _call(run_ledger: ledger.RemoteLedger, caller: int, calls: int) -> None:
     for number in range(calls):
         ids = [f"{caller}-{number}-{k}" for k in range(4)]
-        book.begin("sam", ids)
-        book.end("sam", ids, 0.1)
-    book.tally()
+        run_ledger.begin("sam", ids)
+        run_ledger.end("sam", ids, 0.1)
+    run_ledger.tally()
 
 
 def show(record: dict[str, Any]) -> str:

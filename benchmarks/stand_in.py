@@ -11,55 +11,46 @@ import time
 from typing import Any
 from unittest import mock
 
-import pyarrow as pa
-
 from segray.models.label_map import SegmentClasses
 from segray.models.masks import pack
 from segray.pipelines.annotation import graph
-from segray.pipelines.annotation.stages.encode import (
-    CLASSIFIED_SCHEMA,
-    SEGMENTED_SCHEMA,
-    TableStage,
-    classes_to_bytes,
-)
+from segray.pipelines.annotation.stages.base import Stage
+from segray.pipelines.annotation.stages.schemas import CLASSIFIED_SCHEMA, SEGMENTED_SCHEMA, classes_to_bytes
 from segray.pipelines.cli import main
-from segray.pipelines.engine.guard import Row
+from segray.pipelines.engine.guard import Guard
+from segray.pipelines.engine.rows import Row
 
 SECONDS = "SEGRAY_STAND_IN_SECONDS"
 
 
-class SleepingSam:
+class SleepingSam(Stage):
     """In place of `SegmentImages`."""
 
-    def __init__(self, *, book: Any, max_tries: int, **_: Any) -> None:
+    name, schema = "sam", SEGMENTED_SCHEMA
+
+    def __init__(self, *, guard: Guard, **_: object) -> None:
+        super().__init__(guard)
         self._seconds = float(os.environ[SECONDS])
-        self._table = TableStage("sam", self.segment, book, max_tries)
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """READ_SCHEMA to SEGMENTED_SCHEMA."""
-        return self._table.apply(table, SEGMENTED_SCHEMA)
-
-    def segment(self, rows: list[Row]) -> list[Row]:
+    def process(self, rows: list[Row]) -> list[Row]:
         """No segments, after a while."""
         time.sleep(self._seconds * len(rows))
-        return [{**row, "segments": pack([])} for row in rows]
+        return [{**row, "packed_segments": pack([])} for row in rows]
 
 
-class IdleClip:
+class IdleClip(Stage):
     """In place of `ClassifySegments`."""
 
-    def __init__(self, *, book: Any, max_tries: int, **_: Any) -> None:
+    name, schema = "clip", CLASSIFIED_SCHEMA
+
+    def __init__(self, *, guard: Guard, **_: object) -> None:
+        super().__init__(guard)
         empty: dict[str, Any] = {name: [] for name in SegmentClasses.__dataclass_fields__}
-        self._naming = classes_to_bytes(SegmentClasses(**empty))
-        self._table = TableStage("clip", self.name, book, max_tries)
+        self._classes = classes_to_bytes(SegmentClasses(**empty))
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """SEGMENTED_SCHEMA to CLASSIFIED_SCHEMA."""
-        return self._table.apply(table, CLASSIFIED_SCHEMA)
-
-    def name(self, rows: list[Row]) -> list[Row]:
-        """Names for no segments."""
-        return [{**row, "pixels": None, "naming": self._naming, "embeddings": b""} for row in rows]
+    def process(self, rows: list[Row]) -> list[Row]:
+        """Classes of no segments."""
+        return [{**row, "classes": self._classes, "embeddings": b""} for row in rows]
 
 
 def run(words: list[str]) -> None:

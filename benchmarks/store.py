@@ -35,13 +35,13 @@ from segray.models.clip.zero_shot import pool_segments
 from segray.models.label_map import LabelMap, SegmentClasses, paint
 from segray.models.label_space import IGNORE_INDEX
 from segray.models.masks import Segment, decode_rle, encode_rle
+from segray.pipelines.annotation.parts import part_tables
 from segray.pipelines.annotation.prepared import Prepared
-from segray.pipelines.annotation.sink import part_tables
 from segray.pipelines.annotation.stages.encode import encode_segments
 from segray.pipelines.commands.annotate import prepare, space_of
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
-from segray.pipelines.engine.guard import Row
+from segray.pipelines.engine.rows import Row
 from segray.pipelines.io.images import decode_gray_png
 from segray.pipelines.label_set.store import LabelStore, labels_schema, segments_schema, write_part
 from segray.pipelines.scenes.picture_book import draw_scene
@@ -96,7 +96,7 @@ def annotate(prepared: Prepared, images: int, size: int, seed: int) -> Pile:
         image, image_id = draw_scene(seed, index, size).image, f"scene-{index:06d}.png"
         segments, features = labeller.segments(image), labeller.features(image, "gem")
         naming = labeller.name(segments, features, size, size)
-        row = {"image_id": image_id, "width": size, "height": size, "status": "ok", "error": None}
+        row: Row = {"image_id": image_id, "width": size, "height": size, "status": "ok", "error": None}
         row["sha256"] = hashlib.sha256(image.tobytes()).hexdigest()
         embeddings = pool_segments(features, segments, size, size).half().cpu().numpy().tobytes()
         label, _ = paint(segments, naming, size, size)
@@ -114,8 +114,7 @@ def write_parts(prepared: Prepared, rows_per_part: int, pile: Pile, root: Path) 
 
 
 def _encoded(one: Labelled) -> Row:
-    size = one.row["height"], one.row["width"]
-    return one.row | encode_segments(one.segments, one.naming, one.embeddings, *size, IGNORE_INDEX)
+    return encode_segments(one.row, one.segments, one.naming, one.embeddings, IGNORE_INDEX)
 
 
 def open_parts(in_memory: int, root: Path, ids: Sequence[str]) -> Ask:
@@ -126,7 +125,7 @@ def open_parts(in_memory: int, root: Path, ids: Sequence[str]) -> Ask:
 
 def write_json(pile: Pile, root: Path) -> None:
     """Annotations in the order of painting, without a category where a segment has no name."""
-    annotations: list[Row] = []
+    annotations: list[dict[str, object]] = []
     for image_id, one in pile.items():
         found, naming = one.segments, one.naming
         for k in sorted(range(len(found)), key=lambda k: (-found[k].area, naming.score[k])):

@@ -1,10 +1,10 @@
-"""Time of a training step against a plain PyTorch loop of the same method, in the same run.
+"""Time of a training step, compared with a plain PyTorch loop of the same method in the same run.
 
     python -m benchmarks.train --steps 12
 
-The peer is what public code does: a DataLoader that augments image by image on the CPU with torchvision and
-PIL, the same network and losses in fp32, one process. `ratio` is the peer's time a step over segray's; above
-1 segray is faster. Both take turns, so that what else the machine does meets both.
+The peer works like public code: a DataLoader that augments image by image on the CPU with torchvision and
+PIL, the same network and losses in fp32, one process. `ratio` is the peer's time per step over segray's;
+above 1, segray is faster. The two alternate, so that other load on the machine affects both.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -31,15 +30,15 @@ from segray.models.semi.student import Student
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.scenes.picture_book import draw_scene
-from segray.pipelines.training.data.batches import StepData, steps
-from segray.pipelines.training.optimiser import make_optimiser
+from segray.pipelines.training.build import make_optimiser
+from segray.pipelines.training.data.sampler import StepDataset, step_batches
 from segray.pipelines.training.step import Objective
 
 CLASSES, EPSILON, TAU = 10, 0.1, 0.7
 
 
-class Scenes(Dataset[Any]):
-    """Scenes in memory as the readers give them: image, mask, confidence."""
+class Scenes(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Scenes in memory, as the readers return them: image, mask, confidence."""
 
     def __init__(self, count: int, size: int) -> None:
         drawn = [draw_scene(7, i, size) for i in range(count)]
@@ -53,8 +52,8 @@ class Scenes(Dataset[Any]):
         return image, mask, torch.full_like(mask, 200)
 
 
-class PlainViews(Dataset[Any]):
-    """One image a time through PIL and torchvision: weak view, label, two strong views, two CutMix boxes."""
+class PlainViews(Dataset[tuple[Tensor, ...]]):
+    """One image at a time by PIL and torchvision: weak view, label, two strong views, two CutMix boxes."""
 
     def __init__(self, scenes: Scenes, crop: int) -> None:
         self.scenes, self.crop = scenes, crop
@@ -68,8 +67,8 @@ class PlainViews(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         image, mask, _ = self.scenes[index]
-        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-        weak, label = self._weak(picture, Image.fromarray(mask.numpy()))
+        rgb = Image.fromarray(image.permute(1, 2, 0).numpy())
+        weak, label = self._weak(rgb, Image.fromarray(mask.numpy()))
         views = [self._normal(self.to_tensor(v)) for v in (weak, self.strong(weak), self.strong(weak))]
         target = torch.from_numpy(np.array(label)).long()
         return (*views, target, self._box(), self._box())
@@ -104,15 +103,23 @@ class PlainViews(Dataset[Any]):
 
 
 class PlainLoop:
-    """A straightforward loop of the paper's method: three forward passes, public code's way."""
+    """A straightforward loop of the paper's method: three forward passes, as in public code."""
 
     def __init__(self, scenes: Scenes, network: Segmenter, config: TrainConfig, loaders: int) -> None:
         self.network = network.train()
         self.optimiser = make_optimiser(network, config.train)
         views = PlainViews(scenes, config.augment.crop)
-        options: dict[str, Any] = {"batch_size": config.train.batch, "shuffle": True, "drop_last": True}
         self.labelled, self.unlabelled = (
-            _forever(DataLoader(views, num_workers=loaders, persistent_workers=loaders > 0, **options))
+            _forever(
+                DataLoader(
+                    views,
+                    config.train.batch,
+                    shuffle=True,
+                    drop_last=True,
+                    num_workers=loaders,
+                    persistent_workers=loaders > 0,
+                )
+            )
             for _ in range(2)
         )
 
@@ -121,15 +128,15 @@ class PlainLoop:
         image, _, _, mask, _, _ = next(self.labelled)
         weak, first, second, zero_shot, *boxes = next(self.unlabelled)
         maps = self.network.encode(torch.cat([image, weak]))
-        own = tuple(m[len(image) :] for m in maps)
-        dropped = tuple(F.dropout2d(m, 0.5) for m in own)
+        weak_maps = tuple(m[len(image) :] for m in maps)
+        dropped = tuple(F.dropout2d(m, 0.5) for m in weak_maps)
         joined = tuple(torch.cat([m, d]) for m, d in zip(maps, dropped, strict=True))
         logits = self.network.decode(joined, (image.shape[-2], image.shape[-1]))
-        labelled, looked, feature = logits.split([len(image), len(weak), len(weak)])
+        labelled, weak_logits, feature = logits.split([len(image), len(weak), len(weak)])
         strong = [torch.where(b[:, None], v.flip(0), v) for v, b in zip((first, second), boxes, strict=True)]
         predicted = self.network(torch.cat(strong)).chunk(2)
-        confidence, own_class = looked.detach().softmax(1).max(1)
-        label = torch.where((confidence >= TAU) & (zero_shot != 255), own_class, zero_shot)
+        confidence, predicted_class = weak_logits.detach().softmax(1).max(1)
+        label = torch.where((confidence >= TAU) & (zero_shot != 255), predicted_class, zero_shot)
         terms = [0.5 * self._loss(feature, label)]
         for view, box in zip(predicted, boxes, strict=True):
             terms.append(0.25 * self._loss(view, torch.where(box, label.flip(0), label)))
@@ -145,25 +152,25 @@ class PlainLoop:
 
 
 class SegrayLoop:
-    """Steps as `segray train` takes them."""
+    """Steps of `segray train`."""
 
     def __init__(self, scenes: Scenes, network: Segmenter, config: TrainConfig, count: int) -> None:
         self.objective = Objective(config, network, CLASSES, torch.device("cpu"))
         self.student = Student(network).train()
         self.optimiser = make_optimiser(network, config.train)
-        data = StepData(scenes, scenes, seed=0, batch=config.train.batch, rank=0, workers=1)
-        self.samples = steps(data, 0, count, config.train.loaders)
+        data = StepDataset(scenes, scenes, seed=0, batch=config.train.batch, rank=0, workers=1)
+        self.batches = step_batches(data, 0, count, config.train.loaders)
 
     def __call__(self) -> float:
         """One step; the loss."""
-        figures = self.objective(self.student, next(self.samples))
+        metrics = self.objective(self.student, next(self.batches))
         self.optimiser.zero_grad(set_to_none=True)
-        figures.loss.backward()
+        metrics.loss.backward()
         self.optimiser.step()
-        return float(figures.loss.detach())
+        return float(metrics.loss.detach())
 
 
-def _forever(loader: DataLoader[Any]) -> Iterator[Any]:
+def _forever(loader: DataLoader[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
     while True:
         yield from loader
 
@@ -178,8 +185,8 @@ def _seconds(step: Callable[[], float]) -> float:
 @click.option("--steps", "count", default=12, show_default=True)
 @click.option("--crop", default=160, show_default=True, help="Side of a crop in pixels.")
 @click.option("--batch", default=8, show_default=True)
-@click.option("--loaders", default=0, show_default=True, help="Reader processes of either loop.")
-@click.option("--network", default="picture_book", show_default=True)
+@click.option("--loaders", default=0, show_default=True, help="Reader processes of each loop.")
+@click.option("--network", default="builtin", show_default=True)
 @click.option("--threads", default=None, type=int, help="Default: all cores.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file.")
 def main(
@@ -188,9 +195,10 @@ def main(
     """Time both and print the ratio."""
     torch.set_num_threads(threads or available_cores())
     torch.manual_seed(0)
-    words = [f"augment.crop={crop}", f"train.batch={batch}", f"train.loaders={loaders}", "pseudo.tau=0.7"]
+    overrides = [f"network.name={network}", f"augment.crop={crop}", "pseudo.tau=0.7"]
+    overrides += [f"train.batch={batch}", f"train.loaders={loaders}"]
     with tempfile.TemporaryDirectory() as folder:
-        config = load(TrainConfig, None, [f"out={folder}", "data.root=x", f"network.name={network}", *words])
+        config = load(TrainConfig, None, [f"out={folder}", "data.root=x", *overrides])
     scenes = Scenes(4 * batch, 256)
     built = [build_segmenter(network, CLASSES, pretrained=False) for _ in range(2)]
     ours = SegrayLoop(scenes, built[0], config, count + 2)
@@ -199,14 +207,14 @@ def main(
         ours()
         plain()
     pairs = [(_seconds(ours), _seconds(plain)) for _ in range(count)]
-    mine, peers = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratio = peers / mine
-    rows = [["segray", f"{mine:.2f}"], ["plain PyTorch loop", f"{peers:.2f}"], ["ratio", f"{ratio:.2f}"]]
-    click.echo(table(["loop", "s a step"], rows))
+    ours_s, peer_s = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = peer_s / ours_s
+    rows = [["segray", f"{ours_s:.2f}"], ["plain PyTorch loop", f"{peer_s:.2f}"], ["ratio", f"{ratio:.2f}"]]
+    click.echo(table(["loop", "s per step"], rows))
     record = {**circumstances([0]), "crop": crop, "batch": batch, "network": network, "loaders": loaders}
     record |= {
         "threads": torch.get_num_threads(),
-        "seconds": {"segray": mine, "plain": peers},
+        "seconds": {"segray": ours_s, "plain": peer_s},
         "ratio": ratio,
     }
     click.echo(f"wrote {write_result(out, record)}")

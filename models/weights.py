@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-BUILTIN = ("picture_book_clip", "picture_book_sam")
+BUILTIN = ("clip", "sam")
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 _CHUNK = 1 << 20
 _TIMEOUT_S = 30

@@ -1,1 +1,27 @@
-"""From many images and few labels to a semantic segmentation model."""
+"""From many images and few labels to a semantic segmentation model.
+
+Each function is a command of the command line; keyword arguments are its configuration keys, nested by
+dictionaries (`sam={"model": "vit_b"}`) or dotted (`**{"sam.model": "vit_b"}`). Importing this package loads
+neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+from segray.api import annotate, evaluate, predict, relabel, train, tune
+from segray.label_set import LabelSet, Sample
+from segray.network import Network, load_network
+from segray.pipelines.errors import UserError
+
+__all__ = [
+    "LabelSet",
+    "Network",
+    "Sample",
+    "UserError",
+    "annotate",
+    "evaluate",
+    "load_network",
+    "predict",
+    "relabel",
+    "train",
+    "tune",
+]

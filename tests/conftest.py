@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.processes import CLUSTER
+
 # Two processes of many threads each are slower than two of one; set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Workers that yield to everything else starve beside a second process of tests.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a module in one process, with its fixtures, and begin with the longest modules."""
+    """Begin with the modules that need Ray: they take longest, and short ones then fill both processes."""
     with_ray = {item.path for item in items if item.get_closest_marker("ray")}
     items.sort(key=lambda item: item.path not in with_ray)
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +38,8 @@ def ray_session() -> Iterator[None]:
     """One small local Ray for all tests of a process that need one; a run in this process uses it."""
     import ray
 
+    # Ray's processes inherit it, so that a test finds the workers of a driver that joined this Ray.
+    os.environ[CLUSTER] = secrets.token_hex(8)
     ray.init(
         address="local",
         num_cpus=2,
@@ -47,3 +50,11 @@ def ray_session() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def ray_address(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test whose processes join the Ray of this one, where they would start one each."""
+    import ray
+
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)

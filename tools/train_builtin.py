@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from segray.models.builtin.arch import CLIP_ARCH, SAM_ARCH, build_picture_book_clip, build_picture_book_sam
+from segray.models.builtin.arch import CLIP_ARCH, SAM_ARCH, build_builtin_clip, build_builtin_sam
 from tools.clip_task import ClipTask
 from tools.sam_task import SHARPEN, SamTask, sharpen
 
@@ -140,7 +140,7 @@ def main(
     torch.manual_seed(seed)
     batch = batch or {"sam": 8, "clip": 32}[which]
     arch = {"sam": SAM_ARCH, "clip": CLIP_ARCH}[which]
-    build = {"sam": build_picture_book_sam, "clip": build_picture_book_clip}[which]
+    build = {"sam": build_builtin_sam, "clip": build_builtin_clip}[which]
     model = build(arch).train()
     if start:
         model.load_state_dict({k: v.float() for k, v in load_file(start).items()})
@@ -167,7 +167,7 @@ def main(
         "cooldown": cooldown,
         "start": _digest(start) if start else None,
     }
-    save(model.eval(), out or BUILTIN / f"picture_book_{which}.safetensors", arch, card)
+    save(model.eval(), out or BUILTIN / f"{which}.safetensors", arch, card)
 
 
 if __name__ == "__main__":

@@ -157,6 +157,5 @@ def _run(record: dict[str, Any]) -> Run:
 
 def _drop(folder: str) -> None:
     for name in (CHECKPOINTS, LAST, BEST):
-        filesystem, path = storage.open_storage(storage.join(folder, name))
         with suppress(OSError):
-            filesystem.delete_dir(path)
+            storage.delete_tree(storage.join(folder, name))

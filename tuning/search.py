@@ -22,9 +22,9 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.trackers import check_trackers
-from segray.pipelines.training.trainer import scaling
+from segray.pipelines.training.trainer import scaling_config
 from segray.tuning.folder import SearchFolder, threshold_labels
-from segray.tuning.plans import Job, RerunPlan, SearchPlan, proposer_of
+from segray.tuning.plans import Job, OnEnd, Rerun, RerunPlan, SearchPlan, proposer_of
 from segray.tuning.records import Trial
 from segray.tuning.report import summary
 from segray.tuning.report.table import Table
@@ -161,7 +161,8 @@ class Search:
             table.total = plan.total
             tuner = Tuner(config, finished, concurrent, self._assignment, table.heartbeat)
             tuner.fit(plan)
-            for phase, show in (("finals", table.finals), ("held_out", table.held_out)):
+            reruns: dict[Rerun, OnEnd] = {"finals": table.finals, "held_out": table.held_out}
+            for phase, show in reruns.items():
                 if len(rerun := RerunPlan(phase, folder, show)):
                     tuner.fit(rerun)
 
@@ -172,7 +173,7 @@ class Search:
             UserError: there is no room for one.
         """
         train = self._config.train
-        scaling(train_config(self._config), resources)
+        scaling_config(train_config(self._config), resources)
         room = resources.room(self._cpus) // train.workers
         if resources.gpus > 0:
             room = min(room, int(resources.gpus) // train.workers)

@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from segray.pipelines.config.commands.train import TrainConfig
-from segray.pipelines.training.data.training_data import TrainingData, open_data
+from segray.pipelines.training.data.samples import TrainingData
+from segray.pipelines.training.data.training_data import open_data
 
 if TYPE_CHECKING:
     from ray import ObjectRef

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.commands.tune import TuneConfig
 from segray.pipelines.engine import cluster
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.training.data.training_data import TrainingData
+from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.run_folder import CHECKPOINTS, RunFolder
-from segray.pipelines.training.session import RaySession
-from segray.pipelines.training.trainer import logs_of, scaling, trainer
+from segray.pipelines.training.session import Metrics, RaySession
+from segray.pipelines.training.trainer import scaling_config, torch_trainer, tracker_folder
 from segray.tuning.records import Outcome, Run, Trial
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class TrialSession(RaySession):
         if self.rank == 0:
             coordinator.hold.remote(file, get_current_placement_group())
 
-    def report(self, metrics: Mapping[str, Any], checkpoint: Path | None) -> None:
+    def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
         """Report to Ray Train, then to the coordinator.
 
         Raises:
@@ -125,35 +126,35 @@ class TrialSession(RaySession):
         import ray
 
         super().report(metrics, checkpoint)
-        epoch, miou = float(metrics["epoch"]), float(metrics["miou"] or 0.0)
+        epoch, miou = float(metrics["epoch"] or 0.0), float(metrics["miou"] or 0.0)
         if ray.get(self._coordinator.report.remote(self._file, epoch, miou, self._may_stop)):
             raise StoppedError
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Print nothing: the search has its own table."""
 
 
-class WorkerPayload(TypedDict):
-    """What each training worker of a trial is called with."""
+@dataclass(frozen=True)
+class WorkerInputs:
+    """What each training worker of a trial receives."""
 
     config: TrainConfig
     data: TrainingData
     coordinator: ActorHandle
-    logs: str | None
     file: str
     may_stop: bool
 
 
-def work(payload: WorkerPayload) -> str | None:
+def trial_worker(inputs: WorkerInputs) -> str | None:
     """Train as one worker of a trial; the reason where the run ended early."""
-    from segray.pipelines.training.loop import Worker
+    from segray.pipelines.training.loop import Trainer
     from segray.pipelines.training.meter import DivergedError
 
-    config = payload["config"]
+    config = inputs.config
     checkpoints = storage.join(config.out, CHECKPOINTS)
-    session = TrialSession(checkpoints, payload["coordinator"], payload["file"], payload["may_stop"])
+    session = TrialSession(checkpoints, inputs.coordinator, inputs.file, inputs.may_stop)
     try:
-        Worker(config, payload["data"], session, payload["logs"]).run()
+        Trainer(config, inputs.data, session, tracker_folder(config)).run()
     except StoppedError:
         return STOPPED
     except DivergedError as error:
@@ -204,21 +205,15 @@ def _train(
     folder.check()
     # No run lock: the search's lock covers its trials, and theirs would outlive a driver lost with its node.
     folder.begin(data)
-    payload: WorkerPayload = {
-        "config": spec.config,
-        "data": data,
-        "coordinator": coordinator,
-        "logs": logs_of(spec.config),
-        "file": assignment.trial.file,
-        "may_stop": may_stop,
-    }
-    ended = None if folder.finished() else _fit(spec.config, payload)
+    inputs = WorkerInputs(spec.config, data, coordinator, assignment.trial.file, may_stop)
+    ended = None if folder.finished() else _fit(inputs)
     folder.export()
     return _record(folder, len(data.labelled)), ended
 
 
-def _fit(config: TrainConfig, payload: WorkerPayload) -> str | None:
-    result = trainer(config, work, payload, scaling(config, cluster.resources())).fit()
+def _fit(inputs: WorkerInputs) -> str | None:
+    workers = scaling_config(inputs.config, cluster.resources())
+    result = torch_trainer(inputs.config, partial(trial_worker, inputs), workers).fit()
     reason: str | None = result.return_value
     return reason
 

@@ -35,7 +35,7 @@ CLIP_INPUT = 256
 """Side of its input in pixels: finer than the 160 px of its training, which names more segments right."""
 
 
-def build_picture_book_sam(arch: dict[str, int]) -> Any:
+def build_builtin_sam(arch: dict[str, int]) -> Any:
     """A `segment_anything.modeling.Sam` of the given sizes, in evaluation mode, with random weights.
 
     The last encoder block attends globally, the others in windows, as SAM's own encoders do.
@@ -79,7 +79,7 @@ def build_picture_book_sam(arch: dict[str, int]) -> Any:
     return Sam(encoder, prompt_encoder, decoder).eval()
 
 
-def build_picture_book_clip(arch: dict[str, Any]) -> Any:
+def build_builtin_clip(arch: dict[str, Any]) -> Any:
     """An `open_clip.CLIP` of the given configuration, in evaluation mode, with random weights."""
     from open_clip.model import CLIP
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segray.models import weights as files
-from segray.models.builtin.arch import CLIP_ARCH, CLIP_DEPTH, CLIP_INPUT, build_picture_book_clip
+from segray.models.builtin.arch import CLIP_ARCH, CLIP_DEPTH, CLIP_INPUT, build_builtin_clip
 from segray.models.clip.towers import check_config
 from segray.models.clip.weights import OPENAI_MEAN, OPENAI_STD, Triple, find_weights
 from segray.models.precision import DTYPES, Precision
 from segray.models.weights import Checkpoint, WeightsError
 
-PICTURE_BOOK = "picture_book"
+BUILTIN = "builtin"
 GEM_INPUT = 448
 """Side of GEM's square input in pixels (Bousselham et al., CVPR 2024): 28 x 28 patches of 16 px."""
 
@@ -43,7 +43,7 @@ class ClipModel:
     """A CLIP with all that its inputs need, in evaluation mode, its parameters frozen.
 
     Attributes:
-        name: `picture_book` or the open_clip name.
+        name: `builtin` or the open_clip name.
         model: the open_clip model; `model.visual` is what `models.clip.gem.dense_features` takes.
         tokenizer: texts -> int64 [N, context length].
         mean: of the RGB channels in [0, 1], for `preprocess`.
@@ -80,8 +80,8 @@ def build_clip(
     """Build a CLIP and load its weights.
 
     Args:
-        model: `picture_book`, or an open_clip model name with a plain vision transformer (`ViT-B-16`).
-        weights: None for the built-in picture-book weights; every other model needs one of open_clip's
+        model: `builtin`, or an open_clip model name with a plain vision transformer (`ViT-B-16`).
+        weights: None for the built-in weights; every other model needs one of open_clip's
             pretrained tags (`openai`, `laion2b_s34b_b88k`), a local file (.safetensors, or a state dict as
             .pt, .pth or .bin), an https:// URL, or `hf-hub:owner/repo[:filename]`.
         sha256: refuse any other file.
@@ -97,8 +97,8 @@ def build_clip(
         ValueError: an unknown or unsupported model or tag.
         segray.models.weights.WeightsError: the file cannot be had, is not what it should be, or does not fit.
     """
-    if model == PICTURE_BOOK:
-        return _build_picture_book(weights, sha256, device, precision)
+    if model == BUILTIN:
+        return _build_builtin(weights, sha256, device, precision)
     config = _config(model)
     # Before the weights, a possibly long download: this can fail where a package is missing.
     tokenizer = _tokenizer(model)
@@ -140,20 +140,20 @@ def _resize(image: NDArray[np.uint8], height: int, width: int) -> Tensor:
     return F.interpolate(pixels, (height, width), mode="bicubic", antialias=True, align_corners=False)
 
 
-def _build_picture_book(
+def _build_builtin(
     weights: str | None, sha256: str | None, device: str | torch.device, precision: Precision
 ) -> ClipModel:
     from open_clip.tokenizer import SimpleTokenizer
 
-    checkpoint = files.resolve(weights or "builtin:picture_book_clip", sha256=sha256)
+    checkpoint = files.resolve(weights or "builtin:clip", sha256=sha256)
     arch: dict[str, Any] = files.read_card(checkpoint).get("arch", CLIP_ARCH)
     if _keys(arch) != _keys(CLIP_ARCH):
-        raise WeightsError(f"{checkpoint.path}: its metadata 'arch' is not that of a {PICTURE_BOOK} CLIP")
-    network = build_picture_book_clip(arch)
-    files.load_into(network, checkpoint, PICTURE_BOOK)
+        raise WeightsError(f"{checkpoint.path}: its metadata 'arch' is not that of the built-in CLIP")
+    network = build_builtin_clip(arch)
+    files.load_into(network, checkpoint, BUILTIN)
     tokenizer = SimpleTokenizer(context_length=arch["text_cfg"]["context_length"])
     parts = (tokenizer, OPENAI_MEAN, OPENAI_STD, CLIP_INPUT, checkpoint, CLIP_DEPTH)
-    return ClipModel(PICTURE_BOOK, _frozen(network, device, precision), *parts)
+    return ClipModel(BUILTIN, _frozen(network, device, precision), *parts)
 
 
 def _keys(arch: Any) -> Any:
@@ -166,11 +166,9 @@ def _config(name: str) -> dict[str, Any]:
 
     names: list[str] = open_clip.list_models()
     if name not in names:
-        close = difflib.get_close_matches(name, [PICTURE_BOOK, *names], n=1)
+        close = difflib.get_close_matches(name, [BUILTIN, *names], n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(
-            f"unknown CLIP model {name!r}{hint} (picture_book, or a name of open_clip.list_models())"
-        )
+        raise ValueError(f"unknown CLIP model {name!r}{hint} (builtin, or a name of open_clip.list_models())")
     config: dict[str, Any] = open_clip.get_model_config(name)
     check_config(name, config)
     return config

@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
-from torchvision.ops.boxes import batched_nms
 
 from segray.models.masks import BoolMask, Segment, full_mask, segment_from_mask
 from segray.models.sam.geometry import Size, Window
@@ -70,6 +68,8 @@ def at_inner_edges(boxes: Tensor, window: Window, size: Size) -> Tensor:
 
 def suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """Indices of the boxes that greedy non-maximum suppression keeps, best score first."""
+    from torchvision.ops.boxes import batched_nms  # over a second, and unused on a CPU without crops
+
     # The batched form, as upstream uses: it breaks ties differently from torchvision's plain form.
     return batched_nms(boxes.float(), scores, torch.zeros(len(boxes), device=boxes.device), threshold)
 
@@ -116,6 +116,8 @@ def clean(mask: BoolMask, min_area: int) -> tuple[BoolMask, bool]:
 
 
 def _regions(mask: BoolMask) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    from scipy import ndimage
+
     labels, n = ndimage.label(mask, _EIGHT_CONNECTED)
     return labels, np.bincount(labels.ravel(), minlength=n + 1)[1:]
 

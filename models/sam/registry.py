@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import segment_anything
+from segment_anything.build_sam import build_sam_vit_b, build_sam_vit_h, build_sam_vit_l
 from segment_anything.modeling import Sam
 
-from segray.models.builtin.arch import SAM_ARCH, build_picture_book_sam
+from segray.models.builtin.arch import SAM_ARCH, build_builtin_sam
 from segray.models.weights import Checkpoint, WeightsError, load_into, read_card, resolve
 
 _OFFICIAL = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -26,34 +26,34 @@ class SamEntry:
     stability_score_thresh: float = 0.95
 
 
-def _build_picture_book(checkpoint: Checkpoint) -> Sam:
+def _build_builtin(checkpoint: Checkpoint) -> Sam:
     arch = read_card(checkpoint).get("arch", SAM_ARCH)
     if not isinstance(arch, dict) or {key for key, n in arch.items() if isinstance(n, int)} != set(SAM_ARCH):
         keys = ", ".join(SAM_ARCH)
         raise WeightsError(f"{checkpoint.path}: its metadata 'arch' must have whole numbers for {keys}")
-    return build_picture_book_sam(arch)
+    return build_builtin_sam(arch)
 
 
 SAM_MODELS: dict[str, SamEntry] = {
     "vit_b": SamEntry(
         _OFFICIAL + "sam_vit_b_01ec64.pth",
         "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-        lambda _: segment_anything.build_sam_vit_b(),
+        lambda _: build_sam_vit_b(),
     ),
     "vit_l": SamEntry(
         _OFFICIAL + "sam_vit_l_0b3195.pth",
         "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-        lambda _: segment_anything.build_sam_vit_l(),
+        lambda _: build_sam_vit_l(),
     ),
     "vit_h": SamEntry(
         _OFFICIAL + "sam_vit_h_4b8939.pth",
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-        lambda _: segment_anything.build_sam_vit_h(),
+        lambda _: build_sam_vit_h(),
     ),
-    "picture_book": SamEntry(
-        "builtin:picture_book_sam",
+    "builtin": SamEntry(
+        "builtin:sam",
         None,
-        _build_picture_book,
+        _build_builtin,
         points_per_side=16,
         pred_iou_thresh=0.5,
         stability_score_thresh=0.8,

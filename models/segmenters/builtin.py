@@ -20,7 +20,7 @@ _STEM = (16, 32)
 _GROUPS = 8
 
 
-class PictureBook(Segmenter):
+class BuiltinNetwork(Segmenter):
     """Token maps for what is in view, a stem at strides 2 and 4 for where it ends.
 
     Group and layer normalisation only: batches are tiny, and a network spread over several workers must
@@ -31,7 +31,7 @@ class PictureBook(Segmenter):
         classes: number of output channels.
     """
 
-    decoder: PictureBookDecoder
+    decoder: BuiltinDecoder
     perturbed = (0, 1, 2)
     mean = OPENAI_MEAN
     std = OPENAI_STD
@@ -40,7 +40,7 @@ class PictureBook(Segmenter):
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.encoder = clip_tower(CLIP_ARCH)
-        self.decoder = PictureBookDecoder(CLIP_ARCH["vision_cfg"]["width"], classes)
+        self.decoder = BuiltinDecoder(CLIP_ARCH["vision_cfg"]["width"], classes)
 
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
         """The stem's map at stride 4, and the tokens after `BLOCKS` at stride 16."""
@@ -55,7 +55,7 @@ class PictureBook(Segmenter):
         return f"visual.{key}"
 
 
-class PictureBookDecoder(nn.Module):
+class BuiltinDecoder(nn.Module):
     """The stem, and what joins its map with the tokens.
 
     Args:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from segray.models.clip.weights import find_weights
 from segray.models.segmenters.base import Segmenter
-from segray.models.segmenters.builtin import PictureBook
+from segray.models.segmenters.builtin import BuiltinNetwork
 from segray.models.segmenters.deeplab import DeepLabV3Plus
 from segray.models.segmenters.loading import find, load_encoder
 from segray.models.segmenters.segformer import VARIANTS, SegFormer
 from segray.models.segmenters.vit import ClipDPT, DinoV2
-from segray.models.weights import Checkpoint
+from segray.models.weights import Checkpoint, read_card
 
-__all__ = ["NETWORKS", "NetworkEntry", "Segmenter", "build_segmenter"]
+__all__ = ["NETWORKS", "NetworkEntry", "Segmenter", "build_segmenter", "check_segmenter"]
 
 _CLIP = "ViT-B-16-quickgelu"
 
@@ -29,17 +30,19 @@ class NetworkEntry:
         weights: the official encoder weights.
         licence: of those weights.
         find: finds, or fetches, the file that a weights text names.
+        package: that the network's modules come from.
     """
 
     build: Callable[[int], Segmenter]
     weights: str
     licence: str
     find: Callable[[str], Checkpoint] = find
+    package: str = "torch"
 
 
 def _segformer(variant: str) -> NetworkEntry:
     weights, licence = f"hf-hub:nvidia/mit-{variant}", "NVIDIA Source Code License (no commercial use)"
-    return NetworkEntry(lambda classes: SegFormer(variant, classes), weights, licence)
+    return NetworkEntry(lambda classes: SegFormer(variant, classes), weights, licence, package="transformers")
 
 
 def _deeplab(backbone: str) -> NetworkEntry:
@@ -64,7 +67,7 @@ NETWORKS: dict[str, NetworkEntry] = {
     "dinov2_s_dpt": _dinov2("small", 64),
     "dinov2_b_dpt": _dinov2("base", 128),
     "clip_b16_dpt": NetworkEntry(lambda classes: ClipDPT(_CLIP, 128, classes), "openai", "MIT", _find_clip),
-    "picture_book": NetworkEntry(PictureBook, "builtin:picture_book_clip", "Apache-2.0"),
+    "builtin": NetworkEntry(BuiltinNetwork, "builtin:clip", "Apache-2.0"),
 }
 """The networks by name. The encoder of `clip_b16_dpt` has QuickGELU: give it weights trained with that."""
 
@@ -86,14 +89,43 @@ def build_segmenter(
         ValueError: an unknown network, fewer than two classes, or a package that is not installed.
         segray.models.weights.WeightsError: the weights cannot be had, are damaged, or do not fit.
     """
+    entry = _entry(network, classes)
+    segmenter = entry.build(classes)
+    if pretrained:
+        load_encoder(segmenter, entry.find(weights or entry.weights), network)
+    return segmenter
+
+
+def check_segmenter(
+    network: str, classes: int, *, weights: str | None = None, pretrained: bool = True
+) -> None:
+    """Raise what `build_segmenter` would raise, without building a network for official weights.
+
+    Those are found, or fetched, hashed, and their header is read. Other weights are loaded into the network,
+    as only that shows whether they fit.
+
+    Args:
+        network: see `build_segmenter`.
+        classes: see `build_segmenter`.
+        weights: see `build_segmenter`.
+        pretrained: see `build_segmenter`.
+
+    Raises:
+        ValueError: see `build_segmenter`.
+        segray.models.weights.WeightsError: see `build_segmenter`.
+    """
+    entry = _entry(network, classes)
+    if (pretrained and weights) or find_spec(entry.package) is None:
+        build_segmenter(network, classes, weights=weights, pretrained=pretrained)
+    elif pretrained:
+        read_card(entry.find(entry.weights))
+
+
+def _entry(network: str, classes: int) -> NetworkEntry:
     if network not in NETWORKS:
         close = difflib.get_close_matches(network, NETWORKS, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ValueError(f"unknown network {network!r}{hint} (there are {', '.join(NETWORKS)})")
     if classes < 2:
         raise ValueError(f"a network needs at least 2 classes, background included, not {classes}")
-    entry = NETWORKS[network]
-    segmenter = entry.build(classes)
-    if pretrained:
-        load_encoder(segmenter, entry.find(weights or entry.weights), network)
-    return segmenter
+    return NETWORKS[network]

@@ -1,1 +1,1 @@
-"""What stands inside the annotation graph: its stages, its sink, and what watches over them."""
+"""`segray annotate`: the graph, its stages and its sink."""

@@ -1,39 +1,45 @@
-"""The stages of a run one after the other in one process, without Ray: to see what a few images take."""
+"""The stages of a run one after the other in one process, without Ray."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
 from segray.pipelines.annotation.prepared import Prepared
-from segray.pipelines.annotation.stages.encode import encode_table, read_table
-from segray.pipelines.annotation.stages.segment import ClassifySegments, SegmentImages
-from segray.pipelines.engine.guard import Row
+from segray.pipelines.annotation.stages.classify import ClassifySegments
+from segray.pipelines.annotation.stages.encode import EncodeLabels
+from segray.pipelines.annotation.stages.read import ReadImages, pending_table
+from segray.pipelines.annotation.stages.segment import SegmentImages
+from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.engine.pools import IMAGES_PER_THREAD, PoolPlan
+from segray.pipelines.engine.rows import Row
 from segray.pipelines.io.manifest import ImageRef
-
-_MANIFEST = pa.schema([(name, pa.string()) for name in ("image_id", "uri", "problem")])
 
 
 class Stages:
-    """The very stages of a run: read, SAM, CLIP, encode. On a GPU where this process sees one."""
+    """The stages of a run: read, segment, classify, encode. On a GPU if this process sees one.
 
-    def __init__(self, prepared: Prepared) -> None:
+    Args:
+        prepared: the run.
+        ledger: counts what is done.
+        threads: images that SAM computes side by side on a CPU.
+    """
+
+    def __init__(self, prepared: Prepared, ledger: Ledger | None = None, threads: int = 1) -> None:
         import torch
 
-        self.book, self.gpu = Ledger(), torch.cuda.is_available()
-        plan = PoolPlan(1, 1, num_cpus=0, num_gpus=float(self.gpu), threads=1, batch_size=1)
         config = prepared.config
-        self._config, self._space, self._options = config, prepared.space, prepared.options
-        self._segment: Callable[[pa.Table], pa.Table] | None = None
-        if config.sam.model != "none":
-            self._segment = SegmentImages(config.sam, plan, self.book, config.max_tries)
-        self._clip = ClassifySegments(
-            config.clip, prepared.words, config.embeddings, plan, self.book, config.max_tries
-        )
+        self.ledger, self.gpu, self._config = ledger or Ledger(), torch.cuda.is_available(), config
+        plan = PoolPlan(1, 1, num_cpus=0, num_gpus=float(self.gpu), threads=1, batch_size=1)
+        guard, many = Guard(self.ledger, config.max_tries), replace(plan, threads=threads)
+        self._read = ReadImages(prepared.options, config.embed_images, guard)
+        self._segment = SegmentImages(config.sam, many, guard) if config.sam.model != "none" else None
+        self._classify = ClassifySegments(config.clip, prepared.text, config.embeddings, plan, guard)
+        self._encode = EncodeLabels(prepared.space, guard)
 
     @property
     def batch_size(self) -> int:
@@ -41,39 +47,38 @@ class Stages:
         return max(pool.batch_size or IMAGES_PER_THREAD for pool in (self._config.sam, self._config.clip))
 
     def read(self, refs: Sequence[ImageRef]) -> pa.Table:
-        """Images as `stages.READ_SCHEMA`."""
-        rows = [{"image_id": r.image_id, "uri": r.uri, "problem": r.problem} for r in refs]
-        table = pa.Table.from_pylist(rows, _MANIFEST)
-        config = self._config
-        return read_table(table, self._options, config.embed_images, self.book, config.max_tries)
+        """Images as a table of `READ_SCHEMA`."""
+        return self._read(pending_table(refs))
 
     def label(self, refs: Sequence[ImageRef]) -> list[Row]:
-        """Rows of `stages.ENCODED_SCHEMA`."""
-        read = self.read(refs)
-        named = self._clip(self._segment(read) if self._segment else read)
-        return encode_table(named, self._space, self.book, self._config.max_tries).to_pylist()
+        """Rows of `ENCODED_SCHEMA`; no more decoded images are in memory than a read task holds."""
+        rows: list[Row] = []
+        for read in self._read.in_pieces(pending_table(refs)):
+            segmented = self._segment(read) if self._segment else read
+            rows += self._encode(self._classify(segmented)).to_pylist()
+        return rows
 
 
 def timed(
     stages: Stages, refs: Sequence[ImageRef], advance: Callable[[int], object] = lambda _: None
 ) -> tuple[list[Row], dict[str, float]]:
-    """Label a few images, the first of them once before: the first call of a model takes longer than others.
+    """Label a few images, after a first call with one of them: a model's first call takes longer than others.
 
     Args:
-        stages: what labels them.
+        stages: of the run.
         refs: at least one.
-        advance: told how many more images are done.
+        advance: called with the number of images that were just finished.
 
     Returns:
-        Rows of `stages.ENCODED_SCHEMA`, and busy seconds of all of them by stage.
+        Rows of `ENCODED_SCHEMA`, and the busy seconds of all images by stage.
     """
     stages.label(refs[:1])
-    before = Counter(stages.book.tally().seconds)
+    before = Counter(stages.ledger.tally().seconds)
     rows: list[Row] = []
     for start in range(0, len(refs), stages.batch_size):
         batch = refs[start : start + stages.batch_size]
         rows += stages.label(batch)
         advance(len(batch))
-    seconds = Counter(stages.book.tally().seconds)
+    seconds = Counter(stages.ledger.tally().seconds)
     seconds.subtract(before)
     return rows, dict(seconds)

@@ -6,18 +6,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from segray.models.label_space import LabelSpace
-from segray.pipelines.annotation.stages.segment import Words
+from segray.pipelines.annotation.stages.classify import TextEmbeddings
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.io.images import ImageOptions
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that is known before the first image: checked, resolved and computed once a run."""
+    """A run before its first image: checked, resolved and computed once.
+
+    Attributes:
+        config: of the command.
+        space: the classes and their names.
+        text: the names as CLIP embeds them.
+        dim: of an embedding.
+        options: of the decoder.
+        provenance: what makes the labels.
+    """
 
     config: AnnotateConfig
     space: LabelSpace
-    words: Words
+    text: TextEmbeddings
     dim: int
     options: ImageOptions
     provenance: dict[str, Any]

@@ -1,4 +1,4 @@
-"""The pools of a run. With `auto=true` their sizes follow from a short measured probe on the cluster."""
+"""The pools of a run. With `auto=true`, their sizes follow from a short probe run on the cluster."""
 
 from __future__ import annotations
 
@@ -13,52 +13,54 @@ from segray.pipelines.annotation.in_process import Stages, timed
 from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.engine import pools
-from segray.pipelines.engine.cluster import NO_PROGRESS_S, Resources
+from segray.pipelines.engine.cluster import Resources
 from segray.pipelines.engine.pools import PoolPlan
+from segray.pipelines.engine.ray_data import NO_PROGRESS_S
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.manifest import ImageRef
 
 IMAGES = 8
-"""Images that a probe labels, and forgets."""
-_LOOKED_AT = 4 * IMAGES
-"""Images that it reads at most to find so many that can be read."""
+"""Images that a probe labels; their labels are discarded."""
+_CANDIDATES = 4 * IMAGES
+"""Images that it reads at most to find that many good ones."""
 WORTH = 8 * IMAGES
-"""Fewer images are not worth one: it loads both models once more."""
+"""With fewer images a probe costs more than it saves: it loads both models once more."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Pools:
-    """The pools by stage, and seconds an image by stage where a probe has measured them."""
+    """The pools by stage, and the seconds per image by stage if a probe measured them."""
 
     plans: dict[str, PoolPlan]
     probe: dict[str, float] = field(default_factory=dict)
 
 
-def choose(prepared: Prepared, resources: Resources, n_todo: int, todo: Iterable[ImageRef]) -> Pools:
-    """The pools of a run, and a line about the probe if there was one.
+def choose(prepared: Prepared, resources: Resources, n_pending: int, pending: Iterable[ImageRef]) -> Pools:
+    """The pools of a run; prints a line about the probe if there was one.
 
-    A probe that fails costs its time and nothing else: the sizes are those without it.
+    A probe that fails costs its time and nothing else: the run gets the usual sizes.
 
     Args:
         prepared: the run.
         resources: what the cluster has.
-        n_todo: how many images there are to label.
-        todo: these images; only the first few are looked at.
+        n_pending: how many images are to be labelled.
+        pending: these images; only the first few are read.
 
     Raises:
         UserError: more is asked for than the cluster has.
     """
     config = prepared.config
     if config.sam.model == "none":
-        return Pools({"clip": pools.plan_alone(config.clip, resources)})
-    usual = Pools(_plans(config, resources))
-    if not _wanted(config, n_todo):
+        return Pools({"clip": pools.plan_alone(config.clip, resources, n_pending)})
+    sizes = pools.usual(config.sam, config.clip, resources)
+    usual = Pools(_plans(config, resources, pools.at_most(sizes, n_pending)))
+    if not _wanted(config, n_pending):
         return usual
     try:
-        seconds = _on_cluster(prepared, list(islice(todo, _LOOKED_AT)), resources.gpus >= 1)
-    except Exception as error:  # noqa: BLE001  whatever is wrong, the run will tell it, or get on without a probe
+        seconds = _on_cluster(prepared, list(islice(pending, _CANDIDATES)), resources.gpus >= 1)
+    except Exception as error:  # noqa: BLE001  whatever is wrong, the run itself reports it or does without a probe
         click.echo(f"probe: failed ({_reason(error)}); workers as without auto", err=True)
         return usual
     plans = _sized(config, resources, seconds) or usual.plans
@@ -66,10 +68,10 @@ def choose(prepared: Prepared, resources: Resources, n_todo: int, todo: Iterable
     return Pools(plans, seconds)
 
 
-def _wanted(config: AnnotateConfig, n_todo: int) -> bool:
+def _wanted(config: AnnotateConfig, n_pending: int) -> bool:
     if not config.auto or (config.sam.workers and config.clip.workers):
         return False
-    if n_todo < WORTH:
+    if n_pending < WORTH:
         _log.debug("auto: no probe for fewer than %d images", WORTH)
         return False
     return True
@@ -78,7 +80,7 @@ def _wanted(config: AnnotateConfig, n_todo: int) -> bool:
 def _sized(
     config: AnnotateConfig, resources: Resources, seconds: Mapping[str, float]
 ) -> dict[str, PoolPlan] | None:
-    """None where what is set by hand for one pool leaves too little for the other's size."""
+    """None if the explicit settings of one pool leave too little for the size of the other."""
     try:
         return _plans(config, resources, pools.balanced(seconds, resources))
     except UserError:
@@ -86,16 +88,16 @@ def _sized(
 
 
 def _plans(
-    config: AnnotateConfig, resources: Resources, sizes: tuple[pools.Size, pools.Size] | None = None
+    config: AnnotateConfig, resources: Resources, sizes: tuple[pools.Size, pools.Size]
 ) -> dict[str, PoolPlan]:
     sam, clip = pools.plan(config.sam, config.clip, resources, sizes)
     return {"sam": sam, "clip": clip}
 
 
 def _on_cluster(prepared: Prepared, refs: Sequence[ImageRef], gpu: bool) -> dict[str, float]:
-    """`measure` where a worker would run; its process ends with it, and what that holds of a GPU.
+    """`measure` in an actor, where a worker would run; its process ends afterwards and frees the GPU.
 
-    An actor, as a task cannot be ended safely: one that is cancelled just when it is done aborts the driver.
+    An actor, as a task cannot be ended safely: one that is cancelled just when it ends aborts the driver.
     """
     import ray
 
@@ -112,10 +114,10 @@ class _Probe:
 
 
 def measure(prepared: Prepared, refs: Sequence[ImageRef]) -> dict[str, float]:
-    """Label the first images that can be read, and forget the labels.
+    """Label the first images that can be read, and discard the labels.
 
     Returns:
-        Seconds an image by stage, on one device and nothing beside it.
+        Seconds per image by stage, on one device that does nothing else.
 
     Raises:
         UserError: none of them can be labelled, or the weights could not be loaded.
@@ -129,17 +131,17 @@ def measure(prepared: Prepared, refs: Sequence[ImageRef]) -> dict[str, float]:
 
 
 def probe_line(seconds: Mapping[str, float], plans: Mapping[str, PoolPlan]) -> str:
-    """`probe: read 0.01 s, sam 0.26 s, clip 0.03 s, encode 0.01 s an image; 7 SAM and 1 CLIP workers`."""
+    """`probe: read 0.01 s, sam 0.26 s, clip 0.03 s, encode 0.01 s per image; 7 SAM and 1 CLIP workers`."""
     sam, clip = plans["sam"], plans["clip"]
     stages = ", ".join(f"{name} {value:.3g} s" for name, value in seconds.items())
-    line = f"probe: {stages} an image; {sam.workers} SAM and {clip.workers} CLIP workers"
+    line = f"probe: {stages} per image; {sam.workers} SAM and {clip.workers} CLIP workers"
     if sam.num_gpus or clip.num_gpus:
         line += f" with {sam.num_gpus:.2g} and {clip.num_gpus:.2g} GPUs each"
     return line
 
 
 def _reason(error: Exception) -> str:
-    """One line; Ray keeps what a task raised as the cause of its own error, whose text is a traceback."""
+    """One line. Ray keeps what a task raised as the cause of its own error, whose text is a traceback."""
     cause = getattr(error, "cause", None) or error
-    said = str(cause).strip().splitlines() or [""]
-    return said[0] if isinstance(cause, UserError) else f"{type(cause).__name__}: {said[0]}"
+    message = (str(cause).strip().splitlines() or [""])[0]
+    return message if isinstance(cause, UserError) else f"{type(cause).__name__}: {message}"

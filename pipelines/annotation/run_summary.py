@@ -3,23 +3,71 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from segray.pipelines.engine.ledger import Tally
+from segray.pipelines.engine.progress import summary_lines
+from segray.pipelines.engine.run_record import RunRecord
+from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
 
 _BAD_SHOWN = 20
 
 
-def summarise(store: LabelStore, provenance: dict[str, Any], tally: Tally, seconds: float) -> dict[str, Any]:
-    """The content of run.json, read in constant memory.
+@dataclass(frozen=True)
+class LabelSetResult:
+    """What `annotate` or `relabel` wrote; as text, the summary that the command prints.
 
-    Returns:
-        rows (by status), labelled_fraction, n_segments, classes (name, pixels, share, images), bad (the first
-        few, with reasons), this_run (images, seconds, stage_seconds, workers, utilisation, restarts, and the
-        probe's seconds an image by stage), config_hash, versions, finished.
+    Attributes:
+        out: folder or URI of the label set.
+        ok: images with a label.
+        error: images that failed.
+        skipped: images that were left out.
+        n_segments: segments of all images.
+        labelled_fraction: share of the pixels in classified segments.
+        bad: image_id, status and reason of the first images without a label.
+        seconds: how long the run took.
+        summary: the printed lines.
     """
+
+    out: str
+    ok: int
+    error: int
+    skipped: int
+    n_segments: int
+    labelled_fraction: float
+    bad: tuple[tuple[str, str, str], ...]
+    seconds: float
+    summary: tuple[str, ...]
+
+    @classmethod
+    def of(cls, record: RunRecord, out: str) -> LabelSetResult:
+        """The result of a run with this content of run.json (`summarise`)."""
+        return cls(
+            out=out,
+            ok=record["rows"]["ok"],
+            error=record["rows"]["error"],
+            skipped=record["rows"]["skipped"],
+            n_segments=record["n_segments"],
+            labelled_fraction=record["labelled_fraction"],
+            bad=tuple(record["bad"]),
+            seconds=record["this_run"]["seconds"],
+            summary=tuple(summary_lines(record, storage.display(out))),
+        )
+
+    @property
+    def images(self) -> int:
+        """All images, with and without a label."""
+        return self.ok + self.error + self.skipped
+
+    def __str__(self) -> str:
+        return "\n".join(self.summary)
+
+
+def summarise(store: LabelStore, provenance: dict[str, Any], tally: Tally, seconds: float) -> RunRecord:
+    """Count what the parts hold, in constant memory, and describe the run that has just ended."""
     rows: Counter[str] = Counter({"ok": 0, "error": 0, "skipped": 0})
     pixels: Counter[int] = Counter()
     images: Counter[int] = Counter()

@@ -1,11 +1,10 @@
-"""`segray demo`: the whole path on a picture book, offline, on whatever machine this is."""
+"""`segray demo`: every step on a picture book, offline, on any machine."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
-from typing import Any
 
 import click
 
@@ -24,9 +23,11 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.training.run_folder import HISTORY
 
+BUILTIN_MODELS = ("sam.model=builtin", "clip.model=builtin")
+
 RECIPE = (
     "data.kind=picture_book",
-    "network.name=picture_book",
+    "network.name=builtin",
     "pseudo.ema=0.99",
     "augment.crop=160",
     "augment.scale=[0.9, 1.2]",
@@ -35,14 +36,14 @@ RECIPE = (
     "train.lr=0.0004",
     "train.weight_decay=0.01",
 )
-"""How a CPU learns the picture book in minutes: small batches, hardly any other scales than the scenes', a
-teacher that averages a hundred steps."""
+"""Training that takes minutes on a CPU: small batches, scales close to those of the scenes, and a teacher
+that averages about a hundred steps."""
 
 
 def run(config: DemoConfig) -> None:
-    """DecodedImage book -> annotate -> verify -> evaluate -> report -> train with and without the label set.
+    """Picture book -> annotate -> verify -> evaluate -> report -> train with and without the label set.
 
-    A demo that was stopped goes on where it was; a finished one is only shown again.
+    Running a stopped demo again resumes it; a finished demo is only shown again.
 
     Raises:
         UserError: `out` holds something else.
@@ -75,7 +76,11 @@ def _label(config: DemoConfig, book: str, labels: str) -> None:
     _draw(config, book)
     _step("2/8 annotate (SAM + GEM-CLIP, zero-shot)")
     annotate.run(
-        load(AnnotateConfig, None, [f"images={book}/images", "classes=picture_book", f"out={labels}"])
+        load(
+            AnnotateConfig,
+            None,
+            [f"images={book}/images", "classes=picture_book", *BUILTIN_MODELS, f"out={labels}"],
+        )
     )
     _step("3/8 verify")
     verify.run(VerifyConfig(out=labels))
@@ -85,8 +90,8 @@ def _label(config: DemoConfig, book: str, labels: str) -> None:
     report.run(ReportConfig(out=labels, masks=f"{book}/masks"))
 
 
-def _train(config: DemoConfig, method: str, book: str, labels: str) -> dict[str, Any]:
-    """The figures of a finished run's last epoch."""
+def _train(config: DemoConfig, method: str, book: str, labels: str) -> dict[str, float]:
+    """Train, and return the metrics of the last epoch."""
     number = {"supervised": 6, "segray": 7}[method]
     what = "hand-made masks alone" if method == "supervised" else "masks and zero-shot labels"
     _step(f"{number}/8 train: {config.labelled} {what} ({method})")
@@ -95,11 +100,12 @@ def _train(config: DemoConfig, method: str, book: str, labels: str) -> dict[str,
     words += [f"data.labelled={config.labelled}", f"train.epochs={config.epochs}", f"seed={config.seed}"]
     words += [f"train.validate_every={max(1, config.epochs // 4)}"]
     train.run(load(TrainConfig, None, [*RECIPE, *words]))
-    return json.loads(storage.read_bytes(storage.join(out, HISTORY)))[-1]
+    metrics: dict[str, float] = json.loads(storage.read_bytes(storage.join(out, HISTORY)))[-1]
+    return metrics
 
 
-def _table(config: DemoConfig, runs: dict[str, dict[str, Any]]) -> list[str]:
-    """What each way reaches on the scenes that none has seen."""
+def _table(config: DemoConfig, runs: dict[str, dict[str, float]]) -> list[str]:
+    """The mIoU of each method on the held-out scenes."""
     last = runs["segray"]
     rows = {
         "zero-shot labels": (0, last["zero_shot_miou"]),
@@ -114,7 +120,7 @@ def _table(config: DemoConfig, runs: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _draw(config: DemoConfig, book: str) -> None:
-    """Draw the scenes, unless they are there; a book that this demo began and did not end is drawn anew."""
+    """Draw the scenes if they are missing; a book that this demo did not finish is drawn again."""
     wanted = f"n={config.n} seed={config.seed}\n".encode()
     mark, folder = storage.join(config.out, ".picture-book"), storage.local_path(book)
     if not storage.exists(mark):

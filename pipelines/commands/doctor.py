@@ -1,4 +1,4 @@
-"""`segray doctor`: look over this machine, its cluster and its storage before a run."""
+"""`segray doctor`: check this machine, its cluster and its storage before a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 from urllib.error import HTTPError, URLError
 
 import click
@@ -35,9 +34,9 @@ class Finding:
     """One line of the table.
 
     Attributes:
-        ok: False where a run would fail, or would be open to strangers.
-        what: what was looked at, in a word or two.
-        detail: what was found, and where it is wrong, what to do.
+        ok: False if a run would fail, or would accept unauthenticated requests.
+        what: the subject of the check, in one or two words.
+        detail: the result, and how to repair it if it is wrong.
     """
 
     ok: bool
@@ -49,15 +48,15 @@ def run(config: DoctorConfig) -> None:
     """Print the table.
 
     Raises:
-        UserError: something is wrong, named in one line (2).
+        UserError: a check failed (2).
     """
     use_token()
-    found = []
+    checks = []
     for finding in findings(config):
-        found.append(finding)
+        checks.append(finding)
         click.echo(f"{'ok   ' if finding.ok else 'WRONG'}  {finding.what:<15} {finding.detail}")
-    if wrong := [finding.what for finding in found if not finding.ok]:
-        raise UserError(f"{len(wrong)} of {len(found)} checks failed: {', '.join(wrong)}")
+    if wrong := [finding.what for finding in checks if not finding.ok]:
+        raise UserError(f"{len(wrong)} of {len(checks)} checks failed: {', '.join(wrong)}")
 
 
 def findings(config: DoctorConfig) -> Iterator[Finding]:
@@ -76,7 +75,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """Each of the packages that a run needs, against what segray asks for."""
+    """The packages that a run needs, and whether their versions fit."""
     from packaging.requirements import Requirement
 
     version = installed()
@@ -108,7 +107,7 @@ def _gpus() -> Finding:
 
 
 def _storage(out: str | None) -> Iterator[Finding]:
-    """Write, read and delete a small file, as a run would."""
+    """Write, read and delete a small file, like a run does."""
     if out is None:
         yield Finding(True, "storage", "not checked; out=DIR checks it")
         return
@@ -123,12 +122,12 @@ def _storage(out: str | None) -> Iterator[Finding]:
 def _write_and_read(out: str) -> str:
     if storage.is_local(out):
         with shared_storage.token_file(out) as (path, _):
-            free = shutil.disk_usage(os.path.dirname(path)).free  # noqa: PTH120  the text of a path is at hand
+            free = shutil.disk_usage(os.path.dirname(path)).free  # noqa: PTH120  the path is a string
         return f", {free / _GIB:.0f} GiB free"
     uri, token = _token_object(out)
     try:
         if storage.read_bytes(uri) != token:
-            raise ValueError("what was written is not what is read")
+            raise ValueError("it returns other data than was written")
     finally:
         storage.delete(uri)
     return ""
@@ -141,36 +140,36 @@ def _token_object(out: str) -> tuple[str, bytes]:
 
 
 def _cluster(config: DoctorConfig) -> Iterator[Finding]:
-    own = not (config.address or os.environ.get("RAY_ADDRESS"))
+    local = not (config.address or os.environ.get("RAY_ADDRESS"))
     try:
         with cluster.connected(config.address) as dashboard:
-            yield _resources(own)
-            yield from _nodes(own)
-            yield _authentication(own, dashboard)
+            yield _resources(local)
+            yield from _nodes(local)
+            yield _authentication(local, dashboard)
             yield from _shared(config.out)
     except UserError as error:
         yield Finding(False, "cluster", str(error))
 
 
-def _resources(own: bool) -> Finding:
+def _resources(local: bool) -> Finding:
     import ray
 
     has, store = cluster.resources(), ray.cluster_resources().get("object_store_memory", 0)
-    what = "Ray starts here" if own else f"{has.nodes} node{'s' if has.nodes > 1 else ''}"
-    grows = "" if has.cpus >= 1 else "; nothing to work on yet: where it grows, ask with grow.gpus=N"
+    what = "Ray starts here" if local else f"{has.nodes} node{'s' if has.nodes > 1 else ''}"
+    grows = "" if has.cpus >= 1 else "; nothing to run on yet: request machines with grow.gpus=N"
     amount = f"{has.cpus:g} CPUs, {has.gpus:g} GPUs, {store / _GIB:.1f} GiB object store"
     return Finding(True, "cluster", f"{what}: {amount}{grows}")
 
 
-def _nodes(own: bool) -> Iterator[Finding]:
-    """Whether every node has this segray; `segray submit` brings it along, other ways do not."""
-    if own:
+def _nodes(local: bool) -> Iterator[Finding]:
+    """Whether every node has this version of segray; `segray submit` ships it, other ways do not."""
+    if local:
         return
     here = installed()
     for address, version in _ask(installed):
         if version != here:
             there = f"segray {version or 'is not installed'}, here {here or 'neither'}"
-            detail = f"{there}; segray submit brings its own"
+            detail = f"{there}; segray submit brings its local"
             yield Finding(False, f"node {address}", detail)
 
 
@@ -182,33 +181,34 @@ def installed() -> str:
         return ""
 
 
-def _ask(question: Callable[..., Any], *args: Any) -> list[tuple[str, Any]]:
-    """The answer of each node, by its address; an exception's first line where it has none."""
+def _ask(question: Callable[..., object], *args: object) -> list[tuple[str, object]]:
+    """The answer of each node, by its address; the first line of an exception if it fails."""
     import ray
 
-    found = []
+    answers: list[tuple[str, object]] = []
     for address, answer in shared_storage.ask_nodes(question, *args):
         try:
-            found.append((address, ray.get(answer, timeout=shared_storage.ANSWER_S)))
-        except Exception as error:  # noqa: BLE001  whatever it is, it is what the table is for
-            found.append((address, one_line(error)))
-    return found
+            answers.append((address, ray.get(answer, timeout=shared_storage.ANSWER_S)))
+        except Exception as error:  # noqa: BLE001  the table shows whatever is wrong
+            answers.append((address, one_line(error)))
+    return answers
 
 
-def _authentication(own: bool, dashboard: str) -> Finding:
-    """Ask the cluster without a token: only an answer of "no" shows that it asks for one."""
-    if own:
-        return Finding(True, "authentication", "this machine's own Ray, which ends with the run")
+def _authentication(local: bool, dashboard: str) -> Finding:
+    """Send a request without a token: only a refusal shows that the cluster requires one."""
+    if local:
+        return Finding(True, "authentication", "Ray on this machine, which ends with the run")
     status = _status_without_token(dashboard)
     if status in _REFUSED:
-        return Finding(True, "authentication", f"{dashboard} refuses those who have no token")
+        return Finding(True, "authentication", f"{dashboard} refuses requests without a token")
     if status is None:
         mode = os.environ.get("RAY_AUTH_MODE", "not set")
-        return Finding(True, "authentication", f"{dashboard or 'the dashboard'} is out of reach; {mode=}")
+        return Finding(True, "authentication", f"{dashboard or 'the dashboard'} cannot be reached; {mode=}")
     return Finding(
         False,
         "authentication",
-        f"{dashboard} answers anyone; `ray get-auth-token --generate`, and RAY_AUTH_MODE=token on every node",
+        f"{dashboard} accepts requests without a token; run `ray get-auth-token --generate`, and set "
+        "RAY_AUTH_MODE=token on every node",
     )
 
 
@@ -225,7 +225,7 @@ def _status_without_token(dashboard: str) -> int | None:
 
 
 def _shared(out: str | None) -> Iterator[Finding]:
-    """Whether all nodes see in `out` what one of them writes there."""
+    """Whether all nodes see the file that one of them writes to `out`."""
     if out is None or len(shared_storage.nodes()) < 2:
         return
     try:
@@ -234,10 +234,10 @@ def _shared(out: str | None) -> Iterator[Finding]:
         yield Finding(False, "shared", f"{storage.display(out)}: {one_line(error)}")
         return
     if blind:
-        detail = f"not seen by {', '.join(blind)}; give object storage, or a folder that all of them mount"
+        detail = f"not seen by {', '.join(blind)}; use object storage, or a folder that all of them mount"
         yield Finding(False, "shared", detail)
     else:
-        yield Finding(True, "shared", f"all {len(shared_storage.nodes())} nodes see what is written there")
+        yield Finding(True, "shared", f"all {len(shared_storage.nodes())} nodes see the files written there")
 
 
 def _blind(out: str) -> list[str]:

@@ -24,6 +24,17 @@ def run(config: EvaluateConfig) -> None:
     """Evaluate, print the table, and write evaluation.json and evaluation.csv.
 
     Raises:
+        UserError: as `execute` raises.
+    """
+    result, out = execute(config)
+    click.echo(table(result))
+    click.echo(f"wrote {storage.display(storage.join(out, 'evaluation.json'))} and evaluation.csv")
+
+
+def execute(config: EvaluateConfig) -> tuple[Evaluation, str]:
+    """Evaluate, and write evaluation.json and evaluation.csv; the scores, and the folder of the files.
+
+    Raises:
         UserError: keys that do not go together, or as `score` raises.
     """
     source = _source(config)
@@ -33,8 +44,7 @@ def run(config: EvaluateConfig) -> None:
     document = {**source.record, "masks": config.masks, **to_dict(result)}
     text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
     storage.write_atomic(storage.join(out, "evaluation.json"), f"{text}\n".encode())
-    click.echo(table(result))
-    click.echo(f"wrote {storage.display(storage.join(out, 'evaluation.json'))} and evaluation.csv")
+    return result, out
 
 
 def evaluate(

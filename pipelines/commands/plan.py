@@ -1,4 +1,4 @@
-"""`segray plan`: label a few images in this process, and work out what all of them will take."""
+"""`segray plan`: label a few images in this process, and estimate what all of them will take."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 import click
 
 from segray.pipelines.annotation.in_process import Stages, timed
+from segray.pipelines.annotation.parts import part_tables
 from segray.pipelines.annotation.prepared import Prepared
-from segray.pipelines.annotation.sink import part_tables
 from segray.pipelines.commands.annotate import prepare, space_of
 from segray.pipelines.config.commands.plan import PlanConfig
-from segray.pipelines.engine.guard import Row
 from segray.pipelines.engine.progress import clock
+from segray.pipelines.engine.rows import Row
 from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.sources import list_images
 from segray.pipelines.io.storage import display
@@ -31,7 +31,7 @@ _MODEL_STAGES = ("sam", "clip")
 
 @dataclass
 class Pile:
-    """What is known of all images from listing them: how many, their bytes where told, and a fair sample."""
+    """What the listing shows: how many images, their bytes if the source knows them, and a fair sample."""
 
     images: int = 0
     skipped: int = 0
@@ -60,7 +60,7 @@ class Probe:
 
     @property
     def device_seconds(self) -> float:
-        """Seconds of one device for one image: a GPU runs the models, a core does everything."""
+        """Seconds of one device per image: a GPU runs the models, a core runs everything."""
         counted = _MODEL_STAGES if self.device == "GPU" else tuple(self.seconds)
         return sum(self.seconds.get(stage, 0.0) for stage in counted) / self.images
 
@@ -76,8 +76,8 @@ def run(config: PlanConfig) -> None:
     with tempfile.TemporaryDirectory(prefix="segray-plan-") as folder:
         prepared = prepare(config.model_copy(update={"out": folder}), space)
         click.echo(f"{pile.images} images; labelling {len(pile.sample)} of them here", err=True)
-        found = probe(prepared, pile.sample, Path(folder))
-    click.echo("\n".join(plan_lines(config, pile, found)))
+        measured = probe(prepared, pile.sample, Path(folder))
+    click.echo("\n".join(plan_lines(config, pile, measured)))
 
 
 def survey(refs: Iterable[ImageRef], count: int) -> Pile:
@@ -99,11 +99,11 @@ def survey(refs: Iterable[ImageRef], count: int) -> Pile:
 
 
 def probe(prepared: Prepared, sample: list[ImageRef], folder: Path) -> Probe:
-    """Run the very stages of a run on a few images, one after the other in this process.
+    """Run the stages of a run on a few images, one after the other in this process.
 
     Args:
         sample: the images, at least one.
-        folder: an empty one for their label set.
+        folder: an empty folder for their label set.
     """
     stages = Stages(prepared)
     with click.progressbar(length=len(sample), label="probe", file=sys.stderr) as bar:
@@ -127,36 +127,36 @@ def _written(prepared: Prepared, rows: list[Row], folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*.parquet"))
 
 
-def plan_lines(config: PlanConfig, pile: Pile, found: Probe) -> list[str]:
+def plan_lines(config: PlanConfig, pile: Pile, measured: Probe) -> list[str]:
     """The plan, in lines for a terminal."""
-    hours = pile.images * found.device_seconds / _HOUR
+    hours = pile.images * measured.device_seconds / _HOUR
     wall = hours / config.devices * _HOUR
-    devices = f"{config.devices} {found.device}{'s' if config.devices > 1 else ''}"
+    devices = f"{config.devices} {measured.device}{'s' if config.devices > 1 else ''}"
     lines = [
         "",
         f"images          {pile.images} in {display(config.images)}",
-        f"bad             {_bad(pile, found)}",
+        f"bad             {_bad(pile, measured)}",
         f"read            {_size(pile)}",
-        f"written         about {_bytes(pile.images * found.out_bytes / found.images)}",
-        f"{found.device} hours".ljust(16) + f"{hours:.3g} ({found.device_seconds:.3g} s an image)",
+        f"written         about {_bytes(pile.images * measured.out_bytes / measured.images)}",
+        f"{measured.device} hours".ljust(16) + f"{hours:.3g} ({measured.device_seconds:.3g} s per image)",
         f"time            {clock(wall)} on {devices}",
     ]
     if config.price is not None:
-        lines.append(f"price           {hours * config.price:.2f} at {config.price:g} an hour each")
-    stages = "  ".join(f"{name} {s / found.images:.3g} s" for name, s in found.seconds.items())
-    return [*lines, "", f"an image        {stages}", *_notes(found), *_bad_lines(found)]
+        lines.append(f"price           {hours * config.price:.2f} at {config.price:g} per hour each")
+    stages = "  ".join(f"{name} {s / measured.images:.3g} s" for name, s in measured.seconds.items())
+    return [*lines, "", f"per image       {stages}", *_notes(measured), *_bad_lines(measured)]
 
 
-def _bad(pile: Pile, found: Probe) -> str:
-    seen = f"{len(found.bad)} of {found.images} in the probe"
+def _bad(pile: Pile, measured: Probe) -> str:
+    seen = f"{len(measured.bad)} of {measured.images} in the probe"
     return seen + (
-        f", about {round(pile.images * len(found.bad) / found.images)} of all" if found.bad else ""
+        f", about {round(pile.images * len(measured.bad) / measured.images)} of all" if measured.bad else ""
     )
 
 
 def _size(pile: Pile) -> str:
     if not pile.sized:
-        return "unknown: the source tells no sizes"
+        return "unknown: the source reports no sizes"
     return f"{'' if pile.sized == pile.images else 'about '}{_bytes(pile.size * pile.images / pile.sized)}"
 
 
@@ -164,14 +164,14 @@ def _bytes(count: float) -> str:
     return f"{count / _GB:.3g} GB" if count >= 0.1 * _GB else f"{count / 1e6:.3g} MB"
 
 
-def _notes(found: Probe) -> list[str]:
-    lines = [f"measured        on one {found.device} of this machine; starting the workers is not in it"]
-    if found.images < 16:
-        lines.append(f"                {found.images} images are few to go by")
+def _notes(measured: Probe) -> list[str]:
+    lines = [f"measured        on one {measured.device} of this machine; without starting the workers"]
+    if measured.images < 16:
+        lines.append(f"                {measured.images} images are a small sample")
     return lines
 
 
-def _bad_lines(found: Probe) -> list[str]:
-    lines = [f"  {image_id}: {reason}" for image_id, reason in found.bad[:_SHOWN]]
-    more = len(found.bad) - len(lines)
+def _bad_lines(measured: Probe) -> list[str]:
+    lines = [f"  {image_id}: {reason}" for image_id, reason in measured.bad[:_SHOWN]]
+    more = len(measured.bad) - len(lines)
     return ["", *lines, *([f"  ... and {more} more"] if more > 0 else [])] if lines else []

@@ -1,12 +1,13 @@
-"""`segray predict`: a trained network over a pile of images, to masks and overlays."""
+"""`segray predict`: a trained network over a folder of images, to masks and overlays."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections import Counter
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
 
 import click
 import numpy as np
@@ -14,20 +15,21 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from segray.pipelines.config.commands.predict import PredictConfig
-from segray.pipelines.engine import cluster
-from segray.pipelines.engine.progress import clock
+from segray.pipelines.engine import cluster, ray_data, single_process
+from segray.pipelines.engine.progress import StatusLine, clock
 from segray.pipelines.engine.shared_storage import require_shared
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions
+from segray.pipelines.io.pending import read_pending
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.io.sources import list_images
+from segray.pipelines.prediction import local
 from segray.pipelines.prediction.graph import pool_plan, predictions
 from segray.pipelines.prediction.output import TABLE, begin, check_same, made_with, write_table
 from segray.pipelines.prediction.stages import MASKS, OVERLAYS, STOP, Job
 
 _SHOWN = 20
-_TTY_S, _LOG_S = 1.0, 10.0
 
 
 @dataclass
@@ -56,7 +58,7 @@ class Outcome:
         """
         for row in table.to_pylist():
             if row["status"] == STOP:
-                safe = "finished masks are safe, the same command goes on once this is mended"
+                safe = "finished masks are safe; run the same command to resume when this is repaired"
                 raise UserError(f"{row['error']}; {safe}", exit_code=1)
             self.images += 1
             if row["status"] != "ok":
@@ -66,12 +68,46 @@ class Outcome:
             self.class_pixels[row["class_ids"]] += row["class_pixels"]
 
 
+@dataclass(frozen=True)
+class PredictResult:
+    """What `predict` wrote; as text, the summary that the command prints.
+
+    Attributes:
+        out: folder or URI of the masks and overlays.
+        images: how many images there are.
+        bad: status and reason, by image_id, of the images of this run without a mask.
+        seconds: how long the run took.
+        summary: the printed lines.
+    """
+
+    out: str
+    images: int
+    bad: dict[str, tuple[str, str]]
+    seconds: float
+    summary: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self.summary)
+
+
 def run(config: PredictConfig) -> None:
     """Predict the images that have no mask yet, and print a summary.
 
     Raises:
-        UserError: bad input, or an output of something else or of another checkpoint (2), a full disk (1),
-            not one good image (3), or an output in use (4).
+        UserError: as `execute` and `check_bad_images` raise.
+    """
+    result = execute(config)
+    click.echo(result)
+    _report_bad_images(result)
+    check_bad_images(result)
+
+
+def execute(config: PredictConfig) -> PredictResult:
+    """Predict the images that have no mask yet.
+
+    Raises:
+        UserError: bad input, or an output of something else or of another checkpoint (2), a full disk (1), or
+            an output in use (4).
     """
     began = time.monotonic()
     before = made_with(config.out)
@@ -79,31 +115,36 @@ def run(config: PredictConfig) -> None:
     job, record = prepare(config)
     check_same(config.out, before, record)
     with RunLock(config.out):
-        total, n_todo = begin(job, record, images)
-        doing = f"{n_todo} to do, into" if n_todo else "nothing to do in"
+        total, n_pending = begin(job, record, images)
+        doing = f"{n_pending} to do, into" if n_pending else "nothing to do in"
         click.echo(f"{total} images, {doing} {storage.display(config.out)}", err=True)
         outcome = Outcome()
-        if n_todo:
-            _execute(config, job, n_todo, outcome)
+        if n_pending:
+            _execute(config, job, n_pending, outcome)
         outcome.seconds = time.monotonic() - began
         write_table(job, outcome.bad)
-    click.echo("\n".join(summary_lines(config, job.classes, total, outcome)))
-    complain_of_bad(total, outcome)
+    summary = tuple(summary_lines(config, job.classes, total, outcome))
+    return PredictResult(config.out, total, outcome.bad, outcome.seconds, summary)
 
 
-def prepare(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
-    """Load the network once, so that a bad checkpoint is told before the first image.
+def prepare(config: PredictConfig) -> tuple[Job, dict[str, object]]:
+    """Check the checkpoint, so that a bad one is reported before the first image.
 
     Returns:
         What the workers need, and what must be the same in all runs into one folder.
 
     Raises:
-        UserError: no checkpoint, or one that cannot be used.
+        UserError: no checkpoint, or an unusable one.
     """
-    from segray.pipelines.training.trained import chosen_window, find_checkpoint, load_network, weights_sha256
+    from segray.pipelines.training.trained import (
+        check_network,
+        chosen_window,
+        find_checkpoint,
+        weights_sha256,
+    )
 
     uri = _absolute(find_checkpoint(config.checkpoint))
-    _, state = load_network(uri)
+    state = check_network(uri)
     job = Job(
         checkpoint=uri,
         sha256=weights_sha256(state),
@@ -119,54 +160,60 @@ def prepare(config: PredictConfig) -> tuple[Job, dict[str, Any]]:
 
 
 def _absolute(uri: str) -> str:
-    """Workers may stand in another folder."""
+    """Workers may have another working directory."""
     return str(storage.local_path(uri)) if storage.is_local(uri) else uri
 
 
-def _execute(config: PredictConfig, job: Job, n_todo: int, outcome: Outcome) -> None:
-    with cluster.session(config.address, config.grow) as resources:
-        require_shared(config.out, [config.images, job.checkpoint])
-        cluster.quiet_data_context()
-        line = _Line(n_todo)
-        try:
-            for table in predictions(job, pool_plan(config.workers, resources)):
+def _execute(config: PredictConfig, job: Job, n_pending: int, outcome: Outcome) -> None:
+    here = local.suits(config, n_pending)
+    tables = local.predictions(job, read_pending(job.out)) if here else _on_cluster(config, job, n_pending)
+    line = _Line(n_pending)
+    try:
+        with closing(tables):
+            for table in tables:
                 outcome.add(table)
                 line.show(outcome)
-        except KeyboardInterrupt:
-            where = storage.display(config.out)
-            click.echo(f"\nstopped; the masks in {where} are safe, the same command goes on", err=True)
-            raise
-        finally:
-            line.clear()
+    except KeyboardInterrupt:
+        where = storage.display(config.out)
+        click.echo(f"\nstopped; the masks in {where} are safe; run the same command to resume", err=True)
+        raise
+    finally:
+        line.clear()
+
+
+def _on_cluster(config: PredictConfig, job: Job, n_pending: int) -> Generator[pa.Table]:
+    with cluster.session(config.address, config.grow) as resources:
+        require_shared(config.out, [config.images, job.checkpoint])
+        ray_data.configure()
+        yield from predictions(job, pool_plan(config.workers, resources, n_pending))
+    single_process.forget_death(job.out)
 
 
 class _Line:
-    """Images done, images/s and time left on stderr: in place on a terminal, else now and then."""
+    """Images done, images/s and time left."""
 
     def __init__(self, total: int) -> None:
-        self._total, self._began, self._tty = total, time.monotonic(), sys.stderr.isatty()
-        self._next = self._began + (_TTY_S if self._tty else _LOG_S)
+        self._total, self._began, self._line = total, time.monotonic(), StatusLine()
+        self._next = self._began + self._line.interval
 
     def show(self, outcome: Outcome) -> None:
         """Print, if it is time."""
         now = time.monotonic()
         if now < self._next:
             return
-        self._next = now + (_TTY_S if self._tty else _LOG_S)
+        self._next = now + self._line.interval
         rate = max(1, outcome.images) / (now - self._began)
         left = clock((self._total - outcome.images) / rate)
         text = f"predict  {outcome.images}/{self._total}  {rate:.1f} images/s  {left} left"
-        text += f"  {len(outcome.bad)} bad" if outcome.bad else ""
-        click.echo(f"\r\033[K{text}" if self._tty else text, nl=not self._tty, err=True)
+        self._line.show(text + (f"  {len(outcome.bad)} bad" if outcome.bad else ""))
 
     def clear(self) -> None:
-        """Take the line off the terminal."""
-        if self._tty:
-            click.echo("\r\033[K", nl=False, err=True)
+        """Remove the line from the terminal."""
+        self._line.clear()
 
 
 def summary_lines(config: PredictConfig, classes: tuple[str, ...], total: int, outcome: Outcome) -> list[str]:
-    """What a run came to, in lines; the classes are those of the images of this run."""
+    """The result of a run, in lines; classes are counted over the images of this run."""
     states = Counter(status for status, _ in outcome.bad.values())
     ok = total - len(outcome.bad)
     lines = ["", f"images      {total}: {ok} ok, {states['error']} error, {states['skipped']} skipped"]
@@ -182,16 +229,19 @@ def summary_lines(config: PredictConfig, classes: tuple[str, ...], total: int, o
     return [*lines, "", *(storage.display(storage.join(config.out, name)) for name in places)]
 
 
-def complain_of_bad(total: int, outcome: Outcome) -> None:
-    """Name the first bad images on stderr.
+def _report_bad_images(result: PredictResult) -> None:
+    for image_id, (status, reason) in sorted(result.bad.items())[:_SHOWN]:
+        click.echo(f"  {status:<8}{image_id}: {reason}", err=True)
+    if len(result.bad) > _SHOWN:
+        click.echo(f"  ... and {len(result.bad) - _SHOWN} more bad images, see {TABLE}", err=True)
+    sys.stdout.flush()
+
+
+def check_bad_images(result: PredictResult) -> None:
+    """Refuse a result without a single good image.
 
     Raises:
-        UserError: exit code 3, all are bad.
+        UserError: all images are bad (3).
     """
-    for image_id, (status, reason) in sorted(outcome.bad.items())[:_SHOWN]:
-        click.echo(f"  {status:<8}{image_id}: {reason}", err=True)
-    if len(outcome.bad) > _SHOWN:
-        click.echo(f"  ... and {len(outcome.bad) - _SHOWN} more bad images, see {TABLE}", err=True)
-    sys.stdout.flush()
-    if len(outcome.bad) == total:
-        raise UserError(f"not one of {total} images could be labelled", exit_code=3)
+    if len(result.bad) == result.images:
+        raise UserError(f"not one of {result.images} images could be labelled", exit_code=3)

@@ -1,4 +1,4 @@
-"""`segray report`: one HTML page of a label set or a training run, without script or any outside part."""
+"""`segray report`: one HTML page of a label set or a training run, without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from segray.models.label_space import IGNORE_INDEX, LabelSpace
 from segray.pipelines.commands.evaluate import evaluate
 from segray.pipelines.config.commands.report import ReportConfig
+from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.ground_truth import TruthMasks
@@ -21,13 +22,14 @@ from segray.pipelines.reporting.evaluation import Evaluation
 from segray.pipelines.reporting.label_set.samples import Legend, Sample, make_sample, visible
 from segray.pipelines.reporting.label_set.summary import (
     N_BINS,
+    Choice,
     Totals,
     choose,
     read_chosen,
     read_uris,
     totals,
 )
-from segray.pipelines.reporting.page import bars, config_text, facts, percent, render
+from segray.pipelines.reporting.page import Bar, bars, config_text, facts, percent, render
 from segray.pipelines.reporting.training import page
 from segray.pipelines.reporting.training.history import is_training_run
 
@@ -38,10 +40,10 @@ def run(config: ReportConfig) -> None:
     Raises:
         UserError: `out` is neither, or damaged.
     """
-    page = _page(config).encode()
+    html = _page(config).encode()
     uri = storage.join(config.out, "report.html")
-    storage.write_atomic(uri, page)
-    click.echo(f"wrote {storage.display(uri)} ({len(page) / 1e6:.1f} MB)")
+    storage.write_atomic(uri, html)
+    click.echo(f"wrote {storage.display(uri)} ({len(html) / 1e6:.1f} MB)")
 
 
 def _page(config: ReportConfig) -> str:
@@ -60,14 +62,14 @@ def build(root: str, *, masks: str | None = None, n: int = 12, ignore_index: int
     Args:
         root: the label set, folder or URI.
         masks: ground truth to show and to score against, see `TruthMasks`.
-        n: how many of the least and of the most certain images to show.
+        n: number of the least and of the most certain images to show.
         ignore_index: mask pixels with this id do not count.
 
     Raises:
         UserError: no label set there, or a part or a mask is damaged.
     """
     store = LabelStore(root)
-    provenance = store.provenance
+    provenance = current_provenance(store.provenance)
     legend = _legend(provenance)
     counted = totals(store, len(legend.names))
     score = None
@@ -91,47 +93,49 @@ def build(root: str, *, masks: str | None = None, n: int = 12, ignore_index: int
         legend=[(name, legend.colour(i)) for i, name in enumerate(legend.names)],
         groups=[group for group in groups if group["samples"]],
         charts=_charts(counted, legend, score),
+        histogram=_histogram(counted),
         facts=shown,
-        toy="picture_book"
-        in [value for rows in shown.values() for key, value in rows if key.endswith("model")],
+        builtin=_uses_builtin(shown),
         config=config_text(root),
         provenance=json.dumps(provenance, indent=2, ensure_ascii=False),
     )
 
 
+def _uses_builtin(shown: Mapping[str, list[tuple[str, str]]]) -> bool:
+    models = {value for rows in shown.values() for key, value in rows if key.endswith("model")}
+    return bool(models & {"builtin", "picture_book"})
+
+
 def _legend(provenance: Mapping[str, Any]) -> Legend:
     classes = tuple(visible(str(name)) for name in provenance["classes"])
     palette = LabelSpace(classes, ()).palette()
-    own = np.asarray(provenance.get("palette") or (), np.uint8).reshape(-1, 3)
-    palette[: len(own)] = own
+    stored = np.asarray(provenance.get("palette") or (), np.uint8).reshape(-1, 3)
+    palette[: len(stored)] = stored
     return Legend(classes, palette)
 
 
-def _group(kind: str, chosen: list[Any], samples: Mapping[str, Sample]) -> dict[str, Any]:
-    return {"kind": kind, "samples": [samples[c.image_id] for c in chosen]}
+def _group(kind: str, choices: list[Choice], samples: Mapping[str, Sample]) -> dict[str, object]:
+    return {"kind": kind, "samples": [samples[c.image_id] for c in choices]}
 
 
-def _charts(counted: Totals, legend: Legend, score: Evaluation | None) -> dict[str, Any]:
-    """Bars of each class but 0, the most frequent first; lengths are shares of the longest."""
+def _charts(counted: Totals, legend: Legend, score: Evaluation | None) -> dict[str, list[Bar]]:
+    """Bars of each class but 0 by caption, the most frequent class first."""
     ids = sorted(range(1, len(legend.names)), key=lambda i: (-counted.pixels[i], i))
-    charts: dict[str, Any] = {
-        "pixels": bars(ids, legend, counted.pixels / max(1, counted.n_pixels), percent),
-        "images": bars(ids, legend, counted.images.astype(float), lambda count: f"{count:,.0f}"),
-        "histogram": _histogram(counted),
+    charts = {
+        "Share of the pixels": bars(ids, legend, counted.pixels / max(1, counted.n_pixels), percent),
+        "Images with the class": bars(ids, legend, counted.images.astype(float), "{:,.0f}".format),
     }
     if score is not None:
-        charts["iou"] = bars(ids, legend, score.iou, percent, longest=1.0)
+        charts["IoU against the masks"] = bars(ids, legend, score.iou, percent, longest=1.0)
     return charts
 
 
-def _histogram(counted: Totals) -> list[dict[str, Any]]:
+def _histogram(counted: Totals) -> list[Bar]:
     highest = max(1, int(counted.histogram.max()))
     ramp = thumbnails.ramp()
-    return [
-        {
-            "height": count / highest,
-            "colour": "#" + bytes(ramp[int(255 * (i + 0.5) / N_BINS)]).hex(),
-            "text": f"{i / N_BINS:.2f} to {(i + 1) / N_BINS:.2f}: {count:,} image{'s' * (count != 1)}",
-        }
-        for i, count in enumerate(counted.histogram.tolist())
-    ]
+    columns = []
+    for i, count in enumerate(counted.histogram.tolist()):
+        colour = "#" + bytes(ramp[int(255 * (i + 0.5) / N_BINS)]).hex()
+        name = f"{i / N_BINS:.2f} to {(i + 1) / N_BINS:.2f}"
+        columns.append(Bar(name, colour, count / highest, f"{count:,} image{'s' * (count != 1)}"))
+    return columns

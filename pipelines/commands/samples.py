@@ -1,4 +1,4 @@
-"""A handful of free photographs, copied out of scikit-image: real pictures without a download."""
+"""A few free photographs, copied from scikit-image: real images without a download."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Sample:
         name: file name here.
         shows: what is on it.
         origin: who took it, and where scikit-image got it.
-        licence: as scikit-image's documentation of the picture states it.
+        licence: as scikit-image's documentation of the image states it.
     """
 
     source: str
@@ -71,21 +71,21 @@ def run(config: SamplesConfig) -> None:
     """Copy the photographs and a README with origin and licence of each into `config.out`.
 
     Raises:
-        UserError: scikit-image is missing, or `out` is no local folder or holds other files.
+        UserError: scikit-image is missing, or `out` is not a local folder, or holds other files.
     """
     source = _data_folder()
-    out = _own_folder(config.out)
-    found = [sample for sample in SAMPLES if (source / sample.source).is_file()]
-    if not found:
+    out = _output_folder(config.out)
+    samples = [sample for sample in SAMPLES if (source / sample.source).is_file()]
+    if not samples:
         raise UserError(f"samples: no photograph in {source}; scikit-image 0.24 to 0.26 ship them")
-    for sample in found:
+    for sample in samples:
         storage.write_atomic(str(out / sample.name), (source / sample.source).read_bytes())
-    storage.write_atomic(str(out / README), readme(found).encode())
-    click.echo(f"{len(found)} photographs in {out}; origin and licence of each: {out / README}")
+    storage.write_atomic(str(out / README), readme(samples).encode())
+    click.echo(f"{len(samples)} photographs in {out}; origin and licence of each: {out / README}")
 
 
 def readme(samples: list[Sample]) -> str:
-    """The README that stands beside the photographs, Markdown."""
+    """The README next to the photographs, in Markdown."""
     rows = [f"| {s.name} | {s.shows} | {s.origin} | {s.licence} |" for s in samples]
     head = "| file | shows | origin | licence |\n|---|---|---|---|"
     note = (
@@ -104,10 +104,10 @@ def _data_folder() -> Path:
     return Path(spec.origin).parent / "data"
 
 
-def _own_folder(uri: str) -> Path:
-    """The output folder, made when missing; one that holds other people's files is refused."""
+def _output_folder(uri: str) -> Path:
+    """The output folder, made when missing; a folder with other files is refused."""
     if not storage.is_local(uri):
-        raise UserError(f"samples: out={storage.display(uri)} is no local folder")
+        raise UserError(f"samples: out={storage.display(uri)} is not a local folder")
     out = storage.local_path(uri)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,9 @@
-"""`segray train`: checks, then one Ray Train run, and what it leaves behind."""
+"""`segray train`: check the configuration and the data, run Ray Train, export the results."""
 
 from __future__ import annotations
 
-import logging
+import os
+from functools import partial
 
 import click
 
@@ -13,22 +14,37 @@ from segray.pipelines.engine.shared_storage import require_shared
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.run_lock import RunLock
-from segray.pipelines.training.data.training_data import TrainingData, open_data
-from segray.pipelines.training.run_folder import RunFolder
+from segray.pipelines.training.data.samples import TrainingData
+from segray.pipelines.training.data.training_data import open_data
+from segray.pipelines.training.log_collector import log_collector
+from segray.pipelines.training.run_folder import RunFolder, TrainResult
 from segray.pipelines.training.trackers import check_trackers
-from segray.pipelines.training.trainer import log_collector, logs_of, scaling, trainer, work
-
-_log = logging.getLogger(__name__)
+from segray.pipelines.training.trainer import (
+    WorkerInputs,
+    scaling_config,
+    torch_trainer,
+    tracker_folder,
+    train_worker,
+)
 
 
 def run(config: TrainConfig) -> None:
-    """Train, or go on where a run stopped, and print the outcome.
+    """Train, or resume a run that stopped, and print the result.
+
+    Raises:
+        UserError: as `execute` raises.
+    """
+    click.echo(execute(config))
+
+
+def execute(config: TrainConfig) -> TrainResult:
+    """Train, or resume a run that stopped.
 
     Raises:
         UserError: bad data, masks, weights or options (2); the folder belongs to another run (2) or is in use
             (4); the loss diverged (1).
     """
-    # Ray Train moves its workers into a folder of theirs.
+    # Ray Train's workers run in another folder.
     config = absolute(config)
     folder = RunFolder(config)
     folder.check()
@@ -37,20 +53,20 @@ def run(config: TrainConfig) -> None:
     check(config, data)
     with RunLock(config.out):
         folder.begin(data)
-        stopped = None if folder.finished() else _fit(config, data)
+        problem = None if folder.finished() else _fit(config, data)
         folder.export()
-    if stopped:
+    if problem:
         raise UserError(
-            f"{stopped}; the checkpoints before it are in {storage.display(config.out)}", exit_code=1
+            f"{problem}; the checkpoints before it are in {storage.display(config.out)}", exit_code=1
         )
-    click.echo("\n".join(folder.summary()))
+    return folder.result()
 
 
 def check(config: TrainConfig, data: TrainingData) -> None:
-    """Refuse what cannot be trained, before Ray starts.
+    """Check the data against the method, and the weights, before Ray starts.
 
     Raises:
-        UserError: the method lacks labels or images, there is nothing to validate on, or bad weights.
+        UserError: the method lacks labels or images, there are no validation images, or the weights are bad.
     """
     _check_data(config, data)
     _check_network(config, data)
@@ -67,29 +83,31 @@ def _check_data(config: TrainConfig, data: TrainingData) -> None:
         )
     if pseudo != "none" and not data.unlabelled:
         raise UserError(
-            f"data.unlabelled: method {config.method} needs images that are not in data.labelled="
-            f"{config.data.labelled}, there are none; label fewer, such as data.labelled=92 or 1/16"
+            f"data.unlabelled: method {config.method} needs images outside data.labelled="
+            f"{config.data.labelled}, but there are none; label fewer, such as data.labelled=92 or 1/16"
         )
     if not data.validation:
-        raise UserError("data.validation: there is no image to validate on")
+        raise UserError("data.validation: there is no validation image")
 
 
 def _check_network(config: TrainConfig, data: TrainingData) -> None:
-    """Load the weights once here, so that what is wrong with them is told before Ray starts."""
-    from segray.models.segmenters.registry import build_segmenter
+    """Check the network's name, packages and weights, without building it where that is not needed."""
+    from segray.models.segmenters.registry import check_segmenter
 
-    given = config.network
+    network, classes = config.network, len(data.space.classes)
     try:
-        build_segmenter(
-            given.name, len(data.space.classes), weights=given.weights, pretrained=given.pretrained
-        )
+        check_segmenter(network.name, classes, weights=network.weights, pretrained=network.pretrained)
     except (ValueError, ImportError) as error:
         raise UserError(f"network: {error}") from error
 
 
 def _fit(config: TrainConfig, data: TrainingData) -> str | None:
-    """Run the workers to the end; why they stopped early, if they did."""
+    """Run the workers to the end; the reason, if they stopped early."""
     with cluster.session(config.address, config.grow) as resources, log_collector() as collector:
         require_shared(config.out, [place for place in (config.data.root, config.data.labels) if place])
-        given = {"config": config, "data": data, "log_collector": collector, "logs": logs_of(config)}
-        return trainer(config, work, given, scaling(config, resources)).fit().return_value
+        if resources.nodes == 1:
+            # Ray Train's watcher for preempted nodes would be one more process.
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        inputs = WorkerInputs(config, data, collector, tracker_folder(config))
+        trainer = torch_trainer(config, partial(train_worker, inputs), scaling_config(config, resources))
+        return trainer.fit().return_value

@@ -1,4 +1,4 @@
-"""Check a label set against what segray promises, and take out what is damaged."""
+"""`segray verify`: check a label set against what segray promises, and repair it on request."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from segray.pipelines.label_set.verification import PartCheck, Problem, check_pa
 __all__ = ["Problem", "VerifyReport", "damaged_parts", "repair", "run", "verify"]
 
 TOO_MANY_BAD = 3
-"""Exit status of an annotation whose rows are all there, but too many of them bad: not our question."""
+"""Exit status of an annotation that is complete, but with too many bad rows: no concern of verify."""
 _SHOWN = 20
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What `verify` found.
+    """The result of `verify`.
 
     Attributes:
         n_images: rows that could be read.
@@ -88,27 +88,27 @@ def verify(root: str, expected: Iterable[str] | None = None) -> VerifyReport:
 
 
 def damaged_parts(report: VerifyReport) -> list[str]:
-    """Names of the parts whose images must be made again."""
+    """Names of the parts whose images must be labelled again."""
     return sorted({problem.part for problem in report.problems if problem.part})
 
 
 def repair(report: VerifyReport, store: LabelStore) -> list[str]:
-    """Discard the damaged parts and what killed writers left; only while holding the run lock.
+    """Discard damaged parts and what killed writers left; the caller must hold the run lock.
 
-    run.json goes too where images are left to do: the run is no longer complete.
+    If that leaves images to label, run.json is deleted too: the run is no longer complete.
 
     Returns:
-        Ids of the images to make again, those of the manifest that are in no part now, sorted.
+        Ids of the images to label again, sorted: those of the manifest that are in no part now.
     """
     for part in damaged_parts(report):
         store.discard(part)
     store.drop_orphans()
     left = {image_id for image_id, _, _ in store.statuses()}
-    named = {problem.image_id for problem in report.problems if problem.image_id}
+    reported = {problem.image_id for problem in report.problems if problem.image_id}
     try:
         wanted = set(_manifest_ids(store.root))
     except (OSError, pa.ArrowException):
-        wanted = named
+        wanted = reported
     missing = sorted(wanted - left)
     if missing:
         storage.delete(storage.join(store.root, RUN))
@@ -116,10 +116,10 @@ def repair(report: VerifyReport, store: LabelStore) -> list[str]:
 
 
 def run(config: VerifyConfig) -> None:
-    """Print what was found, and repair where the configuration says so: just the lost images are made again.
+    """Print the problems, and repair them if `repair=true`: only the lost images are labelled again.
 
     Raises:
-        UserError: exit code 1 when the label set is not whole, or could not be made whole again.
+        UserError: exit code 1, the label set has problems, or could not be repaired.
     """
     report = verify(config.out)
     _show(report)
@@ -127,29 +127,29 @@ def run(config: VerifyConfig) -> None:
         return
     out = storage.display(config.out)
     if not config.repair:
-        mend = f"mend it: segray verify out={out} repair=true"
-        raise UserError(f"{out} has {len(report.problems)} problems; {mend}", exit_code=1)
+        command = f"segray verify out={out} repair=true"
+        raise UserError(f"{out} has {len(report.problems)} problems; repair it with: {command}", exit_code=1)
     with RunLock(config.out):
-        # What was seen before the lock may have been another run's work in progress.
+        # What the first check saw may have been another run's work in progress.
         report = verify(config.out)
         redo = repair(report, LabelStore(config.out))
     if redo:
-        _make_again(config.out, len(redo))
+        _label_again(config.out, len(redo))
     elif report.ok:
         return
     report = verify(config.out)
     _show(report)
     if not report.ok:
         n = len(report.problems)
-        raise UserError(f"{out} has {n} problems that making images again does not mend", exit_code=1)
+        raise UserError(f"{out} has {n} problems that labelling images again does not repair", exit_code=1)
 
 
-def _make_again(root: str, n_images: int) -> None:
-    """Run what made the label set once more, on the images that have no row now."""
-    # Imported here, as they are far heavier than checking is.
+def _label_again(root: str, n_images: int) -> None:
+    """Run the command that made the label set again; it labels the images that have no row now."""
+    # Imported here, as they are far heavier than checking.
     from segray.pipelines.commands import annotate, relabel
 
-    click.echo(f"{n_images} images are made again", err=True)
+    click.echo(f"labelling {n_images} images again", err=True)
     try:
         config = _made_with(root)
         if isinstance(config, AnnotateConfig):
@@ -158,19 +158,21 @@ def _make_again(root: str, n_images: int) -> None:
             relabel.run(config)
     except UserError as error:
         if error.exit_code != TOO_MANY_BAD:
-            what = f"discarded what was damaged; {n_images} images of {storage.display(root)} are missing now"
+            what = (
+                f"damaged parts are discarded; {n_images} images of {storage.display(root)} are missing now"
+            )
             raise UserError(f"{what}: {error}", exit_code=1) from error
 
 
 def _made_with(root: str) -> AnnotateConfig | RelabelConfig:
-    """The configuration kept with a label set, its output where the label set now is."""
-    kept = storage.join(root, "config.yaml")
+    """The configuration stored with a label set, with the label set's present place as its output."""
+    stored = storage.join(root, "config.yaml")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
         try:
-            file.write_bytes(storage.read_bytes(kept))
+            file.write_bytes(storage.read_bytes(stored))
         except OSError as error:
-            raise UserError(f"cannot read {storage.display(kept)}, which says how to make them") from error
+            raise UserError(f"cannot read {storage.display(stored)}, which says how to label them") from error
         if "labels" in read_yaml(str(file)):
             return load_stored(RelabelConfig, str(file), [f"out={root}"])
         return load_stored(AnnotateConfig, str(file), [f"out={root}", "new_run=false"])
@@ -187,7 +189,7 @@ def _show(report: VerifyReport) -> None:
 
 
 def _other_provenance(checks: list[PartCheck]) -> list[Problem]:
-    """Parts made otherwise than most: a label set has one configuration."""
+    """Parts whose settings differ from those of most parts: a label set has one configuration."""
     settings = {check.part: _settings(check.provenance) for check in checks if check.provenance is not None}
     usual = Counter(settings.values()).most_common(1)[0][0] if settings else None
     odd = [part for part, value in settings.items() if value != usual]
@@ -207,15 +209,15 @@ def _settings(provenance: bytes) -> str:
 
 
 def _duplicates(checks: list[PartCheck]) -> list[Problem]:
-    """The first part that holds an image keeps it; the others have the problem."""
+    """Images in several parts: each part but the first has the problem."""
     owner: dict[str, str] = {}
-    found = []
+    problems = []
     for check in checks:
         for image_id, _ in check.rows:
             if image_id in owner:
-                found.append(Problem(check.part, image_id, f"twice, also in {owner[image_id]}"))
+                problems.append(Problem(check.part, image_id, f"listed twice, also in {owner[image_id]}"))
             owner.setdefault(image_id, check.part)
-    return found
+    return problems
 
 
 def _against_manifest(root: str, checks: list[PartCheck], expected: Iterable[str] | None) -> list[Problem]:
@@ -224,13 +226,15 @@ def _against_manifest(root: str, checks: list[PartCheck], expected: Iterable[str
     except (OSError, pa.ArrowException) as error:
         missing_file = isinstance(error, FileNotFoundError)
         why = "missing" if missing_file else f"unreadable ({str(error).splitlines()[0]})"
-        return [Problem("", None, f"{MANIFEST} is {why}: images that are left out cannot be noticed")]
+        return [Problem("", None, f"{MANIFEST} is {why}: missing images cannot be detected")]
     wanted = set(ids)
-    found = [Problem("", name, "twice in the manifest") for name, n in Counter(ids).items() if n > 1]
+    problems = [
+        Problem("", name, "listed twice in the manifest") for name, n in Counter(ids).items() if n > 1
+    ]
     rows = [(check.part, image_id) for check in checks for image_id, _ in check.rows]
-    found += [Problem(part, i, "not in the manifest") for part, i in rows if i not in wanted]
+    problems += [Problem(part, i, "not in the manifest") for part, i in rows if i not in wanted]
     missing = sorted(wanted - {image_id for _, image_id in rows})
-    return found + [
+    return problems + [
         Problem("", image_id, "missing: in the manifest, but in no readable part") for image_id in missing
     ]
 

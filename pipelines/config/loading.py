@@ -38,6 +38,19 @@ def load(model: type[T], source: str | None, overrides: Sequence[str] = ()) -> T
     return _load(model, tree, overrides)
 
 
+def load_values(model: type[T], source: str | None, values: Mapping[str, object]) -> T:
+    """As `load`, with Python values for keys: text, numbers, paths, lists, nested or dotted names.
+
+    Raises:
+        UserError: as `load`.
+    """
+    reader = _Reader(model, {})
+    reader.put_section("", read_yaml(source) if source is not None else {})
+    for name, value in values.items():
+        reader.put(name, _as_written(value))
+    return _validated(model, reader)
+
+
 def load_stored(model: type[T], source: str, overrides: Sequence[str] = ()) -> T:
     """As `load`, of a file that segray wrote, possibly an earlier version with other names for some keys."""
     return _load(model, previous.current_tree(read_yaml(source)), overrides)
@@ -90,6 +103,10 @@ def _load(model: type[T], tree: Mapping[str | None, Value], overrides: Sequence[
     reader.put_section("", tree)
     for override in overrides:
         reader.put_override(override)
+    return _validated(model, reader)
+
+
+def _validated(model: type[T], reader: _Reader) -> T:
     try:
         config = model.model_validate(reader.tree)
     except ValidationError as error:
@@ -97,6 +114,19 @@ def _load(model: type[T], tree: Mapping[str | None, Value], overrides: Sequence[
     if reader.problems:
         raise UserError("\n".join(dict.fromkeys(reader.problems)))
     return config
+
+
+def _as_written(value: object) -> Value:
+    """A Python value as YAML without typed scalars would hold it."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return {str(name): _as_written(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_written(entry) for entry in value]
+    return str(value)
 
 
 def _flat(model: type[Config], values: Mapping[str, object], prefix: str) -> Iterator[tuple[str, object]]:

@@ -15,14 +15,23 @@ V = TypeVar("V")
 KEYS = {"image.matte": "image.background_color"}
 """Old dotted key: new dotted key."""
 
-VALUES: dict[str, dict[str, str]] = {}
+_BUILTIN_WEIGHTS = {
+    "builtin:picture_book_clip": "builtin:clip",
+    "builtin:picture_book_sam": "builtin:sam",
+}
+
+VALUES: dict[str, dict[str, str]] = {
+    **{f"{section}.model": {"picture_book": "builtin"} for section in ("sam", "clip")},
+    "network.name": {"picture_book": "builtin"},
+    **{f"{section}.weights": _BUILTIN_WEIGHTS for section in ("sam", "clip", "network")},
+}
 """New dotted key: {old value: new value}."""
 
 
 def current_values(values: Mapping[str, V]) -> dict[str, V | str]:
     """Stored values by dotted key, as in `config.loading.identity`, with today's names."""
     renamed = {KEYS.get(key, key): value for key, value in values.items()}
-    return {key: _current_value(key, value) for key, value in renamed.items()}
+    return {key: current_value(key, value) for key, value in renamed.items()}
 
 
 def current_tree(tree: V) -> V:
@@ -44,19 +53,20 @@ def current_provenance(record: V) -> V:
         renamed = current_values(config)
         config.clear()
         config.update(renamed)
-    for key in ("sam.model", "clip.model"):
+    for key in ("sam.model", "clip.model", "clip.weights"):
         _rename_value(result, key)
     return result
 
 
-def _current_value(key: str, value: V) -> V | str:
+def current_value(key: str, value: V) -> V | str:
+    """The stored value of a dotted key, with today's name."""
     return VALUES.get(key, {}).get(value, value) if isinstance(value, str) else value
 
 
 def _rename_value(tree: object, key: str) -> None:
     section, leaf = _section(tree, key), key.rpartition(".")[2]
     if section is not None and leaf in section:
-        section[leaf] = _current_value(key, section[leaf])
+        section[leaf] = current_value(key, section[leaf])
 
 
 def _section(tree: object, key: str) -> dict[str, object] | None:

@@ -1,1 +1,1 @@
-"""What every Ray job shares: cluster, pools, ledger, guard, progress, provenance."""
+"""What every Ray job shares: cluster, pools, guard, ledger, progress, provenance."""

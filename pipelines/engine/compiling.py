@@ -1,4 +1,4 @@
-"""`torch.compile`, which does its work, and fails, in the first call of what it returns."""
+"""`torch.compile` compiles, and fails, in the first call of the function that it returns."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 
 class CannotCompileError(Exception):
-    """`torch.compile` does not get through here, for want of a compiler for instance."""
+    """`torch.compile` does not work here, for instance because there is no compiler."""
 
 
 @contextmanager
 def compiling(key: str) -> Iterator[None]:
-    """Say in one line why the first call of a compiled function failed.
+    """Report in one line why the first call of a compiled function failed.
 
     Args:
         key: of the configuration, such as `train.compile`.
@@ -25,5 +25,5 @@ def compiling(key: str) -> Iterator[None]:
     try:
         yield
     except TorchDynamoException as error:
-        why = str(getattr(error, "inner_exception", error)).splitlines()[0]
-        raise CannotCompileError(f"{key}=true: {why}; {key}=false needs no compiler") from error
+        reason = str(getattr(error, "inner_exception", error)).splitlines()[0]
+        raise CannotCompileError(f"{key}=true: {reason}; {key}=false needs no compiler") from error

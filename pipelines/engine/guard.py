@@ -1,4 +1,4 @@
-"""Work on a batch so that one image can neither end the run nor take its neighbours with it."""
+"""Process a batch so that one image can neither end the run nor take its neighbours with it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
+from segray.pipelines.engine.rows import Row
 from segray.pipelines.io.images import ImageProblem
 
-Row = dict[str, Any]
-Work = Callable[[list[Row]], list[Row]]
+Process = Callable[[list[Row]], list[Row]]
 
 _log = logging.getLogger(__name__)
 
 
-class Book(Protocol):
-    """What `guarded` needs of a `Ledger`."""
+class StageLedger(Protocol):
+    """What a guard needs of a `Ledger`."""
 
     def begin(self, stage: str, ids: Sequence[str]) -> bool:
         """See `Ledger.begin`."""
@@ -32,27 +33,47 @@ class Book(Protocol):
         ...
 
 
-def guarded(stage: str, rows: list[Row], work: Work, book: Book, max_tries: int) -> list[Row]:
-    """`work` on the rows that are still ok, the others as they are, in the given order.
+@dataclass(frozen=True)
+class Guard:
+    """Runs a stage's work on a batch and turns images that fail into rows with a reason.
 
-    * Memory runs out: the batch is halved; an image that fails alone becomes an error row.
-    * An image raises: likewise, with the exception's first line as the reason.
-    * The worker dies: on its return the batch is taken one image at a time, and an image that was begun alone
-      `max_tries` times without an end becomes an error row.
-    * The work is told to stop (KeyboardInterrupt, SystemExit): it stops, and no row is made of it.
+    Attributes:
+        ledger: knows which images a worker had begun when it died.
+        max_tries: how often an image may kill its worker before it becomes an error row.
     """
-    live = [row for row in rows if row["status"] == "ok"]
-    if not live:
-        return rows
-    ids = [row["image_id"] for row in live]
-    began = time.perf_counter()
-    if book.begin(stage, ids):
-        done = [_alone(stage, row, work, book, max_tries) for row in live]
-    else:
-        done = _halving(stage, live, work)
-    book.end(stage, ids, time.perf_counter() - began)
-    finished = {row["image_id"]: row for row in done}
-    return [finished.get(row["image_id"], row) for row in rows]
+
+    ledger: StageLedger
+    max_tries: int
+
+    def run(self, stage: str, rows: list[Row], process: Process) -> list[Row]:
+        """Apply `process` to the rows whose status is ok; the others pass unchanged. Keeps the order.
+
+        * Memory runs out: the batch is halved; an image that fails alone becomes an error row.
+        * An image raises: the same, with the exception's first line as the reason.
+        * The worker dies: when it is back, the batch is processed one image at a time, and an image that was
+          begun alone `max_tries` times without an end becomes an error row.
+        * The process is asked to stop (KeyboardInterrupt, SystemExit): it stops, and no row is made of it.
+        """
+        live = [row for row in rows if row["status"] == "ok"]
+        if not live:
+            return rows
+        ids = [row["image_id"] for row in live]
+        began = time.perf_counter()
+        if self.ledger.begin(stage, ids):
+            processed = [self._alone(stage, row, process) for row in live]
+        else:
+            processed = _halving(stage, live, process)
+        self.ledger.end(stage, ids, time.perf_counter() - began)
+        by_id = {row["image_id"]: row for row in processed}
+        return [by_id.get(row["image_id"], row) for row in rows]
+
+    def _alone(self, stage: str, row: Row, process: Process) -> Row:
+        tries = self.ledger.begin_alone(stage, row["image_id"])
+        if tries > self.max_tries:
+            return failed(row, f"{stage}: its worker died {self.max_tries} times on this image alone")
+        processed = _halving(stage, [row], process)[0]
+        self.ledger.end(stage, [row["image_id"]], 0.0)
+        return processed
 
 
 def failed(row: Row, reason: str, status: str = "error") -> Row:
@@ -62,34 +83,26 @@ def failed(row: Row, reason: str, status: str = "error") -> Row:
         "status": status,
         "error": " ".join(reason.split())[:500],
         "pixels": None,
+        "packed_segments": None,
         "segments": None,
     }
 
 
-def _alone(stage: str, row: Row, work: Work, book: Book, max_tries: int) -> Row:
-    tries = book.begin_alone(stage, row["image_id"])
-    if tries > max_tries:
-        return failed(row, f"{stage}: its worker died {max_tries} times on this image alone")
-    done = _halving(stage, [row], work)[0]
-    book.end(stage, [row["image_id"]], 0.0)
-    return done
-
-
-def _halving(stage: str, rows: list[Row], work: Work) -> list[Row]:
+def _halving(stage: str, rows: list[Row], process: Process) -> list[Row]:
     try:
-        return work(rows)
-    except Exception as error:  # noqa: BLE001  whatever one image does, the others go on
+        return process(rows)
+    except Exception as error:  # noqa: BLE001  whatever one image does, the others continue
         if _is_broken_device(error):
-            _log.error("%s: %s; starting the worker anew", stage, error)
+            _log.error("%s: %s; restarting the worker", stage, error)
             os._exit(1)
         if len(rows) == 1:
-            return [_given_up(stage, rows[0], error)]
+            return [_error_row(stage, rows[0], error)]
     _release_memory()
     middle = len(rows) // 2
-    return _halving(stage, rows[:middle], work) + _halving(stage, rows[middle:], work)
+    return _halving(stage, rows[:middle], process) + _halving(stage, rows[middle:], process)
 
 
-def _given_up(stage: str, row: Row, error: Exception) -> Row:
+def _error_row(stage: str, row: Row, error: Exception) -> Row:
     if isinstance(error, ImageProblem):
         return failed(row, error.reason, error.status)
     if _is_out_of_memory(error):

@@ -1,8 +1,8 @@
 """Who works on what: finds the image that kills its worker, and counts what is done.
 
-A worker says which images it begins and which it has ended. After its death the same images come again, were
-begun before and never ended: they are then taken one at a time, and one that kills its worker alone, again
-and again, is given up.
+A worker reports which images it begins and which it has ended. If it dies, Ray Data hands the same images to
+another worker, and the ledger knows that they were begun and never ended: they are then processed one at a
+time, and an image that repeatedly kills its worker alone becomes an error row.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Tally:
     Attributes:
         rows: finished images by status.
         seconds: busy seconds by stage, summed over its workers.
-        images: images that each stage has worked on.
-        restarts: how often images came back after their worker died.
+        images: images that each stage has processed.
+        restarts: how often images came back after the death of their worker.
         began: when each stage got its first image, in seconds of the ledger's clock.
-        ended: when it was through with its last one so far.
-        workers: of the stages that are pools, the most there may be.
-        probe: seconds an image by stage, where a probe has measured them before the run.
+        ended: when it ended its last image so far.
+        workers: the most workers that each pool may have.
+        probe: seconds per image by stage, if a probe measured them before the run.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -42,8 +42,8 @@ class Tally:
     def utilisation(self) -> dict[str, float]:
         """The share of their time that the workers of each pool were busy.
 
-        Their time is the pools' own: from the first image into one of them to the last out of one, so that
-        neither start nor summary counts.
+        Their time runs from the first image into any pool to the last image out of any pool, so that neither
+        start-up nor summary counts.
         """
         pools = [name for name in self.workers if name in self.began and name in self.ended]
         if not pools:
@@ -53,7 +53,7 @@ class Tally:
 
 
 class Ledger:
-    """The book itself; one per run, called by all workers (as a Ray actor) or in one process (tests)."""
+    """One per run, called by all workers (as a Ray actor), or used within one process."""
 
     def __init__(self) -> None:
         self._open: set[tuple[str, str]] = set()
@@ -62,7 +62,7 @@ class Ledger:
         self._lock = threading.Lock()
 
     def begin(self, stage: str, ids: Sequence[str]) -> bool:
-        """Note that a worker begins these images; True if any was begun before and never ended."""
+        """Record that a worker begins these images; True if any was begun before and never ended."""
         with self._lock:
             keys = {(stage, i) for i in ids}
             again = bool(keys & self._open)
@@ -72,14 +72,14 @@ class Ledger:
             return again
 
     def begin_alone(self, stage: str, image_id: str) -> int:
-        """Note that a worker begins this image and nothing else; how often so far, with this time."""
+        """Record that a worker begins this image alone; how often so far, this time included."""
         with self._lock:
             self._open.add((stage, image_id))
             self._alone[stage, image_id] += 1
             return self._alone[stage, image_id]
 
     def end(self, stage: str, ids: Iterable[str], seconds: float) -> None:
-        """Note that the worker lived to end these images."""
+        """Record that a worker has ended these images."""
         with self._lock:
             keys = {(stage, i) for i in ids}
             self._open -= keys
@@ -90,7 +90,7 @@ class Ledger:
             self._tally.ended[stage] = time.monotonic()
 
     def committed(self, statuses: Mapping[str, int], seconds: float) -> None:
-        """Count rows whose part is written."""
+        """Count the rows of a part that is written."""
         with self._lock:
             self._tally.rows.update(statuses)
             self._tally.seconds["write"] += seconds
@@ -117,7 +117,7 @@ class RemoteLedger:
         return self._call("begin_alone", stage, image_id)
 
     def end(self, stage: str, ids: Iterable[str], seconds: float) -> None:
-        """See `Ledger.end`; does not wait for the answer."""
+        """See `Ledger.end`. Does not wait for an answer."""
         self._actor.end.remote(stage, list(ids), seconds)
 
     def committed(self, statuses: Mapping[str, int], seconds: float) -> None:
@@ -128,14 +128,14 @@ class RemoteLedger:
         """See `Ledger.tally`."""
         return self._call("tally")
 
-    def _call(self, name: str, *args: Any) -> Any:
+    def _call(self, name: str, *args: object) -> Any:
         import ray
 
         return ray.get(getattr(self._actor, name).remote(*args))
 
 
 def start() -> RemoteLedger:
-    """A ledger on the driver's node: it lives as long as the run."""
+    """Start a ledger on the driver's node; it lives as long as the run."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

@@ -1,10 +1,11 @@
-"""How many workers each model gets, and what of the cluster's CPUs and GPUs each worker."""
+"""How many workers each model gets, their CPUs and GPUs, and how many images travel together."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from segray.pipelines.config.commands.annotate import Pool
 from segray.pipelines.engine.cluster import Resources
@@ -14,6 +15,9 @@ IMAGES_PER_THREAD = 4
 """Images that an actor takes at a time for each of its threads, which wait for the last one of a batch."""
 SHARING_COST = 0.05
 """The part of a GPU's time that two processes on it are taken to lose: an assumption, never measured."""
+BLOCK_ROWS = 8, 64
+"""Images per block, at least and at most: few, so that all workers get some and a kill loses little; more
+of a long list, as the driver's work is per block."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +40,31 @@ class Size:
     num_gpus: float = 0.0
 
 
+@dataclass(frozen=True)
+class BatchSizes:
+    """How many images travel together.
+
+    Attributes:
+        block: that a task takes, and that the list of images is cut into.
+        batch: that an actor takes at most, whatever its `batch_size`.
+        part: in a file of the output.
+    """
+
+    block: int
+    batch: int
+    part: int
+
+
 def plan(
     sam: Pool, clip: Pool, resources: Resources, sizes: tuple[Size, Size] | None = None
 ) -> tuple[PoolPlan, PoolPlan]:
-    """The SAM and the CLIP pool. What their configuration says goes before any size.
+    """The SAM and the CLIP pool. Explicit settings win over any size.
 
-    One whole CPU always stays free: tasks that wait for a CPU which an actor holds would wait for ever.
+    One whole CPU always stays free: a task that waits for a CPU that an actor holds would wait for ever.
 
     Args:
         sam: configuration of the SAM pool.
-        clip: likewise of the CLIP pool.
+        clip: configuration of the CLIP pool.
         resources: what the cluster has.
         sizes: of both, as `balanced` gives them; None: as `usual` does.
 
@@ -55,7 +74,7 @@ def plan(
     first, second = sizes or usual(sam, clip, resources)
     share = 0.0
     if resources.gpus < 1:
-        actors = (_by_hand(sam) or first.workers) + (_by_hand(clip) or second.workers)
+        actors = (_explicit(sam) or first.workers) + (_explicit(clip) or second.workers)
         share = cpu_share(actors, resources.cpus)
     threads = _threads(sam, resources)
     plans = (
@@ -74,8 +93,14 @@ def usual(sam: Pool, clip: Pool, resources: Resources) -> tuple[Size, Size]:
     """
     if gpus := int(resources.gpus):
         return Size(gpus, 0.75), Size(gpus, 0.25)
-    workers = _by_hand(sam) or max(1, int(resources.cpus))
-    return Size(workers), Size(_by_hand(clip) or max(1, workers // 6))
+    workers = _explicit(sam) or max(1, int(resources.cpus))
+    return Size(workers), Size(_explicit(clip) or max(1, workers // 6))
+
+
+def at_most(sizes: tuple[Size, Size], n_images: int) -> tuple[Size, Size]:
+    """The sizes with no more actors than there are images."""
+    first, second = (replace(size, workers=min(size.workers, max(1, n_images))) for size in sizes)
+    return first, second
 
 
 def balanced(seconds: Mapping[str, float], resources: Resources) -> tuple[Size, Size]:
@@ -113,16 +138,21 @@ def _balanced_gpus(sam: float, clip: float, gpus: int) -> tuple[Size, Size]:
     return Size(gpus, share), Size(gpus, 1 - share)
 
 
-def plan_alone(pool: Pool, resources: Resources) -> PoolPlan:
+def plan_alone(pool: Pool, resources: Resources, n_images: int | None = None) -> PoolPlan:
     """The pool of the only model: an actor on every GPU, or without GPUs on every CPU.
 
     More actors than GPUs share them evenly, so that each has its whole share on one GPU.
+
+    Args:
+        pool: its configuration.
+        resources: what the cluster has.
+        n_images: of the run; no more actors than these, unless the configuration asks for more.
 
     Raises:
         UserError: more is asked for than the cluster has.
     """
     gpus, cpus = int(resources.gpus), max(1, int(resources.cpus))
-    workers = _by_hand(pool) or gpus or cpus
+    workers = _explicit(pool) or min(gpus or cpus, n_images or sys.maxsize)
     if gpus:
         plan = _fill(pool, workers=workers, cpus=0.0, gpus=1 / math.ceil(workers / gpus), threads=1)
     else:
@@ -141,13 +171,13 @@ def cpu_share(actors: int, cpus: float) -> float:
     return max(0, min(8, int(16 * (cpus - 1) / actors))) / 16
 
 
-def _by_hand(pool: Pool) -> int | None:
+def _explicit(pool: Pool) -> int | None:
     return pool.max_workers or pool.workers
 
 
 def _threads(sam: Pool, resources: Resources) -> int:
     """Few SAM actors that were asked for get the other CPUs, of one node, as threads."""
-    asked = _by_hand(sam)
+    asked = _explicit(sam)
     if resources.gpus >= 1 or not asked:
         return 1
     return max(1, min(int(resources.cpus) // asked, int(max(resources.node_cpus, default=2**16))))
@@ -178,3 +208,44 @@ def _check(plans: tuple[PoolPlan, PoolPlan], resources: Resources) -> None:
             f"sam.workers x sam.num_cpus + clip.workers x clip.num_cpus = {cpus:g}, the cluster has "
             f"{resources.cpus:g} CPUs and one must stay free to read; ask for less, or leave these keys out"
         )
+
+
+def batch_sizes(
+    n_images: int, plans: Mapping[str, PoolPlan], pools: Iterable[Pool], cpus: float, part: int | None
+) -> BatchSizes:
+    """How many images travel together through a graph.
+
+    Args:
+        n_images: of the run.
+        plans: of its pools, by stage.
+        pools: their configurations. Blocks smaller than a requested batch would leave its size to chance.
+        cpus: of the cluster.
+        part: images per file of the output, or None.
+    """
+    batch = max(fair_share(n_images, plans), *(pool.batch_size or 1 for pool in pools))
+    part = part or rows_per_part(n_images, cpus)
+    # Ray Data joins the blocks of a part but splits none.
+    return BatchSizes(min(rows_per_block(n_images, plans), part, batch), batch, part)
+
+
+def rows_per_part(n_images: int, cpus: float) -> int:
+    """A sixteenth of a CPU's share: small parts lose little to a kill, large parts are fewer files."""
+    return max(8, min(512, n_images // (16 * max(1, int(cpus)))))
+
+
+def rows_per_block(n_images: int, plans: Mapping[str, PoolPlan]) -> int:
+    """A sixty-fourth of a worker's share, within `BLOCK_ROWS`."""
+    least, most = BLOCK_ROWS
+    return max(least, min(most, n_images // (64 * _most_workers(plans))))
+
+
+def fair_share(n_images: int, plans: Mapping[str, PoolPlan]) -> int:
+    """Images to take at a time at most: an eighth of a worker's share of the largest pool, at least one.
+
+    Of few images, larger batches would leave all of them to one worker, or let the others wait for it.
+    """
+    return max(1, n_images // (8 * _most_workers(plans)))
+
+
+def _most_workers(plans: Mapping[str, PoolPlan]) -> int:
+    return max(plan.max_workers for plan in plans.values())

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a line that moves while it works, and a summary at its end."""
+"""What a run prints: a status line while it works, and a summary at its end."""
 
 from __future__ import annotations
 
@@ -7,15 +7,41 @@ import threading
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
 
 import click
 
-from segray.pipelines.engine.ledger import RemoteLedger, Tally
+from segray.pipelines.engine.ledger import Ledger, RemoteLedger, Tally
+from segray.pipelines.engine.run_record import RunRecord
 
 _TTY_S, _LOG_S = 1.0, 10.0
 _WAITING = 0.5
-"""Workers that are busy less than this wait for images, or for someone to take them away."""
+"""Workers that are busy for less than this share of their time wait for other stages."""
+
+
+class StatusLine:
+    """One line on stderr: replaced in place on a terminal, otherwise a new line now and then.
+
+    By hand: a bar of tqdm or rich shows one count, and prints control characters or nothing to a log file.
+    """
+
+    def __init__(self) -> None:
+        self._tty, self._last = sys.stderr.isatty(), ""
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two lines."""
+        return _TTY_S if self._tty else _LOG_S
+
+    def show(self, text: str) -> None:
+        """Print the line, unless it is the same as before."""
+        if text != self._last:
+            click.echo(f"\r\033[K{text}" if self._tty else text, nl=not self._tty, err=True)
+        self._last = text
+
+    def clear(self) -> None:
+        """Remove the line from the terminal."""
+        if self._tty and self._last:
+            click.echo("\r\033[K", nl=False, err=True)
 
 
 class Progress:
@@ -27,12 +53,11 @@ class Progress:
         before: images that earlier runs have done.
     """
 
-    def __init__(self, ledger: RemoteLedger, total: int, before: int) -> None:
+    def __init__(self, ledger: Ledger | RemoteLedger, total: int, before: int) -> None:
         self._ledger, self._total, self._before = ledger, total, before
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="segray-progress", daemon=True)
-        self._began = time.monotonic()
-        self._tty = sys.stderr.isatty()
+        self._began, self._line = time.monotonic(), StatusLine()
 
     def __enter__(self) -> Progress:
         self._thread.start()
@@ -45,18 +70,13 @@ class Progress:
         self._thread.join()
 
     def _watch(self) -> None:
-        last = ""
-        while not self._stop.wait(_TTY_S if self._tty else _LOG_S):
+        while not self._stop.wait(self._line.interval):
             try:
                 tally = self._ledger.tally()
-            except Exception:  # noqa: BLE001  progress must never end a run; the run itself will say what is wrong
+            except Exception:  # noqa: BLE001  progress must never end a run; the run itself reports what is wrong
                 return
-            line = progress_line(tally, self._total, self._before, time.monotonic() - self._began)
-            if line != last:
-                click.echo(f"\r\033[K{line}" if self._tty else line, nl=not self._tty, err=True)
-            last = line
-        if self._tty and last:
-            click.echo("\r\033[K", nl=False, err=True)
+            self._line.show(progress_line(tally, self._total, self._before, time.monotonic() - self._began))
+        self._line.clear()
 
 
 def progress_line(tally: Tally, total: int, before: int, seconds: float) -> str:
@@ -82,7 +102,7 @@ def clock(seconds: float) -> str:
 
 
 def bottleneck_lines(utilisation: Mapping[str, float]) -> list[str]:
-    """Which pool the others waited for; nothing where no pool had work."""
+    """The pool that the others waited for; no line if no pool had work."""
     if not utilisation:
         return []
     name, share = max(utilisation.items(), key=lambda item: item[1])
@@ -92,7 +112,7 @@ def bottleneck_lines(utilisation: Mapping[str, float]) -> list[str]:
     return [f"  bottleneck: {name}, {busy}"]
 
 
-def summary_lines(run: dict[str, Any], out: str) -> list[str]:
+def summary_lines(run: RunRecord, out: str) -> list[str]:
     """The summary of run.json's content, in lines for a terminal."""
     rows = run["rows"]
     bad = rows["error"] + rows["skipped"]
@@ -115,5 +135,5 @@ def summary_lines(run: dict[str, Any], out: str) -> list[str]:
             lines.append(f"  {name:<8}  {seconds:>8.1f} s busy{share}")
         lines += bottleneck_lines(shares)
         if this["restarts"]:
-            lines += [f"  workers died {this['restarts']} times; their images were taken again"]
+            lines += [f"  workers died {this['restarts']} times; their images were processed again"]
     return [*lines, "", f"label set   {out}"]

@@ -1,4 +1,4 @@
-"""What made a label set: kept with every part, compared on resume."""
+"""What made a label set: stored with every part, compared on resume."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def provenance(
     """The record that goes into the metadata of each part; equal for all runs that may share a label set.
 
     Args:
-        config: the command's configuration.
-        space: the label space that it stands for.
+        config: of the command.
+        space: its label space.
         sam: model name and sha256 of its weights.
-        clip: likewise, the features, and where the weights came from.
+        clip: the same, the features, and the source of the weights.
         templates: the prompts, with {} for the name.
-        logit_scale: CLIP's factor on cosines, which a relabelling needs for the confidence.
+        logit_scale: CLIP's factor on cosines; relabelling needs it for the confidence.
     """
     return {
         "classes": list(space.classes),
@@ -55,8 +55,8 @@ def differences(old: dict[str, Any], new: dict[str, Any], model: type[Config]) -
 
     Args:
         old: a record of `provenance`, {} for none.
-        new: likewise.
-        model: of the new configuration. A key that an older segray did not have had its default there.
+        new: the same.
+        model: of the new configuration. A key that an older segray did not have counts as its default.
     """
     flat_old, flat_new = _flat(current_provenance(old)), _flat(new)
     if old.get("config"):
@@ -71,7 +71,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], model: type[Config]) -
 
 
 def other_configuration(out: str, changed: Sequence[str], advice: str) -> str:
-    """The message that refuses to mix two configurations in one label set."""
+    """The error message that refuses to mix two configurations in one label set."""
     shown = "\n".join(f"  {line}" for line in changed)
     return f"{storage.display(out)} was made with another configuration:\n{shown}\n{advice}"
 
@@ -80,12 +80,12 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
     config = {f"config.{key}": value for key, value in record.get("config", {}).items()}
     models = {f"{which} weights sha256": record.get(which, {}).get("sha256") for which in ("sam", "clip")}
     prompts = record.get("prompts", {})
-    words = {
+    names = {
         "class list": record.get("classes"),
         "prompt names": prompts.get("names"),
         "prompts": prompts.get("templates"),
     }
-    return {**config, **models, **words}
+    return {**config, **models, **names}
 
 
 def _version(package: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Whether all machines of a cluster see the same folder: asked of them, not guessed from its name."""
+"""Check that all machines of a cluster see the same folder, by asking each of them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 
 _PATIENCE_S = 3.0
-"""Network file systems may show a new file a little later."""
+"""Network file systems may show a new file with a delay."""
 ANSWER_S = 120.0
 """How long a node may take to answer."""
 
@@ -44,8 +44,16 @@ def require_shared(out: str | None, inputs: Sequence[str] = ()) -> None:
             _require(out, path, token)
 
 
-def nodes() -> list[dict[str, Any]]:
-    """Ray's records of the living nodes."""
+class Node(TypedDict):
+    """The part of Ray's record of a node that is used here."""
+
+    Alive: bool
+    NodeID: str
+    NodeManagerAddress: str
+
+
+def nodes() -> list[Node]:
+    """Ray's records of the nodes that are alive."""
     import ray
 
     return [node for node in ray.nodes() if node["Alive"]]
@@ -53,7 +61,7 @@ def nodes() -> list[dict[str, Any]]:
 
 @contextmanager
 def token_file(folder: str) -> Iterator[tuple[str, str]]:
-    """A file with a word that nobody else knows, in a folder or the nearest one above it that exists.
+    """A file with a random token, in a folder or in its nearest parent that exists.
 
     Raises:
         UserError: it cannot be written.
@@ -80,17 +88,17 @@ def blind_nodes(path: str, token: str) -> list[str]:
     return sorted(address for address, answer in asked if not ray.get(answer, timeout=ANSWER_S))
 
 
-def ask_nodes(question: Callable[..., Any], *args: Any) -> list[tuple[str, Any]]:
-    """Call a function on every node: (its address, a reference to the answer)."""
+def ask_nodes(question: Callable[..., object], *args: object) -> list[tuple[str, object]]:
+    """Call a function on every node; returns (address, reference to the answer) pairs."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(num_cpus=0, max_retries=2)(question)
-    asked = []
+    answers: list[tuple[str, object]] = []
     for node in nodes():
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked.append((node["NodeManagerAddress"], task.options(scheduling_strategy=there).remote(*args)))
-    return asked
+        answers.append((node["NodeManagerAddress"], task.options(scheduling_strategy=there).remote(*args)))
+    return answers
 
 
 def sees(path: str, token: str) -> bool:
@@ -116,12 +124,12 @@ def fixed_part(path: str) -> Path:
     return Path(*whole.parts[:wild])
 
 
-def _require(given: str, path: str, token: str) -> None:
+def _require(spec: str, path: str, token: str) -> None:
     blind = blind_nodes(path, token)
     if blind:
         where = ", ".join(blind[:3]) + (", ..." if len(blind) > 3 else "")
         raise UserError(
-            f"{given}: a local path, which {len(blind)} of {len(nodes())} nodes of the cluster do not see as "
+            f"{spec}: a local path, which {len(blind)} of {len(nodes())} nodes of the cluster do not see as "
             f"{socket.gethostname()} does ({where}); allowed: s3://..., gs://..., or a folder that all of "
             "them mount under this path"
         )

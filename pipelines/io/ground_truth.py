@@ -7,7 +7,6 @@ from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from pyarrow import fs as pa_fs
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -50,7 +49,7 @@ class TruthMasks:
         Raises:
             UserError: two images share a mask, as `a.jpg` and `a.png` do with `a.png`.
         """
-        found: dict[str, str] = {}
+        masks: dict[str, str] = {}
         owner: dict[str, str] = {}
         for image_id in image_ids:
             name = self.find(image_id)
@@ -61,8 +60,8 @@ class TruthMasks:
                     f"masks={self.root}: {name} could belong to {owner[name]} or {image_id}; "
                     f"name the masks {owner[name]}.png and {image_id}.png"
                 )
-            found[image_id], owner[name] = name, image_id
-        return found
+            masks[image_id], owner[name] = name, image_id
+        return masks
 
     def read(self, name: str, *, shape: tuple[int, int], n_classes: int, ignore_index: int) -> LabelMap:
         """The mask as uint8 [H, W].
@@ -92,10 +91,6 @@ class TruthMasks:
 
 def list_png(root: str) -> dict[str, str]:
     """The PNG files under a folder: path with a lower-case suffix -> path, sorted; no hidden ones."""
-    filesystem, top = storage.open_storage(root)
-    selector = pa_fs.FileSelector(top, allow_not_found=True, recursive=True)
-    found = storage.with_retries(lambda: filesystem.get_file_info(selector), root)
-    prefix = len(top.rstrip("/")) + 1
-    names = sorted(info.path[prefix:] for info in found if info.type == pa_fs.FileType.File)
+    names = sorted(file.name for file in storage.list_files(root))
     shown = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
     return {f"{name[:-4]}.png": name for name in shown if name[-4:].lower() == ".png"}

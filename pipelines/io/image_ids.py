@@ -12,10 +12,10 @@ _ESCAPED = re.compile(r"%(?=[01][0-9A-F]|25|7F|[89A-F][0-9A-F])")
 
 
 def escape_name(name: str) -> str:
-    """A file's name as it stands in an image_id: one line of UTF-8, different for different names.
+    """A file's name as part of an image_id: one line of UTF-8, different for different names.
 
-    Control characters, line separators and bytes that are no UTF-8 become %XX; so that no two names meet,
-    a "%" that already stands before such a number becomes %25. All other names stay as they are.
+    Control characters, line separators and bytes that are not UTF-8 become %XX. To keep names distinct, a "%"
+    that is already followed by such a number becomes %25. All other names stay unchanged.
     """
     if name.isascii() and name.isprintable() and "%" not in name:
         return name
@@ -30,7 +30,7 @@ def check_image_id(image_id: str, where: str) -> None:
     """Refuse an id that could leave a folder when it becomes a path, or break a line.
 
     Raises:
-        UserError: naming `where` it stands, the id and what is allowed.
+        UserError: names `where` the id is, the id and what is allowed.
     """
     unsafe = any(part in {"", ".", ".."} for part in image_id.split("/"))
     if unsafe or (not image_id.isprintable() and any(map(_breaks_lines, image_id))):

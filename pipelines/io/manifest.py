@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,16 +32,27 @@ SCHEMA = pa.schema(
 _BATCH = 20_000
 
 
+class ManifestRow(TypedDict, total=False):
+    """A row of the Parquet file, not yet checked."""
+
+    image_id: object
+    uri: object
+    size: int | None
+    mtime: float | None
+    problem: str | None
+    mask_uri: str | None
+
+
 @dataclass(frozen=True)
 class ImageRef:
     """One image of a source.
 
     Attributes:
-        image_id: POSIX path under the root, with control characters and bytes that are no UTF-8 as %XX.
-        uri: absolute path (file:// URI where the path is no UTF-8) or URI of the file.
+        image_id: POSIX path under the root, with control characters and bytes that are not UTF-8 as %XX.
+        uri: absolute path (file:// URI where the path is not UTF-8) or URI of the file.
         size: bytes; 0 where unknown.
         mtime: seconds since 1970; 0.0 where unknown.
-        problem: why it is not to be read, the reason of a "skipped" row; None for a plain file.
+        problem: why it must not be read, the reason of a "skipped" row; None for a plain file.
         mask_uri: its hand-made mask, where the source has one.
     """
 
@@ -54,18 +65,18 @@ class ImageRef:
 
 
 def write_manifest(refs: Iterable[ImageRef], path: str, previous: str | None = None) -> int:
-    """Write a manifest, under its name only when it is whole, and count its rows.
+    """Write a manifest atomically, and count its rows.
 
-    Images of `previous` that `refs` no longer has stay in with their old uri: those already labelled keep
-    their place in the label set, and the others come out as "missing" rows instead of vanishing silently.
+    Images of `previous` that `refs` no longer has are kept with their old uri: labelled images stay in the
+    label set, and the others become "missing" rows instead of vanishing silently.
 
     Args:
         refs: strictly ascending by image_id, as `sources.list_images` gives them.
         path: local path or URI; may be that of `previous`.
-        previous: manifest of an earlier run; none there yet is fine.
+        previous: manifest of an earlier run; it may not exist yet.
 
     Raises:
-        UserError: an image_id stands twice, or the file cannot be written.
+        UserError: an image_id is listed twice, or the file cannot be written.
         ValueError: `refs` are not sorted.
     """
     old = read_manifest(previous) if previous is not None and storage.exists(previous) else iter(())
@@ -90,14 +101,14 @@ def _merge(new: Iterable[ImageRef], old: Iterable[ImageRef]) -> Iterator[ImageRe
         if image_id != last:
             yield ref
         elif not is_old:
-            raise UserError(f"images: image_id {image_id!r} stands twice; each must be unique")
+            raise UserError(f"images: image_id {image_id!r} is listed twice; each must be unique")
         last = image_id
 
 
 def read_manifest(uri: str) -> Iterator[ImageRef]:
     """The rows of a manifest in their order, batch by batch.
 
-    Only the columns image_id and uri are needed. A relative uri counts from the manifest's folder.
+    Only the columns image_id and uri are needed. A relative uri starts at the manifest's folder.
 
     Raises:
         UserError: the file is missing or damaged, lacks a column, or holds an empty or unsafe value.
@@ -117,11 +128,8 @@ def read_manifest(uri: str) -> Iterator[ImageRef]:
         raise UserError(f"{where}: unreadable ({str(error).partition(chr(10))[0]})") from error
 
 
-def _ref(row: dict[str, Any], manifest: str, where: str) -> ImageRef:
-    image_id, uri = row["image_id"], row["uri"]
-    for name, value in (("image_id", image_id), ("uri", uri)):
-        if not isinstance(value, str) or not value:
-            raise UserError(f"{where}: {name} {value!r} is no text; each row needs an image_id and a uri")
+def _ref(row: ManifestRow, manifest: str, where: str) -> ImageRef:
+    image_id, uri = (_text(name, row.get(name), where) for name in ("image_id", "uri"))
     check_image_id(image_id, where)
     return ImageRef(
         image_id,
@@ -133,17 +141,16 @@ def _ref(row: dict[str, Any], manifest: str, where: str) -> ImageRef:
     )
 
 
+def _text(name: str, value: object, where: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{where}: {name} {value!r} is not text; each row needs an image_id and a uri")
+    return value
+
+
 def _beside(manifest: str, uri: str) -> str:
     if storage.scheme(uri) != "file" or uri.startswith(("/", "file:")):
         return uri
     if storage.is_local(manifest):
         return str(storage.local_path(str(storage.local_path(manifest).parent / uri)))
-    base, options = split_options(manifest)
-    return storage.join(f"{base.rpartition('/')[0]}{options}", *PurePosixPath(uri).parts)
-
-
-def split_options(uri: str) -> tuple[str, str]:
-    """A remote URI without its "?" options and end slash, and these options."""
-    mark = "\0"
-    base, _, options = storage.join(uri, mark).partition(f"/{mark}")
-    return base, options
+    base, options = storage.split_query(manifest)
+    return storage.join(f"{base.rstrip('/').rpartition('/')[0]}{options}", *PurePosixPath(uri).parts)

@@ -1,6 +1,6 @@
-"""Which images a run has to do: its manifest as it is now, and the list of those that are left.
+"""Which images a run has to process: its manifest, and the list of the images that are pending.
 
-Everything goes through row by row: what is in memory is no more than the ids that changed or are done.
+Both are streamed row by row: in memory are only the ids of images that changed or are done.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.manifest import MANIFEST, ImageRef, read_manifest, write_manifest
 
 PENDING = ".pending.parquet"
-"""The images that are left, as a manifest."""
+"""The pending images, as a manifest."""
 PENDING_COLUMNS = ["image_id", "uri", "problem"]
 _NEXT = ".manifest.parquet"
 
 
 def refresh_manifest(out: str, images: Iterable[ImageRef]) -> tuple[int, set[str]]:
-    """Write the manifest that is to come; how many images it has, and whose files changed since the last one.
+    """Write the next manifest.
 
-    The last manifest stays, as it is what tells that a file has changed, until `accept` is called.
+    The last manifest stays until `commit_manifest` is called: comparing with it shows which files changed.
 
     Args:
         out: the run's folder.
         images: strictly ascending by image_id.
+
+    Returns:
+        The number of images, and the ids of those whose files changed since the last manifest.
     """
     manifest, fresh = storage.join(out, MANIFEST), storage.join(out, _NEXT)
     total = write_manifest(images, fresh, previous=manifest)
@@ -33,7 +36,7 @@ def refresh_manifest(out: str, images: Iterable[ImageRef]) -> tuple[int, set[str
 
 
 def _changed(fresh: Iterable[ImageRef], old: Iterator[ImageRef]) -> Iterator[str]:
-    """Ids in both manifests, which are sorted, with another size or time."""
+    """Ids in both manifests (both sorted) whose size or modification time differs."""
     known = next(old, None)
     for ref in fresh:
         while known is not None and known.image_id < ref.image_id:
@@ -44,15 +47,19 @@ def _changed(fresh: Iterable[ImageRef], old: Iterator[ImageRef]) -> Iterator[str
             yield ref.image_id
 
 
-def accept(out: str) -> None:
-    """Let the new manifest take the place of the last one: what it makes stale is gone."""
+def commit_manifest(out: str) -> None:
+    """Replace the last manifest with the next one; everything that it makes outdated must be deleted."""
     fresh = storage.join(out, _NEXT)
     storage.write_atomic(storage.join(out, MANIFEST), storage.read_bytes(fresh))
     storage.delete(fresh)
 
 
 def write_pending(out: str, done: Container[str]) -> int:
-    """Write the list of images that are not done, where there are any; how many."""
+    """Write the list of images that are not done, if there are any.
+
+    Returns:
+        How many.
+    """
     left = (ref for ref in read_manifest(storage.join(out, MANIFEST)) if ref.image_id not in done)
     first = next(left, None)
     if first is None:
@@ -61,5 +68,5 @@ def write_pending(out: str, done: Container[str]) -> int:
 
 
 def read_pending(out: str) -> Iterator[ImageRef]:
-    """The list of images that are left."""
+    """The list of pending images."""
     return read_manifest(storage.join(out, PENDING))

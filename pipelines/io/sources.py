@@ -10,17 +10,13 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote_to_bytes
-
-import pyarrow as pa
-from pyarrow import fs as pa_fs
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.image_ids import check_image_id, escape_name
 from segray.pipelines.io.images import ImageProblem
-from segray.pipelines.io.manifest import ImageRef, read_manifest, split_options, write_manifest
+from segray.pipelines.io.manifest import ImageRef, read_manifest, write_manifest
 
 __all__ = [
     "EXTENSIONS",
@@ -33,7 +29,7 @@ __all__ = [
     "write_manifest",
 ]
 
-# HEIC cannot be decoded, but a phone's pictures must come out as rows with a reason and not vanish.
+# HEIC cannot be decoded, but a phone's images must become rows with a reason and not vanish.
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".heic", ".heif"),
     *(".bmp", ".dib", ".gif", ".tif", ".tiff", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"),
@@ -66,7 +62,8 @@ def list_images(spec: str) -> Iterator[ImageRef]:
 
 def _list(spec: str) -> Iterator[ImageRef]:
     if not storage.is_local(spec):
-        base, options = split_options(spec)
+        base, options = storage.split_query(spec)
+        base = base.rstrip("/")
         if base.endswith(".parquet"):
             return _in_order(spec)
         return _list_remote(base, options)
@@ -150,7 +147,7 @@ def _children(folder: str) -> list[Child]:
             if entry.name.startswith("."):
                 continue
             name = escape_name(entry.name)
-            # A folder that cannot be listed is a row of its own, at the place of its bare name.
+            # A folder that cannot be listed becomes a row, sorted by its bare name.
             closed = entry.is_dir(follow_symlinks=False) and _closed(entry.path)
             if closed is None:
                 children.append((f"{name}/", entry))
@@ -160,7 +157,7 @@ def _children(folder: str) -> list[Child]:
 
 
 def _walk(children: list[Child], real_root: str, patterns: Sequence[str]) -> Iterator[ImageRef]:
-    # A stack of our own: folders nest deeper than Python's recursion limit.
+    # An explicit stack: folders nest deeper than Python's recursion limit.
     stack = [("", iter(children))]
     while stack:
         prefix, siblings = stack[-1]
@@ -171,7 +168,7 @@ def _walk(children: list[Child], real_root: str, patterns: Sequence[str]) -> Ite
             if ref := _entry_ref(entry, prefix + key, real_root):
                 yield ref
         elif not patterns or _matches((prefix + key).rstrip("/").split("/"), patterns, prefix=True):
-            # A folder that went while we walked took its images along.
+            # A folder that was removed during the walk took its images along.
             with suppress(FileNotFoundError):
                 stack.append((prefix + key, iter(_children(entry.path))))
 
@@ -202,7 +199,7 @@ def _file_ref(path: str, image_id: str) -> ImageRef:
     try:
         status = Path(path).stat()
     except OSError:
-        # Gone, or its folder closed to us: reading it will say so, as an error row.
+        # Missing, or in a folder without access: reading it will give an error row.
         return ImageRef(image_id, _local_uri(path))
     if stat.S_ISREG(status.st_mode):
         return ImageRef(image_id, _local_uri(path), status.st_size, status.st_mtime)
@@ -228,46 +225,26 @@ def _closed(folder: str) -> str | None:
 def _list_remote(base: str, options: str) -> Iterator[ImageRef]:
     root, patterns = _split_glob(base, "*[")
     uri = root + options
-    filesystem, path = storage.open_storage(uri)
     try:
-        info = storage.with_retries(lambda: filesystem.get_file_info(path), uri)
-        if info.type == pa_fs.FileType.File and not patterns:
-            return iter([_remote_ref(info, escape_name(info.base_name), uri)])
-        infos = storage.with_retries(lambda: _below(filesystem, info), uri)
+        file = storage.stat(uri)
+        if file is not None and not patterns:
+            return iter([ImageRef(escape_name(root.rpartition("/")[2]), uri, file.size, file.mtime)])
+        files = storage.list_files(uri)
     except FileNotFoundError as error:
         raise UserError(f"images: no such path: {storage.display(root)}") from error
-    except (OSError, pa.ArrowException) as error:
+    except OSError as error:
         raise UserError(f"images: {storage.display(root)} {_reason(error)}") from error
-    refs = (_remote_entry(info, path, uri, patterns) for info in infos if info.type == pa_fs.FileType.File)
+    refs = (_remote_ref(file, uri, patterns) for file in files)
     return iter(sorted((ref for ref in refs if ref), key=lambda ref: ref.image_id))
 
 
-def _below(filesystem: pa_fs.FileSystem, folder: pa_fs.FileInfo) -> list[pa_fs.FileInfo]:
-    """Everything below a path that has just been looked at.
-
-    Raises:
-        ConnectionError: it was a folder, and is none now: pyarrow asks fsspec's isdir() first, which takes a
-            failing store for "no".
-    """
-    try:
-        return filesystem.get_file_info(pa_fs.FileSelector(folder.path, recursive=True))
-    except (NotADirectoryError, FileNotFoundError) as error:
-        if folder.type == pa_fs.FileType.Directory:
-            raise ConnectionError(f"the store does not list {folder.path}") from error
-        raise
-
-
-def _remote_entry(info: Any, root: str, uri: str, patterns: Sequence[str]) -> ImageRef | None:
-    names = info.path.strip("/").removeprefix(root.strip("/")).strip("/").split("/")
+def _remote_ref(file: storage.StoredFile, uri: str, patterns: Sequence[str]) -> ImageRef | None:
+    names = file.name.split("/")
     parts = [escape_name(name) for name in names]
     hidden = any(not name or name.startswith(".") for name in names)
     if hidden or not _is_image(names[-1]) or (patterns and not _matches(parts, patterns)):
         return None
-    return _remote_ref(info, "/".join(parts), storage.join(uri, *names))
-
-
-def _remote_ref(info: Any, image_id: str, uri: str) -> ImageRef:
-    return ImageRef(image_id, uri, int(info.size or 0), info.mtime.timestamp() if info.mtime else 0.0)
+    return ImageRef("/".join(parts), storage.join(uri, *names), file.size, file.mtime)
 
 
 def read_image(uri: str) -> bytes:
@@ -283,7 +260,7 @@ def read_image(uri: str) -> bytes:
 
 
 def _read_local(path: str) -> bytes:
-    # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
+    # O_NONBLOCK: opening a pipe that nobody writes to would block forever.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):

@@ -1,150 +1,105 @@
-"""Files on local disks and object stores: open, list, and write so that no name ever holds half a file."""
+"""Files on local disks and object stores: read, list, and write so that no name ever holds half a file."""
 
 from __future__ import annotations
 
 import errno
-import functools
 import os
-import random
-import re
-import secrets
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import unquote
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import pyarrow as pa
-from pyarrow import fs as pa_fs
+from fsspec import AbstractFileSystem
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from segray.pipelines.errors import UserError
+from segray.pipelines.io import local_files
+from segray.pipelines.io.clients import arrow_storage, open_storage
+from segray.pipelines.io.local_files import is_temporary
+from segray.pipelines.io.uris import display, is_local, join, local_path, scheme, split_query
+
+__all__ = [
+    "StoredFile",
+    "arrow_storage",
+    "create",
+    "delete",
+    "delete_tree",
+    "display",
+    "exists",
+    "is_local",
+    "is_temporary",
+    "join",
+    "list_files",
+    "list_names",
+    "local_path",
+    "open_input",
+    "open_storage",
+    "read_bytes",
+    "scheme",
+    "split_query",
+    "stat",
+    "with_retries",
+    "write_atomic",
+    "write_error",
+]
 
 T = TypeVar("T")
 
-TEMPORARY_SUFFIX = ".tmp"
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
-# Object keys may hold "?", so only pyarrow's own options count as a query.
-_QUERY = re.compile(r"\?((?:region|scheme|endpoint_override|allow_bucket_\w+|anonymous|retry_\w+)=.*)$")
-_NATIVE = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 # A reader of these sees a file grow, and their rename does not replace: the store's promises cannot be kept.
 _NO_ATOMIC_PUT = {"ftp", "sftp", "ssh", "smb", "hdfs", "webhdfs", "http", "https"}
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs"}
 _ATTEMPTS = 7
+_READ_AHEAD = 2**20
 _FINAL_ERRORS = (FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
-_FINAL_TEXT = re.compile(
-    r"HTTP status 40[0134]|ACCESS_DENIED|NO_SUCH_|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN"
-    r"|SIGNATURE_DOES_NOT_MATCH|code: (?:UNAUTHENTICATED|PERMISSION_DENIED|NOT_FOUND)",
-    re.IGNORECASE,
-)
+_FINAL_CODES = {errno.EINVAL, errno.EPERM, errno.ENOSYS}
+_PASSING_STATUSES = {"408", "429", "500", "502", "503", "504"}
 
 
-def scheme(uri: str) -> str:
-    """The lower-case scheme of a URI; "file" for a plain path."""
-    found = _SCHEME.match(uri)
-    return found.group(1).lower() if found else "file"
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a listing.
 
-
-def is_local(uri: str) -> bool:
-    """Whether the URI is a path of this machine's file system."""
-    return scheme(uri) in {"file", "local"}
-
-
-def display(uri: str) -> str:
-    """The URI without credentials, for messages and logs."""
-    return re.sub(r"//[^/@]*@", "//***@", uri)
-
-
-def join(uri: str, *names: str) -> str:
-    """`uri/name/...`; options behind a "?" stay at the end."""
-    query = None if is_local(uri) else _QUERY.search(uri)
-    options = query.group(0) if query else ""
-    base = uri.removesuffix(options)
-    folder = base if base.endswith("://") else base.rstrip("/") + "/"
-    return folder + "/".join(names) + options
-
-
-def local_path(uri: str) -> Path:
-    """The absolute path of a plain path or a file:// URI."""
-    path = unquote(_SCHEME.sub("", uri)) if _SCHEME.match(uri) else uri
-    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 (resolve() would follow links)
-
-
-def open_storage(uri: str) -> tuple[pa_fs.FileSystem, str]:
-    """File system and path of a local path, file://, s3://, gs:// or any scheme that fsspec knows.
-
-    Object keys are taken as they are, not percent-decoded. s3:// honours AWS_ENDPOINT_URL and, behind a
-    "?", pyarrow's options (region=, endpoint_override=, scheme=).
-
-    Raises:
-        UserError: unknown scheme, a package that the scheme needs is missing, or no answer from the store.
+    Attributes:
+        name: path under the listed folder.
+        size: bytes; 0 where unknown.
+        mtime: seconds since 1970; 0.0 where unknown.
     """
-    if is_local(uri):
-        return pa_fs.LocalFileSystem(), str(local_path(uri))
-    query = _QUERY.search(uri)
-    plain = uri[: query.start()] if query else uri
-    options = query.group(1) if query else ""
-    name = scheme(uri)
-    if name not in _NATIVE:
-        return _open_fsspec(plain)
-    bucket, _, key = _SCHEME.sub("", plain).partition("/")
-    if not bucket:
-        raise UserError(f"{display(uri)}: no bucket; write {name}://BUCKET/FOLDER")
-    filesystem, root = _open_native(_NATIVE[name], bucket, options)
-    return filesystem, f"{root}/{key}".rstrip("/")
 
-
-@functools.lru_cache(maxsize=64)
-def _open_native(name: str, bucket: str, options: str) -> tuple[pa_fs.FileSystem, str]:
-    if name == "s3" and int(pa.__version__.partition(".")[0]) >= 21:
-        # One PUT for what fits into it, instead of a multipart upload of one part; older ones refuse the key.
-        options = "&".join(["allow_delayed_open=true", *([options] if options else [])])
-    uri = f"{name}://{bucket}" + (f"?{options}" if options else "")
-    try:
-        filesystem, root = pa_fs.FileSystem.from_uri(uri)
-    except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise UserError(f"cannot open {display(uri)}: {_one_line(error)}") from error
-    return filesystem, root
-
-
-def _open_fsspec(uri: str) -> tuple[pa_fs.FileSystem, str]:
-    import fsspec
-
-    try:
-        filesystem, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
-    except ImportError as error:
-        raise UserError(f"{display(uri)}: {_one_line(error)}") from error
-    except ValueError as error:
-        allowed = "a path, file://, s3://, gs:// or a scheme of fsspec"
-        message = f"{display(uri)}: unknown scheme {scheme(uri)}://; allowed: {allowed}"
-        raise UserError(message) from error
-    return pa_fs.PyFileSystem(pa_fs.FSSpecHandler(filesystem)), path
+    name: str
+    size: int
+    mtime: float
 
 
 def with_retries(call: Callable[[], T], uri: str) -> T:
-    """`call()`, repeated with growing pauses while an object store answers with a passing error (503, reset).
+    """`call()`, repeated with growing pauses while an object store has a passing error (503, reset).
 
     Local errors, missing files and refused access are raised at once.
 
     Raises:
-        OSError: also in place of the own exceptions of a store's client.
+        OSError: also in place of the exceptions that only a store's client has.
     """
-    for attempt in range(_ATTEMPTS):
-        try:
-            return call()
-        except Exception as error:
-            if attempt == _ATTEMPTS - 1 or is_local(uri) or not _is_transient(error):
-                if isinstance(error, OSError | UserError | ValueError):
-                    raise
-                raise OSError(_one_line(error)) from error
-            time.sleep(min(0.05 * 2**attempt, 5.0) * (0.5 + random.random()))
-    raise AssertionError
+    retrying = Retrying(
+        stop=stop_after_attempt(1 if is_local(uri) else _ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.1, max=5),
+        retry=retry_if_exception(_is_passing),
+        reraise=True,
+    )
+    try:
+        return retrying(call)
+    except (OSError, UserError, ValueError):
+        raise
+    except Exception as error:
+        raise OSError(_one_line(error)) from error
 
 
-def _is_transient(error: Exception) -> bool:
+def _is_passing(error: BaseException) -> bool:
     if isinstance(error, OSError):
-        return not isinstance(error, _FINAL_ERRORS) and not _FINAL_TEXT.search(str(error))
-    # Clients of fsspec have their own exceptions, which carry the HTTP status as `status` or `code`.
+        return not isinstance(error, _FINAL_ERRORS) and error.errno not in _FINAL_CODES
+    # Clients have exceptions of their own: with an HTTP status, or for a connection that fails (botocore).
     status = getattr(error, "status", None) or getattr(error, "code", None)
-    return str(status) in {"408", "429", "500", "502", "503", "504"}
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return str(status) in _PASSING_STATUSES or bool(names & {"ConnectionError", "HTTPClientError"})
 
 
 def read_bytes(uri: str) -> bytes:
@@ -168,56 +123,124 @@ def open_input(uri: str) -> pa.NativeFile:
 
 
 def _open_input(uri: str) -> pa.NativeFile:
-    filesystem, path = open_storage(uri)
-    client = _fsspec_client(filesystem)
-    if client is None:
-        return filesystem.open_input_file(path)
-    # Not through pyarrow, which asks isfile() first, where fsspec takes a failing store for "no".
-    return pa.PythonFile(client.open(path, "rb"), mode="r")
+    client, path = open_storage(uri)
+    if is_local(uri):
+        # Native reads of Parquet release the GIL, which those of a Python file would not.
+        return pa.OSFile(path)
+    return pa.PythonFile(client.open(path, "rb", block_size=_READ_AHEAD), mode="r")
+
+
+def stat(uri: str) -> StoredFile | None:
+    """Size and time of a file, with an empty name; None for a folder.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    client, path = open_storage(uri)
+    # Not isfile() or exists(), which take a failing store for "no".
+    info = with_retries(lambda: client.info(path), uri)
+    return _stored(info, "") if info["type"] == "file" else None
 
 
 def exists(uri: str) -> bool:
     """Whether there is a file or folder of that name."""
-    filesystem, path = open_storage(uri)
-    info = with_retries(lambda: filesystem.get_file_info(path), uri)
-    return bool(info.type != pa_fs.FileType.NotFound)
+    try:
+        stat(uri)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def list_names(uri: str) -> list[str]:
-    """Sorted names of the files and folders directly under a folder, hidden too; [] when it is missing."""
-    filesystem, path = open_storage(uri)
-    return with_retries(lambda: sorted(_names(filesystem, path)), uri)
+    """Sorted names of the files and folders directly under a folder, hidden too; [] if it is missing.
 
-
-def _names(filesystem: pa_fs.FileSystem, path: str) -> list[str]:
-    client = _fsspec_client(filesystem)
-    if client is None:
-        selector = pa_fs.FileSelector(path, allow_not_found=True)
-        return [info.base_name for info in filesystem.get_file_info(selector)]
-    # Not through pyarrow, which asks isdir() first, where fsspec takes a failing store for "no".
+    Raises:
+        NotADirectoryError: it is a file.
+    """
+    client, path = open_storage(uri)
     try:
-        names = [str(name).rstrip("/") for name in client.ls(path, detail=False)]
-    except FileNotFoundError:
+        infos = with_retries(lambda: client.ls(path, detail=True), uri)
+    except (FileNotFoundError, NotADirectoryError):
+        # The local client raises the second for a path below a file.
         return []
-    return [name.rpartition("/")[2] for name in names if name.strip("/") != path.strip("/")]
+    if any(_relative(info, path) == "" and info["type"] == "file" for info in infos):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), display(uri))
+    return sorted(name.rpartition("/")[2] for info in infos if (name := _relative(info, path)))
 
 
-def _fsspec_client(filesystem: pa_fs.FileSystem) -> Any:
-    handler = getattr(filesystem, "handler", None)
-    return None if handler is None else handler.fs
+def list_files(uri: str) -> list[StoredFile]:
+    """All files below a folder, in no order; [] if it is missing. Local links are followed."""
+    if is_local(uri):
+        # The local client of fsspec does not follow links.
+        return [StoredFile(*file) for file in local_files.walk(local_path(uri))]
+    client, path = open_storage(uri)
+    if scheme(uri) in _OBJECT_STORES:
+        infos = with_retries(lambda: list(client.find(path, detail=True).values()), uri)
+    else:
+        infos = list(_walk(client, path, uri))
+    files = ((info, _relative(info, path)) for info in infos if info["type"] == "file")
+    return [_stored(info, name) for info, name in files if name]
+
+
+def _walk(client: AbstractFileSystem, path: str, uri: str) -> Iterator[Mapping[str, object]]:
+    """What find() does for other stores, which leaves out each folder whose listing fails."""
+    folders = [path]
+    while folders:
+        folder = folders.pop()
+        try:
+            infos = with_retries(partial(client.ls, folder, detail=True), uri)
+        except FileNotFoundError:
+            continue
+        for info in infos:
+            if info["type"] == "directory" and _relative(info, folder):
+                folders.append(info["name"])
+            else:
+                yield info
+
+
+def _relative(info: Mapping[str, object], folder: str) -> str:
+    # Some clients list paths with a slash in front that the folder's path has not, or the reverse.
+    return str(info["name"]).strip("/").removeprefix(folder.strip("/")).strip("/")
+
+
+def _stored(info: Mapping[str, object], name: str) -> StoredFile:
+    size = info.get("size")
+    modified = info.get("mtime") or info.get("LastModified")
+    seconds = modified.timestamp() if hasattr(modified, "timestamp") else modified
+    return StoredFile(
+        name,
+        size if isinstance(size, int) else 0,
+        float(seconds) if isinstance(seconds, int | float) else 0.0,
+    )
 
 
 def delete(uri: str) -> None:
-    """Remove a file; one that is already gone is fine."""
-    filesystem, path = open_storage(uri)
-    client = _fsspec_client(filesystem)
+    """Remove a file; it is fine if it does not exist.
+
+    Raises:
+        UserError: it is still there (1).
+    """
+    client, path = open_storage(uri)
     try:
-        with_retries(lambda: client.rm_file(path) if client else filesystem.delete_file(path), uri)
+        with_retries(lambda: client.rm_file(path), uri)
     except FileNotFoundError:
         return
     except OSError as error:
         if exists(uri):
             raise UserError(f"cannot delete {display(uri)}: {_one_line(error)}", exit_code=1) from error
+
+
+def delete_tree(uri: str) -> None:
+    """Remove a folder and everything below it; it is fine if it does not exist.
+
+    Raises:
+        OSError: not all of it could be removed.
+    """
+    client, path = open_storage(uri)
+    try:
+        with_retries(lambda: client.rm(path, recursive=True), uri)
+    except FileNotFoundError:
+        return
 
 
 def write_atomic(uri: str, data: bytes) -> None:
@@ -230,65 +253,44 @@ def write_atomic(uri: str, data: bytes) -> None:
     """
     try:
         if is_local(uri):
-            _write_local(local_path(uri), data)
+            local_files.write_atomic(local_path(uri), data)
         else:
             with_retries(lambda: _put(uri, data), uri)
     except OSError as error:
         raise write_error(uri, error) from error
 
 
+def create(uri: str, data: bytes) -> None:
+    """Write an object only if its name is free: S3 and GCS decide that themselves, by a conditional PUT.
+
+    Other clients of fsspec look first and then write. A repeated request can find its own object.
+
+    Raises:
+        FileExistsError: the name is taken.
+        UserError: refused; nothing was written.
+    """
+    try:
+        with_retries(lambda: _put(uri, data, mode="create"), uri)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise write_error(uri, error) from error
+
+
 def write_error(uri: str, error: OSError) -> UserError:
-    """What to tell the user who cannot write: exit code 2 where it is forbidden, 1 where it fails."""
+    """The message for a user who cannot write: exit code 2 where it is forbidden, 1 where it fails."""
     code = 2 if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR} else 1
     message = f"cannot write {display(uri)}: {_one_line(error)}; nothing was written under that name"
     return UserError(message, exit_code=code)
 
 
-def _write_local(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Starts with a dot, so that no reader of *.parquet ever takes it for a part.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut, where the file system can."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in {errno.EINVAL, errno.ENOTSUP, errno.EBADF}:
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _put(uri: str, data: bytes) -> None:
+def _put(uri: str, data: bytes, mode: str = "overwrite") -> None:
     if scheme(uri) in _NO_ATOMIC_PUT:
         raise UserError(
             f"{display(uri)}: {scheme(uri)}:// has no atomic write; use a folder or an object store"
         )
-    filesystem, path = open_storage(uri)
-    client = _fsspec_client(filesystem)
-    if client is not None:
-        client.pipe_file(path, data)
-        return
-    with filesystem.open_output_stream(path) as stream:
-        stream.write(data)
-
-
-def is_temporary(name: str) -> bool:
-    """Whether a name is that of a file that `write_atomic` was killed in."""
-    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
+    client, path = open_storage(uri)
+    client.pipe_file(path, data, **({} if mode == "overwrite" else {"mode": mode}))
 
 
 def _one_line(error: BaseException) -> str:

@@ -60,7 +60,7 @@ SEGMENT_FIELDS = [
 
 
 def labels_schema(provenance: Mapping[str, Any]) -> pa.Schema:
-    """Schema of the labels table: one row an image, whatever became of it.
+    """Schema of the labels table: one row per image, good or bad.
 
     Args:
         provenance: what made the labels, kept as JSON under the metadata key `segray`. Its key `classes`
@@ -76,8 +76,8 @@ def labels_schema(provenance: Mapping[str, Any]) -> pa.Schema:
     return pa.schema(_LABEL_FIELDS, metadata={"huggingface": features, **_metadata(provenance)})
 
 
-def segments_schema(dim: int | None, provenance: Mapping[str, Any]) -> pa.Schema:
-    """Schema of the segments table: one row a segment.
+def segments_schema(dim: int | None, provenance: Mapping[str, object]) -> pa.Schema:
+    """Schema of the segments table: one row per segment.
 
     Args:
         dim: length of the float16 embeddings; None stores none, as a column of nulls.
@@ -100,20 +100,20 @@ def provenance_of(schema: pa.Schema) -> dict[str, Any]:
     return provenance
 
 
-def labels_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+def labels_table(rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> pa.Table:
     """Table of plain rows; missing keys become nulls, and an image column may be given as its bytes alone.
 
     Raises:
-        ValueError: a row has a key that is no column.
+        ValueError: a row has an unknown key.
     """
     return _table([_with_image_structs(row) for row in rows], schema)
 
 
-def segments_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+def segments_table(rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> pa.Table:
     """Table of plain rows with `rle` as {"size": [H, W], "counts": bytes}; missing keys become nulls.
 
     Raises:
-        ValueError: a row has a key that is no column, or an embedding of another length.
+        ValueError: a row has an unknown key, or an embedding of another length.
     """
     return _table(rows, schema)
 
@@ -121,14 +121,14 @@ def segments_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.T
 def class_counts(label: NDArray[np.uint8], ignore_index: int = 255) -> tuple[list[int], list[int]]:
     """Ids in a label map, ascending, and their pixels: the columns class_ids and class_pixels.
 
-    Pixels of the ignore index are not counted: it names no class.
+    Pixels of the ignore index are not counted: it is not a class.
     """
     pixels = np.bincount(label.ravel(), minlength=256)
     ids = [int(i) for i in np.flatnonzero(pixels) if i != ignore_index]
     return ids, [int(pixels[i]) for i in ids]
 
 
-def _metadata(provenance: Mapping[str, Any]) -> dict[str, str]:
+def _metadata(provenance: Mapping[str, object]) -> dict[str, str]:
     return {"segray": json.dumps(provenance, sort_keys=True, ensure_ascii=False)}
 
 
@@ -147,12 +147,12 @@ def _feature(kind: pa.DataType) -> dict[str, Any]:
     return {"dtype": "float32" if kind == pa.float32() else str(kind), "_type": "Value"}
 
 
-def _with_image_structs(row: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: row[name] for name in IMAGE_COLUMNS if isinstance(row.get(name), bytes)}
-    return {**row, **{name: {"bytes": data, "path": None} for name, data in found.items()}}
+def _with_image_structs(row: Mapping[str, object]) -> dict[str, object]:
+    files = {name: row[name] for name in IMAGE_COLUMNS if isinstance(row.get(name), bytes)}
+    return {**row, **{name: {"bytes": data, "path": None} for name, data in files.items()}}
 
 
-def _table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+def _table(rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> pa.Table:
     unknown = {key for row in rows for key in row} - set(schema.names)
     if unknown:
         raise ValueError(f"unknown columns {sorted(unknown)}; allowed: {schema.names}")
@@ -160,12 +160,12 @@ def _table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_batches(batches, schema=schema)
 
 
-def _chunks(rows: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
+def _chunks(rows: Sequence[Mapping[str, object]]) -> Iterator[Sequence[Mapping[str, object]]]:
     for start in range(0, len(rows), _BATCH_ROWS):
         yield rows[start : start + _BATCH_ROWS]
 
 
-def _batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+def _batch(rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> pa.RecordBatch:
     columns = [_column([row.get(field.name) for row in rows], field.type) for field in schema]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -54,7 +54,7 @@ _READERS = 8
 
 
 class DamagedPartError(UserError):
-    """A part cannot be read; the message says how to mend the label set."""
+    """A part cannot be read; the message says how to repair the label set."""
 
 
 def part_name(image_ids: Iterable[str]) -> str:
@@ -95,13 +95,13 @@ def write_part(root: str, labels: pa.Table, segments: pa.Table, *, token: str | 
     except UserError as error:
         if error.exit_code == run_lock.IN_USE:
             raise
-        safe = "finished parts are safe; mend this and run the same command again to make the rest"
+        safe = "finished parts are safe; repair this and run the same command again to make the rest"
         raise UserError(f"{error}; {safe}", exit_code=error.exit_code) from error
     return name
 
 
-def write_run(root: str, run: dict[str, Any]) -> None:
-    """Write run.json, the sign that a run came to its end."""
+def write_run(root: str, run: Mapping[str, object]) -> None:
+    """Write run.json, the sign that a run is complete."""
     data = json.dumps(run, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     storage.write_atomic(storage.join(root, RUN), data.encode())
 
@@ -196,7 +196,7 @@ class LabelStore:
         return pa.concat_tables(groups) if groups else kept.empty_table()
 
     def run(self) -> dict[str, Any] | None:
-        """The content of run.json; None while no run came to its end.
+        """The content of run.json; None while no run is complete.
 
         Raises:
             UserError: run.json is not JSON.
@@ -272,8 +272,8 @@ class LabelStore:
             reason = None
         if reason is None:
             return UserError(f"cannot read {storage.display(uri)}: {why}", exit_code=1)
-        mend = f"segray verify out={storage.display(self.root)} repair=true"
-        return DamagedPartError(f"{storage.display(uri)} is damaged ({reason}); run: {mend}")
+        repair = f"segray verify out={storage.display(self.root)} repair=true"
+        return DamagedPartError(f"{storage.display(uri)} is damaged ({reason}); run: {repair}")
 
 
 def _uri(root: str, folder: str, name: str) -> str:

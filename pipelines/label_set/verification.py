@@ -142,74 +142,76 @@ def _check_rows(
         for row in labels.read_row_group(group, columns=columns).to_pylist():
             image_id = row["image_id"]
             check.rows.append((image_id, row["status"]))
-            found = list(_row_problems(row, classes))
+            problems = list(_row_problems(row, classes))
             if segments is not None:
-                found += _segment_problems(row, by_image.pop(image_id, []), classes)
-            check.problems += [Problem(check.part, image_id, what) for what in found]
+                problems += _segment_problems(row, by_image.pop(image_id, []), classes)
+            check.problems += [Problem(check.part, image_id, what) for what in problems]
     for image_id in by_image:
         check.problems.append(Problem(check.part, image_id, "segments of an image that has no row"))
 
 
 def _row_problems(row: dict[str, Any], classes: _Classes) -> list[str]:
     status = row["status"]
-    found = [] if row["image_id"] else ["no image_id"]
+    problems = [] if row["image_id"] else ["no image_id"]
     if status == "ok":
-        return found + (["status ok with an error"] if row["error"] else []) + _label_problems(row, classes)
+        return (
+            problems + (["status ok with an error"] if row["error"] else []) + _label_problems(row, classes)
+        )
     if status not in STATUSES:
-        found.append(f"status {status!r}; allowed: {', '.join(STATUSES)}")
+        problems.append(f"status {status!r}; allowed: {', '.join(STATUSES)}")
     if not row["error"]:
-        found.append(f"status {status} without a reason")
+        problems.append(f"status {status} without a reason")
     if row["label"] or row["confidence"]:
-        found.append(f"status {status} with a label")
-    return found
+        problems.append(f"status {status} with a label")
+    return problems
 
 
 def _label_problems(row: dict[str, Any], classes: _Classes) -> list[str]:
-    found: list[str] = []
-    label = _picture(row, "label", found)
-    _picture(row, "confidence", found)
+    problems: list[str] = []
+    label = _png(row, "label", problems)
+    _png(row, "confidence", problems)
     if label is None:
-        return found
+        return problems
     ids, pixels = class_counts(label, classes.ignore)
     if ids and ids[-1] >= classes.count:
-        found.append(f"label has id {ids[-1]}; allowed: 0 to {classes.count - 1} and {classes.ignore}")
+        problems.append(f"label has id {ids[-1]}; allowed: 0 to {classes.count - 1} and {classes.ignore}")
     if (row["class_ids"], row["class_pixels"]) != (ids, pixels):
-        found.append("class_ids and class_pixels differ from the label's counts")
-    return found
+        problems.append("class_ids and class_pixels differ from the label's counts")
+    return problems
 
 
-def _picture(row: dict[str, Any], name: str, found: list[str]) -> NDArray[np.uint8] | None:
-    """A row's PNG of the image's size; None and a line in `found` where it is not that."""
+def _png(row: dict[str, Any], name: str, problems: list[str]) -> NDArray[np.uint8] | None:
+    """A row's PNG of the image's size; None and a line in `problems` where it is not that."""
     data = (row[name] or {}).get("bytes")
     if data is None:
-        found.append(f"{name} is missing")
+        problems.append(f"{name} is missing")
         return None
     try:
         array = decode_gray_png(data)
     except ValueError as error:
-        found.append(f"{name}: {error}")
+        problems.append(f"{name}: {error}")
         return None
     height, width = array.shape
     if (height, width) != (row["height"], row["width"]):
-        found.append(f"{name} is {width}x{height}, the image {row['width']}x{row['height']}")
+        problems.append(f"{name} is {width}x{height}, the image {row['width']}x{row['height']}")
         return None
     return array
 
 
 def _segment_problems(row: dict[str, Any], segments: list[dict[str, Any]], classes: _Classes) -> list[str]:
-    found = []
+    problems = []
     if row["status"] != "ok":
         return [f"status {row['status']} with segments"] if segments or row["n_segments"] else []
     if len(segments) != row["n_segments"]:
-        found.append(f"n_segments is {row['n_segments']}, the segments table has {len(segments)}")
+        problems.append(f"n_segments is {row['n_segments']}, the segments table has {len(segments)}")
     twice = [i for i, n in Counter(s["segment_id"] for s in segments).items() if n > 1]
-    found += [f"segment {i} is there twice" for i in twice]
+    problems += [f"segment {i} is listed twice" for i in twice]
     size = [row["height"], row["width"]]
     for segment in segments:
         what = _segment_problem(segment, size, classes)
         if what:
-            found.append(f"segment {segment['segment_id']}: {what}")
-    return found
+            problems.append(f"segment {segment['segment_id']}: {what}")
+    return problems
 
 
 def _segment_problem(segment: dict[str, Any], size: list[int], classes: _Classes) -> str | None:

@@ -1,1 +1,1 @@
-"""What stands behind `segray predict`."""
+"""`segray predict`: a trained network over a folder of images."""

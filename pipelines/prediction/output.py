@@ -1,4 +1,4 @@
-"""The folder that `segray predict` writes: whose it is, what is still to do, and the table at the end.
+"""The folder that `segray predict` writes: what made it, which images are pending, and the table at the end.
 
 masks/, overlays/, predictions.csv, class_names.txt, prediction.json and manifest.parquet.
 """
@@ -9,9 +9,6 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-from pyarrow import fs as pa_fs
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import pending, storage
@@ -22,8 +19,8 @@ from segray.pipelines.training.data.class_names import FILE as CLASS_NAMES
 TABLE, RECORD = "predictions.csv", "prediction.json"
 
 
-def made_with(out: str) -> dict[str, Any] | None:
-    """What a folder's predictions were made with; None where it is new.
+def made_with(out: str) -> dict[str, object] | None:
+    """What a folder's predictions were made with; None if it is new.
 
     Raises:
         UserError: it holds something else, or cannot be read.
@@ -45,7 +42,7 @@ def made_with(out: str) -> dict[str, Any] | None:
     return None
 
 
-def check_same(out: str, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
+def check_same(out: str, before: Mapping[str, object] | None, now: Mapping[str, object]) -> None:
     """Refuse to mix the predictions of two checkpoints, or of two sets of images, in one folder.
 
     Raises:
@@ -57,34 +54,38 @@ def check_same(out: str, before: Mapping[str, Any] | None, now: Mapping[str, Any
     if changed:
         shown = "; ".join(changed)
         raise UserError(
-            f"out={storage.display(out)} holds predictions made otherwise ({shown}); give another out=DIR"
+            f"out={storage.display(out)} holds predictions made with other settings ({shown}); "
+            "give another out=DIR"
         )
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = storage.display(str(value))
     return f"{text[:12]}..." if len(text) == 64 and "/" not in text else text
 
 
-def begin(job: Job, record: Mapping[str, Any], images: Iterable[ImageRef]) -> tuple[int, int]:
-    """Write what the run is and its to-do list; how many images there are, and how many are left.
+def begin(job: Job, record: Mapping[str, object], images: Iterable[ImageRef]) -> tuple[int, int]:
+    """Write the run's record, manifest and list of pending images.
 
     Args:
         job: the run.
         record: what `check_same` compares.
         images: strictly ascending by image_id.
+
+    Returns:
+        The number of images, and how many of them are pending.
     """
     _write_record(job, record)
-    # It stands for a whole run.
+    # The table marks a complete run.
     storage.delete(storage.join(job.out, TABLE))
     total, changed = pending.refresh_manifest(job.out, images)
     for image_id in changed:
         storage.delete(job.mask(image_id))
-    pending.accept(job.out)
+    pending.commit_manifest(job.out)
     return total, pending.write_pending(job.out, _done(job))
 
 
-def _write_record(job: Job, record: Mapping[str, Any]) -> None:
+def _write_record(job: Job, record: Mapping[str, object]) -> None:
     document = {"made_with": record, "checkpoint": job.checkpoint, "classes": job.classes}
     text = json.dumps(document, indent=2, ensure_ascii=False)
     storage.write_atomic(storage.join(job.out, RECORD), f"{text}\n".encode())
@@ -93,18 +94,13 @@ def _write_record(job: Job, record: Mapping[str, Any]) -> None:
 
 
 def _done(job: Job) -> set[str]:
-    """Ids with a mask, and with an overlay where those are wanted."""
+    """Ids with a mask, and with an overlay if the run writes overlays."""
     done = _ids(storage.join(job.out, MASKS), ".png")
     return done & _ids(storage.join(job.out, OVERLAYS), ".jpg") if job.overlays else done
 
 
 def _ids(folder: str, suffix: str) -> set[str]:
-    filesystem, root = storage.open_storage(folder)
-    selector = pa_fs.FileSelector(root, allow_not_found=True, recursive=True)
-    infos = storage.with_retries(lambda: filesystem.get_file_info(selector), folder)
-    # As fsspec lists them, paths may have a slash in front that the root has not.
-    start = len(root.strip("/")) + 1
-    names = (info.path.lstrip("/")[start:] for info in infos if info.type == pa_fs.FileType.File)
+    names = (file.name for file in storage.list_files(folder))
     return {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
 
 

@@ -1,8 +1,4 @@
-"""The stages of prediction: the network, then encoding and writing; reading is that of annotation.
-
-Each takes rows and returns rows. A row that is not ok passes through untouched, so rows out are always
-images in.
-"""
+"""The stages of prediction after reading, which is annotation's: predict, then encode and write."""
 
 from __future__ import annotations
 
@@ -17,19 +13,25 @@ from PIL import Image
 
 from segray.models.label_space import LabelSpace
 from segray.models.segmenters.registry import Segmenter
-from segray.pipelines.annotation.stages.encode import READ_SCHEMA, TableStage, pixels_of
+from segray.pipelines.annotation.stages.base import Stage, to_table
+from segray.pipelines.annotation.stages.schemas import READ_SCHEMA, pixels_of
 from segray.pipelines.engine.cpu import reuse_freed_memory, use_threads
-from segray.pipelines.engine.guard import Book, Row, failed
+from segray.pipelines.engine.guard import Guard, failed
 from segray.pipelines.engine.pools import PoolPlan
+from segray.pipelines.engine.rows import Row
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions, encode_gray_png
 from segray.pipelines.label_set.schema import ID_LIST, class_counts
-from segray.pipelines.training.data.class_names import has_no_class
+from segray.pipelines.training.data.class_names import has_background
 
 MASKS, OVERLAYS = "masks", "overlays"
+MAX_TRIES = 3
+"""An image that kills its worker this often becomes an error row."""
+BATCH = 4
+"""Images that a task or a worker takes: few, so that full-size pixels never pile up."""
 STOP = "stop"
-"""Status of a row whose error must end the run: of a worker's exception Ray Data keeps the text alone."""
+"""Status of a row whose error must end the run: Ray Data keeps only the text of a worker's exception."""
 
 PREDICTED_SCHEMA = READ_SCHEMA.append(pa.field("label", pa.binary()))
 """After the network: `label` is the raw uint8 [H, W]; the pixels stay only where an overlay needs them."""
@@ -42,9 +44,8 @@ ROW_SCHEMA = pa.schema(
         ("class_pixels", ID_LIST),
     ]
 )
-"""What is left of an image when its files are written."""
-_ENCODED_SCHEMA = pa.unify_schemas([ROW_SCHEMA, pa.schema([("mask", pa.binary()), ("overlay", pa.binary())])])
-# Names that the images' own file system allowed, and that of the masks does not.
+"""What remains of an image when its files are written."""
+# The images' file system allowed such a name, that of the masks does not.
 _UNFIT_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 _JPEG_SIDE = 65_500
 
@@ -60,7 +61,7 @@ class Job:
         out: absolute path or URI of the output.
         overlays: whether to write them.
         window: side of the sliding window, or None.
-        options: which pictures are taken.
+        options: of the decoder.
     """
 
     checkpoint: str
@@ -80,26 +81,28 @@ class Job:
         return storage.join(self.out, OVERLAYS, f"{image_id}.jpg")
 
 
-class PredictImages:
-    """The network over a batch of rows; loads it once.
+class PredictImages(Stage):
+    """The network over a batch of images; the worker loads it once.
 
-    Where the checkpoint is no longer the one that the run began with, all rows come out as `STOP`.
+    If the checkpoint is no longer the one that the run began with, all rows come out as `STOP`.
     """
 
-    def __init__(self, job: Job, plan: PoolPlan, book: Book, max_tries: int) -> None:
+    name, schema = "predict", PREDICTED_SCHEMA
+
+    def __init__(self, job: Job, plan: PoolPlan, guard: Guard) -> None:
+        super().__init__(guard)
         self._job, self._problem, self._threads = job, "", plan.threads
         try:
             self._network = _load(job, plan)
         except UserError as problem:
             self._problem = str(problem)
-        self._table = TableStage("predict", self.predict, book, max_tries)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """READ_SCHEMA to PREDICTED_SCHEMA."""
         use_threads(self._threads)
-        return self._table.apply(table, PREDICTED_SCHEMA)
+        return super().__call__(table)
 
-    def predict(self, rows: list[Row]) -> list[Row]:
+    def process(self, rows: list[Row]) -> list[Row]:
         """Add the labels."""
         if self._problem:
             return [{**row, "status": STOP, "error": self._problem} for row in rows]
@@ -123,41 +126,46 @@ def _load(job: Job, plan: PoolPlan) -> Segmenter:
     network, state = load_network(job.checkpoint)
     if weights_sha256(state) != job.sha256:
         where = storage.display(job.checkpoint)
-        raise UserError(f"checkpoint={where} has changed since this run began; start it again")
+        raise UserError(f"checkpoint={where} has changed since this run began; run the command again")
     return network.to(device_of_worker() if plan.num_gpus else torch.device("cpu"))
 
 
-def finish_table(table: pa.Table, job: Job, book: Book, max_tries: int) -> pa.Table:
+class WriteMasks(Stage):
     """PREDICTED_SCHEMA to ROW_SCHEMA: encode, then write each image's files."""
 
-    def encode(rows: list[Row]) -> list[Row]:
-        return [encode_row(row, job) for row in rows]
+    name, schema = "encode", ROW_SCHEMA
 
-    encoded = TableStage("encode", encode, book, max_tries).apply(table, _ENCODED_SCHEMA)
-    rows = [write_row(row, job) for row in encoded.to_pylist()]
-    return pa.Table.from_pylist(
-        [{k: row.get(k) for k in ROW_SCHEMA.names} for row in rows], schema=ROW_SCHEMA
-    )
+    def __init__(self, job: Job, guard: Guard) -> None:
+        super().__init__(guard)
+        self._job = job
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """PREDICTED_SCHEMA to ROW_SCHEMA. Only encoding is guarded: a failed write is no image's fault."""
+        encoded = self.guard.run(self.name, table.to_pylist(), self.process)
+        return to_table([write_row(row, self._job) for row in encoded], self.schema)
+
+    def process(self, rows: list[Row]) -> list[Row]:
+        """Encode."""
+        return [encode_row(row, self._job) for row in rows]
 
 
 def encode_row(row: Row, job: Job) -> Row:
-    """One image's mask as PNG, overlay as JPEG or None, and pixels a class."""
+    """One image's mask as PNG, overlay as JPEG or None, and pixels per class."""
     label = np.frombuffer(row["label"], np.uint8).reshape(row["height"], row["width"])
     ids, pixels = class_counts(label)
-    picture = overlay(pixels_of(row), label, job.classes) if job.overlays else None
     return {
         **row,
         "mask": encode_gray_png(label),
-        "overlay": picture,
+        "overlay": overlay(pixels_of(row), label, job.classes) if job.overlays else None,
         "class_ids": ids,
         "class_pixels": pixels,
     }
 
 
 def overlay(pixels: NDArray[np.uint8], label: NDArray[np.uint8], classes: tuple[str, ...]) -> bytes:
-    """A JPEG of the image, half covered by the colours of its classes; "no class" leaves it as it is.
+    """A JPEG of the image, half covered by the colours of its classes; "no class" stays uncovered.
 
-    JPEG has no sides above 65,535 pixels: such a picture is made smaller.
+    JPEG has no sides above 65,535 pixels: larger images are made smaller.
 
     Args:
         pixels: [H, W, 3], RGB.
@@ -166,19 +174,20 @@ def overlay(pixels: NDArray[np.uint8], label: NDArray[np.uint8], classes: tuple[
     """
     palette = LabelSpace(classes, ((),) * len(classes)).palette()
     blended = (pixels // 2) + (palette[label] // 2)
-    if has_no_class(classes):
+    if has_background(classes):
         blended[label == 0] = pixels[label == 0]
-    picture = Image.fromarray(blended)
-    picture.thumbnail((_JPEG_SIDE, _JPEG_SIDE))
+    image = Image.fromarray(blended)
+    image.thumbnail((_JPEG_SIDE, _JPEG_SIDE))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=90)
+    image.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 
 def write_row(row: Row, job: Job) -> Row:
-    """Write an image's files, the mask last: it tells that the image is done.
+    """Write an image's files, the mask last: it marks the image as done.
 
-    A name that does not fit makes a bad row; what else cannot be written, as on a full disk, a `STOP`.
+    A name that the file system does not allow makes a bad row; any other failure, such as a full disk,
+    makes a `STOP`.
     """
     if row["status"] != "ok":
         return row

@@ -1,1 +1,1 @@
-"""What pages and tables show of label sets and runs."""
+"""Reports and evaluations of label sets and training runs."""

@@ -23,10 +23,10 @@ class Evaluation:
     Attributes:
         classes: the name of each of the C ids.
         confusion: int64 [C + 1, C + 1], rows truth, columns labels; the last column counts pixels that the
-            labels leave unanswered (id 255). They are missed, so they lower IoU and accuracy.
+            labels leave unlabelled (id 255). They count as errors.
         n_images: images that were compared.
         missing: images without a mask, left out.
-        not_ok: rows that carry no label, by status, left out.
+        not_ok: rows without a label, by status, left out.
         unused_masks: masks that belong to no image of the label set.
     """
 
@@ -39,18 +39,18 @@ class Evaluation:
 
     @property
     def iou(self) -> NDArray[np.float64]:
-        """float64 [C]; nan where a class is in neither truth nor labels."""
+        """float64 [C]; nan for a class in neither truth nor labels."""
         return class_iou(self.confusion)[:-1]
 
     @property
     def miou(self) -> float:
-        """Mean IoU over the classes that occur; nan where none does."""
+        """Mean IoU over the classes that occur; nan if none does."""
         present = self.iou[~np.isnan(self.iou)]
         return float(present.mean()) if present.size else math.nan
 
     @property
     def accuracy(self) -> float:
-        """Share of the counted pixels whose class is right."""
+        """Pixel accuracy: share of the counted pixels whose class is right."""
         total = int(self.confusion.sum())
         return int(np.trace(self.confusion)) / total if total else math.nan
 
@@ -61,7 +61,7 @@ class Evaluation:
 
     @property
     def label_pixels(self) -> NDArray[np.int64]:
-        """int64 [C], where the truth counts."""
+        """int64 [C], of the pixels whose truth counts."""
         return self.confusion.sum(0)[:-1]
 
 
@@ -95,7 +95,7 @@ def to_dict(result: Evaluation) -> dict[str, Any]:
 
 
 def to_csv(result: Evaluation) -> str:
-    """One line a class, `_class_rows` as columns; an undefined IoU is empty."""
+    """One line per class; an undefined IoU is empty."""
     buffer = io.StringIO()
     rows = _class_rows(result)
     writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")

@@ -1,4 +1,4 @@
-"""What `segray evaluate` scores: the label maps of a label set, of a folder, or of a trained network."""
+"""Sources of label maps for `segray evaluate`: a label set, a folder, or a trained network."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class LabelMaps(ABC):
     """A source of label maps, one image at a time.
 
     Attributes:
-        home: folder that an evaluation goes into by default.
-        record: where the label maps come from, for evaluation.json.
-        classes: the name of each id; None where ids have no names.
-        noun: what messages call an image of it.
+        home: default output folder of an evaluation.
+        record: the source of the label maps, for evaluation.json.
+        classes: the name of each id; None for ids without names.
+        noun: the word for an image in messages.
     """
 
     home: str
@@ -34,11 +34,11 @@ class LabelMaps(ABC):
 
     @abstractmethod
     def statuses(self) -> dict[str, str]:
-        """The status of every image; where an image turns out to be bad in `maps`, it changes there."""
+        """The status of every image; `maps` updates it for images that cannot be read."""
 
     @abstractmethod
     def maps(self, wanted: Container[str]) -> Iterator[tuple[str, LabelMap]]:
-        """The label maps of those images among the wanted ones that are ok."""
+        """(image id, label map) of the wanted images that are ok."""
 
 
 class StoreMaps(LabelMaps):
@@ -49,7 +49,7 @@ class StoreMaps(LabelMaps):
         self.classes = tuple(store.provenance["classes"])
 
     def statuses(self) -> dict[str, str]:
-        """As the label set has them."""
+        """The statuses in the label set."""
         return {image_id: status for image_id, status, _ in self.store.statuses()}
 
     def maps(self, wanted: Container[str]) -> Iterator[tuple[str, LabelMap]]:
@@ -62,10 +62,10 @@ class StoreMaps(LabelMaps):
 class FolderMaps(LabelMaps):
     """A folder of greyscale PNG label maps; their ids have no names.
 
-    `a.jpg.png`, as `segray predict` names it, is the map of the image `a.jpg`.
+    `a.jpg.png`, the name that `segray predict` gives, is the map of the image `a.jpg`.
 
     Raises:
-        UserError: no PNG file there.
+        UserError: the folder has no PNG file.
     """
 
     def __init__(self, root: str) -> None:
@@ -76,7 +76,7 @@ class FolderMaps(LabelMaps):
         self._names = {_image_of(name, names): path for name, path in names.items()}
 
     def statuses(self) -> dict[str, str]:
-        """All are ok."""
+        """All images are ok."""
         return dict.fromkeys(self._names, "ok")
 
     def maps(self, wanted: Container[str]) -> Iterator[tuple[str, LabelMap]]:
@@ -87,7 +87,7 @@ class FolderMaps(LabelMaps):
 
 
 class NetworkMaps(LabelMaps):
-    """What a trained network predicts for images, at their own size; on the GPU if there is one.
+    """Predictions of a trained network at the size of each image; on the GPU if there is one.
 
     Args:
         checkpoint: folder of a checkpoint or of a training run.
@@ -95,7 +95,7 @@ class NetworkMaps(LabelMaps):
         window: see `chosen_window`.
 
     Raises:
-        UserError: no image, or no checkpoint that can be used.
+        UserError: no image, or no usable checkpoint.
     """
 
     noun = "image"
@@ -122,7 +122,7 @@ class NetworkMaps(LabelMaps):
         return self._statuses
 
     def maps(self, wanted: Container[str]) -> Iterator[tuple[str, LabelMap]]:
-        """Image by image; the reason why one is bad is logged."""
+        """Image by image; the reason for an unreadable image is logged."""
         from segray.pipelines.training.trained import predict_label
 
         for ref in self._refs:
@@ -141,14 +141,14 @@ def open_labels(labels: str) -> LabelMaps:
     """A label set, or else a folder of label maps.
 
     Raises:
-        UserError: neither is there.
+        UserError: the folder is neither.
     """
     store = LabelStore(labels)
     return StoreMaps(store) if store.parts() else FolderMaps(labels)
 
 
 def _image_of(name: str, names: Container[str]) -> str:
-    """The image that a label map is named after; its own name where that says nothing, or another has it."""
+    """The image that a label map is named after; the name of the file if that is unclear or taken."""
     image_id = name.removesuffix(".png")
     return image_id if image_id.lower().endswith(EXTENSIONS) and image_id not in names else name
 

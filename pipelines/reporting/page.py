@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,19 +15,36 @@ from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.label_set.samples import Legend, visible
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
-# Shown elsewhere on the page, twice in the files, or too long for a table.
+# Shown elsewhere on the page, duplicated in the files, or too long for a table.
 _NOT_LISTED = frozenset(
     {"classes", "palette", "prompts", "run.config_hash", "run.versions", "run.classes", "run.bad"}
 )
 _LONG = 160
 
 
-def render(template: str, **values: Any) -> str:
-    """A page as HTML; every value is escaped.
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a bar chart.
+
+    Attributes:
+        name: of the class or the key.
+        colour: as CSS has it.
+        length: 0 to 1.
+        text: the value.
+    """
+
+    name: str
+    colour: str
+    length: float
+    text: str
+
+
+def render(template: str, **values: object) -> str:
+    """Render a page as HTML; every value is escaped.
 
     Args:
         template: file name under pipelines/templates.
-        values: all that the template names.
+        values: the variables of the template.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -45,7 +62,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share of 0 to 1 in percent; "-" where there is none. Only all is 100 %, only nothing is 0 %."""
+    """A share of 0 to 1 in percent; "-" for None and nan. 100 % and 0 % are never rounded values."""
     if share is None or math.isnan(share):
         return "-"
     digits = 2 if 0 < share < 0.01 else 1
@@ -59,35 +76,28 @@ def bars(
     values: NDArray[np.float64] | Sequence[float],
     text: Callable[[float], str],
     longest: float | None = None,
-) -> list[dict[str, Any]]:
-    """Rows for the template's bars.
+) -> list[Bar]:
+    """One bar per class.
 
     Args:
-        ids: the classes, in the order of the rows.
+        ids: the classes, in the order of the bars.
         legend: names and colours.
-        values: one a class; nan has no bar.
-        text: how a value is written.
-        longest: the value whose bar is full; None: the greatest.
+        values: one per class; nan has no bar.
+        text: formats a value.
+        longest: the value of a full bar; None: the greatest.
     """
-    chosen = list(ids)
-    longest = longest or max((float(values[i]) for i in chosen), default=0.0) or 1.0
-    return [
-        {
-            "name": legend.names[i],
-            "colour": legend.colour(i),
-            "length": 0.0 if math.isnan(values[i]) else float(values[i]) / longest,
-            "text": text(float(values[i])),
-        }
-        for i in chosen
-    ]
+    class_ids = list(ids)
+    longest = longest or max((float(values[i]) for i in class_ids), default=0.0) or 1.0
+    lengths = {i: 0.0 if math.isnan(values[i]) else float(values[i]) / longest for i in class_ids}
+    return [Bar(legend.names[i], legend.colour(i), lengths[i], text(float(values[i]))) for i in class_ids]
 
 
-def facts(record: Mapping[str, Any], top: str) -> dict[str, list[tuple[str, str]]]:
-    """(key, text) of the record's values, grouped by their first key; what stands alone comes first.
+def facts(record: Mapping[str, object], top: str) -> dict[str, list[tuple[str, str]]]:
+    """(key, text) of the record's values, grouped by their first key; values outside a group come first.
 
     Args:
         record: nested values.
-        top: name of the group of what stands alone.
+        top: name of the group of values that are not nested.
     """
     groups: dict[str, list[tuple[str, str]]] = {top: []}
     for path, text in _flatten(record, ""):
@@ -97,7 +107,7 @@ def facts(record: Mapping[str, Any], top: str) -> dict[str, list[tuple[str, str]
 
 
 def config_text(root: str) -> str:
-    """config.yaml under a folder, as it can be shown; "" without one."""
+    """config.yaml under a folder, with invisible characters escaped; "" without one."""
     try:
         text = storage.read_bytes(storage.join(root, "config.yaml")).decode(errors="replace")
     except OSError:
@@ -105,8 +115,8 @@ def config_text(root: str) -> str:
     return "\n".join(visible(line) for line in text.splitlines())
 
 
-def _flatten(values: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
-    """(dotted key, text) of nested values, without those that are empty or too long for a table."""
+def _flatten(values: Mapping[str, object], prefix: str) -> list[tuple[str, str]]:
+    """(dotted key, text) of nested values, without empty ones and those too long for a table."""
     rows: list[tuple[str, str]] = []
     for key, value in values.items():
         name = visible(f"{prefix}{key}")

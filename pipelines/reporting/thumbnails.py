@@ -23,14 +23,14 @@ ERROR_COLOURS = {
     "not there": (204, 121, 167),
     "not counted": (128, 128, 128),
 }
-"""Okabe and Ito's colours, which colour-blind readers tell apart."""
+"""Okabe and Ito's colours, which colour-blind readers can distinguish."""
 
 _RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 _FILL = 185
 
 
 def photo(image: UInt8Array) -> str:
-    """A picture [H, W, 3] as a JPEG data URI."""
+    """An image [H, W, 3] as a JPEG data URI."""
     small = Image.fromarray(image)
     small.thumbnail((LIMIT, LIMIT), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -44,7 +44,7 @@ def label_overlay(label: UInt8Array, palette: UInt8Array, *, opaque: bool = Fals
     Args:
         label: uint8 [H, W].
         palette: uint8 [256, 3].
-        opaque: for a label that stands alone; else the fill lets a photograph below shine through.
+        opaque: no photograph is below the label; otherwise the fill is translucent.
     """
     small = shrink(label)
     edges = _edges(small)
@@ -63,7 +63,7 @@ def confidence_map(confidence: UInt8Array) -> str:
 
 
 def error_map(truth: UInt8Array, label: UInt8Array, ignore_index: int = IGNORE_INDEX) -> str:
-    """Where label and truth [H, W] differ, in `ERROR_COLOURS`, as a PNG data URI."""
+    """The differences between label and truth [H, W], in `ERROR_COLOURS`, as a PNG data URI."""
     true, guess = shrink(truth), shrink(label)
     kinds = {
         "right class": (true == guess) & (true > 0),
@@ -89,7 +89,7 @@ def shrink(values: UInt8Array) -> UInt8Array:
 
 
 def ramp() -> UInt8Array:
-    """uint8 [256, 3], the colours of confidence 0 to 255: between five anchors of matplotlib's viridis."""
+    """uint8 [256, 3], the colours of confidence 0 to 255, interpolated between five colours of viridis."""
     anchors = np.linspace(0, 255, len(_RAMP))
     channels = [np.interp(np.arange(256), anchors, channel) for channel in zip(*_RAMP, strict=True)]
     return np.stack(channels, axis=1).round().astype(np.uint8)

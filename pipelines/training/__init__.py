@@ -1,1 +1,1 @@
-"""What stands inside training: data, augmentation, the step, the loop, checkpoints."""
+"""Training: data, augmentation, the step, the loop, checkpoints."""

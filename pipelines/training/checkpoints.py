@@ -1,7 +1,7 @@
-"""A checkpoint: weights as safetensors, the optimiser, the position and the configuration, with checksums.
+"""Checkpoints: weights as safetensors, optimiser, position and configuration, each file with its checksum.
 
-The random numbers of a step are a function of seed and step (`order.py`): the position is all that a resumed
-run needs of them.
+The random numbers of a step are a function of seed and step (`data/sampler.py`), so a resumed run needs none
+stored.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import io
 import json
 import logging
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors.torch import load, save_file
@@ -21,18 +22,37 @@ from torch import Tensor, nn
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.training.history import HistoryEntry
 
 MODEL, TEACHER, OPTIMISER, STATE = "model.safetensors", "teacher.safetensors", "optimiser.pt", "state.json"
 
 _log = logging.getLogger(__name__)
 
 
+class CheckpointState(TypedDict, total=False):
+    """Contents of state.json, as far as the file has them.
+
+    `step` of `total` are trained; `network` is its name and `window` the side of its validation window in
+    pixels; `config` has the configuration by dotted key, `sha256` the checksum of each other file.
+    """
+
+    step: int
+    total: int
+    history: list[HistoryEntry]
+    classes: list[str]
+    network: str
+    window: int | None
+    config: dict[str, object]
+    sha256: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read back.
+    """A checkpoint that was read.
 
     Attributes:
-        model: weights of the network that learns.
+        uri: its folder.
+        model: weights of the network that is trained.
         teacher: weights of the averaged network, empty where the method has none.
         state: position, history, configuration and classes.
     """
@@ -40,11 +60,11 @@ class Checkpoint:
     uri: str
     model: dict[str, Tensor]
     teacher: dict[str, Tensor]
-    state: dict[str, Any]
+    state: CheckpointState
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The weights that predict: the teacher's where there is one."""
+        """The weights that predict: the teacher's, if there is one."""
         return self.teacher or self.model
 
 
@@ -53,42 +73,64 @@ def save_checkpoint(
     network: nn.Module,
     teacher: nn.Module | None,
     optimiser: torch.optim.Optimizer,
-    state: dict[str, Any],
+    state: Mapping[str, object],
 ) -> None:
-    """Write all files into a folder; `state.json` with the others' checksums is the last."""
-    save_file(_plain(network), folder / MODEL)
+    """Write all files into a folder, `state.json` with the checksums of the others last.
+
+    Args:
+        folder: exists, and is empty.
+        network: the network that is trained.
+        teacher: the averaged network, if the method has one.
+        optimiser: of the network.
+        state: see `CheckpointState`, without `sha256`.
+    """
+    save_file(_weights(network), folder / MODEL)
     if teacher is not None:
-        save_file(_plain(teacher), folder / TEACHER)
+        save_file(_weights(teacher), folder / TEACHER)
     torch.save(optimiser.state_dict(), folder / OPTIMISER)
     sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
     (folder / STATE).write_text(json.dumps({**state, "sha256": sums}, allow_nan=False), encoding="utf-8")
 
 
-def _plain(network: nn.Module) -> dict[str, Tensor]:
+def _weights(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
 
 
 def load_checkpoint(uri: str) -> Checkpoint:
-    """Read what predicts, which is all but the optimiser; each file is checked against its sum.
+    """Read all files but the optimiser, and compare each with its checksum.
 
     Raises:
-        UserError: a file is missing, cut or changed; the message names it.
+        UserError: a file is missing, truncated or changed; the message names it.
     """
-    state = _state(uri)
-    files = {
-        name: _checked(uri, name, digest) for name, digest in state["sha256"].items() if name != OPTIMISER
-    }
+    state = _read_state(uri)
+    files = {name: read_file(uri, name, state) for name in state["sha256"] if name != OPTIMISER}
     teacher = load(files[TEACHER]) if TEACHER in files else {}
     return Checkpoint(uri, load(files[MODEL]), teacher, state)
 
 
-def load_optimiser(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The optimiser's state; nothing in the file is executed.
+def check_weights(uri: str) -> CheckpointState:
+    """The state of a checkpoint whose weights that predict are whole; other files are not read.
 
     Raises:
-        UserError: the file is missing, cut or changed, or holds more than tensors and numbers.
+        UserError: the state or the weights are missing, truncated or changed.
     """
-    data = _checked(checkpoint.uri, OPTIMISER, checkpoint.state["sha256"][OPTIMISER])
+    state = _read_state(uri)
+    read_file(uri, weights_file(state), state)
+    return state
+
+
+def weights_file(state: CheckpointState) -> str:
+    """Name of the file with the weights that predict: the teacher's, if there is one."""
+    return TEACHER if TEACHER in state["sha256"] else MODEL
+
+
+def load_optimiser(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The optimiser's state dict; nothing in the file is executed.
+
+    Raises:
+        UserError: the file is missing, truncated or changed, or holds more than tensors and numbers.
+    """
+    data = read_file(checkpoint.uri, OPTIMISER, checkpoint.state)
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError):
@@ -97,53 +139,58 @@ def load_optimiser(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def newest_whole(uris: list[str]) -> Checkpoint | None:
-    """The first checkpoint of the list that one can go on from; a damaged one is told and passed over."""
+    """The first checkpoint of the list that a run can resume from; damaged ones are logged and skipped."""
     for uri in uris:
         try:
             checkpoint = load_checkpoint(uri)
-            _checked(uri, OPTIMISER, checkpoint.state["sha256"][OPTIMISER])
+            read_file(uri, OPTIMISER, checkpoint.state)
             return checkpoint
         except UserError as error:
             _log.warning("%s; the checkpoint before it is used", error)
     return None
 
 
-def read_state(uri: str) -> dict[str, Any]:
-    """The state of a checkpoint whose files are all there and whole, those for going on included.
+def read_state(uri: str) -> CheckpointState:
+    """The state of a checkpoint whose files are all there and whole, the optimiser included.
 
-    A copy that was cut may hold any of its files: they are copied in no order that one could rely on.
+    An interrupted copy may hold any of the files: they are copied in no fixed order.
 
     Raises:
-        UserError: naming what is missing, cut or changed.
+        UserError: naming the file that is missing, truncated or changed.
     """
-    state = _state(uri)
-    for name, digest in state["sha256"].items():
-        _checked(uri, name, digest)
+    state = _read_state(uri)
+    for name in state["sha256"]:
+        read_file(uri, name, state)
     return state
 
 
-def _state(uri: str) -> dict[str, Any]:
+def _read_state(uri: str) -> CheckpointState:
     path = storage.join(uri, STATE)
     try:
-        state = json.loads(storage.read_bytes(path))
+        state: CheckpointState = json.loads(storage.read_bytes(path))
         if not isinstance(state["sha256"], dict) or MODEL not in state["sha256"]:
             raise ValueError("no checksums")
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{storage.display(uri)} is no checkpoint of segray: {STATE} is missing") from None
+        raise UserError(f"{storage.display(uri)} is not a checkpoint of segray: {STATE} is missing") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{storage.display(path)} is damaged ({str(error)[:100]})") from None
     return state
 
 
-def _checked(uri: str, name: str, digest: str) -> bytes:
-    path = storage.join(uri, name)
+def read_file(uri: str, name: str, state: CheckpointState) -> bytes:
+    """A file of a checkpoint, compared with its checksum in the state.
+
+    Raises:
+        UserError: it is missing, truncated or changed.
+    """
+    path, expected = storage.join(uri, name), str(state["sha256"][name])
     try:
         data = storage.read_bytes(path)
     except FileNotFoundError:
-        raise UserError(f"{storage.display(path)} is missing; the checkpoint is not whole") from None
-    found = hashlib.sha256(data).hexdigest()
-    if found != digest:
+        raise UserError(f"{storage.display(path)} is missing; the checkpoint is incomplete") from None
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != expected:
         raise UserError(
-            f"{storage.display(path)} is damaged: sha256 {found[:12]}..., {STATE} says {str(digest)[:12]}..."
+            f"{storage.display(path)} is damaged: sha256 {digest[:12]}..., {STATE} says {expected[:12]}..."
         )
     return data

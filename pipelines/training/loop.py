@@ -1,4 +1,7 @@
-"""The training loop of one worker, from its first step, or the last checkpoint, to the end."""
+"""The training loop. Read `Trainer.run` first, then the methods below it, in order.
+
+epoch > step > validation > checkpoint; a run that stopped resumes from its newest checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -7,165 +10,132 @@ import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from segray.models.segmenters.registry import Segmenter, build_segmenter
-from segray.models.semi.student import Student
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import identity
 from segray.pipelines.engine.compiling import compiling
 from segray.pipelines.engine.cpu import reuse_freed_memory
+from segray.pipelines.training.build import (
+    build_network,
+    build_student,
+    learning_rate,
+    make_optimiser,
+    set_learning_rate,
+)
 from segray.pipelines.training.checkpoints import load_optimiser, newest_whole, save_checkpoint
-from segray.pipelines.training.data.batches import StepData, StepSamples, steps
-from segray.pipelines.training.data.sampler import step_seed, steps_in_epoch
-from segray.pipelines.training.data.training_data import LabelledImages, TrainingData, UnlabelledImages
-from segray.pipelines.training.meter import Meter, mean_figures, progress_line
-from segray.pipelines.training.optimiser import make_optimiser
+from segray.pipelines.training.data.datasets import LabelledImages, UnlabelledImages
+from segray.pipelines.training.data.sampler import (
+    StepBatch,
+    StepDataset,
+    step_batches,
+    step_seed,
+    steps_in_epoch,
+)
+from segray.pipelines.training.data.samples import TrainingData
+from segray.pipelines.training.history import HistoryEntry, TrainingMetrics, ValidationMetrics
+from segray.pipelines.training.meter import Meter, mean_metrics, progress_line
 from segray.pipelines.training.session import Session, device_of_worker
 from segray.pipelines.training.step import Objective, StepMetrics
 from segray.pipelines.training.trackers import Trackers
 from segray.pipelines.training.validate import validate
 
 CHECK_EVERY = 50
-"""Steps between looks at the loss: each look makes a GPU wait."""
+"""Steps between two checks of the loss: each check makes a GPU wait."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
 class Progress:
-    """Where a run is: the next step, and one entry of figures a validation."""
+    """Position of a run: the next step, and one entry per validation so far."""
 
     step: int
-    history: list[dict[str, Any]]
+    history: list[HistoryEntry]
 
 
-class Worker:
-    """One worker of a run: network, optimiser, data and position.
+class Trainer:
+    """One worker of a training run: its network, optimiser, data and position.
 
     Args:
         config: the run.
         data: checked images, masks and labels.
-        session: the workers around it.
-        logs: folder for the trackers' files, or None.
+        session: connects this worker to the others.
+        tracker_folder: folder for the trackers' files; None: no trackers.
     """
 
-    def __init__(self, config: TrainConfig, data: TrainingData, session: Session, logs: str | None) -> None:
-        self.config, self.data, self.session, self.logs = config, data, session, logs
-        self.device = device_of_worker()
-        if self.device.type == "cpu":
-            reuse_freed_memory()
-        self.classes = len(data.space.classes)
-        torch.manual_seed(config.seed)
-        self.network = _network(config, self.classes, self.device, session.workers)
-        self.objective = Objective(config, self.network, self.classes, self.device)
-        self.student = self._wrapped()
-        self.optimiser = make_optimiser(self.network, config.train)
-        self.unlabelled = data.unlabelled if self.objective.method.pseudo != "none" else ()
-        passed = data.unlabelled or data.labelled
-        self.epoch_steps = steps_in_epoch(len(passed), config.train.batch)
-        self.total = config.train.epochs * self.epoch_steps
-        self._labelled = LabelledImages(data.labelled)
-        self._validation = LabelledImages(data.validation)
-        labels, names = config.data.labels, data.space.classes
-        self._unlabelled = UnlabelledImages(self.unlabelled, labels, names) if self.unlabelled else None
-        self._validation_labels = UnlabelledImages(data.validation, labels, names) if labels else None
-        self.progress = self._resumed()
+    def __init__(
+        self, config: TrainConfig, data: TrainingData, session: Session, tracker_folder: str | None
+    ) -> None:
+        self.config, self.session, self.classes = config, session, data.space.classes
+        self.tracker_folder = tracker_folder if session.rank == 0 else None
+        self._build_network()
+        self._open_data(data)
+        self.progress = self._resume()
 
-    def run(self) -> list[dict[str, Any]]:
-        """Train to the end; the history.
+    def run(self) -> list[HistoryEntry]:
+        """Train to the end, and return the history.
 
         Raises:
             DivergedError: the loss is not finite; the checkpoints so far are kept.
             CannotCompileError: `train.compile` is true, and the network cannot be compiled.
         """
-        trackers = Trackers(self.config, self.logs if self.session.rank == 0 else None)
-        with trackers, compiling("train.compile") if self.config.train.compile else nullcontext():
+        compiler = compiling("train.compile") if self.config.train.compile else nullcontext()
+        with Trackers(self.config, self.tracker_folder) as trackers, compiler:
             while self.progress.step < self.total:
-                entry = self._stretch()
-                # Told before it is kept: a worker that is lost in between tells it twice, not never.
-                trackers.add(entry, self.data.space.classes)
-                self._say(entry)
-                self._report(entry)
+                training = self.train_until_validation()
+                entry = self._record(training, self.validate())
+                # Tracked before it is saved: a worker lost in between tracks an entry twice instead of never.
+                trackers.add(entry, self.classes)
+                self._print_progress(entry)
+                self.save(entry)
         return self.progress.history
 
-    def _stretch(self) -> dict[str, Any]:
-        """Train to the next validation, and validate."""
-        every = self.config.train.validate_every * self.epoch_steps
-        first = self.progress.step
-        last = min(self.total, (first // every + 1) * every)
+    def train_until_validation(self) -> TrainingMetrics:
+        """Train from the current step to the end of the epoch that is validated next."""
+        first, last = self.progress.step, self._next_validation()
         meter = Meter(first)
         self.network.train()
-        for samples in meter.waiting(steps(self._step_data(), first, last, self.config.train.loaders)):
-            meter.add(self._step(samples))
-            if (samples.step + 1) % CHECK_EVERY == 0:
+        for batch in meter.timed(step_batches(self.dataset, first, last, self.config.train.loaders)):
+            meter.add(self.train_step(batch))
+            if (batch.step + 1) % CHECK_EVERY == 0:
                 meter.check()
         meter.check()
         self.progress.step = last
-        entry = {
-            "step": last,
-            "steps": last - first,
-            "epoch": last / self.epoch_steps,
-            "lr": self._lr(last - 1),
-            **meter.figures(),
-        }
-        entry |= self._validate()
-        self.progress.history.append(entry)
-        return entry
+        return meter.summary()
 
-    def _say(self, entry: dict[str, Any]) -> None:
-        if self.session.rank == 0:
-            steps_done = sum(e["steps"] for e in self.progress.history)
-            pace = sum(e["seconds"] for e in self.progress.history) / steps_done
-            left = pace * (self.total - self.progress.step)
-            self.session.say(progress_line(entry, self.config.train.epochs, left))
-
-    def _step(self, samples: StepSamples) -> StepMetrics:
-        for group in self.optimiser.param_groups:
-            group["lr"] = group["factor"] * self._lr(samples.step)
-        torch.manual_seed(step_seed(self.config.seed, samples.step, self.session.rank))
-        parts = _parts(samples, self.config.train.accumulate)
+    def train_step(self, batch: StepBatch) -> StepMetrics:
+        """One optimiser step: forward and backward pass of each part of the batch, update, teacher."""
+        set_learning_rate(self.optimiser, self.learning_rate(batch.step))
+        torch.manual_seed(step_seed(self.config.seed, batch.step, self.session.rank))
+        parts = batch.parts(self.config.train.accumulate)
+        metrics = []
         self.optimiser.zero_grad(set_to_none=True)
-        figures = []
         for i, part in enumerate(parts):
-            with _reduces(self.student, i == len(parts) - 1):
-                figures.append(self.objective(self.student, part))
-                (figures[-1].loss / len(parts)).backward()
+            with _gradient_sync(self.student, i == len(parts) - 1):
+                metrics.append(self.objective(self.student, part))
+                (metrics[-1].loss / len(parts)).backward()
         self.optimiser.step()
-        self.objective.follow(samples.step)
-        return figures[0] if len(figures) == 1 else mean_figures(figures)
+        self.objective.update_teacher(batch.step)
+        return metrics[0] if len(metrics) == 1 else mean_metrics(metrics)
 
-    def _lr(self, step: int) -> float:
-        train = self.config.train
-        rise = min(1.0, (step + 1) / train.warmup) if train.warmup else 1.0
-        return train.lr * train.batch / 8 * rise * (1 - step / self.total) ** train.power
-
-    def _step_data(self) -> StepData:
-        return StepData(
-            self._labelled,
-            self._unlabelled,
-            seed=self.config.seed,
-            batch=self.config.train.batch,
-            rank=self.session.rank,
-            workers=self.session.workers,
-        )
-
-    def _validate(self) -> dict[str, Any]:
+    def validate(self) -> ValidationMetrics:
+        """Metrics of the network that predicts, which is the teacher where the method has one."""
         return validate(
             self.objective.teacher or self.network,
-            self._validation,
-            self._validation_labels,
-            classes=self.classes,
+            self.validation_images,
+            self.validation_labels,
+            classes=len(self.classes),
             tau=self.objective.tau,
             window=self.config.train.window,
             session=self.session,
         )
 
-    def _report(self, entry: dict[str, Any]) -> None:
+    def save(self, entry: HistoryEntry) -> None:
+        """Report the metrics, and on rank 0 a checkpoint; all workers call it."""
         if self.session.rank:
             self.session.report(_scalars(entry), None)
             return
@@ -174,7 +144,7 @@ class Worker:
                 "step": self.progress.step,
                 "total": self.total,
                 "history": self.progress.history,
-                "classes": list(self.data.space.classes),
+                "classes": list(self.classes),
                 "network": self.config.network.name,
                 "window": self.config.train.window,
                 "config": identity(self.config),
@@ -182,7 +152,41 @@ class Worker:
             save_checkpoint(Path(folder), self.network, self.objective.teacher, self.optimiser, state)
             self.session.report(_scalars(entry), Path(folder))
 
-    def _resumed(self) -> Progress:
+    def learning_rate(self, step: int) -> float:
+        """The encoder's learning rate in a step, counted from 0."""
+        return learning_rate(self.config.train, step, self.total)
+
+    def _build_network(self) -> None:
+        config, device = self.config, device_of_worker()
+        if device.type == "cpu":
+            reuse_freed_memory()
+        torch.manual_seed(config.seed)
+        self.network = build_network(config, len(self.classes), device, self.session.workers)
+        self.objective = Objective(config, self.network, len(self.classes), device)
+        self.student = build_student(
+            self.network, compiled=config.train.compile, workers=self.session.workers
+        )
+        self.optimiser = make_optimiser(self.network, config.train)
+
+    def _open_data(self, data: TrainingData) -> None:
+        config, labels = self.config, self.config.data.labels
+        unlabelled = data.unlabelled if self.objective.method.pseudo != "none" else ()
+        self.dataset = StepDataset(
+            LabelledImages(data.labelled),
+            UnlabelledImages(unlabelled, labels, self.classes) if unlabelled else None,
+            seed=config.seed,
+            batch=config.train.batch,
+            rank=self.session.rank,
+            workers=self.session.workers,
+        )
+        self.validation_images = LabelledImages(data.validation)
+        self.validation_labels = UnlabelledImages(data.validation, labels, self.classes) if labels else None
+        # An epoch is a pass over the unlabelled images, even where the method does not use them.
+        self.epoch_steps = steps_in_epoch(len(data.unlabelled or data.labelled), config.train.batch)
+        self.total = config.train.epochs * self.epoch_steps
+
+    def _resume(self) -> Progress:
+        """Load the newest checkpoint, if there is one."""
         checkpoint = newest_whole(self.session.checkpoints())
         if checkpoint is None:
             return Progress(0, [])
@@ -191,45 +195,40 @@ class Worker:
             self.objective.teacher.load_state_dict(checkpoint.teacher)
         self.optimiser.load_state_dict(load_optimiser(checkpoint))
         if self.session.rank == 0:
-            _log.info("going on from step %d of %d", checkpoint.state["step"], self.total)
+            _log.info("resuming from step %d of %d", checkpoint.state["step"], self.total)
         return Progress(checkpoint.state["step"], checkpoint.state["history"])
 
-    def _wrapped(self) -> nn.Module:
-        train = self.config.train
-        student: nn.Module = Student(self.network)
-        if train.compile:
-            student = torch.compile(student)  # type: ignore[assignment]
-        if self.session.workers == 1:
-            return student
-        ids = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(student, device_ids=ids)
+    def _next_validation(self) -> int:
+        interval = self.config.train.validate_every * self.epoch_steps
+        return min(self.total, (self.progress.step // interval + 1) * interval)
+
+    def _record(self, training: TrainingMetrics, validation: ValidationMetrics) -> HistoryEntry:
+        step = self.progress.step
+        before = self.progress.history[-1]["step"] if self.progress.history else 0
+        entry: HistoryEntry = {
+            "step": step,
+            "steps": step - before,
+            "epoch": step / self.epoch_steps,
+            "lr": self.learning_rate(step - 1),
+            **training,
+            **validation,
+        }
+        self.progress.history.append(entry)
+        return entry
+
+    def _print_progress(self, entry: HistoryEntry) -> None:
+        if self.session.rank == 0:
+            pace = sum(e["seconds"] for e in self.progress.history) / self.progress.step
+            left = pace * (self.total - self.progress.step)
+            self.session.log(progress_line(entry, self.config.train.epochs, left))
 
 
-def _network(config: TrainConfig, classes: int, device: torch.device, workers: int) -> Segmenter:
-    given = config.network
-    network = build_segmenter(given.name, classes, weights=given.weights, pretrained=given.pretrained)
-    if device.type == "cuda" and workers > 1:
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    if config.train.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    return network.to(device)
-
-
-def _parts(samples: StepSamples, count: int) -> list[StepSamples]:
-    """A worker's samples in `count` equal parts."""
-    if count == 1:
-        return [samples]
-    labelled = samples.labelled.parts(count)
-    unlabelled = samples.unlabelled.parts(count) if samples.unlabelled else [None] * count
-    return [StepSamples(samples.step, a, b) for a, b in zip(labelled, unlabelled, strict=True)]
-
-
-def _reduces(student: nn.Module, last: bool) -> AbstractContextManager[None]:
-    """Only the last part of a batch makes the workers exchange gradients."""
+def _gradient_sync(student: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Workers exchange gradients only in the last part of a batch."""
     if isinstance(student, DistributedDataParallel) and not last:
         return student.no_sync()
     return nullcontext()
 
 
-def _scalars(entry: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in entry.items() if not isinstance(v, list)}
+def _scalars(entry: HistoryEntry) -> dict[str, float | None]:
+    return {name: value for name, value in entry.items() if value is None or isinstance(value, int | float)}

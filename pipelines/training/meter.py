@@ -1,28 +1,26 @@
-"""What happened between two validations: mean losses, where the labels came from, time spent waiting."""
+"""Metrics between two validations: mean losses, the source of the labels, time spent waiting for data."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from segray.pipelines.engine.progress import clock
-from segray.pipelines.training.data.batches import StepSamples
+from segray.pipelines.training.data.sampler import StepBatch
+from segray.pipelines.training.history import HistoryEntry, TrainingMetrics
 from segray.pipelines.training.session import sum_over_workers
 from segray.pipelines.training.step import StepMetrics
 
-LOSSES = ("loss", "supervised", "unsupervised")
-
 
 class DivergedError(Exception):
-    """The loss is no number any more."""
+    """The loss is not finite."""
 
 
 class Meter:
-    """Sums over the steps since `first`; nothing is read off the device before `check` or `figures`."""
+    """Sums over the steps since `first`; nothing is read off the device before `check` or `summary`."""
 
     def __init__(self, first: int) -> None:
         self.first, self.steps, self.checked = first, 0, 0
@@ -31,25 +29,25 @@ class Meter:
         self.waited = 0.0
         self.began = time.perf_counter()
 
-    def waiting(self, samples: Iterator[StepSamples]) -> Iterator[StepSamples]:
-        """The same samples; the time until each is there is counted."""
+    def timed(self, batches: Iterator[StepBatch]) -> Iterator[StepBatch]:
+        """The same batches; the time that each is waited for is counted."""
         while True:
-            asked = time.perf_counter()
-            item = next(samples, None)
-            self.waited += time.perf_counter() - asked
-            if item is None:
+            requested = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - requested
+            if batch is None:
                 return
-            yield item
+            yield batch
 
-    def add(self, figures: StepMetrics) -> None:
-        """One step's figures."""
+    def add(self, metrics: StepMetrics) -> None:
+        """Count one step."""
         self.steps += 1
-        self.losses.append(torch.stack([getattr(figures, name).detach().float() for name in LOSSES]))
-        for name, count in figures.counts.items():
+        self.losses.append(metrics.losses().detach().float())
+        for name, count in metrics.counts.items():
             self.counts[name] = self.counts.get(name, torch.zeros_like(count)) + count
 
     def check(self) -> None:
-        """All workers learn of a bad loss on any of them.
+        """Raise on all workers if the loss of any of them is not finite.
 
         Raises:
             DivergedError: naming the first step whose loss is not finite.
@@ -63,14 +61,17 @@ class Meter:
             raise DivergedError(f"the loss is not finite from step {step} on; lower train.lr")
         self.checked = len(self.losses)
 
-    def figures(self) -> dict[str, float | None]:
-        """Means over steps and workers; shares of unlabelled pixels, None where there are none."""
+    def summary(self) -> TrainingMetrics:
+        """Means over steps and workers; shares of unlabelled pixels, None without such pixels."""
         total = sum_over_workers(torch.stack(self.losses).mean(0))
         workers = float(sum_over_workers(torch.ones(1, device=total.device)))
+        loss, supervised, unsupervised = (float(value) / workers for value in total)
         counts = {k: float(sum_over_workers(v.double())) for k, v in sorted(self.counts.items())}
         seconds = time.perf_counter() - self.began
         return {
-            **{name: float(value) / workers for name, value in zip(LOSSES, total, strict=True)},
+            "loss": loss,
+            "supervised": supervised,
+            "unsupervised": unsupervised,
             "from_model": _share(counts, "from_model", "pixels"),
             "agreement": _share(counts, "agree", "known"),
             "seconds": seconds,
@@ -82,30 +83,35 @@ def _share(counts: dict[str, float], part: str, whole: str) -> float | None:
     return counts[part] / counts[whole] if counts.get(whole) else None
 
 
-def mean_figures(figures: Sequence[StepMetrics]) -> StepMetrics:
-    """StepMetrics of a step that was taken in parts."""
-    counts = {k: torch.stack([f.counts[k] for f in figures]).sum(0) for k in figures[0].counts}
-    loss, supervised, unsupervised = (
-        torch.stack([getattr(f, name).detach() for f in figures]).mean() for name in LOSSES
-    )
+def mean_metrics(parts: Sequence[StepMetrics]) -> StepMetrics:
+    """Metrics of a step whose batch was processed in parts."""
+    counts = {k: torch.stack([part.counts[k] for part in parts]).sum(0) for k in parts[0].counts}
+    loss, supervised, unsupervised = torch.stack([part.losses().detach() for part in parts]).mean(0)
     return StepMetrics(loss, supervised, unsupervised, counts)
 
 
-def progress_line(entry: dict[str, Any], epochs: int, left: float) -> str:
-    """One validation as a line: epoch, losses, mIoU, share of the model's own labels, time left."""
+def progress_line(entry: HistoryEntry, epochs: int, left: float) -> str:
+    """One validation as a line: epoch, losses, mIoU, share of the model's own labels, time left.
+
+    Args:
+        entry: the validation.
+        epochs: of the whole run.
+        left: seconds until its end.
+    """
+    labels = {
+        "zero-shot": entry.get("zero_shot_miou"),
+        "enhanced": entry.get("enhanced_miou"),
+        "from model": entry["from_model"],
+    }
     parts = [
         f"epoch {entry['epoch']:g}/{epochs}",
         f"loss {entry['loss']:.3f}",
         f"mIoU {_percent(entry['miou'])}",
+        *(f"{name} {_percent(value)}" for name, value in labels.items() if value is not None),
+        f"waiting {entry['waiting']:.1%}",
+        f"left {clock(left)}",
     ]
-    for name, key in (
-        ("zero-shot", "zero_shot_miou"),
-        ("enhanced", "enhanced_miou"),
-        ("own labels", "from_model"),
-    ):
-        if entry.get(key) is not None:
-            parts.append(f"{name} {_percent(entry[key])}")
-    return "  ".join([*parts, f"waiting {entry['waiting']:.1%}", f"left {clock(left)}"])
+    return "  ".join(parts)
 
 
 def _percent(value: float | None) -> str:

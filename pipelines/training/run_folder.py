@@ -1,7 +1,7 @@
-"""The folder of a training run: whose it is, what is finished, and what is left for others to use.
+"""The folder of a training run.
 
-config.yaml, splits/, checkpoints/ (Ray's), then best/ and last/ (whole checkpoints), history.json, and a
-folder of each tracker.
+config.yaml, splits/, checkpoints/ (written by Ray Train), then best/ and last/ (whole checkpoints),
+history.json, and a folder for each tracker.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import yaml
 
@@ -20,24 +20,25 @@ from segray.pipelines.config.previous import current_tree
 from segray.pipelines.engine.provenance import other_configuration
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.training.checkpoints import STATE, read_state
+from segray.pipelines.training.checkpoints import STATE, CheckpointState, read_state
+from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.splits import write_split
-from segray.pipelines.training.data.training_data import TrainingData
+from segray.pipelines.training.history import HistoryEntry
 from segray.pipelines.training.session import newest_first
 
 CHECKPOINTS, BEST, LAST, HISTORY, CONFIG = "checkpoints", "best", "last", "history.json", "config.yaml"
 
 
 def check_folder(
-    out: str, what: str, new: Mapping[str, Any], read: Callable[[Any], Mapping[str, Any]]
+    out: str, what: str, new: Mapping[str, object], read: Callable[[object], Mapping[str, object]]
 ) -> None:
     """Refuse a folder of something else, or of a run or a search with another configuration.
 
     Args:
         out: the folder.
-        what: what should be there, for the message.
-        new: the configuration's values by key.
-        read: the same of what config.yaml holds; a ValueError where it is none.
+        what: what should be in it, for the message.
+        new: values of the configuration by key.
+        read: turns the contents of config.yaml into the same; raises a ValueError if it cannot.
 
     Raises:
         UserError: with the difference.
@@ -46,13 +47,18 @@ def check_folder(
         names = storage.list_names(out)
     except OSError as error:
         raise UserError(f"out={storage.display(out)} cannot be listed: {error}") from error
-    if CONFIG not in names:
-        if foreign := sorted(name for name in names if not name.startswith(".")):
-            raise UserError(
-                f"out={storage.display(out)} holds something else ({', '.join(foreign[:3])}); "
-                f"allowed: a new or empty folder, or one of this {what}"
-            )
-        return
+    if CONFIG in names:
+        _check_config(out, what, new, read)
+    elif foreign := sorted(name for name in names if not name.startswith(".")):
+        raise UserError(
+            f"out={storage.display(out)} holds something else ({', '.join(foreign[:3])}); "
+            f"allowed: a new or empty folder, or that of this {what}"
+        )
+
+
+def _check_config(
+    out: str, what: str, new: Mapping[str, object], read: Callable[[object], Mapping[str, object]]
+) -> None:
     path = storage.join(out, CONFIG)
     try:
         old = read(yaml.safe_load(storage.read_bytes(path)))
@@ -65,8 +71,48 @@ def check_folder(
         raise UserError(other_configuration(out, changed, "give another out=DIR"))
 
 
+@dataclass(frozen=True)
+class TrainResult:
+    """The result of a training run; as text, the summary that the command prints.
+
+    Attributes:
+        out: folder or URI of the run.
+        checkpoint: folder or URI of its best checkpoint.
+        method: that it was trained with.
+        best_miou: validation mIoU of the best checkpoint, in [0, 1].
+        best_epoch: when it was saved.
+        last_miou: validation mIoU at the end.
+        last_epoch: the epoch of the last validation.
+        zero_shot_miou: mIoU of the zero-shot labels on the validation images; None without any.
+    """
+
+    out: str
+    checkpoint: str
+    method: str
+    best_miou: float
+    best_epoch: float
+    last_miou: float
+    last_epoch: float
+    zero_shot_miou: float | None
+
+    def __str__(self) -> str:
+        lines = ["", f"{self.method}, validation mIoU"]
+        if self.zero_shot_miou is not None:
+            lines.append(f"  {'zero-shot labels':<18}        {self.zero_shot_miou:>6.1%}")
+        for name, epoch, miou in (
+            ("best epoch", self.best_epoch, self.best_miou),
+            ("last epoch", self.last_epoch, self.last_miou),
+        ):
+            lines.append(f"  {name:<18} {epoch:>6g} {miou:>6.1%}")
+        return "\n".join([*lines, f"checkpoint {storage.display(self.checkpoint)}"])
+
+
 class RunFolder:
-    """`out` of a training run."""
+    """`out` of a training run.
+
+    Args:
+        config: the run.
+    """
 
     def __init__(self, config: TrainConfig) -> None:
         self.config, self.out = config, config.out
@@ -77,62 +123,64 @@ class RunFolder:
         Raises:
             UserError: with the difference.
         """
-        check_folder(
-            self.out,
-            "training run",
-            identity(self.config),
-            lambda tree: identity(TrainConfig.model_validate(current_tree(tree))),
-        )
+
+        def read(tree: object) -> Mapping[str, object]:
+            return identity(TrainConfig.model_validate(current_tree(tree)))
+
+        check_folder(self.out, "training run", identity(self.config), read)
 
     def begin(self, data: TrainingData) -> None:
-        """Write the configuration and the splits that were drawn."""
+        """Write the configuration and the splits."""
         for name in ("labelled", "unlabelled", "validation"):
             write_split(storage.join(self.out, "splits", f"{name}.txt"), getattr(data, name))
         storage.write_atomic(storage.join(self.out, CONFIG), dump(self.config).encode())
 
-    def states(self) -> dict[str, dict[str, Any]]:
+    def states(self) -> dict[str, CheckpointState]:
         """The state of each whole checkpoint by its URI, newest first."""
-        found = {}
+        states = {}
         for uri in newest_first(storage.join(self.out, CHECKPOINTS)):
             with suppress(UserError):
-                found[uri] = read_state(uri)
-        return found
+                states[uri] = read_state(uri)
+        return states
 
     def finished(self) -> bool:
-        """Whether the last step is behind it."""
+        """Whether a checkpoint of the last step exists."""
         return any(state["step"] >= state["total"] for state in self.states().values())
 
     def export(self) -> None:
-        """Copy the last and the best checkpoint to names of their own, and the history beside them."""
+        """Copy the last and the best checkpoint to last/ and best/, and write history.json."""
         states = self.states()
         if not states:
             return
-        in_order = sorted(states, key=lambda uri: states[uri]["step"])
-        last = in_order[-1]
-        best = max(in_order, key=lambda uri: states[uri]["history"][-1]["miou"] or 0.0)
+        by_step = sorted(states, key=lambda uri: states[uri]["step"])
+        last = by_step[-1]
+        best = max(by_step, key=lambda uri: states[uri]["history"][-1]["miou"] or 0.0)
         self._copy(last, LAST)
         self._copy(best, BEST)
         text = json.dumps(states[last]["history"], indent=1)
         storage.write_atomic(storage.join(self.out, HISTORY), f"{text}\n".encode())
 
     def _copy(self, uri: str, name: str) -> None:
-        # The file with the sums goes last: a copy that is cut is no checkpoint.
+        # The file with the checksums goes last: an interrupted copy is not a checkpoint.
         for file in sorted(storage.list_names(uri), key=lambda file: (file == STATE, file)):
             data = storage.read_bytes(storage.join(uri, file))
             storage.write_atomic(storage.join(self.out, name, file), data)
 
     @cached_property
-    def _history(self) -> list[dict[str, Any]]:
+    def _history(self) -> list[HistoryEntry]:
         return json.loads(storage.read_bytes(storage.join(self.out, HISTORY)))
 
-    def summary(self) -> list[str]:
-        """What the run came to, in lines."""
+    def result(self) -> TrainResult:
+        """The result of an exported run."""
         last = self._history[-1]
         best = max(self._history, key=lambda entry: entry["miou"] or 0.0)
-        rows = [("best epoch", best["epoch"], best["miou"]), ("last epoch", last["epoch"], last["miou"])]
-        lines = ["", f"{self.config.method}, validation mIoU"]
-        if last.get("zero_shot_miou") is not None:
-            lines.append(f"  {'zero-shot labels':<18}        {last['zero_shot_miou']:>6.1%}")
-        lines += [f"  {name:<18} {epoch:>6g} {miou or 0.0:>6.1%}" for name, epoch, miou in rows]
-        lines.append(f"checkpoint {storage.display(storage.join(self.out, BEST))}")
-        return lines
+        return TrainResult(
+            out=self.out,
+            checkpoint=storage.join(self.out, BEST),
+            method=self.config.method,
+            best_miou=best["miou"] or 0.0,
+            best_epoch=best["epoch"],
+            last_miou=last["miou"] or 0.0,
+            last_epoch=last["epoch"],
+            zero_shot_miou=last.get("zero_shot_miou"),
+        )

@@ -1,4 +1,4 @@
-"""What a training loop needs to know of the workers around it; with Ray Train, or alone in one process."""
+"""How a training worker talks to the others and to its driver: with Ray Train, or alone in one process."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from segray.pipelines.io import storage
+from segray.pipelines.training.log_collector import LogActor
 
 _log = logging.getLogger(__name__)
+
+Metrics = Mapping[str, float | None]
+"""Scalars of one validation."""
 
 
 class Session(Protocol):
@@ -23,21 +27,25 @@ class Session(Protocol):
     rank: int
     workers: int
 
-    def report(self, metrics: Mapping[str, Any], checkpoint: Path | None) -> None:
-        """Hand over figures, and on rank 0 a folder with a checkpoint; all ranks call it."""
+    def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
+        """Hand over metrics, and on rank 0 a folder with a checkpoint; all ranks call it."""
         ...
 
     def checkpoints(self) -> list[str]:
         """URIs of the checkpoints so far, newest first."""
         ...
 
-    def say(self, line: str) -> None:
-        """Show a line to whoever started the run."""
+    def log(self, line: str) -> None:
+        """Show a line to the user."""
         ...
 
 
 class LocalSession:
-    """One process without Ray; checkpoints go into a folder."""
+    """One process without Ray.
+
+    Args:
+        folder: the checkpoints go there.
+    """
 
     rank = 0
     workers = 1
@@ -45,18 +53,18 @@ class LocalSession:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def report(self, metrics: Mapping[str, Any], checkpoint: Path | None) -> None:
-        """Keep a copy of the checkpoint; the figures are in it."""
+    def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
+        """Keep a copy of the checkpoint; the metrics are in it."""
         if checkpoint is not None:
-            target = self.folder / f"checkpoint_{int(metrics['step']):08d}"
+            target = self.folder / f"checkpoint_{int(metrics['step'] or 0):08d}"
             shutil.copytree(checkpoint, target, dirs_exist_ok=True)
 
     def checkpoints(self) -> list[str]:
         """Folders of the checkpoints, newest first."""
         return newest_first(str(self.folder))
 
-    def say(self, line: str) -> None:
-        """Log it."""
+    def log(self, line: str) -> None:
+        """Write it to the log."""
         _log.info("%s", line)
 
 
@@ -65,40 +73,40 @@ class RaySession:
 
     Args:
         folder: where Ray keeps the run's checkpoints.
-        board: an actor with `write(line)`.
+        log_collector: handle of the actor that receives lines.
     """
 
-    def __init__(self, folder: str, board: Any) -> None:
+    def __init__(self, folder: str, log_collector: LogActor) -> None:
         import ray.train
 
         context = ray.train.get_context()
         self.rank, self.workers = context.get_world_rank(), context.get_world_size()
-        self.folder, self.board = folder, board
+        self.folder, self.log_collector = folder, log_collector
 
-    def report(self, metrics: Mapping[str, Any], checkpoint: Path | None) -> None:
-        """Ray keeps the figures and uploads the folder to the run's storage."""
+    def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
+        """Hand both to Ray Train, which uploads the folder to the run's storage."""
         import ray.train
 
-        kept = ray.train.Checkpoint.from_directory(str(checkpoint)) if checkpoint is not None else None
-        ray.train.report(dict(metrics), checkpoint=kept)
+        uploaded = ray.train.Checkpoint.from_directory(str(checkpoint)) if checkpoint is not None else None
+        ray.train.report(dict(metrics), checkpoint=uploaded)
 
     def checkpoints(self) -> list[str]:
-        """What lies in the folder: also what an earlier driver left, and a copy that was cut."""
+        """All checkpoints in the folder, those of an earlier driver and incomplete copies included."""
         return newest_first(self.folder)
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Send it to the driver."""
-        self.board.write.remote(line)
+        self.log_collector.write.remote(line)
 
 
 def newest_first(folder: str) -> list[str]:
-    """URIs of the checkpoints in a folder; their names tell their time."""
+    """URIs of the checkpoints in a folder, newest first; their names sort by time."""
     names = [name for name in storage.list_names(folder) if name.startswith("checkpoint_")]
     return [storage.join(folder, name) for name in sorted(names, reverse=True)]
 
 
 def sum_over_workers(values: Tensor) -> Tensor:
-    """The sum of a tensor over all workers; itself where there is one."""
+    """The sum of a tensor over all workers; with one worker, the tensor itself."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         values = values.clone()
         dist.all_reduce(values)
@@ -106,7 +114,7 @@ def sum_over_workers(values: Tensor) -> Tensor:
 
 
 def device_of_worker() -> torch.device:
-    """The GPU that this worker was given, else the CPU."""
+    """The GPU that this worker was assigned, else the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())

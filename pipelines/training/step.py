@@ -1,4 +1,4 @@
-"""One training step: views, one forward pass, labels from the weak view, the loss (Eq. 7-10)."""
+"""The loss of a training step: views, forward pass, labels from the weak view (Eq. 7), loss (Eq. 8-10)."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from segray.models.semi.student import Drops, Logits, complementary_factors, dro
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.training.augmentation.augment import normalise
 from segray.pipelines.training.augmentation.views import Augmentation, Views, partner
-from segray.pipelines.training.data.batches import StepSamples
+from segray.pipelines.training.data.sampler import StepBatch
 from segray.pipelines.training.session import sum_over_workers
 
 
 @dataclass
 class StepMetrics:
-    """What a step says of itself: sums over pixels, so that workers and steps add up exactly.
+    """Losses of a step, and counts of pixels, which add up exactly over workers and steps.
 
-    `pixels` counts the unlabelled pixels that teach, `from_model` those whose class is the model's own,
-    `known` those with a zero-shot class, `agree` where the weak view's class equals it.
+    `pixels` counts the unlabelled pixels in the loss, `from_model` those of them whose class is the model's
+    prediction, `known` the pixels with a zero-shot class, `agree` those where the weak view's prediction
+    equals it.
     """
 
     loss: Tensor
@@ -41,13 +42,17 @@ class StepMetrics:
     unsupervised: Tensor
     counts: dict[str, Tensor] = field(default_factory=dict)
 
+    def losses(self) -> Tensor:
+        """The total, supervised and unsupervised loss as one tensor [3]."""
+        return torch.stack([self.loss, self.supervised, self.unsupervised])
+
 
 class Objective:
-    """The loss of a step for one method; it holds no weights but the averaged teacher's.
+    """The loss of a step for one method; it holds no weights but those of the averaged teacher.
 
     Args:
         config: the run.
-        network: what learns; a copy of it is the teacher where the method has one.
+        network: the network that is trained; the teacher, where the method has one, starts as a copy of it.
         classes: how many.
         device: where the views are made.
     """
@@ -56,58 +61,59 @@ class Objective:
         self.config, self.network, self.device = config, network, device
         self.method = METHODS[config.method]
         self.tau = self.method.default_tau if config.pseudo.tau is None else config.pseudo.tau
-        given = config.pseudo.epsilon
-        smoothing = default_epsilon(classes) if given is None else given
-        self.epsilon = smoothing if self.method.pseudo == "enhanced" else 0.0
+        epsilon = default_epsilon(classes) if config.pseudo.epsilon is None else config.pseudo.epsilon
+        self.epsilon = epsilon if self.method.pseudo == "enhanced" else 0.0
         self.augment = Augmentation(config.augment, self.method.strong_views, config.seed, device)
         self.teacher = _frozen_copy(network) if self.method.teacher == "ema" else None
         self.dims = _perturbed_dims(network, device)
 
-    def __call__(self, student: Callable[..., Logits], samples: StepSamples) -> StepMetrics:
-        """Loss and figures; `student` is the (perhaps wrapped) `Student`."""
-        views, draws = self.augment(samples)
+    def __call__(self, student: Callable[..., Logits], batch: StepBatch) -> StepMetrics:
+        """Loss and metrics of a batch; `student` is a `Student`, perhaps compiled or in DDP."""
+        views, draws = self.augment(batch)
         drops = self._drops(draws)
-        shown = self.method.pseudo != "none" and (self.teacher is None or self.method.feature_view)
+        # The student needs the weak view to label the images itself, or for the feature view.
+        needs_weak = self.method.pseudo != "none" and (self.teacher is None or self.method.feature_view)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
             logits = student(
                 self._input(views.labelled),
-                self._input(views.weak) if shown and views.weak is not None else None,
+                self._input(views.weak) if needs_weak and views.weak is not None else None,
                 tuple(self._input(view) for view in views.strong),
                 drops,
                 predict_weak=self.teacher is None,
             )
-            weak = logits.weak if self.teacher is None else self._teach(views)
-        return self._figures(views, logits, weak)
-
-    def follow(self, step: int) -> None:
-        """Move the teacher towards the student: decay min(1 - 1/(step + 1), ema), as mean teachers do."""
-        if self.teacher is None:
-            return
-        decay = min(1 - 1 / (step + 1), self.config.pseudo.ema)
-        with torch.no_grad():
-            for mean, now in zip(self.teacher.parameters(), self.network.parameters(), strict=True):
-                mean.lerp_(now, 1 - decay)
-            for kept, buffer in zip(self.teacher.buffers(), self.network.buffers(), strict=True):
-                kept.copy_(buffer)
+            weak = logits.weak if self.teacher is None else self.teacher_predict(views)
+        return self._metrics(views, logits, weak)
 
     def label(self, views: Views, weak: Tensor) -> PseudoLabel:
-        """The label that the unlabelled views learn from."""
+        """The label of the unlabelled views, from the weak view's logits [U, C, S, S]: Eq. 7."""
         if self.method.pseudo == "own":
-            return own_label(weak, self.tau, padding=_known(views.padding))
+            return own_label(weak, self.tau, padding=_required(views.padding))
         return enhanced_label(
             weak,
-            _known(views.zero_shot),
+            _required(views.zero_shot),
             self.tau,
-            padding=_known(views.padding),
+            padding=_required(views.padding),
             confidence=views.confidence,
             min_confidence=self.config.pseudo.min_confidence,
         )
 
-    def _teach(self, views: Views) -> Tensor | None:
+    def teacher_predict(self, views: Views) -> Tensor | None:
+        """The teacher's logits [U, C, S, S] of the weak view; None without a teacher or such a view."""
         if self.teacher is None or views.weak is None:
             return None
         with torch.no_grad():
             return self.teacher(self._input(views.weak))
+
+    def update_teacher(self, step: int) -> None:
+        """Move the teacher towards the network, with decay min(1 - 1 / (step + 1), ema) as in UniMatch V2."""
+        if self.teacher is None:
+            return
+        decay = min(1 - 1 / (step + 1), self.config.pseudo.ema)
+        with torch.no_grad():
+            for mean, parameter in zip(self.teacher.parameters(), self.network.parameters(), strict=True):
+                mean.lerp_(parameter, 1 - decay)
+            for copied, buffer in zip(self.teacher.buffers(), self.network.buffers(), strict=True):
+                copied.copy_(buffer)
 
     def _drops(self, draws: list[torch.Generator]) -> Drops:
         if not draws:
@@ -115,11 +121,11 @@ class Objective:
         feature = drop_factors(self.dims, self.config.pseudo.feature_dropout, draws)
         pair = complementary_factors(self.dims, draws) if self.method.complementary_dropout else ()
         return Drops(
-            self._moved(feature) if self.method.feature_view else (),
-            tuple(self._moved(view) for view in pair),
+            self._to_device(feature) if self.method.feature_view else (),
+            tuple(self._to_device(view) for view in pair),
         )
 
-    def _moved(self, factors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _to_device(self, factors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(f.to(self.device) for f in factors)
 
     def _input(self, images: Tensor) -> Tensor:
@@ -130,7 +136,7 @@ class Objective:
             else images
         )
 
-    def _figures(self, views: Views, logits: Logits, weak: Tensor | None) -> StepMetrics:
+    def _metrics(self, views: Views, logits: Logits, weak: Tensor | None) -> StepMetrics:
         supervised = self._mean(logits.labelled, views.mask, views.mask != IGNORE, 0.0)
         if weak is None:
             return StepMetrics(supervised, supervised.detach(), torch.zeros_like(supervised.detach()))
@@ -153,15 +159,15 @@ class Objective:
 
     def _mean(self, logits: Tensor, labels: Tensor, valid: Tensor, epsilon: float) -> Tensor:
         """The mean over the valid pixels of all workers, once DDP has averaged the workers' gradients."""
-        own = valid.sum().float()
+        pixels = valid.sum().float()
         mean = smoothed_cross_entropy(logits, labels, epsilon, ignore_index=IGNORE, valid=valid)
-        total = sum_over_workers(torch.stack([own, torch.ones_like(own)]))
-        return mean * (own * total[1] / total[0].clamp(min=1))
+        all_pixels, workers = sum_over_workers(torch.stack([pixels, torch.ones_like(pixels)]))
+        return mean * (pixels * workers / all_pixels.clamp(min=1))
 
 
 def _counts(views: Views, weak: Tensor, pseudo: PseudoLabel) -> dict[str, Tensor]:
-    zero_shot = _known(views.zero_shot)
-    known = (zero_shot != IGNORE) & ~_known(views.padding)
+    zero_shot = _required(views.zero_shot)
+    known = (zero_shot != IGNORE) & ~_required(views.padding)
     return {
         "pixels": pseudo.valid.sum(),
         "from_model": (pseudo.from_model & pseudo.valid).sum(),
@@ -177,13 +183,13 @@ def _frozen_copy(network: Segmenter) -> Segmenter:
 
 @torch.no_grad()
 def _perturbed_dims(network: Segmenter, device: torch.device) -> list[int]:
-    was = network.training
+    training = network.training
     network.eval()
     maps = network.encode(torch.zeros(1, 3, 64, 64, device=device))
-    network.train(was)
+    network.train(training)
     return [maps[i].shape[1] for i in network.perturbed]
 
 
-def _known(value: Tensor | None) -> Tensor:
+def _required(value: Tensor | None) -> Tensor:
     assert value is not None
     return value

@@ -1,4 +1,7 @@
-"""Curves for TensorBoard, MLflow and Weights & Biases; one entry a validation."""
+"""Curves in TensorBoard, MLflow and Weights & Biases, one point per validation.
+
+The package of a tracker is imported only when the tracker is used.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,26 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import identity
 from segray.pipelines.errors import UserError
+from segray.pipelines.training.history import HistoryEntry
 
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 """The package that each tracker needs; TensorBoard's comes with Ray."""
 
 
 class Tracker(Protocol):
-    """Where figures go."""
+    """Receives the metrics of a run."""
 
-    def add(self, figures: dict[str, float], step: int) -> None:
-        """StepMetrics of one step."""
+    def add(self, metrics: dict[str, float], step: int) -> None:
+        """Record the metrics of a step by name."""
         ...
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and end."""
         ...
 
 
@@ -36,8 +40,8 @@ class _TensorBoard:
         self._writer = SummaryWriter(logdir=str(folder))
         self._writer.add_text("config", str(identity(config)))
 
-    def add(self, figures: dict[str, float], step: int) -> None:
-        for name, value in figures.items():
+    def add(self, metrics: dict[str, float], step: int) -> None:
+        for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
@@ -52,19 +56,16 @@ class _MLflow:
 
         folder.mkdir(parents=True, exist_ok=True)
         if "MLFLOW_TRACKING_URI" not in os.environ:
-            # MLflow's own choice is the working folder, which on a worker is one of Ray's and goes with it.
+            # MLflow's default is the working folder, which on a worker is Ray's and is deleted with it.
             mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
         mlflow.set_experiment("segray")
-        known = folder / "run-id"
-        run = mlflow.start_run(
-            run_id=known.read_text() if known.exists() else None, run_name=Path(config.out).name
-        )
-        known.write_text(run.info.run_id)
+        run = mlflow.start_run(run_id=_read_run_id(folder), run_name=Path(config.out).name)
+        _write_run_id(folder, run.info.run_id)
         mlflow.log_params({k: str(v)[:500] for k, v in identity(config).items()})
         self._mlflow = mlflow
 
-    def add(self, figures: dict[str, float], step: int) -> None:
-        self._mlflow.log_metrics({k.replace("/", "."): v for k, v in figures.items()}, step=step)
+    def add(self, metrics: dict[str, float], step: int) -> None:
+        self._mlflow.log_metrics({k.replace("/", "."): v for k, v in metrics.items()}, step=step)
 
     def close(self) -> None:
         self._mlflow.end_run()
@@ -75,25 +76,33 @@ class _WandB:
         import wandb
 
         folder.mkdir(parents=True, exist_ok=True)
-        known = folder / "run-id"
         self._run = wandb.init(
             project="segray",
-            id=known.read_text() if known.exists() else None,
+            id=_read_run_id(folder),
             resume="allow",
             name=Path(config.out).name,
             dir=folder,
             config=identity(config),
         )
-        known.write_text(self._run.id)
+        _write_run_id(folder, self._run.id)
 
-    def add(self, figures: dict[str, float], step: int) -> None:
-        self._run.log(figures, step=step)
+    def add(self, metrics: dict[str, float], step: int) -> None:
+        self._run.log(metrics, step=step)
 
     def close(self) -> None:
         self._run.finish()
 
 
-_KINDS: dict[str, Callable[[TrainConfig, Path], Tracker]] = {
+def _read_run_id(folder: Path) -> str | None:
+    path = folder / "run-id"
+    return path.read_text() if path.exists() else None
+
+
+def _write_run_id(folder: Path, run_id: str) -> None:
+    (folder / "run-id").write_text(run_id)
+
+
+_TRACKERS: dict[str, Callable[[TrainConfig, Path], Tracker]] = {
     "tensorboard": _TensorBoard,
     "mlflow": _MLflow,
     "wandb": _WandB,
@@ -108,14 +117,18 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 class Trackers:
-    """All trackers of a run, each with a folder of its name; none where `folder` is None.
+    """All trackers of a run, each with a folder of its name.
 
-    A run that goes on after a stop goes on in the same run of MLflow and of Weights & Biases.
+    A run that resumes continues the same run of MLflow and of Weights & Biases.
+
+    Args:
+        config: the run.
+        folder: local folder of the run; None: no trackers.
     """
 
     def __init__(self, config: TrainConfig, folder: str | None) -> None:
         names = config.trackers if folder else ()
-        self._all: list[Tracker] = [_KINDS[name](config, Path(folder or "", name)) for name in names]
+        self._trackers = [_TRACKERS[name](config, Path(folder or "", name)) for name in names]
 
     def __enter__(self) -> Trackers:
         return self
@@ -123,13 +136,13 @@ class Trackers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for tracker in self._all:
+        for tracker in self._trackers:
             tracker.close()
 
-    def add(self, entry: dict[str, Any], classes: Sequence[str]) -> None:
-        """Every number of an entry, and the IoU of each class."""
-        figures = {k: float(v) for k, v in entry.items() if isinstance(v, int | float)}
-        named = zip(classes, entry["iou"], strict=True)
-        figures |= {f"iou/{name}": v for name, v in named if v is not None}
-        for tracker in self._all:
-            tracker.add(figures, entry["step"])
+    def add(self, entry: HistoryEntry, classes: Sequence[str]) -> None:
+        """Record every number of an entry, and the IoU of each class by its name."""
+        metrics = {k: float(v) for k, v in entry.items() if isinstance(v, int | float)}
+        by_class = zip(classes, entry["iou"], strict=True)
+        metrics |= {f"iou/{name}": iou for name, iou in by_class if iou is not None}
+        for tracker in self._trackers:
+            tracker.add(metrics, entry["step"])

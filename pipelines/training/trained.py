@@ -1,25 +1,32 @@
-"""A trained network, from the files of a run to label maps."""
+"""A trained network: from the files of a run to label maps."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from segray.models.segmenters.inference import image_logits
-from segray.models.segmenters.registry import Segmenter, build_segmenter
+from segray.models.segmenters.registry import Segmenter, build_segmenter, check_segmenter
+from segray.pipelines.config.previous import current_value
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.manifest import split_options
-from segray.pipelines.training.checkpoints import MODEL, STATE, TEACHER, load_checkpoint
+from segray.pipelines.training.checkpoints import (
+    STATE,
+    CheckpointState,
+    check_weights,
+    load_checkpoint,
+    weights_file,
+)
 from segray.pipelines.training.run_folder import BEST, CHECKPOINTS, CONFIG, LAST
 from segray.pipelines.training.session import newest_first
 
 
-def load_network(uri: str) -> tuple[Segmenter, dict[str, Any]]:
-    """The network that predicts, in evaluation mode on the CPU, and the checkpoint's state.
+def load_network(uri: str) -> tuple[Segmenter, CheckpointState]:
+    """The network that predicts, in evaluation mode on the CPU, and the state of its checkpoint.
 
     Args:
         uri: folder of a checkpoint, or of a training run: then its best one.
@@ -28,41 +35,70 @@ def load_network(uri: str) -> tuple[Segmenter, dict[str, Any]]:
         UserError: no checkpoint there, a damaged one, or one of a network that cannot be built here.
     """
     checkpoint = load_checkpoint(find_checkpoint(uri))
-    state, where = checkpoint.state, storage.display(checkpoint.uri)
-    try:
-        name, classes = str(state["network"]), len(state["classes"])
-    except (KeyError, TypeError):
-        raise UserError(f"checkpoint={where}: {STATE} names no network or no classes") from None
-    try:
+    name, classes = _network_of(checkpoint.state, checkpoint.uri)
+    with _user_errors(checkpoint.uri):
         network = build_segmenter(name, classes, pretrained=False)
-    except (ValueError, ImportError) as error:
-        raise UserError(f"checkpoint={where}: {error}") from error
     try:
         network.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
+        where = storage.display(checkpoint.uri)
         raise UserError(
             f"checkpoint={where}: the weights are not those of {name}, {classes} classes"
         ) from error
-    return network.eval(), state
+    return network.eval(), checkpoint.state
+
+
+def check_network(uri: str) -> CheckpointState:
+    """The state of the checkpoint that `load_network` loads, checked without building its network.
+
+    Args:
+        uri: see `load_network`.
+
+    Raises:
+        UserError: as `load_network`, except for weights that do not fit the network.
+    """
+    folder = find_checkpoint(uri)
+    state = check_weights(folder)
+    name, classes = _network_of(state, folder)
+    with _user_errors(folder):
+        check_segmenter(name, classes, pretrained=False)
+    return state
+
+
+def _network_of(state: CheckpointState, uri: str) -> tuple[str, int]:
+    """Name of the network, and its number of classes."""
+    try:
+        return current_value("network.name", str(state["network"])), len(state["classes"])
+    except (KeyError, TypeError):
+        where = storage.display(uri)
+        raise UserError(f"checkpoint={where}: {STATE} names no network or no classes") from None
+
+
+@contextmanager
+def _user_errors(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        raise UserError(f"checkpoint={storage.display(uri)}: {error}") from error
 
 
 def find_checkpoint(uri: str) -> str:
-    """The checkpoint that a folder is, or, where it is a training run, its best.
+    """The checkpoint at a URI: the folder itself, or the best one of a training run.
 
     Raises:
-        UserError: it is neither; for a run that has not ended the message names its newest checkpoint.
+        UserError: it is neither; for an unfinished run the message names its newest checkpoint.
     """
     for folder in (uri, storage.join(uri, BEST)):
         if storage.exists(storage.join(folder, STATE)):
             return folder
-    looked_for = f"neither {STATE} nor {BEST}/{STATE}"
+    missing = f"neither {STATE} nor {BEST}/{STATE}"
     newest = newest_first(storage.join(uri, CHECKPOINTS))
     hint = f"; the run has not ended, its newest is {storage.display(newest[0])}" if newest else ""
-    raise UserError(f"checkpoint={storage.display(uri)}: no checkpoint there, {looked_for}{hint}")
+    raise UserError(f"checkpoint={storage.display(uri)}: no checkpoint there, {missing}{hint}")
 
 
 def run_folder(uri: str) -> str:
-    """The folder of the training run that a checkpoint lies in; `uri` itself where it lies in none."""
+    """The folder of the training run that a checkpoint lies in; `uri` itself if it lies in none."""
     if not storage.exists(storage.join(uri, STATE)):
         return uri
     parent, name = _split(uri)
@@ -72,27 +108,26 @@ def run_folder(uri: str) -> str:
 
 
 def _split(uri: str) -> tuple[str, str]:
-    """The folder above, and the last name."""
+    """Parent folder and last name of a path or URI."""
     if storage.is_local(uri):
         path = storage.local_path(uri)
         return str(path.parent), path.name
-    base, options = split_options(uri)
-    parent, _, name = base.rpartition("/")
+    base, options = storage.split_query(uri)
+    parent, _, name = base.rstrip("/").rpartition("/")
     return (uri, "") if parent.endswith("/") else (f"{parent}{options}", name)
 
 
-def weights_sha256(state: dict[str, Any]) -> str:
+def weights_sha256(state: CheckpointState) -> str:
     """Checksum of the weights that predict, from a checkpoint's state."""
-    sums = state["sha256"]
-    return str(sums.get(TEACHER) or sums[MODEL])
+    return str(state["sha256"][weights_file(state)])
 
 
-def chosen_window(state: dict[str, Any], window: int | None) -> int | None:
+def chosen_window(state: CheckpointState, window: int | None) -> int | None:
     """Side of the sliding window, or None for whole images.
 
     Args:
-        state: of the checkpoint, whose window is the default.
-        window: what the user wants; 0: whole images, None: the default.
+        state: of the checkpoint; its window is the default.
+        window: the user's choice; 0: whole images, None: the default.
     """
     return (state.get("window") if window is None else window) or None
 
@@ -102,7 +137,7 @@ def predict_label(network: Segmenter, pixels: NDArray[np.uint8], window: int | N
 
     Args:
         network: in evaluation mode, with at most 255 classes; its device is used.
-        pixels: writable.
+        pixels: a writable array.
         window: see `image_logits`.
     """
     image = torch.from_numpy(pixels).permute(2, 0, 1)

@@ -272,7 +272,7 @@ def test_drawn_outputs_reach_both_generators(monkeypatch: pytest.MonkeyPatch) ->
     """Of a small SAM with as many prompts; its own masks are gone on both sides, the drawn ones come."""
     monkeypatch.setattr(masks, "_PROMPTS", 16)
     monkeypatch.setattr(masks, "_SAMPLES", 96)
-    sam, _ = build_sam("picture_book")
+    sam, _ = build_sam("builtin")
     drawn = masks.DrawnOutputs(0)
     drawn.iou[:, 1:] = torch.linspace(0.9, 1, 48).view(16, 3)
     options: dict[str, Any] = {"points_per_side": 4, "points_per_batch": 5}
@@ -333,6 +333,7 @@ def test_thinned_samples_keep_the_last() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_address")
 def test_annotate_writes_the_promised_figures(tmp_path: Path) -> None:
     out = str(tmp_path / "annotate.json")
     words = ["--images", "2", "--rounds", "1", "--size", "64", "--no-default", "--out", out, QUICK]
@@ -350,6 +351,7 @@ def test_annotate_writes_the_promised_figures(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_address")
 def test_memory_writes_the_promised_figures(tmp_path: Path) -> None:
     out = str(tmp_path / "memory.json")
     record, printed = run(memory.main, "--images", "3", "--out", out)

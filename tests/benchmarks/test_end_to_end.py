@@ -11,15 +11,17 @@ from segment_anything import SamAutomaticMaskGenerator
 
 from benchmarks import common, end_to_end, masks, real_size
 from benchmarks.labeller import Labeller
-from segray.models.builtin.arch import CLIP_ARCH, SAM_ARCH, build_picture_book_sam
+from segray.models.builtin.arch import CLIP_ARCH, SAM_ARCH, build_builtin_sam
 from segray.models.clip.model import build_clip
 from segray.models.masks import unpack
 from segray.models.sam.generator import build_sam
-from segray.pipelines.annotation.stages.encode import read_row
+from segray.pipelines.annotation.stages.read import read_row
 from segray.pipelines.config.commands.annotate import AnnotateConfig, SamConfig
 from segray.pipelines.config.loading import load
+from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.engine.pools import PoolPlan
+from segray.pipelines.engine.rows import Row
 from segray.pipelines.io.images import ImageOptions
 
 
@@ -46,37 +48,39 @@ def test_two_pictures_at_once_get_the_drawn_masks_of_the_plain_way(
     monkeypatch.setattr(masks, "_SAMPLES", 96)
     monkeypatch.setenv(real_size.SEED, "5")
     paths = common.draw_images(tmp_path / "images", 2, 11, 96)
-    sam = SamConfig(pred_iou_thresh=0.9)
-    stage = real_size.SegmentDrawn(sam, PoolPlan(1, 1, 1, 0, threads=2, batch_size=2), Ledger(), 2)
+    sam = SamConfig(model="builtin", pred_iou_thresh=0.9)
+    stage = real_size.SegmentDrawn(sam, PoolPlan(1, 1, 1, 0, threads=2, batch_size=2), Guard(Ledger(), 2))
     with stage.drawn:
-        rows = stage.segment([read_row(_manifest_row(path), ImageOptions(), False) for path in paths])
-    plain = build_sam("picture_book")[0]
+        rows = stage.process([read_row(_manifest_row(path), ImageOptions(), False) for path in paths])
+    plain = build_sam("builtin")[0]
     options = {"points_per_side": 16, "pred_iou_thresh": 0.9, "stability_score_thresh": 0.8}
     with masks.DrawnOutputs(5).instead_of(plain):
         records = SamAutomaticMaskGenerator(plain, **options).generate(np.zeros((96, 96, 3), np.uint8))
     assert len(records) > 3
     for row in rows:
-        assert masks.matched_iou(unpack(row["segments"]), records, (96, 96)) == [1.0] * len(records)
+        assert masks.matched_iou(unpack(row["packed_segments"] or b""), records, (96, 96)) == [1.0] * len(
+            records
+        )
 
 
-def _manifest_row(path: Path) -> dict[str, Any]:
-    return {"image_id": path.name, "uri": str(path), "problem": None}
+def _manifest_row(path: Path) -> Row:
+    return {"image_id": path.name, "uri": str(path), "problem": None, "status": "ok"}
 
 
 def test_random_weights_fit_the_models_that_the_words_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The networks are small here: real ones take a gigabyte."""
-    monkeypatch.setattr(real_size, "build_sam_vit_b", lambda: build_picture_book_sam(SAM_ARCH))
+    monkeypatch.setattr(real_size, "build_sam_vit_b", lambda: build_builtin_sam(SAM_ARCH))
     monkeypatch.setattr("open_clip.get_model_config", lambda _: CLIP_ARCH)
     words = real_size.random_models(tmp_path, 5)
     config = load(AnnotateConfig, None, [f"images={tmp_path}", "out=none", *words])
     assert (config.sam.model, config.clip.model, config.label.threshold) == ("vit_b", "ViT-B-16", -1)
-    sam, _ = build_sam("picture_book", config.sam.weights)
-    clip = build_clip("picture_book", config.clip.weights)
+    sam, _ = build_sam("builtin", config.sam.weights)
+    clip = build_clip("builtin", config.clip.weights)
     again = real_size.random_models(tmp_path, 5)
     assert again == words
-    (other, _), token = build_sam("picture_book", config.sam.weights), "mask_decoder.iou_token.weight"
+    (other, _), token = build_sam("builtin", config.sam.weights), "mask_decoder.iou_token.weight"
     assert torch.equal(sam.state_dict()[token], other.state_dict()[token])
     assert clip.model.visual.proj.any()
 

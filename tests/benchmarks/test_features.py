@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
 
-from benchmarks import gem, pooling
+from benchmarks import gem, plain, pooling
 from segray.models.clip.zero_shot import pool_segments
 from segray.models.masks import full_mask
 
@@ -20,7 +20,7 @@ def test_the_peer_of_pooling_is_equation_1() -> None:
     mask[2:5, 3:9] = True
     upsampled = F.interpolate(features.permute(2, 0, 1)[None], (7, 9), mode="bilinear")[0]
     expected = sum(upsampled[:, y, x] for y in range(2, 5) for x in range(3, 9)) / 18
-    found = pooling.upsample_then_mean(features, [mask, ~mask])
+    found = plain.upsample_then_mean(features, [mask, ~mask])
     assert found[0] == pytest.approx(expected, abs=1e-12)
     assert not torch.allclose(found[0], found[1])
 
@@ -32,7 +32,7 @@ def test_drawn_segments_lie_inside_and_are_pooled_alike() -> None:
     assert all(mask.any() for mask in masks)
     features = F.normalize(torch.randn(5, 6, 16), dim=-1)
     own = pool_segments(features, segments, 40, 60)
-    assert own.numpy() == pytest.approx(pooling.upsample_then_mean(features, masks).numpy(), abs=1e-6)
+    assert own.numpy() == pytest.approx(plain.upsample_then_mean(features, masks).numpy(), abs=1e-6)
 
 
 def test_pooling_writes_what_it_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

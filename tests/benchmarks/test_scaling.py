@@ -28,6 +28,7 @@ def test_a_list_that_is_none_is_refused() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_address")
 def test_the_engine_runs_with_models_that_sleep(tmp_path: Path) -> None:
     found = scaling.overhead(tmp_path / "actors", actors=2, latency=0.05, per_actor=40)
     assert 0 < found["efficiency"] < 1.5

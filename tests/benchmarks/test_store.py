@@ -10,6 +10,7 @@ import torch
 from benchmarks import store
 from segray.models.label_map import SegmentClasses, paint
 from segray.models.masks import Segment
+from segray.pipelines.engine.rows import Row
 from tests.benchmarks.programs import run
 
 
@@ -46,7 +47,7 @@ def test_formats_paint_alike_and_a_wrong_label_is_told(tmp_path: Path) -> None:
     score, named = np.array([0.9, 0.8, 0.7, 0.6], np.float32), np.array([True, True, True, False])
     ids, other = np.array([3, 4, 0, 0], np.int16), np.zeros(4, np.int16)
     naming = SegmentClasses(ids, score, score, score, other, named)
-    row = {"image_id": "a.png", "width": 8, "height": 8}
+    row: Row = {"image_id": "a.png", "status": "ok", "width": 8, "height": 8}
     label, _ = paint(segments, naming, 8, 8)
     pile = {"a.png": store.Labelled(row, segments, naming, b"", label)}
     for name, one in {

@@ -11,7 +11,7 @@ from tests.faults.runs import N_PARTS, annotate_here, draw_images, finished_part
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures, `tests.faults.runs.NAMES`; never changed."""
+    """A folder of images, `tests.faults.runs.NAMES`; never changed."""
     return draw_images(tmp_path_factory.mktemp("faults") / "images")
 
 

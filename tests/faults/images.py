@@ -1,4 +1,4 @@
-"""Every kind of bad, odd and fine picture, as files: what a folder from the wild holds."""
+"""Every kind of bad, odd and good image, as files: what a folder from the wild contains."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def scene(height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> NDArray[np
 
 
 def encode(image: Image.Image, name: str, **options: Any) -> bytes:
-    """The picture as the bytes of a file in a format of Pillow."""
+    """The image as the bytes of a file in a format of Pillow."""
     buffer = io.BytesIO()
     image.save(buffer, name, **options)
     return buffer.getvalue()
@@ -86,7 +86,7 @@ def bad_files() -> dict[str, tuple[bytes, str, str]]:
 
 
 def good_files() -> dict[str, bytes]:
-    """name -> bytes of pictures that look odd and are fine."""
+    """name -> bytes of images that look odd and are good."""
     image = Image.fromarray(scene())
     gray = image.convert("L")
     alpha = image.convert("RGBA")
@@ -125,8 +125,8 @@ def good_files() -> dict[str, bytes]:
     return files
 
 
-def write_good_pictures(folder: Path) -> Expected:
-    """Write every odd and fine picture; all are expected to be ok."""
+def write_good_images(folder: Path) -> Expected:
+    """Write every odd but good image; all are expected to be ok."""
     for name, data in good_files().items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,13 +138,13 @@ def write_good_pictures(folder: Path) -> Expected:
     return dict.fromkeys((*good_files(), *escaped), ("ok", ""))
 
 
-def write_bad_pictures(folder: Path) -> Expected:
-    """Write every bad and every odd picture into a folder, and links out of it; about 100 kB.
+def write_bad_images(folder: Path) -> Expected:
+    """Write every bad and every odd image into a folder, and links out of it; about 100 kB.
 
     Returns:
         image_id -> (expected status, start of the expected reason or "").
     """
-    expected = write_good_pictures(folder)
+    expected = write_good_images(folder)
     for name, (data, status, reason) in bad_files().items():
         (folder / name).write_bytes(data)
         expected[name] = (status, reason)

@@ -20,7 +20,7 @@ Row = dict[str, Any]
 def check_invariant(
     out: Path,
     images: Path,
-    words: Sequence[str],
+    overrides: Sequence[str],
     reference: Path | None = None,
     *,
     faulty: Sequence[str] = (),
@@ -34,7 +34,7 @@ def check_invariant(
     Args:
         out: the label set.
         images: the folder it was made from.
-        words: of the command that made it.
+        overrides: arguments of the command that made it.
         reference: an undisturbed run's label set of the same images.
         faulty: image_ids that are rightly no ok rows, and are left out of the comparison.
     """
@@ -47,23 +47,23 @@ def check_invariant(
     assert sorted(i for i, status in states.items() if status != "ok") == sorted(faulty)
     assert unfinished(out) == []
     assert not (out / ".lock.json").exists()
-    _check_resume_does_nothing(out, words)
+    _check_resume_does_nothing(out, overrides)
     if reference is not None:
         wanted = contents(reference)
-        found = {i: row for i, row in contents(out).items() if i not in faulty}
-        assert found == {i: wanted[i] for i in found}
+        rows = {i: row for i, row in contents(out).items() if i not in faulty}
+        assert rows == {i: wanted[i] for i in rows}
 
 
 def contents(out: Path) -> dict[str, tuple[Row, list[Row]]]:
     """image_id -> its row without run_id, PNG bytes included, and its segments."""
     store = LabelStore(str(out))
-    found: dict[str, tuple[Row, list[Row]]] = {}
+    rows: dict[str, tuple[Row, list[Row]]] = {}
     for row in store.rows():
-        found[row["image_id"]] = ({name: v for name, v in row.items() if name != "run_id"}, [])
+        rows[row["image_id"]] = ({name: v for name, v in row.items() if name != "run_id"}, [])
     for part in store.parts():
         for segment in store.segments(part).to_pylist():
-            found[segment["image_id"]][1].append(segment)
-    return found
+            rows[segment["image_id"]][1].append(segment)
+    return rows
 
 
 def unfinished(out: Path) -> list[str]:
@@ -77,9 +77,9 @@ def files(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
-def _check_resume_does_nothing(out: Path, words: Sequence[str]) -> None:
+def _check_resume_does_nothing(out: Path, overrides: Sequence[str]) -> None:
     before = files(out)
-    annotate.run(load(AnnotateConfig, None, list(words)))
+    annotate.run(load(AnnotateConfig, None, list(overrides)))
     after = files(out)
     assert sorted(after) == sorted(before)
     assert [name for name in after if after[name] != before[name]] == []

@@ -1,4 +1,4 @@
-"""`python -m tests.faults.lose_node VERB ...`: the command line on a cluster that loses a node meanwhile.
+"""`python -m tests.faults.lose_node COMMAND ...`: a command on a cluster that loses a node meanwhile.
 
 A cluster of its own, so that the Ray of the other tests is left alone: a head without CPUs and two nodes, for
 `train` and `tune` three, so that all actors are on nodes that can be lost.

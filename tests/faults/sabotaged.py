@@ -1,4 +1,4 @@
-"""`python -m tests.faults.sabotaged FAULT VERB ...`: the command line with a fault in it."""
+"""`python -m tests.faults.sabotaged FAULT COMMAND ...`: the command line with a fault in it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from segray.pipelines.annotation import sink
+from segray.pipelines.annotation import graph
 from segray.pipelines.cli import main
 from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
@@ -17,7 +17,7 @@ from tests.faults.stages import DriverDies
 
 def driver_dies() -> None:
     """The driver is killed while a writer is between its segments and its labels."""
-    sink.LabelSink = DriverDies  # type: ignore[misc]
+    graph.LabelSink = DriverDies  # type: ignore[attr-defined]
 
 
 def writer_dies() -> None:

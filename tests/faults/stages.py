@@ -19,8 +19,9 @@ import pyarrow as pa
 import torch
 
 from segray.pipelines.annotation.sink import LabelSink
-from segray.pipelines.annotation.stages.segment import ClassifySegments, SegmentImages
-from segray.pipelines.engine.guard import Row
+from segray.pipelines.annotation.stages.classify import ClassifySegments
+from segray.pipelines.annotation.stages.segment import SegmentImages
+from segray.pipelines.engine.rows import Row
 from segray.pipelines.io import run_lock, storage
 from segray.pipelines.label_set import store
 
@@ -28,17 +29,17 @@ from segray.pipelines.label_set import store
 class FaultySam(SegmentImages):
     """SAM, and what the names of the images in a batch ask for."""
 
-    def segment(self, rows: list[Row]) -> list[Row]:
+    def process(self, rows: list[Row]) -> list[Row]:
         strike("sam", rows)
-        return super().segment(rows)
+        return super().process(rows)
 
 
 class FaultyClip(ClassifySegments):
-    """GEM-CLIP, likewise."""
+    """The same for GEM-CLIP."""
 
-    def name(self, rows: list[Row]) -> list[Row]:
+    def process(self, rows: list[Row]) -> list[Row]:
         strike("clip", rows)
-        return super().name(rows)
+        return super().process(rows)
 
 
 def strike(stage: str, rows: list[Row]) -> None:
@@ -85,7 +86,7 @@ def _memory_alone(row: Row, rows: list[Row]) -> None:
 
 def _raises(row: Row, rows: list[Row]) -> None:
     _mark(row)
-    raise ValueError("this picture\nis cursed")
+    raise ValueError("this image\nis cursed")
 
 
 _FAULTS: dict[str, Callable[[Row, list[Row]], None]] = {
@@ -101,8 +102,8 @@ class WriterDies(LabelSink):
     """The writer of one part dies between its segments and its labels, that of another after its commit."""
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> dict[str, Any]:
-        with_segments_only = Path(self.root).parent / ".writer-before-commit.1"
-        committed = Path(self.root).parent / ".writer-after-commit.1"
+        with_segments_only = Path(self.writer.root).parent / ".writer-before-commit.1"
+        committed = Path(self.writer.root).parent / ".writer-after-commit.1"
         real = storage.write_atomic
 
         def write_atomic(uri: str, data: bytes) -> None:
@@ -129,7 +130,7 @@ def _first(mark: Path) -> bool:
 
 
 class DriverDies(LabelSink):
-    """In the write of the third part: the segments are there, the driver is killed, the writer goes on."""
+    """In the write of the third part: the segments are there, the driver is killed, the writer carries on."""
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> dict[str, Any]:
         real, calls = run_lock.owned, 0

@@ -1,4 +1,4 @@
-"""Full, read-only and foreign folders, and parts that something has damaged."""
+"""Full, read-only and foreign folders, and damaged parts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import pytest
 from segray.pipelines.commands import annotate
 from segray.pipelines.label_set.part_files import damage
 from tests.faults.invariant import check_invariant, files
-from tests.faults.runs import N_PARTS, ROWS_PER_PART, finished_parts, segray, tmpfs, words
+from tests.faults.runs import N_PARTS, ROWS_PER_PART, finished_parts, overrides, segray, tmpfs
 
 pytestmark = pytest.mark.ray
 
 
 def complaint(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line of the command line, among what a run says of its progress."""
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    (line,) = [line for line in said.splitlines() if line.startswith("segray: ")]
+    """The one line of the command line, among the lines of progress."""
+    stderr = capsys.readouterr().err
+    assert "Traceback" not in stderr
+    (line,) = [line for line in stderr.splitlines() if line.startswith("segray: ")]
     return line
 
 
@@ -43,17 +43,17 @@ def test_disk_full(images: Path, reference: Path, tmp_path: Path, capsys: pytest
     # Room for about half the parts.
     with tmpfs(disk, kilobytes=pages * 4 * 6 // 10) as remount:
         out = disk / "out"
-        assert segray("annotate", *words(images, out)) == 1
-        said = complaint(capsys)
-        assert "No space left on device" in said
-        assert "safe" in said
-        assert "the same command" in said
+        assert segray("annotate", *overrides(images, out)) == 1
+        message = complaint(capsys)
+        assert "No space left on device" in message
+        assert "safe" in message
+        assert "the same command" in message
         assert 0 < len(finished_parts(out)) < N_PARTS
         assert [path.name for path in out.glob("*/part-*") if damage(path.read_bytes())] == []
         assert not (out / "run.json").exists()
         remount("size=20m")
-        assert segray("annotate", *words(images, out)) == 0
-        check_invariant(out, images, words(images, out), reference)
+        assert segray("annotate", *overrides(images, out)) == 0
+        check_invariant(out, images, overrides(images, out), reference)
 
 
 def test_read_only_output(
@@ -63,10 +63,10 @@ def test_read_only_output(
     with tmpfs(disk, kilobytes=1000) as remount:
         remount("ro")
         for out in (disk, disk / "new" / "out"):
-            assert segray("annotate", *words(images, out)) == 2
-            said = complaint(capsys)
-            assert f"out={out} cannot be written to" in said
-            assert "read-only file system" in said
+            assert segray("annotate", *overrides(images, out)) == 2
+            message = complaint(capsys)
+            assert f"out={out} cannot be written to" in message
+            assert "read-only file system" in message
 
 
 def test_foreign_files_in_the_output(
@@ -74,10 +74,10 @@ def test_foreign_files_in_the_output(
 ) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     before = files(tmp_path)
-    assert segray("annotate", *words(images, tmp_path)) == 2
-    said = complaint(capsys)
-    assert f"out={tmp_path} holds 1 files of something else (thesis.tex)" in said
-    assert "allowed: a new or empty folder" in said
+    assert segray("annotate", *overrides(images, tmp_path)) == 2
+    message = complaint(capsys)
+    assert f"out={tmp_path} holds 1 files of something else (thesis.tex)" in message
+    assert "allowed: a new or empty folder" in message
     assert files(tmp_path) == before
 
 
@@ -110,7 +110,7 @@ def test_damaged_parts_are_named_and_made_again(
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(reference, out)
-    # Of each kind one in the labels and one in the segments.
+    # Each kind of damage once in the labels and once in the segments.
     broken = dict(zip(product(("labels", "segments"), DAMAGE), finished_parts(out), strict=False))
     for (folder, kind), part in broken.items():
         DAMAGE[kind][0](out / folder / part)
@@ -123,9 +123,9 @@ def test_damaged_parts_are_named_and_made_again(
 
     assert segray("verify", f"out={out}", "repair=true") == 0
 
-    assert f"{ROWS_PER_PART * len(broken)} images are made again" in capsys.readouterr().err
+    assert f"labelling {ROWS_PER_PART * len(broken)} images again" in capsys.readouterr().err
     after = files(out)
     whole = [name for name in before if "part-" in name and Path(name).name not in broken.values()]
     assert len(whole) == 2 * (N_PARTS - len(broken))
     assert [name for name in whole if after[name] != before[name]] == []
-    check_invariant(out, images, words(images, out), reference)
+    check_invariant(out, images, overrides(images, out), reference)

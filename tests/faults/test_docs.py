@@ -6,13 +6,13 @@ import ast
 import re
 from pathlib import Path
 
-from tests.faults.runs import REPOSITORY
+from tests.processes import REPOSITORY
 
 DOCUMENT = REPOSITORY / "docs" / "faults.md"
 
 
 def _tests(folder: Path) -> set[str]:
-    """Names of the test functions in a folder's modules; this one's left out."""
+    """Names of the test functions in a folder's modules, but for this one's."""
     modules = [path for path in folder.rglob("test_*.py") if path != Path(__file__)]
     return {
         node.name
@@ -35,10 +35,10 @@ def _rows() -> list[tuple[str, str, str]]:
 
 def test_every_row_names_a_test_that_exists() -> None:
     known = _tests(REPOSITORY / "tests")
-    named = [re.fullmatch(r"`(test_\w+)`", test) for _, _, test in _rows()]
-    assert named
+    matches = [re.fullmatch(r"`(test_\w+)`", test) for _, _, test in _rows()]
+    assert matches
     assert [
-        row for row, name in zip(_rows(), named, strict=True) if name is None or name[1] not in known
+        row for row, name in zip(_rows(), matches, strict=True) if name is None or name[1] not in known
     ] == []
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import ray
 
 from segray.pipelines.io.run_lock import LOCK_NAME
 from tests.faults.invariant import check_invariant, files, unfinished
@@ -22,16 +21,16 @@ from tests.faults.runs import (
     NAMES,
     ROWS_PER_PART,
     SCENES,
-    Finished,
     annotate_here,
+    cluster_address,
     draw_images,
     finished_parts,
+    overrides,
     segray,
-    started,
-    words,
 )
+from tests.processes import Finished, started
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
 
 @dataclass
@@ -57,7 +56,7 @@ class Story:
 
 
 def annotate(images: Path, out: Path, *more: str) -> list[str]:
-    return ["annotate", *words(images, out, *more)]
+    return ["annotate", *overrides(images, out, *more)]
 
 
 def has_parts(out: Path, count: int) -> Callable[[], bool]:
@@ -81,35 +80,43 @@ def after(seconds: float, condition: Callable[[], bool]) -> Callable[[], bool]:
 
 @pytest.fixture(scope="module")
 def killed(images: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """Killed when two parts and the segments of a third are there, at 50 and at 80 %; each on its own Ray."""
+    """Killed when two parts and the segments of a third are there, then at 50 and at 80 %.
+
+    The first run has a Ray of its own, which outlives it; the others join the cluster of the tests.
+    """
     folder = tmp_path_factory.mktemp("killed")
     story = Story(folder / "out")
-    out, command = story.out, annotate(images, story.out)
-    module = "tests.faults.sabotaged"
+    module, command = "tests.faults.sabotaged", annotate(images, story.out)
     with started(["driver-dies", *command], folder / "20", module=module) as first:
         story.note("20", first.wait())
-        story.orphans = len(unfinished(out))
-        # At once, while what the killed one has left behind still runs.
-        with started(command, folder / "50") as second:
-            second.wait_for(has_parts(out, N_PARTS // 2))
-            story.note("50", second.kill())
-            first.wait_for_workers()
-            second.wait_for_workers()
-    with started(command, folder / "80") as third:
-        third.wait_for(has_lock(out, third.pid))
-        said = io.StringIO()
-        with redirect_stderr(said):
-            code = segray(*command)
-        story.second = code, said.getvalue(), third.pid
-        third.wait_for(has_parts(out, N_PARTS * 8 // 10))
-        story.note("80", third.kill())
-        third.wait_for_workers()
+        story.orphans = len(unfinished(story.out))
+        # At once, while the rest of the killed run is still at work.
+        _kill_at_half(story, images, folder / "50")
+        first.wait_for_workers()
+    _kill_beside_a_second_driver(story, images, folder / "80")
     return story
+
+
+def _kill_at_half(story: Story, images: Path, log: Path) -> None:
+    with started(annotate(images, story.out, cluster_address()), log) as process:
+        process.wait_for(has_parts(story.out, N_PARTS // 2))
+        story.note("50", process.kill())
+
+
+def _kill_beside_a_second_driver(story: Story, images: Path, log: Path) -> None:
+    with started(annotate(images, story.out, cluster_address()), log) as process:
+        process.wait_for(has_lock(story.out, process.pid))
+        stderr = io.StringIO()
+        with redirect_stderr(stderr):
+            code = segray(*annotate(images, story.out))
+        story.second = code, stderr.getvalue(), process.pid
+        process.wait_for(has_parts(story.out, N_PARTS * 8 // 10))
+        story.note("80", process.kill())
 
 
 @pytest.fixture(scope="module")
 def stopped(images: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """Stopped with Ctrl-C on its own Ray, with two of them on a cluster that lives on."""
+    """Stopped by one Ctrl-C on a Ray of its own, and by two on a cluster that outlives it."""
     folder = tmp_path_factory.mktemp("stopped")
     story = Story(folder / "out")
     for name, address in (("once", ()), ("twice", (cluster_address(),))):
@@ -125,10 +132,6 @@ def stopped(images: Path, reference: Path, tmp_path_factory: pytest.TempPathFact
     return story
 
 
-def cluster_address() -> str:
-    return f"address={ray.get_runtime_context().gcs_address}"
-
-
 def test_killed_between_the_segments_and_the_labels(killed: Story) -> None:
     assert killed.ended["20"].code == -9
     assert killed.orphans > 0
@@ -142,14 +145,14 @@ def test_killed_at_50_and_80_percent(killed: Story, percent: str) -> None:
 
 
 def test_two_drivers_on_one_output(killed: Story) -> None:
-    code, said, pid = killed.second
+    code, stderr, pid = killed.second
     assert code == 4
-    (line,) = [line for line in said.splitlines() if line.startswith("segray: ")]
+    (line,) = [line for line in stderr.splitlines() if line.startswith("segray: ")]
     assert f"is in use by pid {pid} on " in line
     assert " since 2" in line
 
 
-def test_a_killed_run_goes_on(
+def test_a_killed_run_resumes(
     killed: Story, images: Path, reference: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     left = len(NAMES) - ROWS_PER_PART * len(finished_parts(killed.out))
@@ -157,23 +160,26 @@ def test_a_killed_run_goes_on(
     if left:
         assert f"{len(NAMES)} images, {left} to do" in capsys.readouterr().err
     killed.compare()
-    check_invariant(killed.out, images, words(images, killed.out), reference)
+    check_invariant(killed.out, images, overrides(images, killed.out), reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", ["once", "twice"])
 def test_ctrl_c(stopped: Story, times: str) -> None:
     ended = stopped.ended[times]
     assert ended.code == 130
-    assert "the same command goes on" in ended.err
+    assert "run the same command to resume" in ended.err
     assert "Traceback" not in ended.err
 
 
-def test_a_stopped_run_goes_on(stopped: Story, images: Path, reference: Path) -> None:
+@pytest.mark.slow
+def test_a_stopped_run_resumes(stopped: Story, images: Path, reference: Path) -> None:
     annotate_here(images, stopped.out)
     stopped.compare()
-    check_invariant(stopped.out, images, words(images, stopped.out), reference)
+    check_invariant(stopped.out, images, overrides(images, stopped.out), reference)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(images: Path, reference: Path, tmp_path: Path) -> None:
     """On a cluster that outlives the driver, as its workers might do too."""
     story, rng = Story(tmp_path / "out"), random.Random(7)
@@ -184,14 +190,14 @@ def test_killed_at_random_moments(images: Path, reference: Path, tmp_path: Path)
             soon = has_parts(story.out, len(finished_parts(story.out)) + 3)
             process.wait_for(after(rng.uniform(0, 10), soon), or_end=True)
             story.note(f"{number}", process.kill())
-    again = words(images, story.out, cluster_address())
+    again = overrides(images, story.out, cluster_address())
     annotate_here(images, story.out, cluster_address())
     story.compare()
     check_invariant(story.out, images, again, reference)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "difference"),
     [
         ("sam.points_per_side=3", "sam.points_per_side: 2 -> 3"),
         ("classes=cat,dog", "classes: "),
@@ -199,20 +205,21 @@ def test_killed_at_random_moments(images: Path, reference: Path, tmp_path: Path)
     ],
 )
 def test_resume_with_another_configuration(
-    images: Path, reference: Path, change: str, said: str, capsys: pytest.CaptureFixture[str]
+    images: Path, reference: Path, change: str, difference: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = files(reference)
     assert segray(*annotate(images, reference, change)) == 2
     complaint = capsys.readouterr().err
-    assert said in complaint
+    assert difference in complaint
     assert "new_run=true" in complaint
     assert files(reference) == before
 
 
-def test_new_run_goes_on_beside(reference: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_new_run_starts_beside(reference: Path, tmp_path: Path) -> None:
     out, beside = tmp_path / "out", tmp_path / "out-2"
     shutil.copytree(reference, out)
     images = draw_images(tmp_path / "images", SCENES[:2])
     annotate_here(images, out, "label.threshold=0.5", "new_run=true")
     assert files(out) == files(reference)
-    check_invariant(beside, images, words(images, beside, "label.threshold=0.5", "new_run=true"))
+    check_invariant(beside, images, overrides(images, beside, "label.threshold=0.5", "new_run=true"))

@@ -1,4 +1,4 @@
-"""A machine of the cluster is lost."""
+"""A node of the cluster is lost."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.invariant import check_invariant
-from tests.faults.runs import N_PARTS, started, words
-from tests.pipelines.training.runs import SHORT, book, config, curve, worker
+from tests.faults.runs import N_PARTS, overrides
+from tests.pipelines.training.runs import SHORT, book, config, curve, trainer
+from tests.processes import started
 
 EPOCHS = 10
 
@@ -21,14 +22,14 @@ EPOCHS = 10
 def test_a_worker_node_is_lost(images: Path, reference: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     # All actors fit on one node when the other is gone.
-    command = words(images, out, "sam.workers=2", "sam.num_cpus=0.6")
+    command = overrides(images, out, "sam.workers=2", "sam.num_cpus=0.6")
     with started(["annotate", *command], tmp_path / "log", module="tests.faults.lose_node") as process:
         ended = process.wait()
     assert ended.code == 0, ended.err
-    found = re.search(r"lost a node with (\d+) actors after (\d+) parts", ended.out)
-    assert found is not None
-    assert int(found[1]) > 0
-    assert int(found[2]) < N_PARTS
+    lost = re.search(r"lost a node with (\d+) actors after (\d+) parts", ended.out)
+    assert lost is not None
+    assert int(lost[1]) > 0
+    assert int(lost[2]) < N_PARTS
     check_invariant(out, images, command, reference)
 
 
@@ -40,7 +41,7 @@ def test_a_node_with_a_training_worker_is_lost(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     labels, root = book(tmp_path / "book")
     epochs = f"train.epochs={EPOCHS}"
-    plain = worker(config(tmp_path / "plain", labels, root, epochs), tmp_path / "plain").run()
+    plain = trainer(config(tmp_path / "plain", labels, root, epochs), tmp_path / "plain").run()
     out = tmp_path / "run"
     places = [f"out={out}", f"data.root={root}", f"data.labels={labels}"]
     # A worker fills a node, and there are three nodes: two workers find room again when one is lost.
@@ -49,9 +50,9 @@ def test_a_node_with_a_training_worker_is_lost(tmp_path: Path, monkeypatch: pyte
     with started(command, tmp_path / "log", module="tests.faults.lose_node") as process:
         ended = process.wait()
     assert ended.code == 0, ended.err
-    found = re.search(r"lost a node with (\d+) actors after (\d+) parts", ended.out)
-    assert found is not None
-    assert int(found[1]) > 0
+    lost = re.search(r"lost a node with (\d+) actors after (\d+) parts", ended.out)
+    assert lost is not None
+    assert int(lost[1]) > 0
     history = json.loads((out / "history.json").read_text())
     assert [entry["step"] for entry in history] == [entry["step"] for entry in plain]
     # Two workers add up in another order than one does.

@@ -8,7 +8,8 @@ import pytest
 
 from segray.pipelines.commands.verify import verify
 from tests.faults.invariant import contents, files, unfinished
-from tests.faults.runs import finished_parts, segray, started
+from tests.faults.runs import finished_parts, segray
+from tests.processes import started
 
 
 @pytest.mark.ray

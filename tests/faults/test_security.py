@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from segray.pipelines.io.manifest import SCHEMA
-from tests.faults.runs import segray, words
+from tests.faults.runs import overrides, segray
 
 
 class Bomb:
@@ -36,7 +36,7 @@ def refused(
 ) -> str:
     """Run `segray annotate`; its one line."""
     source = [] if config is None else [str(config)]
-    assert segray("annotate", *source, *words(images, out, *more)) == 2
+    assert segray("annotate", *source, *overrides(images, out, *more)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("segray: ")
     assert not out.exists()

@@ -1,4 +1,4 @@
-"""A training run is ended in every way; the same command goes on, and ends where an undisturbed run does."""
+"""A training run is killed in every way; the same command resumes it as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from tests.faults.runs import REPOSITORY, Finished, Process, started
-from tests.pipelines.training.runs import SHORT, book, config, worker
+from tests.faults.runs import cluster_address, segray
+from tests.pipelines.training.runs import SHORT, book, config, trainer
+from tests.processes import REPOSITORY, Finished, Process, started
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
 EPOCHS = 30
+WORKER = "RayTrainWorker"
 
 
 @dataclass(frozen=True)
@@ -46,22 +48,23 @@ def checkpoints(out: Path) -> int:
 
 
 def train(out: Path, labels: Path, root: Path) -> list[str]:
-    """Its paths are relative, as one types them; Ray's workers stand in other folders."""
-    named = {"out": out, "data.root": root, "data.labels": labels}
-    places = [f"{key}={os.path.relpath(path, REPOSITORY)}" for key, path in named.items()]
-    return ["train", *SHORT, *places, f"train.epochs={EPOCHS}", "train.num_cpus=1"]
+    """Paths are relative, as a user types them; Ray's workers have other working directories."""
+    paths = {"out": out, "data.root": root, "data.labels": labels}
+    relative = [f"{key}={os.path.relpath(path, REPOSITORY)}" for key, path in paths.items()]
+    return ["train", *SHORT, *relative, f"train.epochs={EPOCHS}", "train.num_cpus=1", cluster_address()]
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+def story(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Story:
     folder = tmp_path_factory.mktemp("training")
     labels, root = book(folder / "book")
-    plain = worker(config(folder / "plain", labels, root, f"train.epochs={EPOCHS}"), folder / "plain").run()
+    alone = config(folder / "plain", labels, root, f"train.epochs={EPOCHS}")
+    plain = [dict(entry) for entry in trainer(alone, folder / "plain").run()]
     out = folder / "run"
     with started(train(out, labels, root), folder / "first") as process:
         process.wait_for(lambda: checkpoints(out) > 0)
         process.kill()
-        process.wait_for_workers()
+        process.wait_for_workers(WORKER)
     first = checkpoints(out)
     with started(train(out, labels, root), folder / "second") as process:
         _kill_worker(process, out)
@@ -73,7 +76,13 @@ def _kill_worker(process: Process, out: Path) -> None:
     """Once it has got further than the run before it."""
     known = {path.name for path in out.glob("checkpoints/checkpoint_*")}
     process.wait_for(lambda: any(p.name not in known for p in out.glob("checkpoints/checkpoint_*")))
-    assert process.kill_worker("RayTrainWorker")
+    assert process.kill_worker(WORKER)
+
+
+@pytest.fixture
+def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working directory of the runs, which their paths are relative to."""
+    monkeypatch.chdir(REPOSITORY)
 
 
 def test_killed_driver_and_killed_worker_cost_nothing(story: Story) -> None:
@@ -83,22 +92,23 @@ def test_killed_driver_and_killed_worker_cost_nothing(story: Story) -> None:
     assert [[e[k] for k in same] for e in story.history] == [[e[k] for k in same] for e in story.plain]
 
 
-def test_finished_training_run_is_only_shown_again(story: Story, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("in_repository")
+def test_finished_training_run_is_only_shown_again(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
     before = (story.out / "history.json").read_bytes()
-    with started(train(story.out, story.labels, story.root), tmp_path / "again") as process:
-        ended = process.wait()
-    assert ended.code == 0
-    assert "best epoch" in ended.out
-    assert "epoch 1/" not in ended.err
+    assert segray(*train(story.out, story.labels, story.root)) == 0
+    printed = capsys.readouterr()
+    assert "best epoch" in printed.out
+    assert "epoch 1/" not in printed.err
     assert (story.out / "history.json").read_bytes() == before
 
 
-def test_training_run_with_another_configuration_is_refused(story: Story, tmp_path: Path) -> None:
-    words = [*train(story.out, story.labels, story.root), "pseudo.tau=0.8"]
-    with started(words, tmp_path / "other") as process:
-        ended = process.wait()
-    assert ended.code == 2
-    assert ended.complaints[1] == "segray:   pseudo.tau: None -> 0.8"
+@pytest.mark.usefixtures("in_repository")
+def test_training_run_with_another_configuration_is_refused(
+    story: Story, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert segray(*train(story.out, story.labels, story.root), "pseudo.tau=0.8") == 2
+    complaints = [line for line in capsys.readouterr().err.splitlines() if line.startswith("segray: ")]
+    assert complaints[1] == "segray:   pseudo.tau: None -> 0.8"
 
 
 def test_best_and_last_checkpoints_are_whole(story: Story) -> None:

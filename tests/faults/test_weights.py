@@ -1,4 +1,4 @@
-"""Weights that are missing or broken: told before the first image, in one line, with nothing written."""
+"""Weights that are missing or broken: reported before the first image, in one line, with nothing written."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 
 from segray.models.weights import BUILTIN_FOLDER
-from tests.faults.runs import segray, started, words
+from tests.faults.runs import overrides, segray
+from tests.processes import started
 
 FILES = {
-    "sam": BUILTIN_FOLDER / "picture_book_sam.safetensors",
-    "clip": BUILTIN_FOLDER / "picture_book_clip.safetensors",
+    "sam": BUILTIN_FOLDER / "sam.safetensors",
+    "clip": BUILTIN_FOLDER / "clip.safetensors",
 }
 
 
 def refused(images: Path, out: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
-    assert segray("annotate", *words(images, out, *more)) == 2
+    assert segray("annotate", *overrides(images, out, *more)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert not out.exists()
     return line
@@ -26,7 +27,7 @@ def refused(images: Path, out: Path, capsys: pytest.CaptureFixture[str], *more: 
 def test_weights_are_missing(images: Path, tmp_path: Path) -> None:
     """As a process: what a shell sees."""
     missing = tmp_path / "nowhere.safetensors"
-    command = ["annotate", *words(images, tmp_path / "out", f"sam.weights={missing}")]
+    command = ["annotate", *overrides(images, tmp_path / "out", f"sam.weights={missing}")]
     with started(command, tmp_path / "log") as process:
         ended = process.wait()
     assert (ended.code, ended.out) == (2, "")

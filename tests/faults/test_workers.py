@@ -13,7 +13,7 @@ from segray.pipelines.annotation import graph, sink
 from segray.pipelines.label_set.store import LabelStore
 from tests.faults import stages
 from tests.faults.invariant import check_invariant, contents
-from tests.faults.runs import BATCH, DIES_ONCE, POISON, SCENES, annotate_here, draw_images, words
+from tests.faults.runs import BATCH, DIES_ONCE, POISON, SCENES, annotate_here, draw_images, overrides
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -21,7 +21,7 @@ REASONS = {
     "sam-dies.png": "sam: its worker died 2 times on this image alone",
     "sam-memory-alone.png": "sam: out of memory on this image alone (64x48)",
     "clip-memory-alone.png": "clip: out of memory on this image alone (64x56)",
-    "sam-raises.png": "sam: ValueError: this picture is cursed",
+    "sam-raises.png": "sam: ValueError: this image is cursed",
 }
 TRIES = "max_tries=2"
 
@@ -39,7 +39,7 @@ class Run:
         return (LabelStore(str(self.out)).run() or {})["this_run"]
 
     def check(self, *faulty: str) -> None:
-        again = words(self.images, self.out, TRIES)
+        again = overrides(self.images, self.out, TRIES)
         check_invariant(self.out, self.images, again, self.reference, faulty=faulty)
 
 
@@ -62,7 +62,7 @@ def _run(names: Sequence[str], reference: Path, folder: Path, sink_class: type) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graph, "SegmentImages", stages.FaultySam)
         patch.setattr(graph, "ClassifySegments", stages.FaultyClip)
-        patch.setattr(sink, "LabelSink", sink_class)
+        patch.setattr(graph, "LabelSink", sink_class)
         annotate_here(run.images, run.out, TRIES)
     return run
 

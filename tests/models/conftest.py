@@ -14,7 +14,7 @@ from segray.models.sam.generator import build_sam
 @pytest.fixture(scope="module")
 def sam() -> Sam:
     """The built-in model."""
-    return build_sam("picture_book")[0]
+    return build_sam("builtin")[0]
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def best_iou(segment: Segment, others: list[Segment]) -> float:
 @pytest.mark.parametrize(("precision", "least"), [("bf16", 0.99), ("fp16", 0.999)])
 def test_masks_hardly_change(precision: Precision, least: float) -> None:
     """Measured: 0.997 and 0.9998 over four scenes."""
-    sam, images = build_sam("picture_book")[0], scenes(2)
+    sam, images = build_sam("builtin")[0], scenes(2)
     exact = MaskGenerator(sam, **OPTIONS).generate(images)
     rounded = MaskGenerator(sam, precision=precision, **OPTIONS).generate(images)
     pairs = zip(exact, rounded, strict=True)
@@ -47,7 +47,7 @@ def test_masks_hardly_change(precision: Precision, least: float) -> None:
 
 @torch.no_grad()
 def test_what_decides_stays_in_fp32() -> None:
-    sam, _ = build_sam("picture_book")
+    sam, _ = build_sam("builtin")
     decoder = MaskDecoder(sam, torch.bfloat16)
     image = decoder.image_tokens(torch.randn(64, 24, 24, generator=torch.Generator().manual_seed(0)))
     assert image.tokens.dtype == torch.bfloat16
@@ -65,7 +65,7 @@ def test_features_hardly_change(precision: Precision, least: float) -> None:
     """Measured: cosines of at least 0.995 and 0.9999 over four scenes."""
 
     def features(chosen: Precision) -> Tensor:
-        clip = build_clip("picture_book", precision=chosen)
+        clip = build_clip("builtin", precision=chosen)
         batch = preprocess(scenes(2), clip.image_size, clip.mean, clip.std)
         return dense_features(clip.model.visual, batch, depth=clip.depth)
 
@@ -76,6 +76,6 @@ def test_features_hardly_change(precision: Precision, least: float) -> None:
 
 
 def test_the_text_tower_stays_in_fp32() -> None:
-    clip = build_clip("picture_book", precision="bf16")
+    clip = build_clip("builtin", precision="bf16")
     assert clip.model.visual.proj.dtype == torch.bfloat16
     assert clip.model.encode_text(clip.tokenizer(["a tree"])).dtype == torch.float32

@@ -157,18 +157,18 @@ def test_the_card_is_read_from_the_metadata(tmp_path: Path) -> None:
 def test_built_in_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensors: dict[str, Tensor]
 ) -> None:
-    with pytest.raises(WeightsError, match="no built-in weights 'vit_b'; there are picture_book_clip, "):
+    with pytest.raises(WeightsError, match="no built-in weights 'vit_b'; there are clip, "):
         resolve("builtin:vit_b")
     monkeypatch.setattr(weights, "BUILTIN_FOLDER", tmp_path)
-    with pytest.raises(WeightsError, match=r"picture_book_sam\.safetensors .*builtin:picture_book_sam"):
-        resolve("builtin:picture_book_sam")
-    path = tmp_path / "picture_book_sam.safetensors"
+    with pytest.raises(WeightsError, match=r"sam\.safetensors .*builtin:sam"):
+        resolve("builtin:sam")
+    path = tmp_path / "sam.safetensors"
     save_file(tensors, path)
     (tmp_path / "SHA256SUMS").write_text(f"{sha256(path)}  {path.name}\n")
-    assert resolve("builtin:picture_book_sam").path == path
+    assert resolve("builtin:sam").path == path
     flip(path, -5)
     with pytest.raises(WeightsError, match="has sha256"):
-        resolve("builtin:picture_book_sam")
+        resolve("builtin:sam")
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

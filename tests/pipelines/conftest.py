@@ -9,6 +9,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests.pipelines.object_stores import s3_server
+from tests.pipelines.ray_heads import Head, head_with_token
+
+
+@pytest.fixture(scope="session")
+def head() -> Iterator[Head]:
+    """A running head that asks for its token, for all tests of a process."""
+    with head_with_token() as head:
+        yield head
 
 
 @pytest.fixture

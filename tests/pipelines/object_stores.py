@@ -1,4 +1,4 @@
-"""Object stores of this machine for tests: one of fsspec that fails now and then, and an S3 server."""
+"""Object stores for tests: an fsspec one that fails now and then, and an S3 server on this machine."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ import pytest
 from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from werkzeug.serving import make_server
-
-from segray.pipelines.io import storage
 
 
 class FlakyFileSystem(MemoryFileSystem):
@@ -63,14 +61,18 @@ fsspec.register_implementation("flaky", FlakyFileSystem, clobber=True)
 
 
 def _failing(app: Any, share: int | None) -> Callable[[Any, Any], Any]:
-    """The WSGI application, answering each `share`-th request with 503; None: never."""
-    requests = itertools.count(1)
+    """The WSGI application, answering each `share`-th request with 503; None: never.
+
+    One request at a time: S3 decides a conditional PUT atomically, moto looks first and then writes.
+    """
+    requests, one = itertools.count(1), threading.Lock()
 
     def answer(environ: Any, start_response: Any) -> Any:
         if share is not None and next(requests) % share == 0:
             start_response("503 Slow Down", [("Content-Length", "0")])
             return [b""]
-        return app(environ, start_response)
+        with one:
+            return app(environ, start_response)
 
     return answer
 
@@ -79,6 +81,7 @@ def s3_server(monkeypatch: pytest.MonkeyPatch, share: int | None = None) -> Iter
     """Run an S3 server with the bucket `bucket`; yields the URI of an empty folder in it."""
     boto3 = pytest.importorskip("boto3")
     moto = pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs")
     app = moto.DomainDispatcherApplication(moto.create_backend_app)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = make_server("127.0.0.1", 0, _failing(app, share), threaded=True)
@@ -93,9 +96,7 @@ def s3_server(monkeypatch: pytest.MonkeyPatch, share: int | None = None) -> Iter
         "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         monkeypatch.setenv(key, value)
-    storage._open_native.cache_clear()
     boto3.client("s3").create_bucket(Bucket="bucket")
     yield f"s3://bucket/{secrets.token_hex(4)}/label sets/100%?"
-    storage._open_native.cache_clear()
     server.shutdown()
     thread.join()

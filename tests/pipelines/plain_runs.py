@@ -1,22 +1,24 @@
-"""Annotation without Ray: the same stages, called one after the other on small pictures."""
+"""Annotation without Ray: the same stages, called one after the other on small images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from PIL import Image
 
 from segray.models.label_space import label_space
+from segray.pipelines.annotation.parts import part_tables
 from segray.pipelines.annotation.prepared import Prepared
-from segray.pipelines.annotation.sink import part_tables
-from segray.pipelines.annotation.stages.encode import encode_table, read_table
-from segray.pipelines.annotation.stages.segment import ClassifySegments, SegmentImages
+from segray.pipelines.annotation.stages.classify import ClassifySegments
+from segray.pipelines.annotation.stages.encode import EncodeLabels
+from segray.pipelines.annotation.stages.read import ReadImages
+from segray.pipelines.annotation.stages.segment import SegmentImages
 from segray.pipelines.commands.annotate import prepare
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import dump, load
+from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.engine.pools import PoolPlan
 from segray.pipelines.io.manifest import read_manifest, write_manifest
@@ -26,11 +28,12 @@ from segray.pipelines.scenes.picture_book import draw_scene
 
 PLAN = PoolPlan(workers=1, max_workers=1, num_cpus=0, num_gpus=0, threads=1, batch_size=4)
 # Every prompt's masks are kept, so that there are segments however well or badly the weights are trained.
-OPTIONS = ("sam.points_per_side=3", "sam.pred_iou_thresh=0", "sam.stability_score_thresh=0")
+BUILTIN_MODELS = ("sam.model=builtin", "clip.model=builtin")
+OPTIONS = (*BUILTIN_MODELS, "sam.points_per_side=3", "sam.pred_iou_thresh=0", "sam.stability_score_thresh=0")
 
 
-def draw_pictures(folder: Path, count: int, first: int = 0) -> Path:
-    """DecodedImage-book scenes of 64 to 96 px, higher than wide and wider than high."""
+def draw_scenes(folder: Path, count: int, first: int = 0) -> Path:
+    """Picture-book scenes of 64 to 96 px, some portrait, some landscape."""
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(first, first + count):
         image = draw_scene(3, index, 96).image
@@ -39,13 +42,13 @@ def draw_pictures(folder: Path, count: int, first: int = 0) -> Path:
     return folder
 
 
-def config_of(images: Path | str, out: Path | str, *words: str) -> AnnotateConfig:
-    """The configuration of a quick run; of two words for one key the last wins."""
-    return load(AnnotateConfig, None, [f"images={images}", f"out={out}", *OPTIONS, *words])
+def config_of(images: Path | str, out: Path | str, *overrides: str) -> AnnotateConfig:
+    """The configuration of a quick run; of two overrides of a key the last wins."""
+    return load(AnnotateConfig, None, [f"images={images}", f"out={out}", *OPTIONS, *overrides])
 
 
 def manifest_table(images: Path | str) -> pa.Table:
-    """What the first stage reads, for every picture of a source."""
+    """What the first stage reads, for every image of a source."""
     rows = [{"image_id": r.image_id, "uri": r.uri, "problem": r.problem} for r in list_images(str(images))]
     return pa.Table.from_pylist(rows)
 
@@ -55,9 +58,11 @@ def label_plainly(config: AnnotateConfig, part_sizes: Sequence[int]) -> Prepared
     prepared = prepare(
         config, label_space(config.classes, config.label.background_names, config.label.aliases)
     )
-    guard: dict[str, Any] = {"book": Ledger(), "max_tries": 3}
-    sam = SegmentImages(config.sam, PLAN, **guard)
-    clip = ClassifySegments(config.clip, prepared.words, config.embeddings, PLAN, **guard)
+    guard = Guard(Ledger(), max_tries=3)
+    read = ReadImages(prepared.options, config.embed_images, guard)
+    segment = SegmentImages(config.sam, PLAN, guard)
+    classify = ClassifySegments(config.clip, prepared.text, config.embeddings, PLAN, guard)
+    encode = EncodeLabels(prepared.space, guard)
     dim = prepared.dim if config.embeddings else None
     schemas = labels_schema(prepared.provenance), segments_schema(dim, prepared.provenance)
     manifest = f"{config.out}/manifest.parquet"
@@ -66,10 +71,8 @@ def label_plainly(config: AnnotateConfig, part_sizes: Sequence[int]) -> Prepared
     (Path(config.out) / "config.yaml").write_text(dump(config))
     refs = [{"image_id": r.image_id, "uri": r.uri, "problem": r.problem} for r in read_manifest(manifest)]
     assert sum(part_sizes) == len(refs)
-    options = prepared.options
     for size in part_sizes:
         table = pa.Table.from_pylist([refs.pop(0) for _ in range(size)])
-        read = read_table(table, options=options, embed_images=config.embed_images, **guard)
-        encoded = encode_table(clip(sam(read)), prepared.space, **guard)
-        write_part(config.out, *part_tables(encoded.to_pylist(), *schemas, "run"))
+        rows = encode(classify(segment(read(table)))).to_pylist()
+        write_part(config.out, *part_tables(rows, *schemas, "run"))
     return prepared

@@ -34,8 +34,8 @@ class Head:
     Attributes:
         gcs: address for `ray.init`.
         dashboard: address of the job server.
-        token: what it asks for.
-        home: a home folder without a token in it.
+        token: without it, the head refuses.
+        home: a home directory without a token.
     """
 
     gcs: str
@@ -45,20 +45,20 @@ class Head:
 
     def environment(self, token: str | None = None) -> dict[str, str]:
         """Environment variables for a process, with this head's token or another one ("": none)."""
-        given = self.token if token is None else token
-        auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": given} if given else {}
+        chosen = self.token if token is None else token
+        auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": chosen} if chosen else {}
         return {**_plain_environment(self.home), **auth}
 
 
 def _plain_environment(home: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     path = f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"
-    return {**kept, "PATH": path, "HOME": str(home), "OMP_NUM_THREADS": "1"}
+    return {**environment, "PATH": path, "HOME": str(home), "OMP_NUM_THREADS": "1"}
 
 
 @contextmanager
 def head_with_token(*, asks: bool = True, grows: bool = False) -> Iterator[Head]:
-    """A head of 2 CPUs that asks for its token, or for none; what it has started ends with the block.
+    """A head of 2 CPUs that asks for its token, or for none; all its processes end with the block.
 
     Args:
         asks: whether it asks for the token.
@@ -73,7 +73,7 @@ def head_with_token(*, asks: bool = True, grows: bool = False) -> Iterator[Head]
         command = _command(head, folder)
         if grows:
             mode |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-            command = [word for word in command if not word.startswith("--num-cpus")]
+            command = [option for option in command if not option.startswith("--num-cpus")]
             command += ["--num-cpus=0", f"--autoscaling-config={_growing(head)}"]
         log = Path(folder) / "head.log"
         with log.open("wb") as out:
@@ -122,7 +122,7 @@ def _growing(head: Head) -> Path:
         "cluster_name": "grows",
         "max_workers": 2,
         "idle_timeout_minutes": 1,
-        # Nothing is installed on these machines, so that there is nothing to mend over SSH.
+        # Nothing is installed on these machines, so that there is nothing to repair over SSH.
         "provider": {
             "type": "fake_multinode",
             "gcs_address": head.gcs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from segray.pipelines.commands.submit import check_command, split_overrides
 from segray.pipelines.config.command_table import COMMANDS
 from segray.pipelines.config.loading import load
-from tests.pipelines.ray_heads import head_with_token
+from tests.pipelines.ray_heads import Head
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
@@ -37,28 +38,27 @@ def test_the_command_is_one_that_segray_takes(words: list[str]) -> None:
 
 
 def test_every_file_and_page_that_is_named_is_there() -> None:
-    named = re.findall(r"\]\(([\w./-]+)\)", TEXT)
-    assert {"../cluster.yaml", "../kuberay.yaml", "../configs/clusters/local.yaml"} <= set(named)
-    assert [name for name in named if not (ROOT / "docs" / name).exists()] == []
+    pages = re.findall(r"\]\(([\w./-]+)\)", TEXT)
+    files = re.findall(r"`([\w./-]+\.yaml)`", TEXT)
+    assert {"cluster.yaml", "kuberay.yaml", "configs/clusters/local.yaml"} <= set(files)
+    assert [name for name in pages if not (ROOT / "docs" / name).exists()] == []
+    assert [name for name in files if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_local_walk_works_word_by_word(tmp_path: Path) -> None:
-    with head_with_token() as head:
-        environment = {**head.environment(), "RAY_ADDRESS": head.gcs, "PYTHONPATH": str(ROOT)}
-        for words in commands(LOCAL):
-            done = subprocess.run(
-                [sys.executable, "-m", "segray.pipelines.cli", *words],
-                env=environment,
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
-        (job,) = re.findall(r"segray submit id=(\S+) +follows", done.stderr)
-        assert job.startswith("segray-relabel-")
+def test_the_local_walk_works_word_by_word(head: Head, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.pipelines.command_sequence", json.dumps(commands(LOCAL))],
+        env={**head.environment(), "RAY_ADDRESS": head.gcs, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    (job,) = re.findall(r"segray submit id=(\S+) +follows", done.stderr)
+    assert job.startswith("segray-relabel-")
     made = ("labels/run.json", "labels/evaluation.json", "run/best/state.json", "predictions/masks")
     assert [name for name in made if not (tmp_path / name).exists()] == []

@@ -15,7 +15,7 @@ from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.label_set.store import LabelStore
 from tests.faults.invariant import contents
-from tests.pipelines.plain_runs import draw_pictures
+from tests.pipelines.plain_runs import draw_scenes
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def weights(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.mark.usefixtures("ray_session")
 def test_the_real_networks_run_through_the_whole_path(tmp_path: Path, weights: tuple[Path, Path]) -> None:
     sam, clip = weights
-    images, out = draw_pictures(tmp_path / "images", 1), tmp_path / "labels"
+    images, out = draw_scenes(tmp_path / "images", 1), tmp_path / "labels"
     words = [
         *(f"images={images}", f"out={out}", "classes=cat,dog"),
         *("sam.model=vit_b", f"sam.weights={sam}", "sam.points_per_side=1", "sam.workers=1"),

@@ -17,7 +17,7 @@ CLASSES = ("background", "cat", "dog")
 def network(seed: int = 0) -> nn.Module:
     """The smallest network; of random weights, without the bias that would let one class win everywhere."""
     torch.manual_seed(seed)
-    made = build_segmenter("picture_book", len(CLASSES), pretrained=False)
+    made = build_segmenter("builtin", len(CLASSES), pretrained=False)
     with torch.no_grad():
         dict(made.named_parameters())["decoder.classifier.bias"].zero_()
     return made
@@ -34,7 +34,7 @@ def write_run(folder: Path, seed: int = 0, **changes: Any) -> Path:
         "total": 9,
         "history": [],
         "classes": list(CLASSES),
-        "network": "picture_book",
+        "network": "builtin",
         "window": None,
         "config": {},
     }

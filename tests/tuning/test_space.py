@@ -107,9 +107,9 @@ def test_without_optuna_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPa
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UserError, match=r'pip install "segray\[tune\]".*search\.algorithm=random'):
+    with pytest.raises(UserError, match=r'pip install "segray\[tune\]".*search\.algorithm=grid'):
         Proposer("optuna", [TAU], 0, "8")
-    assert Proposer("random", [TAU], 0, "8").propose(0, [])
+    assert Proposer("grid", [METHOD], 0, "8").propose([])
 
 
 def test_values_of_the_configuration_are_written_as_one_writes_them() -> None:

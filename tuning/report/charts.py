@@ -161,7 +161,8 @@ def _draw_trials(
     faces = [COLOURS["card"] if trial.number == 0 else colour for trial in trials]
     alphas = [0.28 if _is_cut(trial) else 1.0 for trial in trials]
     dots = chart.axes.scatter(
-        *zip(*points, strict=True),
+        [x for x, _ in points],
+        [y for _, y in points],
         s=[90 if trial is result.best else 45 for trial in trials],
         c=[to_rgba(face, alpha) for face, alpha in zip(faces, alphas, strict=True)],
         edgecolors=[COLOURS["ink"] if trial is result.best else colour for trial in trials],
@@ -179,25 +180,28 @@ def _draw_map(
     trials: Sequence[Trial],
     scores: Sequence[float],
 ) -> None:
-    from matplotlib.colors import ListedColormap
+    from matplotlib.colors import ListedColormap, Normalize
 
     x, y = pair
     colours = ListedColormap(thumbnails.ramp() / 255.0)
     places = [(position(x, trial) or 0.0, position(y, trial) or 0.0) for trial in trials]
     cells = smooth_map(places, scores, _MAP_COLUMNS, _MAP_ROWS, _REACH)
-    limits = {"cmap": colours, "vmin": min(scores), "vmax": max(scores)}
+    norm = Normalize(min(scores), max(scores))
     chart.axes.grid(visible=False)
-    chart.axes.pcolormesh(_edges(x, _MAP_COLUMNS), _edges(y, _MAP_ROWS), cells, alpha=0.6, **limits)
+    chart.axes.pcolormesh(
+        _edges(x, _MAP_COLUMNS), _edges(y, _MAP_ROWS), cells, alpha=0.6, cmap=colours, norm=norm
+    )
     dots = chart.axes.scatter(
         [_coordinate(x, trial) for trial in trials],
         [_coordinate(y, trial) for trial in trials],
         c=list(scores),
+        cmap=colours,
+        norm=norm,
         s=[90 if trial is result.best else 45 for trial in trials],
         edgecolors=[_map_edge(trial, result) for trial in trials],
         linewidths=[2.4 if trial is result.best or trial.number == 0 else 1.2 for trial in trials],
         clip_on=False,
         zorder=3,
-        **limits,
     )
     tips = [_tip(trial, score) for trial, score in zip(trials, scores, strict=True)]
     chart.tag(dots, "trials", tips)

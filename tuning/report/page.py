@@ -77,7 +77,7 @@ def build(folder: SearchFolder) -> str:
         crashed=[(trial.file, visible(trial.reason)) for trial in trials if trial.state == "crashed"],
         unfinished=sum(trial.state == "running" for trial in trials),
         finals=config.search.finalists if config.search.final_seeds else 0,
-        is_builtin=config.network.name in ("builtin", "picture_book"),
+        is_builtin=config.network.name == "builtin",
         facts=facts({"space": _ranges(folder), "search": _search_facts(folder)}, "search"),
         config_text=config_text(config.out),
     )

@@ -14,12 +14,12 @@ from segray.pipelines.config.commands.tune import TuneConfig, dimensions_of, spl
 from segray.pipelines.config.loading import dump
 from segray.pipelines.io import storage
 from segray.tuning.folder import SearchFolder, configured, split_names
-from segray.tuning.records import Trial, mean
+from segray.tuning.records import State, Trial, mean
 from segray.tuning.report.page import build
 from segray.tuning.report.splits import SplitResult, split_results, trials_in_order
 
 RESULTS, TABLE, PAGE = "results.json", "results.csv", "report.html"
-_STATES = ("done", "stopped", "diverged", "crashed", "running")
+_STATES: tuple[State, ...] = ("done", "stopped", "diverged", "crashed", "running")
 
 Cell = str | float | None
 

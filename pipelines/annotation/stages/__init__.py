@@ -1,1 +1,1 @@
-"""The stages of the annotation graph: read, segment, classify, encode."""
+"""The stages of annotation: read, segment, classify, encode."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -16,6 +17,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 TEMPLATE_SETS = ("single", "imagenet80")
 """Names of built-in sets of prompt templates."""
+
+REAL_CLIP = "ViT-B-16-quickgelu"
+"""The default CLIP, with the weights `openai` and the templates `imagenet80`."""
 
 
 class Pool(Config):
@@ -42,8 +46,8 @@ class Pool(Config):
 class SamModel(Config):
     """The SAM model that finds the segments, and its options."""
 
-    model: Literal["picture_book", "vit_b", "vit_l", "vit_h", "none"] = "picture_book"
-    """SAM model; picture_book: small, trained on the picture book; none: CLIP labels pixels, not segments."""
+    model: Literal["builtin", "vit_b", "vit_l", "vit_h", "none"] = "vit_b"
+    """SAM model. builtin: small, default of classes=picture_book; none: CLIP labels pixels, not segments."""
     weights: Text | None = None
     """Weights: a file, an https:// URL or hf-hub:OWNER/REPO:FILE; null: the official weights of the model."""
     sha256: Sha256 | None = None
@@ -83,10 +87,10 @@ class SamConfig(Pool, SamModel):
 class ClipModel(Config):
     """The CLIP model that classifies the segments, and its options."""
 
-    model: Text = "picture_book"
-    """CLIP by its open_clip name, such as ViT-B-16-quickgelu; picture_book is the small built-in model."""
+    model: Text = REAL_CLIP
+    """CLIP by its open_clip name. builtin: the small built-in model, default of classes=picture_book."""
     weights: Text | None = None
-    """Weights: an open_clip tag such as openai, a file, https:// or hf-hub:OWNER/REPO; null: built-in."""
+    """Weights: an open_clip tag, a file, https:// or hf-hub:OWNER/REPO; null: openai if no model is set."""
     sha256: Sha256 | None = None
     """Required checksum of the weights; null: no check other than the library's."""
     features: Literal["gem", "clip"] = "gem"
@@ -115,7 +119,7 @@ class LabelConfig(Config):
     background_names: tuple[Text, ...] | None = None
     """Prompts for the background class. Prompts similar to a class take its pixels. null: a default list."""
     templates: Text | tuple[Text, ...] = "single"
-    """Prompts: single ("a photo of a {}."), imagenet80 (CLIP's 80), or your own templates with {} in them."""
+    """single ("a photo of a {}."), imagenet80 (default of annotate's default CLIP), or your templates."""
     aliases: dict[Text, tuple[Text, ...]] = Field(default={})
     """Names used for a class in the prompts, such as label.aliases.person=person,people."""
 
@@ -189,6 +193,17 @@ class AnnotateConfig(Config):
     grow: GrowConfig = GrowConfig()
     """Machines to request from an autoscaling cluster."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_default_models(cls, values: object) -> object:
+        sections = (
+            (values.get(name) for name in ("sam", "clip", "label")) if isinstance(values, Mapping) else ()
+        )
+        # Anything else than sections is left to the validation that follows.
+        if isinstance(values, Mapping) and all(isinstance(s, Mapping | Config | None) for s in sections):
+            return with_default_models(values)
+        return values
+
     @model_validator(mode="after")
     def _crops_need_full_images(self) -> AnnotateConfig:
         if self.image.reduce_jpeg and self.sam.crop_n_layers:
@@ -196,3 +211,27 @@ class AnnotateConfig(Config):
                 "image.reduce_jpeg removes the detail that sam.crop_n_layers needs; set only one of them"
             )
         return self
+
+
+def with_default_models(values: Mapping[str, object]) -> dict[str, object]:
+    """Values of `AnnotateConfig` with the models that the user has not chosen.
+
+    The picture book gets the built-in models. All other classes get SAM ViT-B and OpenAI's CLIP ViT-B/16 with
+    the 80 ImageNet templates. A CLIP that the user names keeps the defaults of its own keys.
+    """
+    sam, clip, label = (_set_values(values.get(name)) for name in ("sam", "clip", "label"))
+    builtin = values.get("classes", "picture_book") == "picture_book"
+    sam.setdefault("model", "builtin" if builtin else "vit_b")
+    if "model" not in clip and builtin:
+        clip["model"] = "builtin"
+    elif "model" not in clip:
+        clip = {"model": REAL_CLIP, "weights": "openai", **clip}
+        label = {"templates": "imagenet80", **label}
+    return {**values, "sam": sam, "clip": clip, "label": label}
+
+
+def _set_values(section: object) -> dict[str, object]:
+    """The values of a section that the user has set."""
+    if isinstance(section, Config):
+        return section.model_dump(exclude_unset=True)
+    return dict(section) if isinstance(section, Mapping) else {}

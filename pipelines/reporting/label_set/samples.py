@@ -1,4 +1,4 @@
-"""One image of the report: its row, its photograph where that can be found, its truth where there is one."""
+"""One image of the report: label, confidence, photograph and ground truth, if they are available."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from segray.pipelines.io.images import ImageOptions, ImageProblem, decode, decod
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.evaluation import Evaluation, compare
 
-# Whoever made the label has applied the user's own limits to these very bytes: see the checksum below.
+# Limits were applied when the label was made, to the same bytes: see the checksum below.
 _ANY_SIZE = ImageOptions(max_pixels=1 << 40, min_size=1, frames="first")
 
 
@@ -41,13 +41,13 @@ class Legend:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the page shows of one image; pictures are data URIs, "" where there is none.
+    """What the page shows of one image. Images are data URIs, "" if there is none.
 
     Attributes:
-        ratio: width / height of the picture boxes, kept within reason for very long images.
+        ratio: width / height of the image boxes, limited for very long images.
         classes: (name, colour, share of the pixels) of each class but 0, the largest first.
-        photo_problem: why there is no photograph, "" where there is one.
-        truth_problem: likewise of the truth.
+        photo_problem: why there is no photograph; "" if there is one.
+        truth_problem: why there is no ground truth; "" if there is one.
     """
 
     image_id: str
@@ -79,12 +79,12 @@ def make_sample(
     Args:
         row: of the labels table, status ok.
         legend: names and colours.
-        uri: where the image lies, where its bytes are not in the row.
+        uri: location of the image, for rows without its bytes.
         truth: the masks, or None.
         ignore_index: mask pixels with this id do not count.
 
     Raises:
-        UserError: the row's own pictures, or its mask, are damaged.
+        UserError: a label map of the row, or the mask, is damaged.
     """
     label, confidence = _map_of(row, "label"), _map_of(row, "confidence")
     photo, problem = _photo(row, uri)
@@ -105,7 +105,7 @@ def make_sample(
 
 
 def visible(text: str) -> str:
-    """The text with control characters, reversals of direction and broken bytes written out as escapes."""
+    """Escape control characters, direction marks and broken bytes."""
     return "".join(c if c.isprintable() or category(c) == "Zs" else ascii(c)[1:-1] for c in text)
 
 

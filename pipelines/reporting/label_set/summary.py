@@ -1,4 +1,4 @@
-"""What the report shows of a label set: counts over all images, and the rows of a chosen few."""
+"""Statistics of a label set, and the rows of the images that its report shows."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Totals:
     Attributes:
         statuses: images by status.
         pixels: int64 [C], pixels of each class.
-        images: int64 [C], images that hold each class.
+        images: int64 [C], images that contain each class.
         n_pixels: pixels of all ok images.
         n_segments: segments of all ok images.
-        covered: pixels in a named segment, those that a background name won included.
+        covered: pixels in a segment with a class, the background included.
         histogram: int64 [N_BINS], ok images by mean confidence from 0 to 1.
         confidence_sum: over the images in the histogram.
         bad: the first `N_BAD_SHOWN` images without a label: (image_id, status, reason).
@@ -70,12 +70,12 @@ class Totals:
 
     @property
     def n_found(self) -> int:
-        """Classes other than 0 that some image holds."""
+        """Classes other than 0 that occur."""
         return int((self.images[1:] > 0).sum())
 
     @property
     def covered_share(self) -> float:
-        """Share of all ok images' pixels that lie in a named segment; nan without pixels."""
+        """Share of all ok images' pixels in a segment with a class; nan without pixels."""
         return self.covered / self.n_pixels if self.n_pixels else math.nan
 
     @property
@@ -111,7 +111,7 @@ class Totals:
 
 
 def totals(store: LabelStore, n_classes: int) -> Totals:
-    """Count all rows, without reading a picture."""
+    """Count all rows, without reading image columns."""
     result = Totals(n_classes)
     for row in store.rows(columns=_LIGHT):
         result.add(row)
@@ -119,7 +119,7 @@ def totals(store: LabelStore, n_classes: int) -> Totals:
 
 
 class Choice(NamedTuple):
-    """Where to find a chosen image, and what it was chosen by."""
+    """Location of an image in the label set, and its mean confidence."""
 
     confidence: float
     image_id: str
@@ -128,7 +128,7 @@ class Choice(NamedTuple):
 
 
 def choose(store: LabelStore, n: int) -> tuple[list[Choice], list[Choice]]:
-    """The n least and the n most certain images, none in both; images without a label never.
+    """The n least and the n most certain images with a label; no image is in both.
 
     Reads only the columns image_id and mean_confidence, and holds no more than one part and 2n choices.
 
@@ -140,9 +140,9 @@ def choose(store: LabelStore, n: int) -> tuple[list[Choice], list[Choice]]:
     for part in store.parts():
         rows = enumerate(store.rows(columns=["image_id", "mean_confidence"], parts=[part]))
         scored = [(_finite(r["mean_confidence"]), r["image_id"], i) for i, r in rows]
-        found = [Choice(score, image_id, part, i) for score, image_id, i in scored if score is not None]
-        low = heapq.nsmallest(n, low + found)
-        high = heapq.nlargest(n, high + found)
+        choices = [Choice(score, image_id, part, i) for score, image_id, i in scored if score is not None]
+        low = heapq.nsmallest(n, low + choices)
+        high = heapq.nlargest(n, high + choices)
     together = sorted({*low, *high})
     if len(together) < 2 * n:
         half = (len(together) + 1) // 2
@@ -151,7 +151,7 @@ def choose(store: LabelStore, n: int) -> tuple[list[Choice], list[Choice]]:
 
 
 def read_chosen(store: LabelStore, chosen: Iterable[Choice]) -> Iterator[dict[str, Any]]:
-    """The full rows of the chosen images; of the Parquet files, only the row groups that hold one are read.
+    """The full rows of the chosen images; reads only the row groups that contain them.
 
     Raises:
         UserError: a part is damaged.
@@ -164,12 +164,12 @@ def read_chosen(store: LabelStore, chosen: Iterable[Choice]) -> Iterator[dict[st
         try:
             yield from storage.with_retries(partial(_read_rows, uri, wanted), uri)
         except (OSError, pa.ArrowException) as error:
-            mend = f"segray verify out={storage.display(store.root)} repair=true"
-            raise UserError(f"{storage.display(uri)} is damaged ({error}); run: {mend}") from error
+            repair = f"segray verify out={storage.display(store.root)} repair=true"
+            raise UserError(f"{storage.display(uri)} is damaged ({error}); run: {repair}") from error
 
 
 def read_uris(root: str, image_ids: Collection[str]) -> dict[str, str]:
-    """Where the images lie, from the label set's manifest; empty where that is missing or damaged."""
+    """URIs of the images from the label set's manifest; empty if it is missing or damaged."""
     wanted = set(image_ids)
     try:
         refs = read_manifest(storage.join(root, MANIFEST))
@@ -179,16 +179,16 @@ def read_uris(root: str, image_ids: Collection[str]) -> dict[str, str]:
 
 
 def _read_rows(uri: str, wanted: list[int]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     with pq.ParquetFile(storage.open_input(uri), page_checksum_verification=True) as file:
         start = 0
         for group in range(file.num_row_groups):
             end = start + file.metadata.row_group(group).num_rows
             inside = [row - start for row in sorted(wanted) if start <= row < end]
             if inside:
-                found += file.read_row_group(group, columns=_HEAVY).take(inside).to_pylist()
+                rows += file.read_row_group(group, columns=_HEAVY).take(inside).to_pylist()
             start = end
-    return found
+    return rows
 
 
 def _finite(value: float | None) -> float | None:

@@ -1,24 +1,22 @@
-"""Curves as SVG geometry and the confusion matrix as a heat table, for the template to draw."""
+"""Curves of a training run over its epochs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+from markupsafe import Markup
 
+from segray.pipelines.reporting.charts import COLOURS, Chart
 from segray.pipelines.reporting.page import percent
 
-WIDTH, HEIGHT = 520, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 508, 12, 228
-_TICKS = 5
-_DOTS, _DOTS_SEEN = 120, 30
-"""Points of a curve that show their figure when they are pointed at, and so many of them are drawn."""
-CLASSES_SHOWN = 21
-"""Rows of the heat table: as many as PASCAL VOC has; a wider one does not fit beside the bars."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MAX_DOTS, _MAX_VISIBLE_DOTS = 120, 30
+"""Points of a curve that show their value when they are pointed at, and up to how many of them are drawn."""
 
 Points = list[tuple[float, float | None]]
 
@@ -28,123 +26,180 @@ class Series:
     """One curve.
 
     Attributes:
-        name: as the legend has it.
-        style: its CSS class.
+        name: in the legend.
+        key: CSS class, `of-KEY`.
+        colour: name in `COLOURS`.
         points: (x, y) with rising x; the curve has a gap where y is None.
+        dashed: whether the line is dashed.
     """
 
     name: str
-    style: str
+    key: str
+    colour: str
     points: Points
+    dashed: bool = False
+
+    @property
+    def known(self) -> list[tuple[float, float]]:
+        """The points that have a value."""
+        return [(x, y) for x, y in self.points if y is not None]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """How values are shown: how they are written, and the range that is always in sight."""
+    """How the values of a chart are shown.
+
+    Attributes:
+        text: a value in the legend and in tips.
+        tick: a value on the axis.
+        always: values that the axis always covers.
+        bounds: the least and the greatest value that the quantity can have.
+        least_range: the axis covers at least so much around a level curve.
+    """
 
     text: Callable[[float], str]
+    tick: Callable[[float], str]
     always: tuple[float, ...] = ()
+    bounds: tuple[float, float] = (0.0, 1.0)
+    least_range: float = 0.001
 
 
-SHARE = Axis(percent)
-WHOLE_SHARE = Axis(percent, (0.0, 1.0))
-LOSS = Axis(lambda value: f"{value:.4g}", (0.0,))
+def percent_tick(value: float) -> str:
+    """A share of 0 to 1 in percent, with the digits it has."""
+    return f"{100 * value:.6g}\u00a0%"
+
+
+SHARE = Axis(percent, percent_tick)
+WHOLE_SHARE = Axis(percent, percent_tick, always=(0.0, 1.0))
+LOSS = Axis("{:.4g}".format, "{:.6g}".format, always=(0.0,), bounds=(0.0, math.inf), least_range=1e-6)
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """One curve in the legend, with its last value as text."""
+
+    name: str
+    colour: str
+    dashed: bool
+    last: str
 
 
 @dataclass(frozen=True)
 class LineChart:
-    """A chart in the coordinates of its viewBox, `WIDTH` x `HEIGHT`.
+    """A chart for the page.
 
     Attributes:
-        lines: of each curve name, style, SVG path, last value, whether to show its dots, and these with x,
-            y and text.
-        area: SVG path of the surface between the first two curves; "" for none.
-        rows: (y, text) of the grid.
-        columns: (x, text) of the ticks.
-        mark: x of the best epoch; None outside.
+        caption: what is shown.
+        svg: the `<svg>` element.
+        legend: of each curve.
+        has_best: whether the best epoch is marked.
     """
 
     caption: str
-    lines: list[dict[str, Any]]
-    rows: list[tuple[float, str]]
-    columns: list[tuple[float, str]]
-    mark: float | None = None
-    area: str = ""
-    left: float = field(default=_LEFT, init=False)
-    right: float = field(default=_RIGHT, init=False)
-    top: float = field(default=_TOP, init=False)
-    bottom: float = field(default=_BOTTOM, init=False)
+    svg: Markup
+    legend: list[LegendEntry]
+    has_best: bool
 
 
 def line_chart(
     caption: str, series: Sequence[Series], axis: Axis, *, best: float | None = None, area: bool = False
 ) -> LineChart | None:
-    """Lay out curves over the epochs; None where no curve has a value.
+    """Draw curves over the epochs; None if no curve has a value.
 
     Args:
         caption: what is shown.
-        series: curves without any value are left out.
+        series: curves; those without a value are left out.
         axis: what the values are.
         best: epoch to mark.
-        area: fill what lies between the first two curves, where both have all values.
+        area: fill the area between the first two curves, if both have all values.
     """
-    shown = [one for one in series if any(y is not None for _, y in one.points)]
-    if not shown:
+    curves = [curve for curve in series if curve.known]
+    if not curves:
         return None
-    heights = [y for one in shown for _, y in one.points if y is not None]
-    epochs = [x for one in shown for x, _ in one.points]
-    ticks = ticks_of([*heights, *axis.always])
-    across = scale(min(epochs), max(epochs), _LEFT, _RIGHT)
-    up = scale(ticks[0], ticks[-1], _BOTTOM, _TOP)
-    return LineChart(
-        caption=caption,
-        lines=[_line(one, across, up, axis) for one in shown],
-        rows=[(up(value), tick_text(value, ticks, axis)) for value in ticks],
-        columns=[(across(value), f"{value:g}") for value in _epoch_ticks(epochs)],
-        mark=None if best is None else across(best),
-        area=_area(shown[:2], across, up) if area and len(shown) > 1 else "",
-    )
+    chart = Chart(caption)
+    with chart.style():
+        _draw(chart, curves, axis, best)
+        if area:
+            _fill_between(chart, curves)
+    legend = [LegendEntry(c.name, c.colour, c.dashed, axis.text(c.known[-1][1])) for c in curves]
+    return LineChart(caption, chart.svg(), legend, best is not None)
 
 
-def _line(
-    one: Series, across: Callable[[float], float], up: Callable[[float], float], axis: Axis
-) -> dict[str, Any]:
-    known = [(x, y) for x, y in one.points if y is not None]
-    every = math.ceil(len(known) / _DOTS)
-    level = len({y for _, y in known}) == 1
-    dots = [(across(x), up(y), f"epoch {x:g}: {one.name} {axis.text(y)}") for x, y in known[::-every][::-1]]
-    return {
-        "name": one.name,
-        "style": one.style,
-        "path": " ".join(_path(part, across, up) for part in _unbroken(one.points)),
-        "dots": dots,
-        "dotted": len(known) == 1 or (len(known) <= _DOTS_SEEN and not level),
-        "last": axis.text(known[-1][1]),
-    }
+def _draw(chart: Chart, curves: Sequence[Series], axis: Axis, best: float | None) -> None:
+    for curve in curves:
+        _draw_line(chart, curve)
+        _draw_dots(chart, curve, axis)
+    if best is not None:
+        line = chart.axes.axvline(best, color=COLOURS["muted"], linestyle=(0, (2, 4)), linewidth=1, zorder=1)
+        chart.tag(line, "mark", ["best epoch"])
+    _set_epochs(chart.axes, [x for curve in curves for x, _ in curve.points])
+    _set_values(chart.axes, [y for curve in curves for _, y in curve.known], axis)
 
 
-def _unbroken(points: Points) -> list[list[tuple[float, float]]]:
-    """The stretches between gaps."""
-    parts: list[list[tuple[float, float]]] = [[]]
-    for x, y in points:
-        if y is not None:
-            parts[-1].append((x, y))
-        elif parts[-1]:
-            parts.append([])
-    return [part for part in parts if part]
+def _draw_line(chart: Chart, curve: Series) -> None:
+    x, y = zip(*curve.points, strict=True)
+    style = (0, (2.5, 2.5)) if curve.dashed else "solid"
+    values = [math.nan if value is None else value for value in y]
+    colour = COLOURS[curve.colour]
+    (line,) = chart.axes.plot(x, values, color=colour, linestyle=style, linewidth=2, clip_on=False)
+    chart.tag(line, f"of-{curve.key}")
 
 
-def _path(
-    points: Sequence[tuple[float, float]], across: Callable[[float], float], up: Callable[[float], float]
-) -> str:
-    return "M" + " L".join(f"{across(x):.1f} {up(y):.1f}" for x, y in points)
+def _draw_dots(chart: Chart, curve: Series, axis: Axis) -> None:
+    """The points that can be pointed at, the last one included; invisible ones of a long curve."""
+    every = math.ceil(len(curve.known) / _MAX_DOTS)
+    points = curve.known[::-every][::-1]
+    x, y = zip(*points, strict=True)
+    visible = _has_visible_dots(curve)
+    (dots,) = chart.axes.plot(x, y, "o", color=COLOURS[curve.colour], clip_on=False)
+    dots.set(markersize=5.2 if visible else 10, markeredgewidth=0, alpha=None if visible else 0)
+    chart.tag(dots, "dots", [f"epoch {epoch:g}: {curve.name} {axis.text(value)}" for epoch, value in points])
 
 
-def _area(pair: Sequence[Series], across: Callable[[float], float], up: Callable[[float], float]) -> str:
-    first, second = ([(x, y) for x, y in one.points if y is not None] for one in pair)
-    if len(first) < 2 or [x for x, _ in first] != [x for x, _ in second]:
-        return ""
-    return f"{_path([*first, *second[::-1]], across, up)} Z"
+def _has_visible_dots(curve: Series) -> bool:
+    count, level = len(curve.known), len({y for _, y in curve.known}) == 1
+    return count == 1 or (count <= _MAX_VISIBLE_DOTS and not level)
+
+
+def _fill_between(chart: Chart, curves: Sequence[Series]) -> None:
+    """Fill between the first two curves if they have the same epochs."""
+    if len(curves) < 2:
+        return
+    first, second = (dict(curve.known) for curve in curves[:2])
+    if len(first) < 2 or list(first) != list(second):
+        return
+    upper, lower = list(first.values()), list(second.values())
+    area = chart.axes.fill_between(list(first), upper, lower, color=COLOURS[curves[0].colour])
+    area.set(alpha=0.14, linewidth=0, clip_on=False)
+    chart.tag(area, "area")
+
+
+def _set_epochs(axes: Axes, epochs: Sequence[float]) -> None:
+    from matplotlib.ticker import FixedLocator, MaxNLocator
+
+    low, high = min(epochs), max(epochs)
+    axes.set_xlabel("epoch")
+    if low < high:
+        axes.set_xlim(low, high)
+        axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True))
+    else:
+        axes.set_xlim(low - 1, low + 1)
+        axes.xaxis.set_major_locator(FixedLocator([low]))
+    axes.xaxis.set_major_formatter("{x:g}")
+
+
+def _set_values(axes: Axes, values: Sequence[float], axis: Axis) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    low, high = min(values), max(values)
+    below, above = high - axis.least_range, low + axis.least_range
+    covered = [low, high, *axis.always, max(below, axis.bounds[0]), min(above, axis.bounds[1])]
+    locator = MaxNLocator(5, steps=[1, 2, 5, 10])
+    axes.yaxis.set_major_locator(locator)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: axis.tick(value)))
+    # From tick to tick, so that no curve leaves the grid.
+    ticks = locator.tick_values(min(covered), max(covered))
+    axes.set_ylim(ticks[0], ticks[-1])
 
 
 def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
@@ -155,9 +210,9 @@ def scale(low: float, high: float, start: float, end: float) -> Callable[[float]
 
 
 def ticks_of(values: Sequence[float]) -> list[float]:
-    """Round numbers, about `_TICKS`, from below the least value to above the greatest."""
+    """Round numbers, about `5`, from below the least value to above the greatest."""
     low, high = min(values), max(values)
-    step = _round_step((high - low) / _TICKS or max(abs(high), 0.01) / _TICKS)
+    step = _round_step((high - low) / 5 or max(abs(high), 0.01) / 5)
     first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
     return [i * step for i in range(first, max(last, first + 1) + 1)]
 
@@ -175,52 +230,3 @@ def tick_text(value: float, ticks: Sequence[float], axis: Axis) -> str:
         return f"{value:.6g}"
     digits = max(0, -math.floor(math.log10(100 * (ticks[1] - ticks[0])) + 1e-6))
     return f"{100 * value:.{digits}f}\u00a0%"
-
-
-def _epoch_ticks(epochs: Sequence[float]) -> list[float]:
-    """Round epochs within the run; its only one, where there is but one."""
-    low, high = min(epochs), max(epochs)
-    if high <= low:
-        return [low]
-    step = max(1.0, _round_step((high - low) / 8))
-    return [i * step for i in range(math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6) + 1)]
-
-
-def heat_table(counts: NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:
-    """Rows of the confusion matrix as shares of the true class, at most `CLASSES_SHOWN` of them.
-
-    Args:
-        counts: int64 [C, C], rows truth, columns predictions.
-        names: C class names.
-
-    Returns:
-        `columns` (names), `rows` of name, pixels and cells, and how many classes are `left_out`: of many,
-        those with the most pixels are shown, and a last column sums the others.
-    """
-    most = np.argsort(-(counts.sum(0) + counts.sum(1)), kind="stable")[:CLASSES_SHOWN]
-    shown = sorted(most.tolist())
-    left_out = len(names) - len(shown)
-    rows = []
-    for i in shown:
-        row = counts[i, shown].tolist()
-        row += [int(counts[i].sum()) - sum(row)] if left_out else []
-        rows.append(_heat_row(names[i], shown.index(i), row))
-    columns = [names[i] for i in shown] + (["others"] if left_out else [])
-    return {"columns": columns, "rows": rows, "left_out": left_out}
-
-
-def _heat_row(name: str, right: int, row: Sequence[int]) -> dict[str, Any]:
-    total = sum(row)
-    shares = [value / total if total else 0.0 for value in row]
-    cells = [
-        {"level": round(100 * share), "text": _cell_text(share), "right": i == right}
-        for i, share in enumerate(shares)
-    ]
-    return {"name": name, "pixels": f"{total:,}", "cells": cells if total else []}
-
-
-def _cell_text(share: float) -> str:
-    """Percent without the sign, 100 for all alone; nothing for what is not worth a look."""
-    if share < 0.005:
-        return ""
-    return "100" if share == 1 else f"{min(round(100 * share), 99)}"

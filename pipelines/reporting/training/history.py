@@ -1,4 +1,4 @@
-"""What a training run's folder says of it: its curve, its classes, its configuration."""
+"""Read the history, the classes and the configuration of a training run from its folder."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _Count = Annotated[int, Field(ge=0, le=2**48)]
 
 
 class Entry(BaseModel):
-    """What one validation told, as `pipelines.training.loop` writes it; losses and shares are since the last.
+    """One validation, as `pipelines.training.loop` writes it; losses and shares are since the previous one.
 
     Attributes:
         loss: mean over the steps; so are its two terms.
-        from_model: share of unlabelled pixels whose label is the network's own prediction.
+        from_model: share of unlabelled pixels whose label is the network's prediction.
         agreement: share of unlabelled pixels where network and zero-shot label name the same class.
         waiting: share of the time spent waiting for data.
         iou: of each of C classes, None where it is not defined.
@@ -74,13 +74,13 @@ _HISTORY = TypeAdapter(Annotated[list[Entry], Field(min_length=1)])
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A training run as its folder has it.
+    """A training run.
 
     Attributes:
         out: the folder.
         history: at least one entry, in the order of training.
-        classes: C names; `class 3` where no checkpoint is left to name it.
-        config: None where config.yaml is missing or no training configuration.
+        classes: C names; `class 3` and the like if no checkpoint is left.
+        config: None if config.yaml is missing or invalid.
         config_problem: why it is None.
     """
 
@@ -102,7 +102,7 @@ class TrainingRun:
 
 
 def is_training_run(out: str) -> bool:
-    """Whether a folder is the output of `segray train`, ended or not.
+    """Whether a folder is the output of `segray train`, finished or not.
 
     Raises:
         UserError: it cannot be listed.
@@ -117,7 +117,7 @@ def is_training_run(out: str) -> bool:
 def read_run(out: str) -> TrainingRun:
     """Read history, classes and configuration of a training run.
 
-    A run that stopped, and went on since its history was written, is shown as its newest checkpoint has it.
+    If a checkpoint is newer than history.json, its history is used.
 
     Raises:
         UserError: the history is damaged, or there is none because nothing was validated yet.
@@ -136,7 +136,7 @@ def read_run(out: str) -> TrainingRun:
 
 
 def checkpoints(out: str) -> list[str]:
-    """Where a run's network may lie: its best, or the checkpoints of a run that has not ended."""
+    """Locations of a run's network: the best one, then the checkpoints of an unfinished run, newest first."""
     return [storage.join(out, BEST), *newest_first(storage.join(out, CHECKPOINTS))]
 
 
@@ -144,7 +144,7 @@ def read_json(path: str) -> Any:
     """A JSON file.
 
     Raises:
-        UserError: it cannot be read, or is no JSON.
+        UserError: it cannot be read, or is not JSON.
     """
     try:
         return json.loads(storage.read_bytes(path))
@@ -154,7 +154,7 @@ def read_json(path: str) -> Any:
 
 def _states(out: str) -> list[tuple[str, dict[str, Any]]]:
     """The state of the newest readable checkpoint, and of the best, where they are."""
-    found: list[tuple[str, dict[str, Any]]] = []
+    states: list[tuple[str, dict[str, Any]]] = []
     best, *newest = checkpoints(out)
     for uris in (newest, [best]):
         for uri in uris:
@@ -163,9 +163,9 @@ def _states(out: str) -> list[tuple[str, dict[str, Any]]]:
             except UserError:
                 continue
             if isinstance(state, dict):
-                found.append((uri, state))
+                states.append((uri, state))
                 break
-    return found
+    return states
 
 
 def _history(value: Any, path: str) -> list[Entry]:
@@ -191,8 +191,8 @@ def _classes(states: list[dict[str, Any]], count: int) -> tuple[str, ...]:
 
 def _config(out: str) -> tuple[TrainConfig | None, str]:
     try:
-        words = yaml.safe_load(storage.read_bytes(storage.join(out, CONFIG)))
-        return TrainConfig.model_validate(current_tree(words)), ""
+        values = yaml.safe_load(storage.read_bytes(storage.join(out, CONFIG)))
+        return TrainConfig.model_validate(current_tree(values)), ""
     except FileNotFoundError:
         return None, f"{CONFIG} is missing"
     except (OSError, ValueError, yaml.YAMLError, RecursionError):

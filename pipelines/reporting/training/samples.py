@@ -15,7 +15,8 @@ from segray.models.segmenters.registry import Segmenter
 from segray.models.semi.objective import IGNORE
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.label_set.samples import Legend, visible
-from segray.pipelines.training.data.training_data import Item, LabelledImages, UnlabelledImages
+from segray.pipelines.training.data.datasets import LabelledImages, UnlabelledImages
+from segray.pipelines.training.data.samples import Sample
 
 
 @dataclass(frozen=True)
@@ -23,25 +24,25 @@ class Panel:
     """One label map of an image.
 
     Attributes:
-        name: whose label it is.
-        picture: data URI; "" where there is no label.
-        problem: why there is none.
+        name: of the label map.
+        image: data URI; "" if there is no label.
+        problem: why there is no label.
         miou: over the classes in it and in the truth; None for the truth itself.
     """
 
     name: str
-    picture: str
+    image: str
     problem: str = ""
     miou: float | None = None
 
 
 @dataclass(frozen=True)
-class TrainingSample:
+class Example:
     """What the page shows of one validation image.
 
     Attributes:
-        ratio: width / height of the picture boxes, kept within reason for very long images.
-        confidence: mean over the pixels of the network's greatest probability.
+        ratio: width / height of the image boxes, limited for very long images.
+        confidence: highest class probability of a pixel, mean over the pixels.
         miou: of the prediction.
         photo: data URI.
         classes: (name, colour, IoU of the prediction) of each class but 0 in truth or prediction.
@@ -61,7 +62,7 @@ class TrainingSample:
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network and how it is asked.
+    """A trained network and how it predicts.
 
     Attributes:
         segmenter: in evaluation mode; its device is used.
@@ -73,22 +74,22 @@ class Network:
     window: int | None
     tau: float
 
-    def answer(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The classes of an image uint8 [3, H, W] and their probabilities, [H, W] on the CPU."""
         logits = image_logits(self.segmenter, image, window=self.window)
         probability, label = logits.softmax(0).max(0)
         return label.cpu(), probability.cpu()
 
 
-class Artist:
-    """Draws validation images.
+class ExampleRenderer:
+    """Renders validation images.
 
     Args:
         network: predicts.
-        items: the images, each with a mask.
-        labels: folder or URI of the label set; None: pictures without zero-shot and enhanced labels.
+        samples: the images, each with a mask.
+        labels: folder or URI of the label set; None: no zero-shot and enhanced labels.
         legend: names and colours of the data's classes.
-        classes: their names as the data has them.
+        classes: their original names in the data.
 
     Raises:
         UserError: the label set has other classes.
@@ -97,29 +98,29 @@ class Artist:
     def __init__(
         self,
         network: Network,
-        items: Sequence[Item],
+        samples: Sequence[Sample],
         labels: str | None,
         legend: Legend,
         classes: Sequence[str],
     ) -> None:
         self._network, self._legend = network, legend
-        self._images = LabelledImages(items)
-        self._zero_shot = UnlabelledImages(items, labels, classes) if labels else None
+        self._images = LabelledImages(samples)
+        self._zero_shot = UnlabelledImages(samples, labels, classes) if labels else None
 
-    def draw(self, index: int) -> TrainingSample:
-        """Image `index` of the items.
+    def render(self, index: int) -> Example:
+        """Render image `index` of the samples.
 
         Raises:
-            UserError: its files cannot be read, or do not fit together.
+            UserError: its files cannot be read, or do not match.
         """
         image, mask = self._images[index]
         truth = mask.long()
-        own, probability = self._network.answer(image)
-        label_panels, from_model = self._labels(index, truth, own, probability)
-        confusion = confusion_matrix(truth, own, len(self._legend.names), IGNORE)
+        prediction, probability = self._network.predict(image)
+        label_panels, from_model = self._labels(index, truth, prediction, probability)
+        confusion = confusion_matrix(truth, prediction, len(self._legend.names), IGNORE)
         height, width = truth.shape
-        return TrainingSample(
-            image_id=visible(self._images.items[index].image_id),
+        return Example(
+            image_id=visible(self._images.samples[index].image_id),
             size=f"{width} x {height}",
             ratio=min(max(width / height, 0.6), 3.0),
             confidence=float(probability.mean()),
@@ -127,39 +128,39 @@ class Artist:
             photo=thumbnails.photo(image.permute(1, 2, 0).contiguous().numpy()),
             panels=[
                 *label_panels,
-                self._panel("prediction", own, truth),
-                Panel("truth", self._picture(truth)),
+                self._panel("prediction", prediction, truth),
+                Panel("truth", self._overlay(truth)),
             ],
             classes=self._classes(class_iou(confusion).tolist()),
             from_model=from_model,
         )
 
     def _labels(
-        self, index: int, truth: Tensor, own: Tensor, probability: Tensor
+        self, index: int, truth: Tensor, prediction: Tensor, probability: Tensor
     ) -> tuple[list[Panel], float | None]:
-        """Zero-shot and enhanced label as validation scores them, and the share that is the network's."""
+        """Zero-shot and enhanced label as in validation, and the share of pixels from the network."""
         if self._zero_shot is None:
             return [], None
-        given = self._zero_shot[index][1].long()
-        believed = (probability >= self._network.tau) | (given == IGNORE)
-        unknown = bool((given == IGNORE).all())
+        zero_shot = self._zero_shot[index][1].long()
+        from_model = (probability >= self._network.tau) | (zero_shot == IGNORE)
+        unknown = bool((zero_shot == IGNORE).all())
         first = (
             Panel("zero-shot", "", "no zero-shot label of this image")
             if unknown
-            else self._panel("zero-shot", given.masked_fill(given == IGNORE, 0), truth)
+            else self._panel("zero-shot", zero_shot.masked_fill(zero_shot == IGNORE, 0), truth)
         )
-        enhanced = self._panel("enhanced", torch.where(believed, own, given), truth)
-        return [first, enhanced], float(believed.float().mean())
+        enhanced = self._panel("enhanced", torch.where(from_model, prediction, zero_shot), truth)
+        return [first, enhanced], float(from_model.float().mean())
 
     def _panel(self, name: str, label: Tensor, truth: Tensor) -> Panel:
         confusion = confusion_matrix(truth, label, len(self._legend.names), IGNORE)
-        return Panel(name, self._picture(label), miou=mean_iou(confusion))
+        return Panel(name, self._overlay(label), miou=mean_iou(confusion))
 
-    def _picture(self, label: Tensor) -> str:
+    def _overlay(self, label: Tensor) -> str:
         shown = label.masked_fill(label == IGNORE, 0).to(torch.uint8)
         return thumbnails.label_overlay(shown.numpy(), self._legend.palette)
 
     def _classes(self, iou: Sequence[float]) -> list[tuple[str, str, float]]:
         legend = self._legend
-        there = [i for i, value in enumerate(iou) if i and not math.isnan(value)]
-        return [(legend.names[i], legend.colour(i), iou[i]) for i in there]
+        present = [i for i, value in enumerate(iou) if i and not math.isnan(value)]
+        return [(legend.names[i], legend.colour(i), iou[i]) for i in present]

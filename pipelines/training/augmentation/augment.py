@@ -1,21 +1,20 @@
-"""The views of an image: weak A^w, strong A^s and CutMix, by batches on the device of the tensors.
+"""The views of an image: weak A^w, strong A^s and CutMix, in batches on the device of the tensors.
 
-The recipe is UniMatch's (Yang et al., CVPR 2023). Random numbers come from one CPU generator, or from one
-for each image: then an image's view does not depend on what it is batched with. Every image takes as many
-numbers, whatever they decide.
+The recipe is UniMatch's (Yang et al., CVPR 2023). Random numbers come from one CPU generator, or from one per
+image: then an image's view does not depend on the other images of its batch. Every image takes the same
+number of random numbers, whatever they decide.
 """
 
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resize
 
 from segray.pipelines.training.augmentation.colour import ADJUSTMENTS, gaussian_blur, to_gray
 
@@ -23,7 +22,7 @@ PADDING = 255
 """Value of a map outside its image."""
 
 Draws = torch.Generator | Sequence[torch.Generator]
-"""One CPU generator for a batch, or one for each of its images."""
+"""One CPU generator for a batch, or one per image."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class WeakBatch:
 
 @dataclass(frozen=True)
 class WeakAugment:
-    """A^w: resize by a random factor, crop at random (padded right and below where too small), flip.
+    """A^w: resize by a random factor, random crop (padded right and below if too small), horizontal flip.
 
     Attributes:
         crop: side of the crop in pixels.
@@ -56,12 +55,12 @@ class WeakAugment:
     flip: float = 0.5
 
     def __call__(self, images: list[Tensor], maps: list[list[Tensor]], generator: Draws) -> WeakBatch:
-        """Image i and its maps move together.
+        """Transform each image and its maps together.
 
         Args:
-            images: uint8 [3, h, w] each, of any sizes: bilinear, antialiased where they shrink.
-            maps: for each image its maps [h, w], as many for each: nearest, in their own dtype.
-            generator: four numbers an image.
+            images: uint8 [3, h, w] each, of any sizes; resized bilinearly, antialiased if they shrink.
+            maps: for each image its maps [h, w], the same number for each; nearest neighbour, dtype kept.
+            generator: gives four numbers per image.
         """
         count, side, device = len(images), self.crop, images[0].device
         batch = WeakBatch(
@@ -70,19 +69,19 @@ class WeakAugment:
             torch.ones(count, side, side, dtype=torch.bool, device=device),
         )
         draws = _uniform(count, 4, generator)
-        for i, (image, own, numbers) in enumerate(zip(images, maps, draws, strict=True)):
-            assert all(m.shape == image.shape[1:] for m in own), "a map of another size than its image"
-            self._fill(batch, i, image, own, numbers)
+        for i, (image, image_maps, numbers) in enumerate(zip(images, maps, draws, strict=True)):
+            assert all(m.shape == image.shape[1:] for m in image_maps), "a map of another size than its image"
+            self._fill(batch, i, image, image_maps, numbers)
         return batch
 
     def _fill(self, batch: WeakBatch, i: int, image: Tensor, maps: list[Tensor], draws: list[float]) -> None:
         window = self._window(image.shape[1], image.shape[2], draws)
         flipped = draws[3] < self.flip
         area = (i, slice(window.rows), slice(window.columns))
-        batch.images[i, :, : window.rows, : window.columns] = _cut_image(image, window)
+        batch.images[i, :, : window.rows, : window.columns] = _crop_image(image, window)
         batch.padding[area] = False
-        for target, own in zip(batch.maps, maps, strict=True):
-            target[area] = _cut_map(own, window)
+        for target, source in zip(batch.maps, maps, strict=True):
+            target[area] = _crop_map(source, window)
         if flipped:
             for tensor in (batch.images, batch.padding, *batch.maps):
                 tensor[i] = tensor[i].flip(-1)
@@ -108,49 +107,61 @@ class _Window:
     columns: int
 
 
-def _cut_image(image: Tensor, window: _Window) -> Tensor:
+def _crop_image(image: Tensor, window: _Window) -> Tensor:
     """The window of the resized image, float [3, rows, columns] in 0..1."""
     if window.height < image.shape[1] or window.width < image.shape[2]:
-        resized = resize(
-            image, [window.height, window.width], interpolation=InterpolationMode.BILINEAR, antialias=True
-        )
+        shrunk = _shrink(image, window.height, window.width)
         rows = slice(window.top, window.top + window.rows)
-        return resized[:, rows, window.left : window.left + window.columns].float() / 255
-    # An image that grows needs no antialiasing: only the window is sampled, at a fraction of the cost.
-    y = _places(window.top, window.rows, window.height, image.device)
-    x = _places(window.left, window.columns, window.width, image.device)
+        return shrunk[:, rows, window.left : window.left + window.columns].float().round_() / 255
+    # An enlarged image needs no antialiasing: only the window is sampled, at a fraction of the cost.
+    y = _grid_coordinates(window.top, window.rows, window.height, image.device)
+    x = _grid_coordinates(window.left, window.columns, window.width, image.device)
     grid = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), -1)
     sampled = F.grid_sample(image[None].float(), grid[None], padding_mode="border", align_corners=False)
     return sampled[0] / 255
 
 
-def _places(first: int, count: int, length: int, device: torch.device) -> Tensor:
-    """Pixel centres as `grid_sample` counts them: -1 and 1 are the image's outer edges."""
+def _shrink(image: Tensor, height: int, width: int) -> Tensor:
+    """Antialiased bilinear resize of uint8 [3, h, w], as uint8 or float in 0..255."""
+    # The same kernels that torchvision chooses; importing torchvision would take a worker more than a second.
+    fast = image.device.type == "cpu" and _has_uint8_resize()
+    source = image[None] if fast else image[None].float()
+    return F.interpolate(source, (height, width), mode="bilinear", align_corners=False, antialias=True)[0]
+
+
+def _has_uint8_resize() -> bool:
+    """Whether PyTorch resizes uint8 on this CPU faster than float32."""
+    vectorised = torch.backends.cpu.get_cpu_capability() in {"AVX2", "AVX512"}
+    return vectorised or platform.machine() in {"aarch64", "arm64"}
+
+
+def _grid_coordinates(first: int, count: int, length: int, device: torch.device) -> Tensor:
+    """Pixel centres in the coordinates of `grid_sample`: -1 and 1 are the image's outer edges."""
     return (torch.arange(first, first + count, device=device) * 2 + 1) / length - 1
 
 
-def _cut_map(own: Tensor, window: _Window) -> Tensor:
+def _crop_map(source: Tensor, window: _Window) -> Tensor:
     """The window of the resized map by nearest neighbours: the source pixel under each centre."""
-    rows = _under(window.top, window.rows, own.shape[0], window.height, own.device)
-    columns = _under(window.left, window.columns, own.shape[1], window.width, own.device)
-    return own[rows[:, None], columns[None, :]]
+    rows = _nearest(window.top, window.rows, source.shape[0], window.height, source.device)
+    columns = _nearest(window.left, window.columns, source.shape[1], window.width, source.device)
+    return source[rows[:, None], columns[None, :]]
 
 
-def _under(first: int, count: int, source: int, target: int, device: torch.device) -> Tensor:
-    # Whole numbers: a fraction that is rounded would pick the neighbour now and then.
+def _nearest(first: int, count: int, source: int, target: int, device: torch.device) -> Tensor:
+    # Integers: a rounded fraction would pick the wrong neighbour now and then.
     return (torch.arange(first, first + count, device=device) * 2 + 1) * source // (2 * target)
 
 
 @dataclass(frozen=True)
 class StrongAugment:
-    """A^s without CutMix: colour jitter in a random order, grayscale, Gaussian blur, drawn for each image.
+    """A^s without CutMix: colour jitter in random order, grayscale, Gaussian blur, drawn per image.
 
     Attributes:
         jitter_p: chance of the colour jitter.
-        brightness: its factor is from 1 -+ this, not below 0; so are `contrast` and `saturation`.
-        contrast: see `brightness`.
-        saturation: see `brightness`.
-        hue: the hue turns by up to this, in full circles.
+        brightness: the factor is at most this far from 1, and not below 0.
+        contrast: as `brightness`.
+        saturation: as `brightness`.
+        hue: the largest shift of the hue, in full circles.
         gray_p: chance of grayscale.
         blur_p: chance of the blur.
         blur_sigma: range of its standard deviation in pixels.
@@ -166,11 +177,11 @@ class StrongAugment:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
 
     def __call__(self, images: Tensor, generator: Draws) -> Tensor:
-        """A new tensor of changed images.
+        """A new tensor of augmented images.
 
         Args:
             images: float [B, 3, H, W] in 0..1.
-            generator: twelve numbers an image.
+            generator: gives twelve numbers per image.
         """
         draws = _uniform(len(images), 12, generator)
         images = self._jitter(images.clone(), draws)
@@ -198,12 +209,12 @@ class StrongAugment:
 
 @dataclass(frozen=True)
 class CutMix:
-    """A box of another image in each image.
+    """Paste a box of another image into each image.
 
     Attributes:
         p: chance of a box.
         area: range of the box's share of the image.
-        aspect: range of the box's height over its width, cut to the shapes that fit into the image.
+        aspect: range of the box's height over its width, limited to the boxes that fit into the image.
     """
 
     p: float = 0.5
@@ -211,13 +222,13 @@ class CutMix:
     aspect: tuple[float, float] = (0.3, 1 / 0.3)
 
     def boxes(self, batch: int, height: int, width: int, generator: Draws) -> Tensor:
-        """bool [batch, height, width] on the CPU: True inside the box, nowhere where `p` says no.
+        """bool [batch, height, width] on the CPU: True inside the box of each image, if it has one.
 
         Args:
-            batch: images.
+            batch: number of images.
             height: of an image, in pixels.
             width: of an image, in pixels.
-            generator: five numbers an image.
+            generator: gives five numbers per image.
         """
         boxes = torch.zeros(batch, height, width, dtype=torch.bool)
         for box, draws in zip(boxes, _uniform(batch, 5, generator), strict=True):
@@ -236,21 +247,21 @@ class CutMix:
         h, w = math.floor(math.sqrt(area * aspect)), math.floor(math.sqrt(area / aspect))
         return min(max(h, 1), height), min(max(w, 1), width)
 
-    def mix(self, own: Tensor, other: Tensor, boxes: Tensor) -> Tensor:
-        """`other` inside the boxes (bool [B, H, W]), else `own`: images [B, C, H, W] or maps [B, H, W]."""
-        return torch.where(boxes[:, None] if own.ndim == 4 else boxes, other, own)
+    def mix(self, batch: Tensor, partners: Tensor, boxes: Tensor) -> Tensor:
+        """`partners` inside the boxes (bool [B, H, W]), else `batch`: [B, C, H, W] or [B, H, W]."""
+        return torch.where(boxes[:, None] if batch.ndim == 4 else boxes, partners, batch)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Images [B, 3, H, W] in 0..1, less the mean and over the deviation of each channel."""
+    """Images [B, 3, H, W] in 0..1, normalised by mean and standard deviation of each channel."""
     return (images - images.new_tensor(mean)[:, None, None]) / images.new_tensor(std)[:, None, None]
 
 
 def _uniform(count: int, numbers: int, generator: Draws) -> list[list[float]]:
-    """`numbers` numbers in [0, 1) for each of `count` images."""
+    """`numbers` random numbers in [0, 1) for each of `count` images."""
     generators = [generator] * count if isinstance(generator, torch.Generator) else generator
     if len(generators) != count:
-        raise ValueError(f"{len(generators)} generators for {count} images: give one, or one an image")
+        raise ValueError(f"{len(generators)} generators for {count} images: pass one, or one per image")
     return [torch.rand(numbers, generator=g, dtype=torch.float64).tolist() for g in generators]
 
 

@@ -1,4 +1,4 @@
-"""Colour and blur with a factor of its own for each image of a batch; the formulas are torchvision's."""
+"""Colour jitter and blur with one factor per image of a batch; the formulas are torchvision's."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def to_gray(images: Tensor) -> Tensor:
 
 def adjust_brightness(images: Tensor, factors: Tensor) -> Tensor:
     """Images [B, 3, H, W] in 0..1 times factors [B]: 0 is black, 1 changes nothing."""
-    return (images * _wide(factors)).clamp_(0, 1)
+    return (images * _per_image(factors)).clamp_(0, 1)
 
 
 def adjust_contrast(images: Tensor, factors: Tensor) -> Tensor:
-    """Images [B, 3, H, W] in 0..1 away from their mean luma by factors [B]: 0 is flat, 1 changes nothing."""
+    """Images [B, 3, H, W] in 0..1, blended with their mean luma by factors [B]: 0 is flat, 1 no change."""
     return _blend(images, to_gray(images).mean((1, 2, 3), keepdim=True), factors)
 
 
 def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:
-    """Images [B, 3, H, W] in 0..1 away from their luma by factors [B]: 0 is gray, 1 changes nothing."""
+    """Images [B, 3, H, W] in 0..1, blended with their luma by factors [B]: 0 is gray, 1 no change."""
     return _blend(images, to_gray(images), factors)
 
 
 def adjust_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Images [B, 3, H, W] in 0..1 with their HSV hue turned by turns [B], in full circles.
+    """Images [B, 3, H, W] in 0..1 with their HSV hue shifted by `turns` [B], in full circles.
 
     A channel of an HSV colour is v - chroma * clamp(min(k, 4 - k), 0, 1) with k = (n + 6 hue) mod 6 and
     n = 5, 3, 1 for red, green, blue.
@@ -46,7 +46,7 @@ def adjust_hue(images: Tensor, turns: Tensor) -> Tensor:
 
 
 def _sextant(images: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
-    """Six times the hue, [B, H, W]; a colour without hue has any, as its chroma is 0."""
+    """Six times the hue, [B, H, W]; arbitrary where the chroma is 0."""
     red, green, blue = images.unbind(1)
     span = torch.where(chroma == 0, 1, chroma)
     among_blue = 4 + (red - green) / span
@@ -55,10 +55,10 @@ def _sextant(images: Tensor, value: Tensor, chroma: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, base: Tensor, factors: Tensor) -> Tensor:
-    return torch.lerp(base, images, _wide(factors)).clamp_(0, 1)
+    return torch.lerp(base, images, _per_image(factors)).clamp_(0, 1)
 
 
-def _wide(factors: Tensor) -> Tensor:
+def _per_image(factors: Tensor) -> Tensor:
     return factors[:, None, None, None]
 
 
@@ -71,26 +71,26 @@ ADJUSTMENTS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
 
 
 def gaussian_blur(images: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """Images [B, 3, H, W] under Gaussians of sigmas [B] pixels, cut at 3 sigma, mirrored at the edges."""
-    # One image at a time, as sums of shifted images: on a CPU a tenth of a grouped convolution's time, which
-    # has one channel a group and must give all images the widest one's taps.
+    """Images [B, 3, H, W] blurred by Gaussians of sigmas [B] in pixels, cut at 3 sigma, edges mirrored."""
+    # One image at a time, as sums of shifted images: on a CPU a tenth of the time of a grouped convolution,
+    # which has one channel per group and gives every image the radius of the widest kernel.
     return torch.stack([_blurred(image, sigma) for image, sigma in zip(images, sigmas, strict=True)])
 
 
 def _blurred(image: Tensor, sigma: float) -> Tensor:
     radius = min(math.ceil(3 * sigma), min(image.shape[1:]) - 1)
-    half = [math.exp(-0.5 * (tap / sigma) ** 2) for tap in range(radius + 1)]
+    half = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(radius + 1)]
     weights = [weight / (2 * sum(half) - half[0]) for weight in half]
     padded = F.pad(image, (radius, radius, radius, radius), mode="reflect")
     return _weighted(_weighted(padded, weights, 1), weights, 2)
 
 
 def _weighted(padded: Tensor, weights: list[float], axis: int) -> Tensor:
-    """Convolution along one axis with a symmetric kernel; `weights` from its centre outwards."""
+    """Convolution along an axis with a symmetric kernel; `weights` are from its centre outwards."""
     radius = len(weights) - 1
     length = padded.shape[axis] - 2 * radius
     total = padded.narrow(axis, radius, length) * weights[0]
-    for tap, weight in enumerate(weights[1:], start=1):
-        total.add_(padded.narrow(axis, radius - tap, length), alpha=weight)
-        total.add_(padded.narrow(axis, radius + tap, length), alpha=weight)
+    for offset, weight in enumerate(weights[1:], start=1):
+        total.add_(padded.narrow(axis, radius - offset, length), alpha=weight)
+        total.add_(padded.narrow(axis, radius + offset, length), alpha=weight)
     return total

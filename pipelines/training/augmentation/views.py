@@ -1,4 +1,4 @@
-"""From a step's samples to the tensors of its views: weak, strong, CutMix, dropped channels."""
+"""From a step's batch to the tensors of its views: weak, strong, CutMix."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import torch
 from torch import Tensor
 
 from segray.pipelines.config.commands.train import AugmentConfig
-from segray.pipelines.training.augmentation.augment import CutMix, StrongAugment, WeakAugment
-from segray.pipelines.training.data.batches import StepSamples
-from segray.pipelines.training.data.sampler import LABELLED, UNLABELLED
+from segray.pipelines.training.augmentation.augment import CutMix, StrongAugment, WeakAugment, WeakBatch
+from segray.pipelines.training.data.sampler import LABELLED, UNLABELLED, Batch, StepBatch
 
 
 @dataclass(frozen=True)
 class Views:
-    """Everything a step shows to the network; images float [B, 3, S, S] in 0..1.
+    """The network's inputs in a step; images float [B, 3, S, S] in 0..1.
 
     Attributes:
-        labelled: weakly augmented images, and `mask` [L, S, S] int64 (255: does not count).
+        labelled: weakly augmented images, and `mask` [L, S, S] int64 (255: ignored).
         weak: unlabelled images, and `zero_shot` [U, S, S] int64, `confidence` [U, S, S] in 0..1.
         padding: [U, S, S] bool, pixels outside the image.
         strong: views of `weak`, CutMix included.
-        boxes: for each strong view, [U, S, S] bool: pixels that come from the partner image.
+        boxes: for each strong view, [U, S, S] bool: pixels from the partner image.
     """
 
     labelled: Tensor
@@ -36,7 +35,14 @@ class Views:
 
 
 class Augmentation:
-    """Weak and strong augmentation and CutMix as one function of a step's samples."""
+    """Weak and strong augmentation and CutMix as one function of a step's batch.
+
+    Args:
+        config: ranges and chances.
+        strong_views: how many strong views each unlabelled image has.
+        seed: of the run.
+        device: of the views.
+    """
 
     def __init__(self, config: AugmentConfig, strong_views: int, seed: int, device: torch.device) -> None:
         self.weak = WeakAugment(crop=config.crop, scale=config.scale, flip=config.flip)
@@ -53,27 +59,30 @@ class Augmentation:
         self.cutmix = CutMix(p=config.cutmix, area=config.cutmix_area, aspect=config.cutmix_aspect)
         self.strong_views, self.seed, self.device = strong_views, seed, device
 
-    def __call__(self, samples: StepSamples) -> tuple[Views, list[torch.Generator]]:
-        """The views, and the unlabelled images' generators for what is still to be drawn."""
-        draws = samples.labelled.generators(self.seed, LABELLED)
-        labelled = self.weak(*self._to_device(samples.labelled.images, samples.labelled.maps), draws)
-        views = Views(labelled.images, labelled.maps[0].long())
-        if samples.unlabelled is None:
-            return views, []
-        draws = samples.unlabelled.generators(self.seed, UNLABELLED)
-        weak = self.weak(*self._to_device(samples.unlabelled.images, samples.unlabelled.maps), draws)
+    def __call__(self, batch: StepBatch) -> tuple[Views, list[torch.Generator]]:
+        """The views, and the generators of the unlabelled images for further random numbers."""
+        labelled = self._weak(batch.labelled, batch.labelled.generators(self.seed, LABELLED))
+        mask = labelled.maps[0].long()
+        if batch.unlabelled is None:
+            return Views(labelled.images, mask), []
+        draws = batch.unlabelled.generators(self.seed, UNLABELLED)
+        weak = self._weak(batch.unlabelled, draws)
         strong, boxes = self._strong(weak.images, draws)
         views = Views(
-            views.labelled,
-            views.mask,
-            weak.images,
-            weak.maps[0].long(),
-            weak.maps[1].float() / 255,
-            weak.padding,
-            strong,
-            boxes,
+            labelled=labelled.images,
+            mask=mask,
+            weak=weak.images,
+            zero_shot=weak.maps[0].long(),
+            confidence=weak.maps[1].float() / 255,
+            padding=weak.padding,
+            strong=strong,
+            boxes=boxes,
         )
         return views, draws
+
+    def _weak(self, batch: Batch, draws: list[torch.Generator]) -> WeakBatch:
+        images, maps = self._to_device(batch.images, batch.maps)
+        return self.weak(images, maps, draws)
 
     def _strong(
         self, weak: Tensor, draws: list[torch.Generator]
@@ -92,10 +101,10 @@ class Augmentation:
         if self.device.type == "cpu":
             return images, maps
         moved = [image.to(self.device, non_blocking=True) for image in images]
-        return moved, [[m.to(self.device, non_blocking=True) for m in own] for own in maps]
+        return moved, [[m.to(self.device, non_blocking=True) for m in group] for group in maps]
 
 
 def partner(batch: Tensor) -> Tensor:
-    """Each image's CutMix partner: the other one of its pair, however many workers share the batch."""
+    """Each image's CutMix partner, the other image of its pair; the number of workers does not matter."""
     order = [i ^ 1 if i ^ 1 < len(batch) else i for i in range(len(batch))]
     return batch[order]

@@ -1,4 +1,4 @@
-"""The classes of a training set: given by configuration, or its own."""
+"""The classes of a training set: from the configuration, or from the data set itself."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 
 FILE = "class_names.txt"
-_NO_CLASS = {"background": "background", "_background_": "background", "void": "void"}
+_BACKGROUNDS = {"background": "background", "_background_": "background", "void": "void"}
 
 
-def given_space(classes: str | Sequence[str]) -> LabelSpace:
+def configured_space(classes: str | Sequence[str]) -> LabelSpace:
     """The label space of `data.classes`, as in annotate: id 0 is "background" or "void".
 
     Raises:
@@ -27,10 +27,10 @@ def given_space(classes: str | Sequence[str]) -> LabelSpace:
         raise UserError(f"data.{problem}") from None
 
 
-def own_space(root: str) -> LabelSpace | None:
+def dataset_space(root: str) -> LabelSpace | None:
     """The label space of the file class_names.txt in a data set; None without one.
 
-    Its first line is id 0, be that the background or a class like all others.
+    Its first line is id 0, which may be the background or a class like all others.
 
     Raises:
         UserError: the file is empty, or has a name twice.
@@ -44,24 +44,27 @@ def own_space(root: str) -> LabelSpace | None:
         raise UserError(f"{storage.display(where)}: not UTF-8 text ({error.reason})") from None
     names = [line.partition(":")[0].strip() for line in text.splitlines() if line.strip()]
     try:
-        if names and names[0].lower() in _NO_CLASS:
-            return label_space([_NO_CLASS[names[0].lower()], *names[1:]])
-        # Checked by it, but its background is not wanted: id 0 is a class.
+        if names and names[0].lower() in _BACKGROUNDS:
+            return label_space([_BACKGROUNDS[names[0].lower()], *names[1:]])
+        # Checks the names, but adds a background that this data set does not have: its id 0 is a class.
         space = label_space(names)
     except ValueError as problem:
         raise UserError(f"{storage.display(where)}: {problem}") from None
     return LabelSpace(space.classes[1:], space.aliases[1:])
 
 
-def has_no_class(classes: Sequence[str]) -> bool:
-    """Whether id 0 stands for "no class"."""
-    return classes[0].lower() in _NO_CLASS
+def has_background(classes: Sequence[str]) -> bool:
+    """Whether id 0 is the background, which means "no class", and not a class like all others."""
+    return classes[0].lower() in _BACKGROUNDS
 
 
-def translation(stored: Sequence[str], classes: Sequence[str], ignore: int, where: str) -> NDArray[np.uint8]:
-    """What each id of a label set is in the data set: uint8 [256].
+def class_id_table(
+    stored: Sequence[str], classes: Sequence[str], ignore: int, where: str
+) -> NDArray[np.uint8]:
+    """The data set's class id for each class id of a label set: uint8 [256].
 
-    Where every pixel of the data set has a class, the label set's "no class" says nothing: 255.
+
+    If every pixel of the data set has a class, the label set's background becomes 255, unknown.
 
     Args:
         stored: the label set's classes.
@@ -70,23 +73,23 @@ def translation(stored: Sequence[str], classes: Sequence[str], ignore: int, wher
         where: the label set, for the message.
 
     Raises:
-        UserError: the classes differ; one line with the difference.
+        UserError: the classes differ; the message is one line with the difference.
     """
-    shift = 1 if has_no_class(stored) and not has_no_class(classes) else 0
+    shift = 1 if has_background(stored) and not has_background(classes) else 0
     names = list(stored[shift:])
-    wanted = list(classes)
-    if has_no_class(names) and has_no_class(wanted):
-        names[0] = wanted[0]
-    if names != wanted:
-        raise UserError(f"data.labels={where}: {_difference(names, wanted)}; give data.classes, or relabel")
+    expected = list(classes)
+    if has_background(names) and has_background(expected):
+        names[0] = expected[0]
+    if names != expected:
+        raise UserError(f"data.labels={where}: {_difference(names, expected)}; set data.classes, or relabel")
     table = np.full(256, IGNORE_INDEX, np.uint8)
-    table[shift : len(stored)] = np.arange(len(wanted))
+    table[shift : len(stored)] = np.arange(len(expected))
     table[ignore] = IGNORE_INDEX
     return table
 
 
-def _difference(stored: list[str], wanted: list[str]) -> str:
-    for index, (own, other) in enumerate(zip(wanted, stored, strict=False)):
-        if own != other:
-            return f"class {index} is {other!r} in the label set and {own!r} in the data"
-    return f"the label set has {len(stored)} classes, the data {len(wanted)}"
+def _difference(stored: list[str], expected: list[str]) -> str:
+    for index, (in_data, in_labels) in enumerate(zip(expected, stored, strict=False)):
+        if in_data != in_labels:
+            return f"class {index} is {in_labels!r} in the label set and {in_data!r} in the data"
+    return f"the label set has {len(stored)} classes, the data {len(expected)}"

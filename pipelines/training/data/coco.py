@@ -1,4 +1,4 @@
-"""COCO's layout: annotations/instances_*.json, from which masks are painted when they are needed."""
+"""COCO's layout: annotations/instances_*.json, from which masks are rendered on demand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,22 +20,43 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.image_ids import check_image_id, escape_name
 from segray.pipelines.io.images import ImageProblem
-from segray.pipelines.training.data.class_names import given_space
-from segray.pipelines.training.data.mask_checks import image_shape, listed
-from segray.pipelines.training.data.samples import DataSet, Item, refuse
+from segray.pipelines.training.data.class_names import configured_space
+from segray.pipelines.training.data.mask_checks import image_shape, list_samples
+from segray.pipelines.training.data.samples import DataSet, Sample, refuse
 
 ANNOTATIONS = "annotations"
-_ABOUT = ("id", "height", "width")
 
 
-def paint(shapes: bytes) -> NDArray[np.uint8]:
-    """The mask of one image, uint8 [H, W]: 0 where nothing is, else the class.
+class Rle(TypedDict):
+    """A mask as run lengths in the JSON file; `counts` is a list, or COCO's compressed text."""
 
-    Larger annotations are painted first, of equal areas the later id first: the smaller lies on top, as with
-    the segments of a label set. Crowds are painted like all others.
+    size: list[int]
+    counts: list[int] | str
+
+
+Segmentation = list[list[float]] | Rle
+"""Polygons of x, y, x, y, ... in pixels, or run lengths."""
+Shape = tuple[int, int, Segmentation]
+"""Annotation id, class id and segmentation."""
+
+
+class ImageRecord(TypedDict):
+    """An image in the JSON file; sides in pixels."""
+
+    id: int
+    height: int
+    width: int
+    file_name: NotRequired[str]
+
+
+def render_label_map(shapes: bytes) -> NDArray[np.uint8]:
+    """The mask of one image, uint8 [H, W]: 0 without an annotation, else the class.
+
+    Larger annotations are drawn first, of equal areas the later id first: the smaller one is on top, as in a
+    label set. Crowds are drawn like all others.
 
     Args:
-        shapes: what `_pack` made of the image's annotations.
+        shapes: the image's annotations, packed by `CocoImages.ready`.
     """
     packed = json.loads(zlib.decompress(shapes))
     height, width = packed["size"]
@@ -50,10 +71,10 @@ def paint(shapes: bytes) -> NDArray[np.uint8]:
     return mask
 
 
-def _rle(segmentation: Any, height: int, width: int) -> Any:
-    """pycocotools' RLE of polygons, of plain or of compressed counts; None where nothing is drawn."""
+def _rle(segmentation: Segmentation, height: int, width: int) -> dict[str, object] | None:
+    """pycocotools' RLE of polygons or of run lengths; None if they cover nothing."""
     if isinstance(segmentation, list):
-        # A polygon of fewer than three corners covers nothing, and pycocotools takes four numbers for a box.
+        # Fewer than three corners cover nothing, and pycocotools would read four numbers as a box.
         polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
         return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)) if polygons else None
     counts = segmentation["counts"]
@@ -64,19 +85,23 @@ def _rle(segmentation: Any, height: int, width: int) -> Any:
 
 @dataclass
 class _Part:
-    """What is kept of one instances_*.json, keyed by image_id (the path under the root)."""
+    """Contents of one instances_*.json, by image_id (the path under the root)."""
 
     uri: str
     folder: str
-    images: dict[str, Any] = field(default_factory=dict)
-    shapes: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    images: dict[str, ImageRecord] = field(default_factory=dict)
+    shapes: dict[str, list[Shape]] = field(default_factory=lambda: defaultdict(list))
 
 
 class CocoImages(DataSet):
     """COCO's training and validation images.
 
+    Args:
+        root: the data set's folder or URI.
+        classes: as many as there are categories; None: the file's own names.
+
     Raises:
-        UserError: files are missing, are not what they should be, or name a file outside of the data set.
+        UserError: files are missing or invalid, or name a file outside the data set.
     """
 
     def __init__(self, root: str, classes: str | Sequence[str] | None) -> None:
@@ -92,45 +117,47 @@ class CocoImages(DataSet):
             names = f"{storage.display(val.uri)} and {storage.display(train.uri)}"
             raise UserError(f"{names} have different categories; both must have the same")
         self._parts = [part for part in (train, val) if part]
-        self.items = {i: item for part in self._parts for i, item in self._items(part).items()}
-        self.train = [i for i in self.items if i.startswith(f"{train.folder}/")]
-        self.candidates = [i for i in self.train if self.items[i].mask]
+        self.samples = {i: sample for part in self._parts for i, sample in self._samples(part).items()}
+        self.train = [i for i in self.samples if i.startswith(f"{train.folder}/")]
+        self.candidates = [i for i in self.train if self.samples[i].mask]
         if not self.candidates:
             where = storage.display(storage.join(root, train.folder))
             raise UserError(f"{storage.display(train.uri)} names none of the images in {where}")
-        self.val = [i for i in val.images if i in self.items] if val else None
+        self.val = [i for i in val.images if i in self.samples] if val else None
 
-    def with_mask(self, item: Item, mask_id: str) -> Item | None:  # noqa: ARG002  masks come from the JSON file
-        """The item as it is: published split files name PNG masks, which nobody needs."""
-        return item if item.mask else None
+    def with_mask(self, sample: Sample, mask_id: str) -> Sample | None:  # noqa: ARG002  masks come from the JSON file
+        """The sample itself: published split files name PNG masks, but its mask comes from the JSON file."""
+        return sample if sample.mask else None
 
-    def contents(self, items: Sequence[Item]) -> list[frozenset[int]]:
-        """The classes of each image's annotations, see `DataSet.contents`; no file is opened."""
-        return [frozenset(shape[1] for shape in self._shapes(item)) for item in items]
+    def contents(self, samples: Sequence[Sample]) -> list[frozenset[int]]:
+        """The classes of each image's annotations, see `DataSet.contents`; no file is read."""
+        return [frozenset(shape[1] for shape in self._shapes(sample)) for sample in samples]
 
-    def check(self, items: Sequence[Item]) -> None:
-        """Compare annotations with the images' headers, see `DataSet.check`; nothing is painted yet."""
-        refuse([problem for item in items if (problem := self._problem(item))], "bad masks or images")
+    def check(self, samples: Sequence[Sample]) -> None:
+        """Compare annotations with the images' headers, see `DataSet.check`; no mask is rendered."""
+        refuse([problem for sample in samples if (problem := self._problem(sample))], "bad masks or images")
 
-    def ready(self, items: Iterable[Item]) -> tuple[Item, ...]:
-        """The items with their annotations."""
-        return tuple(replace(item, shapes=self._pack(item)) if item.mask else item for item in items)
+    def ready(self, samples: Iterable[Sample]) -> tuple[Sample, ...]:
+        """The samples with their annotations."""
+        return tuple(
+            replace(sample, shapes=self._pack(sample)) if sample.mask else sample for sample in samples
+        )
 
-    def _items(self, part: _Part) -> dict[str, Item]:
-        found = listed(self.root, part.folder)
-        for image_id, about in part.images.items():
-            if image_id in found:
-                mask_id = f"{ANNOTATIONS}/{part.uri.rpartition('/')[2]}#{about['id']}"
-                found[image_id] = replace(found[image_id], mask=part.uri, mask_id=mask_id)
-        return found
+    def _samples(self, part: _Part) -> dict[str, Sample]:
+        samples = list_samples(self.root, part.folder)
+        for image_id, record in part.images.items():
+            if image_id in samples:
+                mask_id = f"{ANNOTATIONS}/{part.uri.rpartition('/')[2]}#{record['id']}"
+                samples[image_id] = replace(samples[image_id], mask=part.uri, mask_id=mask_id)
+        return samples
 
     def _read(self, part: _Part) -> dict[int, str]:
-        """Fill a part from its file; the categories, sorted by id."""
+        """Fill a part from its file; return the categories, sorted by id."""
         try:
             content = json.loads(storage.read_bytes(part.uri))
             categories = {int(c["id"]): str(c["name"]) for c in content["categories"]}
-            ids = {about["id"]: _image_id(part.folder, about["file_name"]) for about in content["images"]}
-            part.images = {ids[a["id"]]: {k: a[k] for k in _ABOUT} for a in content["images"]}
+            ids = {image["id"]: _image_id(part.folder, image["file_name"]) for image in content["images"]}
+            part.images = {ids[image["id"]]: _image_record(image) for image in content["images"]}
             class_of = {category: i for i, category in enumerate(sorted(categories), start=1)}
             for a in content["annotations"]:
                 shape = (a["id"], class_of[a["category_id"]], a["segmentation"])
@@ -140,47 +167,52 @@ class CocoImages(DataSet):
             raise UserError(f"{storage.display(part.uri)} is not a COCO instances file: {why}") from None
         return dict(sorted(categories.items()))
 
-    def _part_of(self, item: Item) -> _Part:
-        return next(part for part in self._parts if item.image_id in part.images)
+    def _part_of(self, sample: Sample) -> _Part:
+        return next(part for part in self._parts if sample.image_id in part.images)
 
-    def _shapes(self, item: Item) -> list[Any]:
-        return self._part_of(item).shapes.get(item.image_id, [])
+    def _shapes(self, sample: Sample) -> list[Shape]:
+        return self._part_of(sample).shapes.get(sample.image_id, [])
 
-    def _pack(self, item: Item) -> bytes:
-        about = self._part_of(item).images[item.image_id]
-        packed = {"size": [about["height"], about["width"]], "shapes": self._shapes(item)}
+    def _pack(self, sample: Sample) -> bytes:
+        record = self._part_of(sample).images[sample.image_id]
+        packed = {"size": [record["height"], record["width"]], "shapes": self._shapes(sample)}
         return zlib.compress(json.dumps(packed, separators=(",", ":")).encode())
 
-    def _problem(self, item: Item) -> str | None:
-        if item.mask is None:
-            return f"image {item.image_id} is in no instances_*.json of {storage.display(self.root)}"
-        about = self._part_of(item).images[item.image_id]
+    def _problem(self, sample: Sample) -> str | None:
+        if sample.mask is None:
+            return f"image {sample.image_id} is in no instances_*.json of {storage.display(self.root)}"
+        record = self._part_of(sample).images[sample.image_id]
         try:
-            height, width = image_shape(item.image)
+            height, width = image_shape(sample.image)
         except ImageProblem as problem:
-            return f"image {item.image}: {problem.reason}"
-        if (height, width) == (about["height"], about["width"]):
-            return self._shape_problem(item, height, width)
-        sizes = f"{about['width']}x{about['height']} pixels, its image {item.image} {width}x{height}"
-        return f"{item.mask_id} is {sizes}; both must have the same size"
+            return f"image {sample.image}: {problem.reason}"
+        if (height, width) == (record["height"], record["width"]):
+            return self._shape_problem(sample, height, width)
+        sizes = f"{record['width']}x{record['height']} pixels, its image {sample.image} {width}x{height}"
+        return f"{sample.mask_id} is {sizes}; both must have the same size"
 
-    def _shape_problem(self, item: Item, height: int, width: int) -> str | None:
-        for number, _, segmentation in self._shapes(item):
-            if not _is_drawing(segmentation, height, width):
+    def _shape_problem(self, sample: Sample, height: int, width: int) -> str | None:
+        for number, _, segmentation in self._shapes(sample):
+            if not _is_segmentation(segmentation, height, width):
                 allowed = f"polygons, or RLE of size [{height}, {width}]"
-                return f"{item.mask_id}, annotation {number}: no mask of its image (allowed: {allowed})"
+                return f"{sample.mask_id}, annotation {number}: not a mask of its image (allowed: {allowed})"
         return None
 
 
-def _is_drawing(segmentation: Any, height: int, width: int) -> bool:
+def _is_segmentation(segmentation: object, height: int, width: int) -> bool:
     if isinstance(segmentation, list):
         return all(isinstance(polygon, list) and len(polygon) % 2 == 0 for polygon in segmentation)
-    is_rle = isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), str | list)
-    return is_rle and segmentation.get("size") == [height, width]
+    if not isinstance(segmentation, dict):
+        return False
+    return isinstance(segmentation.get("counts"), str | list) and segmentation.get("size") == [height, width]
+
+
+def _image_record(image: ImageRecord) -> ImageRecord:
+    return {"id": image["id"], "height": image["height"], "width": image["width"]}
 
 
 def open_coco(config: DataConfig) -> DataSet:
-    """COCO in its own layout, of any year; void is 0, the classes are 1, 2, ... by ascending category id.
+    """COCO in its own layout, of any year; void is 0, the classes are 1, 2, ... in the order of category ids.
 
     Raises:
         UserError: see `CocoImages`.
@@ -207,14 +239,14 @@ def _image_id(folder: str, file_name: str) -> str:
 
 
 def _space(categories: dict[int, str], classes: str | Sequence[str] | None, where: str) -> LabelSpace:
-    """The file's own names, or as many others in the same order."""
+    """The label space: `classes` if configured, else the names in the file."""
     names = list(categories.values())
     if classes is None:
         try:
             return label_space(["void", *names])
         except ValueError as problem:
             raise UserError(f"{storage.display(where)}: {problem}") from None
-    space = given_space(classes)
+    space = configured_space(classes)
     if len(space.classes) != len(names) + 1:
         have = len(space.classes) - 1
         raise UserError(f"data.classes: {have} classes, {storage.display(where)} has {len(names)} categories")

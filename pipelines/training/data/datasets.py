@@ -1,4 +1,4 @@
-"""Images and their maps as torch tensors, read one by one from any process."""
+"""Images and their maps as torch tensors, read one by one in any process."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageProblem, decode, decode_gray_png
 from segray.pipelines.io.sources import read_image
 from segray.pipelines.label_set.store import LabelStore
-from segray.pipelines.training.data.class_names import translation
-from segray.pipelines.training.data.coco import paint
-from segray.pipelines.training.data.samples import READ, Item
+from segray.pipelines.training.data.class_names import class_id_table
+from segray.pipelines.training.data.coco import render_label_map
+from segray.pipelines.training.data.samples import READ, Sample
 from segray.pipelines.training.data.stored_labels import StoredLabels
 
 _log = logging.getLogger(__name__)
@@ -28,108 +28,114 @@ _log = logging.getLogger(__name__)
 class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
     """Images with their masks: (uint8 [3, H, W], uint8 [H, W]), void as 255.
 
-    An item raises `UserError` where a file has changed since it was checked.
+    Reading an sample raises a `UserError` if a file has changed since it was checked.
+
+    Args:
+        samples: each has a mask.
     """
 
-    def __init__(self, items: Sequence[Item]) -> None:
-        self.items = tuple(items)
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = tuple(samples)
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        item = self.items[index]
+        sample = self.samples[index]
         try:
-            image = _image(item)
+            image = _image(sample)
         except ImageProblem as problem:
-            raise UserError(f"image {item.image}: {problem.reason}") from None
-        mask = torch.from_numpy(_mask(item))
+            raise UserError(f"image {sample.image}: {problem.reason}") from None
+        mask = torch.from_numpy(_mask(sample))
         if mask.shape != image.shape[1:]:
-            raise UserError(f"mask {item.mask} no longer has the size of its image {item.image}")
+            raise UserError(f"mask {sample.mask} no longer has the size of its image {sample.image}")
         return image, mask
 
 
 class UnlabelledImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """Images with zero-shot labels: (uint8 [3, H, W], label uint8 [H, W], confidence uint8 [H, W]).
 
-    Where nothing is known, the label is 255 and the confidence 0: images without an ok row, the label set's
-    ignored pixels, and its "no class" where the data set has a class for every pixel. In place of an image
-    that cannot be read comes the next one that can, and the log says so. Pickles without open files.
+    A pixel without a known class has the label 255 and the confidence 0: in images without an ok row, where
+    the label set ignores a pixel, and where it has "no class" while the data set has a class for every pixel.
+    An image that cannot be read is replaced by the next one that can, with a warning. Pickles without open
+    files.
 
     Args:
-        items: the images.
+        samples: the images.
         labels: folder or URI of the label set; None: all labels are unknown.
-        classes: the data set's classes, which the label set's must be.
+        classes: the data set's classes; the label set must have the same.
 
     Raises:
         UserError: the label set has other classes.
-        DamagedPartError: a part of it cannot be read.
+        DamagedPartError: a part of the label set cannot be read.
     """
 
-    def __init__(self, items: Sequence[Item], labels: str | None, classes: Sequence[str]) -> None:
-        self.items = tuple(items)
+    def __init__(self, samples: Sequence[Sample], labels: str | None, classes: Sequence[str]) -> None:
+        self.samples = tuple(samples)
         self._labels: StoredLabels | None = None
         if labels is not None:
-            about = LabelStore(labels).provenance
-            ignore = int(about.get("ignore_index", IGNORE_INDEX))
-            self._ids = translation(about["classes"], classes, ignore, storage.display(labels))
-            self._labels = StoredLabels(labels, [item.label_id or item.image_id for item in self.items])
+            provenance = LabelStore(labels).provenance
+            ignore = int(provenance.get("ignore_index", IGNORE_INDEX))
+            self._ids = class_id_table(provenance["classes"], classes, ignore, storage.display(labels))
+            self._labels = StoredLabels(labels, [s.label_id or s.image_id for s in self.samples])
         self._unreadable: set[str] = set()
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        for item in (*self.items[index:], *self.items[:index]):
+        for sample in (*self.samples[index:], *self.samples[:index]):
             try:
-                image = _image(item)
+                image = _image(sample)
             except ImageProblem as problem:
-                self._note(item, problem)
+                self._warn_once(sample, problem)
                 continue
-            return image, *self._label(item, (image.shape[1], image.shape[2]))
+            return image, *self._label(sample, (image.shape[1], image.shape[2]))
         raise UserError("none of the unlabelled images can be read")
 
     def labels(self, index: int) -> tuple[Tensor, Tensor] | None:
-        """Label and confidence alone, without reading the image; None where there are none."""
-        found = self._stored(self.items[index])
-        return None if found is None else (torch.from_numpy(found[0]), torch.from_numpy(found[1]))
+        """Label and confidence without reading the image; None if the image has no label."""
+        stored = self._stored(self.samples[index])
+        return None if stored is None else (torch.from_numpy(stored[0]), torch.from_numpy(stored[1]))
 
-    def _label(self, item: Item, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        found = self._stored(item)
-        if found is None:
+    def _label(self, sample: Sample, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        stored = self._stored(sample)
+        if stored is None:
             return torch.full(shape, IGNORE_INDEX, dtype=torch.uint8), torch.zeros(shape, dtype=torch.uint8)
-        label, confidence = found
+        label, confidence = stored
         if label.shape != shape or confidence.shape != shape:
-            sizes = f"{label.shape[1]}x{label.shape[0]} pixels, the image {item.image} {shape[1]}x{shape[0]}"
+            sizes = (
+                f"{label.shape[1]}x{label.shape[0]} pixels, the image {sample.image} {shape[1]}x{shape[0]}"
+            )
             raise UserError(
-                f"the zero-shot label of {item.label_id or item.image_id} is {sizes}; annotate anew"
+                f"the zero-shot label of {sample.label_id or sample.image_id} is {sizes}; annotate it again"
             )
         return torch.from_numpy(label), torch.from_numpy(confidence)
 
-    def _stored(self, item: Item) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
-        pngs = self._labels.read(item.label_id or item.image_id) if self._labels else None
+    def _stored(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+        pngs = self._labels.read(sample.label_id or sample.image_id) if self._labels else None
         if pngs is None:
             return None
         label = self._ids[decode_gray_png(pngs[0])]
         return label, np.where(label == IGNORE_INDEX, np.uint8(0), decode_gray_png(pngs[1]))
 
-    def _note(self, item: Item, problem: ImageProblem) -> None:
-        if item.image not in self._unreadable:
-            self._unreadable.add(item.image)
-            _log.warning("unlabelled image %s is passed over: %s", item.image, problem.reason)
+    def _warn_once(self, sample: Sample, problem: ImageProblem) -> None:
+        if sample.image not in self._unreadable:
+            self._unreadable.add(sample.image)
+            _log.warning("unlabelled image %s is skipped: %s", sample.image, problem.reason)
 
 
-def _image(item: Item) -> Tensor:
-    return torch.from_numpy(decode(read_image(item.image), READ)).permute(2, 0, 1).contiguous()
+def _image(sample: Sample) -> Tensor:
+    return torch.from_numpy(decode(read_image(sample.image), READ)).permute(2, 0, 1).contiguous()
 
 
-def _mask(item: Item) -> NDArray[np.uint8]:
-    if item.shapes is not None:
-        return paint(item.shapes)
-    if item.mask is None:
-        raise UserError(f"image {item.image_id} has no mask")
+def _mask(sample: Sample) -> NDArray[np.uint8]:
+    if sample.shapes is not None:
+        return render_label_map(sample.shapes)
+    if sample.mask is None:
+        raise UserError(f"image {sample.image_id} has no mask")
     try:
-        mask = decode_gray_png(storage.read_bytes(item.mask))
+        mask = decode_gray_png(storage.read_bytes(sample.mask))
     except (OSError, ValueError) as problem:
-        raise UserError(f"mask {item.mask}: {problem}") from None
-    return np.where(mask == item.void, np.uint8(IGNORE_INDEX), mask)
+        raise UserError(f"mask {sample.mask}: {problem}") from None
+    return np.where(mask == sample.void, np.uint8(IGNORE_INDEX), mask)

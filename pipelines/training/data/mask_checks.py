@@ -1,4 +1,4 @@
-"""Data sets whose masks are PNG files: every mask that counts is read before training starts."""
+"""Data sets whose masks are PNG files; every mask that is used is checked before training starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from segray.pipelines.io.ground_truth import TruthMasks
 from segray.pipelines.io.images import FORMATS, ImageProblem
 from segray.pipelines.io.sources import list_images, read_image
 from segray.pipelines.label_set.schema import class_counts
-from segray.pipelines.training.data.samples import READ, DataSet, Item, refuse
+from segray.pipelines.training.data.samples import READ, DataSet, Sample, refuse
 
 _log = logging.getLogger(__name__)
 _READERS = 8
@@ -25,13 +25,13 @@ _SIDEWAYS = (5, 6, 7, 8)
 
 
 def image_shape(uri: str) -> tuple[int, int]:
-    """(height, width) of a picture as it is decoded, turned upright, told from its header.
+    """(height, width) of an image after decoding, turned upright by EXIF, from its header alone.
 
     Raises:
-        ImageProblem: it cannot be opened, or is larger than pictures may be.
+        ImageProblem: it cannot be opened, or is larger than an image may be.
     """
     try:
-        # A name that is no UTF-8 has a file:// URI, which only the other reader takes apart.
+        # A file name that is not UTF-8 has a file:// URI, which only `read_image` can decode.
         source = io.BytesIO(read_image(uri)) if uri.startswith("file:") else storage.open_input(uri)
         with source, Image.open(source, formats=FORMATS) as image:
             width, height = image.size
@@ -47,8 +47,8 @@ def image_shape(uri: str) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def listed(root: str, folder: str) -> dict[str, Item]:
-    """The images under a folder of a data set by their ids, which start with the folder.
+def list_samples(root: str, folder: str) -> dict[str, Sample]:
+    """The images under a folder of a data set, by their ids, which start with the folder.
 
     Raises:
         UserError: no such folder, or no image in it.
@@ -60,20 +60,20 @@ def listed(root: str, folder: str) -> dict[str, Item]:
         raise UserError(f"data.root={storage.display(root)}: {error}") from None
     for ref in refs:
         if ref.problem:
-            _log.warning("%s/%s is left out: %s", folder, ref.image_id, ref.problem)
+            _log.warning("%s/%s is skipped: %s", folder, ref.image_id, ref.problem)
     ids = {f"{folder}/{ref.image_id}": ref.uri for ref in refs if not ref.problem}
-    return {image_id: Item(image_id, uri) for image_id, uri in ids.items()}
+    return {image_id: Sample(image_id, uri) for image_id, uri in ids.items()}
 
 
 class MaskFolders:
-    """The masks of a data set in one folder or more; the first that has a mask gives it.
+    """The masks of a data set in one or more folders; the first folder that has an image's mask wins.
 
     Args:
         root: the data set.
-        folders: names of folders under it; those that are missing are passed over.
+        folders: names of folders under it; missing ones are ignored.
 
     Raises:
-        UserError: one of the folders is there without a PNG.
+        UserError: one of the folders exists, but has no PNG.
     """
 
     def __init__(self, root: str, folders: Sequence[str]) -> None:
@@ -88,33 +88,38 @@ class MaskFolders:
         """The mask_id of each image that has one.
 
         Args:
-            names: image_id -> the image's path under the images' folder, which the masks' folder mirrors.
+            names: by image_id, the image's path under the images' folder, which the masks' folder mirrors.
 
         Raises:
             UserError: two images share a mask.
         """
-        found: dict[str, str] = {}
+        mask_ids: dict[str, str] = {}
         for folder, truth in self._truths.items():
-            missing = {image_id: name for image_id, name in names.items() if image_id not in found}
-            own = truth.match(missing.values())
-            found |= {image_id: f"{folder}/{own[name]}" for image_id, name in missing.items() if name in own}
-        return found
+            missing = {image_id: name for image_id, name in names.items() if image_id not in mask_ids}
+            files = truth.match(missing.values())
+            mask_ids |= {i: f"{folder}/{files[name]}" for i, name in missing.items() if name in files}
+        return mask_ids
 
     def find(self, mask_id: str) -> str | None:
-        """The mask_id as it is written on disk; None where there is no such mask."""
+        """The mask_id in the spelling of the disk; None if there is no such mask."""
         folder, _, name = mask_id.partition("/")
-        found = self._truths[folder].find(name) if folder in self._truths else None
-        return f"{folder}/{found}" if found else None
+        file = self._truths[folder].find(name) if folder in self._truths else None
+        return f"{folder}/{file}" if file else None
 
-    def classes(self, item: Item, shape: tuple[int, int], n_classes: int) -> frozenset[int]:
-        """The class ids in a mask, void left out.
+    def classes(self, sample: Sample, shape: tuple[int, int], n_classes: int) -> frozenset[int]:
+        """The class ids in a mask, without void.
+
+        Args:
+            sample: has a mask.
+            shape: (height, width) of the image in pixels.
+            n_classes: ids from here on are invalid.
 
         Raises:
-            UserError: it is unsound.
+            UserError: the mask is invalid.
         """
-        folder, _, name = (item.mask_id or "").partition("/")
-        mask = self._truths[folder].read(name, shape=shape, n_classes=n_classes, ignore_index=item.void)
-        return frozenset(class_counts(mask, item.void)[0])
+        folder, _, name = (sample.mask_id or "").partition("/")
+        mask = self._truths[folder].read(name, shape=shape, n_classes=n_classes, ignore_index=sample.void)
+        return frozenset(class_counts(mask, sample.void)[0])
 
 
 class MaskedImages(DataSet):
@@ -124,9 +129,9 @@ class MaskedImages(DataSet):
         root: the data set's folder or URI.
         space: its classes.
         images: all images by id.
-        masks: where their masks are.
-        folder: the images' own folder, which starts each id.
-        void: id of mask pixels that count for nothing.
+        masks: the folders of their masks.
+        folder: folder of the images, with which each id starts.
+        void: class id of ignored mask pixels.
 
     Raises:
         UserError: no image has a mask.
@@ -136,7 +141,7 @@ class MaskedImages(DataSet):
         self,
         root: str,
         space: LabelSpace,
-        images: Mapping[str, Item],
+        images: Mapping[str, Sample],
         masks: MaskFolders,
         *,
         folder: str,
@@ -144,48 +149,49 @@ class MaskedImages(DataSet):
     ) -> None:
         self.root, self.space, self._masks, self._void = root, space, masks, void
         names = {image_id: image_id.removeprefix(f"{folder}/") for image_id in images}
-        found = masks.match(names)
-        if not found:
+        mask_ids = masks.match(names)
+        if not mask_ids:
             where = storage.display(root)
-            raise UserError(f"data.root={where}: no image has a mask; masks are named as the images are")
-        items = {i: self._masked(item, found[i]) if i in found else item for i, item in images.items()}
-        self.items = dict(sorted(items.items()))
-        self._seen: dict[str, frozenset[int]] = {}
+            raise UserError(f"data.root={where}: no image has a mask; a mask has the name of its image")
+        masked = {i: self._masked(images[i], mask_id) for i, mask_id in mask_ids.items()}
+        self.samples = dict(sorted({**images, **masked}.items()))
+        self._class_ids: dict[str, frozenset[int]] = {}
 
-    def with_mask(self, item: Item, mask_id: str) -> Item | None:
-        """The item with the mask that a split file names.
+    def with_mask(self, sample: Sample, mask_id: str) -> Sample | None:
+        """The sample with the mask that a split file names.
 
-        Where its own mask of that name lies in another folder, as VOC's augmented ones do, that is meant.
+        If its own mask has that name in another folder, as VOC's augmented masks do, it keeps its own.
         """
-        found = self._masks.find(mask_id)
-        if found is not None:
-            return self._masked(item, found)
-        return item if (item.mask_id or "").rpartition("/")[2] == mask_id.rpartition("/")[2] else None
+        existing = self._masks.find(mask_id)
+        if existing is not None:
+            return self._masked(sample, existing)
+        return sample if (sample.mask_id or "").rpartition("/")[2] == mask_id.rpartition("/")[2] else None
 
-    def contents(self, items: Sequence[Item]) -> list[frozenset[int]]:
-        """The class ids in each mask, see `DataSet.contents`; checked on the way, none is read twice."""
-        new = list({item.mask: item for item in items if item.mask not in self._seen}.values())
+    def contents(self, samples: Sequence[Sample]) -> list[frozenset[int]]:
+        """The class ids in each mask, see `DataSet.contents`; each mask is read and checked once."""
+        new = list({sample.mask: sample for sample in samples if sample.mask not in self._class_ids}.values())
         with ThreadPoolExecutor(_READERS) as pool:
-            answers = list(pool.map(self._look, new))
-        refuse([answer for answer in answers if isinstance(answer, str)], "bad masks or images")
-        found = zip(new, answers, strict=True)
-        self._seen |= {str(item.mask): ids for item, ids in found if isinstance(ids, frozenset)}
-        return [self._seen[str(item.mask)] for item in items]
+            results = list(pool.map(self._read, new))
+        refuse([result for result in results if isinstance(result, str)], "bad masks or images")
+        read = zip(new, results, strict=True)
+        self._class_ids |= {str(sample.mask): ids for sample, ids in read if isinstance(ids, frozenset)}
+        return [self._class_ids[str(sample.mask)] for sample in samples]
 
-    def check(self, items: Sequence[Item]) -> None:
+    def check(self, samples: Sequence[Sample]) -> None:
         """Read each mask, see `DataSet.check`."""
-        self.contents(items)
+        self.contents(samples)
 
-    def _look(self, item: Item) -> frozenset[int] | str:
-        if item.mask is None:
-            return f"image {item.image_id} has no mask in {storage.display(self.root)}"
+    def _read(self, sample: Sample) -> frozenset[int] | str:
+        """The class ids in a mask, or what is wrong with it."""
+        if sample.mask is None:
+            return f"image {sample.image_id} has no mask in {storage.display(self.root)}"
         try:
-            return self._masks.classes(item, image_shape(item.image), len(self.space.classes))
+            return self._masks.classes(sample, image_shape(sample.image), len(self.space.classes))
         except ImageProblem as problem:
-            return f"image {item.image}: {problem.reason}"
+            return f"image {sample.image}: {problem.reason}"
         except UserError as problem:
             return str(problem)
 
-    def _masked(self, item: Item, mask_id: str) -> Item:
+    def _masked(self, sample: Sample, mask_id: str) -> Sample:
         uri = storage.join(self.root, mask_id)
-        return replace(item, mask=uri, mask_id=mask_id, void=self._void)
+        return replace(sample, mask=uri, mask_id=mask_id, void=self._void)

@@ -1,15 +1,25 @@
-"""Which image stands where in a run: a function of seed and position, so that any step can be redone."""
+"""Which image comes when, and each worker's share of it: a function of seed and step, so that any step can
+be repeated.
+
+A step takes a batch from each of two streams, labelled and unlabelled images. A stream passes over all of its
+images again and again, each pass in a new order, so that the shorter stream repeats and no image is left out.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sized
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 LABELLED, UNLABELLED = 0, 1
-"""The two streams of a step."""
+"""The two streams."""
 
 
 @lru_cache(maxsize=16)
@@ -18,19 +28,19 @@ def _permutation(seed: int, stream: int, cycle: int, count: int) -> NDArray[np.i
 
 
 def index_at(seed: int, stream: int, position: int, count: int) -> int:
-    """The image at a position of a stream: pass after pass over all `count` images, each in a new order."""
+    """The image at a position of a stream of `count` images."""
     cycle, place = divmod(position, count)
     return int(_permutation(seed, stream, cycle, count)[place])
 
 
 def generator(seed: int, stream: int, position: int) -> torch.Generator:
-    """The random numbers of one image at one position, the same on whatever worker it falls."""
+    """The random numbers of the image at a position, the same on every worker."""
     words = np.random.SeedSequence([seed, stream, position, 77]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of whatever a network draws itself in a step (dropout, stochastic depth)."""
+    """Seed of the random numbers that a network draws itself in a step (dropout, stochastic depth)."""
     return int(np.random.SeedSequence([seed, step, rank, 78]).generate_state(1, np.uint32)[0])
 
 
@@ -44,3 +54,111 @@ def positions(step: int, batch: int, rank: int, workers: int) -> range:
 def steps_in_epoch(count: int, batch: int) -> int:
     """Steps of one pass over `count` images; the last one reaches into the next pass."""
     return -(-count // batch)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A worker's share of one stream in one step.
+
+    Attributes:
+        images: uint8 [3, h, w] each.
+        maps: for each image its maps [h, w].
+        positions: of each image in the stream.
+    """
+
+    images: list[Tensor]
+    maps: list[list[Tensor]]
+    positions: list[int]
+
+    def generators(self, seed: int, stream: int) -> list[torch.Generator]:
+        """The random numbers of each image."""
+        return [generator(seed, stream, position) for position in self.positions]
+
+    def parts(self, count: int) -> list[Batch]:
+        """`count` equal parts, in order."""
+        size = len(self.images) // count
+        slices = [slice(i * size, (i + 1) * size) for i in range(count)]
+        return [Batch(self.images[s], self.maps[s], self.positions[s]) for s in slices]
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """A worker's share of both streams in one step; no unlabelled images where the method uses none."""
+
+    step: int
+    labelled: Batch
+    unlabelled: Batch | None
+
+    def parts(self, count: int) -> list[StepBatch]:
+        """`count` equal parts, in order."""
+        if count == 1:
+            return [self]
+        labelled = self.labelled.parts(count)
+        unlabelled = self.unlabelled.parts(count) if self.unlabelled else [None] * count
+        return [StepBatch(self.step, a, b) for a, b in zip(labelled, unlabelled, strict=True)]
+
+
+class ImageMaps(Sized, Protocol):
+    """Random access to images uint8 [3, h, w], each with one map [h, w] or more."""
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, ...]: ...
+
+
+class StepDataset(Dataset[StepBatch]):
+    """Sample `step` is this worker's share of that step.
+
+    Args:
+        labelled: items (image, mask).
+        unlabelled: items (image, zero-shot label, confidence); None where the method uses none.
+        seed: of the order.
+        batch: images per step in each stream, over all workers.
+        rank: this worker.
+        workers: how many there are.
+    """
+
+    def __init__(
+        self,
+        labelled: ImageMaps,
+        unlabelled: ImageMaps | None,
+        *,
+        seed: int,
+        batch: int,
+        rank: int,
+        workers: int,
+    ) -> None:
+        self.labelled, self.unlabelled = labelled, unlabelled
+        self.seed, self.batch, self.rank, self.workers = seed, batch, rank, workers
+
+    def __getitem__(self, step: int) -> StepBatch:
+        share = positions(step, self.batch, self.rank, self.workers)
+        unlabelled = self._read(self.unlabelled, UNLABELLED, share) if self.unlabelled else None
+        return StepBatch(step, self._read(self.labelled, LABELLED, share), unlabelled)
+
+    def _read(self, source: ImageMaps, stream: int, share: range) -> Batch:
+        items = [source[index_at(self.seed, stream, position, len(source))] for position in share]
+        return Batch([item[0] for item in items], [list(item[1:]) for item in items], list(share))
+
+
+def step_batches(data: StepDataset, first: int, last: int, loaders: int) -> Iterator[StepBatch]:
+    """The batches of steps `first` to `last` - 1, in order.
+
+    Args:
+        data: the batches by step.
+        first: the first step.
+        last: the step after the last.
+        loaders: processes that read ahead; 0: this process reads.
+    """
+    loader = DataLoader(
+        data,
+        sampler=range(first, last),
+        batch_size=1,
+        collate_fn=_only,
+        num_workers=loaders,
+        prefetch_factor=2 if loaders else None,
+        persistent_workers=False,
+    )
+    return iter(loader)
+
+
+def _only(batches: list[StepBatch]) -> StepBatch:
+    return batches[0]

@@ -11,21 +11,21 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageOptions
 
 READ = ImageOptions(min_size=1, frames="first")
-"""How training reads pictures: whatever annotation could take."""
+"""How training reads images: it accepts every image that annotation could accept."""
 
 
 @dataclass(frozen=True)
-class Item:
+class Sample:
     """One image.
 
     Attributes:
         image_id: POSIX path under the data set's root, such as `images/train/0001.png`.
         image: path or URI of the file.
-        mask: path or URI of the file that holds its mask; None without one.
+        mask: path or URI of the file that holds its mask; None without a mask.
         mask_id: the mask's path under the root, as split files name it.
-        void: id of the mask's pixels that count for nothing; they are read as 255.
-        shapes: COCO's annotations of this image, packed (`coco.paint`); None where `mask` is a PNG.
-        label_id: its image_id in the label set, where that is another one.
+        void: class id of the mask's pixels that are ignored; they are read as 255.
+        shapes: COCO's annotations of this image, packed (`coco.render_label_map`); None if `mask` is a PNG.
+        label_id: its image_id in the label set, if that is another.
     """
 
     image_id: str
@@ -42,71 +42,71 @@ class TrainingData:
     """Images that were checked and are ready to be read.
 
     Attributes:
-        space: what the ids of the masks mean, once void is 255.
+        space: the meaning of the class ids in the masks; void is 255.
         labelled: each has a mask.
-        unlabelled: masks, where they have any, are not looked at.
+        unlabelled: masks, if they have any, are not read.
         validation: each has a mask.
     """
 
     space: LabelSpace
-    labelled: tuple[Item, ...]
-    unlabelled: tuple[Item, ...]
-    validation: tuple[Item, ...]
+    labelled: tuple[Sample, ...]
+    unlabelled: tuple[Sample, ...]
+    validation: tuple[Sample, ...]
 
 
 class DataSet(ABC):
-    """The images of a data set and its own division into parts.
+    """The images of a data set, and its own division into parts.
 
     Attributes:
         root: its folder or URI.
         space: its classes.
-        items: all images by image_id, ascending.
+        samples: all images by image_id, ascending.
         train: ids of the training images.
-        candidates: those of them that labelled images are drawn from; each has a mask.
+        candidates: ids of the training images that labelled ones are sampled from; each has a mask.
         val: ids of its own validation part; None without one.
     """
 
     root: str
     space: LabelSpace
-    items: Mapping[str, Item]
+    samples: Mapping[str, Sample]
     train: Sequence[str]
     candidates: Sequence[str]
     val: Sequence[str] | None
 
     @abstractmethod
-    def with_mask(self, item: Item, mask_id: str) -> Item | None:
-        """The item with the mask that a split file names; None where there is no such mask."""
+    def with_mask(self, sample: Sample, mask_id: str) -> Sample | None:
+        """The sample with the mask that a split file names; None if there is no such mask."""
 
     @abstractmethod
-    def contents(self, items: Sequence[Item]) -> list[frozenset[int]]:
-        """The class ids in each item's mask, void left out: what a draw goes by.
+    def contents(self, samples: Sequence[Sample]) -> list[frozenset[int]]:
+        """The class ids in each sample's mask without void; balanced sampling uses them.
 
         Raises:
             UserError: as `check`, for the masks that had to be read.
         """
 
     @abstractmethod
-    def check(self, items: Sequence[Item]) -> None:
-        """Make sure that each item has an image and a sound mask of the same size.
+    def check(self, samples: Sequence[Sample]) -> None:
+        """Make sure that each sample has an image and a valid mask of the same size.
 
         Raises:
-            UserError: one line a bad mask, see `refuse`.
+            UserError: one line per bad mask, see `refuse`.
         """
 
-    def ready(self, items: Iterable[Item]) -> tuple[Item, ...]:
-        """The items with all that is needed to load them on another machine."""
-        return tuple(items)
+    def ready(self, samples: Iterable[Sample]) -> tuple[Sample, ...]:
+        """The samples with everything that is needed to load them on another machine."""
+        return tuple(samples)
 
 
 SHOWN = 20
-"""Problems that a message lists; the rest is counted."""
+"""Problems that a message lists; the others are counted."""
 
 
 def refuse(problems: Sequence[str], what: str) -> None:
-    """Raise all problems as one error, one line each; nothing where there is none.
+    """Raise all problems as one error, one per line; do nothing without problems.
 
     Raises:
-        UserError: at most `SHOWN` lines and how many more there are.
+        UserError: at most `SHOWN` lines, and the number of the others.
     """
     if not problems:
         return

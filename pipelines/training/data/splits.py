@@ -1,4 +1,4 @@
-"""Split files: one image a line, and where it has one its mask, as UniMatch writes them."""
+"""Split files: an image per line and, if it has one, its mask, as UniMatch writes them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.training.data.samples import DataSet, Item, refuse
+from segray.pipelines.training.data.samples import DataSet, Sample, refuse
 
 _SPLIT = "a split file"
 _AMOUNT = f"{_SPLIT}, a count such as 92, a share such as 1/16"
@@ -19,18 +19,19 @@ _ALLOWED = {
 }
 
 
-def write_split(path: str, items: Iterable[Item]) -> None:
-    """Write `image mask` lines, paths under the data set's root; images without a mask stand alone.
+def write_split(path: str, samples: Iterable[Sample]) -> None:
+    """Write `image mask` lines, paths under the data set's root; an image without a mask has its line alone.
 
-    A tab parts the two where a path holds a space, as `read_split` expects it.
+    A tab separates the two if a path contains a space, as `read_split` expects it.
 
     Args:
         path: local path or URI.
+        samples: in the order of the lines.
 
     Raises:
         UserError: it cannot be written.
     """
-    lines = [_line(item.image_id, item.mask_id or "") for item in items]
+    lines = [_line(sample.image_id, sample.mask_id or "") for sample in samples]
     storage.write_atomic(path, "".join(f"{line}\n" for line in lines).encode())
 
 
@@ -38,39 +39,40 @@ def _line(image: str, mask: str) -> str:
     return f"{image}\t{mask}" if " " in image + mask else f"{image} {mask}".rstrip()
 
 
-def read_split(path: str, data: DataSet, key: str) -> tuple[Item, ...]:
+def read_split(path: str, data: DataSet, key: str) -> tuple[Sample, ...]:
     """The images of a split file, in its order.
 
-    An image is named by its path under the root, by the end of it (`0001.png` for `images/train/0001.png`),
-    with or without its suffix, so that VOC's ImageSets will do, or by a longer path that ends with it. A mask
-    that is named replaces the image's own.
+    A line has an image's path under the root, the end of it (`0001.png` for `images/train/0001.png`) with or
+    without its suffix, as in VOC's ImageSets, or a longer path that ends with it. A mask in the line replaces
+    the image's own.
 
     Args:
         path: local path or URI.
-        data: what the images are looked up in.
+        data: has the images.
         key: the configuration key that names the file.
 
     Raises:
-        UserError: no such file, nothing in it, or lines that name no image, several, one twice or no mask.
+        UserError: no such file, an empty one, or lines whose image or mask does not exist, is ambiguous or is
+            listed twice.
     """
     text = _read(path, key)
-    names = Names(data.items)
-    items: dict[str, Item] = {}
+    names = Names(data.samples)
+    samples: dict[str, Sample] = {}
     problems = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            item = _item(line, names, data)
-            if item.image_id in items:
-                raise UserError(f"image {item.image_id} stands twice; each once")
-            items[item.image_id] = item
+            sample = _sample(line, names, data)
+            if sample.image_id in samples:
+                raise UserError(f"image {sample.image_id} is listed twice")
+            samples[sample.image_id] = sample
         except UserError as problem:
             problems.append(f"{key}={path}, line {number}: {problem}")
     refuse(problems, "bad lines in a split file")
-    if not items:
-        raise UserError(f"{key}={path}: no image in it; one a line, and its mask after a space")
-    return tuple(items.values())
+    if not samples:
+        raise UserError(f"{key}={path}: no image in it; allowed: one per line, with its mask after a space")
+    return tuple(samples.values())
 
 
 def _read(path: str, key: str) -> str:
@@ -82,47 +84,47 @@ def _read(path: str, key: str) -> str:
         raise UserError(f"{key}: cannot read {storage.display(path)!r}: {error}") from None
 
 
-def _item(line: str, names: Names, data: DataSet) -> Item:
-    # A line of UniMatch has one space; what has more holds a name with spaces and no tab: an image alone.
-    apart = line.split("\t") if "\t" in line else line.strip().split(" ")
-    image, mask = (apart[0], apart[1].strip()) if len(apart) == 2 else (line.strip(), "")
-    item = data.items[names.find(image)]
+def _sample(line: str, names: Names, data: DataSet) -> Sample:
+    # A line of UniMatch has one space. With more spaces and no tab, it is one name that contains spaces.
+    fields = line.split("\t") if "\t" in line else line.strip().split(" ")
+    image, mask = (fields[0], fields[1].strip()) if len(fields) == 2 else (line.strip(), "")
+    sample = data.samples[names.find(image)]
     if not mask:
-        return item
-    found = data.with_mask(item, mask)
-    if found is None:
+        return sample
+    masked = data.with_mask(sample, mask)
+    if masked is None:
         raise UserError(f"no mask {mask} in {storage.display(data.root)}")
-    return found
+    return masked
 
 
 class Names:
     """Finds an image by its id, by the end of its id, or by a longer path."""
 
-    def __init__(self, items: Mapping[str, Item]) -> None:
-        self._items = items
+    def __init__(self, samples: Mapping[str, Sample]) -> None:
+        self._samples = samples
         self._ends: dict[str, list[str]] | None = None
 
     def find(self, name: str) -> str:
-        """The image_id that is meant.
+        """The image_id that a name refers to.
 
         Raises:
-            UserError: none is, or several are.
+            UserError: to none, or to several.
         """
-        if name in self._items:
+        if name in self._samples:
             return name
         parts = PurePosixPath(name).parts
         longer = ("/".join(parts[i:]) for i in range(1, len(parts)))
-        found = next(([end] for end in longer if end in self._items), None) or self._by_end(name)
-        if not found:
+        ids = next(([end] for end in longer if end in self._samples), None) or self._by_end(name)
+        if not ids:
             raise UserError(f"no image {name} in the data set")
-        if len(found) > 1:
-            raise UserError(f"image {name} could be {found[0]} or {found[1]}; write more of its path")
-        return found[0]
+        if len(ids) > 1:
+            raise UserError(f"image {name} could be {ids[0]} or {ids[1]}; write more of its path")
+        return ids[0]
 
     def _by_end(self, name: str) -> list[str]:
         if self._ends is None:
             self._ends = {}
-            for image_id in self._items:
+            for image_id in self._samples:
                 for end in _ends(image_id):
                     self._ends.setdefault(end, []).append(image_id)
         return self._ends.get(name, [])

@@ -1,10 +1,9 @@
-"""Random access to the labels of a label set: in memory where they are small, else a row group at a time."""
+"""Random access to the labels of a label set: in memory if they are small, else one row group at a time."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +12,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LABELS, DamagedPartError, LabelStore
 
 IN_MEMORY = 1 << 30
-"""Up to this many bytes of PNG, a process holds all labels; above, it reads them when they are asked for."""
+"""Bytes of PNG up to which a process holds all labels in memory; beyond, it reads them on demand."""
 
 _COLUMNS = ["label.bytes", "confidence.bytes"]
 _GROUPS_KEPT = 8
@@ -25,7 +24,7 @@ Pngs = tuple[bytes, bytes]
 class StoredLabels:
     """The label and confidence PNGs of some images, by image_id in the label set.
 
-    Pickles to little more than an index where the labels are large; open files stay behind.
+    If the labels are large, a pickle holds little more than an index; open files are never pickled.
 
     Args:
         root: folder or URI of the label set.
@@ -39,50 +38,50 @@ class StoredLabels:
     def __init__(self, root: str, wanted: Collection[str], in_memory: int = IN_MEMORY) -> None:
         self.root = root
         self._place: dict[str, tuple[str, int, int]] = {}
-        self._held: dict[str, Pngs] = {}
-        self._forget()
+        self._in_memory: dict[str, Pngs] = {}
+        self._clear_caches()
         size = self._index(frozenset(wanted))
         if size <= in_memory:
-            self._held = dict(self._all())
+            self._in_memory = dict(self._all())
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name not in {"_files", "_groups"}}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
-        self._forget()
+        self._clear_caches()
 
     def __contains__(self, image_id: str) -> bool:
         return image_id in self._place
 
     def read(self, image_id: str) -> Pngs | None:
-        """The PNG bytes of (label, confidence); None where the label set has no ok row of the image.
+        """The PNG bytes of (label, confidence); None if the label set has no ok row of the image.
 
         Raises:
-            DamagedPartError: the part cannot be read any more.
+            DamagedPartError: the part cannot be read.
         """
-        if image_id in self._held:
-            return self._held[image_id]
+        if image_id in self._in_memory:
+            return self._in_memory[image_id]
         if image_id not in self._place:
             return None
         part, group, row = self._place[image_id]
         return self._group(part, group)[row]
 
-    def _forget(self) -> None:
+    def _clear_caches(self) -> None:
         self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
         self._groups: OrderedDict[tuple[str, int], list[Pngs]] = OrderedDict()
 
     def _index(self, wanted: frozenset[str]) -> int:
-        """Note where each wanted image lies; the bytes that those row groups' PNGs take, in proportion."""
+        """Index the wanted images; the estimated bytes of their PNGs, by their share of each row group."""
         size = 0.0
         for part in LabelStore(self.root).parts():
             file = self._open(part)
             for group in range(file.num_row_groups):
                 table = self._read(part, group, ["image_id", "status"])
                 rows = zip(table["image_id"].to_pylist(), table["status"].to_pylist(), strict=True)
-                found = {i: (part, group, n) for n, (i, s) in enumerate(rows) if s == "ok" and i in wanted}
-                self._place |= found
-                size += len(found) / max(table.num_rows, 1) * _png_bytes(file, group)
+                places = {i: (part, group, n) for n, (i, s) in enumerate(rows) if s == "ok" and i in wanted}
+                self._place |= places
+                size += len(places) / max(table.num_rows, 1) * _png_bytes(file, group)
         return int(size)
 
     def _all(self) -> Iterator[tuple[str, Pngs]]:
@@ -132,8 +131,8 @@ class StoredLabels:
     def _damaged(self, part: str, error: Exception) -> DamagedPartError:
         root = storage.display(self.root)
         why = (str(error) or type(error).__name__).splitlines()[0]
-        mend = f"run: segray verify out={root} repair=true"
-        return DamagedPartError(f"data.labels={root}: cannot read {LABELS}/{part} ({why}); {mend}")
+        repair = f"run: segray verify out={root} repair=true"
+        return DamagedPartError(f"data.labels={root}: cannot read {LABELS}/{part} ({why}); {repair}")
 
 
 def _png_bytes(file: pq.ParquetFile, group: int) -> int:

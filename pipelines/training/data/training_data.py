@@ -1,4 +1,4 @@
-"""From a configuration to a training run's images: labelled, unlabelled and validation, all checked."""
+"""From a configuration to the images of a training run: labelled, unlabelled and validation, all checked."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.training.data.coco import open_coco
-from segray.pipelines.training.data.datasets import LabelledImages, UnlabelledImages
 from segray.pipelines.training.data.folder import open_folder
 from segray.pipelines.training.data.label_join import join_labels, open_label_set, readable
-from segray.pipelines.training.data.samples import DataSet, Item, TrainingData
+from segray.pipelines.training.data.samples import DataSet, Sample, TrainingData
 from segray.pipelines.training.data.split_sampling import amount, balanced_sample, is_amount
 from segray.pipelines.training.data.splits import read_split
 from segray.pipelines.training.data.voc import open_voc
-
-__all__ = ["Item", "LabelledImages", "TrainingData", "UnlabelledImages", "open_data"]
 
 READERS: dict[str, Callable[[DataConfig], DataSet]] = {
     "folder": open_folder,
@@ -25,99 +22,100 @@ READERS: dict[str, Callable[[DataConfig], DataSet]] = {
     "voc": open_voc,
     "coco": open_coco,
 }
-"""What opens each kind of data set."""
+"""Opens each kind of data set."""
 
 HELD_OUT = "1/5"
-"""Share of the images with masks that validates where the data set has no part for it."""
+"""Share of the images with masks that is used for validation if the data set has no validation part."""
 
 _LABELLED, _VALIDATION = 0, 1
 _log = logging.getLogger(__name__)
 
 
 def open_data(config: DataConfig, seed: int) -> TrainingData:
-    """Find the images, draw what is to be drawn, and check every mask and label that will count.
+    """Find the images, sample the splits, and check every mask and label that is used.
 
     Args:
         config: the data set, its splits and its label set.
-        seed: of the draws.
+        seed: of the samples.
 
     Raises:
-        UserError: something is wrong with the configuration, masks, split files or label set; bad masks come
-            together in one message, one line each.
+        UserError: something is wrong with the configuration, masks, split files or label set; all bad masks
+            are in one message, one per line.
         DamagedPartError: the label set is damaged.
     """
     data = READERS[config.kind](config)
-    named = () if is_amount(config.labelled) else read_split(config.labelled, data, "data.labelled")
-    validation = _validation(config, data, named, seed)
-    labelled = _labelled(config, data, named, validation, seed)
-    _check_apart(labelled, validation)
+    listed = () if is_amount(config.labelled) else read_split(config.labelled, data, "data.labelled")
+    validation = _validation(config, data, listed, seed)
+    labelled = _labelled(config, data, listed, validation, seed)
+    _check_disjoint(labelled, validation)
     data.check([*labelled, *validation])
     unlabelled = _unlabelled(config, data, labelled, validation)
     if config.labels is not None:
         labels = open_label_set(config.labels, data.space.classes)
         if counted := unlabelled or validation:
-            joined = join_labels([*unlabelled, *validation], labels, config.root, key=counted)
+            joined = join_labels([*unlabelled, *validation], labels, config.root, counted=counted)
             validation = joined[len(unlabelled) :]
             unlabelled = readable(joined[: len(unlabelled)], labels)
     return TrainingData(data.space, data.ready(labelled), tuple(unlabelled), data.ready(validation))
 
 
-def _validation(config: DataConfig, data: DataSet, taken: Sequence[Item], seed: int) -> list[Item]:
-    """The images of `data.validation`, else the data set's own part, else a draw that spares `taken`."""
-    given = config.validation
-    if given is None and data.val is not None:
-        return [data.items[i] for i in data.val]
-    if given is not None and (given == "all" or not is_amount(given)):
-        return list(read_split(given, data, "data.validation"))
-    if given is None:
+def _validation(config: DataConfig, data: DataSet, reserved: Sequence[Sample], seed: int) -> list[Sample]:
+    """The images of `data.validation`, else the data set's own part, else a sample without `reserved`."""
+    split = config.validation
+    if split is None and data.val is not None:
+        return [data.samples[i] for i in data.val]
+    if split is not None and (split == "all" or not is_amount(split)):
+        return list(read_split(split, data, "data.validation"))
+    if split is None:
         where = storage.display(config.root)
-        _log.info("%s has no validation part: %s of the images with masks are put aside", where, HELD_OUT)
-    return _drawn(given or HELD_OUT, data, _candidates(data, taken), [seed, _VALIDATION], "data.validation")
+        _log.info("%s has no validation part: %s of the images with masks are held out", where, HELD_OUT)
+    candidates = _candidates(data, reserved)
+    return _sampled(split or HELD_OUT, data, candidates, [seed, _VALIDATION], "data.validation")
 
 
 def _labelled(
-    config: DataConfig, data: DataSet, named: Sequence[Item], validation: Sequence[Item], seed: int
-) -> list[Item]:
-    if named:
-        return list(named)
+    config: DataConfig, data: DataSet, listed: Sequence[Sample], validation: Sequence[Sample], seed: int
+) -> list[Sample]:
+    if listed:
+        return list(listed)
     candidates = _candidates(data, validation)
     if not candidates:
         raise UserError("data.labelled: no training image with a mask is left to learn from")
-    return _drawn(config.labelled, data, candidates, [seed, _LABELLED], "data.labelled")
+    return _sampled(config.labelled, data, candidates, [seed, _LABELLED], "data.labelled")
 
 
-def _candidates(data: DataSet, without: Sequence[Item]) -> list[Item]:
-    outside = {item.image_id for item in without}
-    return [data.items[i] for i in data.candidates if i not in outside]
+def _candidates(data: DataSet, excluded: Sequence[Sample]) -> list[Sample]:
+    ids = {sample.image_id for sample in excluded}
+    return [data.samples[i] for i in data.candidates if i not in ids]
 
 
-def _drawn(
-    given: str, data: DataSet, candidates: Sequence[Item], seed: Sequence[int], key: str
-) -> list[Item]:
-    wanted = amount(given, len(candidates), key)
-    if wanted == len(candidates):
+def _sampled(
+    text: str, data: DataSet, candidates: Sequence[Sample], seed: Sequence[int], key: str
+) -> list[Sample]:
+    count = amount(text, len(candidates), key)
+    if count == len(candidates):
         return list(candidates)
-    return [candidates[i] for i in balanced_sample(data.contents(candidates), wanted, seed)]
+    return [candidates[i] for i in balanced_sample(data.contents(candidates), count, seed)]
 
 
-def _check_apart(labelled: Sequence[Item], validation: Sequence[Item]) -> None:
-    both = sorted({item.image_id for item in labelled} & {item.image_id for item in validation})
+def _check_disjoint(labelled: Sequence[Sample], validation: Sequence[Sample]) -> None:
+    both = sorted({sample.image_id for sample in labelled} & {sample.image_id for sample in validation})
     if both:
         raise UserError(
             f"data.labelled and data.validation share {len(both)} images, such as {both[0]}; "
-            "what is learnt from cannot be measured on"
+            "training images cannot be validation images"
         )
 
 
 def _unlabelled(
-    config: DataConfig, data: DataSet, labelled: Sequence[Item], validation: Sequence[Item]
-) -> Sequence[Item]:
-    outside = {item.image_id for item in validation}
+    config: DataConfig, data: DataSet, labelled: Sequence[Sample], validation: Sequence[Sample]
+) -> Sequence[Sample]:
+    excluded = {sample.image_id for sample in validation}
     if config.unlabelled is None:
-        outside |= {item.image_id for item in labelled}
-        return [data.items[i] for i in data.train if i not in outside]
-    items = read_split(config.unlabelled, data, "data.unlabelled")
-    shared = sum(item.image_id in outside for item in items)
+        excluded |= {sample.image_id for sample in labelled}
+        return [data.samples[i] for i in data.train if i not in excluded]
+    samples = read_split(config.unlabelled, data, "data.unlabelled")
+    shared = sum(sample.image_id in excluded for sample in samples)
     if shared:
         _log.warning("%d unlabelled images are validation images too; their masks are not used", shared)
-    return items
+    return samples

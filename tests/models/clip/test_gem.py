@@ -13,7 +13,7 @@ from open_clip.model import CLIP
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
-from segray.models.builtin.arch import CLIP_ARCH, build_picture_book_clip
+from segray.models.builtin.arch import CLIP_ARCH, build_builtin_clip
 from segray.models.clip.gem import clip_tokens, dense_features, gem_tokens
 from segray.models.clip.towers import check_config, check_tower
 from tests.models.clip.tiny_clip import tiny_clip
@@ -168,7 +168,7 @@ def test_the_tower_stays_as_it_was() -> None:
 
 
 def test_the_built_in_architecture_has_dense_features() -> None:
-    visual = build_picture_book_clip(CLIP_ARCH).visual
+    visual = build_builtin_clip(CLIP_ARCH).visual
     size = CLIP_ARCH["vision_cfg"]["image_size"]
     with torch.no_grad():
         assert dense_features(visual, torch.randn(1, 3, size, size)).shape[3] == CLIP_ARCH["embed_dim"]

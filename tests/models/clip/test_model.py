@@ -20,7 +20,7 @@ from segray.models.clip.gem import dense_features
 from segray.models.clip.model import build_clip, preprocess
 from segray.models.clip.weights import OPENAI_MEAN, OPENAI_STD, find_weights
 from segray.models.weights import WeightsError
-from tests.models.clip.tiny_clip import TINY_ARCH, save_picture_book, tiny_clip
+from tests.models.clip.tiny_clip import TINY_ARCH, save_builtin, tiny_clip
 
 TINY = "ViT-tiny"
 
@@ -70,10 +70,10 @@ def same_outputs(built: Any, original: Any) -> bool:
     return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*pairs, strict=True))
 
 
-def test_picture_book_from_its_file(tmp_path: Path) -> None:
+def test_the_builtin_from_its_file(tmp_path: Path) -> None:
     original = tiny_clip().half().float()
-    path = save_picture_book(original, tmp_path / "clip.safetensors")
-    clip = build_clip("picture_book", str(path))
+    path = save_builtin(original, tmp_path / "clip.safetensors")
+    clip = build_clip("builtin", str(path))
     assert same_outputs(clip.model, original)
     assert clip.image_size == 256
     assert (clip.mean, clip.std) == (OPENAI_MEAN, OPENAI_STD)
@@ -83,11 +83,11 @@ def test_picture_book_from_its_file(tmp_path: Path) -> None:
     assert not any(p.requires_grad for p in clip.model.parameters())
 
 
-def test_picture_book_is_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_picture_book(tiny_clip(), tmp_path / "picture_book_clip.safetensors")
+def test_the_builtin_clip_needs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_builtin(tiny_clip(), tmp_path / "clip.safetensors")
     monkeypatch.setattr(weights, "BUILTIN_FOLDER", tmp_path)
-    clip = build_clip("picture_book", None)
-    assert clip.name == "picture_book"
+    clip = build_clip("builtin", None)
+    assert clip.name == "builtin"
     assert clip.checkpoint.path.parent == tmp_path
 
 
@@ -187,7 +187,7 @@ def test_what_cannot_be_built(model: str, given: str | None, text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("registered_model", [TINY, "picture_book"])
+@pytest.mark.parametrize("registered_model", [TINY, "builtin"])
 @pytest.mark.parametrize(
     ("change", "text"),
     [

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from segray.models.clip.model import ClipModel, build_clip
 from segray.models.clip.text import TEMPLATES, embed_label_space, resolve_templates
 from segray.models.label_space import LabelSpace
-from tests.models.clip.tiny_clip import save_picture_book, tiny_clip
+from tests.models.clip.tiny_clip import save_builtin, tiny_clip
 
 SPACE = LabelSpace(
     ("background", "tree", "fish"), (("grass", "sea"), ("tree",), ("fish", "big {fish}", "a fish at sea"))
@@ -20,7 +20,7 @@ SPACE = LabelSpace(
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> ClipModel:
     path: Path = tmp_path_factory.mktemp("clip") / "clip.safetensors"
-    return build_clip("picture_book", str(save_picture_book(tiny_clip(), path)))
+    return build_clip("builtin", str(save_builtin(tiny_clip(), path)))
 
 
 @pytest.mark.parametrize("templates", [("{}",), ("a photo of a {}.", "{} and {}", "a drawing of the {}.")])

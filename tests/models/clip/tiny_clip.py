@@ -30,7 +30,7 @@ def tiny_clip(seed: int = 0, **changes: Any) -> Any:
     return model
 
 
-def save_picture_book(model: Any, path: Path, arch: dict[str, Any] = TINY_ARCH) -> Path:
+def save_builtin(model: Any, path: Path, arch: dict[str, Any] = TINY_ARCH) -> Path:
     """Write a CLIP as the built-in weights are written: fp16 tensors and the sizes beside them."""
     state = {key: value.half().contiguous() for key, value in model.state_dict().items()}
     save_file(state, path, {"segray": json.dumps({"arch": arch})})

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segray.models.builtin.arch import SAM_ARCH, build_picture_book_sam
+from segray.models.builtin.arch import SAM_ARCH, build_builtin_sam
 from segray.models.masks import Segment
 from segray.models.sam import device_masks, statistics
 from segray.models.sam.decoder import MaskDecoder
@@ -164,7 +164,7 @@ def test_compiled_once_for_images_of_all_sizes(monkeypatch: pytest.MonkeyPatch) 
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", traced)
     torch.manual_seed(0)
-    sam = build_picture_book_sam(SAM_ARCH | {"img_size": 64, "width": 32, "depth": 2, "window": 4}).eval()
+    sam = build_builtin_sam(SAM_ARCH | {"img_size": 64, "width": 32, "depth": 2, "window": 4}).eval()
     options: dict[str, Any] = {"points_per_side": 5, "points_per_batch": 16, "crop_n_layers": 1}
     options |= {"pred_iou_thresh": 0, "stability_score_thresh": 0, "box_nms_thresh": 1, "crop_nms_thresh": 1}
     images = [scene(64, 64), scene(40, 90, 4), scene(120, 30, 5)]

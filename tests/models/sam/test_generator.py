@@ -16,7 +16,7 @@ from segment_anything.modeling import Sam
 from segment_anything.utils.amg import remove_small_regions as upstream_remove_small_regions
 
 from segray.models import weights
-from segray.models.builtin.arch import SAM_ARCH, build_picture_book_sam
+from segray.models.builtin.arch import SAM_ARCH, build_builtin_sam
 from segray.models.masks import full_mask, pack, segment_from_mask
 from segray.models.sam.generator import SAM_MODELS, MaskGenerator, build_sam
 from segray.models.sam.postprocess import clean
@@ -117,9 +117,9 @@ DOZEN = [(seed, size) for seed in range(4) for size in ((256, 256), (200, 320), 
 
 @pytest.mark.parametrize(("seed", "size"), DOZEN)
 def test_built_in_weights_find_upstreams_masks(seed: int, size: tuple[int, int]) -> None:
-    sam, _ = build_sam("picture_book")
+    sam, _ = build_sam("builtin")
     book = draw_scene(seed, 0, max(size)).image[: size[0], : size[1]]
-    entry = SAM_MODELS["picture_book"]
+    entry = SAM_MODELS["builtin"]
     options: dict[str, Any] = {
         "points_per_side": 8,
         "pred_iou_thresh": entry.pred_iou_thresh,
@@ -248,7 +248,7 @@ def test_a_small_copy_has_the_whole_images_segments(sam: Sam) -> None:
 
 
 def test_only_uint8_rgb_is_taken() -> None:
-    generator = MaskGenerator(build_picture_book_sam(TINY_ARCH))
+    generator = MaskGenerator(build_builtin_sam(TINY_ARCH))
     good = np.zeros((16, 16, 3), np.uint8)
     bad: list[tuple[Any, str]] = [
         (good.astype(np.float32), r"image 1: expected uint8 \[H, W, 3\] RGB, got float32 \[16, 16, 3\]"),
@@ -278,12 +278,12 @@ def test_only_uint8_rgb_is_taken() -> None:
 )
 def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        MaskGenerator(build_picture_book_sam(TINY_ARCH), **options)
+        MaskGenerator(build_builtin_sam(TINY_ARCH), **options)
 
 
-def save_picture_book(path: Path, arch: dict[str, int] | None) -> Sam:
+def save_builtin(path: Path, arch: dict[str, int] | None) -> Sam:
     torch.manual_seed(0)
-    sam = build_picture_book_sam(arch or SAM_ARCH)
+    sam = build_builtin_sam(arch or SAM_ARCH)
     halves = {key: value.half().contiguous() for key, value in sam.state_dict().items()}
     save_file(halves, path, {"segray": json.dumps({"arch": arch})} if arch else None)
     return sam
@@ -293,15 +293,15 @@ def save_picture_book(path: Path, arch: dict[str, int] | None) -> Sam:
 def test_built_in_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arch: dict[str, int] | None
 ) -> None:
-    saved = save_picture_book(tmp_path / "picture_book_sam.safetensors", arch)
+    saved = save_builtin(tmp_path / "sam.safetensors", arch)
     monkeypatch.setattr(weights, "BUILTIN_FOLDER", tmp_path)
-    sam, checkpoint = build_sam("picture_book")
+    sam, checkpoint = build_sam("builtin")
     assert checkpoint.path.parent == tmp_path
     assert not sam.training
     assert sam.image_encoder.img_size == (arch or SAM_ARCH)["img_size"]
     for key, value in sam.state_dict().items():
         assert torch.equal(value, saved.state_dict()[key].half().float())
-    entry = SAM_MODELS["picture_book"]
+    entry = SAM_MODELS["builtin"]
     generator = MaskGenerator(sam, points_per_side=entry.points_per_side // 4)
     assert len(generator.generate([scene(40, 50)])) == 1
 
@@ -310,11 +310,11 @@ def test_a_wrong_architecture_in_the_metadata(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_file({"a": torch.zeros(1)}, path, {"segray": json.dumps({"arch": {"width": 3}})})
     with pytest.raises(WeightsError, match=r"'arch' must have whole numbers for img_size, patch_size"):
-        build_sam("picture_book", str(path))
+        build_sam("builtin", str(path))
 
 
 def test_an_unknown_model_lists_the_known_ones() -> None:
-    message = "unknown SAM model 'vit_x'; choose one of vit_b, vit_l, vit_h, picture_book"
+    message = "unknown SAM model 'vit_x'; choose one of vit_b, vit_l, vit_h, builtin"
     with pytest.raises(ValueError, match=message):
         build_sam("vit_x")
 
@@ -338,7 +338,7 @@ def test_an_official_checkpoint_file_loads(tmp_path: Path) -> None:
     assert checkpoint.path == path
     assert sam.image_encoder.img_size == 1024
     assert all(torch.equal(value, state[key]) for key, value in sam.state_dict().items())
-    with pytest.raises(WeightsError, match=r"picture_book: .*image_encoder.pos_embed is \(1, 64, 64, 768\)"):
-        build_sam("picture_book", str(path))
+    with pytest.raises(WeightsError, match=r"builtin: .*image_encoder.pos_embed is \(1, 64, 64, 768\)"):
+        build_sam("builtin", str(path))
     with pytest.raises(WeightsError, match=f"expected {SAM_MODELS['vit_b'].sha256}"):
         build_sam("vit_b", str(path), sha256=SAM_MODELS["vit_b"].sha256)

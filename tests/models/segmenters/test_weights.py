@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerForImageClassification
 
-from segray.models.segmenters.registry import NETWORKS, build_segmenter
+from segray.models.segmenters.registry import NETWORKS, Segmenter, build_segmenter, check_segmenter
 from segray.models.weights import WeightsError
 from tests.models.clip.tiny_clip import TINY_ARCH
 
@@ -97,8 +98,29 @@ def test_clip_reads_a_whole_clip(tmp_path: Path, tiny: dict[str, Any]) -> None:
 
 def test_a_file_without_an_image_tower_says_what_it_holds() -> None:
     with pytest.raises(WeightsError, match=r"expected visual\.\S+ \(103 missing\), found \S+ \(") as error:
-        build_segmenter("picture_book", 5, weights="builtin:picture_book_sam")
-    assert "picture_book_sam.safetensors" in one_line(error)
+        build_segmenter("builtin", 5, weights="builtin:sam")
+    assert "sam.safetensors" in one_line(error)
+
+
+def test_a_check_loads_no_network_for_official_weights_and_compares_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def build(classes: int) -> Segmenter:
+        raise AssertionError("it is built")
+
+    entry = NETWORKS["dinov2_s_dpt"]
+    official = tmp_path / "official.safetensors"
+    save_file({"x": torch.zeros(1)}, official)
+    monkeypatch.setitem(NETWORKS, "dinov2_s_dpt", replace(entry, build=build, weights=str(official)))
+    check_segmenter("dinov2_s_dpt", 5)
+    with pytest.raises(AssertionError, match="it is built"):
+        check_segmenter("dinov2_s_dpt", 5, weights=str(official))
+    official.write_bytes(official.read_bytes()[:20])
+    with pytest.raises(WeightsError, match=r"official\.safetensors is damaged"):
+        check_segmenter("dinov2_s_dpt", 5)
+    check_segmenter("dinov2_s_dpt", 5, pretrained=False)
+    with pytest.raises(ValueError, match="unknown network 'dino'"):
+        check_segmenter("dino", 5)
 
 
 def test_clip_knows_open_clip_s_tags(offline: None) -> None:
@@ -201,8 +223,8 @@ def test_weights_of_another_network(
     ("network", "classes", "text"),
     [
         ("segformer_b6", 5, r"unknown network 'segformer_b6'; did you mean segformer_b\d\? \(there are "),
-        ("xyz", 5, r"unknown network 'xyz' \(there are segformer_b0, .*picture_book\)"),
-        ("picture_book", 1, "a network needs at least 2 classes, background included, not 1"),
+        ("xyz", 5, r"unknown network 'xyz' \(there are segformer_b0, .*builtin\)"),
+        ("builtin", 1, "a network needs at least 2 classes, background included, not 1"),
     ],
 )
 def test_what_cannot_be_built(network: str, classes: int, text: str) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from segray.models.label_map import SegmentClasses
 from segray.models.label_space import label_space
 from segray.models.masks import Segment, decode_rle, full_mask, segment_from_mask
-from segray.pipelines.annotation.stages.encode import classes_from_bytes, classes_to_bytes, encode_segments
+from segray.pipelines.annotation.stages.encode import encode_segments
+from segray.pipelines.annotation.stages.schemas import classes_from_bytes, classes_to_bytes
+from segray.pipelines.engine.rows import Row
 from segray.pipelines.io.images import decode_gray_png
 
 SPACE = label_space("picture_book")
+IMAGE: Row = {"image_id": "a.png", "status": "ok", "height": 10, "width": 12}
 
 
 def _naming(class_ids: list[int], confidence: list[float], named: list[bool]) -> SegmentClasses:
@@ -47,7 +52,7 @@ def test_encoding_paints_counts_and_measures() -> None:
     segments = [_box(0, 0, 8, 5), _box(4, 0, 4, 5), _box(0, 5, 12, 5)]
     naming = _naming([2, 0, 0], [1.0, 0.6, 0.9], [True, True, False])
     embeddings = np.arange(12, dtype=np.float16)
-    row = encode_segments(segments, naming, embeddings.tobytes(), 10, 12, 255)
+    row: Any = encode_segments(IMAGE, segments, naming, embeddings.tobytes(), 255)
     label, confidence = decode_gray_png(row["label"]), decode_gray_png(row["confidence"])
     assert label.shape == confidence.shape == (10, 12)
     assert (label[:5, :4] == 2).all()
@@ -72,7 +77,9 @@ def test_encoding_paints_counts_and_measures() -> None:
 @pytest.mark.parametrize("named", [[], [False]])
 def test_an_image_without_a_named_segment_is_all_background(named: list[bool]) -> None:
     segments = [_box(1, 1, 2, 2) for _ in named]
-    row = encode_segments(segments, _naming([0] * len(named), [0.5] * len(named), named), None, 10, 12, 255)
+    row: Any = encode_segments(
+        IMAGE, segments, _naming([0] * len(named), [0.5] * len(named), named), None, 255
+    )
     assert not decode_gray_png(row["label"]).any()
     assert (row["class_ids"], row["class_pixels"]) == ([0], [120])
     assert (row["labelled_fraction"], row["mean_confidence"]) == (0, 0)

@@ -20,7 +20,7 @@ from segray.pipelines.engine.pools import PoolPlan, plan
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.sources import list_images
-from tests.pipelines.plain_runs import config_of, draw_pictures
+from tests.pipelines.plain_runs import config_of, draw_scenes
 
 TWO = Resources(2, 0)
 MEASURED = {"read": 0.01, "sam": 0.1, "clip": 0.2, "encode": 0.01}
@@ -29,7 +29,7 @@ MEASURED = {"read": 0.01, "sam": 0.1, "clip": 0.2, "encode": 0.01}
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three pictures, and one that is none, the first by name; never changed."""
-    folder = draw_pictures(tmp_path_factory.mktemp("probe") / "images", 3)
+    folder = draw_scenes(tmp_path_factory.mktemp("probe") / "images", 3)
     (folder / "bad.png").write_bytes(b"no picture")
     return folder
 
@@ -120,7 +120,7 @@ def test_sizes_follow_from_what_was_measured_and_are_told(
     assert {name: pool.workers for name, pool in found.plans.items()} == {"sam": 5, "clip": 10}
     assert found.probe == MEASURED
     assert capsys.readouterr().err == (
-        "probe: read 0.01 s, sam 0.1 s, clip 0.2 s, encode 0.01 s an image; 5 SAM and 10 CLIP workers\n"
+        "probe: read 0.01 s, sam 0.1 s, clip 0.2 s, encode 0.01 s per image; 5 SAM and 10 CLIP workers\n"
     )
 
 
@@ -146,7 +146,7 @@ def test_the_line_tells_shares_of_a_gpu() -> None:
     pool = PoolPlan(1, 1, num_cpus=0, num_gpus=13 / 16, threads=1, batch_size=4)
     line = probe_line({"sam": 274.06, "clip": 0.5}, {"sam": pool, "clip": pool})
     assert line == (
-        "probe: sam 274 s, clip 0.5 s an image; 1 SAM and 1 CLIP workers with 0.81 and 0.81 GPUs each"
+        "probe: sam 274 s, clip 0.5 s per image; 1 SAM and 1 CLIP workers with 0.81 and 0.81 GPUs each"
     )
 
 
@@ -156,7 +156,7 @@ def test_the_line_tells_shares_of_a_gpu() -> None:
 def test_a_probe_runs_on_the_cluster(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = choose(prepared_for(images), TWO, WORTH, list_images(str(images)))
     assert set(found.probe) == {"read", "sam", "clip", "encode"}
-    line = r"probe: (\w+ [\d.e-]+ s(, )?){4} an image; [12] SAM and [12] CLIP workers\n"
+    line = r"probe: (\w+ [\d.e-]+ s(, )?){4} per image; [12] SAM and [12] CLIP workers\n"
     assert re.fullmatch(line, capsys.readouterr().err)
 
 

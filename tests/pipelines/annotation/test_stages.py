@@ -19,43 +19,37 @@ from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_s
 from segray.models.label_space import label_space
 from segray.models.masks import unpack
 from segray.models.sam.generator import SAM_MODELS, build_sam
-from segray.pipelines.annotation.stages import encode
-from segray.pipelines.annotation.stages.encode import (
+from segray.pipelines.annotation.stages import read as read_module
+from segray.pipelines.annotation.stages.classify import ClassifySegments, TextEmbeddings, clip_features
+from segray.pipelines.annotation.stages.encode import EncodeLabels
+from segray.pipelines.annotation.stages.read import ReadImages
+from segray.pipelines.annotation.stages.schemas import (
     CLASSIFIED_SCHEMA,
     ENCODED_SCHEMA,
     READ_SCHEMA,
     SEGMENTED_SCHEMA,
     classes_from_bytes,
-    encode_table,
     pixels_of,
-    read_table,
-    read_tables,
 )
-from segray.pipelines.annotation.stages.segment import (
-    ClassifySegments,
-    SegmentImages,
-    Words,
-    clip_features,
-    mask_generator,
-)
+from segray.pipelines.annotation.stages.segment import SegmentImages, mask_generator
 from segray.pipelines.commands.verify import verify
 from segray.pipelines.config.commands.annotate import ClipConfig, SamConfig
-from segray.pipelines.engine.guard import Row
+from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageOptions, decode_gray_png
 from segray.pipelines.scenes.picture_book import draw_scene
-from tests.pipelines.plain_runs import PLAN, config_of, draw_pictures, label_plainly, manifest_table
+from tests.pipelines.plain_runs import PLAN, config_of, draw_scenes, label_plainly, manifest_table
 
 SPACE = label_space("picture_book")
-SAM = SamConfig(points_per_side=3, pred_iou_thresh=0, stability_score_thresh=0)
-GUARD: dict[str, Any] = {"book": Ledger(), "max_tries": 3}
+SAM = SamConfig(model="builtin", points_per_side=3, pred_iou_thresh=0, stability_score_thresh=0)
+GUARD = Guard(Ledger(), max_tries=3)
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three pictures of different sizes, a broken one and a link out of the folder."""
-    folder = draw_pictures(tmp_path_factory.mktemp("stages") / "images", 3)
+    folder = draw_scenes(tmp_path_factory.mktemp("stages") / "images", 3)
     (folder / "broken.png").write_bytes(b"no picture")
     (folder / "link.png").symlink_to(folder.parent)
     return folder
@@ -63,29 +57,33 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def read(images: Path) -> pa.Table:
-    return read_table(manifest_table(images), ImageOptions(), embed_images=False, **GUARD)
+    return reading()(manifest_table(images))
 
 
 @pytest.fixture(scope="module")
 def segmented(read: pa.Table) -> pa.Table:
-    return SegmentImages(SAM, PLAN, **GUARD)(read)
+    return SegmentImages(SAM, PLAN, GUARD)(read)
 
 
 @pytest.fixture(scope="module")
-def words() -> Words:
+def text() -> TextEmbeddings:
     """Random directions that stand for two background names and nine classes."""
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(11, 64)).astype(np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return Words(embeddings, np.array([0, 0, *range(1, 10)]), 50.0, 0.05)
+    return TextEmbeddings(embeddings, np.array([0, 0, *range(1, 10)]), 50.0, 0.05)
 
 
 @pytest.fixture(scope="module")
-def named(segmented: pa.Table, words: Words) -> pa.Table:
-    return ClassifySegments(ClipConfig(), words, True, PLAN, **GUARD)(segmented)
+def named(segmented: pa.Table, text: TextEmbeddings) -> pa.Table:
+    return ClassifySegments(ClipConfig(model="builtin"), text, True, PLAN, GUARD)(segmented)
 
 
-def _ok(table: pa.Table) -> list[Row]:
+def reading(options: ImageOptions | None = None, *, embed_images: bool = False) -> ReadImages:
+    return ReadImages(options or ImageOptions(), embed_images, GUARD)
+
+
+def _ok(table: pa.Table) -> list[Any]:
     return [row for row in table.to_pylist() if row["status"] == "ok"]
 
 
@@ -111,7 +109,7 @@ def test_reading_gives_pixels_or_a_reason(images: Path, read: pa.Table) -> None:
 
 def test_a_file_that_went_is_an_error_row(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([{"image_id": "a.png", "uri": str(tmp_path / "a.png"), "problem": None}])
-    (row,) = read_table(table, ImageOptions(), False, **GUARD).to_pylist()
+    (row,) = reading()(table).to_pylist()
     assert (row["status"], row["error"]) == ("error", "missing")
 
 
@@ -120,27 +118,27 @@ def test_images_are_read_in_pieces_of_bytes(
 ) -> None:
     table = manifest_table(images)
     assert [len(piece) for piece in pieces(table)] == [5]
-    monkeypatch.setattr(encode, "READ_BYTES", 1)
+    monkeypatch.setattr(read_module, "READ_BYTES", 1)
     small = pieces(table)
     assert [len(piece) for piece in small] == [1] * 5
     assert pa.concat_tables(small).equals(read)
-    monkeypatch.setattr(encode, "READ_BYTES", read.slice(0, 3).nbytes // 2)
+    monkeypatch.setattr(read_module, "READ_BYTES", read.slice(0, 3).nbytes // 2)
     assert len(pieces(table)[0]) == 3
     assert pieces(table.slice(0, 0)) == []
 
 
 def pieces(table: pa.Table) -> list[pa.Table]:
-    return list(read_tables(table, ImageOptions(), False, **GUARD))
+    return list(reading().in_pieces(table))
 
 
 def test_embedded_images_keep_the_file_byte_for_byte(images: Path) -> None:
-    table = read_table(manifest_table(images), ImageOptions(), embed_images=True, **GUARD)
+    table = reading(embed_images=True)(manifest_table(images))
     for row in _ok(table):
         assert row["file"] == (images / row["image_id"]).read_bytes()
 
 
 def test_options_reach_the_decoder(images: Path) -> None:
-    table = read_table(manifest_table(images), ImageOptions(max_pixels=99), False, **GUARD)
+    table = reading(ImageOptions(max_pixels=99))(manifest_table(images))
     assert _ok(table) == []
     assert all("too large" in row["error"] for row in table.to_pylist()[2:])
 
@@ -149,16 +147,16 @@ def test_too_little_memory_to_decode_is_an_error_row(images: Path, monkeypatch: 
     def full(*_: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(encode, "decode_image", full)
-    rows = read_table(manifest_table(images), ImageOptions(), False, **GUARD).to_pylist()
+    monkeypatch.setattr(read_module, "decode_image", full)
+    rows = reading()(manifest_table(images)).to_pylist()
     assert [row["status"] for row in rows] == ["error", "skipped", "error", "error", "error"]
     assert rows[2]["error"] == "read: out of memory on this image alone"
 
 
-def test_an_empty_block_stays_empty(words: Words) -> None:
+def test_an_empty_block_stays_empty(text: TextEmbeddings) -> None:
     nothing = manifest_table_of_nothing()
-    assert read_table(nothing, ImageOptions(), False, **GUARD).schema == READ_SCHEMA
-    encoded = encode_table(CLASSIFIED_SCHEMA.empty_table(), SPACE, **GUARD)
+    assert reading()(nothing).schema == READ_SCHEMA
+    encoded = EncodeLabels(SPACE, GUARD)(CLASSIFIED_SCHEMA.empty_table())
     assert (encoded.num_rows, encoded.schema) == (0, ENCODED_SCHEMA)
 
 
@@ -176,9 +174,9 @@ def test_segmenting_keeps_every_row_and_lies_inside_the_image(read: pa.Table, se
     assert segmented.select(read.schema.names) == read
     for row in segmented.to_pylist():
         if row["status"] != "ok":
-            assert row["segments"] is None
+            assert row["packed_segments"] is None
             continue
-        segments = unpack(row["segments"])
+        segments = unpack(row["packed_segments"])
         assert segments
         for segment in segments:
             x, y, w, h = segment.box
@@ -187,7 +185,7 @@ def test_segmenting_keeps_every_row_and_lies_inside_the_image(read: pa.Table, se
 
 
 def test_on_a_cpu_segments_do_not_depend_on_the_batch(read: pa.Table, segmented: pa.Table) -> None:
-    stage = SegmentImages(SAM, PLAN, **GUARD)
+    stage = SegmentImages(SAM, PLAN, GUARD)
     alone = pa.concat_tables([stage(read.slice(i, 1)) for i in range(read.num_rows)])
     assert alone == segmented
 
@@ -195,7 +193,7 @@ def test_on_a_cpu_segments_do_not_depend_on_the_batch(read: pa.Table, segmented:
 def test_on_a_cpu_segments_do_not_depend_on_the_number_of_threads(
     read: pa.Table, segmented: pa.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = SegmentImages(SAM, replace(PLAN, threads=3), **GUARD)
+    stage = SegmentImages(SAM, replace(PLAN, threads=3), GUARD)
     generate = stage._generator().generate
     seen: set[tuple[int, int]] = set()
     together = threading.Barrier(3, timeout=60)
@@ -212,18 +210,18 @@ def test_on_a_cpu_segments_do_not_depend_on_the_number_of_threads(
     assert {cores for _, cores in seen} == {1}
 
 
-def test_reduced_pictures_get_labels_of_full_size(tmp_path: Path, words: Words) -> None:
+def test_reduced_pictures_get_labels_of_full_size(tmp_path: Path, text: TextEmbeddings) -> None:
     scene = Image.fromarray(draw_scene(0, 3, 192).image)
     scene.resize((901, 601)).save(tmp_path / "large.jpg", quality=95)
     table = manifest_table(tmp_path)
     labels = {}
     for size in (None, (192, 160)):
-        read = read_table(table, ImageOptions(jpeg_size=size), False, **GUARD)
+        read = reading(ImageOptions(jpeg_size=size))(table)
         assert read["reduced"].to_pylist() == [1 if size is None else 2]
-        named = ClassifySegments(ClipConfig(), words, True, PLAN, **GUARD)(
-            SegmentImages(SamConfig(), PLAN, **GUARD)(read)
+        named = ClassifySegments(ClipConfig(model="builtin"), text, True, PLAN, GUARD)(
+            SegmentImages(SamConfig(model="builtin"), PLAN, GUARD)(read)
         )
-        (row,) = encode_table(named, SPACE, **GUARD).to_pylist()
+        (row,) = EncodeLabels(SPACE, GUARD)(named).to_pylist()
         assert (row["status"], row["width"], row["height"]) == ("ok", 901, 601)
         assert {tuple(segment["rle"]["size"]) for segment in row["segments"]} == {(601, 901)}
         labels[size] = decode_gray_png(row["label"])
@@ -233,11 +231,11 @@ def test_reduced_pictures_get_labels_of_full_size(tmp_path: Path, words: Words) 
     assert (whole == reduced).mean() > 0.97
 
 
-def test_weights_that_changed_are_told_in_the_call(read: pa.Table, words: Words) -> None:
+def test_weights_that_changed_are_told_in_the_call(read: pa.Table, text: TextEmbeddings) -> None:
     """Ray tells of an actor whose constructor fails without the reason."""
     changed = {"sha256": "0" * 64}
-    sam = SegmentImages(SAM.model_copy(update=changed), PLAN, **GUARD)
-    clip = ClassifySegments(ClipConfig().model_copy(update=changed), words, True, PLAN, **GUARD)
+    sam = SegmentImages(SAM.model_copy(update=changed), PLAN, GUARD)
+    clip = ClassifySegments(ClipConfig(model="builtin").model_copy(update=changed), text, True, PLAN, GUARD)
     for stage in (sam, clip):
         with pytest.raises(UserError, match="sha256"):
             stage(read)
@@ -254,7 +252,7 @@ def test_a_sam_that_cannot_be_compiled_is_told_in_the_call(
     own = torch.compile
     # Any function will do for one that cannot be compiled, and tracing the encoder takes long.
     monkeypatch.setattr(torch, "compile", lambda *_, **__: own(torch.square, backend=backend))
-    stage = SegmentImages(SAM.model_copy(update={"compile": True}), PLAN, **GUARD)
+    stage = SegmentImages(SAM.model_copy(update={"compile": True}), PLAN, GUARD)
     with pytest.raises(UserError) as caught:
         stage(read)
     said = "sam.compile=true: No working C++ compiler found; sam.compile=false needs no compiler"
@@ -262,12 +260,12 @@ def test_a_sam_that_cannot_be_compiled_is_told_in_the_call(
 
 
 def test_precision_reaches_the_models(
-    segmented: pa.Table, named: pa.Table, read: pa.Table, words: Words
+    segmented: pa.Table, named: pa.Table, read: pa.Table, text: TextEmbeddings
 ) -> None:
-    other = SegmentImages(SAM.model_copy(update={"precision": "bf16"}), PLAN, **GUARD)(read)
+    other = SegmentImages(SAM.model_copy(update={"precision": "bf16"}), PLAN, GUARD)(read)
     assert other.schema == segmented.schema
     assert other != segmented
-    rows = ClassifySegments(ClipConfig(precision="bf16"), words, True, PLAN, **GUARD)(segmented)
+    rows = ClassifySegments(ClipConfig(model="builtin", precision="bf16"), text, True, PLAN, GUARD)(segmented)
     for row, exact in zip(_ok(rows), _ok(named), strict=True):
         found, expected = (np.frombuffer(one["embeddings"], np.float16) for one in (row, exact))
         assert not np.array_equal(found, expected)
@@ -275,8 +273,8 @@ def test_precision_reaches_the_models(
 
 
 def test_null_options_are_the_model_s_own() -> None:
-    sam, _ = build_sam("picture_book")
-    own, entry = mask_generator(sam, SamConfig()), SAM_MODELS["picture_book"]
+    sam, _ = build_sam("builtin")
+    own, entry = mask_generator(sam, SamConfig(model="builtin")), SAM_MODELS["builtin"]
     assert len(own.grids[0]) == entry.points_per_side**2
     assert own.pred_iou_thresh == entry.pred_iou_thresh
     assert own.stability_score_thresh == entry.stability_score_thresh
@@ -301,47 +299,50 @@ def test_null_options_are_the_model_s_own() -> None:
     for name in ("crop_nms_thresh", "crop_overlap_ratio", "min_mask_region_area", "points_per_batch"):
         assert getattr(chosen, name) == getattr(config, name)
     with pytest.raises(ValueError, match="crop_n_points_downscale_factor"):
-        mask_generator(sam, SamConfig(points_per_side=2, crop_n_layers=2, crop_n_points_downscale_factor=2))
+        mask_generator(
+            sam,
+            SamConfig(model="builtin", points_per_side=2, crop_n_layers=2, crop_n_points_downscale_factor=2),
+        )
 
 
 # Name
 
 
-def test_naming_follows_the_method(segmented: pa.Table, named: pa.Table, words: Words) -> None:
+def test_classes_follow_the_method(segmented: pa.Table, named: pa.Table, text: TextEmbeddings) -> None:
     assert named.schema == CLASSIFIED_SCHEMA
-    clip = build_clip("picture_book")
-    bank = words.bank()
+    clip = build_clip("builtin")
+    bank = text.to_bank()
     for before, row in zip(_ok(segmented), _ok(named), strict=True):
         batch = preprocess([pixels_of(before)], clip.image_size, clip.mean, clip.std)
         with torch.inference_mode():
             grid = dense_features(clip.model.visual, batch, features="gem", depth=clip.depth)[0]
-        segments = unpack(before["segments"])
+        segments = unpack(before["packed_segments"])
         pooled = pool_segments(grid, segments, row["height"], row["width"]).half()
         assert row["embeddings"] == pooled.numpy().tobytes()
-        found, expected = classes_from_bytes(row["naming"]), classify_segments(pooled.float(), bank, 0.05)
+        found, expected = classes_from_bytes(row["classes"]), classify_segments(pooled.float(), bank, 0.05)
         for name in ("class_id", "score", "margin", "confidence", "runner_up_class", "named"):
             assert np.array_equal(getattr(found, name), getattr(expected, name)), name
 
 
 def test_on_a_cpu_names_do_not_depend_on_the_batch(
-    segmented: pa.Table, named: pa.Table, words: Words
+    segmented: pa.Table, named: pa.Table, text: TextEmbeddings
 ) -> None:
-    stage = ClassifySegments(ClipConfig(), words, True, PLAN, **GUARD)
+    stage = ClassifySegments(ClipConfig(model="builtin"), text, True, PLAN, GUARD)
     alone = pa.concat_tables([stage(segmented.slice(i, 1)) for i in range(segmented.num_rows)])
     assert alone == named
 
 
-def test_without_segments_every_pixel_is_named_by_itself(read: pa.Table, words: Words) -> None:
-    config = ClipConfig(features="clip")
-    named = ClassifySegments(config, words, True, PLAN, **GUARD)(read)
+def test_without_segments_every_pixel_is_named_by_itself(read: pa.Table, text: TextEmbeddings) -> None:
+    config = ClipConfig(model="builtin", features="clip")
+    named = ClassifySegments(config, text, True, PLAN, GUARD)(read)
     assert named.schema == CLASSIFIED_SCHEMA
-    clip = build_clip("picture_book")
-    encoded = encode_table(named, SPACE, **GUARD)
+    clip = build_clip("builtin")
+    encoded = EncodeLabels(SPACE, GUARD)(named)
     assert encoded.schema == ENCODED_SCHEMA
     for before, row in zip(_ok(read), _ok(encoded), strict=True):
         grid = clip_features(clip, config, [pixels_of(before)])[0]
         shape = (row["height"], row["width"])
-        label, confidence = dense_labels(grid, words.bank(), *shape, words.threshold)
+        label, confidence = dense_labels(grid, text.to_bank(), *shape, text.threshold)
         assert np.array_equal(decode_gray_png(row["label"]), label)
         assert np.array_equal(decode_gray_png(row["confidence"]), confidence)
         assert row["segments"] == []
@@ -353,29 +354,29 @@ def test_without_segments_every_pixel_is_named_by_itself(read: pa.Table, words: 
 
 
 def test_bad_rows_keep_their_reason_through_all_stages(named: pa.Table) -> None:
-    encoded = encode_table(named, SPACE, **GUARD)
+    encoded = EncodeLabels(SPACE, GUARD)(named)
     for row in encoded.to_pylist()[:2]:
         assert row["error"]
         assert [row[name] for name in ("label", "confidence", "class_ids", "segments")] == [None] * 4
 
 
-def test_embeddings_and_size_are_options(segmented: pa.Table, words: Words) -> None:
-    plain = ClipConfig(features="clip", image_size=64)
-    stage = ClassifySegments(plain, words, False, PLAN, **GUARD)
+def test_embeddings_and_size_are_options(segmented: pa.Table, text: TextEmbeddings) -> None:
+    plain = ClipConfig(model="builtin", features="clip", image_size=64)
+    stage = ClassifySegments(plain, text, False, PLAN, GUARD)
     assert all(row["embeddings"] is None for row in stage(segmented).to_pylist())
-    clip = build_clip("picture_book")
+    clip = build_clip("builtin")
     assert clip_features(clip, plain, [np.zeros((9, 7, 3), np.uint8)] * 2).shape == (2, 4, 4, 64)
     with pytest.raises(ValueError, match="does not fit patches of 16x16 px"):
-        clip_features(clip, ClipConfig(image_size=70), [np.zeros((9, 7, 3), np.uint8)])
+        clip_features(clip, ClipConfig(model="builtin", image_size=70), [np.zeros((9, 7, 3), np.uint8)])
 
 
-def test_words_are_the_text_bank() -> None:
+def test_text_embeddings_are_the_text_bank() -> None:
     bank = TextBank(torch.eye(3), torch.tensor([0, 1, 1]), 12.5)
-    words = Words.of(bank, 0.25)
-    again = words.bank()
+    text = TextEmbeddings.from_bank(bank, 0.25)
+    again = text.to_bank()
     assert torch.equal(again.embeddings, bank.embeddings)
     assert torch.equal(again.class_ids, bank.class_ids)
-    assert (again.logit_scale, words.threshold) == (12.5, 0.25)
+    assert (again.logit_scale, text.threshold) == (12.5, 0.25)
 
 
 # All of them

@@ -26,17 +26,17 @@ from segray.pipelines.io.manifest import read_manifest
 from segray.pipelines.io.sources import list_images, write_manifest
 from segray.pipelines.label_set.store import LabelStore
 from tests.faults.invariant import contents, files
-from tests.pipelines.plain_runs import config_of, draw_pictures, label_plainly
+from tests.pipelines.plain_runs import BUILTIN_MODELS, config_of, draw_scenes, label_plainly
 
 on_ray = pytest.mark.usefixtures("ray_session")
 
-SMALL = ("sam.workers=2", "clip.workers=1", "rows_per_part=2")
+SMALL = ("sam.workers=1", "clip.workers=1", "rows_per_part=2")
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six pictures of mixed sizes, one of them a folder deeper; never changed."""
-    folder = draw_pictures(tmp_path_factory.mktemp("annotate") / "images", 6)
+    folder = draw_scenes(tmp_path_factory.mktemp("annotate") / "images", 6)
     (folder / "deep").mkdir()
     (folder / "scene-5.png").rename(folder / "deep" / "scene-5.png")
     return folder
@@ -100,13 +100,12 @@ def test_a_run_without_segments(images: Path, tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 @on_ray
 def test_a_run_from_beginning_to_end(
     images: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "labels"
-    _annotate(images, out)
+    out, two = tmp_path / "labels", "sam.workers=2"
+    _annotate(images, out, two)
     shown = capsys.readouterr()
     assert verify(str(out), [ref.image_id for ref in list_images(str(images))]).problems == []
     assert contents(out) == contents(plain)
@@ -124,7 +123,7 @@ def test_a_run_from_beginning_to_end(
     assert (run["this_run"]["workers"], run["this_run"]["probe"]) == ({"sam": 2, "clip": 1}, {})
     assert run["n_segments"] == sum(len(segments) for _, segments in contents(out).values()) > 0
     config = load(AnnotateConfig, str(out / "config.yaml"))
-    assert config == config_of(images, out, *SMALL)
+    assert config == config_of(images, out, *SMALL, two)
     assert "images      6: 6 ok, 0 error, 0 skipped" in shown.out
     assert f"6 images, 6 to do, into {out}" in shown.err
     assert sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) == [
@@ -135,7 +134,7 @@ def test_a_run_from_beginning_to_end(
         "segments",
     ]
     before = files(out)
-    _annotate(images, out)
+    _annotate(images, out, two)
     assert files(out) == before
     assert f"6 images, nothing to do in {out}" in capsys.readouterr().err
 
@@ -146,7 +145,7 @@ def test_a_run_from_beginning_to_end(
 def test_a_run_with_probed_pools_makes_the_same_labels(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, plain, out = draw_pictures(tmp_path / "images", WORTH), tmp_path / "plain", tmp_path / "labels"
+    folder, plain, out = draw_scenes(tmp_path / "images", WORTH), tmp_path / "plain", tmp_path / "labels"
     label_plainly(config_of(folder, plain), [WORTH])
     annotate.run(config_of(folder, out, "auto=true"))
     assert verify(str(out), [ref.image_id for ref in list_images(str(folder))]).problems == []
@@ -168,7 +167,7 @@ def test_a_run_with_probed_pools_makes_the_same_labels(
 def test_names_that_the_built_in_models_never_heard_are_told(
     classes: str, told: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = load(AnnotateConfig, None, ["images=x", "out=y", f"classes={classes}"])
+    config = load(AnnotateConfig, None, ["images=x", "out=y", f"classes={classes}", *BUILTIN_MODELS])
     annotate._warn_of_unknown_names(config, annotate.space_of(config))
     assert ("know the picture book and nothing else" in capsys.readouterr().err) is told
     real = ["sam.model=vit_b", "clip.model=ViT-B-16-quickgelu", "clip.weights=openai"]
@@ -242,7 +241,7 @@ def test_new_and_changed_images_are_all_that_is_done(images: Path, tmp_path: Pat
     label_plainly(config_of(source, out, *SMALL), [2, 2, 2])
     (folder / "passer-by.png").write_bytes(b"not asked for")
     old = {row["image_id"]: row["run_id"] for row in LabelStore(str(out)).rows()}
-    draw_pictures(folder, 1, first=9)
+    draw_scenes(folder, 1, first=9)
     shutil.copy(folder / "scene-9.png", folder / "scene-1.png")
     _annotate(source, out)
     assert verify(str(out)).problems == []

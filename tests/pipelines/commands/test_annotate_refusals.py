@@ -14,13 +14,13 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.label_set.store import LabelStore
 from tests.faults.invariant import files
-from tests.pipelines.plain_runs import config_of, draw_pictures, label_plainly
+from tests.pipelines.plain_runs import config_of, draw_scenes, label_plainly
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One picture; never changed."""
-    return draw_pictures(tmp_path_factory.mktemp("refusals") / "images", 1)
+    return draw_scenes(tmp_path_factory.mktemp("refusals") / "images", 1)
 
 
 def _annotate(images: Path, out: Path, *words: str) -> None:

@@ -11,7 +11,7 @@ from segray.pipelines.config.commands.plan import PlanConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.manifest import ImageRef
-from tests.pipelines.plain_runs import OPTIONS, draw_pictures
+from tests.pipelines.plain_runs import OPTIONS, draw_scenes
 
 
 def refs(count: int, size: int = 1000) -> Iterator[ImageRef]:
@@ -49,24 +49,24 @@ def test_hours_time_price_and_size_follow_from_the_probe() -> None:
     assert "1 of 10 in the probe, about 100000 of all" in text
     assert "read            120 GB" in text
     assert "written         about 2 GB" in text
-    assert "GPU hours       139 (0.5 s an image)" in text
+    assert "GPU hours       139 (0.5 s per image)" in text
     assert "time            17:21:40 on 8 GPUs" in text
-    assert "price           277.78 at 2 an hour each" in text
+    assert "price           277.78 at 2 per hour each" in text
     assert "7.jpg: error: truncated" in text
-    assert "10 images are few to go by" in text
+    assert "10 images are a small sample" in text
 
 
 def test_a_core_does_everything() -> None:
     lines = plan_lines(config(), Pile(images=3600), found("CPU core"))
-    assert "CPU core hours  0.6 (0.6 s an image)" in lines
+    assert "CPU core hours  0.6 (0.6 s per image)" in lines
     assert "time            36:00 on 1 CPU core" in lines
     assert not [line for line in lines if line.startswith("price")]
-    assert "read            unknown: the source tells no sizes" in lines
+    assert "read            unknown: the source reports no sizes" in lines
 
 
 @pytest.mark.slow
 def test_a_plan_of_real_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    images = draw_pictures(tmp_path / "images", 5)
+    images = draw_scenes(tmp_path / "images", 5)
     (images / "broken.png").write_bytes(b"no picture")
     before = sorted(tmp_path.rglob("*"))
     plan.run(config(images, f"out={tmp_path}/labels", "devices=2", "price=1.5"))

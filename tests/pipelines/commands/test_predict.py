@@ -6,8 +6,8 @@ import csv
 import io
 import json
 import shutil
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,33 +16,37 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segray.pipelines.annotation.stages.encode import read_table
+from segray.pipelines.annotation.stages.read import ReadImages
 from segray.pipelines.commands import predict
 from segray.pipelines.commands.evaluate import run as evaluate_run
 from segray.pipelines.config.commands.evaluate import EvaluateConfig
 from segray.pipelines.config.commands.predict import PredictConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.engine.cluster import Resources
+from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.engine.pools import PoolPlan
+from segray.pipelines.engine.single_process import FEW
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import decode_gray_png, encode_gray_png
 from segray.pipelines.io.pending import PENDING, PENDING_COLUMNS
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.io.sources import list_images
+from segray.pipelines.prediction import local
 from segray.pipelines.prediction.graph import pool_plan
 from segray.pipelines.prediction.output import begin, made_with, write_table
-from segray.pipelines.prediction.stages import PREDICTED_SCHEMA, Job, PredictImages, finish_table, overlay
+from segray.pipelines.prediction.stages import PREDICTED_SCHEMA, Job, PredictImages, WriteMasks, overlay
 from segray.pipelines.training.trained import load_network, predict_label
 from tests.faults.invariant import files
 from tests.pipelines import object_stores
 from tests.pipelines.label_sets import no_file_larger_than
-from tests.pipelines.plain_runs import PLAN, draw_pictures
+from tests.pipelines.plain_runs import PLAN, draw_scenes
 from tests.pipelines.trained_network import CLASSES, write_run
 
 on_ray = pytest.mark.usefixtures("ray_session")
 
+GUARD = Guard(Ledger(), max_tries=3)
 LONG = "n" * 251 + ".png"
 GOOD = ("deep/scene-2.png", "scene-0.jpg", "scene-0.png", "scene-1.png")
 
@@ -55,7 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two pictures that differ in their suffix only, one in a folder, one broken, one of a long name."""
-    folder = draw_pictures(tmp_path_factory.mktemp("predict") / "images", 3)
+    folder = draw_scenes(tmp_path_factory.mktemp("predict") / "images", 3)
     (folder / "deep").mkdir()
     (folder / "scene-2.png").rename(folder / "deep" / "scene-2.png")
     Image.open(folder / "scene-1.png").convert("RGB").save(folder / "scene-0.jpg")
@@ -72,13 +76,12 @@ def _predict_plainly(config: PredictConfig) -> tuple[int, predict.Outcome]:
     """What the graph does with the images that are left, without Ray: how many those are, and the outcome."""
     job, record = predict.prepare(config)
     _, n_todo = begin(job, record, list_images(config.images))
-    guard: dict[str, Any] = {"book": Ledger(), "max_tries": 3}
     outcome = predict.Outcome()
     if n_todo:
         data = pa.BufferReader(storage.read_bytes(storage.join(job.out, PENDING)))
         todo = pq.read_table(data, columns=PENDING_COLUMNS)
-        read = read_table(todo, options=job.options, embed_images=False, **guard)
-        outcome.add(finish_table(PredictImages(job, PLAN, **guard)(read), job, **guard))
+        read = ReadImages(job.options, False, GUARD)(todo)
+        outcome.add(WriteMasks(job, GUARD)(PredictImages(job, PLAN, GUARD)(read)))
     write_table(job, outcome.bad)
     return n_todo, outcome
 
@@ -100,7 +103,6 @@ def _masks(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 @on_ray
 def test_a_run_from_beginning_to_end(
     trained: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -132,6 +134,39 @@ def test_a_run_from_beginning_to_end(
     assert sum(map(float, shares)) == pytest.approx(100, abs=0.05)
 
 
+def test_few_images_are_predicted_without_a_cluster(
+    trained: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    config = _config(trained, images, tmp_path / "out")
+    assert local.suits(config, 6)
+    assert not local.suits(config, FEW + 1)
+    assert not local.suits(_config(trained, images, tmp_path / "out", "workers=2"), 6)
+    predict.run(config)
+    table = _table((tmp_path / "out" / "predictions.csv").read_bytes())
+    assert {name for name, row in table.items() if row == ("ok", "")} == set(GOOD)
+    assert table["bad.png"] == ("error", "not an image")
+    network, _ = load_network(str(trained))
+    for name in GOOD:
+        with Image.open(images / name) as image:
+            pixels = np.array(image.convert("RGB"))
+        assert np.array_equal(_mask(tmp_path / "out", name), predict_label(network, pixels, None))
+    assert "this run    6 images" in capsys.readouterr().out
+    assert not (tmp_path / "out" / ".in-process").exists()
+
+
+def report(images: int, outcome: predict.Outcome) -> None:
+    """What `predict.run` does with the bad images of a run."""
+    result = predict.PredictResult("out", images, outcome.bad, 0.0, ())
+    predict._report_bad_images(result)
+    predict.check_bad_images(result)
+
+
 def test_nothing_but_bad_images_exit_with_3(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,10 +176,10 @@ def test_nothing_but_bad_images_exit_with_3(
     table = _table((tmp_path / "out" / "predictions.csv").read_bytes())
     assert table == {"bad.png": ("error", "not an image (empty file)")}
     with pytest.raises(UserError, match="not one of 1 images could be labelled") as caught:
-        predict.complain_of_bad(1, outcome)
+        report(1, outcome)
     assert caught.value.exit_code == 3
     assert capsys.readouterr().err == "  error   bad.png: not an image (empty file)\n"
-    predict.complain_of_bad(2, outcome)
+    report(2, outcome)
 
 
 def test_predictions_are_evaluated_as_they_are_named(trained: Path, images: Path, tmp_path: Path) -> None:
@@ -240,9 +275,12 @@ def test_other_predictions_are_left_alone(trained: Path, images: Path, tmp_path:
     before = files(out)
     other = write_run(tmp_path / "other", seed=1)
     same = shutil.copytree(trained, tmp_path / "same")
-    _assert_refused(_config(other, images, out), r"made otherwise \(checkpoint: \w{12}\.\.\. -> \w{12}")
     _assert_refused(
-        _config(trained, images, out, "window=64"), r"otherwise \(window: None -> 64\); give another out=DIR"
+        _config(other, images, out), r"made with other settings \(checkpoint: \w{12}\.\.\. -> \w{12}"
+    )
+    _assert_refused(
+        _config(trained, images, out, "window=64"),
+        r"with other settings \(window: None -> 64\); give another out=DIR",
     )
     _assert_refused(_config(trained, images / "deep", out), r"\(images: .*images -> .*images/deep\)")
     with RunLock(str(out)):
@@ -289,23 +327,23 @@ def test_workers_take_no_other_weights_than_the_run_began_with(
     job: Job, trained: Path, tmp_path: Path
 ) -> None:
     changed = Job(**{**vars(job), "checkpoint": str(write_run(tmp_path / "other", seed=1))})
-    table = PredictImages(changed, PLAN, Ledger(), 3)(_predicted("a.png"))
-    with pytest.raises(UserError, match="has changed since this run began; start it again") as caught:
-        predict.Outcome().add(finish_table(table, changed, Ledger(), 3))
+    table = PredictImages(changed, PLAN, GUARD)(_predicted("a.png"))
+    with pytest.raises(UserError, match="has changed since this run began; run the command again") as caught:
+        predict.Outcome().add(WriteMasks(changed, GUARD)(table))
     assert caught.value.exit_code == 1
     assert not Path(job.out).exists()
 
 
 def test_names_that_do_not_fit_are_bad_rows(job: Job) -> None:
     for image_id in ("a.png", "a.png.png/b.png"):
-        (row,) = finish_table(_predicted(image_id), job, Ledger(), 3).to_pylist()
+        (row,) = WriteMasks(job, GUARD)(_predicted(image_id)).to_pylist()
     assert (row["status"], row["class_pixels"]) == ("error", None)
     assert row["error"].startswith("no file of this name can be written to masks or overlays")
 
 
 def test_a_full_disk_ends_the_run(job: Job) -> None:
     with no_file_larger_than(20):
-        table = finish_table(_predicted("a.png"), job, Ledger(), 3)
+        table = WriteMasks(job, GUARD)(_predicted("a.png"))
     with pytest.raises(UserError, match=r"cannot write .*: File too large; .*; finished masks are safe"):
         predict.Outcome().add(table)
     assert not list(Path(job.out).rglob("*.png"))
@@ -347,6 +385,6 @@ def test_an_overlay_larger_than_a_jpeg_is_made_smaller() -> None:
 def test_the_pool_fits_the_cluster(
     workers: int | None, resources: Resources, plan: tuple[int, float, float, int]
 ) -> None:
-    made: PoolPlan = pool_plan(workers, resources)
+    made: PoolPlan = pool_plan(workers, resources, 10**6)
     assert (made.workers, made.num_cpus, made.num_gpus, made.threads) == plan
     assert made.workers * made.num_cpus <= max(0, resources.cpus - 1)

@@ -20,15 +20,15 @@ from segray.pipelines.io.images import decode_gray_png
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.label_set.store import LabelStore
 from tests.faults.invariant import contents, files
-from tests.models.clip.tiny_clip import save_picture_book, tiny_clip
-from tests.pipelines.plain_runs import config_of, draw_pictures, label_plainly
+from tests.models.clip.tiny_clip import save_builtin, tiny_clip
+from tests.pipelines.plain_runs import config_of, draw_scenes, label_plainly
 
 WORDS = ("classes=tree,house,boat", "label.threshold=-1")
 
 
 @pytest.fixture(scope="module")
 def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_picture_book(tiny_clip(), tmp_path_factory.mktemp("clip") / "clip.safetensors")
+    return save_builtin(tiny_clip(), tmp_path_factory.mktemp("clip") / "clip.safetensors")
 
 
 def _label(images: Path, out: Path, clip_file: Path, *words: str) -> Path:
@@ -40,7 +40,7 @@ def _label(images: Path, out: Path, clip_file: Path, *words: str) -> Path:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four pictures, a broken one and one of several frames; in the order of their names."""
-    folder = draw_pictures(tmp_path_factory.mktemp("relabel") / "images", 4)
+    folder = draw_scenes(tmp_path_factory.mktemp("relabel") / "images", 4)
     (folder / "broken.png").write_bytes(b"no picture")
     (folder / "scene-1-dangling.png").symlink_to(folder / "nowhere")
     return folder
@@ -171,7 +171,7 @@ def test_parts_whose_images_were_made_again_are_done_again(
     _relabel(labels, out)
     before = contents(out)
     # One picture has changed, and two that were one part are now in two.
-    other = draw_pictures(tmp_path / "other", 1, first=8) / "scene-8.png"
+    other = draw_scenes(tmp_path / "other", 1, first=8) / "scene-8.png"
     shutil.copy(other, tmp_path / "images" / "scene-1.png")
     shutil.rmtree(labels)
     label_plainly(
@@ -252,7 +252,7 @@ def test_other_clip_weights_are_refused(images: Path, clip_file: Path, tmp_path:
     weights = tmp_path / "clip.safetensors"
     shutil.copy(clip_file, weights)
     labels = _label(images, tmp_path / "labels", weights)
-    save_picture_book(tiny_clip(seed=1), weights)
+    save_builtin(tiny_clip(seed=1), weights)
     message = _assert_refused(_config(labels, tmp_path / "out"), r"clip\.safetensors.*sha256")
     assert "\n" not in message
     weights.unlink()

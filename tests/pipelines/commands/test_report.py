@@ -147,7 +147,7 @@ def test_page_is_closed_and_says_what_the_store_holds(book: tuple[Path, Path]) -
 
 def test_links_lead_to_sections_that_exist(book: tuple[Path, Path]) -> None:
     page = Page(build(str(book[0])))
-    ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    ids = {attributes["id"] for attributes in page.all("section") if "id" in attributes}
     assert {a["href"] for a in page.all("a")} == {f"#{name}" for name in ids}
 
 

@@ -68,7 +68,7 @@ def test_out_that_is_a_file(tmp_path: Path) -> None:
 
 @needs_skimage
 def test_out_that_is_no_local_folder() -> None:
-    with pytest.raises(UserError, match=r"^samples: out=s3://bucket/x is no local folder$"):
+    with pytest.raises(UserError, match=r"^samples: out=s3://bucket/x is not a local folder$"):
         run(SamplesConfig(out="s3://bucket/x"))
 
 

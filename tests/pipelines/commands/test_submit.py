@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from segray.pipelines.commands.submit import check_command, run, ship, split_ove
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.errors import UserError
-from tests.pipelines.ray_heads import PATIENCE_S, Head, head_with_token
+from tests.pipelines.ray_heads import PATIENCE_S, Head
 
 ROOT = Path(__file__).parents[3]
 
@@ -89,12 +89,6 @@ def test_without_a_server_it_is_one_line(tmp_path: Path) -> None:
 
 
 # On a head that asks for a token
-
-
-@pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
-    with head_with_token() as head:
-        yield head
 
 
 def _plain(home: Path) -> dict[str, str]:

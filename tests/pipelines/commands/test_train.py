@@ -1,4 +1,4 @@
-"""How `segray train` sets up Ray Train."""
+"""`segray train`: its checks before Ray starts, and how it sets up Ray Train."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from segray.models.weights import WeightsError
+from segray.pipelines.commands import train
+from segray.pipelines.errors import UserError
+from segray.pipelines.training import loop, session
+from segray.pipelines.training.data.training_data import open_data
+from segray.pipelines.training.log_collector import RemoteWrite
 from segray.pipelines.training.run_folder import CHECKPOINTS
-from segray.pipelines.training.trainer import scaling, trainer
-from tests.pipelines.training.runs import config
+from segray.pipelines.training.trainer import WorkerInputs, scaling_config, torch_trainer, train_worker
+from tests.pipelines.training.runs import book, config
 
 LOOK = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 
@@ -19,9 +27,10 @@ def set_up(folder: Path, workers: int) -> str:
     from segray.pipelines.engine.cluster import Resources
 
     sizes = f"train.workers={workers}", f"train.batch={2 * workers}", "train.num_cpus=1"
-    given = config(folder / "run", folder, folder, *sizes)
-    made = trainer(given, lambda _: None, {}, scaling(given, Resources(cpus=workers, gpus=0)))
-    assert made.run_config.name == CHECKPOINTS
+    short = config(folder / "run", folder, folder, *sizes)
+    workers_config = scaling_config(short, Resources(cpus=workers, gpus=0))
+    trainer = torch_trainer(short, lambda: None, workers_config)
+    assert trainer.run_config.name == CHECKPOINTS
     return os.environ[LOOK]
 
 
@@ -37,3 +46,37 @@ def test_ray_looks_at_few_workers_more_often_than_an_epoch_is_short(
 def test_a_pace_that_was_given_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LOOK, "7")
     assert set_up(tmp_path, 1) == "7"
+
+
+def test_weights_of_another_network_are_refused_before_ray_starts(tmp_path: Path) -> None:
+    labels, root = book(tmp_path / "book", n=8)
+    other = tmp_path / "other.safetensors"
+    save_file({"x": torch.zeros(1)}, other)
+    overrides = ["network.pretrained=true", f"network.weights={other}"]
+    run = config(tmp_path / "run", labels, root, *overrides)
+    data = open_data(run.data, run.seed)
+    with pytest.raises(UserError, match=r"^network: .*other\.safetensors does not fit the encoder"):
+        train.check(run, data)
+    train.check(config(tmp_path / "run", labels, root, "network.pretrained=true"), data)
+
+
+def test_weights_that_a_worker_cannot_load_are_reported_without_a_retry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise WeightsError("cannot read encoder.safetensors")
+
+    labels, root = book(tmp_path / "book", n=8)
+    run = config(tmp_path / "run", labels, root)
+    monkeypatch.setattr(session, "RaySession", lambda folder, collector: session.LocalSession(tmp_path))
+    monkeypatch.setattr(loop, "build_network", fail)
+    inputs = WorkerInputs(run, open_data(run.data, run.seed), LogCollectorHandle(), None)
+    assert train_worker(inputs) == "network: cannot read encoder.safetensors"
+
+
+class LogCollectorHandle:
+    """Stands in for the handle of the actor; nothing is written to it."""
+
+    @property
+    def write(self) -> RemoteWrite:
+        raise AssertionError

@@ -136,10 +136,10 @@ def test_images_twice_foreign_or_missing_are_named(folder: Path) -> None:
     write_manifest(str(folder), [*IDS, "forgotten.jpg", IDS[3]])
     first, second = sorted([extra, part_name(IDS[:2])])
     assert set(verify(str(folder)).problems) == {
-        Problem(second, IDS[0], f"twice, also in {first}"),
+        Problem(second, IDS[0], f"listed twice, also in {first}"),
         Problem(extra, "foreign.jpg", "not in the manifest"),
         Problem("", "forgotten.jpg", "missing: in the manifest, but in no readable part"),
-        Problem("", IDS[3], "twice in the manifest"),
+        Problem("", IDS[3], "listed twice in the manifest"),
     }
 
 
@@ -148,7 +148,7 @@ def test_expected_ids_may_come_from_the_caller(folder: Path) -> None:
     assert verify(str(folder), IDS).ok
     assert verify(str(folder), iter([*IDS, "x"])).problems[0].image_id == "x"
     assert verify(str(folder)).problems == [
-        Problem("", None, "manifest.parquet is missing: images that are left out cannot be noticed")
+        Problem("", None, "manifest.parquet is missing: missing images cannot be detected")
     ]
 
 
@@ -224,7 +224,7 @@ SEGMENT_FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("size", {"rle": {**RLE, "size": [30, 20]}}, "segment 0: mask of size [30, 20], the image is [20, 30]"),
     ("no mask", {"rle": None}, "segment 0: mask of size None, the image is [20, 30]"),
     ("class", {"class_id": 3}, "segment 0: class_id 3; allowed: 0 to 2"),
-    ("id", {"segment_id": 1}, "segment 1 is there twice"),
+    ("id", {"segment_id": 1}, "segment 1 is listed twice"),
 ]
 
 
@@ -262,7 +262,7 @@ def test_problems_are_printed_and_fail_the_command(folder: Path, capsys: pytest.
     (folder / "segments" / part).unlink()
     write_manifest(str(folder), [*IDS, *(f"{i:02}.jpg" for i in range(24))])
     with pytest.raises(
-        UserError, match=r"has 25 problems; mend it: segray verify out=.* repair=true"
+        UserError, match=r"has 25 problems; repair it with: segray verify out=.* repair=true"
     ) as caught:
         run(VerifyConfig(out=str(folder)))
     assert caught.value.exit_code == 1
@@ -279,8 +279,8 @@ def test_repair_without_a_configuration_discards_and_says_what_is_missing(folder
     (folder / "labels" / part_name(IDS[4:])).write_bytes(b"")
     (folder / "labels" / ".part-1.parquet.12345678.tmp").write_bytes(b"half")
     lost = (
-        rf"discarded what was damaged; 2 images of {folder} are missing now: "
-        rf"cannot read {folder}/config.yaml, which says how to make them"
+        rf"damaged parts are discarded; 2 images of {folder} are missing now: "
+        rf"cannot read {folder}/config.yaml, which says how to label them"
     )
     with pytest.raises(UserError, match=lost) as caught:
         run(VerifyConfig(out=str(folder), repair=True))
@@ -325,9 +325,9 @@ def test_repair_leaves_a_set_in_use_alone(folder: Path) -> None:
     assert (folder / "segments" / part_name(IDS[4:])).exists()
 
 
-def test_what_repair_cannot_mend_is_said(folder: Path) -> None:
+def test_what_verify_cannot_repair_is_reported(folder: Path) -> None:
     (folder / "manifest.parquet").unlink()
-    with pytest.raises(UserError, match="has 1 problems that making images again does not mend"):
+    with pytest.raises(UserError, match="has 1 problems that labelling images again does not repair"):
         run(VerifyConfig(out=str(folder), repair=True))
     assert len(LabelStore(str(folder)).parts()) == 3
 

@@ -10,7 +10,7 @@ from segray.models.clip.text import TEMPLATES
 from segray.models.label_space import BACKGROUND_NAMES, label_space
 from segray.models.sam.generator import SAM_MODELS
 from segray.pipelines.config.command_table import COMMANDS
-from segray.pipelines.config.commands.annotate import TEMPLATE_SETS, AnnotateConfig, SamModel
+from segray.pipelines.config.commands.annotate import TEMPLATE_SETS, AnnotateConfig, SamConfig, SamModel
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.config.schema import Config, keys
@@ -97,6 +97,34 @@ def test_the_benchmarks_follow_the_paper(name: str, classes: int) -> None:
 
 def test_the_picture_book_example_needs_no_download() -> None:
     config = example("picture_book")
-    assert (config.sam.model, config.clip.model) == ("picture_book", "picture_book")
+    assert (config.sam.model, config.clip.model) == ("builtin", "builtin")
     assert config.sam.weights is None
     assert config.clip.weights is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "models", "templates"),
+    [
+        ("classes=cat,dog", ("vit_b", "ViT-B-16-quickgelu", "openai"), "imagenet80"),
+        ("classes=picture_book", ("builtin", "builtin", None), "single"),
+        ("classes=cat clip.model=builtin", ("vit_b", "builtin", None), "single"),
+        ("classes=cat sam.model=builtin", ("builtin", "ViT-B-16-quickgelu", "openai"), "imagenet80"),
+        ("classes=cat clip.weights=my.pt", ("vit_b", "ViT-B-16-quickgelu", "my.pt"), "imagenet80"),
+        ("classes=cat clip.model=ViT-L-14", ("vit_b", "ViT-L-14", None), "single"),
+        ("classes=picture_book sam.model=vit_h", ("vit_h", "builtin", None), "single"),
+        ("classes=cat label.templates=single", ("vit_b", "ViT-B-16-quickgelu", "openai"), "single"),
+    ],
+)
+def test_models_that_the_user_does_not_name(
+    overrides: str, models: tuple[str, str, str | None], templates: str
+) -> None:
+    config = load(AnnotateConfig, None, ["images=a", "out=b", "sam.workers=2", *overrides.split()])
+    assert (config.sam.model, config.clip.model, config.clip.weights) == models
+    assert (config.label.templates, config.sam.workers) == (templates, 2)
+    assert AnnotateConfig.model_validate(config.model_dump()) == config
+
+
+def test_sections_built_in_python_get_the_default_models_too() -> None:
+    config = AnnotateConfig(images="a", out="b", classes=("cat",), sam=SamConfig(points_per_side=4))
+    assert (config.sam.model, config.sam.points_per_side) == ("vit_b", 4)
+    assert config.clip.weights == "openai"

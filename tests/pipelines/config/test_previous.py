@@ -59,3 +59,16 @@ def test_a_provenance_is_translated(monkeypatch: pytest.MonkeyPatch) -> None:
         "config": {"image.background_color": [1, 2, 3], "sam.model": "small", "label.threshold": 0.0},
     }
     assert previous.current_provenance({}) == {}
+
+
+@pytest.mark.parametrize("key", ["sam.model", "clip.model"])
+def test_the_built_in_models_are_no_longer_called_picture_book(key: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(AnnotateConfig, None, [*REQUIRED, f"{key}=picture_book"])
+    assert str(caught.value) == f"{key}: picture_book is now builtin"
+    config = load(AnnotateConfig, None, [*REQUIRED, "classes=picture_book"])
+    assert (config.classes, config.sam.model, config.clip.model) == ("picture_book", "builtin", "builtin")
+    old = {"sam": {"model": "picture_book"}, "clip": {"model": "picture_book"}}
+    new = {"sam": {"model": "builtin"}, "clip": {"model": "builtin"}}
+    assert previous.current_provenance(old) == previous.current_tree(old) == new
+    assert previous.current_tree({"classes": "picture_book"}) == {"classes": "picture_book"}

@@ -79,7 +79,7 @@ def test_how_many_trials_may_change_between_runs_and_the_space_may_not() -> None
             "space.data.labelled=choice(8,8)",
             "space: data.labelled: choice(8,8) has an empty value or one twice",
         ),
-        ("space.train.batch=choice(3)", "space: train: batch (3) is no multiple"),
+        ("space.train.batch=choice(3)", "space: train: batch (3) is not a multiple"),
         ("search.trails=3", "unknown key search.trails; did you mean search.trials?"),
     ],
 )

@@ -4,10 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import threading
-import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -37,55 +34,6 @@ def test_a_session_joins_the_ray_that_runs_and_leaves_it_running() -> None:
     assert ray.is_initialized()
 
 
-class _Keep:
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return batch
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
-def test_a_long_list_is_cut_up_where_actors_leave_one_cpu() -> None:
-    """`Dataset.repartition` by itself would take that one and wait for ever."""
-    import ray
-
-    found: list[Any] = []
-
-    def take_one() -> None:
-        rows = cluster.in_blocks(ray.data.range(3000, override_num_blocks=1), 1)
-        read = rows.map_batches(lambda batch: batch, batch_size=1, num_cpus=cluster.TASK_CPUS)
-        pool = ray.data.ActorPoolStrategy(size=1)
-        kept = read.map_batches(_Keep, batch_size=64, num_cpus=1, compute=pool)
-        found.extend(row["id"] for row in kept.limit(1).iter_rows())
-
-    thread = threading.Thread(target=take_one, daemon=True)
-    thread.start()
-    thread.join(120)
-    # Blocks come as they are done, not in order.
-    assert len(found) == 1
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
-def test_ray_data_is_quiet_and_waits_no_half_hour() -> None:
-    import ray
-
-    before = ray.data.DataContext.get_current().copy()
-    try:
-        cluster.quiet_data_context()
-        context = ray.data.DataContext.get_current()
-        assert not context.enable_progress_bars
-        assert context.execution_no_progress_timeout_s == cluster.NO_PROGRESS_S < 1800
-        assert os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] == "1"
-        with warnings.catch_warnings(record=True) as shown:
-            warnings.warn_explicit("few images", UserWarning, "map.py", 1, module="ray.data._internal.map")
-            warnings.warn_explicit(
-                "ours", UserWarning, "run.py", 1, module="segray.pipelines.commands.annotate"
-            )
-        assert [str(warning.message) for warning in shown] == ["ours"]
-    finally:
-        ray.data.DataContext._set_current(before)
-
-
 def test_ray_that_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(**options: object) -> None:
         raise Exception("The current node timed out during startup.\nmore")
@@ -104,7 +52,7 @@ def test_workers_are_not_spread_over_nodes() -> None:
 
 _GROWING = """
 import json, sys
-from pipelines import cluster
+from segray.pipelines.engine import cluster
 from segray.pipelines.config.shared import GrowConfig
 from segray.pipelines.errors import UserError
 try:
@@ -129,5 +77,5 @@ def test_a_cluster_without_workers_is_asked_for_them() -> None:
         )
     assert done.returncode == 0, done.stderr
     refused, grown = (json.loads(line) for line in done.stdout.splitlines() if line[:1] in '"[')
-    assert refused.startswith("the cluster has no CPU to work on; where it grows on request, ask")
+    assert refused.startswith("the cluster has no CPU; if it can grow on request, ask")
     assert grown == [4, 3, [2, 2]]

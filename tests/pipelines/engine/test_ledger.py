@@ -12,35 +12,35 @@ from segray.pipelines.engine.ledger import Ledger, Tally
 
 
 def test_images_are_begun_again_only_when_their_worker_never_ended_them() -> None:
-    book = Ledger()
-    assert not book.begin("sam", ["a", "b"])
-    assert not book.begin("sam", ["c"])
-    assert not book.begin("clip", ["a"])
-    book.end("sam", ["a", "b"], 1.0)
-    assert not book.begin("sam", ["a", "b"])
-    assert book.begin("sam", ["b", "x"])
-    assert book.tally().restarts == 1
+    run_ledger = Ledger()
+    assert not run_ledger.begin("sam", ["a", "b"])
+    assert not run_ledger.begin("sam", ["c"])
+    assert not run_ledger.begin("clip", ["a"])
+    run_ledger.end("sam", ["a", "b"], 1.0)
+    assert not run_ledger.begin("sam", ["a", "b"])
+    assert run_ledger.begin("sam", ["b", "x"])
+    assert run_ledger.tally().restarts == 1
 
 
 def test_an_image_taken_alone_counts_its_tries_until_it_ends() -> None:
-    book = Ledger()
-    assert [book.begin_alone("sam", "a") for _ in range(3)] == [1, 2, 3]
-    assert book.begin_alone("sam", "b") == 1
-    assert book.begin_alone("clip", "a") == 1
-    assert book.begin("sam", ["a"])
-    book.end("sam", ["a"], 0.0)
-    assert book.begin_alone("sam", "a") == 1
+    run_ledger = Ledger()
+    assert [run_ledger.begin_alone("sam", "a") for _ in range(3)] == [1, 2, 3]
+    assert run_ledger.begin_alone("sam", "b") == 1
+    assert run_ledger.begin_alone("clip", "a") == 1
+    assert run_ledger.begin("sam", ["a"])
+    run_ledger.end("sam", ["a"], 0.0)
+    assert run_ledger.begin_alone("sam", "a") == 1
 
 
 def test_the_tally_adds_up() -> None:
-    book = Ledger()
-    book.begin("sam", ["a", "b"])
-    book.end("sam", ["a", "b"], 1.5)
-    book.end("sam", ["c"], 0.5)
-    book.end("clip", [], 0.25)
-    book.committed({"ok": 2, "error": 1}, 0.125)
-    book.committed({"ok": 1}, 0.125)
-    tally = book.tally()
+    run_ledger = Ledger()
+    run_ledger.begin("sam", ["a", "b"])
+    run_ledger.end("sam", ["a", "b"], 1.5)
+    run_ledger.end("sam", ["c"], 0.5)
+    run_ledger.end("clip", [], 0.25)
+    run_ledger.committed({"ok": 2, "error": 1}, 0.125)
+    run_ledger.committed({"ok": 1}, 0.125)
+    tally = run_ledger.tally()
     assert tally.rows == {"ok": 3, "error": 1}
     assert tally.seconds == {"sam": 2.0, "clip": 0.25, "write": 0.25}
     assert tally.images == {"sam": 3, "clip": 0, "write": 4}
@@ -53,43 +53,43 @@ def test_workers_are_busy_a_share_of_the_time_from_the_first_image_to_the_last(
 ) -> None:
     times = iter([100.0, 104.0, 105.0, 110.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(times))
-    book = Ledger()
-    book.begin("sam", ["a"])
-    book.begin("clip", ["a"])
-    book.end("sam", ["a"], 9.0)
-    book.end("clip", ["a"], 2.5)
-    book.committed({"ok": 1}, 30.0)
-    tally = replace(book.tally(), workers={"sam": 2, "clip": 1})
+    run_ledger = Ledger()
+    run_ledger.begin("sam", ["a"])
+    run_ledger.begin("clip", ["a"])
+    run_ledger.end("sam", ["a"], 9.0)
+    run_ledger.end("clip", ["a"], 2.5)
+    run_ledger.committed({"ok": 1}, 30.0)
+    tally = replace(run_ledger.tally(), workers={"sam": 2, "clip": 1})
     assert tally.utilisation() == {"sam": 0.45, "clip": 0.25}
     assert replace(tally, workers={"sam": 3, "other": 1}).utilisation() == {"sam": 9 / (3 * 5)}
     assert Tally(workers={"sam": 2}).utilisation() == {}
 
 
 def test_workers_in_threads_lose_no_count() -> None:
-    book = Ledger()
+    run_ledger = Ledger()
 
     def work(number: int) -> None:
         for i in range(50):
             ids = [f"{number}/{i}"]
-            book.begin("sam", ids)
-            book.end("sam", ids, 1.0)
-            book.committed({"ok": 1}, 0.0)
+            run_ledger.begin("sam", ids)
+            run_ledger.end("sam", ids, 1.0)
+            run_ledger.committed({"ok": 1}, 0.0)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
-    tally = book.tally()
+    tally = run_ledger.tally()
     assert (tally.rows["ok"], tally.images["sam"], tally.seconds["sam"], tally.restarts) == (400, 400, 400, 0)
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_the_ledger_of_a_cluster_answers_as_the_plain_one() -> None:
-    book = ledger.start()
-    assert not book.begin("sam", ["a", "b"])
-    assert book.begin("sam", ["b"])
-    assert [book.begin_alone("sam", "b") for _ in range(2)] == [1, 2]
-    book.end("sam", {"a", "b"}, 2.0)
-    assert not book.begin("sam", ["a"])
-    book.committed({"ok": 1}, 0.5)
-    tally = book.tally()
+    run_ledger = ledger.start()
+    assert not run_ledger.begin("sam", ["a", "b"])
+    assert run_ledger.begin("sam", ["b"])
+    assert [run_ledger.begin_alone("sam", "b") for _ in range(2)] == [1, 2]
+    run_ledger.end("sam", {"a", "b"}, 2.0)
+    assert not run_ledger.begin("sam", ["a"])
+    run_ledger.committed({"ok": 1}, 0.5)
+    tally = run_ledger.tally()
     assert (tally.rows, tally.images["sam"], tally.seconds["sam"], tally.restarts) == ({"ok": 1}, 2, 2.0, 1)

@@ -1,12 +1,23 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from segray.pipelines.config.commands.annotate import ClipConfig, Pool, SamConfig
-from segray.pipelines.engine.cluster import TASK_CPUS, Resources
-from segray.pipelines.engine.pools import PoolPlan, Size, balanced, plan, plan_alone
+from segray.pipelines.engine.cluster import Resources
+from segray.pipelines.engine.pools import (
+    PoolPlan,
+    Size,
+    at_most,
+    balanced,
+    fair_share,
+    plan,
+    plan_alone,
+    rows_per_block,
+)
+from segray.pipelines.engine.ray_data import TASK_CPUS
 from segray.pipelines.errors import UserError
 
 
@@ -258,3 +269,32 @@ def test_a_pool_that_was_only_told_how_far_it_may_grow(gpus: int, workers: int) 
     assert (clip.workers, clip.max_workers) == (workers, 5)
     sam, _ = plans(16, 8, sam={"max_workers": 20})
     assert (sam.workers, sam.max_workers) == (8, 20)
+
+
+@pytest.mark.parametrize(
+    ("n_images", "workers", "rows"),
+    [(0, 1, 8), (480, 2, 8), (6000, 2, 46), (10**6, 2, 64), (10**6, 1000, 15), (10**6, 4000, 8)],
+)
+def test_long_lists_go_in_larger_blocks(n_images: int, workers: int, rows: int) -> None:
+    sam = PoolPlan(workers, workers, num_cpus=0, num_gpus=0, threads=1, batch_size=4)
+    clip = replace(sam, workers=1, max_workers=1)
+    assert rows_per_block(n_images, {"sam": sam, "clip": clip}) == rows
+
+
+def test_few_images_are_shared_out_among_the_workers() -> None:
+    def share(n_images: int, *workers: int) -> int:
+        plans = {str(n): PoolPlan(n, n, 0.5, 0, 1, 4) for n in workers}
+        return fair_share(n_images, plans)
+
+    assert [share(4, 2, 1), share(48, 2, 1), share(4_800, 2, 1)] == [1, 3, 300]
+    assert share(48, 1, 3) == 2
+
+
+def test_no_more_workers_start_than_there_are_images() -> None:
+    assert at_most((Size(16), Size(2)), 3) == (Size(3), Size(2))
+    assert at_most((Size(8, 0.75), Size(8, 0.25)), 1) == (Size(1, 0.75), Size(1, 0.25))
+    sixteen = Resources(16, 0)
+    assert [plan_alone(Pool(), sixteen, n).workers for n in (1, 5, 100)] == [1, 5, 16]
+    assert plan_alone(Pool(), sixteen, 5).threads == 3
+    assert plan_alone(Pool(workers=8), sixteen, 1).workers == 8
+    assert plan_alone(Pool(), Resources(16, 4), 3).workers == 3

@@ -63,12 +63,12 @@ class Watched(Ledger):
         return super().tally()
 
 
-def _look(book: Watched) -> None:
+def _look(run_ledger: Watched) -> None:
     """Until the display has shown what the ledger says now."""
-    while book.asked.acquire(blocking=False):
+    while run_ledger.asked.acquire(blocking=False):
         pass
     for _ in range(2):
-        assert book.asked.acquire(timeout=60)
+        assert run_ledger.asked.acquire(timeout=60)
 
 
 @pytest.fixture
@@ -79,11 +79,11 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("fast")
 def test_a_log_gets_a_line_when_something_has_moved(capsys: pytest.CaptureFixture[str]) -> None:
-    book: Any = Watched()
-    with Progress(book, 4, 0):
-        _look(book)
-        book.committed({"ok": 4}, 0.0)
-        _look(book)
+    run_ledger: Any = Watched()
+    with Progress(run_ledger, 4, 0):
+        _look(run_ledger)
+        run_ledger.committed({"ok": 4}, 0.0)
+        _look(run_ledger)
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert out == ""
@@ -98,9 +98,9 @@ def test_a_terminal_gets_one_line_that_is_wiped_at_the_end(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    book: Any = Watched()
-    with Progress(book, 4, 2):
-        _look(book)
+    run_ledger: Any = Watched()
+    with Progress(run_ledger, 4, 2):
+        _look(run_ledger)
     err = capsys.readouterr().err
     assert err.startswith("\r\033[Kannotate  2/6")
     assert err.endswith("\r\033[K")
@@ -109,13 +109,13 @@ def test_a_terminal_gets_one_line_that_is_wiped_at_the_end(
 
 @pytest.mark.usefixtures("fast")
 def test_a_lost_ledger_ends_the_display_and_not_the_run(capsys: pytest.CaptureFixture[str]) -> None:
-    book: Any = Watched(fails=True)
-    with Progress(book, 4, 2):
-        assert book.asked.acquire(timeout=60)
+    run_ledger: Any = Watched(fails=True)
+    with Progress(run_ledger, 4, 2):
+        assert run_ledger.asked.acquire(timeout=60)
     assert capsys.readouterr().err == ""
 
 
-def _run(**changes: Any) -> dict[str, Any]:
+def _run(**changes: Any) -> Any:
     run = {
         "rows": {"ok": 6, "error": 3, "skipped": 1},
         "labelled_fraction": 0.4567,
@@ -174,4 +174,4 @@ def test_workers_that_all_waited_are_not_the_bottleneck() -> None:
 def test_workers_that_died_are_told() -> None:
     run = _run()
     run["this_run"]["restarts"] = 2
-    assert "  workers died 2 times; their images were taken again" in summary_lines(run, "labels")
+    assert "  workers died 2 times; their images were processed again" in summary_lines(run, "labels")

@@ -8,7 +8,7 @@ import pytest
 
 from segray.pipelines.engine.shared_storage import fixed_part, sees, token_file
 from segray.pipelines.errors import UserError
-from tests.faults.runs import started
+from tests.processes import started
 
 
 def test_the_token_file_lies_in_the_folder_that_exists_and_is_gone_afterwards(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_many_rows_go_through_in_batches(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_manifest(tmp_path: Path) -> None:
     path = str(tmp_path / "manifest.parquet")
     write_manifest(REFS, path)
-    with pytest.raises(UserError, match=r"image_id 'a/1.jpg' stands twice"):
+    with pytest.raises(UserError, match=r"image_id 'a/1.jpg' is listed twice"):
         write_manifest([REFS[0], REFS[0]], path)
     with pytest.raises(ValueError, match="not sorted"):
         write_manifest([REFS[1], REFS[0]], path)
@@ -137,11 +137,11 @@ def test_broken_manifests_say_what_is_wrong(tmp_path: Path) -> None:
         list_images(str(path))
     with pytest.raises(UserError, match=r": no column uri; it has image_id$"):
         list_images(foreign(path, image_id=["a"]))
-    with pytest.raises(UserError, match=r": uri None is no text"):
+    with pytest.raises(UserError, match=r": uri None is not text"):
         list_images(foreign(path, image_id=["a"], uri=pa.array([None], pa.string())))
-    with pytest.raises(UserError, match=r": image_id 7 is no text"):
+    with pytest.raises(UserError, match=r": image_id 7 is not text"):
         list_images(foreign(path, image_id=[7], uri=["x"]))
-    with pytest.raises(UserError, match=r"stands twice"):
+    with pytest.raises(UserError, match=r"is listed twice"):
         write_manifest(list_images(foreign(path, image_id=["a", "a"], uri=["x", "y"])), str(tmp_path / "out"))
 
 

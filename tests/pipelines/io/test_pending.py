@@ -15,7 +15,7 @@ def left(out: Path) -> list[str]:
 
 def test_what_is_not_done_is_left(tmp_path: Path) -> None:
     assert pending.refresh_manifest(str(tmp_path), REFS) == (4, set())
-    pending.accept(str(tmp_path))
+    pending.commit_manifest(str(tmp_path))
     assert list(read_manifest(str(tmp_path / MANIFEST))) == REFS
     assert pending.write_pending(str(tmp_path), {"b.jpg"}) == 3
     assert left(tmp_path) == ["a.jpg", "c.jpg", "d.jpg"]
@@ -24,14 +24,14 @@ def test_what_is_not_done_is_left(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_files_that_changed_are_told_until_the_manifest_is_accepted(tmp_path: Path) -> None:
+def test_files_that_changed_are_reported_until_the_manifest_is_committed(tmp_path: Path) -> None:
     pending.refresh_manifest(str(tmp_path), REFS[1:])
-    pending.accept(str(tmp_path))
+    pending.commit_manifest(str(tmp_path))
     larger, later = replace(REFS[1], size=11), replace(REFS[3], mtime=2.0)
     for _ in range(2):
         assert pending.refresh_manifest(str(tmp_path), [REFS[0], larger, REFS[2], later]) == (
             4,
             {"b.jpg", "d.jpg"},
         )
-    pending.accept(str(tmp_path))
+    pending.commit_manifest(str(tmp_path))
     assert pending.refresh_manifest(str(tmp_path), [REFS[0], larger, later]) == (4, set())

@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 from segray.pipelines.errors import UserError
-from segray.pipelines.io import run_lock, storage
+from segray.pipelines.io import run_lock, storage, store_lock
+from segray.pipelines.io.lock_record import this_machine
 from segray.pipelines.io.run_lock import LOCK_NAME, RunLock, still_owner
 from tests.pipelines.label_sets import no_file_larger_than
+from tests.pipelines.object_stores import s3_server
 
 HOLDER = """
 import sys
@@ -52,8 +54,7 @@ def _lock_of_another(root: Path, **changes: Any) -> None:
     record = {
         "pid": 123,
         "host": "node7",
-        "machine": "boot pid:[1]",
-        "process_start": "5",
+        "machine": "another boot",
         "started": "2026-01-01T00:00:00Z",
         "token": "theirs",
         "heartbeat": time.time(),
@@ -62,7 +63,7 @@ def _lock_of_another(root: Path, **changes: Any) -> None:
 
 
 def _own_identity() -> dict[str, Any]:
-    return run_lock._identity()
+    return {"pid": os.getpid(), "host": socket.gethostname(), "machine": this_machine()}
 
 
 def test_a_second_run_is_refused_while_the_first_lives(tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once(
 
 
 def test_a_reused_process_number_does_not_block(tmp_path: Path) -> None:
-    _lock_of_another(tmp_path, **{**_own_identity(), "process_start": "1"})
+    _lock_of_another(tmp_path, **_own_identity())
     with RunLock(str(tmp_path)) as lock:
         assert still_owner(str(tmp_path), lock.token)
 
@@ -166,7 +167,7 @@ def test_the_heartbeat_is_refreshed_until_the_lock_is_lost(
 
 
 def test_an_object_store_lock_excludes_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_lock, "_SETTLE_S", 0.0)
+    monkeypatch.setattr(store_lock, "_SETTLE_S", 0.0)
     root = "memory://locked/out"
     with RunLock(root) as lock:
         with pytest.raises(UserError, match="memory://locked/out is in use by pid"):
@@ -188,6 +189,62 @@ def test_on_an_object_store_the_later_of_two_simultaneous_writers_wins(
     with pytest.raises(UserError, match="in use by pid 7 on node7"):
         RunLock(root).__enter__()
     assert still_owner(root, "theirs")
+
+
+@pytest.fixture
+def s3_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A prefix on an S3 server, which has conditional PUTs."""
+    yield from s3_server(monkeypatch)
+
+
+def _dead_run(root: str) -> bytes:
+    """The lock of a run on another machine that no longer shows life."""
+    record = json.dumps({"pid": 123, "host": "node7", "token": "theirs", "heartbeat": 0.0}).encode()
+    storage.write_atomic(storage.join(root, LOCK_NAME), record)
+    return record
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_of_many_that_find_a_free_or_stale_lock_on_s3_one_gets_it(s3_folder: str, stale: bool) -> None:
+    if stale:
+        _dead_run(s3_folder)
+    start, finish = threading.Barrier(8), threading.Barrier(8)
+
+    def compete(_: int) -> str:
+        lock = RunLock(s3_folder)
+        start.wait()
+        try:
+            with lock:
+                finish.wait()
+                return "owner" if still_owner(s3_folder, lock.token) else "fenced off"
+        except UserError as error:
+            finish.wait()
+            return f"refused {error.exit_code}"
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(compete, range(8))) == ["owner", *["refused 4"] * 7]
+
+
+def test_a_dead_run_that_wakes_up_never_holds_the_lock_again_on_s3(s3_folder: str) -> None:
+    late = _dead_run(s3_folder)
+    with RunLock(s3_folder) as lock:
+        storage.write_atomic(storage.join(s3_folder, LOCK_NAME), late)
+        assert still_owner(s3_folder, lock.token)
+        assert not still_owner(s3_folder, "theirs")
+        with pytest.raises(UserError, match="is in use by pid"):
+            RunLock(s3_folder).__enter__()
+    storage.write_atomic(storage.join(s3_folder, LOCK_NAME), late)
+    assert not still_owner(s3_folder, "theirs")
+    with RunLock(s3_folder) as lock:
+        assert still_owner(s3_folder, lock.token)
+    assert len(storage.list_names(s3_folder)) == 1
+
+
+def test_a_lock_on_s3_that_nobody_took_over_leaves_nothing(s3_folder: str) -> None:
+    for _ in range(2):
+        with RunLock(s3_folder) as lock:
+            assert still_owner(s3_folder, lock.token)
+    assert storage.list_names(s3_folder) == []
 
 
 def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:

@@ -10,14 +10,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs as pa_fs
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from segray.pipelines.errors import UserError
-from segray.pipelines.io import sources, storage
+from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
 from segray.pipelines.io.sources import ImageRef, escape_name, list_images, read_image
-from tests.faults.images import bad_files, write_bad_pictures
+from tests.faults.images import bad_files, write_bad_images
 
 
 def touch(root: Path, *names: str) -> None:
@@ -348,7 +349,7 @@ def test_an_object_store_lists_like_a_folder(tmp_path: Path) -> None:
 def test_every_bad_picture_is_listed_and_meets_its_end(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
-    expected = write_bad_pictures(folder)
+    expected = write_bad_images(folder)
     found = {ref.image_id: outcome(ref) for ref in list_images(str(folder))}
     assert set(found) == set(expected)
     for image_id, (status, start) in expected.items():
@@ -369,20 +370,32 @@ def outcome(ref: ImageRef) -> tuple[str, str]:
     return "ok", ""
 
 
-@pytest.mark.parametrize("error", [NotADirectoryError, FileNotFoundError])
-def test_folder_that_a_failing_store_takes_for_none_is_listed_again(error: type[OSError]) -> None:
-    answers: list[Any] = [error("bucket/images"), ["listed"]]
+class Failing(MemoryFileSystem):
+    """A store whose listings fail one after another with these errors; None: that one does not."""
 
-    class Store:
-        def get_file_info(self, selector: Any) -> Any:
-            answer = answers.pop(0)
-            if isinstance(answer, OSError):
-                raise answer
-            return answer
+    protocol = "failing"
+    cachable = False
+    errors: list[OSError | None] = []  # noqa: RUF012  of the class, as its files are
 
-    folder = pa_fs.FileInfo("bucket/images", pa_fs.FileType.Directory)
-    assert storage.with_retries(lambda: sources._below(Store(), folder), "s3://bucket/images") == ["listed"]
-    gone = pa_fs.FileInfo("bucket/images", pa_fs.FileType.NotFound)
-    answers[:] = [error("bucket/images")]
-    with pytest.raises(error):
-        storage.with_retries(lambda: sources._below(Store(), gone), "s3://bucket/images")
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        error = Failing.errors.pop(0) if Failing.errors else None
+        if error is not None:
+            raise error
+        return super().ls(path, detail=detail, **options)
+
+
+fsspec.register_implementation("failing", Failing, clobber=True)
+
+
+def test_a_folder_whose_listing_fails_is_listed_again_or_named_but_never_taken_for_empty() -> None:
+    for name in ("a.png", "b/c.png"):
+        storage.write_atomic(f"failing://set/{name}", b"")
+    try:
+        for errors in ([OSError("503 Slow Down")], [None, OSError("503 Slow Down")]):
+            Failing.errors = [*errors]
+            assert ids("failing://set") == ["a.png", "b/c.png"]
+        Failing.errors = [None, PermissionError("Access Denied")]
+        with pytest.raises(UserError, match=r"^images: failing://set cannot be read \(Access Denied\)$"):
+            list_images("failing://set")
+    finally:
+        storage.delete_tree("failing://set")

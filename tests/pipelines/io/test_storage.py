@@ -102,6 +102,62 @@ def test_bad_uris_are_refused_in_one_line(uri: str, text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("scheme", "package", "extra"), [("s3", "s3fs", "s3"), ("gs", "gcsfs", "gcs")])
+def test_a_missing_client_is_named_with_the_extra_that_installs_it(
+    scheme: str, package: str, extra: str
+) -> None:
+    code = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from segray.pipelines.io import storage\n"
+        f"storage.open_storage('{scheme}://bucket/x')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60, capture_output=True, text=True
+    )
+    assert f"UserError: {scheme}://bucket/x: {scheme}:// needs {package}; " in done.stderr
+    assert f"pip install 'segray[{extra}]'" in done.stderr
+
+
+def test_credentials_and_options_of_an_s3_uri_reach_the_client() -> None:
+    pytest.importorskip("s3fs")
+    query = "?region=eu-west-1&endpoint_override=minio:9000&scheme=http"
+    client, path = storage.open_storage(f"s3://KEY:a%2Fb%20c@bucket/100%25/x{query}")
+    assert path == "bucket/100%25/x"
+    assert (client.key, client.secret, client.anon) == ("KEY", "a/b c", False)
+    assert client.client_kwargs == {"endpoint_url": "http://minio:9000", "region_name": "eu-west-1"}
+    assert storage.open_storage("s3://bucket/x?anonymous=true")[0].anon
+    with pytest.raises(UserError, match=r"unknown option retry_\w+ \(allowed: region, endpoint_override"):
+        storage.open_storage("s3://bucket/x?retry_attempts=3")
+
+
+def test_local_links_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.png").write_bytes(b"12")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "folder").symlink_to(tmp_path / "real")
+    (tmp_path / "set" / "file.png").symlink_to(tmp_path / "real" / "a.png")
+    (tmp_path / "set" / "nothing.png").symlink_to(tmp_path / "gone")
+    found = {(file.name, file.size) for file in storage.list_files(str(tmp_path / "set"))}
+    assert found == {("folder/a.png", 2), ("file.png", 2)}
+
+
+def test_files_below_a_folder_are_listed_on_every_storage(folder: str) -> None:
+    for name in ("a.png", "deep/er/b c.png", "deep/.hidden"):
+        storage.write_atomic(storage.join(folder, name), b"123")
+    assert {(file.name, file.size) for file in storage.list_files(folder)} == {
+        ("a.png", 3),
+        ("deep/er/b c.png", 3),
+        ("deep/.hidden", 3),
+    }
+    assert storage.list_files(storage.join(folder, "none")) == []
+    assert storage.stat(storage.join(folder, "deep")) is None
+    file = storage.stat(storage.join(folder, "a.png"))
+    assert file is not None
+    assert file.size == 3
+    with pytest.raises(NotADirectoryError):
+        storage.list_names(storage.join(folder, "a.png"))
+
+
 def test_a_store_without_atomic_writes_is_refused() -> None:
     with pytest.raises(UserError, match="http:// has no atomic write; use a folder or an object store"):
         storage.write_atomic("http://localhost/x", b"")

@@ -250,7 +250,7 @@ def test_a_killed_writer_leaves_a_whole_part_or_none(
 def test_a_full_disk_says_what_is_safe_and_keeps_it(tmp_path: Path, limit: int) -> None:
     write_part(str(tmp_path), *tables([ok_row("a")]))
     made = tables([ok_row(f"{i}") for i in range(200)])
-    safe = r"File too large; nothing .*; finished parts are safe; mend this and run the same command again"
+    safe = r"File too large; nothing .*; finished parts are safe; repair this and run the same command again"
     with no_file_larger_than(limit), pytest.raises(UserError, match=safe) as caught:
         write_part(str(tmp_path), *made)
     assert caught.value.exit_code == 1

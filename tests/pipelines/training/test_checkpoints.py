@@ -30,7 +30,7 @@ def write(folder: Path, step: int = 5, seed: int = 0, teacher: bool = True) -> P
     return folder
 
 
-def test_all_comes_back(tmp_path: Path) -> None:
+def test_weights_state_and_optimiser_are_read_back(tmp_path: Path) -> None:
     folder = write(tmp_path / "c")
     checkpoint = load_checkpoint(str(folder))
     assert checkpoint.state["step"] == 5
@@ -66,15 +66,15 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, harm: Callable[[Path
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"step": 1}', '{"sha256": {}}'])
-def test_a_state_that_is_none_is_told(tmp_path: Path, text: str) -> None:
+def test_an_invalid_state_is_reported(tmp_path: Path, text: str) -> None:
     folder = write(tmp_path / "c")
     (folder / "state.json").write_text(text)
     with pytest.raises(UserError, match=r"state.json is damaged"):
         load_checkpoint(str(folder))
 
 
-def test_a_folder_of_something_else_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is no checkpoint of segray: state.json is missing"):
+def test_a_folder_of_something_else_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not a checkpoint of segray: state.json is missing"):
         load_checkpoint(str(tmp_path))
 
 
@@ -86,9 +86,9 @@ def test_the_one_before_a_damaged_checkpoint_is_used(
     old, new = write(tmp_path / "old", step=1), write(tmp_path / "new", step=2)
     assert newest_whole([str(new), str(old)]).state["step"] == 2  # type: ignore[union-attr]
     harm(new / name)
-    found = newest_whole([str(new), str(old)])
-    assert found is not None
-    assert found.state["step"] == 1
+    checkpoint = newest_whole([str(new), str(old)])
+    assert checkpoint is not None
+    assert checkpoint.state["step"] == 1
     assert "the checkpoint before it is used" in caplog.text
     assert newest_whole([str(tmp_path / "none")]) is None
 

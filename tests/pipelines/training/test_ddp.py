@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch.distributed as dist
@@ -13,9 +11,10 @@ from torch.multiprocessing.spawn import spawn
 
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.training.data.training_data import open_data
-from segray.pipelines.training.loop import Worker
-from segray.pipelines.training.session import LocalSession
-from tests.pipelines.training.runs import book, config, curve, worker
+from segray.pipelines.training.history import HistoryEntry
+from segray.pipelines.training.loop import Trainer
+from segray.pipelines.training.session import LocalSession, Metrics
+from tests.pipelines.training.runs import book, config, curve, trainer
 
 
 class GroupSession(LocalSession):
@@ -25,39 +24,45 @@ class GroupSession(LocalSession):
         super().__init__(folder)
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
 
-    def report(self, metrics: Mapping[str, Any], checkpoint: Path | None) -> None:
+    def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
         super().report(metrics, checkpoint)
         assert (checkpoint is not None) == (self.rank == 0)
 
 
-def _work(rank: int, port: int, count: int, given: TrainConfig, folder: Path) -> None:
+def _train(rank: int, port: int, count: int, run: TrainConfig, folder: Path) -> None:
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
     try:
-        Worker(given, open_data(given.data, given.seed), GroupSession(folder), None).run()
+        Trainer(run, open_data(run.data, run.seed), GroupSession(folder), None).run()
     finally:
         dist.destroy_process_group()
 
 
-def _together(count: int, given: TrainConfig, folder: Path) -> list[dict[str, Any]]:
+def _train_together(count: int, run: TrainConfig, folder: Path) -> list[HistoryEntry]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    spawn(_work, (port, count, given, folder), nprocs=count)
-    return worker(
-        given.model_copy(update={"train": given.train.model_copy(update={"workers": 1})}), folder
+    spawn(_train, (port, count, run, folder), nprocs=count)
+    return trainer(
+        run.model_copy(update={"train": run.train.model_copy(update={"workers": 1})}), folder
     ).run()
 
 
 @pytest.mark.parametrize("method", ["segray", "unimatch_v2"])
 def test_two_workers_learn_what_one_learns(tmp_path: Path, method: str) -> None:
     labels, root = book(tmp_path / "book", n=11)
-    words = [f"method={method}", "train.batch=4", "train.optimiser=sgd", "train.lr=0.02", "data.validation=4"]
-    alone = worker(config(tmp_path / "a", labels, root, *words), tmp_path / "a").run()
-    shared = config(tmp_path / "b", labels, root, *words, "train.workers=2")
-    together = _together(2, shared, tmp_path / "b")
+    overrides = [
+        f"method={method}",
+        "train.batch=4",
+        "train.optimiser=sgd",
+        "train.lr=0.02",
+        "data.validation=4",
+    ]
+    alone = trainer(config(tmp_path / "a", labels, root, *overrides), tmp_path / "a").run()
+    shared = config(tmp_path / "b", labels, root, *overrides, "train.workers=2")
+    together = _train_together(2, shared, tmp_path / "b")
     assert len(alone) == len(together) == 3
-    for one, two in zip(curve(alone), curve(together), strict=True):
-        assert two == pytest.approx(one, rel=1e-4)
+    for single, double in zip(curve(alone), curve(together), strict=True):
+        assert double == pytest.approx(single, rel=1e-4)
     # Sums over pixels agree exactly: no validation image was counted twice, none left out.
     totals = [sum(map(sum, history[-1]["confusion"])) for history in (alone, together)]
     assert totals[0] == totals[1] == 4 * 48 * 48

@@ -1,18 +1,24 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from segray.models.semi.methods import METHODS
+from segray.models.semi.student import Logits
 from segray.pipelines.engine.compiling import CannotCompileError
+from segray.pipelines.training.data.sampler import StepBatch
+from segray.pipelines.training.history import HistoryEntry
 from segray.pipelines.training.meter import DivergedError
-from segray.pipelines.training.step import Objective
-from tests.pipelines.training.runs import book, config, curve, worker
+from segray.pipelines.training.step import Objective, StepMetrics
+from tests.pipelines.training.runs import book, config, curve, trainer
+
+Run = tuple[Path, list[HistoryEntry]]
+"""The folder of a run, and its history."""
 
 
 @pytest.fixture(scope="module")
@@ -21,52 +27,53 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+def uninterrupted(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("run")
-    return folder, worker(config(folder, *data), folder).run()
+    return folder, trainer(config(folder, *data), folder).run()
 
 
-def test_a_run_validates_each_epoch_and_learns(undisturbed: tuple[Path, list[Any]]) -> None:
-    _, history = undisturbed
+def test_a_run_validates_each_epoch_and_learns(uninterrupted: Run) -> None:
+    _, history = uninterrupted
     assert [entry["epoch"] for entry in history] == [1, 2, 3]
     assert history[-1]["loss"] < history[0]["loss"]
     assert history[0]["lr"] > history[-1]["lr"] > 0
     for entry in history:
         assert entry["zero_shot_miou"] == history[0]["zero_shot_miou"]
+        assert entry["from_model"] is not None
         assert 0 <= entry["from_model"] <= 1
         assert len(entry["iou"]) == 10
 
 
-@pytest.mark.parametrize("kept", [1, 2])
-def test_a_run_that_goes_on_ends_where_an_undisturbed_one_does(
-    data: tuple[Path, Path], undisturbed: tuple[Path, list[Any]], tmp_path: Path, kept: int
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_resumed_run_ends_where_an_uninterrupted_run_does(
+    data: tuple[Path, Path], uninterrupted: Run, tmp_path: Path, count: int
 ) -> None:
-    folder, history = undisturbed
-    for checkpoint in sorted(folder.glob("checkpoint_*"))[:kept]:
+    folder, history = uninterrupted
+    for checkpoint in sorted(folder.glob("checkpoint_*"))[:count]:
         shutil.copytree(checkpoint, tmp_path / checkpoint.name)
-    again = worker(config(tmp_path, *data), tmp_path)
-    assert len(again.progress.history) == kept
-    assert curve(again.run()) == curve(history)
+    resumed = trainer(config(tmp_path, *data), tmp_path)
+    assert len(resumed.progress.history) == count
+    assert curve(resumed.run()) == curve(history)
 
 
 def test_a_cut_checkpoint_costs_an_epoch_and_nothing_else(
-    data: tuple[Path, Path], undisturbed: tuple[Path, list[Any]], tmp_path: Path
+    data: tuple[Path, Path], uninterrupted: Run, tmp_path: Path
 ) -> None:
-    folder, history = undisturbed
+    folder, history = uninterrupted
     for checkpoint in sorted(folder.glob("checkpoint_*"))[:2]:
         shutil.copytree(checkpoint, tmp_path / checkpoint.name)
     newest = max(tmp_path.glob("checkpoint_*")) / "model.safetensors"
     newest.write_bytes(newest.read_bytes()[:-9])
-    again = worker(config(tmp_path, *data), tmp_path)
-    assert len(again.progress.history) == 1
-    assert curve(again.run()) == curve(history)
+    resumed = trainer(config(tmp_path, *data), tmp_path)
+    assert len(resumed.progress.history) == 1
+    assert curve(resumed.run()) == curve(history)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_runs_and_predicts_with_what_it_says(
+def test_every_method_runs_and_saves_the_network_that_predicts(
     data: tuple[Path, Path], tmp_path: Path, method: str
 ) -> None:
-    run = worker(config(tmp_path, *data, f"method={method}", "train.epochs=1"), tmp_path)
+    run = trainer(config(tmp_path, *data, f"method={method}", "train.epochs=1"), tmp_path)
     (entry,) = run.run()
     assert torch.isfinite(torch.tensor(entry["loss"]))
     assert (entry["from_model"] is None) == (method == "supervised")
@@ -76,53 +83,59 @@ def test_every_method_runs_and_predicts_with_what_it_says(
 
 
 def test_parts_of_a_batch_add_up_to_the_batch(data: tuple[Path, Path], tmp_path: Path) -> None:
-    words = ["train.batch=4", "train.epochs=1", "train.optimiser=sgd", "augment.cutmix=0", "train.lr=0.01"]
-    whole = worker(config(tmp_path, *data, *words), tmp_path / "a").run()
-    parts = worker(config(tmp_path, *data, *words, "train.accumulate=2"), tmp_path / "b").run()
+    overrides = [
+        "train.batch=4",
+        "train.epochs=1",
+        "train.optimiser=sgd",
+        "augment.cutmix=0",
+        "train.lr=0.01",
+    ]
+    whole = trainer(config(tmp_path, *data, *overrides), tmp_path / "a").run()
+    parts = trainer(config(tmp_path, *data, *overrides, "train.accumulate=2"), tmp_path / "b").run()
     assert parts[0]["loss"] == pytest.approx(whole[0]["loss"], rel=0.02)
     assert parts[0]["accuracy"] == pytest.approx(whole[0]["accuracy"], abs=0.02)
 
 
 def test_a_compiled_network_learns_what_the_plain_one_does(
     data: tuple[Path, Path],
-    undisturbed: tuple[Path, list[Any]],
+    uninterrupted: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Inductor, the default, takes minutes for a few steps and wants a C++ compiler; this traces as much.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    compiled = worker(config(tmp_path, *data, "train.compile=true"), tmp_path).run()
-    for ours, plain in zip(compiled, undisturbed[1], strict=True):
+    compiled = trainer(config(tmp_path, *data, "train.compile=true"), tmp_path).run()
+    for ours, plain in zip(compiled, uninterrupted[1], strict=True):
         assert ours["loss"] == pytest.approx(plain["loss"], rel=1e-4)
     files = sorted(path.name for path in next(tmp_path.glob("checkpoint_*")).iterdir())
-    assert files == sorted(path.name for path in next(undisturbed[0].glob("checkpoint_*")).iterdir())
+    assert files == sorted(path.name for path in next(uninterrupted[0].glob("checkpoint_*")).iterdir())
 
 
-def test_a_network_that_cannot_be_compiled_says_so_in_one_line(
+def test_a_network_that_cannot_be_compiled_is_reported_in_one_line(
     data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def backend(*_: Any) -> Any:
+    def backend(*_: object) -> None:
         raise RuntimeError("No working C++ compiler found\nat all")
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    run = worker(config(tmp_path, *data, "train.compile=true"), tmp_path)
+    run = trainer(config(tmp_path, *data, "train.compile=true"), tmp_path)
     with pytest.raises(CannotCompileError) as caught:
         run.run()
     problem = "train.compile=true: No working C++ compiler found; train.compile=false needs no compiler"
     assert str(caught.value) == problem
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
     data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = worker(config(tmp_path, *data), tmp_path)
+    run = trainer(config(tmp_path, *data), tmp_path)
     plain = Objective.__call__
 
-    def poisoned(self: Objective, student: Any, samples: Any) -> Any:
-        figures = plain(self, student, samples)
-        if samples.step == 5:
-            figures.loss = figures.loss * float("nan")
-        return figures
+    def poisoned(self: Objective, student: Callable[..., Logits], batch: StepBatch) -> StepMetrics:
+        metrics = plain(self, student, batch)
+        if batch.step == 5:
+            metrics.loss = metrics.loss * float("nan")
+        return metrics
 
     monkeypatch.setattr(Objective, "__call__", poisoned)
     with pytest.raises(DivergedError, match="from step 5 on"):
@@ -130,11 +143,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(
     assert len(list(tmp_path.glob("checkpoint_*"))) == 2
 
 
-def test_the_learning_rate_is_scaled_by_the_batch_and_falls_to_nothing(
-    data: tuple[Path, Path], tmp_path: Path
-) -> None:
-    small = worker(config(tmp_path, *data), tmp_path)
-    large = worker(config(tmp_path, *data, "train.batch=4"), tmp_path)
-    assert large._lr(0) == 2 * small._lr(0) == pytest.approx(0.0005 * 4 / 8)
-    half = small._lr(small.total // 2)
-    assert half == pytest.approx(small._lr(0) * (1 - (small.total // 2) / small.total) ** 0.9)
+def test_the_learning_rate_is_scaled_by_the_batch_and_decays(data: tuple[Path, Path], tmp_path: Path) -> None:
+    small = trainer(config(tmp_path, *data), tmp_path)
+    large = trainer(config(tmp_path, *data, "train.batch=4"), tmp_path)
+    assert large.learning_rate(0) == 2 * small.learning_rate(0) == pytest.approx(0.0005 * 4 / 8)
+    half = small.learning_rate(small.total // 2)
+    assert half == pytest.approx(small.learning_rate(0) * (1 - (small.total // 2) / small.total) ** 0.9)

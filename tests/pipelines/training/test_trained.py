@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.training.checkpoints import save_checkpoint
 from segray.pipelines.training.trained import (
+    check_network,
     chosen_window,
     find_checkpoint,
     load_network,
@@ -41,7 +45,7 @@ def test_a_run_and_its_best_checkpoint_are_the_same_network(trained: Path) -> No
 
 
 def test_the_averaged_teacher_predicts(tmp_path: Path) -> None:
-    state = {"classes": list(CLASSES), "network": "picture_book"}
+    state = {"classes": list(CLASSES), "network": "builtin"}
     model, teacher = network(1), network(2)
     save_checkpoint(tmp_path, model, teacher, torch.optim.SGD(model.parameters(), lr=0.1), state)
     loaded, written = load_network(str(tmp_path))
@@ -68,7 +72,7 @@ def test_the_window_is_that_of_the_run_unless_another_is_chosen() -> None:
     assert chosen_window({}, None) is None
 
 
-def test_what_is_no_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"checkpoint=.*: no checkpoint there, neither state\.json nor best/"):
         find_checkpoint(str(tmp_path))
     newest = tmp_path / "checkpoints" / "checkpoint_2"
@@ -85,32 +89,49 @@ def test_what_is_no_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None
         ({"network": None}, "unknown network 'None'"),
         ({"network": "segformer_b9"}, r"unknown network 'segformer_b9'; did you mean"),
         ({"classes": 3}, r"state\.json names no network or no classes"),
-        ({"classes": ["a", "b"]}, "the weights are not those of picture_book, 2 classes"),
+        ({"classes": ["a", "b"]}, "the weights are not those of builtin, 2 classes"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_built_is_one_line(
     tmp_path: Path, changes: dict[str, Any], text: str
 ) -> None:
     folder = write_run(tmp_path / "run", **changes)
-    with pytest.raises(UserError, match=text) as caught:
-        load_network(str(folder))
-    assert (caught.value.exit_code, "\n" in str(caught.value)) == (2, False)
+    checks: list[Callable[[str], object]] = [load_network]
+    if "weights are not those" not in text:
+        checks.append(check_network)
+    for check in checks:
+        with pytest.raises(UserError, match=text) as caught:
+            check(str(folder))
+        assert (caught.value.exit_code, "\n" in str(caught.value)) == (2, False)
 
 
-def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("check", [load_network, check_network])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, check: Callable[[str], object]) -> None:
     folder = write_run(tmp_path / "run")
     weights = folder / "best" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"model\.safetensors is damaged: sha256"):
-        load_network(str(folder))
+        check(str(folder))
+
+
+def test_a_checkpoint_is_checked_without_importing_what_builds_its_network(trained: Path) -> None:
+    assert check_network(str(trained)) == load_network(str(trained))[1]
+    code = (
+        "import sys; from segray.pipelines.training.trained import check_network\n"
+        "check_network(sys.argv[1])\n"
+        "print({'timm', 'torchvision', 'torch._dynamo', 'pandas', 'mlflow'} & set(sys.modules)"
+        " | {name for name in sys.modules if name.startswith('open_clip.')})"
+    )
+    command = [sys.executable, "-c", code, str(trained)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "set()"
 
 
 def test_the_run_of_a_checkpoint(trained: Path, tmp_path: Path) -> None:
     assert run_folder(str(trained)) == str(trained)
     assert run_folder(str(trained / "best")) == run_folder(f"{trained}/best/") == str(trained)
-    kept = trained / "checkpoints" / "checkpoint_1"
-    shutil.copytree(trained / "best", kept)
-    assert run_folder(str(kept)) == str(trained)
+    numbered = trained / "checkpoints" / "checkpoint_1"
+    shutil.copytree(trained / "best", numbered)
+    assert run_folder(str(numbered)) == str(trained)
     alone = Path(shutil.copytree(trained / "best", tmp_path / "best"))
     assert run_folder(str(alone)) == str(alone)
 
@@ -124,3 +145,10 @@ def test_a_run_in_an_object_store(trained: Path) -> None:
     loaded, _ = load_network(root)
     assert torch.equal(loaded.state_dict()[LAYER], network().state_dict()[LAYER])
     assert run_folder(f"{root}/best") == root
+
+
+def test_a_checkpoint_of_the_previous_version_names_the_built_in_network_otherwise(tmp_path: Path) -> None:
+    state = {"classes": list(CLASSES), "network": "picture_book"}
+    model = network(1)
+    save_checkpoint(tmp_path, model, None, torch.optim.SGD(model.parameters(), lr=0.1), state)
+    assert torch.equal(load_network(str(tmp_path))[0].state_dict()[LAYER], model.state_dict()[LAYER])

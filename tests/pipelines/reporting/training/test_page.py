@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from segray.models.label_space import LabelSpace
-from segray.models.segmenters.builtin import PictureBook
+from segray.models.segmenters.builtin import BuiltinNetwork
 from segray.pipelines.commands.report import run
 from segray.pipelines.config.commands.report import ReportConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.reporting.label_set.samples import Legend
-from segray.pipelines.reporting.training.examples import extremes, make_pictures
+from segray.pipelines.reporting.training.examples import extremes, make_examples
 from segray.pipelines.reporting.training.history import read_run
 from segray.pipelines.reporting.training.page import build
-from segray.pipelines.reporting.training.samples import Artist, Network
+from segray.pipelines.reporting.training.samples import ExampleRenderer, Network
 from segray.pipelines.training.data.training_data import open_data
 from tests.pipelines.commands.test_report import Page, assert_closed, decoded
 from tests.pipelines.reporting.training.training_folders import CLASSES, entry, trained, written
@@ -50,8 +50,8 @@ def legend_of(out: Path) -> Legend:
 
 def drawn(out: Path) -> tuple[list[str], int]:
     """(names of the label maps of the first picture, how many pictures)."""
-    pictures = make_pictures(read_run(str(out)), legend_of(out), 12)
-    samples = pictures.least + pictures.most
+    examples = make_examples(read_run(str(out)), legend_of(out), 12)
+    samples = examples.least + examples.most
     return [panel.name for panel in samples[0].panels], len(samples)
 
 
@@ -60,34 +60,34 @@ def test_a_real_run_makes_a_closed_page(own: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.startswith(f"wrote {own}/report.html (")
     page = assert_closed((own / "report.html").read_text(encoding="utf-8"))
     headings = [text for tag, text in page.texts if tag == "h2"]
-    assert headings == ["Outcome", "Classes", "Pictures", "Configuration"]
-    ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    assert headings == ["Results", "Classes", "Examples", "Configuration"]
+    ids = {attributes["id"] for attributes in page.all("section") if "id" in attributes}
     assert {a["href"] for a in page.all("a")} == {f"#{name}" for name in ids}
     alts = [(a["alt"] or "").partition(" of ")[0] for a in page.all("img")]
     assert alts == ["zero-shot label", "enhanced label", "prediction", "truth"] * 2
     assert all(decoded(a["src"] or "").size == (48, 48) for a in page.all("img"))
     assert len(page.all("article")) == 2
-    assert ("td", "picture_book") in page.texts
+    assert ("td", "builtin") in page.texts
     assert ("td", "3") in page.texts
 
 
 def test_labels_of_a_picture_score_as_validation_scored_them(tmp_path: Path) -> None:
     out = trained(tmp_path, "data.validation=1", "pseudo.tau=0.2")
     given = read_run(str(out))
-    pictures = make_pictures(given, legend_of(out), 3)
-    (sample,) = pictures.least
-    (scored,) = [e for e in given.history if e.epoch == pictures.epoch]
-    found = {panel.name: panel.miou for panel in sample.panels}
-    assert found["prediction"] == sample.miou == pytest.approx(scored.miou)
-    assert found["zero-shot"] == pytest.approx(scored.zero_shot_miou)
-    assert found["enhanced"] == pytest.approx(scored.enhanced_miou)
-    assert found["truth"] is None
+    examples = make_examples(given, legend_of(out), 3)
+    (sample,) = examples.least
+    (scored,) = [e for e in given.history if e.epoch == examples.epoch]
+    miou = {panel.name: panel.miou for panel in sample.panels}
+    assert miou["prediction"] == sample.miou == pytest.approx(scored.miou)
+    assert miou["zero-shot"] == pytest.approx(scored.zero_shot_miou)
+    assert miou["enhanced"] == pytest.approx(scored.enhanced_miou)
+    assert miou["truth"] is None
 
 
 class HalfSure(Network):
     """Sure of class 3 in the left half of an image, and less sure of class 4 in the right half."""
 
-    def answer(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, image: Tensor) -> tuple[Tensor, Tensor]:
         right = torch.arange(image.shape[2]).expand(image.shape[1:]) >= image.shape[2] // 2
         return torch.where(right, 4, 3), torch.where(right, 0.5, self.tau)
 
@@ -96,11 +96,11 @@ def test_the_enhanced_label_is_the_networks_where_it_is_sure(made: Path) -> None
     given = read_run(str(made))
     assert given.config is not None
     data, labels = open_data(given.config.data, 0), given.config.data.labels
-    artist = Artist(
-        HalfSure(PictureBook(10), None, 0.7), data.validation[:1], labels, legend_of(made), given.classes
+    renderer = ExampleRenderer(
+        HalfSure(BuiltinNetwork(10), None, 0.7), data.validation[:1], labels, legend_of(made), given.classes
     )
-    sample = artist.draw(0)
-    zero_shot, enhanced, prediction, truth = (np.asarray(decoded(p.picture)) for p in sample.panels)
+    sample = renderer.render(0)
+    zero_shot, enhanced, prediction, truth = (np.asarray(decoded(p.image)) for p in sample.panels)
     assert (enhanced[:, 25:] == zero_shot[:, 25:]).all()
     assert (enhanced[:, :23] == prediction[:, :23]).all()
     assert not (enhanced == zero_shot).all()
@@ -119,8 +119,8 @@ def test_figures_are_those_of_the_history(tmp_path: Path) -> None:
     assert "zero-shot labels 40.0 % 60.0 %" in text
     assert "enhanced labels, best epoch 2 62.5 % 82.5 % +22.5" in text
     assert "2:00 of training 10.0 % of it waiting for data" in text
-    assert "config.yaml is missing: the page is made without it." in text
-    assert "No pictures: config.yaml is missing" in text
+    assert "config.yaml is missing: this page was made without it." in text
+    assert "No examples: config.yaml is missing" in text
 
 
 def test_the_least_and_the_most_certain_never_meet() -> None:
@@ -144,7 +144,7 @@ def test_without_images_the_page_has_no_pictures_and_says_why(own: Path) -> None
     config = (own / "config.yaml").read_text()
     (own / "config.yaml").write_text(re.sub(r"root: .*", "root: /nowhere/at/all", config))
     text = text_of(own)
-    assert "No pictures: " in text
+    assert "No examples: " in text
     assert "/nowhere/at/all" in text
     assert "network, best epoch" in text
 
@@ -161,16 +161,16 @@ def test_an_image_without_a_row_has_no_zero_shot_picture(own: Path, tmp_path: Pa
     found = re.search(r"labels: (.*)", config)
     assert found is not None
     (own / "config.yaml").write_text(config.replace(found.group(0), f"labels: {tmp_path / 'labels'}"))
-    told = []
+    problems = []
     for gone in range(2):
         labels = Path(shutil.copytree(found.group(1), tmp_path / "labels"))
         sorted((labels / "labels").iterdir())[gone].unlink()
-        pictures = make_pictures(read_run(str(own)), legend_of(own), 3)
-        given = [sample.panels[0] for sample in pictures.least + pictures.most]
-        told += [panel.problem for panel in given if not panel.picture]
+        examples = make_examples(read_run(str(own)), legend_of(own), 3)
+        given = [sample.panels[0] for sample in examples.least + examples.most]
+        problems += [panel.problem for panel in given if not panel.image]
         shutil.rmtree(labels)
     # Each part has one half of the images: each of the three is missing once.
-    assert told == ["no zero-shot label of this image"] * 3
+    assert problems == ["no zero-shot label of this image"] * 3
 
 
 def test_a_checkpoint_of_other_classes_draws_nothing(own: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_checkpoint_of_other_classes_draws_nothing(own: Path) -> None:
         state = json.loads(path.read_text())
         state["classes"][1] = "dragon"
         path.write_text(json.dumps(state))
-    assert "No pictures: the data's classes are no longer those that the network learnt" in text_of(own)
+    assert "No examples: the classes of the data have changed since training" in text_of(own)
 
 
 def test_damaged_weights_are_passed_over(own: Path) -> None:
@@ -188,7 +188,7 @@ def test_damaged_weights_are_passed_over(own: Path) -> None:
     shutil.rmtree(own / "checkpoints")
     assert "model.safetensors is damaged" in text_of(own)
     shutil.rmtree(own / "best")
-    assert "No pictures: no checkpoint is left" in text_of(own)
+    assert "No examples: no checkpoint is left" in text_of(own)
 
 
 def test_a_run_that_has_not_ended_is_shown_by_its_newest_checkpoint(own: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_run_that_has_not_ended_is_shown_by_its_newest_checkpoint(own: Path) -
     shutil.rmtree(newest)
     text = text_of(own)
     assert "The run has not ended: 1 of 2 epochs." in text
-    assert "those that the network of epoch 1 is least and most sure of" in text
+    assert "the ones that the network of epoch 1 is least and most sure of" in text
 
 
 def test_a_run_that_went_on_is_shown_to_its_newest_checkpoint(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_hostile_names_stay_text(own: Path) -> None:
     assert any(tag == "h1" and text.endswith("<b onload=x>") for tag, text in page.texts)
     assert ("th", shown) in page.texts
     assert any(tag == "pre" and evil in text for tag, text in page.texts)
-    assert any(tag == "p" and "No pictures" in text and evil in text for tag, text in page.texts)
+    assert any(tag == "p" and "No examples" in text and evil in text for tag, text in page.texts)
 
 
 def test_classes_without_names_have_numbers(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_scores_that_are_not_defined_are_dashes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("history", "said"),
+    ("history", "message"),
     [
         ([], "the history is damaged"),
         ({}, "the history is damaged"),
@@ -263,10 +263,10 @@ def test_scores_that_are_not_defined_are_dashes(tmp_path: Path) -> None:
         ([{key: value for key, value in TWO[0].items() if key != "epoch"}], "damaged at entry 0.epoch"),
     ],
 )
-def test_a_damaged_history_is_one_line(tmp_path: Path, history: Any, said: str) -> None:
+def test_a_damaged_history_is_one_line(tmp_path: Path, history: Any, message: str) -> None:
     with pytest.raises(UserError) as caught:
         run(ReportConfig(out=str(written(tmp_path, history))))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "history.json" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -278,11 +278,11 @@ def test_a_history_that_is_no_json_is_one_line(tmp_path: Path, data: bytes) -> N
         run(ReportConfig(out=str(tmp_path)))
 
 
-def test_a_broken_configuration_is_told_on_the_page(tmp_path: Path) -> None:
+def test_a_broken_configuration_is_problems_on_the_page(tmp_path: Path) -> None:
     out = written(tmp_path, TWO)
     for words in ("{", "- a\n- b\n", "out: x\ndata: {root: y}\nmethod: magic\n", "a: &a [*a]\n"):
         (out / "config.yaml").write_text(words)
-        assert "No pictures: config.yaml is not the configuration of a training run" in text_of(out)
+        assert "No examples: config.yaml is not the configuration of a training run" in text_of(out)
 
 
 def test_a_run_before_its_first_validation_is_one_line(tmp_path: Path) -> None:

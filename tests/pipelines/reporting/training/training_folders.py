@@ -12,7 +12,7 @@ import torch
 
 from segray.models.metrics import class_iou, mean_iou, pixel_accuracy
 from segray.pipelines.training.data.training_data import open_data
-from segray.pipelines.training.loop import Worker
+from segray.pipelines.training.loop import Trainer
 from segray.pipelines.training.run_folder import RunFolder
 from segray.pipelines.training.session import LocalSession
 from tests.pipelines.training.runs import book, config
@@ -28,7 +28,7 @@ def trained(folder: Path, *words: str) -> Path:
     data = open_data(given.data, given.seed)
     run = RunFolder(given)
     run.begin(data)
-    Worker(given, data, LocalSession(folder / "run" / "checkpoints"), None).run()
+    Trainer(given, data, LocalSession(folder / "run" / "checkpoints"), None).run()
     run.export()
     return folder / "run"
 

@@ -75,10 +75,10 @@ def test_image_maps_and_padding_move_together(size: tuple[int, int]) -> None:
     for i in range(24):
         inside = ~batch.padding[i]
         # Where the image is ramps, bilinear and nearest sampling differ by the pixel's own width at most.
-        for channel, own in ((0, columns), (1, rows)):
-            difference = batch.images[i, channel] * 255 - own[i].float()
+        for channel, ramp in ((0, columns), (1, rows)):
+            difference = batch.images[i, channel] * 255 - ramp[i].float()
             assert difference[inside].abs().max() <= 1.51
-        assert (own[i][~inside] == 255).all()
+        assert (ramp[i][~inside] == 255).all()
         assert (batch.images[i][:, ~inside] == 0).all()
         torch.testing.assert_close(batch.images[i, 2][inside] * 255, torch.full((int(inside.sum()),), 200.0))
 
@@ -87,21 +87,21 @@ def test_image_maps_and_padding_move_together(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("size", [(90, 120), (121, 75)])
 def test_a_crop_is_cut_from_the_whole_resized_image(size: tuple[int, int], factor: float) -> None:
     image = torch.randint(0, 256, (3, *size), generator=draw(1), dtype=torch.uint8)
-    own = torch.randint(0, 256, size, generator=draw(2), dtype=torch.uint8)
+    label = torch.randint(0, 256, size, generator=draw(2), dtype=torch.uint8)
     augment = WeakAugment(40, scale=(factor, factor), flip=0.0)
-    cut = augment([image], [[own]], draw(9))
+    cut = augment([image], [[label]], draw(9))
     target = [round(n * round(max(size) * factor) / max(size)) for n in size]
     whole = v2.resize(image.float() / 255, target, InterpolationMode.BILINEAR, antialias=True)
-    nearest = v2.resize(own[None], target, InterpolationMode.NEAREST_EXACT)[0]
+    nearest = v2.resize(label[None], target, InterpolationMode.NEAREST_EXACT)[0]
     rows, columns = min(40, target[0]), min(40, target[1])
-    found = [
+    matches = [
         (y, x)
         for y in range(target[0] - rows + 1)
         for x in range(target[1] - columns + 1)
         if torch.equal(nearest[y : y + rows, x : x + columns], cut.maps[0][0, :rows, :columns])
     ]
-    assert len(found) == 1
-    y, x = found[0]
+    assert len(matches) == 1
+    y, x = matches[0]
     expected = whole[:, y : y + rows, x : x + columns]
     # An image that shrinks is rounded to uint8 by torchvision's faster kernel.
     tolerance = 1e-4 if factor >= 1 else 1.01 / 255
@@ -209,8 +209,8 @@ def test_parts_come_independently() -> None:
     jitter = changed(replace(QUIET, jitter_p=0.5))
     gray = changed(replace(QUIET, gray_p=0.5))
     blur = changed(replace(QUIET, blur_p=0.5))
-    for one, two in ((jitter, gray), (gray, blur), (jitter, blur)):
-        assert 150 < (one & two).sum() < 250
+    for first, second in ((jitter, gray), (gray, blur), (jitter, blur)):
+        assert 150 < (first & second).sum() < 250
 
 
 def test_gray_images_have_no_colour_and_their_luma() -> None:
@@ -310,10 +310,10 @@ def test_boxes_fit_into_any_image(size: tuple[int, int]) -> None:
 
 def test_mixing_takes_the_other_inside_the_box() -> None:
     boxes = CutMix(p=1.0).boxes(3, 12, 12, draw(4))
-    own, other = torch.zeros(3, 3, 12, 12), torch.ones(3, 3, 12, 12)
-    mixed = CutMix().mix(own, other, boxes)
+    batch, partners = torch.zeros(3, 3, 12, 12), torch.ones(3, 3, 12, 12)
+    mixed = CutMix().mix(batch, partners, boxes)
     assert torch.equal(mixed, boxes[:, None].expand(-1, 3, -1, -1).float())
-    labels = CutMix().mix(own[:, 0].long(), other[:, 0].long() * 7, boxes)
+    labels = CutMix().mix(batch[:, 0].long(), partners[:, 0].long() * 7, boxes)
     assert torch.equal(labels, boxes.long() * 7)
 
 

@@ -24,7 +24,7 @@ OPERATIONS = [
 ]
 
 
-def pictures(count: int) -> Tensor:
+def random_images(count: int) -> Tensor:
     """Noise, with black, white, gray and pure colours among it."""
     images = torch.rand(count, 3, 17, 23, generator=torch.Generator().manual_seed(5))
     images[:, :, 0] = 0
@@ -40,7 +40,7 @@ def test_each_image_has_torchvisions_result_for_its_factor(
     ours: Callable[[Tensor, Tensor], Tensor], theirs: Callable[[Tensor, float], Tensor]
 ) -> None:
     factors = [0.0, 0.5, 0.83, 1.0, 1.5]
-    images = pictures(len(factors))
+    images = random_images(len(factors))
     changed = ours(images, torch.tensor(factors))
     for image, result, factor in zip(images, changed, factors, strict=True):
         torch.testing.assert_close(result, theirs(image, factor), rtol=0, atol=1e-6)
@@ -49,7 +49,7 @@ def test_each_image_has_torchvisions_result_for_its_factor(
 
 def test_each_images_hue_turns_as_torchvisions() -> None:
     turns = [-0.5, -0.25, -0.1, 0.0, 0.07, 0.25, 0.5]
-    images = pictures(len(turns))
+    images = random_images(len(turns))
     changed = adjust_hue(images, torch.tensor(turns))
     for image, result, turn in zip(images, changed, turns, strict=True):
         torch.testing.assert_close(result, v2.adjust_hue(image, turn), rtol=0, atol=1e-5)
@@ -63,13 +63,13 @@ def test_a_third_of_a_circle_turns_red_to_green() -> None:
 
 
 def test_gray_is_torchvisions() -> None:
-    images = pictures(2)
+    images = random_images(2)
     torch.testing.assert_close(to_gray(images), v2.rgb_to_grayscale(images))
 
 
 def test_each_image_is_blurred_by_its_sigma() -> None:
     sigmas = [0.1, 0.5, 1.0, 1.34, 2.0]
-    images = pictures(len(sigmas))
+    images = random_images(len(sigmas))
     blurred = gaussian_blur(images, sigmas)
     for image, result, sigma in zip(images, blurred, sigmas, strict=True):
         size = 2 * math.ceil(3 * sigma) + 1

@@ -16,7 +16,8 @@ from segray.models.label_space import label_space
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import encode_gray_png
-from segray.pipelines.training.data.training_data import TrainingData, open_data
+from segray.pipelines.training.data.samples import Sample, TrainingData
+from segray.pipelines.training.data.training_data import open_data
 
 CLASSES = ("background", "cat", "dog")
 HEIGHT, WIDTH = 12, 16
@@ -144,5 +145,5 @@ def refusal(root: Path | str, **keys: Any) -> str:
     return str(caught.value)
 
 
-def names(items: Sequence[Any]) -> list[str]:
-    return [item.image_id for item in items]
+def names(samples: Sequence[Sample]) -> list[str]:
+    return [sample.image_id for sample in samples]

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from segray.pipelines.training.data.training_data import LabelledImages, TrainingData
+from segray.pipelines.training.data.datasets import LabelledImages
+from segray.pipelines.training.data.samples import TrainingData
 from tests.pipelines.training.data.small_sets import (
     CATEGORIES,
     HEIGHT,
@@ -42,8 +43,8 @@ def test_categories_become_contiguous_ids_in_the_order_of_their_ids(tmp_path: Pa
     data = opened(coco_set(tmp_path), kind="coco")
     assert data.space.classes == ("void", "person", "dog", "toothbrush")
     assert names(data.labelled) == [f"train2017/{i:012}.jpg" for i in (1, 2, 3, 4)]
-    found = [mask.unique().tolist() for _, mask in LabelledImages(data.labelled)]  # type: ignore[attr-defined]
-    assert found == [[0, 1], [0, 2], [0, 3], [0]]
+    ids = [mask.unique().tolist() for _, mask in LabelledImages(data.labelled)]  # type: ignore[attr-defined]
+    assert ids == [[0, 1], [0, 2], [0, 3], [0]]
     assert names(data.validation) == [f"val2017/{i:012}.jpg" for i in (7, 8)]
     assert torch.equal(LabelledImages(data.validation)[0][1], torch.from_numpy(filled(0, 0, 8, 8)))
 
@@ -151,13 +152,13 @@ def test_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
 def test_a_segmentation_that_is_none_is_refused(tmp_path: Path, segmentation: Any) -> None:
     root = coco_set(tmp_path, [annotation(77, 1, 1, segmentation)])
     assert refusal(root, kind="coco") == (
-        "annotations/instances_train2017.json#1, annotation 77: no mask of its image "
+        "annotations/instances_train2017.json#1, annotation 77: not a mask of its image "
         f"(allowed: polygons, or RLE of size [{HEIGHT}, {WIDTH}])"
     )
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "text"),
     [
         ({"categories": None}, "is not a COCO instances file"),
         ({"annotations": [annotation(1, 1, 55, [])]}, "is not a COCO instances file: no 55"),
@@ -170,9 +171,9 @@ def test_a_segmentation_that_is_none_is_refused(tmp_path: Path, segmentation: An
         ),
     ],
 )
-def test_a_file_that_is_something_else_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_a_file_that_is_something_else_is_refused(tmp_path: Path, change: dict[str, Any], text: str) -> None:
     root = coco_set(tmp_path, [], **change) if "annotations" not in change else coco_set(tmp_path, **change)
-    assert said in refusal(root, kind="coco")
+    assert text in refusal(root, kind="coco")
 
 
 def test_a_cut_file_and_no_file(tmp_path: Path) -> None:

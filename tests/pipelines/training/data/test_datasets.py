@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.label_set.store import DamagedPartError, LabelStore
+from segray.pipelines.training.data.datasets import LabelledImages, UnlabelledImages
+from segray.pipelines.training.data.samples import Sample
 from segray.pipelines.training.data.stored_labels import StoredLabels
-from segray.pipelines.training.data.training_data import Item, LabelledImages, UnlabelledImages
 from tests.pipelines.label_set.small_store import PROVENANCE, bad_row, ok_row, write_store
 from tests.pipelines.training.data.small_sets import CLASSES, HEIGHT, WIDTH, draw_image, mask_of, write_mask
 
@@ -36,21 +37,21 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     folder = tmp_path_factory.mktemp("images")
     chosen = (0, 7, 127, 128, 200, 289, 295, 299)
     for i in chosen:
         draw_image(folder / f"{i:03}.png", value=i % 250)
     draw_image(folder / "unheard.png")
     names = [*(f"{i:03}.png" for i in chosen), "unheard.png"]
-    return [Item(f"images/{name}", str(folder / name), label_id=name) for name in names]
+    return [Sample(f"images/{name}", str(folder / name), label_id=name) for name in names]
 
 
-def test_label_and_confidence_belong_to_their_image(labels: str, items: list[Item]) -> None:
-    images = UnlabelledImages(items, labels, CLASSES)
+def test_label_and_confidence_belong_to_their_image(labels: str, samples: list[Sample]) -> None:
+    images = UnlabelledImages(samples, labels, CLASSES)
     assert len(images) == 9
-    for item, (image, label, confidence) in zip(items, (images[i] for i in range(9)), strict=True):
-        name = item.image_id.removeprefix("images/").removesuffix(".png")
+    for sample, (image, label, confidence) in zip(samples, (images[i] for i in range(9)), strict=True):
+        name = sample.image_id.removeprefix("images/").removesuffix(".png")
         known = name not in ("007", "unheard")
         expected = label_of(int(name)) if known else np.full((HEIGHT, WIDTH), 255, np.uint8)
         assert np.array_equal(label.numpy(), expected), name
@@ -76,47 +77,47 @@ def test_large_label_sets_are_read_a_row_group_at_a_time(labels: str) -> None:
     )
 
 
-def test_processes_of_a_data_loader_read_the_same(labels: str, items: list[Item]) -> None:
-    images = UnlabelledImages(items, labels, CLASSES)
-    images._labels = StoredLabels(labels, [str(item.label_id) for item in items], in_memory=0)
-    here = [images[i] for i in range(len(items))]
+def test_processes_of_a_data_loader_read_the_same(labels: str, samples: list[Sample]) -> None:
+    images = UnlabelledImages(samples, labels, CLASSES)
+    images._labels = StoredLabels(labels, [str(sample.label_id) for sample in samples], in_memory=0)
+    here = [images[i] for i in range(len(samples))]
     loader = DataLoader(images, batch_size=None, num_workers=2, multiprocessing_context="spawn")
     for mine, theirs in zip(here, loader, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
-def test_without_a_label_set_nothing_is_known(items: list[Item]) -> None:
-    images = UnlabelledImages(items, None, CLASSES)
+def test_without_a_label_set_nothing_is_known(samples: list[Sample]) -> None:
+    images = UnlabelledImages(samples, None, CLASSES)
     _, label, confidence = images[0]
     assert (label.unique().tolist(), confidence.unique().tolist()) == ([255], [0])
     assert images.labels(0) is None
 
 
 def test_labels_alone_are_read_without_the_image(labels: str) -> None:
-    images = UnlabelledImages([Item("003.png", "/nosuch/003.png")], labels, CLASSES)
-    found = images.labels(0)
-    assert found is not None
-    assert np.array_equal(found[0].numpy(), label_of(3))
+    images = UnlabelledImages([Sample("003.png", "/nosuch/003.png")], labels, CLASSES)
+    stored = images.labels(0)
+    assert stored is not None
+    assert np.array_equal(stored[0].numpy(), label_of(3))
 
 
 def test_an_unreadable_image_is_replaced_by_the_next(
-    labels: str, items: list[Item], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    labels: str, samples: list[Sample], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cut = tmp_path / "cut.png"
-    cut.write_bytes(Path(items[0].image).read_bytes()[:45])
-    images = UnlabelledImages([items[0], Item("cut.png", str(cut))], labels, CLASSES)
+    cut.write_bytes(Path(samples[0].image).read_bytes()[:45])
+    images = UnlabelledImages([samples[0], Sample("cut.png", str(cut))], labels, CLASSES)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert torch.equal(images[1][0], images[0][0])
             assert torch.equal(images[1][1], images[0][1])
-    assert caplog.messages == [f"unlabelled image {cut} is passed over: truncated"]
+    assert caplog.messages == [f"unlabelled image {cut} is skipped: truncated"]
     with pytest.raises(UserError, match="none of the unlabelled images can be read"):
-        UnlabelledImages([Item("cut.png", str(cut))], labels, CLASSES)[0]
+        UnlabelledImages([Sample("cut.png", str(cut))], labels, CLASSES)[0]
 
 
 def test_a_label_of_another_size_is_refused(labels: str, tmp_path: Path) -> None:
     draw_image(tmp_path / "003.png", (WIDTH, HEIGHT + 1))
-    images = UnlabelledImages([Item("003.png", str(tmp_path / "003.png"))], labels, CLASSES)
+    images = UnlabelledImages([Sample("003.png", str(tmp_path / "003.png"))], labels, CLASSES)
     with pytest.raises(UserError, match=rf"label of 003\.png is {WIDTH}x{HEIGHT} pixels, the image .* 16x13"):
         images[0]
 
@@ -138,7 +139,7 @@ def test_labelled_images_that_changed_are_named(tmp_path: Path) -> None:
     image, mask = tmp_path / "a.png", tmp_path / "m.png"
     draw_image(image)
     write_mask(mask, mask_of(1))
-    images = LabelledImages([Item("a.png", str(image), str(mask))])
+    images = LabelledImages([Sample("a.png", str(image), str(mask))])
     assert images[0][1].unique().tolist() == [0, 1]
     write_mask(mask, mask_of(1)[:-1])
     with pytest.raises(UserError, match=r"m\.png no longer has the size of its image"):

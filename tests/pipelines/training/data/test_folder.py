@@ -9,7 +9,7 @@ from PIL import Image
 
 from segray.pipelines.commands.picture_book import run as draw_book
 from segray.pipelines.config.commands.picture_book import PictureBookConfig
-from segray.pipelines.training.data.training_data import LabelledImages
+from segray.pipelines.training.data.datasets import LabelledImages
 from tests.pipelines.training.data.small_sets import (
     CLASSES,
     HEIGHT,
@@ -73,7 +73,7 @@ def test_given_classes_are_read_as_annotate_reads_them(tmp_path: Path) -> None:
     (folder_set(tmp_path) / "class_names.txt").unlink()
     assert opened(tmp_path, classes="cat,dog").space.classes == CLASSES
     assert opened(tmp_path, classes=("cat", "dog")).space.classes == CLASSES
-    line = f"data.root={tmp_path} has no class_names.txt; write it (line 1 is id 0) or give data.classes"
+    line = f"data.root={tmp_path} has no class_names.txt; write it (line 1 is id 0) or set data.classes"
     assert refusal(tmp_path) == line
     assert opened(tmp_path, kind="picture_book").space.classes[1] == "tree"
     assert refusal(tmp_path, classes="cat,cat") == "data.classes: 'cat' is there twice; each class once"
@@ -92,11 +92,11 @@ def test_masks_are_read_with_void_as_255(tmp_path: Path) -> None:
 
 
 def bad_mask(path: Path, how: str) -> None:
-    picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     if how == "rgb":
-        Image.fromarray(picture).save(path)
+        Image.fromarray(pixels).save(path)
     elif how == "16 bit":
-        Image.fromarray(picture[..., 0].astype(np.uint16)).save(path)
+        Image.fromarray(pixels[..., 0].astype(np.uint16)).save(path)
     elif how == "size":
         write_mask(path, np.zeros((HEIGHT, WIDTH - 1), np.uint8))
     elif how == "turned":
@@ -111,7 +111,7 @@ def bad_mask(path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("part", ["train", "val"])
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         ("rgb", "8-bit RGB PNG; a label map is an 8-bit greyscale or a palette PNG"),
         ("16 bit", "16-bit greyscale PNG"),
@@ -122,16 +122,16 @@ def bad_mask(path: Path, how: str) -> None:
         ("no png", "not a PNG"),
     ],
 )
-def test_a_bad_mask_is_refused_in_one_line(tmp_path: Path, part: str, how: str, said: str) -> None:
+def test_a_bad_mask_is_refused_in_one_line(tmp_path: Path, part: str, how: str, message: str) -> None:
     root = folder_set(tmp_path)
     path = root / "masks" / part / ("01.png" if part == "train" else "06.png")
     bad_mask(path, how)
     text = refusal(root)
     assert str(path) in text
-    assert said in text
+    assert message in text
     assert "\n" not in text
     if part == "train":
-        assert said in refusal(root, labelled="2")
+        assert message in refusal(root, labelled="2")
 
 
 def test_a_missing_mask_is_refused_where_it_counts(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_no_mask_no_image_no_folder(tmp_path: Path) -> None:
     root = folder_set(tmp_path / "set")
     for path in root.glob("masks/*/*.png"):
         path.rename(path.with_name(f"x{path.name}"))
-    assert refusal(root) == f"data.root={root}: no image has a mask; masks are named as the images are"
+    assert refusal(root) == f"data.root={root}: no image has a mask; a mask has the name of its image"
     assert refusal(tmp_path / "nosuch").endswith(f"no such path: {tmp_path}/nosuch/images")
     (tmp_path / "empty" / "images").mkdir(parents=True)
     assert "no image in" in refusal(tmp_path / "empty")

@@ -4,20 +4,20 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from segray.pipelines.label_set.store import DamagedPartError, LabelStore
-from segray.pipelines.training.data.training_data import UnlabelledImages
+from segray.pipelines.training.data.datasets import UnlabelledImages
+from segray.pipelines.training.data.samples import Sample
 from tests.pipelines.label_set.small_store import PROVENANCE, bad_row, ok_row, write_store
 from tests.pipelines.training.data.small_sets import CLASSES, draw_image, folder_set, mask_of, opened, refusal
 
 TRAIN = [f"0{i}.png" for i in range(6)]
 
 
-def provenance(classes: Sequence[str] = CLASSES) -> dict[str, Any]:
+def provenance(classes: Sequence[str] = CLASSES) -> dict[str, object]:
     return {**PROVENANCE, "classes": list(classes)}
 
 
@@ -31,9 +31,9 @@ def label_set(
     return str(write_store(out, *parts, provenance=provenance(classes)))
 
 
-def known(items: Sequence[Any], labels: str) -> list[bool]:
-    """Which of the items find a label."""
-    images = UnlabelledImages(items, labels, CLASSES)
+def known(samples: Sequence[Sample], labels: str) -> list[bool]:
+    """Which of the samples have a label."""
+    images = UnlabelledImages(samples, labels, CLASSES)
     return [bool((images[i][1] != 255).any()) for i in range(len(images))]
 
 
@@ -44,7 +44,9 @@ def test_any_folder_above_or_below_the_root_may_have_been_annotated(tmp_path: Pa
     root = folder_set(tmp_path / "deep" / "set")
     labels = label_set(tmp_path / "out", [prefix + name for name in TRAIN])
     data = opened(root, labels=labels, labelled="2")
-    assert [item.label_id for item in data.unlabelled] == [prefix + i.image_id[-6:] for i in data.unlabelled]
+    assert [sample.label_id for sample in data.unlabelled] == [
+        prefix + i.image_id[-6:] for i in data.unlabelled
+    ]
     assert known(data.unlabelled, labels) == [True] * 4
 
 
@@ -92,16 +94,16 @@ def test_missing_and_bad_images_are_counted(tmp_path: Path, caplog: pytest.LogCa
     labels = label_set(tmp_path / "out", TRAIN[:3], bad=[TRAIN[4]])
     with caplog.at_level(logging.WARNING):
         data = opened(root, labels=labels, labelled=str(root / "l.txt"))
-    assert [item.image_id[-6:] for item in data.unlabelled] == ["01.png", "02.png", "03.png", "05.png"]
+    assert [sample.image_id[-6:] for sample in data.unlabelled] == ["01.png", "02.png", "03.png", "05.png"]
     assert known(data.unlabelled, labels) == [True, True, False, False]
     assert caplog.messages == [
-        f"1 unlabelled images are left out: by {labels} they cannot be read",
+        f"1 unlabelled images are skipped: unreadable according to {labels}",
         f"2 of 4 unlabelled images have no zero-shot label in {labels}",
     ]
 
 
 @pytest.mark.parametrize(
-    ("classes", "said"),
+    ("classes", "difference"),
     [
         (("background", "cat", "fox"), "class 2 is 'fox' in the label set and 'dog' in the data"),
         (("background", "dog", "cat"), "class 1 is 'dog' in the label set and 'cat' in the data"),
@@ -110,11 +112,11 @@ def test_missing_and_bad_images_are_counted(tmp_path: Path, caplog: pytest.LogCa
     ],
 )
 def test_other_classes_are_refused_with_the_difference(
-    tmp_path: Path, classes: tuple[str, ...], said: str
+    tmp_path: Path, classes: tuple[str, ...], difference: str
 ) -> None:
     labels = label_set(tmp_path / "out", TRAIN, classes=classes)
     text = refusal(folder_set(tmp_path / "set"), labels=labels)
-    assert text == f"data.labels={labels}: {said}; give data.classes, or relabel"
+    assert text == f"data.labels={labels}: {difference}; set data.classes, or relabel"
 
 
 def test_background_and_void_are_both_no_class(tmp_path: Path) -> None:

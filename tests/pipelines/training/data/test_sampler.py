@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import pytest
 import torch
+from torch.utils.data import Dataset
 
 from segray.pipelines.training.data.sampler import (
     LABELLED,
     UNLABELLED,
+    Batch,
+    StepBatch,
+    StepDataset,
     generator,
     index_at,
     positions,
+    step_batches,
     step_seed,
     steps_in_epoch,
 )
@@ -46,3 +52,65 @@ def test_random_numbers_belong_to_the_position() -> None:
 
 def test_an_epoch_reaches_every_image() -> None:
     assert [steps_in_epoch(n, 8) for n in (1, 8, 9, 16, 17)] == [1, 1, 2, 2, 3]
+
+
+class Numbers(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Sample i is an image full of i, and a map of the same."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.full((3, 2, 2), index), torch.full((2, 2), index)
+
+
+def data(rank: int = 0, workers: int = 1, unlabelled: bool = True) -> StepDataset:
+    other = Numbers(10) if unlabelled else None
+    return StepDataset(Numbers(3), other, seed=1, batch=4, rank=rank, workers=workers)
+
+
+def seen(batch: Batch | None) -> list[int]:
+    assert batch is not None
+    return [int(image[0, 0, 0]) for image in batch.images]
+
+
+def test_the_shorter_stream_repeats_and_nothing_is_left_out() -> None:
+    batches = list(step_batches(data(), 0, 15, 0))
+    labelled = [i for batch in batches for i in seen(batch.labelled)]
+    unlabelled = [i for batch in batches for i in seen(batch.unlabelled)]
+    assert [labelled.count(i) for i in range(3)] == [20, 20, 20]
+    assert [unlabelled.count(i) for i in range(10)] == [6] * 10
+    assert [batch.step for batch in batches] == list(range(15))
+
+
+def test_maps_stay_with_their_images() -> None:
+    batch = data()[4].labelled
+    assert [int(maps[0][0, 0]) for maps in batch.maps] == seen(batch)
+
+
+def test_two_workers_take_what_one_takes() -> None:
+    whole, halves = data()[3], [data(rank, 2)[3] for rank in range(2)]
+    assert seen(whole.unlabelled) == seen(halves[0].unlabelled) + seen(halves[1].unlabelled)
+    assert whole.labelled.positions == halves[0].labelled.positions + halves[1].labelled.positions
+
+
+def test_a_method_without_unlabelled_images_reads_none() -> None:
+    assert data(unlabelled=False)[0].unlabelled is None
+
+
+@pytest.mark.parametrize("loaders", [0, 2])
+def test_a_run_that_starts_later_sees_the_same_steps(loaders: int) -> None:
+    def trace(batches: list[StepBatch]) -> list[list[int]]:
+        return [seen(batch.unlabelled) for batch in batches]
+
+    assert trace(list(step_batches(data(), 0, 6, 0)))[4:] == trace(list(step_batches(data(), 4, 6, loaders)))
+
+
+def test_parts_of_a_share_are_in_order() -> None:
+    batch = data()[2].labelled
+    first, second = batch.parts(2)
+    assert first.positions + second.positions == batch.positions
+    assert seen(first) + seen(second) == seen(batch)

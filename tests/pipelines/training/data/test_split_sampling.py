@@ -79,8 +79,8 @@ def test_what_is_an_amount() -> None:
     [
         ("0", "data.labelled=0: 30 training images have masks (allowed: 1 to 30)"),
         ("31", "data.labelled=31: 30 training images have masks (allowed: 1 to 30)"),
-        ("1/0", "data.labelled: 1/0 is no share (allowed: above 0 and at most 1/1)"),
-        ("3/2", "data.labelled: 3/2 is no share (allowed: above 0 and at most 1/1)"),
+        ("1/0", "data.labelled: 1/0 is not a valid share (allowed: above 0 and at most 1/1)"),
+        ("3/2", "data.labelled: 3/2 is not a valid share (allowed: above 0 and at most 1/1)"),
     ],
 )
 def test_impossible_amounts_are_refused(text: str, line: str) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from segray.pipelines.training.data.samples import Sample
 from segray.pipelines.training.data.splits import write_split
-from segray.pipelines.training.data.training_data import Item
 from tests.pipelines.training.data.small_sets import (
     coco_set,
     draw_image,
@@ -27,12 +27,12 @@ def split(folder: Path, *lines: str) -> str:
 
 
 def test_the_format_is_unimatchs(tmp_path: Path) -> None:
-    items = [
-        Item("JPEGImages/x.jpg", "/d/JPEGImages/x.jpg", "/d/S/x.png", "SegmentationClass/x.png"),
-        Item("JPEGImages/y.jpg", "/d/JPEGImages/y.jpg"),
-        Item("JPEGImages/a b.jpg", "/d/JPEGImages/a b.jpg"),
+    samples = [
+        Sample("JPEGImages/x.jpg", "/d/JPEGImages/x.jpg", "/d/S/x.png", "SegmentationClass/x.png"),
+        Sample("JPEGImages/y.jpg", "/d/JPEGImages/y.jpg"),
+        Sample("JPEGImages/a b.jpg", "/d/JPEGImages/a b.jpg"),
     ]
-    write_split(str(tmp_path / "deep" / "s.txt"), items)
+    write_split(str(tmp_path / "deep" / "s.txt"), samples)
     assert (tmp_path / "deep" / "s.txt").read_text() == (
         "JPEGImages/x.jpg SegmentationClass/x.png\nJPEGImages/y.jpg\nJPEGImages/a b.jpg\t\n"
     )
@@ -48,11 +48,11 @@ def test_what_was_drawn_is_read_back_as_it_was(
     for name in ("labelled", "unlabelled", "validation"):
         files[name] = str(tmp_path / f"{name}.txt")
         write_split(files[name], getattr(drawn, name))
-    again = opened(root, seed=99, kind=kind, **files)
-    assert len(again.labelled) == 2
-    assert again.labelled == drawn.labelled
-    assert again.validation == drawn.validation
-    assert names(again.unlabelled) == names(drawn.unlabelled)
+    reread = opened(root, seed=99, kind=kind, **files)
+    assert len(reread.labelled) == 2
+    assert reread.labelled == drawn.labelled
+    assert reread.validation == drawn.validation
+    assert names(reread.unlabelled) == names(drawn.unlabelled)
 
 
 def test_names_with_spaces_go_round(tmp_path: Path) -> None:
@@ -63,10 +63,10 @@ def test_names_with_spaces_go_round(tmp_path: Path) -> None:
     first = opened(root)
     write_split(str(tmp_path / "l.txt"), first.labelled)
     write_split(str(tmp_path / "u.txt"), first.unlabelled)
-    again = opened(root, labelled=str(tmp_path / "l.txt"), unlabelled=str(tmp_path / "u.txt"))
-    assert "images/train/a cat.png" in names(again.labelled)
-    assert "images/train/no mask.png" in names(again.unlabelled)
-    assert again == first
+    reread = opened(root, labelled=str(tmp_path / "l.txt"), unlabelled=str(tmp_path / "u.txt"))
+    assert "images/train/a cat.png" in names(reread.labelled)
+    assert "images/train/no mask.png" in names(reread.unlabelled)
+    assert reread == first
 
 
 def test_images_are_found_by_any_end_of_their_path(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_bad_lines_are_listed_with_their_numbers(tmp_path: Path) -> None:
     assert text.split("\n  ") == [
         "4 bad lines in a split file:",
         f"{where} 1: no image gone.png in the data set",
-        f"{where} 3: image images/train/01.png stands twice; each once",
+        f"{where} 3: image images/train/01.png is listed twice",
         f"{where} 4: image 00.png could be {both}; write more of its path",
         f"{where} 5: no mask masks/train/77.png in {root}",
     ]

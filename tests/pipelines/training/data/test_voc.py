@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from segray.pipelines.training.data.training_data import LabelledImages
+from segray.pipelines.training.data.datasets import LabelledImages
+from segray.pipelines.training.data.samples import Sample
 from tests.pipelines.training.data.small_sets import mask_of, names, opened, refusal, shared, voc_set
 
 
-def ids(items: object) -> list[int]:
-    return [int(name[-6:]) for name in (n.removesuffix(".jpg") for n in names(items))]  # type: ignore[arg-type]
+def ids(samples: Sequence[Sample]) -> list[int]:
+    return [int(name[-6:]) for name in (n.removesuffix(".jpg") for n in names(samples))]
 
 
 def test_labelled_from_train_the_rest_from_trainaug(tmp_path: Path) -> None:
@@ -45,7 +47,7 @@ def test_unimatch_lists_find_the_augmented_masks(tmp_path: Path) -> None:
     lines = [f"JPEGImages/2007_{i:06}.jpg SegmentationClass/2007_{i:06}.png\n" for i in (0, 4)]
     (root / "labelled.txt").write_text("".join(lines))
     data = opened(root, kind="voc", labelled=str(root / "labelled.txt"))
-    masks = [item.mask_id for item in data.labelled]
+    masks = [sample.mask_id for sample in data.labelled]
     assert masks == ["SegmentationClass/2007_000000.png", "SegmentationClassAug/2007_000004.png"]
     assert ids(data.unlabelled) == [1, 2, 3, 5]
     (root / "labelled.txt").write_text("2007_000000.jpg SegmentationClassAug/2007_000000.png")
@@ -75,5 +77,5 @@ def test_photographs_of_voc(tmp_path: Path) -> None:
     image, mask = LabelledImages(data.labelled)[0]
     assert (image.shape, mask.unique().tolist()) == ((3, 338, 500), [0, 5, 15, 255])
     assert LabelledImages(data.validation)[0][1].unique().tolist() == [0, 9, 15, 18, 255]
-    own = opened(root, kind="voc", **keys).space.classes
-    assert (own[0], own[5], own[20], len(own)) == ("background", "bottle", "tv/monitor", 21)
+    classes = opened(root, kind="voc", **keys).space.classes
+    assert (classes[0], classes[5], classes[20], len(classes)) == ("background", "bottle", "tv/monitor", 21)

@@ -1,0 +1,153 @@
+"""Classify: GEM-CLIP gives each segment a class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from segray.models.masks import unpack
+from segray.pipelines.annotation.stages.base import Stage
+from segray.pipelines.annotation.stages.loading import device_of, load_or_defer_error
+from segray.pipelines.annotation.stages.schemas import CLASSIFIED_SCHEMA, classes_to_bytes, pixels_of
+from segray.pipelines.config.commands.annotate import ClipModel as ClipModelConfig
+from segray.pipelines.engine.cpu import reuse_freed_memory, use_threads
+from segray.pipelines.engine.guard import Guard
+from segray.pipelines.engine.pools import PoolPlan
+from segray.pipelines.engine.rows import Row
+
+if TYPE_CHECKING:  # torch and open_clip take seconds to import
+    from torch import Tensor
+
+    from segray.models.clip.model import ClipModel
+    from segray.models.clip.text import TextBank
+
+
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """The class names as CLIP embeds them: plain arrays, computed once per run and sent to every worker.
+
+    Attributes:
+        embeddings: float32 [N, D], one row per name.
+        class_ids: int64 [N], the class of each name.
+        logit_scale: CLIP's factor on cosines.
+        threshold: of Eq. 2, a cosine.
+    """
+
+    embeddings: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+    logit_scale: float
+    threshold: float
+
+    @classmethod
+    def from_bank(cls, bank: TextBank, threshold: float) -> TextEmbeddings:
+        """The arrays of a `TextBank`."""
+        return cls(bank.embeddings.numpy(), bank.class_ids.numpy(), bank.logit_scale, threshold)
+
+    def to_bank(self, device: str = "cpu") -> TextBank:
+        """A `TextBank` on a device."""
+        import torch
+
+        from segray.models.clip.text import TextBank
+
+        embeddings = torch.from_numpy(self.embeddings.copy()).to(device)
+        return TextBank(embeddings, torch.from_numpy(self.class_ids.copy()).to(device), self.logit_scale)
+
+
+class ClassifySegments(Stage):
+    """GEM-CLIP over a batch of images: features, pooling (Eq. 1), classes (Eq. 2); loads the model once.
+
+    Where there are no segments, each pixel is classified by itself.
+    """
+
+    name, schema = "clip", CLASSIFIED_SCHEMA
+
+    def __init__(
+        self,
+        config: ClipModelConfig,
+        text: TextEmbeddings,
+        keep_embeddings: bool,
+        plan: PoolPlan,
+        guard: Guard,
+    ) -> None:
+        super().__init__(guard)
+        device, self._threads = device_of(plan), plan.threads
+        if device == "cpu":
+            reuse_freed_memory()
+        self._config, self._threshold, self._keep = config, text.threshold, keep_embeddings
+        self._clip = load_or_defer_error(partial(_load, config, device))
+        self._bank = text.to_bank(device)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """SEGMENTED_SCHEMA to CLASSIFIED_SCHEMA, or READ_SCHEMA to it in runs without SAM.
+
+        Raises:
+            UserError: the weights could not be loaded.
+        """
+        self._clip()
+        use_threads(self._threads)
+        return super().__call__(table)
+
+    def process(self, rows: list[Row]) -> list[Row]:
+        """Add classes and embeddings."""
+        grids = clip_features(self._clip(), self._config, [pixels_of(row) for row in rows])
+        return [self._classify(row, grid) for row, grid in zip(rows, grids, strict=True)]
+
+    def _classify(self, row: Row, grid: Tensor) -> Row:
+        packed = row.get("packed_segments")
+        return (
+            self._classify_pixels(row, grid) if packed is None else self._classify_segments(row, grid, packed)
+        )
+
+    def _classify_pixels(self, row: Row, grid: Tensor) -> Row:
+        from segray.models.clip.zero_shot import dense_labels
+
+        label, confidence = dense_labels(grid, self._bank, row["height"], row["width"], self._threshold)
+        return {**row, "label": label.tobytes(), "confidence": confidence.tobytes()}
+
+    def _classify_segments(self, row: Row, grid: Tensor, packed: bytes) -> Row:
+        from segray.models.clip.zero_shot import classify_segments, pool_segments
+
+        # In the precision that is stored, so that `segray relabel` with the same names gives the same labels.
+        pooled = pool_segments(grid, unpack(packed), row["height"], row["width"]).half().float()
+        classes = classify_segments(pooled, self._bank, self._threshold)
+        kept = pooled.cpu().numpy().astype(np.float16).tobytes() if self._keep else None
+        return {**row, "classes": classes_to_bytes(classes), "embeddings": kept}
+
+
+def _load(config: ClipModelConfig, device: str) -> ClipModel:
+    from segray.models.clip.model import build_clip
+
+    return build_clip(
+        config.model, config.weights, sha256=config.sha256, device=device, precision=config.precision
+    )
+
+
+def clip_features(clip: ClipModel, config: ClipModelConfig, images: list[NDArray[np.uint8]]) -> Tensor:
+    """Dense features [B, h, w, D] of B images, each uint8 RGB [H, W, 3].
+
+    On a CPU one image at a time, so that no image's features depend on its batch.
+
+    Raises:
+        ValueError: options that the model does not support.
+    """
+    import torch
+
+    from segray.models.clip.gem import dense_features
+    from segray.models.clip.model import preprocess
+    from segray.models.transfer import to_device
+
+    size = config.image_size or clip.image_size
+    step = 1 if clip.device.type == "cpu" else len(images)
+    options = config.model_dump(include={"features", "iterations", "temperature"})
+    options["depth"] = config.depth or clip.depth
+    with torch.inference_mode():
+        batches = (
+            to_device(preprocess(images[start : start + step], size, clip.mean, clip.std), clip.device)
+            for start in range(0, len(images), step)
+        )
+        return torch.cat([dense_features(clip.model.visual, batch, **options) for batch in batches])

@@ -1,0 +1,52 @@
+"""The content of run.json: what a label set holds, and how the last run went."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class ClassRecord(TypedDict):
+    """A class in a label set: its pixels, their share of all pixels, and the images that contain it."""
+
+    name: str
+    pixels: int
+    share: float
+    images: int
+
+
+class ThisRun(TypedDict):
+    """The last run: images, wall seconds, and by stage busy seconds, workers and the share of their time."""
+
+    images: int
+    seconds: float
+    stage_seconds: dict[str, float]
+    workers: dict[str, int]
+    utilisation: dict[str, float]
+    restarts: int
+    probe: dict[str, float]
+
+
+class RunRecord(TypedDict):
+    """A label set and its last run.
+
+    Attributes:
+        rows: images by status.
+        labelled_fraction: of the pixels, those in a segment with a class.
+        n_segments: of all images.
+        classes: by class id.
+        bad: id, status and reason of the first few bad images.
+        this_run: the last run.
+        config_hash: of its configuration.
+        versions: of the packages.
+        finished: when, in UTC.
+    """
+
+    rows: dict[str, int]
+    labelled_fraction: float
+    n_segments: int
+    classes: list[ClassRecord]
+    bad: list[tuple[str, str, str]]
+    this_run: ThisRun
+    config_hash: str
+    versions: dict[str, str | None]
+    finished: str

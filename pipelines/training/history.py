@@ -1,0 +1,48 @@
+"""The history of a run: one entry per validation, as history.json and the checkpoints hold it."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+
+class TrainingMetrics(TypedDict):
+    """Means over the steps and workers since the last validation.
+
+    `from_model` is the share of unlabelled pixels whose label is the network's prediction, `agreement` the
+    share of pixels with a zero-shot class that the network predicts as well; None without such pixels.
+    `seconds` is wall time, `waiting` the share of it that was spent waiting for data.
+    """
+
+    loss: float
+    supervised: float
+    unsupervised: float
+    from_model: float | None
+    agreement: float | None
+    seconds: float
+    waiting: float
+
+
+class ValidationMetrics(TypedDict):
+    """Metrics over all validation images, in 0..1; None where a metric is not defined.
+
+    `iou` has one value per class; `confusion[i][j]` counts the pixels of class i predicted as j. The
+    metrics of zero-shot and enhanced labels exist only if the run has a label set.
+    """
+
+    miou: float | None
+    accuracy: float | None
+    iou: list[float | None]
+    confusion: list[list[int]]
+    zero_shot_miou: NotRequired[float | None]
+    zero_shot_accuracy: NotRequired[float | None]
+    enhanced_miou: NotRequired[float | None]
+    enhanced_accuracy: NotRequired[float | None]
+
+
+class HistoryEntry(TrainingMetrics, ValidationMetrics):
+    """One validation: steps so far, steps since the last one, epochs so far, learning rate, metrics."""
+
+    step: int
+    steps: int
+    epoch: float
+    lr: float

@@ -1,0 +1,74 @@
+"""Progress lines, from the workers of a run to the terminal of its driver."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import click
+
+_INTERVAL_S = 0.5
+
+
+class LogCollector:
+    """Actor that holds the lines of the workers until the driver prints them."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def write(self, line: str) -> None:
+        """Add a line."""
+        self._lines.append(line)
+
+    def drain(self) -> list[str]:
+        """The lines since the last call."""
+        lines, self._lines = self._lines, []
+        return lines
+
+
+class RemoteWrite(Protocol):
+    """`LogCollector.write` as Ray's workers call it."""
+
+    def remote(self, line: str) -> object:
+        """Send a line without waiting."""
+        ...
+
+
+class LogActor(Protocol):
+    """Handle of an actor with `write`."""
+
+    @property
+    def write(self) -> RemoteWrite:
+        """See `LogCollector.write`."""
+        ...
+
+
+@contextmanager
+def log_collector() -> Iterator[LogActor]:
+    """A `LogCollector` actor, and a thread that prints its lines on stderr."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # On the driver's node, which the run cannot outlive: lines on a node that is lost would be lost too.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(LogCollector).remote()
+    ended = threading.Event()
+
+    def print_lines() -> None:
+        for line in ray.get(actor.drain.remote()):
+            click.echo(line, err=True)
+
+    def follow() -> None:
+        while not ended.wait(_INTERVAL_S):
+            print_lines()
+
+    thread = threading.Thread(target=follow, name="segray-train-lines", daemon=True)
+    thread.start()
+    try:
+        yield actor
+    finally:
+        ended.set()
+        thread.join()
+        print_lines()

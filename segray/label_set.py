@@ -1,0 +1,139 @@
+"""A label set as Python objects: images with label, confidence and segments; a table; a torch data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+    from torch import Tensor
+    from torch.utils.data import Dataset
+
+_BLOBS = ("image", "label", "confidence")
+_SEGMENT_COLUMNS = ["image_id", "segment_id", "bbox", "area", "class_id", "score", "margin", "rle"]
+
+
+@dataclass(frozen=True)
+class LabelledSegment:
+    """A segment and its class.
+
+    Attributes:
+        segment_id: its number within the image.
+        bbox: x, y, width, height in pixels.
+        area: pixels.
+        class_id: its class; 0 for the background or no class.
+        score: cosine similarity with the class.
+        margin: distance of that score to the runner-up's.
+    """
+
+    segment_id: int
+    bbox: tuple[float, float, float, float]
+    area: int
+    class_id: int
+    score: float
+    margin: float
+    _rle: dict[str, Any] = field(repr=False)
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """bool [H, W] of the whole image."""
+        from segray.models.masks import decode_rle
+
+        return decode_rle(self._rle["size"], self._rle["counts"])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A labelled image.
+
+    Attributes:
+        image_id: its path below the root of the images.
+        label: uint8 [H, W], class ids.
+        confidence: float32 [H, W] in [0, 1].
+        segments: its segments, in the order of their ids.
+    """
+
+    image_id: str
+    label: NDArray[np.uint8] = field(repr=False)
+    confidence: NDArray[np.float32] = field(repr=False)
+    segments: tuple[LabelledSegment, ...] = field(repr=False)
+
+
+class LabelSet:
+    """A label set of `annotate` or `relabel`; iterating yields a `Sample` per labelled image.
+
+    Args:
+        path: its folder or URI.
+
+    Raises:
+        UserError: there is no label set.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        from segray.pipelines.label_set.store import LabelStore
+
+        self.path = fspath(path)
+        self._store = LabelStore(self.path)
+        self.provenance: dict[str, Any] = self._store.provenance
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The name of each class id."""
+        return tuple(self.provenance["classes"])
+
+    def __len__(self) -> int:
+        """How many images have a label."""
+        return sum(status == "ok" for _, status, _ in self._store.statuses())
+
+    def __iter__(self) -> Iterator[Sample]:
+        """The labelled images; one part of the label set is in memory at a time."""
+        for part in self._store.parts():
+            segments: dict[str, list[LabelledSegment]] = {}
+            for row in self._store.segments(part, _SEGMENT_COLUMNS).to_pylist():
+                segments.setdefault(row.pop("image_id"), []).append(_segment(row))
+            for row in self._store.rows(["image_id", "status", "label", "confidence"], [part]):
+                if row["status"] == "ok":
+                    yield _sample(row, segments.get(row["image_id"], []))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The labels table without its image columns, one row per image, failed ones too.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        import pandas as pd
+
+        rows = ({k: v for k, v in row.items() if k not in _BLOBS} for row in self._store.rows())
+        return pd.DataFrame.from_records(list(rows))
+
+    def torch_dataset(self) -> Dataset[tuple[Tensor, Tensor]]:
+        """Image uint8 [3, H, W] and label int64 [H, W] of each labelled image, sorted by image_id.
+
+        Images come from the label set (`embed_images=true`), or from where they were when it was made.
+        """
+        from segray.torch_dataset import LabelSetDataset
+
+        return LabelSetDataset(self.path)
+
+
+def _segment(row: dict[str, Any]) -> LabelledSegment:
+    return LabelledSegment(_rle=row.pop("rle"), bbox=tuple(row.pop("bbox")), **row)
+
+
+def _sample(row: dict[str, Any], segments: list[LabelledSegment]) -> Sample:
+    import numpy as np
+
+    from segray.pipelines.io.images import decode_gray_png
+
+    label, confidence = (decode_gray_png(row[name]["bytes"]) for name in ("label", "confidence"))
+    return Sample(
+        row["image_id"],
+        label,
+        np.divide(confidence, 255, dtype=np.float32),
+        tuple(sorted(segments, key=lambda segment: segment.segment_id)),
+    )

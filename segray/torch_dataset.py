@@ -1,0 +1,68 @@
+"""A label set as a torch data set of images and label maps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.io.images import ImageOptions, ImageProblem, decode, decode_gray_png
+from segray.pipelines.io.manifest import MANIFEST, read_manifest
+from segray.pipelines.io.sources import read_image
+from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.training.data.stored_labels import StoredLabels
+
+
+class LabelSetDataset(Dataset[tuple[Tensor, Tensor]]):
+    """The labelled images of a label set, sorted by image_id.
+
+    Args:
+        root: folder or URI of the label set.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._store = LabelStore(root)
+        self._parts = {image_id: part for image_id, status, part in self._store.statuses() if status == "ok"}
+        self._ids = sorted(self._parts)
+        self._labels = StoredLabels(root, self._ids)
+        self._uris = _uris(root)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image uint8 [3, H, W] and label int64 [H, W].
+
+        Raises:
+            UserError: the image is neither in the label set nor where it was, or has changed.
+        """
+        image_id = self._ids[index]
+        stored = self._labels.read(image_id)
+        if stored is None:
+            raise UserError(f"{image_id}: the label set has changed and no longer holds it")
+        label = torch.from_numpy(decode_gray_png(stored[0])).long()
+        try:
+            pixels = decode(self._file(image_id), ImageOptions(min_size=1, frames="first"))
+        except ImageProblem as problem:
+            raise UserError(f"{image_id}: {problem.reason}") from problem
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        if image.shape[1:] != label.shape:
+            raise UserError(f"{image_id}: the image has another size than when it was labelled")
+        return image, label
+
+    def _file(self, image_id: str) -> bytes:
+        rows = self._store.rows(["image_id", "image"], [self._parts[image_id]])
+        embedded = next(row["image"] for row in rows if row["image_id"] == image_id)
+        if embedded:
+            return bytes(embedded["bytes"])
+        if image_id not in self._uris:
+            raise UserError(f"{image_id}: the label set does not say where the image is")
+        return read_image(self._uris[image_id])
+
+
+def _uris(root: str) -> dict[str, str]:
+    """Where the images were when the label set was made, by image_id."""
+    manifest = storage.join(root, MANIFEST)
+    return {ref.image_id: ref.uri for ref in read_manifest(manifest)} if storage.exists(manifest) else {}

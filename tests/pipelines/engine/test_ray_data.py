@@ -1,0 +1,62 @@
+"""Ray Data as the graphs use it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from typing import Any
+
+import pytest
+
+from segray.pipelines.engine import cluster, ray_data
+
+
+class _Keep:
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return batch
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_long_list_is_cut_up_where_actors_leave_one_cpu() -> None:
+    """`Dataset.repartition` by itself would take that one and wait for ever."""
+    import ray
+
+    found: list[Any] = []
+
+    def take_one() -> None:
+        rows = ray_data.in_blocks(ray.data.range(3000, override_num_blocks=1), 1)
+        read = rows.map_batches(lambda batch: batch, batch_size=1, num_cpus=ray_data.TASK_CPUS)
+        pool = ray.data.ActorPoolStrategy(size=1)
+        kept = read.map_batches(_Keep, batch_size=64, num_cpus=1, compute=pool)
+        found.extend(row["id"] for row in kept.limit(1).iter_rows())
+
+    thread = threading.Thread(target=take_one, daemon=True)
+    thread.start()
+    thread.join(120)
+    # Blocks come as they are done, not in order.
+    assert len(found) == 1
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_ray_data_is_quiet_and_waits_no_half_hour() -> None:
+    import ray
+
+    before = ray.data.DataContext.get_current().copy()
+    try:
+        with cluster.session(None):
+            ray_data.configure()
+        context = ray.data.DataContext.get_current()
+        assert not context.enable_progress_bars
+        assert context.execution_no_progress_timeout_s == ray_data.NO_PROGRESS_S < 1800
+        assert os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] == "1"
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.warn_explicit("few images", UserWarning, "map.py", 1, module="ray.data._internal.map")
+            warnings.warn_explicit(
+                "ours", UserWarning, "run.py", 1, module="segray.pipelines.commands.annotate"
+            )
+        assert [str(warning.message) for warning in shown] == ["ours"]
+    finally:
+        ray.data.DataContext._set_current(before)

@@ -1,0 +1,165 @@
+"""Commands as processes of their own, and the Ray workers that work for them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+PATIENCE_S = 500.0
+"""How long to wait for what must happen; only a hang comes near it."""
+CLUSTER = "SEGRAY_TEST_CLUSTER"
+"""Environment variable that marks the processes of the Ray that the tests of a process share."""
+
+_RUN = "SEGRAY_TEST_RUN"
+_AGENTS = "ray::DashboardAgent", "ray::RuntimeEnvAgent"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A process that has ended: exit status (negative: the signal that ended it) and its output."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaints(self) -> list[str]:
+        """The lines that the command line itself wrote to stderr."""
+        return [line for line in self.err.splitlines() if line.startswith("segray: ")]
+
+
+class Process:
+    """A command in a process group of its own, as a terminal starts it.
+
+    Its output goes to files: pipes would stay open as long as any process that it leaves behind.
+    """
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        token = secrets.token_hex(8)
+        self._mark = _mark(_RUN, token)
+        self._out, self._err = log.with_suffix(".out"), log.with_suffix(".err")
+        environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", CLUSTER)}
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self._process = subprocess.Popen(
+                command,
+                stdout=out,
+                stderr=err,
+                stdin=subprocess.DEVNULL,
+                cwd=REPOSITORY,
+                env={**environment, "OMP_NUM_THREADS": "1", _RUN: token},
+                process_group=0,
+                preexec_fn=_handle_ctrl_c,
+            )
+        self.pid = self._process.pid
+
+    def wait(self) -> Finished:
+        """Until it ends by itself."""
+        code = self._process.wait(PATIENCE_S)
+        return Finished(code, self._out.read_text(), self._err.read_text())
+
+    def kill(self) -> Finished:
+        """SIGKILL to this one process, none of its children."""
+        self._process.kill()
+        return self.wait()
+
+    def interrupt(self) -> None:
+        """Ctrl-C: SIGINT to the whole process group."""
+        os.killpg(self.pid, signal.SIGINT)
+
+    def wait_for(self, condition: Callable[[], bool], *, or_end: bool = False) -> None:
+        """Until the condition holds; the process must still run then, unless its end is as good."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            ended = self._process.poll() is not None
+            if ended and or_end:
+                return
+            if ended or time.monotonic() > deadline:
+                raise AssertionError(f"the condition did not come true; stderr:\n{self._err.read_text()}")
+            time.sleep(0.02)
+
+    def wait_for_workers(self, name: str = "") -> None:
+        """Until no worker that a killed driver has left behind is at work; with a name, none of that class.
+
+        Ray's agents look for their head for a minute, and a worker that was being started looks for its
+        raylet for half a minute; neither has anything to do.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while left := self._workers(name):
+            assert time.monotonic() < deadline, f"still running: {left}"
+            time.sleep(0.1)
+
+    def kill_worker(self, name: str) -> bool:
+        """SIGKILL to a Ray worker of this run that has this class, if there is one."""
+        for pid in self._workers(name):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                return True
+        return False
+
+    def clear(self) -> None:
+        """End what is left of it, however the test went."""
+        if self._process.poll() is None:
+            _end(self.pid)
+        for pid in _processes(self._mark):
+            if pid != self.pid:
+                _end(pid)
+        self._process.wait(PATIENCE_S)
+
+    def _workers(self, name: str) -> list[int]:
+        """Workers of a Ray that it has started; those of a class also on the Ray that the tests share."""
+        marks = [self._mark]
+        if name and CLUSTER in os.environ:
+            marks.append(_mark(CLUSTER, os.environ[CLUSTER]))
+        return [pid for mark in marks for pid in _processes(mark) if _is_worker(pid, name)]
+
+
+def _handle_ctrl_c() -> None:
+    """What a shell runs in the background inherits that SIGINT is ignored; so would its tests' processes."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _mark(name: str, value: str) -> bytes:
+    return f"{name}={value}".encode()
+
+
+def _processes(mark: bytes) -> list[int]:
+    """Processes with a mark in their environment."""
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if mark in _environment(pid)]
+
+
+def _environment(pid: int) -> list[bytes]:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return []
+
+
+def _is_worker(pid: int, name: str) -> bool:
+    with suppress(OSError):
+        title = Path(f"/proc/{pid}/cmdline").read_text()
+        return title.startswith("ray::") and not title.startswith(_AGENTS) and name in title
+    return False
+
+
+def _end(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def started(arguments: list[str], log: Path, *, module: str = "segray.pipelines.cli") -> Iterator[Process]:
+    """`segray COMMAND ...` as a process, or another module that is run like it."""
+    process = Process([sys.executable, "-m", module, *arguments], log)
+    try:
+        yield process
+    finally:
+        process.clear()
