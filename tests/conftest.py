@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.processes import CLUSTER
 
 # Two processes of many threads each are slower than two of one; set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,8 +35,6 @@ def ray_session() -> Iterator[None]:
     """One small local Ray for all tests of a process that need one; a run in this process uses it."""
     import ray
 
-    # Ray's processes inherit it, so that a test finds the workers of a driver that joined this Ray.
-    os.environ[CLUSTER] = secrets.token_hex(8)
     ray.init(
         address="local",
         num_cpus=2,

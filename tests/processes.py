@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,6 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[1]
 PATIENCE_S = 500.0
 """How long to wait for what must happen; only a hang comes near it."""
-CLUSTER = "SEGRAY_TEST_CLUSTER"
-"""Environment variable that marks the processes of the Ray that the tests of a process share."""
 
 _RUN = "SEGRAY_TEST_RUN"
 _AGENTS = "ray::DashboardAgent", "ray::RuntimeEnvAgent"
@@ -43,11 +41,10 @@ class Process:
     Its output goes to files: pipes would stay open as long as any process that it leaves behind.
     """
 
-    def __init__(self, command: list[str], log: Path) -> None:
+    def __init__(self, command: list[str], log: Path, environment: Mapping[str, str]) -> None:
         token = secrets.token_hex(8)
-        self._mark = _mark(_RUN, token)
+        self._mark = f"{_RUN}={token}".encode()
         self._out, self._err = log.with_suffix(".out"), log.with_suffix(".err")
-        environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", CLUSTER)}
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self._process = subprocess.Popen(
                 command,
@@ -86,19 +83,19 @@ class Process:
                 raise AssertionError(f"the condition did not come true; stderr:\n{self._err.read_text()}")
             time.sleep(0.02)
 
-    def wait_for_workers(self, name: str = "") -> None:
-        """Until no worker that a killed driver has left behind is at work; with a name, none of that class.
+    def wait_for_workers(self) -> None:
+        """Until no worker that a killed driver has left behind is at work.
 
         Ray's agents look for their head for a minute, and a worker that was being started looks for its
         raylet for half a minute; neither has anything to do.
         """
         deadline = time.monotonic() + PATIENCE_S
-        while left := self._workers(name):
+        while left := self._workers():
             assert time.monotonic() < deadline, f"still running: {left}"
             time.sleep(0.1)
 
     def kill_worker(self, name: str) -> bool:
-        """SIGKILL to a Ray worker of this run that has this class, if there is one."""
+        """SIGKILL to a Ray worker of this run whose process title has this name, if there is one."""
         for pid in self._workers(name):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -114,21 +111,13 @@ class Process:
                 _end(pid)
         self._process.wait(PATIENCE_S)
 
-    def _workers(self, name: str) -> list[int]:
-        """Workers of a Ray that it has started; those of a class also on the Ray that the tests share."""
-        marks = [self._mark]
-        if name and CLUSTER in os.environ:
-            marks.append(_mark(CLUSTER, os.environ[CLUSTER]))
-        return [pid for mark in marks for pid in _processes(mark) if _is_worker(pid, name)]
+    def _workers(self, name: str = "") -> list[int]:
+        return [pid for pid in _processes(self._mark) if _is_worker(pid, name)]
 
 
 def _handle_ctrl_c() -> None:
     """What a shell runs in the background inherits that SIGINT is ignored; so would its tests' processes."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _mark(name: str, value: str) -> bytes:
-    return f"{name}={value}".encode()
 
 
 def _processes(mark: bytes) -> list[int]:
@@ -156,9 +145,16 @@ def _end(pid: int) -> None:
 
 
 @contextmanager
-def started(arguments: list[str], log: Path, *, module: str = "segray.pipelines.cli") -> Iterator[Process]:
+def started(
+    arguments: list[str],
+    log: Path,
+    *,
+    module: str = "segray.pipelines.cli",
+    environment: Mapping[str, str] = os.environ,
+) -> Iterator[Process]:
     """`segray COMMAND ...` as a process, or another module that is run like it."""
-    process = Process([sys.executable, "-m", module, *arguments], log)
+    inherited = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
+    process = Process([sys.executable, "-m", module, *arguments], log, inherited)
     try:
         yield process
     finally:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 from PIL import Image
 
 from segray.pipelines import cli
@@ -54,11 +53,6 @@ def overrides(images: Path, out: Path, *more: str) -> list[str]:
 def annotate_here(images: Path, out: Path, *more: str) -> None:
     """`segray annotate` in this process, on the Ray that it is connected to."""
     annotate.run(load(AnnotateConfig, None, overrides(images, out, *more)))
-
-
-def cluster_address() -> str:
-    """The override with which a command in another process joins the Ray of this one."""
-    return f"address={ray.get_runtime_context().gcs_address}"
 
 
 def segray(*arguments: str) -> int:

@@ -7,8 +7,8 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import redirect_stderr, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, redirect_stderr, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,13 +22,13 @@ from tests.faults.runs import (
     ROWS_PER_PART,
     SCENES,
     annotate_here,
-    cluster_address,
     draw_images,
     finished_parts,
     overrides,
     segray,
 )
-from tests.processes import Finished, started
+from tests.pipelines.ray_heads import Head, head_with_token
+from tests.processes import Finished, Process, started
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
@@ -59,6 +59,12 @@ def annotate(images: Path, out: Path, *more: str) -> list[str]:
     return ["annotate", *overrides(images, out, *more)]
 
 
+def joined(cluster: Head, images: Path, out: Path, log: Path) -> AbstractContextManager[Process]:
+    """`segray annotate` as a process on a cluster."""
+    command = annotate(images, out, f"address={cluster.gcs}")
+    return started(command, log, environment=cluster.environment())
+
+
 def has_parts(out: Path, count: int) -> Callable[[], bool]:
     return lambda: len(finished_parts(out)) >= count
 
@@ -79,11 +85,15 @@ def after(seconds: float, condition: Callable[[], bool]) -> Callable[[], bool]:
 
 
 @pytest.fixture(scope="module")
-def killed(images: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """Killed when two parts and the segments of a third are there, then at 50 and at 80 %.
+def cluster() -> Iterator[Head]:
+    """A cluster that outlives its drivers; not the Ray of the tests, which they might disturb."""
+    with head_with_token() as head:
+        yield head
 
-    The first run has a Ray of its own, which outlives it; the others join the cluster of the tests.
-    """
+
+@pytest.fixture(scope="module")
+def killed(images: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """Killed when two parts and the segments of a third are there, at 50 and at 80 %; each on its own Ray."""
     folder = tmp_path_factory.mktemp("killed")
     story = Story(folder / "out")
     module, command = "tests.faults.sabotaged", annotate(images, story.out)
@@ -91,45 +101,52 @@ def killed(images: Path, reference: Path, tmp_path_factory: pytest.TempPathFacto
         story.note("20", first.wait())
         story.orphans = len(unfinished(story.out))
         # At once, while the rest of the killed run is still at work.
-        _kill_at_half(story, images, folder / "50")
+        _kill_at_half(story, command, folder / "50")
         first.wait_for_workers()
-    _kill_beside_a_second_driver(story, images, folder / "80")
+    _kill_beside_a_second_driver(story, command, folder / "80")
     return story
 
 
-def _kill_at_half(story: Story, images: Path, log: Path) -> None:
-    with started(annotate(images, story.out, cluster_address()), log) as process:
+def _kill_at_half(story: Story, command: list[str], log: Path) -> None:
+    with started(command, log) as process:
         process.wait_for(has_parts(story.out, N_PARTS // 2))
         story.note("50", process.kill())
+        process.wait_for_workers()
 
 
-def _kill_beside_a_second_driver(story: Story, images: Path, log: Path) -> None:
-    with started(annotate(images, story.out, cluster_address()), log) as process:
+def _kill_beside_a_second_driver(story: Story, command: list[str], log: Path) -> None:
+    with started(command, log) as process:
         process.wait_for(has_lock(story.out, process.pid))
         stderr = io.StringIO()
         with redirect_stderr(stderr):
-            code = segray(*annotate(images, story.out))
+            code = segray(*command)
         story.second = code, stderr.getvalue(), process.pid
         process.wait_for(has_parts(story.out, N_PARTS * 8 // 10))
         story.note("80", process.kill())
+        process.wait_for_workers()
 
 
 @pytest.fixture(scope="module")
-def stopped(images: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
+def stopped(images: Path, reference: Path, cluster: Head, tmp_path_factory: pytest.TempPathFactory) -> Story:
     """Stopped by one Ctrl-C on a Ray of its own, and by two on a cluster that outlives it."""
     folder = tmp_path_factory.mktemp("stopped")
     story = Story(folder / "out")
-    for name, address in (("once", ()), ("twice", (cluster_address(),))):
-        with started(annotate(images, story.out, *address), folder / name) as process:
-            process.wait_for(has_parts(story.out, len(finished_parts(story.out)) + 1))
+    with started(annotate(images, story.out), folder / "once") as process:
+        _interrupt_once(story, process)
+        story.note("once", process.wait())
+        process.wait_for_workers()
+    with joined(cluster, images, story.out, folder / "twice") as process:
+        _interrupt_once(story, process)
+        time.sleep(0.3)
+        with suppress(ProcessLookupError):
             process.interrupt()
-            if name == "twice":
-                time.sleep(0.3)
-                with suppress(ProcessLookupError):
-                    process.interrupt()
-            story.note(name, process.wait())
-            process.wait_for_workers()
+        story.note("twice", process.wait())
     return story
+
+
+def _interrupt_once(story: Story, process: Process) -> None:
+    process.wait_for(has_parts(story.out, len(finished_parts(story.out)) + 1))
+    process.interrupt()
 
 
 def test_killed_between_the_segments_and_the_labels(killed: Story) -> None:
@@ -180,20 +197,18 @@ def test_a_stopped_run_resumes(stopped: Story, images: Path, reference: Path) ->
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(images: Path, reference: Path, tmp_path: Path) -> None:
+def test_killed_at_random_moments(images: Path, reference: Path, cluster: Head, tmp_path: Path) -> None:
     """On a cluster that outlives the driver, as its workers might do too."""
     story, rng = Story(tmp_path / "out"), random.Random(7)
-    command = annotate(images, story.out, cluster_address())
     for number in range(3):
-        with started(command, tmp_path / f"killed{number}") as process:
+        with joined(cluster, images, story.out, tmp_path / f"killed{number}") as process:
             process.wait_for(has_lock(story.out, process.pid))
             soon = has_parts(story.out, len(finished_parts(story.out)) + 3)
             process.wait_for(after(rng.uniform(0, 10), soon), or_end=True)
             story.note(f"{number}", process.kill())
-    again = overrides(images, story.out, cluster_address())
-    annotate_here(images, story.out, cluster_address())
+    annotate_here(images, story.out)
     story.compare()
-    check_invariant(story.out, images, again, reference)
+    check_invariant(story.out, images, overrides(images, story.out), reference)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from tests.faults.runs import cluster_address
 from tests.pipelines.training.runs import SHORT, book
 from tests.processes import Finished, started
 
@@ -53,12 +52,12 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def story(places: tuple[Path, Path], ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Story:
+def story(places: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Story:
     labels, root = places
     folder = tmp_path_factory.mktemp("story")
     out, split = folder / "search", folder / "unlabelled.txt"
     words = [
-        *("tune", *SHORT, cluster_address(), f"out={out}", f"data.root={root}", f"data.labels={labels}"),
+        *("tune", *SHORT, f"out={out}", f"data.root={root}", f"data.labels={labels}"),
         *(
             f"train.epochs={EPOCHS}",
             "train.max_failures=1",
@@ -71,7 +70,7 @@ def story(places: tuple[Path, Path], ray_session: None, tmp_path_factory: pytest
     with started(words, folder / "first") as process:
         process.wait_for(lambda: len(checkpoints(out)) > 0)
         process.kill()
-        process.wait_for_workers("RayTrainWorker")
+        process.wait_for_workers()
     first = len(checkpoints(out))
     known = set(checkpoints(out))
     with started(words, folder / "second") as process:

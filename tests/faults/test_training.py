@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.runs import cluster_address, segray
+from tests.faults.runs import segray
 from tests.pipelines.training.runs import SHORT, book, config, trainer
 from tests.processes import REPOSITORY, Finished, Process, started
 
@@ -51,11 +51,11 @@ def train(out: Path, labels: Path, root: Path) -> list[str]:
     """Paths are relative, as a user types them; Ray's workers have other working directories."""
     paths = {"out": out, "data.root": root, "data.labels": labels}
     relative = [f"{key}={os.path.relpath(path, REPOSITORY)}" for key, path in paths.items()]
-    return ["train", *SHORT, *relative, f"train.epochs={EPOCHS}", "train.num_cpus=1", cluster_address()]
+    return ["train", *SHORT, *relative, f"train.epochs={EPOCHS}", "train.num_cpus=1"]
 
 
 @pytest.fixture(scope="module")
-def story(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Story:
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     folder = tmp_path_factory.mktemp("training")
     labels, root = book(folder / "book")
     alone = config(folder / "plain", labels, root, f"train.epochs={EPOCHS}")
@@ -64,7 +64,7 @@ def story(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Story:
     with started(train(out, labels, root), folder / "first") as process:
         process.wait_for(lambda: checkpoints(out) > 0)
         process.kill()
-        process.wait_for_workers(WORKER)
+        process.wait_for_workers()
     first = checkpoints(out)
     with started(train(out, labels, root), folder / "second") as process:
         _kill_worker(process, out)
