@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any, TypeVar
@@ -89,7 +89,7 @@ def circumstances(seeds: Sequence[int]) -> dict[str, Any]:
         },
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "ray")},
+            **{name: _version(name) for name in ("torch", "ray")},
         },
         "git": _git(),
         "timestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -163,6 +163,14 @@ def _cpu_model() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    """Of an installed package: a machine for kernels needs no ray."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _git() -> dict[str, Any]:

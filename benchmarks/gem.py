@@ -6,7 +6,8 @@
 The peer does what `gem_torch` 1.0.1 does: every attention of both streams as two products and a softmax
 between them, one after the other, and the feed-forward layer of the last block, whose output nothing reads.
 Weights are random, as time does not depend on them. `ratio` is the peer's seconds over segray's, one image at
-a time; `ratio_batched` has both take all images at once, `ratio_bf16` segray in bfloat16 too, on a GPU alone.
+a time; `ratio_batched` has both take all images at once, `ratio_bf16` and
+`ratio_fp16` segray in reduced precision too, on a GPU alone.
 CPU seconds of one thread, in a process that keeps the memory it frees, as segray's workers do; on a GPU,
 seconds between two waits for the device.
 
@@ -43,10 +44,11 @@ from benchmarks.common import (
 )
 from benchmarks.floor import count
 from segray.models.clip.gem import embed, gem_tokens
-from segray.models.precision import rounded
+from segray.models.precision import DTYPES, Precision, rounded
 from segray.pipelines.engine.cpu import reuse_freed_memory
 
 _DEPTH = 7
+_REDUCED: tuple[Precision, ...] = ("bf16", "fp16")
 
 
 def plain_gem(visual: Any, images: Tensor) -> Tensor:
@@ -97,8 +99,8 @@ def measure(visual: Any, images: Tensor, rounds: int) -> dict[str, Any]:
         "segray_batched": lambda: gem_tokens(visual, images),
     }
     if device != "cpu":
-        rounded_visual = rounded(visual, torch.bfloat16)
-        ways["segray_bf16"] = lambda: gem_tokens(rounded_visual, images).float()
+        for precision in _REDUCED:
+            ways[f"segray_{precision}"] = partial(_in_float32, rounded(visual, DTYPES[precision]), images)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     with torch.inference_mode():
         tokens = {name: work() for name, work in ways.items()}
@@ -135,15 +137,19 @@ def bound(visual: Any, image: Tensor, plain_seconds: float) -> dict[str, Any]:
     }
 
 
+def _in_float32(visual: Any, images: Tensor) -> Tensor:
+    return gem_tokens(visual, images).float()
+
+
 def _rounded_figures(tokens: dict[str, Tensor], seconds: dict[str, float]) -> dict[str, float]:
-    """Of bfloat16, where it was measured."""
-    if "segray_bf16" not in tokens:
-        return {}
-    cosines = F.cosine_similarity(tokens["segray_bf16"], tokens["plain"], dim=-1)
-    return {
-        "ratio_bf16": seconds["plain_batched"] / seconds["segray_bf16"],
-        "mean_cosine_bf16": float(cosines.mean()),
-    }
+    """Of reduced precision, where it was measured."""
+    figures = {}
+    for name in _REDUCED:
+        if f"segray_{name}" in tokens:
+            cosines = F.cosine_similarity(tokens[f"segray_{name}"], tokens["plain"], dim=-1)
+            figures[f"ratio_{name}"] = seconds["plain_batched"] / seconds[f"segray_{name}"]
+            figures[f"mean_cosine_{name}"] = float(cosines.mean())
+    return figures
 
 
 @click.command("gem", cls=Benchmark, help=__doc__)
@@ -167,8 +173,10 @@ def main(model: str, size: int, images: int, rounds: int, device: str, seed: int
     click.echo(f"{model}, {size} x {size}, {device}\n")
     click.echo(table(["", "seconds an image"], rows))
     click.echo(f"\nratio {found['ratio']:.2f}, batched {found['ratio_batched']:.2f}")
-    if "ratio_bf16" in found:
-        click.echo(f"in bf16 {found['ratio_bf16']:.2f}, mean cosine {found['mean_cosine_bf16']:.5f}")
+    for name in _REDUCED:
+        if f"ratio_{name}" in found:
+            cosine = found[f"mean_cosine_{name}"]
+            click.echo(f"in {name} {found[f'ratio_{name}']:.2f}, mean cosine {cosine:.5f}")
     click.echo(
         f"{found['gflop']['segray']:.0f} of the peer's {found['gflop']['plain']:.0f} GFLOP an image; at "
         f"{found['gflop_per_s']:.0f} GFLOP/s and nothing else, ratio {found['best_ratio']:.2f}"

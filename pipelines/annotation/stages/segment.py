@@ -34,7 +34,6 @@ _OPTIONS = {
     "crop_overlap_ratio",
     "crop_n_points_downscale_factor",
     "min_mask_region_area",
-    "precision",
 }
 
 
@@ -95,9 +94,11 @@ def mask_generator(sam: Sam, config: SamModel) -> MaskGenerator:
     Raises:
         ValueError: options that contradict each other.
     """
+    from segray.models.precision import resolve_precision
     from segray.models.sam.generator import SAM_MODELS, MaskGenerator
 
     options = config.model_dump(include=_OPTIONS)
+    options["precision"] = resolve_precision(config.precision, sam.device.type)
     options["compiled"] = config.compile
     defaults = SAM_MODELS[config.model]
     for name in ("points_per_side", "pred_iou_thresh", "stability_score_thresh"):

@@ -13,7 +13,7 @@ from segray.pipelines.config.shared import Classes, GrowConfig, Images
 _Channel = Annotated[int, Field(ge=0, le=255)]
 _Colour = Shown("R,G,B", "3 whole numbers from 0 to 255")
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 TEMPLATE_SETS = ("single", "imagenet80")
 """Names of built-in sets of prompt templates."""
@@ -74,8 +74,8 @@ class SamModel(Config):
     """In the crops of layer i, points_per_side is divided by this to the power of i."""
     min_mask_region_area: int = Field(default=0, ge=0)
     """Remove holes and islands with fewer pixels from each mask; 0: keep masks unchanged."""
-    precision: Precision = "fp32"
-    """Precision of SAM's large matrix products; bf16 and fp16 are for GPUs and change masks slightly."""
+    precision: Precision = "auto"
+    """Precision of SAM's large matrix products; auto: fp16 on a GPU, fp32 on a CPU, what it was on resume."""
     compile: Annotated[bool, RunOnly] = False
     """Compile SAM with torch.compile, which takes minutes: for long runs on GPUs."""
 
@@ -103,8 +103,8 @@ class ClipModel(Config):
     """Temperature of the self-self attention; null: the adaptive temperature of GEM."""
     image_size: int | None = Field(default=None, ge=32, le=4096)
     """Images are resized to a square of this side for CLIP, in pixels; null: the model's default."""
-    precision: Precision = "fp32"
-    """Precision of CLIP's image tower; bf16 and fp16 are for GPUs. Pooling and scores stay in fp32."""
+    precision: Precision = "auto"
+    """Precision of CLIP's image tower; auto as in sam.precision. Pooling and scores stay in fp32."""
 
 
 class ClipConfig(Pool, ClipModel):

@@ -56,7 +56,12 @@ def test_a_provenance_is_translated(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     assert previous.current_provenance(record) == {
         "sam": {"model": "small", "sha256": "5a"},
-        "config": {"image.background_color": [1, 2, 3], "sam.model": "small", "label.threshold": 0.0},
+        "config": {
+            "image.background_color": [1, 2, 3],
+            "sam.model": "small",
+            "sam.precision": "fp32",
+            "label.threshold": 0.0,
+        },
     }
     assert previous.current_provenance({}) == {}
 

@@ -102,19 +102,21 @@ def test_a_record_without_a_configuration_differs_in_everything() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "default", "given"),
+    ("key", "then", "now"),
     [
         ("image.reduce_jpeg", False, True),
         ("sam.precision", "fp32", "bf16"),
         ("clip.precision", "fp32", "fp16"),
     ],
 )
-def test_a_key_that_is_younger_than_the_label_set_had_its_default(key: str, default: Any, given: Any) -> None:
+def test_a_key_younger_than_the_label_set_is_what_was_done_then(key: str, then: Any, now: Any) -> None:
     old = record()
     del old["config"][key]
-    assert differences(old, record(), AnnotateConfig) == []
-    said = [f"{key}: {default!r} -> {given!r}"]
-    assert differences(old, record(f"{key}={str(given).lower()}"), AnnotateConfig) == said
+    others = [f"{name}.precision=fp32" for name in ("sam", "clip") if key != f"{name}.precision"]
+    old["config"] |= {word.split("=")[0]: "fp32" for word in others}
+    assert differences(old, record(*others, f"{key}={str(then).lower()}"), AnnotateConfig) == []
+    expected = [f"{key}: {then!r} -> {now!r}"]
+    assert differences(old, record(*others, f"{key}={str(now).lower()}"), AnnotateConfig) == expected
 
 
 def test_the_refusal_names_the_folder_each_difference_and_what_to_do() -> None:

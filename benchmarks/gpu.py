@@ -1,0 +1,229 @@
+"""What a GPU does, in one program of at most 150 seconds: the most important parts first.
+
+    python -m benchmarks.gpu
+    python -m benchmarks.gpu --seconds 60 --seed 3
+
+`kernels`: do segray's kernels agree with the eager path, and how far is each from fp32. `parts`: the
+encoder per image and the decoder per 1,024 prompts. `vit_b_375` and so on: everything mode, with the random
+weights and drawn outputs of `benchmarks.masks`, so that times are real and masks are not; `ratio` is the
+seconds per image of `SamAutomaticMaskGenerator` in fp32 over segray's. `masks`: the built-in model, whose
+masks are real, against upstream's in fp32. `gem`: as `benchmarks.gem`. The record is written after each part,
+so that a run that is cut short still counts; parts for which no time is left are listed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
+from torch import Tensor
+
+from benchmarks import gem, masks
+from benchmarks.common import Benchmark, circumstances, clocked, fresh, write_result
+from segray.models.precision import DTYPES, Precision, rounded
+from segray.models.sam.decoder import MaskDecoder
+from segray.models.sam.encoder import encode_images
+from segray.models.sam.fused.check import disagreement, rms
+from segray.models.sam.fused.config import FusedConfig, configuration
+from segray.models.sam.fused.selection import FusedSam, build
+from segray.models.sam.generator import MaskGenerator
+from segray.models.sam.geometry import Rgb
+from segray.pipelines.scenes.picture_book import draw_scene
+
+_PROMPTS, _BATCH, _ROWS, _ROUNDS = 1024, 4, 48, 5
+
+Part = Callable[[], dict[str, Any]]
+
+
+def official(model: str, seed: int) -> Any:
+    """A SAM of a released size with random weights, on the GPU, relative positions included."""
+    torch.manual_seed(seed)
+    sam = sam_model_registry[model]().eval()
+    with torch.no_grad():
+        for block in sam.image_encoder.blocks:
+            block.attn.rel_pos_h.normal_(0, 0.1)
+            block.attn.rel_pos_w.normal_(0, 0.1)
+        sam.image_encoder.pos_embed.normal_(0, 0.3)
+    return sam.cuda()
+
+
+def kernels(seed: int) -> dict[str, Any]:
+    """Errors of the eager path and of the kernels, both fp16, as a fraction of fp32's root mean square."""
+    sam = official("vit_b", seed)
+    fused = _fused(sam)
+    problem = disagreement(sam, fused, torch.float16)
+    images = torch.randn(1, 3, 1024, 1024, device="cuda")
+    truth = encode_images(sam.image_encoder, images)
+    eager = encode_images(sam.image_encoder, images, rounded(sam.image_encoder, torch.float16))
+    points = torch.rand(64, 2, dtype=torch.float64, device="cuda") * 1024
+    results = {"embedding": (truth, eager, fused.encode(images))}
+    ways = [_all_masks(decoder, truth[0], points) for decoder in (MaskDecoder(sam), fused.decoder.eager)]
+    ours = fused.decoder.decode(truth[0], fused.decoder.prompts(points), _ROWS, 0.0)
+    results |= {name: (ways[0][k], ways[1][k], ours[k]) for k, name in enumerate(("logits", "predicted_iou"))}
+    errors = {
+        name: {"eager": rms(e - t) / rms(t), "kernels": rms(k - t) / rms(t)}
+        for name, (t, e, k) in results.items()
+    }
+    return {"agree": problem is None, "problem": problem, "errors": errors, "config": asdict(_config())}
+
+
+def parts(seed: int) -> dict[str, Any]:
+    """Milliseconds of the encoder per image and of the decoder per 1,024 prompts, kernels and eager path."""
+    sam = official("vit_b", seed)
+    fused, half = _fused(sam), torch.float16
+    images, trunk = torch.randn(_BATCH, 3, 1024, 1024, device="cuda"), rounded(sam.image_encoder, half)
+    embedding, decoder = fused.encode(images)[0], fused.decoder
+    prompts = decoder.prompts(torch.rand(_PROMPTS, 2, dtype=torch.float64, device="cuda") * 1024)
+    tokens, eager = decoder.eager.image_tokens(embedding), decoder.eager
+    return {
+        "encoder_ms": {
+            "kernels": milliseconds(lambda: fused.encode(images)) / _BATCH,
+            "eager_fp16": milliseconds(lambda: encode_images(sam.image_encoder, images, trunk)) / _BATCH,
+        },
+        "decoder_ms": {
+            "kernels": milliseconds(lambda: decoder.all_masks(embedding, prompts, _ROWS)),
+            "eager_fp16": milliseconds(
+                lambda: [eager.all_masks(tokens, p, _ROWS) for p in prompts.split(256)]
+            ),
+        },
+    }
+
+
+def everything(
+    model: str, shape: tuple[int, int], images: int, precisions: Sequence[Precision], seed: int
+) -> dict[str, Any]:
+    """Images per second of everything mode, and upstream's seconds for one image."""
+    sam = official(model, seed)
+    height, width = shape
+    drawn = [draw_scene(seed, k, max(shape)).image[:height, :width] for k in range(4)]
+    pictures: list[Rgb] = [np.ascontiguousarray(image) for image in drawn]
+    with masks.DrawnOutputs(seed, "cuda").instead_of(sam):
+        upstream = SamAutomaticMaskGenerator(sam)
+        upstream.generate(pictures[0])
+        peer = fmean(clocked(partial(upstream.generate, image), "cuda")[1] for image in pictures[:2])
+        ways = {
+            name: _rate(MaskGenerator(sam, precision=name), pictures, images, peer) for name in precisions
+        }
+    return {"upstream_seconds": peer, "images": images, "ways": ways}
+
+
+def real_masks(seed: int) -> dict[str, Any]:
+    """The built-in model in fp32 and fp16 beside upstream in fp32."""
+    run = masks.Run("builtin", (256, 256), 32, seed, "cuda", ("fp32", "fp16"), False)
+    found = masks.compare(run)
+    keys = ("ratio", "images_per_second", "mean_matched_iou", "identical_masks", "changed_counts")
+    ways = {name: {key: way[key] for key in keys} for name, way in found["precisions"].items()}
+    return {"upstream_masks": sum(found["upstream_masks"]), "ways": ways}
+
+
+def gem_features(seed: int) -> dict[str, Any]:
+    """ViT-B/16 at 448 px."""
+    import open_clip
+
+    torch.manual_seed(seed)
+    model = open_clip.create_model("ViT-B-16", pretrained=None, pretrained_image=False)
+    return gem.measure(model.visual.eval().cuda(), torch.randn(16, 3, 448, 448, device="cuda"), 5)
+
+
+def milliseconds(work: Callable[[], Any]) -> float:
+    """The median of some rounds between two events on the device."""
+    work()
+    times = []
+    for _ in range(_ROUNDS):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return median(times)
+
+
+def _rate(generator: MaskGenerator, pictures: list[Rgb], images: int, peer: float) -> dict[str, float]:
+    every = (pictures * images)[:images]
+    generator.generate(every[:8])
+    torch.cuda.reset_peak_memory_stats()
+    segments, seconds = clocked(partial(generator.generate, every), "cuda")
+    return {
+        "images_per_second": images / seconds,
+        "ratio": peer * images / seconds,
+        "masks": fmean(map(len, segments)),
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
+    }
+
+
+def _all_masks(decoder: MaskDecoder, embedding: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    return decoder.all_masks(decoder.image_tokens(embedding), decoder.prompts(points), _ROWS)
+
+
+def _config() -> FusedConfig:
+    return configuration(torch.cuda.get_device_name())
+
+
+def _fused(sam: Any) -> FusedSam:
+    return build(sam, DTYPES["fp16"], 0.0, _config())
+
+
+def plan(seed: int) -> dict[str, Part]:
+    """All parts, the most important first."""
+
+    def run(model: str, shape: tuple[int, int], images: int, *precisions: Precision) -> Part:
+        return partial(everything, model, shape, images, precisions, seed)
+
+    return {
+        "kernels": partial(kernels, seed),
+        "parts": partial(parts, seed),
+        "vit_b_375": run("vit_b", (375, 500), 48, "fp16", "fp32"),
+        "masks": partial(real_masks, seed),
+        "vit_b_1080": run("vit_b", (1080, 1920), 24, "fp16"),
+        "gem": partial(gem_features, seed),
+        "vit_l_375": run("vit_l", (375, 500), 24, "fp16"),
+        "vit_h_375": run("vit_h", (375, 500), 24, "fp16"),
+    }
+
+
+@click.command("gpu", cls=Benchmark, help=__doc__)
+@click.option("--seconds", default=150.0, show_default=True, help="Start no part after so many.")
+@click.option("--part", "chosen", multiple=True, help="Only these parts.")
+@click.option("--seed", default=11, show_default=True, callback=fresh, type=int)
+@click.option("--out", default=None, type=click.Path(path_type=Path), help="JSON file.")
+def main(seconds: float, chosen: tuple[str, ...], seed: int, out: Path | None) -> None:
+    """Measure and record, part by part."""
+    if not torch.cuda.is_available():
+        raise click.UsageError("no GPU that torch can use")
+    record: dict[str, Any] = circumstances([seed]) | {"skipped": [], "failed": {}}
+    began = time.monotonic()
+    for name, part in plan(seed).items():
+        if chosen and name not in chosen:
+            continue
+        if time.monotonic() - began > seconds:
+            record["skipped"].append(name)
+            continue
+        _run(name, part, record)
+        write_result(out, record)
+        torch.cuda.empty_cache()
+    click.echo(f"wrote {write_result(out, record)}")
+
+
+def _run(name: str, part: Part, record: dict[str, Any]) -> None:
+    """One part, into the record; a failure is recorded too, so that the next part has its turn."""
+    start = time.monotonic()
+    try:
+        with torch.inference_mode():
+            record[name] = part()
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong on a GPU, the other parts count
+        record["failed"][name] = f"{type(error).__name__}: {error}"[:500]
+    click.echo(f"{name}: {time.monotonic() - start:.1f} s, {record.get(name) or record['failed'].get(name)}")
+
+
+if __name__ == "__main__":
+    main()

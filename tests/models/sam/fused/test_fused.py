@@ -1,0 +1,188 @@
+"""What surrounds the kernels: the formulas in float64, configurations, graphs, and when kernels are used."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from segray.models.sam.decoder import MaskDecoder
+from segray.models.sam.fused import formulas, selection
+from segray.models.sam.fused.config import (
+    TABLE,
+    DecoderConfig,
+    FusedConfig,
+    TileConfig,
+    configuration,
+    parsed,
+)
+from segray.models.sam.fused.graphs import Graphed
+from segray.models.sam.fused.selection import fused_sam
+from segray.models.sam.registry import build_sam
+from tests.models.sam.fused.models import small_decoder
+from tools.tune_kernels import add_row, candidates, merged, tuned
+
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
+
+def test_the_low_rank_form_is_exact() -> None:
+    """In float64, where nothing but a wrong formula is above 1e-12."""
+    pytest.importorskip("triton")
+    from segray.models.sam.fused.decoder import FusedDecoder
+
+    sam = small_decoder(64, 2, (5, 8))
+    sam.mask_decoder.double()
+    embedding, points = torch.randn(64, 5, 8).double(), torch.rand(3, 2).double() * 64
+    eager = MaskDecoder(sam, torch.float64)
+    hidden, tokens = eager._transform(eager.image_tokens(embedding), eager.prompts(points))
+    ours = FusedDecoder(sam, torch.float64, 0.0, DecoderConfig(asked_slots=8))
+    side, prompts, image = ours._prompts, ours.prompts(points), ours._image(embedding)
+    first = side.first(prompts, image)
+    c1, rstd1, read = formulas.first_block(
+        image, first, ours._image.pk, side.columns(first.rows, 1), ours._eps[0], 7
+    )
+    second = side.second(prompts, first, read)
+    pushed = (side.columns(first.rows, 4), second.rows[..., -32:])
+    positions = (ours._image.pq2, ours._image.pk3)
+    a2, rstd2, read = formulas.second_block(
+        image, first, second, (c1, rstd1), positions, pushed, ours._eps[1], 7
+    )
+    torch.testing.assert_close(side.hidden(second.tokens, read), hidden, rtol=0, atol=1e-6)
+    norm = sam.mask_decoder.transformer.layers[1].norm4
+    x = image.xu * (rstd1 * rstd2)[..., None] + (c1 * rstd2[..., None]) @ first.up
+    x = x + (a2 * rstd2[..., None]) @ second.up + ours._maps.up_bias
+    expected = sam.mask_decoder.output_upscaling[0](tokens.mT.unflatten(2, (5, 8)))
+    found = x.view(3, 5, 8, 2, 2, 16).permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert norm.eps == ours._eps[1]
+
+
+def test_a_decoder_of_another_build_is_refused() -> None:
+    pytest.importorskip("triton")
+    from segray.models.sam.fused.decoder import FusedDecoder
+
+    sam = small_decoder(64, 2, (4, 8))
+    sam.mask_decoder.transformer.layers[0].skip_first_layer_pe = False
+    with pytest.raises(ValueError, match="released SAM"):
+        FusedDecoder(sam, torch.float32, 0.0, DecoderConfig())
+
+
+# Configurations
+
+
+def test_an_unknown_gpu_takes_the_safe_row() -> None:
+    assert configuration("a GPU of tomorrow") == FusedConfig()
+
+
+def test_the_table_has_what_its_rows_say() -> None:
+    for gpu, row in json.loads(TABLE.read_text()).items():
+        config = configuration(gpu)
+        assert merged(asdict(config), row) == asdict(config)
+        assert config != FusedConfig()
+
+
+@pytest.mark.parametrize(("tile", "length", "fits"), [(128, 4096, 128), (128, 576, 64), (64, 40, 8)])
+def test_tiles_divide_an_image(tile: int, length: int, fits: int) -> None:
+    assert TileConfig(tile).fitting(length) == fits
+
+
+# Tuning
+
+
+def test_tuning_keeps_the_fastest_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part starts from the best of those before it; what fails is left out."""
+    times = {(64, 64): 9.0, (32, 64): 7.0, (128, 64): None, (32, 16): 8.0, (32, 32): 5.0}
+
+    def attempt(values: dict[str, Any]) -> float | None:
+        return times[values["a"]["tile"], values["b"]["tile"]]
+
+    monkeypatch.setattr("tools.tune_kernels.attempt", attempt)
+    parts = {
+        name: [{name: {"tile": tile}} for tile in tiles]
+        for name, tiles in [("a", (32, 128)), ("b", (16, 32))]
+    }
+    found = [(part, taken) for part, _, taken in tuned({"a": {"tile": 64}, "b": {"tile": 64}}, parts)]
+    assert found == [("start", 9.0), ("a", 7.0), ("a", None), ("b", 8.0), ("b", 5.0)]
+
+
+def test_a_row_is_added_beside_the_others(tmp_path: Path) -> None:
+    table = tmp_path / "table.json"
+    for gpu in ("one", "other"):
+        add_row(table, gpu, {"decoder": {"prompts": 256}})
+    assert json.loads(table.read_text()).keys() == {"one", "other"}
+
+
+def test_every_candidate_is_a_configuration() -> None:
+    safe = asdict(FusedConfig())
+    for changes in candidates().values():
+        for change in changes:
+            assert merged(asdict(parsed(FusedConfig, merged(safe, change))), change) == merged(safe, change)
+
+
+# Graphs
+
+
+def test_without_a_gpu_a_function_is_called_as_it_is() -> None:
+    calls = []
+
+    def double(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        calls.append(x.shape)
+        return (2 * x,)
+
+    graphed = Graphed(double, limit=1)
+    assert graphed(torch.ones(3))[0].tolist() == [2, 2, 2]
+    assert len(calls) == 1
+
+
+# Choosing
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_cpu_and_float32_take_the_eager_path(dtype: torch.dtype) -> None:
+    sam, _ = build_sam("builtin")
+    assert fused_sam(sam, dtype, 0.5) is None
+    gpu = SimpleNamespace(device=torch.device("cuda"))
+    assert fused_sam(gpu, torch.float32, 0.5) is None
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A SAM that is said to be on a GPU."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA T0")
+    return SimpleNamespace(device=torch.device("cuda"))
+
+
+def test_kernels_that_agree_are_used(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: Any = SimpleNamespace()
+    monkeypatch.setattr(selection, "build", lambda *_: built)
+    monkeypatch.setattr("segray.models.sam.fused.check.disagreement", lambda *_: None)
+    assert fused_sam(gpu, torch.float16, 0.5) is built
+
+
+def test_kernels_that_disagree_are_not(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(selection, "build", lambda *_: "kernels")
+    monkeypatch.setattr("segray.models.sam.fused.check.disagreement", lambda *_: "logits are off by 3")
+    with caplog.at_level(logging.WARNING):
+        assert fused_sam(gpu, torch.float16, 0.5) is None
+    assert caplog.messages == ["SAM takes its eager path on NVIDIA T0: logits are off by 3"]
+
+
+def test_kernels_that_do_not_compile_are_not(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of shared memory\nand a long tale")
+
+    monkeypatch.setattr(selection, "build", fail)
+    with caplog.at_level(logging.WARNING):
+        assert fused_sam(gpu, torch.float16, 0.5) is None
+    assert caplog.messages == ["SAM takes its eager path on NVIDIA T0: RuntimeError: out of shared memory"]
