@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 import uuid
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -29,10 +30,37 @@ BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 _CHUNK = 1 << 20
 _TIMEOUT_S = 30
 _SHOWN = 3
+_LOG = logging.getLogger(__name__)
 
 
 class WeightsError(ValueError):
     """Weights that cannot be found, fetched, trusted or loaded; one line that says what to do."""
+
+
+class UnavailableError(WeightsError):
+    """Weights that are neither on this machine nor fetchable; its arguments are the reason and the remedy."""
+
+    def __str__(self) -> str:
+        return "; ".join(self.args)
+
+    def for_model(self, option: str) -> WeightsError:
+        """The same reason, with the remedies for the model of `segray annotate` that `option` sets.
+
+        Args:
+            option: `sam` or `clip`.
+        """
+        return WeightsError(
+            f"no weights for {option}.model: {self.args[0]}; fetch the files elsewhere and give their local "
+            "paths, sam.weights=FILE clip.weights=FILE (see docs/real-models.md), or try segray offline with "
+            "sam.model=builtin clip.model=builtin"
+        )
+
+    @property
+    def offline(self) -> bool:
+        """Whether the Hugging Face hub cannot be reached; another file name would only wait again."""
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        return isinstance(self.__cause__, LocalEntryNotFoundError)
 
 
 @dataclass(frozen=True)
@@ -53,7 +81,8 @@ def resolve(spec: str, *, sha256: str | None = None, cache_dir: Path | None = No
         cache_dir: where URLs are kept, default `$SEGRAY_CACHE` or `~/.cache/segray`.
 
     Raises:
-        WeightsError: no such file, no network, or other bytes than expected.
+        UnavailableError: the URL or repository cannot be fetched.
+        WeightsError: no such file, or other bytes than expected.
     """
     if spec.startswith("builtin:"):
         path, sha256 = _builtin(spec), sha256 or _builtin_sha256(spec)
@@ -179,6 +208,7 @@ def _cached(url: str, sha256: str | None, cache_dir: Path | None) -> Path:
     target = root / "weights" / hashlib.sha256(url.encode()).hexdigest()[:12] / name
     if target.exists():
         return target
+    _LOG.warning("downloading %s to %s", url, target)
     # A unique temporary name: several processes may fetch the same file at once.
     temporary = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
@@ -187,7 +217,7 @@ def _cached(url: str, sha256: str | None, cache_dir: Path | None) -> Path:
         temporary.replace(target)
     except (OSError, http.client.HTTPException, ValueError) as error:
         by_hand = f"fetch it by hand and put it at {target}, or give a local path as the weights"
-        raise WeightsError(f"cannot download {url}: {_line(error)}; {by_hand}") from error
+        raise UnavailableError(f"cannot download {url}: {_line(error)}", by_hand) from error
     finally:
         temporary.unlink(missing_ok=True)
     return target
@@ -221,12 +251,22 @@ def _from_hub(spec: str, cache_dir: Path | None) -> Path:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     repo, _, filename = spec.removeprefix("hf-hub:").partition(":")
     filename = filename or "model.safetensors"
+    _announce_hub_download(repo, filename, cache_dir)
     try:
         return Path(hf_hub_download(repo, filename, cache_dir=cache_dir))
     except Exception as error:  # the client lets errors of several HTTP libraries through
         by_hand = "go online once, or fetch it by hand and give its local path as the weights"
-        message = f"cannot get {filename} of the Hugging Face repository {repo}: {_line(error)}; {by_hand}"
-        raise WeightsError(message) from error
+        reason = f"cannot get {filename} of the Hugging Face repository {repo}: {_line(error)}"
+        raise UnavailableError(reason, by_hand) from error
+
+
+def _announce_hub_download(repo: str, filename: str, cache_dir: Path | None) -> None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    with suppress(HFValidationError):  # the download itself reports a malformed repository name
+        if not isinstance(try_to_load_from_cache(repo, filename, cache_dir=cache_dir), str):
+            _LOG.warning("downloading %s of the Hugging Face repository %s", filename, repo)
 
 
 def _read_safetensors(path: Path) -> Any:

@@ -1,176 +1,162 @@
-"""Where the values of the next trial come from: at random, from a grid, or from Optuna.
+"""Propose the values of the next trial: from a grid, at random, or by Optuna.
 
-What is proposed depends on the seed, the split, the trial's number and the trials so far, and on nothing that
-a process would have to remember: a search that was killed goes on as if it had not been.
+A proposal depends on the seed, the split and the split's trials so far, whose records are in the search's
+folder. Each proposal therefore fills an Optuna study from these records and asks it: a search that was killed
+continues as if it had not been, on any storage. Optuna's `JournalStorage` does not: with a last line that was
+cut short by a crash, the next `ask` fails, and its file must be on a local disk.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal
 
 from segray.pipelines.config.search_space import Dimension, text
 from segray.pipelines.errors import UserError
+from segray.tuning.records import Trial, Values
 
 if TYPE_CHECKING:
     import optuna
 
-Values = dict[str, str]
-"""Values by key, as one writes them."""
-
 STARTUP = 5
-"""Trials of a split that Optuna draws at random before it trusts what it has learnt."""
+"""Trials of a split that are drawn at random before Optuna's model is used."""
 _DIGITS = 4
+"""Significant digits of a drawn number: further digits have no effect, and only fill tables and files."""
 _ATTEMPTS = 200
+_STATES = {"done": "COMPLETE", "diverged": "COMPLETE", "stopped": "PRUNED", "running": "RUNNING"}
+"""What a trial is to Optuna. It is not told of crashed trials."""
 
 
 @dataclass(frozen=True)
-class Past:
-    """A trial so far, as a proposer sees it.
+class Proposer:
+    """Proposes values for one split.
 
-    Attributes:
-        score: mIoU; None where there is none.
-        curve: (epoch, mIoU) of its first run.
-        state: "done", "stopped", "failed" or "running".
-    """
-
-    values: Values
-    score: float | None
-    curve: Sequence[tuple[float, float]]
-    state: str
-
-
-class Proposer(Protocol):
-    """Names the values of a trial."""
-
-    def propose(self, number: int, past: Sequence[Past]) -> Values | None:
-        """Values of the trial with this number, from 0, of its split; None: there is no such trial."""
-        ...
-
-
-def make_proposer(algorithm: str, dimensions: Sequence[Dimension], seed: int, split: str) -> Proposer:
-    """The proposer of one split.
+    Args:
+        algorithm: "optuna" is its tree-structured Parzen estimator (TPE).
+        dimensions: the searched keys.
+        seed: of the search.
+        split: the value of `data.labelled`.
 
     Raises:
         UserError: a grid over a range, or Optuna is not installed.
     """
-    if algorithm == "grid":
-        return GridProposer(dimensions)
-    if algorithm == "random":
-        return RandomProposer(dimensions, seed, split)
-    return OptunaProposer(dimensions, seed, split)
 
+    algorithm: Literal["optuna", "random", "grid"]
+    dimensions: Sequence[Dimension]
+    seed: int
+    split: str
 
-class GridProposer:
-    """Every combination, the last key changing fastest."""
+    def __post_init__(self) -> None:
+        if self.algorithm != "grid":
+            _require_optuna()
+        elif ranges := [dimension.key for dimension in self.dimensions if not dimension.listed]:
+            raise UserError(
+                f"search.algorithm=grid: space.{ranges[0]} is a range; use grid(A,B,...) or another algorithm"
+            )
 
-    def __init__(self, dimensions: Sequence[Dimension]) -> None:
-        for one in dimensions:
-            if not one.listed:
-                raise UserError(
-                    f"search.algorithm=grid: space.{one.key} is a range; give grid(A,B,...), "
-                    "or another algorithm"
-                )
-        self._dimensions = dimensions
+    def propose(self, trials: Sequence[Trial]) -> Values | None:
+        """Values that no trial of the split has yet; None: there are none left.
 
-    def propose(self, number: int, past: Sequence[Past]) -> Values | None:  # noqa: ARG002  tried or not
-        """The first combination that was not tried."""
-        tried = [one.values for one in past]
-        return next((values for values in combinations(self._dimensions) if values not in tried), None)
+        The same values with the same seeds would only give the same score again.
 
+        Args:
+            trials: of the split so far.
+        """
+        tried = [trial.values for trial in trials]
+        candidates = combinations(self.dimensions) if self.algorithm == "grid" else self._draws(trials)
+        return next((values for values in candidates if values not in tried), None)
 
-class RandomProposer:
-    """Independent draws; the combinations of grid(...) are taken in turn, each as often as the others."""
+    def _draws(self, trials: Sequence[Trial]) -> Iterator[Values]:
+        """Optuna's best guess first. Then random draws, with the points of grid(...) in turn."""
+        import optuna
 
-    def __init__(self, dimensions: Sequence[Dimension], seed: int, split: str) -> None:
-        self._drawn = [one for one in dimensions if one.kind != "grid"]
-        self._points = list(combinations([one for one in dimensions if one.kind == "grid"]))
-        self._seed, self._split = seed, split
-
-    def propose(self, number: int, past: Sequence[Past]) -> Values | None:
-        """The draw with this number; another, where that one was tried; None where all seem to have been."""
-        tried = [one.values for one in past]
-        fixed = self._points[number % len(self._points)]
+        number = len(trials)
+        if self.algorithm == "optuna":
+            sampler = optuna.samplers.TPESampler(
+                n_startup_trials=STARTUP, multivariate=True, constant_liar=True, seed=self._seed(number)
+            )
+            yield self._ask(sampler, trials, {})
+        points = list(combinations([dimension for dimension in self.dimensions if dimension.kind == "grid"]))
         for attempt in range(_ATTEMPTS):
-            rng = np.random.default_rng([number_seed(self._seed, self._split, number), attempt])
-            values = {**fixed, **{one.key: draw(one, rng) for one in self._drawn}}
-            if values not in tried:
-                return values
+            random = optuna.samplers.RandomSampler(self._seed(number, attempt))
+            yield self._ask(random, (), points[number % len(points)])
+
+    def _ask(
+        self, sampler: optuna.samplers.BaseSampler, trials: Sequence[Trial], fixed: Mapping[str, str]
+    ) -> Values:
+        import optuna
+
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        study.add_trials([known for trial in trials if (known := frozen_trial(self.dimensions, trial))])
+        if fixed:
+            study.enqueue_trial(dict(fixed))
+        params = study.ask(_distributions(self.dimensions)).params
+        return {dimension.key: _written(dimension, params[dimension.key]) for dimension in self.dimensions}
+
+    def _seed(self, *numbers: int) -> int:
+        """Different for each draw, the same on every machine."""
+        return zlib.crc32("/".join(map(str, (self.seed, self.split, *numbers))).encode())
+
+
+def frozen_trial(dimensions: Sequence[Dimension], trial: Trial) -> optuna.trial.FrozenTrial | None:
+    """A trial for an Optuna study; None if it crashed, or its values are outside of the space.
+
+    A trial whose loss diverged counts with the worst score.
+    """
+    import optuna
+
+    params = {
+        dimension.key: _read(dimension, trial.values.get(dimension.key, "")) for dimension in dimensions
+    }
+    if trial.state not in _STATES or None in params.values():
+        return None
+    scores = {"done": trial.score, "diverged": 0.0}
+    return optuna.trial.create_trial(
+        state=optuna.trial.TrialState[_STATES[trial.state]],
+        params=params,
+        distributions=_distributions(dimensions),
+        value=scores.get(trial.state),
+        intermediate_values={round(epoch): miou for run in trial.runs[:1] for epoch, miou in run.curve},
+    )
+
+
+def combinations(dimensions: Sequence[Dimension]) -> Iterator[Values]:
+    """Every combination of listed values, the last key changing fastest; one empty one of no dimension."""
+    names = [dimension.key for dimension in dimensions]
+    for values in itertools.product(*(dimension.values for dimension in dimensions)):
+        yield dict(zip(names, values, strict=True))
+
+
+def as_number(written: str) -> float | None:
+    """The number that a value is, or None."""
+    try:
+        return float(written)
+    except ValueError:
         return None
 
 
-class OptunaProposer:
-    """Optuna's tree-structured Parzen estimator, over what the split's trials have shown.
-
-    Raises:
-        UserError: Optuna is not installed.
-    """
-
-    def __init__(self, dimensions: Sequence[Dimension], seed: int, split: str) -> None:
-        require_optuna()
-        self._dimensions, self._seed, self._split = dimensions, seed, split
-        self._space = {one.key: _distribution(one) for one in dimensions}
-        self._other = RandomProposer(dimensions, seed, split)
-
-    def propose(self, number: int, past: Sequence[Past]) -> Values | None:
-        """What is likeliest to do better than the best of the past."""
-        import optuna
-
-        sampler = optuna.samplers.TPESampler(
-            n_startup_trials=STARTUP,
-            multivariate=True,
-            constant_liar=True,
-            seed=number_seed(self._seed, self._split, number),
-        )
-        study = optuna.create_study(direction="maximize", sampler=sampler)
-        for one in past:
-            if (trial := self._trial(one)) is not None:
-                study.add_trial(trial)
-        asked = study.ask(self._space).params
-        values = {one.key: _written(one, asked[one.key]) for one in self._dimensions}
-        # The same values with the same seeds would give the same score.
-        tried = values in [one.values for one in past]
-        return self._other.propose(number, past) if tried else values
-
-    def _trial(self, past: Past) -> optuna.trial.FrozenTrial | None:
-        """A trial as Optuna keeps it; None where its values are outside of the space."""
-        import optuna
-
-        states = {
-            "done": optuna.trial.TrialState.COMPLETE,
-            "stopped": optuna.trial.TrialState.PRUNED,
-            "running": optuna.trial.TrialState.RUNNING,
-        }
-        params = {one.key: _read(one, past.values.get(one.key, "")) for one in self._dimensions}
-        if past.state not in states or any(value is None for value in params.values()):
-            return None
-        return optuna.trial.create_trial(
-            state=states[past.state],
-            params=params,
-            distributions=self._space,
-            value=past.score if past.state == "done" else None,
-            intermediate_values={round(epoch): miou for epoch, miou in past.curve},
-        )
+def written_value(value: object) -> str:
+    """A value of a configuration in the notation of the command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ",".join(map(written_value, value))
+    return text(value) if isinstance(value, int | float) else str(value)
 
 
-def require_optuna() -> None:
-    """Import it, without its own lines.
-
-    Raises:
-        UserError: it is not installed.
-    """
+def _require_optuna() -> None:
+    """Import Optuna, and silence its log."""
     try:
         import optuna
     except ImportError:
         raise UserError(
-            'search.algorithm=optuna needs Optuna: pip install "segray[tune]" '
-            "(without: search.algorithm=random or grid)"
+            'search.algorithm=optuna and random need Optuna: pip install "segray[tune]" '
+            "(without it: search.algorithm=grid)"
         ) from None
     import warnings
 
@@ -178,34 +164,8 @@ def require_optuna() -> None:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
-def combinations(dimensions: Sequence[Dimension]) -> Iterator[Values]:
-    """Every combination of listed values, the last key changing fastest; one empty one of no dimension."""
-    names = [one.key for one in dimensions]
-    for values in itertools.product(*(one.values for one in dimensions)):
-        yield dict(zip(names, values, strict=True))
-
-
-def number_seed(seed: int, split: str, number: int) -> int:
-    """A seed of its own for each trial, the same on every machine."""
-    return zlib.crc32(f"{seed}/{split}/{number}".encode())
-
-
-def draw(dimension: Dimension, rng: np.random.Generator) -> str:
-    """One value of a range or a list."""
-    if dimension.listed:
-        return dimension.values[int(rng.integers(len(dimension.values)))]
-    low, high = dimension.low, dimension.high
-    if dimension.kind == "loguniform":
-        return _number(dimension, math.exp(rng.uniform(math.log(low), math.log(high))))
-    if dimension.whole:
-        return text(int(rng.integers(int(low), int(high) + 1)))
-    return _number(dimension, float(rng.uniform(low, high)))
-
-
-def _number(dimension: Dimension, value: float) -> str:
-    """Four digits do: more would pretend to matter, in the table and in the file."""
-    rounded = round(value) if dimension.whole else float(f"{value:.{_DIGITS}g}")
-    return text(min(max(rounded, dimension.low), dimension.high))
+def _distributions(dimensions: Sequence[Dimension]) -> dict[str, optuna.distributions.BaseDistribution]:
+    return {dimension.key: _distribution(dimension) for dimension in dimensions}
 
 
 def _distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution:
@@ -219,38 +179,17 @@ def _distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution
     return optuna.distributions.FloatDistribution(dimension.low, dimension.high, log=log)
 
 
-def _written(dimension: Dimension, value: Any) -> str:
-    return value if dimension.listed else _number(dimension, float(value))
+def _written(dimension: Dimension, value: str | float) -> str:
+    if isinstance(value, str) or dimension.whole:
+        return str(value)
+    return text(min(max(float(f"{value:.{_DIGITS}g}"), dimension.low), dimension.high))
 
 
-def _read(dimension: Dimension, written: str) -> str | float | int | None:
-    """A value as Optuna has it; None where it is none of the space."""
+def _read(dimension: Dimension, written: str) -> str | float | None:
+    """A value as Optuna has it; None where it is outside of the space."""
     if dimension.listed:
         return written if written in dimension.values else None
     value = as_number(written)
     if value is None or not dimension.low <= value <= dimension.high:
         return None
     return int(value) if dimension.whole else value
-
-
-def as_number(written: str) -> float | None:
-    """The number that a value is, or None."""
-    try:
-        return float(written)
-    except ValueError:
-        return None
-
-
-def default_values(dimensions: Sequence[Dimension], standing: Mapping[str, Any]) -> Values:
-    """The values of trial 0: those that the configuration has, as one writes them."""
-    return {one.key: _plain(standing[one.key]) for one in dimensions}
-
-
-def _plain(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return ",".join(map(_plain, value))
-    return text(value) if isinstance(value, int | float) else str(value)

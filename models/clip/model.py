@@ -18,7 +18,7 @@ from segray.models.builtin.arch import CLIP_ARCH, CLIP_DEPTH, CLIP_INPUT, build_
 from segray.models.clip.towers import check_config
 from segray.models.clip.weights import OPENAI_MEAN, OPENAI_STD, Triple, find_weights
 from segray.models.precision import DTYPES, Precision
-from segray.models.weights import Checkpoint, WeightsError
+from segray.models.weights import Checkpoint, UnavailableError, WeightsError
 
 BUILTIN = "builtin"
 GEM_INPUT = 448
@@ -102,7 +102,10 @@ def build_clip(
     config = _config(model)
     # Before the weights, a possibly long download: this can fail where a package is missing.
     tokenizer = _tokenizer(model)
-    source = find_weights(model, weights, sha256)
+    try:
+        source = find_weights(model, weights, sha256)
+    except UnavailableError as error:
+        raise error.for_model("clip") from error
     config["quick_gelu"] = config.get("quick_gelu", False) or source.quick_gelu
     network = _network(model, config)
     _load(network, source.checkpoint, model)

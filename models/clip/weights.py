@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from segray.models import weights as files
-from segray.models.weights import Checkpoint, WeightsError
+from segray.models.weights import Checkpoint, UnavailableError, WeightsError
 
 Triple = tuple[float, float, float]
 
@@ -103,11 +103,13 @@ def _described(source: Source, preprocessing: Mapping[str, Any]) -> Source:
 def _hub_file(repo: str, filename: str, sha256: str | None) -> Checkpoint:
     """A repository's weights; without a filename one of open_clip's own names, the safe format first."""
     names = (filename,) if filename else _HUB_WEIGHTS
-    errors = []
+    errors: list[UnavailableError] = []
     for name in names:
         try:
             return files.resolve(f"hf-hub:{repo}:{name}", sha256=sha256)
-        except WeightsError as error:
+        except UnavailableError as error:
+            if error.offline:
+                raise
             errors.append(error)
     raise errors[0]
 

@@ -9,7 +9,7 @@ from segment_anything.build_sam import build_sam_vit_b, build_sam_vit_h, build_s
 from segment_anything.modeling import Sam
 
 from segray.models.builtin.arch import SAM_ARCH, build_builtin_sam
-from segray.models.weights import Checkpoint, WeightsError, load_into, read_card, resolve
+from segray.models.weights import Checkpoint, UnavailableError, WeightsError, load_into, read_card, resolve
 
 _OFFICIAL = "https://dl.fbaipublicfiles.com/segment_anything/"
 
@@ -78,7 +78,10 @@ def build_sam(model: str, weights: str | None = None, *, sha256: str | None = No
     entry = SAM_MODELS[model]
     if weights is None:
         weights, sha256 = entry.url, sha256 or entry.sha256
-    checkpoint = resolve(weights, sha256=sha256)
+    try:
+        checkpoint = resolve(weights, sha256=sha256)
+    except UnavailableError as error:
+        raise error.for_model("sam") from error
     sam = entry.build(checkpoint)
     load_into(sam, checkpoint, model)
     return sam.eval(), checkpoint

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from segray.models import weights as files
 from segray.models.segmenters.base import Segmenter
-from segray.models.weights import Checkpoint, WeightsError
+from segray.models.weights import Checkpoint, UnavailableError, WeightsError
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 """Names under which encoders are published on the Hugging Face hub, the safe format first."""
@@ -28,20 +28,13 @@ def find(weights: str) -> Checkpoint:
     first, *others = HUB_FILES
     try:
         return files.resolve(f"{weights}:{first}")
-    except WeightsError as error:
-        # Without a network every further name would only make the user wait again.
-        if _offline(error):
+    except UnavailableError as error:
+        if error.offline:
             raise
         for name in others:
             with suppress(WeightsError):
                 return files.resolve(f"{weights}:{name}")
         raise
-
-
-def _offline(error: WeightsError) -> bool:
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    return isinstance(error.__cause__, LocalEntryNotFoundError)
 
 
 def load_encoder(segmenter: Segmenter, checkpoint: Checkpoint, network: str) -> None:

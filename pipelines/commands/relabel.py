@@ -79,6 +79,7 @@ def execute(config: RelabelConfig) -> LabelSetResult:
     source = LabelStore(config.labels)
     if storage.join(config.labels) == storage.join(config.out):
         raise UserError("out must differ from labels: relabel never changes the label set that it reads")
+    config = _with_stored_templates(config, source)
     prepare_output(config.out)
     target = _prepare(config, source)
     tally = Tally()
@@ -93,6 +94,15 @@ def execute(config: RelabelConfig) -> LabelSetResult:
         record = summarise(store, target.record, tally, time.monotonic() - began)
         write_run(config.out, record)
     return LabelSetResult.of(record, config.out)
+
+
+def _with_stored_templates(config: RelabelConfig, source: LabelStore) -> RelabelConfig:
+    """The configuration with the prompt templates of the label set, unless the user names some."""
+    if "templates" in config.label.model_fields_set:
+        return config
+    stored = current_provenance(source.provenance)["config"]["label.templates"]
+    templates = stored if isinstance(stored, str) else tuple(stored)
+    return config.model_copy(update={"label": config.label.model_copy(update={"templates": templates})})
 
 
 def _prepare(config: RelabelConfig, source: LabelStore) -> _Target:

@@ -1,4 +1,4 @@
-"""What `segray tune` searches: a range or a list of values for a configuration key, as one writes it."""
+"""The search space of `segray tune`: a range or a list of values per configuration key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, cast
 
 from pydantic import ValidationError
 
@@ -16,9 +16,9 @@ from segray.pipelines.config.schema import Config, Key, keys
 from segray.pipelines.errors import UserError
 
 SPLIT = "data.labelled"
-"""The key whose values are families of their own."""
+"""The key whose values each have a search of their own."""
 THRESHOLD = "label.threshold"
-"""The one key that is not of training: each value is a relabelled label set."""
+"""The only key that is not one of training: each value is a relabelled label set."""
 FORMS = "uniform(LOW,HIGH), loguniform(LOW,HIGH), choice(A,B,...), grid(A,B,...)"
 
 Kind = Literal["uniform", "loguniform", "choice", "grid"]
@@ -27,12 +27,13 @@ _FORM = re.compile(r"\s*(uniform|loguniform|choice|grid)\s*\((.*)\)\s*", re.DOTA
 
 @dataclass(frozen=True)
 class Dimension:
-    """One key that is searched.
+    """A key that is searched.
 
     Attributes:
-        key: dotted, of `segray train`, or `THRESHOLD`.
-        low: of uniform and loguniform, as is `high`.
-        values: of choice and grid, as they are written.
+        key: a dotted key of `segray train`, or `THRESHOLD`.
+        low: minimum of uniform and loguniform.
+        high: their maximum.
+        values: of choice and grid, in the notation of the command line.
         whole: only whole numbers are drawn.
     """
 
@@ -45,30 +46,30 @@ class Dimension:
 
     @property
     def listed(self) -> bool:
-        """Whether it is a list of values, and not a range."""
+        """Whether it is a list of values instead of a range."""
         return self.kind in ("choice", "grid")
 
     def ends(self) -> tuple[str, ...]:
-        """The values, or both ends of the range, as one writes them."""
+        """The values, or both ends of the range, in the notation of the command line."""
         return self.values if self.listed else (text(self.low), text(self.high))
 
 
 def text(value: float) -> str:
-    """A number as one writes it: no more digits than it has, and none after the point of whole ones."""
+    """A number in its shortest notation: 3 for 3.0."""
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
 
 
 def parse_dimension(model: type[Config], key: str, written: str) -> Dimension:
-    """A dimension from what stands behind `space.KEY=`.
+    """The dimension of an expression: what follows `space.KEY=`.
 
     Raises:
-        ValueError: the key cannot be searched, or the expression is none of `FORMS`.
+        ValueError: the key cannot be searched, or the expression has none of the `FORMS`.
     """
     known = _searchable(model, key)
     match = _FORM.fullmatch(written)
     if match is None:
-        raise ValueError(f"{key}: {written[:100]!r} is no search space (allowed: {FORMS}, or null)")
-    kind: Any = match[1]
+        raise ValueError(f"{key}: {written[:100]!r} is not a valid search space (allowed: {FORMS}, or null)")
+    kind = cast("Kind", match[1])
     values = tuple(part.strip() for part in match[2].split(","))
     if kind in ("choice", "grid"):
         return _listed(key, kind, values)
@@ -76,10 +77,10 @@ def parse_dimension(model: type[Config], key: str, written: str) -> Dimension:
 
 
 def check_dimension(config: Config, dimension: Dimension) -> None:
-    """Make sure that every value which could be drawn is one that the configuration takes.
+    """Check that the configuration accepts every value that could be drawn.
 
     Raises:
-        ValueError: naming the first that it does not take.
+        ValueError: it does not accept a value.
     """
     if dimension.key == THRESHOLD:
         _check_thresholds(dimension)
@@ -95,7 +96,7 @@ def check_dimension(config: Config, dimension: Dimension) -> None:
 
 
 def parse_space(model: type[Config], space: Mapping[str, str | None]) -> list[Dimension]:
-    """The dimensions of a space, without those that `null` takes out.
+    """The dimensions of a space, without keys that are null.
 
     Raises:
         ValueError: see `parse_dimension`.
@@ -110,21 +111,21 @@ def _searchable(model: type[Config], key: str) -> Key | None:
     if known is None:
         raise ValueError(unknown_key(model, key, ""))
     if known.run_only or key == "seed":
-        why = "use search.seeds" if key == "seed" else "it says where or how fast a run works"
+        why = "use search.seeds" if key == "seed" else "it only changes where or how fast a run works"
         raise ValueError(f"{key} cannot be searched: {why}")
     return known
 
 
 def _listed(key: str, kind: Kind, values: tuple[str, ...]) -> Dimension:
     if not all(values) or len(set(values)) < len(values):
-        raise ValueError(f"{key}: {kind}({','.join(values)}) has an empty value or one twice")
+        raise ValueError(f"{key}: {kind}({','.join(values)}) has an empty value, or lists a value twice")
     return Dimension(key, kind, values=values)
 
 
 def _range(key: str, kind: Kind, values: tuple[str, ...], known: Key | None) -> Dimension:
     shown = f"{kind}({','.join(values)})"
     if known is None or known.kind not in ("number", "whole number"):
-        raise ValueError(f"{key}: {shown} draws numbers; this key takes choice(A,B,...) or grid(A,B,...)")
+        raise ValueError(f"{key}: {shown} is for numbers; use choice(A,B,...) or grid(A,B,...)")
     try:
         low, high = (float(value) for value in values)
     except ValueError:
@@ -143,4 +144,4 @@ def _check_thresholds(dimension: Dimension) -> None:
         except ValueError:
             fits = False
         if not fits:
-            raise ValueError(f"{THRESHOLD}: {value!r} is no threshold (allowed: -1 to 1)")
+            raise ValueError(f"{THRESHOLD}: {value!r} is not a threshold (allowed: -1 to 1)")

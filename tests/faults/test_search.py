@@ -1,4 +1,4 @@
-"""A search is hurt in every way; the others finish, the table tells, and the same command goes on."""
+"""Faults of a search: the other trials finish, the table has the reason, and the same command resumes it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def story(places: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
     return Story(out, first, second, third, (before, records(out)))
 
 
-def test_a_killed_search_and_a_killed_trial_driver_go_on_from_their_checkpoints(story: Story) -> None:
+def test_a_killed_search_and_a_killed_trial_driver_resume_from_their_checkpoints(story: Story) -> None:
     assert story.second.code == 0, story.second.err
     assert 0 < story.first < EPOCHS
     done = story.records[0]["3-000"]

@@ -7,7 +7,8 @@ from typing import Any
 
 from segray.pipelines.config.commands.tune import TuneConfig
 from segray.pipelines.config.loading import load
-from segray.tuning.ledger import Ledger, Run, State, Trial
+from segray.tuning.folder import SearchFolder
+from segray.tuning.records import Run, State, Trial
 from tests.pipelines.training.runs import SHORT
 
 EPOCHS = 9
@@ -18,11 +19,11 @@ SPACE = (
 )
 
 
-def config(out: Path, *words: str) -> TuneConfig:
-    """A search of two splits that is not meant to be run; later words win."""
+def config(out: Path, *overrides: str) -> TuneConfig:
+    """A search of two splits that is not meant to be run; later overrides win."""
     places = [f"out={out}", f"data.root={out.parent / 'book'}"]
-    rest = [word for word in SHORT if not word.startswith("data.labelled")]
-    return load(TuneConfig, None, [*rest, *places, *SPACE, f"train.epochs={EPOCHS}", *words])
+    rest = [override for override in SHORT if not override.startswith("data.labelled")]
+    return load(TuneConfig, None, [*rest, *places, *SPACE, f"train.epochs={EPOCHS}", *overrides])
 
 
 def run(miou: float, *, epochs: int = EPOCHS, seed: int = 0, labelled: int = 2) -> Run:
@@ -42,10 +43,10 @@ def trial(
     return made
 
 
-def ledger(given: TuneConfig, *trials: Trial) -> Ledger:
+def search_folder(search: TuneConfig, *trials: Trial) -> SearchFolder:
     """A search's folder with these trials in it."""
-    kept = Ledger(given)
-    kept.begin()
-    for one in trials:
-        kept.save(one)
-    return kept
+    folder = SearchFolder(search)
+    folder.begin()
+    for each in trials:
+        folder.save(each)
+    return folder

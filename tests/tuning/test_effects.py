@@ -7,7 +7,7 @@ import pytest
 
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.search_space import Dimension, parse_dimension
-from segray.tuning.effects import comparable, importance, position, smooth_map
+from segray.tuning.report.effects import comparable, importance, position, smooth_map
 from tests.tuning.searches import trial
 
 TAU = parse_dimension(TrainConfig, "pseudo.tau", "uniform(0.4,1)")

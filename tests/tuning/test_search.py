@@ -1,4 +1,4 @@
-"""A search on a small picture book: ends, goes on, stops weak trials, and leaves what it promises."""
+"""A search on a small picture book: ends, resumes, stops weak trials, and leaves what it promises."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.commands.tune import TuneConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.errors import UserError
-from segray.tuning.ledger import Ledger, Trial, read_trials
+from segray.tuning.folder import SearchFolder, read_trials
+from segray.tuning.records import Trial
 from segray.tuning.search import relabelling, run
-from segray.tuning.trial import STOPPED, Desk, cause
+from segray.tuning.trial import STOPPED, cause
 from tests.pipelines.label_set.small_store import PROVENANCE, bad_row, write_store
 from tests.pipelines.training.runs import SHORT, book
-from tests.tuning.searches import ledger, trial
 from tests.tuning.searches import run as steady
+from tests.tuning.searches import search_folder, trial
 
 Search = Callable[..., TuneConfig]
 
@@ -44,7 +45,7 @@ def finished(search: Search, ray_session: None) -> TuneConfig:
     """A search that ran to its end; split 4 had a trial before."""
     further = ["search.finalists=1", "search.final_seeds=1", "search.held_out=1"]
     config = search("whole", "search.trials=2", "search.algorithm=random", *further)
-    ledger(config, trial(0, 0.01, split="4"))
+    search_folder(config, trial(0, 0.01, split="4"))
     run(config)
     return config
 
@@ -103,7 +104,7 @@ def test_a_trial_that_is_behind_is_stopped_on_all_its_workers(search: Search, ra
     ahead = [trial(number, None, "done") for number in range(3)]
     for one in ahead:
         one.runs = [steady(0.9, epochs=1)]
-    ledger(config, *ahead)
+    search_folder(config, *ahead)
     run(config)
     (stopped,) = [one for one in read_trials(config.out) if one.number == 3]
     assert (stopped.state, stopped.reason) == ("stopped", STOPPED)
@@ -130,11 +131,11 @@ def test_no_finished_trial_of_a_split_is_an_error() -> None:
     with pytest.raises(
         UserError, match=r"data\.labelled=8: no trial ran to its end: RuntimeError: x"
     ) as caught:
-        module._require_outcome(_one_split(), _Crashed(_one_split()))
+        module._require_outcome(_Crashed(_one_split()))
     assert caught.value.exit_code == 1
 
 
-class _Crashed(Ledger):
+class _Crashed(SearchFolder):
     def trials(self, split: str | None = None) -> list[Trial]:
         return [trial(0, None, "crashed", split="8", reason="RuntimeError: x")]
 
@@ -154,20 +155,6 @@ def test_a_threshold_changes_nothing_but_the_threshold(search: Search, tmp_path:
     assert (target.label.threshold, target.label.templates) == (0.25, "imagenet80")
     assert (target.classes, target.labels) == ("picture_book", str(labels))
     assert target.out == f"{config.out}/labels/threshold-0.25"
-
-
-def test_the_desk_passes_on_figures_and_verdicts() -> None:
-    desk = Desk()
-    desk.post("a", {"epoch": 1.0, "miou": 0.5})
-    assert desk.take("a") == [{"epoch": 1.0, "miou": 0.5}]
-    assert desk.take("a") == []
-    assert desk.verdict("a", 1.0) is None
-    desk.judge("a", 1.0, False)
-    assert (desk.verdict("a", 1.0), desk.verdict("a", 2.0)) == (False, None)
-    desk.judge("a", 2.0, True)
-    assert desk.verdict("a", 3.0) is True
-    desk.hold("a", "group")
-    assert (desk.release("a"), desk.release("a")) == ("group", None)
 
 
 def test_a_crash_is_told_in_one_line() -> None:

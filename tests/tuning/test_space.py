@@ -4,38 +4,41 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.search_space import Dimension, parse_dimension
 from segray.pipelines.errors import UserError
-from segray.tuning.space import Past, Values, default_values, make_proposer
+from segray.tuning.records import State, Trial, Values
+from segray.tuning.space import Proposer, written_value
+from tests.tuning.searches import run
 
 TAU = parse_dimension(TrainConfig, "pseudo.tau", "uniform(0.4,1)")
 LR = parse_dimension(TrainConfig, "train.lr", "loguniform(1e-5,1e-2)")
 EPOCHS = parse_dimension(TrainConfig, "train.epochs", "uniform(2,4)")
 METHOD = parse_dimension(TrainConfig, "method", "choice(segray,fixmatch)")
+Algorithm = Literal["optuna", "random", "grid"]
 BATCH = parse_dimension(TrainConfig, "train.batch", "grid(2,4,8)")
 
 
 def proposed(
-    algorithm: str, dimensions: Sequence[Dimension], count: int, split: str = "8", seed: int = 0
+    algorithm: Algorithm, dimensions: Sequence[Dimension], count: int, split: str = "8", seed: int = 0
 ) -> list[Values]:
     """The values of the first trials, each with the score that its tau is near 0.7."""
-    proposer, past = make_proposer(algorithm, dimensions, seed, split), list[Past]()
+    proposer, past = Proposer(algorithm, dimensions, seed, split), list[Trial]()
     for number in range(count):
-        values = proposer.propose(number, past)
+        values = proposer.propose(past)
         if values is None:
             break
         score = 1 - abs(float(values.get("pseudo.tau", "0.7")) - 0.7)
-        past.append(Past(values, score, [(1.0, score)], "done"))
+        past.append(Trial(split, number, values, f"{split}-{number:03}", "done", [run(score, epochs=1)]))
     return [one.values for one in past]
 
 
 @pytest.mark.parametrize("algorithm", ["random", "optuna"])
-def test_values_are_within_their_ranges_and_differ(algorithm: str) -> None:
+def test_values_are_within_their_ranges_and_differ(algorithm: Algorithm) -> None:
     values = proposed(algorithm, [TAU, LR, EPOCHS, METHOD], 30)
     assert all(0.4 <= float(one["pseudo.tau"]) <= 1 for one in values)
     assert all(1e-5 <= float(one["train.lr"]) <= 1e-2 for one in values)
@@ -45,7 +48,7 @@ def test_values_are_within_their_ranges_and_differ(algorithm: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["random", "optuna"])
-def test_what_is_proposed_depends_on_seed_split_and_past_alone(algorithm: str) -> None:
+def test_what_is_proposed_depends_on_seed_split_and_past_alone(algorithm: Algorithm) -> None:
     given = [TAU, LR]
     assert proposed(algorithm, given, 9) == proposed(algorithm, given, 9)
     assert proposed(algorithm, given, 3) != proposed(algorithm, given, 3, split="16")
@@ -69,11 +72,11 @@ def test_grid_is_every_combination_once() -> None:
         (method, batch) for method in ("segray", "fixmatch") for batch in ("2", "4", "8")
     ]
     with pytest.raises(UserError, match=r"space\.pseudo\.tau is a range"):
-        make_proposer("grid", [TAU], 0, "8")
+        Proposer("grid", [TAU], 0, "8")
 
 
 @pytest.mark.parametrize("algorithm", ["random", "optuna"])
-def test_no_values_are_tried_twice(algorithm: str) -> None:
+def test_no_values_are_tried_twice(algorithm: Algorithm) -> None:
     assert sorted(one["method"] for one in proposed(algorithm, [METHOD], 9)) == ["fixmatch", "segray"]
 
 
@@ -85,12 +88,12 @@ def test_optuna_learns_from_the_past() -> None:
 
 
 def test_optuna_takes_every_kind_of_past() -> None:
-    proposer = make_proposer("optuna", [TAU, METHOD], 0, "8")
+    proposer = Proposer("optuna", [TAU, METHOD], 0, "8")
     values = {"pseudo.tau": "0.5", "method": "segray"}
-    states = ("done", "stopped", "failed", "running")
-    past = [Past(values, 0.5 if state == "done" else None, [(1.0, 0.2)], state) for state in states]
-    outside = Past({"pseudo.tau": "1.1", "method": "unimatch"}, 0.9, [], "done")
-    found = proposer.propose(5, [*past, outside])
+    states: tuple[State, ...] = ("done", "stopped", "crashed", "diverged", "running")
+    past = [Trial("8", n, values, f"8-{n}", state, [run(0.5)]) for n, state in enumerate(states)]
+    outside = Trial("8", 9, {"pseudo.tau": "1.1", "method": "unimatch"}, "8-9", "done", [run(0.9)])
+    found = proposer.propose([*past, outside])
     assert found is not None
     assert set(found) == {"pseudo.tau", "method"}
 
@@ -104,15 +107,14 @@ def test_without_optuna_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPa
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UserError, match=r'pip install "segray\[tune\]".*search\.algorithm=random'):
-        make_proposer("optuna", [TAU], 0, "8")
-    assert make_proposer("random", [TAU], 0, "8").propose(0, [])
+    with pytest.raises(UserError, match=r'pip install "segray\[tune\]".*search\.algorithm=grid'):
+        Proposer("optuna", [TAU], 0, "8")
+    assert Proposer("grid", [METHOD], 0, "8").propose([])
 
 
 def test_values_of_the_configuration_are_written_as_one_writes_them() -> None:
     standing = {"a": None, "b": True, "c": (0.5, 2.0), "d": 0.1, "e": 8, "f": "segray"}
-    dimensions = [Dimension(key, "choice") for key in standing]
-    assert list(default_values(dimensions, standing).values()) == [
+    assert [written_value(value) for value in standing.values()] == [
         "null",
         "true",
         "0.5,2",

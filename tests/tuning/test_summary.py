@@ -11,13 +11,13 @@ import pytest
 
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import load
-from segray.tuning import summary
-from segray.tuning.ledger import Ledger
-from tests.tuning.searches import config, ledger, run, trial
+from segray.tuning.folder import SearchFolder
+from segray.tuning.report import summary
+from tests.tuning.searches import config, run, search_folder, trial
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Ledger:
+def kept(tmp_path: Path) -> SearchFolder:
     """Two splits, the second one better; a stopped, a crashed and a diverged trial."""
     first = [trial(n, 0.5 - (tau - 0.8) ** 2, tau=tau) for n, tau in enumerate((0.7, 0.5, 0.8, 0.9))]
     second = [trial(n, 0.7 - (tau - 0.6) ** 2, split="4", tau=tau) for n, tau in enumerate((0.7, 0.5, 0.6))]
@@ -25,18 +25,18 @@ def kept(tmp_path: Path) -> Ledger:
     for one in (first[0], first[2]):
         one.held_out = [run(0.45 if one.number else 0.4, seed=1)]
     diverged = trial(3, None, "diverged", split="4", reason="the loss is nan at step 3")
-    made = ledger(config(tmp_path / "s"), *first, *second, *bad, diverged)
+    made = search_folder(config(tmp_path / "s"), *first, *second, *bad, diverged)
     summary.write(made)
     return made
 
 
-def test_best_of_each_split_is_what_train_takes(kept: Ledger) -> None:
+def test_best_of_each_split_is_what_train_takes(kept: SearchFolder) -> None:
     best = load(TrainConfig, str(Path(kept.out) / "best-2.yaml"))
     assert (best.pseudo.tau, best.data.labelled, best.train.epochs) == (0.8, "2", 9)
     assert load(TrainConfig, str(Path(kept.out) / "best-4.yaml")).pseudo.tau == 0.6
 
 
-def test_results_name_the_best_the_defaults_and_every_trial(kept: Ledger) -> None:
+def test_results_name_the_best_the_defaults_and_every_trial(kept: SearchFolder) -> None:
     found = json.loads((Path(kept.out) / "results.json").read_text())
     first, second = found["splits"]
     assert (first["best"], first["labelled"], first["config"]) == ("2-002", 2, "best-2.yaml")
@@ -47,7 +47,7 @@ def test_results_name_the_best_the_defaults_and_every_trial(kept: Ledger) -> Non
     assert found["trials"][0]["runs"][0]["curve"][0] == [1.0, pytest.approx(0.49 / 9)]
 
 
-def test_table_has_a_row_a_trial_with_its_reason(kept: Ledger) -> None:
+def test_table_has_a_row_a_trial_with_its_reason(kept: SearchFolder) -> None:
     rows = list(csv.DictReader((Path(kept.out) / "results.csv").open()))
     assert [row["trial"] for row in rows if row["split"] == "2"] == [f"2-00{n}" for n in range(6)]
     by_name = {row["trial"]: row for row in rows}
@@ -56,14 +56,14 @@ def test_table_has_a_row_a_trial_with_its_reason(kept: Ledger) -> None:
     assert float(by_name["2-002"]["pseudo.tau"]) == 0.8
 
 
-def test_lines_tell_counts_bests_and_crashes(kept: Ledger) -> None:
+def test_lines_tell_counts_bests_and_crashes(kept: SearchFolder) -> None:
     told = summary.lines(kept)
     assert told[1] == "10 trials: 7 done, 1 stopped, 1 diverged, 1 crashed"
     assert re.match(r"2 +2 +49\.0% +50\.0% +40\.0% -> 45\.0%  pseudo\.tau=0\.8", told[3])
     assert "crashed 2-005: RuntimeError: <b>x</b>" in told
 
 
-def test_the_best_of_all_seeds_is_told_with_its_mean(kept: Ledger) -> None:
+def test_the_best_of_all_seeds_is_told_with_its_mean(kept: SearchFolder) -> None:
     for one, miou in ((kept.trials("2")[0], 0.47), (kept.trials("2")[2], 0.2), (kept.trials("2")[3], 0.51)):
         one.finals = [run(miou, seed=1), run(miou, seed=2)]
         kept.save(one)
@@ -76,11 +76,11 @@ def test_the_best_of_all_seeds_is_told_with_its_mean(kept: Ledger) -> None:
     assert (float(rows["2-002"]["miou"]), float(rows["2-002"]["final_miou"])) == (0.5, 0.3)
     assert rows["2-001"]["final_miou"] == ""
     page = (Path(kept.out) / "report.html").read_text()
-    assert "the 3 best and the configuration as it stands were trained with further seeds" in page
+    assert "the 3 best and the baseline were trained with further seeds" in page
     assert load(TrainConfig, str(Path(kept.out) / "best-2.yaml")).pseudo.tau == 0.9
 
 
-def test_page_shows_all_plots_and_stays_one_safe_file(kept: Ledger) -> None:
+def test_page_shows_all_plots_and_stays_one_safe_file(kept: SearchFolder) -> None:
     page = (Path(kept.out) / "report.html").read_text()
     for caption in (
         "Mean IoU over pseudo.tau",
@@ -100,7 +100,7 @@ def test_page_shows_all_plots_and_stays_one_safe_file(kept: Ledger) -> None:
 
 
 def test_page_of_a_search_that_has_only_begun(tmp_path: Path) -> None:
-    made = ledger(config(tmp_path / "s"), trial(0, None, "running"))
+    made = search_folder(config(tmp_path / "s"), trial(0, None, "running"))
     summary.write(made)
     page = (tmp_path / "s" / "report.html").read_text()
     assert "No trial has run to its end yet" in page

@@ -19,4 +19,4 @@ class RelabelConfig(Config):
     classes: Annotated[Classes, Shown("CLASSES")]
     """picture_book, voc, coco, a text file with one class per line, or the names: cat,dog."""
     label: LabelConfig = LabelConfig()
-    """Prompts and threshold that turn segments into labels."""
+    """Prompts and threshold that turn segments into labels. Default templates: those of the label set."""

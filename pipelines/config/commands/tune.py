@@ -1,77 +1,87 @@
-"""The configuration of `segray tune`: that of `segray train`, what is searched in it, and how."""
+"""The configuration of `segray tune`: that of `segray train`, the search space, and how it is searched."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Shown, Text
-from segray.pipelines.config.search_space import SPLIT, THRESHOLD, check_dimension, parse_dimension
+from segray.pipelines.config.search_space import (
+    SPLIT,
+    THRESHOLD,
+    Dimension,
+    check_dimension,
+    parse_dimension,
+    parse_space,
+)
 
 DEFAULT_SPACE = {
     "pseudo.tau": "uniform(0.4,1)",
     "pseudo.epsilon": "uniform(0,0.3)",
     SPLIT: "grid(1/16,1/8,1/4,1/2)",
 }
-"""What is searched where nothing else is said."""
+"""The default search space."""
 
 
-def _expressions(given: Any) -> Any:
-    """`{train: {lr: ...}}` as `{train.lr: ...}`, and expressions that were split at their commas whole."""
-    return dict(_flat(given, "")) if isinstance(given, Mapping) else given
+def _expressions(space: object) -> object:
+    """`{train: {lr: ...}}` as `{train.lr: ...}`, and expressions that were split at their commas joined."""
+    return dict(_flat(space, "")) if isinstance(space, Mapping) else space
 
 
-def _flat(given: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in given.items():
+def _flat(space: Mapping[object, object], prefix: str) -> Iterator[tuple[str, object]]:
+    for name, value in space.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:
-            parts = value.split(",") if isinstance(value, str) else value
-            listed = isinstance(parts, list | tuple)
-            yield f"{prefix}{name}", ",".join(str(part).strip() for part in parts) if listed else value
+            yield f"{prefix}{name}", _joined(value)
+
+
+def _joined(value: object) -> object:
+    parts = value.split(",") if isinstance(value, str) else value
+    return ",".join(str(part).strip() for part in parts) if isinstance(parts, list | tuple) else value
 
 
 class SearchConfig(Config):
     """How the space is searched."""
 
     algorithm: Literal["optuna", "random", "grid"] = "optuna"
-    """optuna: learns from the trials before; random; grid: every combination of choice(...) and grid(...)."""
+    """optuna: learns from earlier trials; random; grid: every combination of choice(...) and grid(...)."""
     trials: Annotated[int, Field(ge=1, le=100_000), RunOnly] = 20
-    """Trials a split, the first of them the configuration as it stands; may be raised. grid: at most."""
+    """Trials per split, the first of them the baseline; may be raised. grid: the maximum."""
     seeds: int = Field(default=1, ge=1, le=100)
-    """Runs a trial: with seed, seed + 1, ...; its score is their mean."""
+    """Runs per trial: with seed, seed + 1, ...; its score is their mean."""
     finalists: Annotated[int, Field(ge=0, le=100), RunOnly] = 3
-    """Best trials of each split that get further seeds, and so do the defaults, before one is the best."""
+    """Number of best trials per split that are trained, like the baseline, with further seeds."""
     final_seeds: int = Field(default=2, ge=0, le=100)
-    """How many further seeds; of many trials with one seed the best is mostly the luckiest. 0: none."""
+    """Number of further seeds; the best of many trials with one seed is mostly the luckiest. 0: none."""
     held_out: Annotated[int, Field(ge=0, le=100), RunOnly] = 1
-    """Further seeds, unseen in the search, on which each split's best is compared with the defaults."""
+    """Number of unseen seeds on which the best trial of each split is compared with the baseline."""
     scheduler: Literal["asha", "none"] = "asha"
-    """asha: stops a trial that is behind the others of its split; none: all run to the end."""
+    """asha: stops trials that are behind the others of their split; none: all run to the end."""
     grace: int | None = Field(default=None, ge=1)
-    """Epochs before a trial may be stopped; null: a ninth of them."""
+    """Epochs before a trial may be stopped; null: a ninth of train.epochs."""
     reduction: float = Field(default=3.0, gt=1)
-    """asha asks again whenever this many times more epochs have passed, and keeps the best of so many."""
+    """asha compares after grace x reduction, x reduction^2, ... epochs; about one in reduction continues."""
     concurrent: Annotated[int | None, Field(ge=1), RunOnly] = None
-    """Trials at a time at most; null: as many as the cluster has room for."""
+    """Maximum number of concurrent trials; null: as many as the cluster has room for."""
     keep_weights: Annotated[bool, RunOnly] = False
-    """Keep the checkpoints of all trials; false: those of each split's best."""
+    """Keep the checkpoints of all trials; false: only of the best trial of each split."""
 
 
 class TuneConfig(TrainConfig):
     """Search the keys of `segray train` for the best values, for each number of labelled images."""
 
     out: Annotated[Folder, RunOnly]
-    """Where the search goes. The same command again goes on; finished trials are not trained again."""
+    """Folder of the search. Running the same command again resumes it; finished trials are kept."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Seed of the search, and of the first run of every trial."""
     space: Annotated[dict[Text, Text | None], BeforeValidator(_expressions), Shown("EXPRESSION")] = Field(
         default={}, validate_default=True
     )
-    """What is searched: space.train.lr=loguniform(1e-4,1e-2); choice, uniform, grid; null: not this key."""
+    """The search space: space.train.lr=loguniform(1e-4,1e-2); uniform, choice, grid; null: not searched."""
     search: SearchConfig = SearchConfig()
     """How the space is searched."""
 
@@ -86,23 +96,34 @@ class TuneConfig(TrainConfig):
             parse_dimension(TrainConfig, k, written) for k, written in space.items() if written is not None
         ]
         if not dimensions:
-            raise ValueError("nothing to search; give space.KEY=EXPRESSION")
+            raise ValueError("nothing to search; set space.KEY=EXPRESSION")
         for dimension in dimensions:
             if dimension.key == SPLIT and not dimension.listed:
-                raise ValueError(f"{SPLIT}: its values are listed: grid(1/16,1/8)")
+                raise ValueError(f"{SPLIT}: must be a list of values: grid(1/16,1/8)")
             if dimension.key == THRESHOLD and base.data.labels is None:
-                raise ValueError(f"{THRESHOLD}: there is no label set to relabel; give data.labels=DIR")
+                raise ValueError(f"{THRESHOLD}: there is no label set to relabel; set data.labels=DIR")
             check_dimension(base, dimension)
         return space
 
 
 def train_config(config: TuneConfig) -> TrainConfig:
-    """What `segray train` would take of it."""
+    """The part of it that is the configuration of `segray train`."""
     return TrainConfig(**{name: getattr(config, name) for name in TrainConfig.model_fields})
 
 
+def splits_of(config: TuneConfig) -> list[str]:
+    """The values of `data.labelled`: each has a search of its own."""
+    searched = [dimension for dimension in parse_space(TrainConfig, config.space) if dimension.key == SPLIT]
+    return list(searched[0].values) if searched else [config.data.labelled]
+
+
+def dimensions_of(config: TuneConfig) -> list[Dimension]:
+    """The keys that are searched within a split."""
+    return [dimension for dimension in parse_space(TrainConfig, config.space) if dimension.key != SPLIT]
+
+
 def _defaults(base: TrainConfig) -> dict[str, str | None]:
-    """The default space, without what the method has no use for, and with the split only if none is given."""
+    """The default space without keys that the method does not use, and without the split if it is set."""
     from segray.models.semi.methods import METHODS
 
     pseudo = METHODS[base.method].pseudo

@@ -221,6 +221,27 @@ def test_a_torchscript_archive_is_refused_and_says_what_to_do(registered: None, 
         build_clip(TINY, str(path))
 
 
+def test_offline_the_default_weights_name_both_ways_to_continue(
+    registered: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError) as error:
+        build_clip(TINY, "openai")
+    assert str(error.value) == (
+        "no weights for clip.model: cannot get open_clip_model.safetensors of the Hugging Face repository "
+        "timm/tiny.openai: Network is unreachable; fetch the files elsewhere and give their local "
+        "paths, sam.weights=FILE clip.weights=FILE (see docs/real-models.md), or try segray offline with "
+        "sam.model=builtin clip.model=builtin"
+    )
+    assert caplog.messages[0] == (
+        "downloading open_clip_model.safetensors of the Hugging Face repository timm/tiny.openai"
+    )
+
+
 def test_another_file_than_expected_is_refused(registered: None, tmp_path: Path) -> None:
     path = put(tmp_path, "a.safetensors", tiny_clip())
     with pytest.raises(WeightsError, match="sha256"):

@@ -342,3 +342,22 @@ def test_an_official_checkpoint_file_loads(tmp_path: Path) -> None:
         build_sam("builtin", str(path))
     with pytest.raises(WeightsError, match=f"expected {SAM_MODELS['vit_b'].sha256}"):
         build_sam("vit_b", str(path), sha256=SAM_MODELS["vit_b"].sha256)
+
+
+def test_offline_the_default_weights_name_both_ways_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    monkeypatch.setenv("SEGRAY_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError) as error:
+        build_sam("vit_b")
+    url = SAM_MODELS["vit_b"].url
+    assert str(error.value) == (
+        f"no weights for sam.model: cannot download {url}: Network is unreachable; fetch the files elsewhere "
+        "and give their local paths, sam.weights=FILE clip.weights=FILE (see docs/real-models.md), or try "
+        "segray offline with sam.model=builtin clip.model=builtin"
+    )
+    assert caplog.messages[0].startswith(f"downloading {url} to {tmp_path}")

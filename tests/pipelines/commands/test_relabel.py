@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from segray.models.clip.text import resolve_templates
 from segray.models.masks import decode_rle
 from segray.pipelines.commands import relabel
 from segray.pipelines.commands.verify import run as verify_run
@@ -133,6 +134,30 @@ def test_other_templates_change_scores_and_no_mask(labels: Path, tmp_path: Path)
         for name in ("image_id", "segment_id", "rle", "embedding", "predicted_iou", "stability_score"):
             assert new_rows[name].equals(old_rows[name])
         assert new_rows.num_rows == 0 or not new_rows["score"].equals(old_rows["score"])
+
+
+@pytest.mark.parametrize(
+    ("made_with", "overrides", "expected"),
+    [
+        ("imagenet80", (), "imagenet80"),
+        ("['a drawing of {}', 'my {}']", (), ("a drawing of {}", "my {}")),
+        ("imagenet80", ("label.templates=single",), "single"),
+    ],
+)
+def test_the_templates_of_the_label_set_are_kept_unless_others_are_named(
+    images: Path,
+    clip_file: Path,
+    tmp_path: Path,
+    made_with: str,
+    overrides: tuple[str, ...],
+    expected: str | tuple[str, ...],
+) -> None:
+    labels = _label(images, tmp_path / "labels", clip_file, f"label.templates={made_with}")
+    store = _relabel(labels, tmp_path / "out", *overrides)
+    prompts = store.provenance["prompts"]["templates"]
+    assert prompts == list(resolve_templates(expected))
+    saved = load(RelabelConfig, str(tmp_path / "out" / "config.yaml"), [])
+    assert saved.label.templates == expected
 
 
 def test_a_relabelled_set_can_be_relabelled(labels: Path, tmp_path: Path) -> None:

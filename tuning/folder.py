@@ -1,0 +1,161 @@
+"""The folder of a search: its configuration, and each trial's record in `trials/SPLIT-NUMBER/trial.json`.
+
+The records are the only truth of a search: a trial that is finished there is never trained again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.commands.tune import TuneConfig, train_config
+from segray.pipelines.config.loading import dump, identity, with_values
+from segray.pipelines.config.previous import current_tree
+from segray.pipelines.config.search_space import SPLIT, THRESHOLD
+from segray.pipelines.io import storage
+from segray.pipelines.training.run_folder import BEST, CHECKPOINTS, CONFIG, LAST, check_folder
+from segray.tuning.records import Run, Trial
+
+TRIALS, LABELS, RECORD = "trials", "labels", "trial.json"
+
+
+class SearchFolder:
+    """`out` of a search."""
+
+    def __init__(self, config: TuneConfig) -> None:
+        self.config, self.out = config, config.out
+        self._trials: dict[str, Trial] = {}
+
+    def check(self) -> None:
+        """Refuse a folder of something else, or of a search with another configuration.
+
+        Raises:
+            UserError: with the difference.
+        """
+        check_folder(
+            self.out,
+            "search",
+            _identity(self.config),
+            lambda tree: _identity(TuneConfig.model_validate(current_tree(tree))),
+        )
+
+    def begin(self) -> None:
+        """Write the configuration, and read the trials of earlier commands."""
+        storage.write_atomic(storage.join(self.out, CONFIG), dump(self.config).encode())
+        self._trials = {trial.file: trial for trial in read_trials(self.out)}
+
+    def save(self, trial: Trial) -> None:
+        """Write a trial's record."""
+        self._trials[trial.file] = trial
+        record = json.dumps(asdict(trial), indent=1)
+        storage.write_atomic(self._uri(trial, RECORD), f"{record}\n".encode())
+
+    def trials(self, split: str | None = None) -> list[Trial]:
+        """All trials, or those of a split, by number."""
+        chosen = [trial for trial in self._trials.values() if split in (None, trial.split)]
+        return sorted(chosen, key=lambda trial: trial.number)
+
+    def baseline(self, split: str) -> Trial | None:
+        """Trial 0 of a split, if it is done."""
+        done = (trial for trial in self.trials(split) if trial.number == 0 and trial.state == "done")
+        return next(done, None)
+
+    def finalists(self, split: str) -> list[Trial]:
+        """The trials of a split that may become its best: the best on the search's seeds, and the baseline.
+
+        Best first; all are done.
+        """
+        done = [trial for trial in self.trials(split) if trial.state == "done"]
+        ranked = sorted(done, key=lambda trial: -(trial.score or 0.0))
+        count = max(1, self._finalist_count)
+        return ranked[:count] + [trial for trial in ranked[count:] if trial.number == 0]
+
+    def best(self, split: str) -> Trial | None:
+        """The finalist with the best mean over all seeds, of those with the most seeds; None without one."""
+        finalists = self.finalists(split)
+        most = max((len(trial.finals) for trial in finalists), default=0)
+        complete = [trial for trial in finalists if len(trial.finals) == most]
+        return max(complete, key=lambda trial: trial.overall or 0.0, default=None)
+
+    def run_config(self, trial: Trial, seed: int) -> TrainConfig:
+        """The configuration of one training of a trial; its folder is under the trial's."""
+        config = configured(self.config, trial)
+        return config.model_copy(update={"out": self._uri(trial, f"seed-{seed}"), "seed": seed})
+
+    def drop_weights(self, split: str) -> None:
+        """Delete the checkpoints of a split's finished trials that cannot become its best any more."""
+        finalists, wanted = self.finalists(split), self.config.search.final_seeds
+        undecided = self._finalist_count and any(len(trial.finals) < wanted for trial in finalists)
+        kept = finalists if undecided else [self.best(split)]
+        for trial in self.trials(split):
+            if trial.finished and trial not in kept:
+                for run in [*trial.runs, *trial.finals, *trial.held_out]:
+                    _drop(self._uri(trial, f"seed-{run.seed}"))
+
+    @property
+    def _finalist_count(self) -> int:
+        return self.config.search.finalists if self.config.search.final_seeds else 0
+
+    def _uri(self, trial: Trial, name: str) -> str:
+        return storage.join(self.out, TRIALS, trial.file, name)
+
+
+def configured(config: TuneConfig, trial: Trial) -> TrainConfig:
+    """The training configuration with a trial's split and values in it."""
+    values = {key: value for key, value in trial.values.items() if key != THRESHOLD}
+    changed = with_values(train_config(config), {**values, SPLIT: trial.split})
+    # The baseline reads the label set of the configuration itself.
+    if THRESHOLD not in trial.values or trial.number == 0:
+        return changed
+    labels = threshold_labels(config.out, trial.values[THRESHOLD])
+    return changed.model_copy(update={"data": changed.data.model_copy(update={"labels": labels})})
+
+
+def threshold_labels(out: str, threshold: str) -> str:
+    """Where a search keeps the label set of a threshold."""
+    return storage.join(out, LABELS, f"threshold-{threshold}")
+
+
+def read_trials(out: str) -> list[Trial]:
+    """The trials under a search's folder, without records that were cut short."""
+    trials = []
+    for name in storage.list_names(storage.join(out, TRIALS)):
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            trials.append(_trial(json.loads(storage.read_bytes(storage.join(out, TRIALS, name, RECORD)))))
+    return trials
+
+
+def split_names(splits: Sequence[str]) -> dict[str, str]:
+    """A distinct name for each split that is valid in file names: `1-16` for 1/16."""
+    names: dict[str, str] = {}
+    for split in splits:
+        stem = split.rpartition("/")[2] if "." in split else split
+        name = (re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-") or "split")[:40]
+        names[split] = name if name not in names.values() else f"{name}-{len(names)}"
+    return names
+
+
+def _identity(config: TuneConfig) -> dict[str, object]:
+    """As `identity`, with one key per searched key, so that a difference names the key."""
+    values = {key: value for key, value in identity(config).items() if key != "space"}
+    return values | {f"space.{key}": text for key, text in config.space.items() if text is not None}
+
+
+def _trial(record: dict[str, Any]) -> Trial:
+    runs = {phase: [_run(run) for run in record.get(phase, [])] for phase in ("runs", "finals", "held_out")}
+    return Trial(**{**record, **runs})
+
+
+def _run(record: dict[str, Any]) -> Run:
+    return Run(**{**record, "curve": [(epoch, miou) for epoch, miou in record["curve"]]})
+
+
+def _drop(folder: str) -> None:
+    for name in (CHECKPOINTS, LAST, BEST):
+        with suppress(OSError):
+            storage.delete_tree(storage.join(folder, name))

@@ -1,0 +1,103 @@
+"""What is known of a search's trials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+Values = dict[str, str]
+"""Values by key, in the notation of the command line."""
+
+State = Literal["running", "done", "stopped", "diverged", "crashed"]
+Phase = Literal["runs", "finals", "held_out"]
+"""The list of a trial's runs: on the search's seeds, on the finalists' further seeds, on unseen seeds."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a trial, with one seed.
+
+    Attributes:
+        miou: of the last epoch on the validation images.
+        best: the maximum over the epochs.
+        epoch: last epoch reached, of `epochs`.
+        curve: (epoch, mIoU) of each validation.
+        labelled: number of images with masks.
+        zero_shot: mIoU of the pseudo labels that the run learns from.
+    """
+
+    seed: int
+    miou: float
+    best: float
+    epoch: float
+    epochs: int
+    curve: list[tuple[float, float]]
+    labelled: int
+    zero_shot: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial, or a rerun of it, ended; `reason` is empty where it is done."""
+
+    state: State
+    reason: str = ""
+    runs: list[Run] = field(default_factory=list)
+
+
+@dataclass
+class Trial:
+    """One point of the space in one split.
+
+    Attributes:
+        split: the value of `data.labelled`.
+        number: 0 is the baseline: the configuration without any searched value.
+        values: of the searched keys.
+        file: its folder under `trials/`.
+        runs: one per seed of the search.
+        finals: one per further seed, for finalists.
+        held_out: one per unseen seed.
+        reason: why it stopped, diverged or crashed.
+    """
+
+    split: str
+    number: int
+    values: Values
+    file: str
+    state: State = "running"
+    runs: list[Run] = field(default_factory=list)
+    finals: list[Run] = field(default_factory=list)
+    held_out: list[Run] = field(default_factory=list)
+    reason: str = ""
+
+    @property
+    def score(self) -> float | None:
+        """Mean mIoU over the search's seeds; of a stopped trial, the mIoU at its last epoch."""
+        return mean_miou(self.runs)
+
+    @property
+    def overall(self) -> float | None:
+        """Mean mIoU over the search's seeds and the further seeds."""
+        return mean_miou([*self.runs, *self.finals])
+
+    @property
+    def unseen(self) -> float | None:
+        """Mean mIoU over the unseen seeds."""
+        return mean_miou(self.held_out)
+
+    @property
+    def finished(self) -> bool:
+        """Whether its outcome is known. A crash is no outcome: the next command tries it again."""
+        return self.state in ("done", "stopped", "diverged")
+
+
+def mean_miou(runs: Iterable[Run]) -> float | None:
+    """Mean mIoU of some runs; None of no run."""
+    return mean([run.miou for run in runs])
+
+
+def mean(values: list[float]) -> float | None:
+    """The mean; None of no values."""
+    return sum(values) / len(values) if values else None
