@@ -123,7 +123,8 @@ def test_a_run_from_beginning_to_end(
     assert (run["this_run"]["workers"], run["this_run"]["probe"]) == ({"sam": 2, "clip": 1}, {})
     assert run["n_segments"] == sum(len(segments) for _, segments in contents(out).values()) > 0
     config = load(AnnotateConfig, str(out / "config.yaml"))
-    assert config == config_of(images, out, *SMALL, two)
+    precisions = ("sam.precision=fp32", "clip.precision=fp32")
+    assert config == config_of(images, out, *SMALL, two, *precisions)
     assert "images      6: 6 ok, 0 error, 0 skipped" in shown.out
     assert f"6 images, 6 to do, into {out}" in shown.err
     assert sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) == [
