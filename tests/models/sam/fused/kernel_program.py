@@ -110,8 +110,7 @@ def checks() -> None:
 
 
 if __name__ == "__main__":
-    with torch.no_grad():
-        # A worker's check has more prompts, which the interpreter would take a minute for.
-        with mock.patch.object(check, "_PROMPTS", 4):
-            globals()[sys.argv[1]]()
+    # A worker's check has more prompts, which the interpreter would take a minute for.
+    with torch.no_grad(), mock.patch.object(check, "_PROMPTS", 4):
+        globals()[sys.argv[1]]()
     sys.stdout.write("the same\n")
