@@ -200,33 +200,3 @@ def _set_values(axes: Axes, values: Sequence[float], axis: Axis) -> None:
     # From tick to tick, so that no curve leaves the grid.
     ticks = locator.tick_values(min(covered), max(covered))
     axes.set_ylim(ticks[0], ticks[-1])
-
-
-def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    """Maps low..high to start..end; all to the middle where there is no range."""
-    if high <= low:
-        return lambda _: (start + end) / 2
-    return lambda value: start + (value - low) / (high - low) * (end - start)
-
-
-def ticks_of(values: Sequence[float]) -> list[float]:
-    """Round numbers, about `5`, from below the least value to above the greatest."""
-    low, high = min(values), max(values)
-    step = _round_step((high - low) / 5 or max(abs(high), 0.01) / 5)
-    first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
-    return [i * step for i in range(first, max(last, first + 1) + 1)]
-
-
-def _round_step(size: float) -> float:
-    """The least of 1, 2, 5, 10, ... times a power of ten that is no smaller."""
-    power = 10.0 ** math.floor(math.log10(max(size, 1e-6)))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= size * (1 - 1e-9))
-
-
-def tick_text(value: float, ticks: Sequence[float], axis: Axis) -> str:
-    """A value of the axis, with as many digits as its ticks differ in."""
-    value = 0.0 if abs(value) < 1e-9 else value
-    if axis.text is not percent:
-        return f"{value:.6g}"
-    digits = max(0, -math.floor(math.log10(100 * (ticks[1] - ticks[0])) + 1e-6))
-    return f"{100 * value:.{digits}f}\u00a0%"
