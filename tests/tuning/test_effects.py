@@ -1,4 +1,4 @@
-"""What the trials say of each key."""
+"""The effect of each key."""
 
 from __future__ import annotations
 

@@ -11,21 +11,22 @@ from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.search_space import parse_dimension
 from segray.pipelines.errors import UserError
 from segray.tuning.folder import SearchFolder, configured, read_trials, split_names, threshold_labels
+from segray.tuning.plans import SearchPlan
 from segray.tuning.space import frozen_trial
 from tests.tuning.searches import config, run, search_folder, trial
 
 
 def test_trials_are_read_back_as_they_were_kept(tmp_path: Path) -> None:
-    given = config(tmp_path / "search")
-    told = [trial(0, 0.5), trial(1, 0.3, "stopped"), trial(2, None, "crashed", reason="RuntimeError: x")]
-    told[0].finals, told[0].held_out = [run(0.45, seed=1)], [run(0.4, seed=2)]
-    search_folder(given, *told)
-    again = SearchFolder(given)
+    search = config(tmp_path / "search")
+    stored = [trial(0, 0.5), trial(1, 0.3, "stopped"), trial(2, None, "crashed", reason="RuntimeError: x")]
+    stored[0].finals, stored[0].held_out = [run(0.45, seed=1)], [run(0.4, seed=2)]
+    search_folder(search, *stored)
+    again = SearchFolder(search)
     again.check()
     again.begin()
-    assert again.trials() == told
+    assert again.trials() == stored
     (tmp_path / "search" / "trials" / "2-001" / "trial.json").write_text("{cut")
-    assert [one.number for one in read_trials(given.out)] == [0, 2]
+    assert [one.number for one in read_trials(search.out)] == [0, 2]
 
 
 def test_the_best_ran_to_the_end(tmp_path: Path) -> None:
@@ -79,15 +80,15 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_trial_is_a_training_run_with_its_values(tmp_path: Path) -> None:
-    given = config(tmp_path / "s", "data.labels=z", "space.label.threshold=choice(0.1,0.2)")
+    search = config(tmp_path / "s", "data.labels=z", "space.label.threshold=choice(0.1,0.2)")
     one = trial(3, None, "running", split="4", tau=0.55)
     one.values["label.threshold"] = "0.2"
-    made = SearchFolder(given).run_config(one, 7)
+    made = SearchFolder(search).run_config(one, 7)
     assert (made.pseudo.tau, made.pseudo.epsilon, made.data.labelled, made.seed) == (0.55, 0.03, "4", 7)
     assert made.out.endswith("trials/4-003/seed-7")
-    assert made.data.labels == threshold_labels(given.out, "0.2")
+    assert made.data.labels == threshold_labels(search.out, "0.2")
     one.number = 0
-    assert configured(given, one).data.labels == "z"
+    assert configured(search, one).data.labels == "z"
 
 
 def test_only_the_best_keeps_its_weights(tmp_path: Path) -> None:
@@ -104,17 +105,31 @@ def test_only_the_best_keeps_its_weights(tmp_path: Path) -> None:
 
 def test_whoever_may_become_the_best_keeps_its_weights_until_that_is_known(tmp_path: Path) -> None:
     search = config(tmp_path / "s", "search.finalists=2", "search.final_seeds=1")
-    told = [trial(0, 0.5), trial(1, 0.9), trial(2, 0.8), trial(3, 0.7)]
-    kept = search_folder(search, *told)
+    stored = [trial(0, 0.5), trial(1, 0.9), trial(2, 0.8), trial(3, 0.7)]
+    kept = search_folder(search, *stored)
     folders = [tmp_path / "s" / "trials" / f"2-00{i}" / "seed-0" / "checkpoints" for i in range(4)]
     for folder in folders:
         folder.mkdir(parents=True)
     kept.drop_weights("2")
     assert [folder.exists() for folder in folders] == [True, True, True, False]
-    for one, miou in zip(told, (0.5, 0.1, 0.8), strict=False):
+    for one, miou in zip(stored, (0.5, 0.1, 0.8), strict=False):
         one.finals = [run(miou, seed=1)]
     kept.drop_weights("2")
     assert [folder.exists() for folder in folders] == [False, False, True, False]
+
+
+def test_a_search_of_the_previous_version_is_resumed(tmp_path: Path) -> None:
+    search = config(tmp_path / "s", "search.trials=2")
+    search_folder(search, trial(0, 0.5), trial(1, None, "running"))
+    stored = tmp_path / "s" / "config.yaml"
+    assert "name: builtin" in stored.read_text()
+    stored.write_text(stored.read_text().replace("name: builtin", "name: picture_book"))
+    resumed = SearchFolder(search)
+    resumed.check()
+    resumed.begin()
+    job = SearchPlan(resumed, 10, lambda _: None).next()
+    assert job is not None
+    assert (job.trial.file, job.trial.values) == ("2-001", trial(1, None).values)
 
 
 def test_a_record_of_an_older_search_is_read(tmp_path: Path) -> None:

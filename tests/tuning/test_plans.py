@@ -46,14 +46,14 @@ def test_splits_take_turns_and_the_first_trial_is_the_baseline(tmp_path: Path) -
 
 def test_what_is_finished_is_not_done_again_and_what_was_interrupted_comes_first(tmp_path: Path) -> None:
     search = config(tmp_path / "s", "search.trials=3")
-    told = [
+    stored = [
         trial(0, 0.5),
         trial(1, None, "running"),
         trial(2, None, "crashed"),
         trial(0, 0.2, "stopped", split="4"),
     ]
-    before = {one.file: dict(one.values) for one in told}
-    kept = search_folder(search, *told)
+    before = {one.file: dict(one.values) for one in stored}
+    kept = search_folder(search, *stored)
     assert [job.trial.file for job in drained(plan(kept))] == ["2-001", "2-002", "4-001", "4-002"]
     assert {one.file: one.values for one in kept.trials() if one.file in before} == before
     assert drained(plan(kept)) == []
@@ -114,7 +114,7 @@ def test_the_best_and_the_defaults_are_trained_with_unseen_seeds_once(tmp_path: 
     assert len(RerunPlan("held_out", kept, lambda _: None)) == 0
 
 
-def test_contenders_get_further_seeds_and_the_best_is_that_of_all_seeds(tmp_path: Path) -> None:
+def test_finalists_get_further_seeds_and_the_best_is_that_of_all_seeds(tmp_path: Path) -> None:
     search = config(
         tmp_path / "s", "search.finalists=2", "search.final_seeds=2", "search.held_out=1", "seed=5"
     )

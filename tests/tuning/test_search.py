@@ -27,15 +27,15 @@ Search = Callable[..., TuneConfig]
 
 @pytest.fixture(scope="module")
 def search(tmp_path_factory: pytest.TempPathFactory) -> Search:
-    """Configurations of searches on one picture book; the first word is the folder's name."""
+    """Configurations of searches on one picture book; `name` is the folder's name."""
     folder = tmp_path_factory.mktemp("search")
     labels, root = book(folder / "book")
-    words = [word for word in SHORT if not word.startswith("data.labelled")]
+    overrides = [override for override in SHORT if not override.startswith("data.labelled")]
     places = [f"data.root={root}", f"data.labels={labels}"]
 
     def make(name: str, *more: str) -> TuneConfig:
         few = ["space.data.labelled=grid(2,4)", "search.held_out=0", "search.final_seeds=0", "train.epochs=2"]
-        return load(TuneConfig, None, [*words, *places, *few, f"out={folder / name}", *more])
+        return load(TuneConfig, None, [*overrides, *places, *few, f"out={folder / name}", *more])
 
     return make
 
@@ -73,9 +73,9 @@ def test_a_search_runs_every_trial_of_every_split(finished: TuneConfig) -> None:
 def test_labels_and_values_reach_the_training(finished: TuneConfig) -> None:
     one = next(one for one in read_trials(finished.out) if one.file == "4-001")
     folder = Path(finished.out) / "trials" / one.file
-    given = load(TrainConfig, str(folder / "seed-0" / "config.yaml"))
-    assert given.pseudo.tau == float(one.values["pseudo.tau"])
-    assert given.pseudo.epsilon == float(one.values["pseudo.epsilon"])
+    config = load(TrainConfig, str(folder / "seed-0" / "config.yaml"))
+    assert config.pseudo.tau == float(one.values["pseudo.tau"])
+    assert config.pseudo.epsilon == float(one.values["pseudo.epsilon"])
     assert len((folder / "seed-0" / "splits" / "labelled.txt").read_text().splitlines()) == 4
     assert load(TrainConfig, str(folder / "seed-1" / "config.yaml")).seed == 1
 
@@ -112,15 +112,15 @@ def test_a_trial_that_is_behind_is_stopped_on_all_its_workers(search: Search, ra
     assert not list(Path(config.out).glob("trials/2-003/seed-0/best"))
 
 
-def test_what_is_wrong_is_told_before_anything_is_written(search: Search) -> None:
-    for name, word, told in (
+def test_what_is_wrong_is_reported_before_anything_is_written(search: Search) -> None:
+    for name, override, message in (
         ("a", "space.data.labelled=grid(2,400)", "data.labelled=400"),
         ("b", "search.algorithm=grid", "is a range"),
         ("c", "address=ray://host:10001", "address=auto"),
         ("d", "network.weights=/no/such/file", "network:"),
     ):
-        config = search(name, word, "network.pretrained=true")
-        with pytest.raises(UserError, match=told):
+        config = search(name, override, "network.pretrained=true")
+        with pytest.raises(UserError, match=message):
             run(config)
         assert not Path(config.out).exists()
 
@@ -157,7 +157,7 @@ def test_a_threshold_changes_nothing_but_the_threshold(search: Search, tmp_path:
     assert target.out == f"{config.out}/labels/threshold-0.25"
 
 
-def test_a_crash_is_told_in_one_line() -> None:
+def test_a_crash_is_reported_in_one_line() -> None:
     lost = RuntimeError("a traceback")
     lost.worker_failures = {0: ValueError("first\n  last line")}  # type: ignore[attr-defined]
     assert cause(lost) == "ValueError: last line"

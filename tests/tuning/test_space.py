@@ -49,10 +49,10 @@ def test_values_are_within_their_ranges_and_differ(algorithm: Algorithm) -> None
 
 @pytest.mark.parametrize("algorithm", ["random", "optuna"])
 def test_what_is_proposed_depends_on_seed_split_and_past_alone(algorithm: Algorithm) -> None:
-    given = [TAU, LR]
-    assert proposed(algorithm, given, 9) == proposed(algorithm, given, 9)
-    assert proposed(algorithm, given, 3) != proposed(algorithm, given, 3, split="16")
-    assert proposed(algorithm, given, 3) != proposed(algorithm, given, 3, seed=1)
+    dimensions = [TAU, LR]
+    assert proposed(algorithm, dimensions, 9) == proposed(algorithm, dimensions, 9)
+    assert proposed(algorithm, dimensions, 3) != proposed(algorithm, dimensions, 3, split="16")
+    assert proposed(algorithm, dimensions, 3) != proposed(algorithm, dimensions, 3, seed=1)
 
 
 def test_loguniform_is_even_in_the_logarithm() -> None:
@@ -93,9 +93,9 @@ def test_optuna_takes_every_kind_of_past() -> None:
     states: tuple[State, ...] = ("done", "stopped", "crashed", "diverged", "running")
     past = [Trial("8", n, values, f"8-{n}", state, [run(0.5)]) for n, state in enumerate(states)]
     outside = Trial("8", 9, {"pseudo.tau": "1.1", "method": "unimatch"}, "8-9", "done", [run(0.9)])
-    found = proposer.propose([*past, outside])
-    assert found is not None
-    assert set(found) == {"pseudo.tau", "method"}
+    proposal = proposer.propose([*past, outside])
+    assert proposal is not None
+    assert set(proposal) == {"pseudo.tau", "method"}
 
 
 def test_without_optuna_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,9 +112,9 @@ def test_without_optuna_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPa
     assert Proposer("grid", [METHOD], 0, "8").propose([])
 
 
-def test_values_of_the_configuration_are_written_as_one_writes_them() -> None:
-    standing = {"a": None, "b": True, "c": (0.5, 2.0), "d": 0.1, "e": 8, "f": "segray"}
-    assert [written_value(value) for value in standing.values()] == [
+def test_values_of_the_configuration_use_the_notation_of_the_command_line() -> None:
+    configured = {"a": None, "b": True, "c": (0.5, 2.0), "d": 0.1, "e": 8, "f": "segray"}
+    assert [written_value(value) for value in configured.values()] == [
         "null",
         "true",
         "0.5,2",

@@ -37,14 +37,14 @@ def test_best_of_each_split_is_what_train_takes(kept: SearchFolder) -> None:
 
 
 def test_results_name_the_best_the_defaults_and_every_trial(kept: SearchFolder) -> None:
-    found = json.loads((Path(kept.out) / "results.json").read_text())
-    first, second = found["splits"]
+    results = json.loads((Path(kept.out) / "results.json").read_text())
+    first, second = results["splits"]
     assert (first["best"], first["labelled"], first["config"]) == ("2-002", 2, "best-2.yaml")
     assert (first["miou"], first["default_miou"]) == (pytest.approx(0.5), pytest.approx(0.49))
     assert (first["held_out_miou"], first["held_out_default_miou"]) == (0.45, 0.4)
     assert (second["best"], second["held_out_miou"]) == ("4-002", None)
-    assert len(found["trials"]) == 10
-    assert found["trials"][0]["runs"][0]["curve"][0] == [1.0, pytest.approx(0.49 / 9)]
+    assert len(results["trials"]) == 10
+    assert results["trials"][0]["runs"][0]["curve"][0] == [1.0, pytest.approx(0.49 / 9)]
 
 
 def test_table_has_a_row_a_trial_with_its_reason(kept: SearchFolder) -> None:
@@ -56,14 +56,14 @@ def test_table_has_a_row_a_trial_with_its_reason(kept: SearchFolder) -> None:
     assert float(by_name["2-002"]["pseudo.tau"]) == 0.8
 
 
-def test_lines_tell_counts_bests_and_crashes(kept: SearchFolder) -> None:
-    told = summary.lines(kept)
-    assert told[1] == "10 trials: 7 done, 1 stopped, 1 diverged, 1 crashed"
-    assert re.match(r"2 +2 +49\.0% +50\.0% +40\.0% -> 45\.0%  pseudo\.tau=0\.8", told[3])
-    assert "crashed 2-005: RuntimeError: <b>x</b>" in told
+def test_lines_have_counts_bests_and_crashes(kept: SearchFolder) -> None:
+    printed = summary.lines(kept)
+    assert printed[1] == "10 trials: 7 done, 1 stopped, 1 diverged, 1 crashed"
+    assert re.match(r"2 +2 +49\.0% +50\.0% +40\.0% -> 45\.0%  pseudo\.tau=0\.8", printed[3])
+    assert "crashed 2-005: RuntimeError: <b>x</b>" in printed
 
 
-def test_the_best_of_all_seeds_is_told_with_its_mean(kept: SearchFolder) -> None:
+def test_the_best_of_all_seeds_is_listed_with_its_mean(kept: SearchFolder) -> None:
     for one, miou in ((kept.trials("2")[0], 0.47), (kept.trials("2")[2], 0.2), (kept.trials("2")[3], 0.51)):
         one.finals = [run(miou, seed=1), run(miou, seed=2)]
         kept.save(one)

@@ -189,7 +189,13 @@ def _draw_map(
     norm = Normalize(min(scores), max(scores))
     chart.axes.grid(visible=False)
     chart.axes.pcolormesh(
-        _edges(x, _MAP_COLUMNS), _edges(y, _MAP_ROWS), cells, alpha=0.6, cmap=colours, norm=norm
+        _edges(x, _MAP_COLUMNS),
+        _edges(y, _MAP_ROWS),
+        cells,
+        alpha=0.6,
+        cmap=colours,
+        norm=norm,
+        rasterized=True,
     )
     dots = chart.axes.scatter(
         [_coordinate(x, trial) for trial in trials],
