@@ -1,4 +1,4 @@
-"""The methods that one training loop knows, each as a row of switches."""
+"""The semi-supervised methods of the training loop, each as a set of switches."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ class Method:
     """How a method uses unlabelled images; L_u is the weighted sum of its views' losses (Eq. 9).
 
     Attributes:
-        pseudo: the label of unlabelled images: none, the model's own, or the zero-shot label enhanced by it.
-        teacher: whose prediction of the weak view is the model's: the network's or its running average's.
-        strong_views: strongly augmented views of an image.
-        feature_view: whether the weak view's features, with channels dropped, are one more view.
+        pseudo: label of unlabelled images: none, the model's prediction, or the enhanced label of Eq. 7.
+        teacher: what predicts the weak view: the network itself, or its exponential moving average.
+        strong_views: number of strongly augmented views per image.
+        feature_view: whether the weak view's features with dropped channels are another view.
         complementary_dropout: whether two strong views see opposite halves of the channels.
         strong_weight: weight of each strong view's loss.
         feature_weight: weight of the feature view's loss.
-        default_tau: probability from which the model is believed, where none is given.
+        default_tau: default of `tau`, the minimum probability of a class that the model predicts.
     """
 
-    pseudo: Literal["none", "own", "enhanced"]
+    pseudo: Literal["none", "model", "enhanced"]
     teacher: Literal["self", "ema"] = "self"
     strong_views: int = 0
     feature_view: bool = False
@@ -33,12 +33,12 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "supervised": Method(pseudo="none"),
-    "fixmatch": Method(pseudo="own", strong_views=1, strong_weight=1.0),
+    "fixmatch": Method(pseudo="model", strong_views=1, strong_weight=1.0),
     "unimatch": Method(
-        pseudo="own", strong_views=2, strong_weight=0.25, feature_view=True, feature_weight=0.5
+        pseudo="model", strong_views=2, strong_weight=0.25, feature_view=True, feature_weight=0.5
     ),
     "unimatch_v2": Method(
-        pseudo="own", teacher="ema", strong_views=2, strong_weight=0.5, complementary_dropout=True
+        pseudo="model", teacher="ema", strong_views=2, strong_weight=0.5, complementary_dropout=True
     ),
     "segray": Method(
         pseudo="enhanced",

@@ -1,7 +1,9 @@
-"""What an unlabelled image teaches: enhanced labels (Eq. 7), the smoothed loss (Eq. 8-10), the methods.
+"""The objective for unlabelled images: enhanced labels (Eq. 7) and the smoothed losses (Eq. 8-10).
 
-Equations count as in "Zero-Shot Pseudo Labels Generation Using SAM and CLIP for Semi-Supervised Semantic
-Segmentation" (ICIP 2025, arXiv 2505.19846). A label of 255 stands for "no class is known here".
+Equation 7 is `enhanced_label`, 8 `smoothed_cross_entropy`, 10 `total_loss`; the weights of equation 9 are in
+`methods.py`. Equation numbers refer to "Zero-Shot Pseudo Labels Generation Using SAM and CLIP for
+Semi-Supervised Semantic Segmentation" (ICIP 2025, arXiv 2505.19846). A label of 255 means that the class of a
+pixel is unknown.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ __all__ = [
     "PseudoLabel",
     "default_epsilon",
     "enhanced_label",
-    "own_label",
+    "pseudo_label",
     "smoothed_cross_entropy",
     "total_loss",
 ]
@@ -32,11 +34,11 @@ IGNORE = 255
 
 @dataclass(frozen=True)
 class PseudoLabel:
-    """What the views of a batch of unlabelled images learn, all [B, H, W].
+    """Target of the loss for a batch of unlabelled images, all [B, H, W].
 
     Attributes:
-        label: int64 class ids, 255 where a pixel teaches nothing.
-        valid: bool, the pixels that a loss is the mean over; some of them may have the label 255.
+        label: int64 class ids, 255 where a pixel adds nothing to the loss.
+        valid: bool, the pixels over which the loss is averaged; some of them may have the label 255.
         from_model: bool, pixels whose class is the network's own prediction.
     """
 
@@ -69,40 +71,41 @@ def enhanced_label(
 ) -> PseudoLabel:
     """Eq. 7: the model's class where its greatest probability is at least `tau`, else the zero-shot class.
 
-    tau = 0 is self-training alone, tau > 1 the zero-shot label alone. A pixel whose zero-shot class is not
-    known takes the model's class where that is sure enough; otherwise it is ignored and leaves the mean
-    (`valid` is False), as padding does. All other pixels count.
+    tau = 0 uses the model's predictions only, tau > 1 the zero-shot labels only. A pixel is excluded from the
+    mean (`valid` is False) if it is padding, or if the model is not confident and its zero-shot class is
+    unknown.
 
     Args:
         weak_logits: [B, C, H, W], predictions for the weak view.
-        zero_shot: int64 [B, H, W], 255 where nothing is known.
-        tau: probability from which the model is believed.
+        zero_shot: int64 [B, H, W], 255 where the class is unknown.
+        tau: minimum probability of a class that the model predicts.
         padding: bool [B, H, W], pixels outside the image.
-        confidence: of the zero-shot label, [B, H, W]: uint8 in 255ths, or float in 0..1; None: sure of all.
-        min_confidence: zero-shot pixels less confident than this, in 0..1, count as not known. 0: Eq. 7 as
-            it stands.
+        confidence: of the zero-shot label, [B, H, W]: uint8 in 255ths, or float in 0..1; None: 1 everywhere.
+        min_confidence: zero-shot pixels of lower confidence, in 0..1, count as unknown. 0: Eq. 7 unchanged.
     """
-    own, sure = _prediction(weak_logits, tau)
+    prediction, confident = _prediction(weak_logits, tau)
     if confidence is not None and min_confidence > 0:
         zero_shot = zero_shot.masked_fill(_unit(confidence) < min_confidence, IGNORE)
-    label = torch.where(sure, own, zero_shot).masked_fill(padding, IGNORE)
-    return PseudoLabel(label, label != IGNORE, sure & ~padding)
+    # Equation 7.
+    label = torch.where(confident, prediction, zero_shot).masked_fill(padding, IGNORE)
+    return PseudoLabel(label, label != IGNORE, confident & ~padding)
 
 
 @torch.no_grad()
-def own_label(weak_logits: Tensor, tau: float, *, padding: Tensor) -> PseudoLabel:
+def pseudo_label(weak_logits: Tensor, tau: float, *, padding: Tensor) -> PseudoLabel:
     """The model's class where its greatest probability is at least `tau`, else 255 (FixMatch, UniMatch).
 
-    Unsure pixels stay in `valid`: UniMatch divides by all pixels but padding, so unsure images weigh less.
+    Pixels below `tau` stay in `valid`: as in UniMatch, the loss is averaged over all pixels but padding, so
+    images with few confident pixels weigh less.
 
     Args:
         weak_logits: [B, C, H, W], predictions for the weak view.
-        tau: probability from which the model is believed.
+        tau: minimum probability of a class that the model predicts.
         padding: bool [B, H, W], pixels outside the image.
     """
-    own, sure = _prediction(weak_logits, tau)
-    sure = sure & ~padding
-    return PseudoLabel(own.masked_fill(~sure, IGNORE), ~padding, sure)
+    prediction, confident = _prediction(weak_logits, tau)
+    confident = confident & ~padding
+    return PseudoLabel(prediction.masked_fill(~confident, IGNORE), ~padding, confident)
 
 
 def _prediction(logits: Tensor, tau: float) -> tuple[Tensor, Tensor]:
@@ -115,7 +118,7 @@ def _unit(confidence: Tensor) -> Tensor:
 
 
 def default_epsilon(classes: int) -> float:
-    """Label smoothing where none is given: 1 / C (Eq. 8)."""
+    """Default label smoothing for `classes` classes: 1 / C (Eq. 8)."""
     return 1 / classes
 
 
@@ -137,8 +140,7 @@ def smoothed_cross_entropy(
         labels: int64 [B, H, W]; pixels of `ignore_index` add nothing to the sum.
         epsilon: 0 <= epsilon < 1; 0 is plain cross-entropy.
         ignore_index: the label of unknown pixels.
-        valid: bool [B, H, W], the pixels that the mean is over, others add nothing; None: `labels` but
-            `ignore_index`.
+        valid: bool [B, H, W], the pixels over which the loss is averaged; None: all but `ignore_index`.
 
     Raises:
         ValueError: an epsilon outside 0..1, or smoothing over a single class.
@@ -161,5 +163,5 @@ def smoothed_cross_entropy(
 
 
 def total_loss(supervised: Tensor, unsupervised: Tensor) -> Tensor:
-    """Eq. 10: half of each."""
+    """Eq. 10: the mean of both losses."""
     return (supervised + unsupervised) / 2

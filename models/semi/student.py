@@ -19,7 +19,7 @@ class Drops:
     """Channel dropout of one step as factors on the encoder's maps: 0 or 1 / (1 - p), each [U, D, 1, 1].
 
     Attributes:
-        feature: for the feature view, one tensor a perturbed map; empty where the method has no such view.
+        feature: for the feature view, one tensor per perturbed map; empty where the method has no such view.
         strong: for each strong view the same, empty tuples where it has none.
     """
 
@@ -62,20 +62,20 @@ class Student(nn.Module):
             weak: [U, 3, H, W], or None where the network need not see the weak view.
             strong: views [U, 3, H, W].
             drops: which channels are dropped.
-            predict_weak: False: a teacher does, the weak view is here for the feature view alone.
+            predict_weak: False: a teacher predicts it; the weak view serves the feature view only.
         """
         size = (labelled.shape[-2], labelled.shape[-1])
         count = len(labelled)
         maps = self.network.encode(labelled if weak is None else torch.cat([labelled, weak]))
-        own = tuple(m[count:] for m in maps)
-        clean = self._clean(maps, own, count, size, predict_weak and weak is not None)
+        weak_maps = tuple(m[count:] for m in maps)
+        clean = self._clean(maps, weak_maps, count, size, predict_weak and weak is not None)
         feature = None
         if drops.feature:
-            feature = self.network.decode(_dropped(own, self.network.perturbed, drops.feature), size)
+            feature = self.network.decode(_dropped(weak_maps, self.network.perturbed, drops.feature), size)
         return Logits(*clean, feature=feature, strong=self._strong(strong, drops, size))
 
     def _clean(
-        self, maps: Maps, own: Maps, count: int, size: tuple[int, int], weak: bool
+        self, maps: Maps, weak_maps: Maps, count: int, size: tuple[int, int], weak: bool
     ) -> tuple[Tensor, Tensor | None]:
         if self._joint:
             both = self.network.decode(maps, size)
@@ -84,7 +84,7 @@ class Student(nn.Module):
         if not weak:
             return labelled, None
         with torch.no_grad():
-            return labelled, self.network.decode(own, size)
+            return labelled, self.network.decode(weak_maps, size)
 
     def _strong(self, views: tuple[Tensor, ...], drops: Drops, size: tuple[int, int]) -> tuple[Tensor, ...]:
         if not views:
@@ -107,7 +107,7 @@ def drop_factors(dims: Sequence[int], p: float, draws: Sequence[torch.Generator]
     Args:
         dims: channels of each perturbed map.
         p: chance of a channel to be dropped.
-        draws: one generator an image.
+        draws: one generator per image.
 
     Returns:
         a tensor [B, D, 1, 1] for each of `dims`, on the CPU.
@@ -122,7 +122,7 @@ def _dropout(dim: int, p: float, draw: torch.Generator) -> Tensor:
 def complementary_factors(dims: Sequence[int], draws: Sequence[torch.Generator]) -> tuple[Maps, Maps]:
     """Factors for a pair of views that see opposite halves of the channels (UniMatch V2, section 3.3).
 
-    Half of the images, by a coin each, keep all channels of all maps in both views.
+    Each image, with probability 1/2, keeps all channels of all maps in both views.
     """
     whole = [bool(torch.rand((), generator=draw) < 0.5) for draw in draws]
     first = tuple(

@@ -16,7 +16,7 @@ from segray.models.semi.objective import (
     PseudoLabel,
     default_epsilon,
     enhanced_label,
-    own_label,
+    pseudo_label,
     smoothed_cross_entropy,
     total_loss,
 )
@@ -86,8 +86,8 @@ class Objective:
 
     def label(self, views: Views, weak: Tensor) -> PseudoLabel:
         """The label of the unlabelled views, from the weak view's logits [U, C, S, S]: Eq. 7."""
-        if self.method.pseudo == "own":
-            return own_label(weak, self.tau, padding=_required(views.padding))
+        if self.method.pseudo == "model":
+            return pseudo_label(weak, self.tau, padding=_required(views.padding))
         return enhanced_label(
             weak,
             _required(views.zero_shot),

@@ -13,7 +13,7 @@ from segray.models.semi.objective import (
     PseudoLabel,
     default_epsilon,
     enhanced_label,
-    own_label,
+    pseudo_label,
     smoothed_cross_entropy,
     total_loss,
 )
@@ -141,7 +141,7 @@ def test_enhanced_label_by_hand() -> None:
 def test_a_probability_of_tau_is_enough() -> None:
     weak, padding = torch.zeros(1, 2, 1, 1), flags(0)
     assert enhanced_label(weak, ids(1), 0.5, padding=padding).label.item() == 0
-    assert own_label(weak, 0.5, padding=padding).label.item() == 0
+    assert pseudo_label(weak, 0.5, padding=padding).label.item() == 0
     assert enhanced_label(weak, ids(1), 0.5001, padding=padding).label.item() == 1
 
 
@@ -177,7 +177,7 @@ def test_unsure_zero_shot_pixels_are_unknown_where_wanted() -> None:
 
 def test_own_label_keeps_unsure_pixels_in_the_mean() -> None:
     weak = row((0.96, 0.04), (0.9, 0.1), (0.02, 0.98), (0.01, 0.99))
-    label = own_label(weak, 0.95, padding=flags(0, 0, 0, 1))
+    label = pseudo_label(weak, 0.95, padding=flags(0, 0, 0, 1))
     assert label.label.tolist() == ids(0, IGNORE, 1, IGNORE).tolist()
     assert label.valid.tolist() == flags(1, 1, 1, 0).tolist()
     assert label.from_model.tolist() == flags(1, 0, 1, 0).tolist()
@@ -245,4 +245,4 @@ def test_methods_are_the_published_ones() -> None:
     assert {name for name, m in METHODS.items() if m.teacher == "ema"} == {"unimatch_v2", "segray_v2"}
     assert {name for name, m in METHODS.items() if m.complementary_dropout} == {"unimatch_v2"}
     assert {n for n, m in METHODS.items() if m.feature_view} == {"unimatch", "segray", "segray_v2"}
-    assert {m.default_tau for m in METHODS.values() if m.pseudo == "own"} == {0.95}
+    assert {m.default_tau for m in METHODS.values() if m.pseudo == "model"} == {0.95}
