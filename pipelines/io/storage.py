@@ -79,8 +79,10 @@ def with_retries(call: Callable[[], T], uri: str) -> T:
     Raises:
         OSError: also in place of the exceptions that only a store's client has.
     """
+    if is_local(uri):
+        return call()
     retrying = Retrying(
-        stop=stop_after_attempt(1 if is_local(uri) else _ATTEMPTS),
+        stop=stop_after_attempt(_ATTEMPTS),
         wait=wait_random_exponential(multiplier=0.1, max=5),
         retry=retry_if_exception(_is_passing),
         reraise=True,
