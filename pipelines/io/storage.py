@@ -89,8 +89,10 @@ def with_retries(call: Callable[[], T], uri: str) -> T:
     )
     try:
         return retrying(call)
-    except (OSError, UserError, ValueError):
-        raise
+    except (OSError, UserError, ValueError) as error:
+        # Without tenacity's frames, whose state refers back to the error: that circle would keep alive the
+        # error of a failed run, where this one is raised while it is handled, and the run's Ray actors.
+        raise error.with_traceback(None) from error.__cause__
     except Exception as error:
         raise OSError(_one_line(error)) from error
 
