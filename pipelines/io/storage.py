@@ -79,16 +79,20 @@ def with_retries(call: Callable[[], T], uri: str) -> T:
     Raises:
         OSError: also in place of the exceptions that only a store's client has.
     """
+    if is_local(uri):
+        return call()
     retrying = Retrying(
-        stop=stop_after_attempt(1 if is_local(uri) else _ATTEMPTS),
+        stop=stop_after_attempt(_ATTEMPTS),
         wait=wait_random_exponential(multiplier=0.1, max=5),
         retry=retry_if_exception(_is_passing),
         reraise=True,
     )
     try:
         return retrying(call)
-    except (OSError, UserError, ValueError):
-        raise
+    except (OSError, UserError, ValueError) as error:
+        # Without tenacity's frames, whose state refers back to the error: that circle would keep alive the
+        # error of a failed run, where this one is raised while it is handled, and the run's Ray actors.
+        raise error.with_traceback(None) from error.__cause__
     except Exception as error:
         raise OSError(_one_line(error)) from error
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +54,28 @@ def test_a_503_one_time_in_ten_costs_no_file(tmp_path: Path) -> None:
     assert [storage.read_bytes(storage.join(folder, name)) for name in names] == [
         bytes([i]) for i in range(40)
     ]
+
+
+@pytest.mark.parametrize("folder_uri", ["/nowhere", "memory://nowhere"])
+def test_an_error_that_is_handled_keeps_nothing_of_a_failed_run_alive(folder_uri: str) -> None:
+    """A circle of references would keep the run's frames, and in them its Ray actors, which hold CPUs."""
+
+    class Actors:
+        pass
+
+    def fail() -> weakref.ref[Actors]:
+        actors = Actors()
+        try:
+            raise RuntimeError
+        except RuntimeError:
+            storage.exists(storage.join(folder_uri, "x"))
+        return weakref.ref(actors)
+
+    gc.disable()
+    try:
+        assert fail()() is None
+    finally:
+        gc.enable()
 
 
 def test_refused_access_is_not_tried_again() -> None:
