@@ -140,11 +140,11 @@ def _embed_names(
     config: RelabelConfig, old: dict[str, Any], space: LabelSpace
 ) -> tuple[TextEmbeddings, tuple[str, ...]]:
     """The new names, embedded by the same CLIP as the stored embeddings, and their prompt templates."""
-    from segray.models.clip.model import build_clip
+    from segray.models.clip.model import build_text_clip
     from segray.models.clip.text import embed_label_space, resolve_templates
 
     made_with = old["clip"]
-    clip = build_clip(made_with["model"], made_with.get("weights"), sha256=made_with["sha256"])
+    clip = build_text_clip(made_with["model"], made_with.get("weights"), sha256=made_with["sha256"])
     templates = resolve_templates(config.label.templates)
     bank = embed_label_space(clip, space, templates)
     return TextEmbeddings.from_bank(bank, config.label.threshold), templates
