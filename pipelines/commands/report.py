@@ -19,7 +19,7 @@ from segray.pipelines.io.ground_truth import TruthMasks
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.evaluation import Evaluation
-from segray.pipelines.reporting.label_set.samples import Legend, Sample, make_sample, visible
+from segray.pipelines.reporting.label_set.samples import Legend, Photos, Sample, make_sample, visible
 from segray.pipelines.reporting.label_set.summary import (
     N_BINS,
     Choice,
@@ -48,7 +48,7 @@ def run(config: ReportConfig) -> None:
 
 def _page(config: ReportConfig) -> str:
     if LabelStore(config.out).parts():
-        return build(config.out, masks=config.masks, n=config.n)
+        return build(config.out, masks=config.masks, n=config.n, roots=config.image.roots)
     if not is_training_run(config.out):
         raise UserError(f"out={storage.display(config.out)}: no label set here, and no training run")
     if config.masks:
@@ -56,7 +56,14 @@ def _page(config: ReportConfig) -> str:
     return page.build(config.out, config.n)
 
 
-def build(root: str, *, masks: str | None = None, n: int = 12, ignore_index: int = IGNORE_INDEX) -> str:
+def build(
+    root: str,
+    *,
+    masks: str | None = None,
+    n: int = 12,
+    ignore_index: int = IGNORE_INDEX,
+    roots: tuple[str, ...] = (),
+) -> str:
     """The page as HTML.
 
     Args:
@@ -64,6 +71,7 @@ def build(root: str, *, masks: str | None = None, n: int = 12, ignore_index: int
         masks: ground truth to show and to score against, see `TruthMasks`.
         n: number of the least and of the most certain images to show.
         ignore_index: mask pixels with this id do not count.
+        roots: folders of the user where images may be, see `read_labelled`.
 
     Raises:
         UserError: no label set there, or a part or a mask is damaged.
@@ -76,10 +84,10 @@ def build(root: str, *, masks: str | None = None, n: int = 12, ignore_index: int
     if masks and counted.n_ok:
         score = evaluate(root, masks, ignore_index=ignore_index, allow_missing=True)
     least, most = choose(store, n)
-    uris = read_uris(root, [c.image_id for c in least + most])
+    photos = Photos(root, read_uris(root, [c.image_id for c in least + most]), roots)
     truth = TruthMasks(masks) if masks else None
     samples = {
-        row["image_id"]: make_sample(row, legend, uris.get(row["image_id"]), truth, ignore_index)
+        row["image_id"]: make_sample(row, legend, photos, truth, ignore_index)
         for row in read_chosen(store, least + most)
     }
     groups = [_group("least", least, samples), _group("most", most, samples)]
