@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +73,7 @@ def decode_rle(size: Sequence[int], counts: bytes) -> BoolMask:
     """Bool [H, W] mask of a COCO compressed RLE."""
     from pycocotools import mask as coco
 
-    mask: NDArray[Any] = coco.decode({"size": [int(n) for n in size], "counts": counts})
+    mask: NDArray[np.uint8] = coco.decode({"size": [int(n) for n in size], "counts": counts})
     return mask.astype(bool)
 
 

@@ -16,10 +16,10 @@ is approximated, only the order of summation differs.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segray.models.precision import rounded
@@ -30,6 +30,9 @@ from segray.models.sam.transformer import (
     items_in_cache,
     split_heads,
 )
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
 
 
 class MaskDecoder:
@@ -44,7 +47,7 @@ class MaskDecoder:
         ValueError: the first block differs from that of the released models.
     """
 
-    def __init__(self, sam: Any, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, sam: Sam, dtype: torch.dtype = torch.float32) -> None:
         decoder, self._prompts = sam.mask_decoder, sam.prompt_encoder
         transformer = rounded(decoder.transformer, dtype)
         if not transformer.layers[0].skip_first_layer_pe:
@@ -171,7 +174,7 @@ class MaskDecoder:
 class _Upscaling:
     """`output_upscaling` on tokens: transposed convolutions without overlap are matrix products."""
 
-    def __init__(self, layers: Any) -> None:
+    def __init__(self, layers: nn.ModuleList) -> None:
         first, self._norm, self._act, second, _ = layers
         self._weights = [conv.weight.permute(0, 2, 3, 1).flatten(1).contiguous() for conv in (first, second)]
         self._biases = [conv.bias.repeat(4) for conv in (first, second)]
