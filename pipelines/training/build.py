@@ -46,12 +46,11 @@ def build_student(network: Segmenter, config: LearnConfig, workers: int) -> Call
     On a GPU of its own it is a `GraphedStudent`, unless it is compiled or a batch is taken in parts.
     """
     device = next(network.parameters()).device
-    student: nn.Module = Student(network)
-    if config.compile:
-        student = torch.compile(student)  # type: ignore[assignment]
+    plain = Student(network)
+    student: nn.Module = torch.compile(plain) if config.compile else plain  # type: ignore[assignment]
     if workers == 1:
-        graphed = device.type == "cuda" and isinstance(student, Student) and config.accumulate == 1
-        return GraphedStudent(student) if graphed else student
+        graphed = device.type == "cuda" and not config.compile and config.accumulate == 1
+        return GraphedStudent(plain) if graphed else student
     return DistributedDataParallel(student, device_ids=[device] if device.type == "cuda" else None)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +107,8 @@ def _recorded(student: FlatStudent, tensors: tuple[Tensor, ...]) -> Replay | Non
     try:
         # A graph must not read weights that autocast has rounded before it.
         with torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False):
-            recorded = torch.cuda.make_graphed_callables(student, samples, allow_unused_input=True)
+            graphs = torch.cuda.make_graphed_callables(student, samples, allow_unused_input=True)
+        recorded = cast("Replay", graphs)
     except RuntimeError as error:
         _log.warning("the training step is not a CUDA graph: %s", str(error).splitlines()[0])
     # Recording runs the network some times, which counts for batch normalisation.

@@ -114,8 +114,8 @@ class Objective:
             return
         decay = min(1 - 1 / (step + 1), self.config.pseudo.ema)
         with torch.no_grad():
-            means, parameters = list(self.teacher.parameters()), list(self.network.parameters())
-            torch._foreach_lerp_(means, parameters, 1 - decay)
+            means: list[Tensor] = list(self.teacher.parameters())
+            torch._foreach_lerp_(means, list[Tensor](self.network.parameters()), 1 - decay)
             if buffers := list(self.network.buffers()):
                 torch._foreach_copy_(list(self.teacher.buffers()), buffers)
 

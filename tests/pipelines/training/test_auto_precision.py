@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from segray.models.precision import best_train_precision
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import dump, load
-from segray.pipelines.engine import devices
+from segray.pipelines.engine import cluster, devices
 from segray.pipelines.training.auto_precision import on_device, recorded_precision, with_precision
 
 
@@ -60,11 +61,9 @@ def test_a_worker_decides_what_is_left_of_auto() -> None:
 
 
 def test_old_gpus_of_a_cluster_lack_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    import contextlib
-
     import ray
 
-    monkeypatch.setattr(devices.cluster, "connected", lambda _: contextlib.nullcontext(""))
+    monkeypatch.setattr(cluster, "connected", lambda _: contextlib.nullcontext(""))
     for kinds, expected in ((("H100",), True), (("H100", "T4"), False), ((), True)):
         named = {f"accelerator_type:{kind}": 1.0 for kind in kinds} | {"CPU": 4.0}
         monkeypatch.setattr(ray, "cluster_resources", lambda named=named: named)
