@@ -100,7 +100,7 @@ def _count_arrays(
         for name, values in (("truth", true), ("prediction", predicted)):
             if values.size:
                 _check_range(name, int(values.min()), int(values.max()), n_classes, ignore_index)
-        pairs = true.astype(np.int64) * n_classes + predicted
+        pairs = true.astype(np.int64) * n_classes + predicted.astype(np.int64)
         counts += np.bincount(pairs, minlength=counts.size)
     return counts.reshape(n_classes, n_classes)
 

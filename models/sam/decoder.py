@@ -16,10 +16,10 @@ is approximated, only the order of summation differs.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from segray.models.precision import rounded
@@ -174,7 +174,7 @@ class MaskDecoder:
 class _Upscaling:
     """`output_upscaling` on tokens: transposed convolutions without overlap are matrix products."""
 
-    def __init__(self, layers: nn.ModuleList) -> None:
+    def __init__(self, layers: Any) -> None:
         first, self._norm, self._act, second, _ = layers
         self._weights = [conv.weight.permute(0, 2, 3, 1).flatten(1).contiguous() for conv in (first, second)]
         self._biases = [conv.bias.repeat(4) for conv in (first, second)]
