@@ -35,16 +35,21 @@ def ray_session() -> Iterator[None]:
     """One small local Ray for all tests of a process that need one; a run in this process uses it."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=200 * 2**20,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    yield
-    ray.shutdown()
+    from segray.pipelines.engine.auth_token import keep_private
+    from segray.pipelines.engine.cluster import on_loopback
+
+    keep_private()
+    with on_loopback():
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=200 * 2**20,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from segray.pipelines.engine.shared_storage import require_shared
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.run_lock import RunLock
+from segray.pipelines.training.auto_precision import recorded_precision, with_precision
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.summary import check_pixels, data_lines
 from segray.pipelines.training.data.training_data import open_data
@@ -48,6 +49,7 @@ def execute(config: TrainConfig) -> TrainResult:
     """
     # Ray Train's workers run in another folder.
     config = absolute(config)
+    config = with_precision(config, recorded_precision(config.out))
     folder = RunFolder(config)
     folder.check()
     check_trackers(config.trackers)

@@ -146,10 +146,10 @@ class LearnConfig(Config):
     """Processes per worker that read images ahead; 0: the worker reads them itself."""
     accumulate: int = Field(default=1, ge=1)
     """Parts of a worker's share of the batch, processed one after another to save memory."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: autocast to bfloat16."""
-    channels_last: Annotated[bool, RunOnly] = False
-    """Use the channels-last memory format, which speeds up convolutions on GPUs."""
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    """bf16: autocast; auto: bf16 on GPUs that have it, else TF32, fp32 on CPUs. A resumed run keeps it."""
+    channels_last: Annotated[bool | None, RunOnly] = None
+    """Use the channels-last memory format; null: where it is faster, for DeepLab on a GPU."""
     compile: Annotated[bool, RunOnly] = False
     """Compile the network with torch.compile."""
     validate_every: int = Field(default=1, ge=1)

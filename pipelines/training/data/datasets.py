@@ -19,7 +19,7 @@ from segray.pipelines.io.images import ImageProblem, decode, decode_gray_png
 from segray.pipelines.io.sources import read_image
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.data.class_names import class_id_table
-from segray.pipelines.training.data.coco import render_label_map
+from segray.pipelines.training.data.coco_masks import render_label_map
 from segray.pipelines.training.data.samples import READ, Sample
 from segray.pipelines.training.data.stored_labels import StoredLabels
 

@@ -7,7 +7,9 @@ images again and again, each pass in a new order, so that the shorter stream rep
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sized
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -80,6 +82,11 @@ class Batch:
         slices = [slice(i * size, (i + 1) * size) for i in range(count)]
         return [Batch(self.images[s], self.maps[s], self.positions[s]) for s in slices]
 
+    def pin_memory(self) -> Batch:
+        """The same in pinned memory, from which copies to a GPU do not wait; a `DataLoader` calls it."""
+        maps = [[m.pin_memory() for m in group] for group in self.maps]
+        return Batch([image.pin_memory() for image in self.images], maps, self.positions)
+
 
 @dataclass(frozen=True)
 class StepBatch:
@@ -96,6 +103,11 @@ class StepBatch:
         labelled = self.labelled.parts(count)
         unlabelled = self.unlabelled.parts(count) if self.unlabelled else [None] * count
         return [StepBatch(self.step, a, b) for a, b in zip(labelled, unlabelled, strict=True)]
+
+    def pin_memory(self) -> StepBatch:
+        """The same in pinned memory."""
+        unlabelled = self.unlabelled.pin_memory() if self.unlabelled else None
+        return StepBatch(self.step, self.labelled.pin_memory(), unlabelled)
 
 
 class ImageMaps(Sized, Protocol):
@@ -139,7 +151,9 @@ class StepDataset(Dataset[StepBatch]):
         return Batch([item[0] for item in items], [list(item[1:]) for item in items], list(share))
 
 
-def step_batches(data: StepDataset, first: int, last: int, loaders: int) -> Iterator[StepBatch]:
+def step_batches(
+    data: StepDataset, first: int, last: int, loaders: int, *, pinned: bool = False
+) -> Iterator[StepBatch]:
     """The batches of steps `first` to `last` - 1, in order.
 
     Args:
@@ -147,6 +161,7 @@ def step_batches(data: StepDataset, first: int, last: int, loaders: int) -> Iter
         first: the first step.
         last: the step after the last.
         loaders: processes that read ahead; 0: this process reads.
+        pinned: in pinned memory, for a GPU.
     """
     loader = DataLoader(
         data,
@@ -156,8 +171,18 @@ def step_batches(data: StepDataset, first: int, last: int, loaders: int) -> Iter
         num_workers=loaders,
         prefetch_factor=2 if loaders else None,
         persistent_workers=False,
+        pin_memory=pinned,
     )
     return iter(loader)
+
+
+def read_ahead(batches: Iterator[StepBatch], depth: int = 2) -> Iterator[StepBatch]:
+    """The same batches, of which a thread reads up to `depth` while another one is used."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque(thread.submit(next, batches, None) for _ in range(depth))
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next, batches, None))
+            yield batch
 
 
 def _only(batches: list[StepBatch]) -> StepBatch:

@@ -26,7 +26,7 @@ class Sample:
         mask_id: the mask's path under the root, as split files name it.
         void: class id of the mask's pixels that are ignored; they are read as 255.
         binary: whether 255 in the mask is class 1.
-        shapes: COCO's annotations of this image, packed (`coco.render_label_map`); None if `mask` is a PNG.
+        shapes: its annotations in COCO, packed (`coco_masks.render_label_map`); None if `mask` is a PNG.
         label_id: its image_id in the label set, if that is another.
     """
 

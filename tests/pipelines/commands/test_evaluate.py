@@ -387,10 +387,8 @@ def test_binary_label_maps_stop_the_evaluation(tmp_path: Path) -> None:
 
 
 def test_a_perfect_score_of_one_class_is_no_result(tmp_path: Path) -> None:
-    root, masks = (
-        store_in(tmp_path, ok_row("a.jpg", grid([0, 0, 0]))),
-        masks_in(tmp_path, a=grid([0, 0, 255])),
-    )
+    root = store_in(tmp_path, ok_row("a.jpg", grid([0, 0, 0])))
+    masks = masks_in(tmp_path, a=grid([0, 0, 255]))
     result = evaluate(root, str(masks), binary=False)
     assert math.isnan(result.miou)
     assert to_dict(result)["miou"] is None
