@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,9 +38,9 @@ def binary_set(root: Path, names: str = "background\nobject\n") -> Path:
     return root
 
 
-def lines_of(root: Path, method: str = "supervised", **keys: object) -> list[str]:
+def lines_of(root: Path, method: str = "supervised", **keys: Any) -> list[str]:
     data = DataConfig.model_validate({"root": str(root), **keys})
-    config = TrainConfig(out="run", data=data, method=method)  # type: ignore[arg-type]
+    config = TrainConfig(out="run", data=data, method=method)
     return data_lines(config, opened(root, **keys))
 
 
