@@ -72,7 +72,7 @@ def choose(prepared: Prepared, resources: Resources, n_pending: int, pending: It
 
 
 def _usual(config: AnnotateConfig, resources: Resources, n_pending: int) -> Pools:
-    """Both models in one actor on each GPU; where there are none, or pools are sized explicitly, two pools."""
+    """One actor with both models on each GPU; without GPUs, or with pools sized explicitly, two pools."""
     if plan := pools.shared(config.sam, config.clip, resources, n_pending):
         return Pools({"sam": plan, "clip": plan}, shared=True)
     sizes = pools.usual(config.sam, config.clip, resources)

@@ -102,13 +102,14 @@ def shared(sam: Pool, clip: Pool, resources: Resources, n_images: int) -> PoolPl
         n_images: of the run; no more actors than these.
     """
     gpus = int(resources.gpus)
-    if not gpus or _is_sized(sam) or _is_sized(clip):
+    if not gpus or is_sized(sam) or is_sized(clip):
         return None
     workers, batch = min(gpus, max(1, n_images)), sam.batch_size or clip.batch_size
     return PoolPlan(workers, workers, num_cpus=0.0, num_gpus=1.0, threads=1, batch_size=batch, calls=3)
 
 
-def _is_sized(pool: Pool) -> bool:
+def is_sized(pool: Pool) -> bool:
+    """Whether the configuration says how many workers it has, or what each takes."""
     return any(value is not None for value in (pool.workers, pool.max_workers, pool.num_cpus, pool.num_gpus))
 
 

@@ -27,10 +27,6 @@ if TYPE_CHECKING:  # torch and open_clip take seconds to import
     from segray.models.clip.text import TextBank
 
 
-SEGMENTS = "segments_in_memory"
-"""Key of a row's segments that this process has found, and which are not packed yet."""
-
-
 @dataclass(frozen=True)
 class TextEmbeddings:
     """The class names as CLIP embeds them: plain arrays, computed once per run and sent to every worker.
@@ -107,7 +103,7 @@ class ClassifySegments(Stage):
 
     def _classify(self, row: Row, grid: Tensor) -> Row:
         packed = row.get("packed_segments")
-        segments = row.get(SEGMENTS) if packed is None else unpack(packed)
+        segments = row.get("unpacked_segments") if packed is None else unpack(packed)
         if segments is None:
             return self._classify_pixels(row, grid)
         return self._classify_segments(row, grid, segments)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from segray.models.masks import pack
 from segray.pipelines.annotation.stages.base import to_table
-from segray.pipelines.annotation.stages.classify import SEGMENTS, ClassifySegments, TextEmbeddings
+from segray.pipelines.annotation.stages.classify import ClassifySegments, TextEmbeddings
 from segray.pipelines.annotation.stages.loading import device_of
 from segray.pipelines.annotation.stages.schemas import CLASSIFIED_SCHEMA
 from segray.pipelines.annotation.stages.segment import SegmentImages
@@ -65,11 +65,11 @@ class SegmentAndClassify:
 
     def _segments(self, rows: list[Row]) -> list[Row]:
         found = self._segment.segments(rows)
-        return [{**row, SEGMENTS: segments} for row, segments in zip(rows, found, strict=True)]
+        return [{**row, "unpacked_segments": segments} for row, segments in zip(rows, found, strict=True)]
 
 
 def _packed(row: Row) -> Row:
-    return {**row, "packed_segments": pack(row[SEGMENTS])} if row["status"] == "ok" else row
+    return {**row, "packed_segments": pack(row["unpacked_segments"])} if row["status"] == "ok" else row
 
 
 def _stream_before_others(plan: PoolPlan) -> Callable[[], AbstractContextManager[object]]:
