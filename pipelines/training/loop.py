@@ -173,6 +173,7 @@ class Trainer:
 
     def _open_data(self, data: TrainingData) -> None:
         config, labels = self.config, self.config.data.labels
+        self.labelled_pixels = data.labelled_pixels.pixels
         unlabelled = data.unlabelled if self.objective.method.pseudo != "none" else ()
         self.dataset = StepDataset(
             LabelledImages(data.labelled),
@@ -218,6 +219,7 @@ class Trainer:
             "steps": step - before,
             "epoch": step / self.epoch_steps,
             "lr": self.learning_rate(step - 1),
+            "labelled_pixels": list(self.labelled_pixels),
             **training,
             **validation,
         }
