@@ -46,7 +46,7 @@ from segray.pipelines.config.loading import load
 from segray.pipelines.scenes.picture_book import draw_scene
 from segray.pipelines.training.auto_precision import on_device
 from segray.pipelines.training.build import build_network, build_student, make_optimiser
-from segray.pipelines.training.data.sampler import StepDataset, read_ahead, step_batches
+from segray.pipelines.training.data.sampler import StepBatch, StepDataset, read_ahead, step_batches
 from segray.pipelines.training.step import Objective
 
 CLASSES, EPSILON, TAU, WARM_UP = 10, 0.1, 0.7, 3
@@ -199,9 +199,8 @@ class SegrayLoop:
         self.student = build_student(network, config.train, workers=1)
         self.optimiser = make_optimiser(network, config.train)
         data = StepDataset(scenes, scenes, seed=0, batch=config.train.batch, rank=0, workers=1)
-        gpu = on.type == "cuda"
-        batches = step_batches(data, 0, count, config.train.loaders, pinned=gpu)
-        self.batches = read_ahead(batches) if gpu else batches
+        batches = step_batches(data, 0, count, config.train.loaders)
+        self.batches = read_ahead(map(StepBatch.pin_memory, batches)) if on.type == "cuda" else batches
 
     def __call__(self) -> Tensor:
         """One step; the loss, for which a GPU is not waited for: the trainer looks at it now and then."""

@@ -66,7 +66,7 @@ def _label_on_cluster(prepared: Prepared, token: str, n_pending: int, before: in
         run_ledger = ledger.start()
         try:
             with Progress(run_ledger, n_pending, before):
-                graph.label(prepared, pools.plans, sizes, run_ledger, token)
+                graph.label(prepared, pools, sizes, run_ledger, token)
         except KeyboardInterrupt:
             print_resume_hint(prepared, run_ledger)
             raise

@@ -173,6 +173,7 @@ class Trainer:
 
     def _open_data(self, data: TrainingData) -> None:
         config, labels = self.config, self.config.data.labels
+        self.labelled_pixels = data.labelled_pixels.pixels
         unlabelled = data.unlabelled if self.objective.method.pseudo != "none" else ()
         self.dataset = StepDataset(
             LabelledImages(data.labelled),
@@ -190,9 +191,8 @@ class Trainer:
 
     def _batches(self, first: int, last: int) -> Iterator[StepBatch]:
         """The batches of some steps; for a GPU pinned, and read while it works on the steps before."""
-        loaders, gpu = self.config.train.loaders, self.device.type == "cuda"
-        batches = step_batches(self.dataset, first, last, loaders, pinned=gpu)
-        return read_ahead(batches) if gpu else batches
+        batches = step_batches(self.dataset, first, last, self.config.train.loaders)
+        return read_ahead(map(StepBatch.pin_memory, batches)) if self.device.type == "cuda" else batches
 
     def _resume(self) -> Progress:
         """Load the newest checkpoint, if there is one."""
@@ -219,6 +219,7 @@ class Trainer:
             "steps": step - before,
             "epoch": step / self.epoch_steps,
             "lr": self.learning_rate(step - 1),
+            "labelled_pixels": list(self.labelled_pixels),
             **training,
             **validation,
         }

@@ -27,5 +27,7 @@ class EvaluateConfig(Config):
     """Folder for evaluation.json and evaluation.csv; null: next to the labels, or in the training run."""
     ignore_index: int = Field(default=255, ge=0, le=255)
     """Mask pixels with this id are ignored."""
+    binary: bool | None = None
+    """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
     allow_missing: bool = False
     """Leave out images without a mask instead of failing."""

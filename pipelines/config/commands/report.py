@@ -17,5 +17,7 @@ class ReportConfig(Config):
     """A folder of ground-truth masks to show next to the labels and to score them with; null: none."""
     image: ImageRoots = ImageRoots()
     """Where the images of a label set may be, if the label set does not know their checksums."""
+    binary: bool | None = None
+    """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
     n: int = Field(default=12, ge=1, le=1000)
     """Images on the page: the n least and the n most confident (training run: validation images)."""

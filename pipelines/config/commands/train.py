@@ -40,6 +40,8 @@ class DataConfig(Config):
     """As in annotate; null: from class_names.txt (one class per line, from id 0) or the JSON file."""
     ignore_index: int = Field(default=255, ge=0, le=255)
     """Class id of the mask pixels to ignore."""
+    binary: bool | None = None
+    """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
     labels: Folder | None = None
     """Label set of `segray annotate`: zero-shot labels of the unlabelled images; null: none."""
     labelled: Text = "all"
