@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from segray.models.rle import checked_runs
 
 BoolMask = NDArray[np.bool_]
 Box = tuple[int, int, int, int]
@@ -71,10 +72,18 @@ def encode_rle(segment: Segment, height: int, width: int) -> tuple[list[int], by
 
 
 def decode_rle(size: Sequence[int], counts: bytes) -> BoolMask:
-    """Bool [H, W] mask of a COCO compressed RLE."""
+    """Bool [H, W] mask of a COCO compressed RLE.
+
+    Whoever reads an RLE that was received compares `size` with the image's first: it decides the memory.
+
+    Raises:
+        ValueError: the counts are not those of a mask of that size.
+    """
     from pycocotools import mask as coco
 
-    mask: NDArray[Any] = coco.decode({"size": [int(n) for n in size], "counts": counts})
+    height, width = (int(n) for n in size)
+    checked_runs(counts, height, width)
+    mask: NDArray[np.uint8] = coco.decode({"size": [height, width], "counts": counts})
     return mask.astype(bool)
 
 

@@ -30,7 +30,7 @@ from segray.pipelines.io import pending, storage
 from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.run_lock import RunLock
-from segray.pipelines.io.sources import list_images
+from segray.pipelines.io.sources import image_roots, list_images
 from segray.pipelines.label_set.store import LabelStore, prepare_output, write_run
 
 _log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def execute(config: AnnotateConfig) -> LabelSetResult:
     began = time.monotonic()
     space = space_of(config)
     prepare_output(config.out)
-    images = list_images(config.images)
+    images = list_images(config.images, config.image.roots)
     first = list(islice(images, single_process.FEW + 1))
     prepared = prepare(config, space, load=local.suits(config, len(first)))
     config = prepared.config
@@ -138,8 +138,14 @@ def _prepared(config: AnnotateConfig, space: LabelSpace, models: Models) -> Prep
     )
     # The sizes that the models need: SAM's of the long side, CLIP's of both.
     keep = (max(models.sam_size, clip_size), clip_size) if config.image.reduce_jpeg else None
-    options = ImageOptions(**config.image.model_dump(exclude={"reduce_jpeg"}), jpeg_size=keep)
-    return Prepared(config, space, text, bank.embeddings.shape[1], options, record, models.loaded)
+    return Prepared(
+        config, space, text, bank.embeddings.shape[1], _image_options(config, keep), record, models.loaded
+    )
+
+
+def _image_options(config: AnnotateConfig, keep: tuple[int, int] | None) -> ImageOptions:
+    values = config.image.model_dump(exclude={"reduce_jpeg", "roots"})
+    return ImageOptions(**values, jpeg_size=keep, roots=image_roots(config.images, config.image.roots))
 
 
 def _changes(out: str, record: dict[str, Any]) -> list[str]:

@@ -12,30 +12,23 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
-from segray.models.label_space import LabelSpace, label_space
+from segray.models.label_space import IGNORE_INDEX, LabelSpace, label_space
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.image_ids import check_image_id, escape_name
 from segray.pipelines.io.images import ImageProblem
 from segray.pipelines.training.data.class_names import configured_space
+from segray.pipelines.training.data.coco_area import area
+from segray.pipelines.training.data.coco_masks import Segmentation, check_segmentations, parse_json
 from segray.pipelines.training.data.mask_checks import image_shape, list_samples
 from segray.pipelines.training.data.samples import DataSet, Sample, refuse
+from segray.pipelines.understood import PixelCounts
 
 ANNOTATIONS = "annotations"
 
 
-class Rle(TypedDict):
-    """A mask as run lengths in the JSON file; `counts` is a list, or COCO's compressed text."""
-
-    size: list[int]
-    counts: list[int] | str
-
-
-Segmentation = list[list[float]] | Rle
-"""Polygons of x, y, x, y, ... in pixels, or run lengths."""
 Shape = tuple[int, int, Segmentation]
 """Annotation id, class id and segmentation."""
 
@@ -47,40 +40,6 @@ class ImageRecord(TypedDict):
     height: int
     width: int
     file_name: NotRequired[str]
-
-
-def render_label_map(shapes: bytes) -> NDArray[np.uint8]:
-    """The mask of one image, uint8 [H, W]: 0 without an annotation, else the class.
-
-    Larger annotations are drawn first, of equal areas the later id first: the smaller one is on top, as in a
-    label set. Crowds are drawn like all others.
-
-    Args:
-        shapes: the image's annotations, packed by `CocoImages.ready`.
-    """
-    packed = json.loads(zlib.decompress(shapes))
-    height, width = packed["size"]
-    mask = np.zeros((height, width), np.uint8)
-    layers = []
-    for number, class_id, segmentation in packed["shapes"]:
-        rle = _rle(segmentation, height, width)
-        if rle is not None:
-            layers.append((-int(coco_mask.area(rle)), -number, class_id, rle))
-    for _, _, class_id, rle in sorted(layers, key=lambda layer: layer[:2]):
-        mask[coco_mask.decode(rle).astype(bool)] = class_id
-    return mask
-
-
-def _rle(segmentation: Segmentation, height: int, width: int) -> dict[str, object] | None:
-    """pycocotools' RLE of polygons or of run lengths; None if they cover nothing."""
-    if isinstance(segmentation, list):
-        # Fewer than three corners cover nothing, and pycocotools would read four numbers as a box.
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-        return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)) if polygons else None
-    counts = segmentation["counts"]
-    if isinstance(counts, list):
-        return coco_mask.frPyObjects(segmentation, height, width)
-    return {"size": [height, width], "counts": counts.encode()}
 
 
 @dataclass
@@ -133,6 +92,11 @@ class CocoImages(DataSet):
         """The classes of each image's annotations, see `DataSet.contents`; no file is read."""
         return [frozenset(shape[1] for shape in self._shapes(sample)) for sample in samples]
 
+    def pixels(self, samples: Sequence[Sample]) -> PixelCounts:
+        """Pixels of each class by the areas of its annotations, see `DataSet.pixels`; no mask is rendered."""
+        counts = [self._areas(sample) for sample in samples]
+        return PixelCounts.of(counts, len(self.space.classes), IGNORE_INDEX)
+
     def check(self, samples: Sequence[Sample]) -> None:
         """Compare annotations with the images' headers, see `DataSet.check`; no mask is rendered."""
         refuse([problem for sample in samples if (problem := self._problem(sample))], "bad masks or images")
@@ -154,15 +118,15 @@ class CocoImages(DataSet):
     def _read(self, part: _Part) -> dict[int, str]:
         """Fill a part from its file; return the categories, sorted by id."""
         try:
-            content = json.loads(storage.read_bytes(part.uri))
+            content = parse_json(storage.read_bytes(part.uri))
             categories = {int(c["id"]): str(c["name"]) for c in content["categories"]}
             ids = {image["id"]: _image_id(part.folder, image["file_name"]) for image in content["images"]}
             part.images = {ids[image["id"]]: _image_record(image) for image in content["images"]}
             class_of = {category: i for i, category in enumerate(sorted(categories), start=1)}
             for a in content["annotations"]:
-                shape = (a["id"], class_of[a["category_id"]], a["segmentation"])
+                shape = (int(a["id"]), class_of[a["category_id"]], a["segmentation"])
                 part.shapes[ids[a["image_id"]]].append(shape)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             why = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise UserError(f"{storage.display(part.uri)} is not a COCO instances file: {why}") from None
         return dict(sorted(categories.items()))
@@ -172,6 +136,15 @@ class CocoImages(DataSet):
 
     def _shapes(self, sample: Sample) -> list[Shape]:
         return self._part_of(sample).shapes.get(sample.image_id, [])
+
+    def _areas(self, sample: Sample) -> NDArray[np.int64]:
+        """Pixels of each id in an image, [256]; where annotations overlap, the pixels count for each."""
+        record = self._part_of(sample).images[sample.image_id]
+        counts = np.zeros(256, np.int64)
+        for _, class_id, segmentation in self._shapes(sample):
+            counts[class_id] += area(segmentation)
+        counts[0] = max(0, record["height"] * record["width"] - int(counts.sum()))
+        return counts
 
     def _pack(self, sample: Sample) -> bytes:
         record = self._part_of(sample).images[sample.image_id]
@@ -192,23 +165,16 @@ class CocoImages(DataSet):
         return f"{sample.mask_id} is {sizes}; both must have the same size"
 
     def _shape_problem(self, sample: Sample, height: int, width: int) -> str | None:
-        for number, _, segmentation in self._shapes(sample):
-            if not _is_segmentation(segmentation, height, width):
-                allowed = f"polygons, or RLE of size [{height}, {width}]"
-                return f"{sample.mask_id}, annotation {number}: not a mask of its image (allowed: {allowed})"
+        shapes = self._shapes(sample)
+        try:
+            check_segmentations([(number, segmentation) for number, _, segmentation in shapes], height, width)
+        except ValueError as problem:
+            return f"{sample.mask_id}{problem}"
         return None
 
 
-def _is_segmentation(segmentation: object, height: int, width: int) -> bool:
-    if isinstance(segmentation, list):
-        return all(isinstance(polygon, list) and len(polygon) % 2 == 0 for polygon in segmentation)
-    if not isinstance(segmentation, dict):
-        return False
-    return isinstance(segmentation.get("counts"), str | list) and segmentation.get("size") == [height, width]
-
-
 def _image_record(image: ImageRecord) -> ImageRecord:
-    return {"id": image["id"], "height": image["height"], "width": image["width"]}
+    return {"id": image["id"], "height": int(image["height"]), "width": int(image["width"])}
 
 
 def open_coco(config: DataConfig) -> DataSet:

@@ -1,0 +1,71 @@
+"""COCO's run lengths, checked before native code decodes them: they may come from anyone.
+
+pycocotools reads past the end of a cut text, and writes past the end of a mask whose runs are too long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Runs = NDArray[np.int64]
+"""Pixels of each run in column order: background, mask, background, ..."""
+
+MAX_COUNTS = 1 << 22
+"""Characters or numbers of one mask: far more than the outline of a segment needs."""
+
+_BITS, _MORE, _SIGN = 5, 32, 16
+_LONGEST = 7
+
+
+def checked_runs(counts: bytes | str | Sequence[int], height: int, width: int) -> Runs:
+    """The runs of a mask, plain or compressed, that cover an image exactly.
+
+    Args:
+        counts: a list of numbers, or COCO's compressed text.
+        height: of the image in pixels.
+        width: of the image in pixels.
+
+    Raises:
+        ValueError: not run lengths, or not those of a height x width mask.
+    """
+    if len(counts) > MAX_COUNTS:
+        raise ValueError(f"run lengths of {len(counts)} numbers (allowed: at most {MAX_COUNTS})")
+    runs = _plain(counts) if isinstance(counts, list | tuple) else _compressed(counts)
+    if (runs < 0).any() or (runs > height * width).any() or int(runs.sum()) != height * width:
+        raise ValueError(f"run lengths that are not those of {height * width} pixels")
+    return runs
+
+
+def area(runs: Runs) -> int:
+    """Pixels of the mask."""
+    return int(runs[1::2].sum())
+
+
+def _plain(counts: Sequence[object]) -> Runs:
+    if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts):
+        raise ValueError("run lengths that are not whole numbers")
+    return np.array(counts, np.int64)
+
+
+def _compressed(counts: object) -> Runs:
+    """Groups of 5 bits, the lowest first, with a sign; from the fourth on, the difference to two before."""
+    data = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
+    if not isinstance(data, bytes):
+        raise ValueError("run lengths that are neither a list nor a text")
+    codes = np.frombuffer(data, np.uint8).astype(np.int64) - 48
+    if not codes.size or (codes < 0).any() or (codes >= 2 * _MORE).any() or codes[-1] & _MORE:
+        raise ValueError("run lengths that are not COCO's compressed text")
+    ends = np.flatnonzero(codes & _MORE == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > _LONGEST:
+        raise ValueError("run lengths that are not COCO's compressed text")
+    shifts = _BITS * (np.arange(codes.size) - np.repeat(starts, lengths))
+    values = np.add.reduceat((codes & (_MORE - 1)) << shifts, starts)
+    values -= np.where(codes[ends] & _SIGN, 1 << (_BITS * lengths), 0)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values

@@ -1,0 +1,161 @@
+"""COCO's segmentations: checked in the driver, as pycocotools trusts them, then rendered by the workers."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+from typing import Any, NoReturn, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from segray.models.rle import checked_runs
+
+MAX_ANNOTATIONS = 10_000
+"""Annotations of one image."""
+MAX_POLYGONS = 1_000
+"""Polygons of one annotation."""
+MAX_OUTLINE = 2_000_000
+"""Pixels along the polygons of one annotation: pycocotools takes about 80 bytes for each."""
+MAX_OUTLINES = 20_000_000
+"""The same of one image."""
+MAX_PAINTED = 20_000_000_000
+"""Pixels that drawing all annotations of an image may visit."""
+
+_MARGIN = 16
+_MERGED_AT_ONCE = 32
+
+
+class Rle(TypedDict):
+    """A mask as run lengths in the JSON file; `counts` is a list, or COCO's compressed text."""
+
+    size: list[int]
+    counts: list[int] | str
+
+
+Segmentation = list[list[float]] | Rle
+"""Polygons of x, y, x, y, ... in pixels, or run lengths."""
+
+
+def parse_json(data: bytes) -> Any:
+    """The content of a JSON file, without Python's extensions NaN and Infinity.
+
+    Raises:
+        ValueError: not JSON.
+        RecursionError: nested too deeply.
+    """
+    return json.loads(data, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def check_segmentations(shapes: Sequence[tuple[int, object]], height: int, width: int) -> None:
+    """Check all annotations of an image: pycocotools crashes, or takes any memory, for what this refuses.
+
+    Points outside of the image are common and are clipped, if they are less than the image's own size away.
+
+    Args:
+        shapes: id and segmentation of each annotation, as they are in the JSON file.
+        height: of the image in pixels.
+        width: of the image in pixels.
+
+    Raises:
+        ValueError: `: what is wrong`, or `, annotation ID: what is wrong`, to follow the mask's name.
+    """
+    if len(shapes) > MAX_ANNOTATIONS:
+        raise ValueError(f": {len(shapes)} annotations (allowed: at most {MAX_ANNOTATIONS} per image)")
+    outlines = 0.0
+    for number, segmentation in shapes:
+        try:
+            outlines += _outline(segmentation, height, width)
+        except ValueError as problem:
+            raise ValueError(f", annotation {number}: {problem}") from None
+    if outlines > MAX_OUTLINES or len(shapes) * height * width > MAX_PAINTED:
+        raise ValueError(
+            f": {len(shapes)} annotations with outlines of {outlines:.0f} px are too many for one image"
+        )
+
+
+def _outline(segmentation: object, height: int, width: int) -> float:
+    """Pixels along the polygons of a valid segmentation; 0 for run lengths."""
+    if isinstance(segmentation, list):
+        if len(segmentation) > MAX_POLYGONS:
+            raise ValueError(f"{len(segmentation)} polygons (allowed: at most {MAX_POLYGONS})")
+        outline = sum(_polygon_outline(polygon, height, width) for polygon in segmentation)
+        if outline > MAX_OUTLINE:
+            raise ValueError(f"an outline of {outline:.0f} px (allowed: at most {MAX_OUTLINE})")
+        return outline
+    counts = segmentation.get("counts") if isinstance(segmentation, dict) else None
+    if not isinstance(segmentation, dict) or not isinstance(counts, str | list):
+        raise _no_mask(height, width)
+    if segmentation.get("size") != [height, width]:
+        raise _no_mask(height, width)
+    checked_runs(counts, height, width)
+    return 0.0
+
+
+def _polygon_outline(polygon: object, height: int, width: int) -> float:
+    if not isinstance(polygon, list) or len(polygon) % 2 or any(type(v) not in (int, float) for v in polygon):
+        raise _no_mask(height, width)
+    if not polygon:
+        return 0.0
+    try:
+        points = np.array(polygon, np.float64).reshape(-1, 2)
+    except OverflowError:
+        raise ValueError("a coordinate that is no number of pixels") from None
+    margin = max(height, width, _MARGIN)
+    bad = ~((points >= -margin) & (points <= np.array([width, height]) + margin))
+    if bad.any():
+        raise ValueError(f"a coordinate of {points[bad][0]:g} px, the image is {width}x{height}")
+    steps = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1)
+    return float(steps.sum()) + len(points)
+
+
+def _no_mask(height: int, width: int) -> ValueError:
+    return ValueError(f"not a mask of its image (allowed: polygons, or RLE of size [{height}, {width}])")
+
+
+def render_label_map(shapes: bytes) -> NDArray[np.uint8]:
+    """The mask of one image, uint8 [H, W]: 0 without an annotation, else the class.
+
+    Larger annotations are drawn first, of equal areas the later id first: the smaller one is on top, as in a
+    label set. Crowds are drawn like all others.
+
+    Args:
+        shapes: the image's annotations, packed by `CocoImages.ready` after `check_segmentations`.
+    """
+    packed = json.loads(zlib.decompress(shapes))
+    height, width = packed["size"]
+    mask = np.zeros((height, width), np.uint8)
+    layers = []
+    for number, class_id, segmentation in packed["shapes"]:
+        rle = _rle(segmentation, height, width)
+        if rle is not None:
+            layers.append((-int(coco_mask.area(rle)), -number, class_id, rle))
+    for _, _, class_id, rle in sorted(layers, key=lambda layer: layer[:2]):
+        mask[coco_mask.decode(rle).astype(bool)] = class_id
+    return mask
+
+
+def _rle(segmentation: Segmentation, height: int, width: int) -> dict[str, object] | None:
+    """pycocotools' RLE of polygons or of run lengths; None if they cover nothing."""
+    if isinstance(segmentation, list):
+        # Fewer than three corners cover nothing, and pycocotools would read four numbers as a box.
+        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+        return _union(coco_mask.frPyObjects(polygons, height, width)) if polygons else None
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        return coco_mask.frPyObjects(segmentation, height, width)
+    return {"size": [height, width], "counts": counts.encode()}
+
+
+def _union(rles: list[dict[str, object]]) -> dict[str, object]:
+    """Merged a few at a time: one after the other, many polygons take quadratic time."""
+    while len(rles) > 1:
+        starts = range(0, len(rles), _MERGED_AT_ONCE)
+        rles = [coco_mask.merge(rles[start : start + _MERGED_AT_ONCE]) for start in starts]
+    return rles[0]
