@@ -8,12 +8,13 @@ WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # After `make test` in the same call, what that has not run.
 REST := $(if $(filter test,$(MAKECMDGOALS)),-m slow)
+AUDIT := build/audit
 BENCH ?= zero_shot masks gem pooling jpeg store annotate end_to_end memory startup train
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo tune test test-all lint bench docs clean
+.PHONY: help demo tune test test-all audit lint bench docs clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 15
@@ -43,6 +44,11 @@ bench: $(VENV)/.dev ## run every benchmark, one program per claim
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS); \
 	done
 
+audit: $(VENV)/.dev $(AUDIT)/bin/pip-audit ## look up the installed packages in the known advisories
+	$(AUDIT)/bin/pip-audit --format json --skip-editable \
+		--path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" > build/audit.json || true
+	$(BIN)/python tools/advisories.py build/audit.json
+
 docs: $(BIN)/python ## build the documentation site into build/site
 	$(PIP) -q 'mkdocs-material>=9.6,<10'
 	$(BIN)/mkdocs build --strict
@@ -60,6 +66,11 @@ $(BIN)/python:
 		fi; \
 	done; \
 	echo "Python 3.11 or newer is needed; name one with PYTHON=..." >&2; exit 1
+
+# In an environment of its own: what it needs is not what segray ships.
+$(AUDIT)/bin/pip-audit: | $(BIN)/python
+	$(BIN)/python -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip --disable-pip-version-check install -q 'pip-audit>=2.9,<3'
 
 $(VENV)/.core: pyproject.toml | $(BIN)/python
 	$(PIP) -e .

@@ -6,7 +6,6 @@ the real thing: manifest, reading and decoding, actors, ledger, encoding, parts,
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 from unittest import mock
@@ -20,22 +19,25 @@ from segray.pipelines.cli import main
 from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.rows import Row
 
-SECONDS = "SEGRAY_STAND_IN_SECONDS"
 
+def sleeping_sam(seconds: float) -> type[Stage]:
+    """In place of `SegmentImages`: sleeps so many seconds per image, and finds nothing.
 
-class SleepingSam(Stage):
-    """In place of `SegmentImages`."""
+    Made by a call, so that Ray ships the class with its seconds: a cluster that runs already has an
+    environment of its own.
+    """
 
-    name, schema = "sam", SEGMENTED_SCHEMA
+    class SleepingSam(Stage):
+        name, schema = "sam", SEGMENTED_SCHEMA
 
-    def __init__(self, *, guard: Guard, **_: object) -> None:
-        super().__init__(guard)
-        self._seconds = float(os.environ[SECONDS])
+        def __init__(self, *, guard: Guard, **_: object) -> None:
+            super().__init__(guard)
 
-    def process(self, rows: list[Row]) -> list[Row]:
-        """No segments, after a while."""
-        time.sleep(self._seconds * len(rows))
-        return [{**row, "packed_segments": pack([])} for row in rows]
+        def process(self, rows: list[Row]) -> list[Row]:
+            time.sleep(seconds * len(rows))
+            return [{**row, "packed_segments": pack([])} for row in rows]
+
+    return SleepingSam
 
 
 class IdleClip(Stage):
@@ -55,7 +57,6 @@ class IdleClip(Stage):
 
 def run(words: list[str]) -> None:
     """`SECONDS annotate ...`: the command line, with the sleepers in place of the models."""
-    # Ray's workers are started with this environment.
-    os.environ[SECONDS] = words[0]
-    with mock.patch.multiple(graph, SegmentImages=SleepingSam, ClassifySegments=IdleClip):
+    sam = sleeping_sam(float(words[0]))
+    with mock.patch.multiple(graph, SegmentImages=sam, ClassifySegments=IdleClip):
         main(words[1:])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +83,7 @@ def decode_rle(size: Sequence[int], counts: bytes) -> BoolMask:
 
     height, width = (int(n) for n in size)
     checked_runs(counts, height, width)
-    mask: NDArray[Any] = coco.decode({"size": [height, width], "counts": counts})
+    mask: NDArray[np.uint8] = coco.decode({"size": [height, width], "counts": counts})
     return mask.astype(bool)
 
 

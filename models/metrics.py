@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import torch
@@ -15,15 +15,18 @@ _CHUNK = 1 << 22
 
 @overload
 def confusion_matrix(
-    truth: NDArray[Any], prediction: NDArray[Any], n_classes: int, ignore_index: int | None = 255
+    truth: NDArray[np.generic],
+    prediction: NDArray[np.generic],
+    n_classes: int,
+    ignore_index: int | None = 255,
 ) -> Confusion: ...
 @overload
 def confusion_matrix(
     truth: torch.Tensor, prediction: torch.Tensor, n_classes: int, ignore_index: int | None = 255
 ) -> torch.Tensor: ...
 def confusion_matrix(
-    truth: NDArray[Any] | torch.Tensor,
-    prediction: NDArray[Any] | torch.Tensor,
+    truth: NDArray[np.generic] | torch.Tensor,
+    prediction: NDArray[np.generic] | torch.Tensor,
     n_classes: int,
     ignore_index: int | None = 255,
 ) -> Confusion | torch.Tensor:
@@ -82,7 +85,7 @@ def pixel_accuracy(confusion: Confusion | torch.Tensor) -> float:
 
 
 def _count_arrays(
-    truth: NDArray[Any], prediction: NDArray[Any], n_classes: int, ignore_index: int | None
+    truth: NDArray[np.generic], prediction: NDArray[np.generic], n_classes: int, ignore_index: int | None
 ) -> Confusion:
     for name, values in (("truth", truth), ("prediction", prediction)):
         if values.dtype.kind not in "iu":
@@ -97,7 +100,7 @@ def _count_arrays(
         for name, values in (("truth", true), ("prediction", predicted)):
             if values.size:
                 _check_range(name, int(values.min()), int(values.max()), n_classes, ignore_index)
-        pairs = true.astype(np.int64) * n_classes + predicted
+        pairs = true.astype(np.int64) * n_classes + predicted.astype(np.int64)
         counts += np.bincount(pairs, minlength=counts.size)
     return counts.reshape(n_classes, n_classes)
 

@@ -14,6 +14,8 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 PrecisionOrAuto = Literal["auto", "fp32", "bf16", "fp16"]
 
+TrainPrecision = Literal["fp32", "tf32", "bf16"]
+
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
@@ -29,6 +31,19 @@ def resolve_precision(choice: PrecisionOrAuto, device: str) -> Precision:
     if choice != "auto":
         return choice
     return "fp16" if device == "cuda" else "fp32"
+
+
+def best_train_precision(device: str, *, has_bf16: bool) -> TrainPrecision:
+    """What `train.precision=auto` stands for on "cuda" or "cpu"; without bfloat16, a GPU takes TF32."""
+    if device != "cuda":
+        return "fp32"
+    return "bf16" if has_bf16 else "tf32"
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether products and convolutions of float32 tensors on a GPU may round their operands to TF32."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def rounded(module: ModuleT, dtype: torch.dtype) -> ModuleT:

@@ -13,6 +13,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Workers that yield to everything else starve beside a second process of tests.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Ray's workers inherit them; a URI holds no keys.
+os.environ.setdefault("AWS_ACCESS_KEY_ID", "test")
+os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "test")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,16 +38,21 @@ def ray_session() -> Iterator[None]:
     """One small local Ray for all tests of a process that need one; a run in this process uses it."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=200 * 2**20,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    yield
-    ray.shutdown()
+    from segray.pipelines.engine.auth_token import keep_private
+    from segray.pipelines.engine.cluster import on_loopback
+
+    keep_private()
+    with on_loopback():
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=200 * 2**20,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def read_trials(out: str) -> list[Trial]:
         with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             trial = _trial(json.loads(storage.read_bytes(storage.join(out, TRIALS, name, RECORD))))
             # Its name becomes a path.
-            if trial.file == name:
+            if trial.file == name and all(isinstance(value, str) for value in trial.values.values()):
                 trials.append(trial)
     return trials
 

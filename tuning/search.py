@@ -22,6 +22,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.training.auto_precision import recorded_precision, with_precision
 from segray.pipelines.training.trackers import check_trackers
 from segray.pipelines.training.trainer import scaling_config
 from segray.tuning.folder import SearchFolder, threshold_labels
@@ -41,6 +42,7 @@ def run(config: TuneConfig) -> None:
             no trial of a split is done (1).
     """
     _check_address(config)
+    config = with_precision(config, recorded_precision(config.out))
     folder = SearchFolder(config)
     folder.check()
     check_trackers(config.trackers)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
+    from segment_anything.modeling import Sam
 
 SAM_ARCH: dict[str, int] = {
     "img_size": 192,
@@ -35,7 +39,7 @@ CLIP_INPUT = 256
 """Side of its input in pixels: finer than the 160 px of its training, which names more segments right."""
 
 
-def build_builtin_sam(arch: dict[str, int]) -> Any:
+def build_builtin_sam(arch: dict[str, int]) -> Sam:
     """A `segment_anything.modeling.Sam` of the given sizes, in evaluation mode, with random weights.
 
     The last encoder block attends globally, the others in windows, as SAM's own encoders do.
@@ -79,7 +83,7 @@ def build_builtin_sam(arch: dict[str, int]) -> Any:
     return Sam(encoder, prompt_encoder, decoder).eval()
 
 
-def build_builtin_clip(arch: dict[str, Any]) -> Any:
+def build_builtin_clip(arch: dict[str, Any]) -> CLIP:
     """An `open_clip.CLIP` of the given configuration, in evaluation mode, with random weights."""
     from open_clip.model import CLIP
 

@@ -9,14 +9,17 @@ a pure function of an untouched `open_clip` tower: no hooks, no replaced modules
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from segray.models.clip.model import ClipModel, build_clip, preprocess
 from segray.models.clip.towers import check_tower
+
+if TYPE_CHECKING:
+    from open_clip.transformer import VisionTransformer
 
 __all__ = ["ClipModel", "Features", "build_clip", "clip_tokens", "dense_features", "gem_tokens", "preprocess"]
 
@@ -24,7 +27,7 @@ Features = Literal["gem", "clip"]
 
 
 def dense_features(
-    visual: Any,
+    visual: VisionTransformer,
     images: Tensor,
     *,
     features: Features = "gem",
@@ -58,7 +61,12 @@ def dense_features(
 
 
 def gem_tokens(
-    visual: Any, images: Tensor, *, depth: int = 7, iterations: int = 1, temperature: float | None = None
+    visual: VisionTransformer,
+    images: Tensor,
+    *,
+    depth: int = 7,
+    iterations: int = 1,
+    temperature: float | None = None,
 ) -> Tensor:
     """The GEM stream after the final norm and projection, not L2-normalised: [B, 1 + h * w, D].
 
@@ -82,7 +90,7 @@ def gem_tokens(
     return visual.ln_post(gem) @ visual.proj
 
 
-def clip_tokens(visual: Any, images: Tensor) -> Tensor:
+def clip_tokens(visual: VisionTransformer, images: Tensor) -> Tensor:
     """The tower's own tokens after the final norm and projection, not L2-normalised: [B, 1 + h * w, D]."""
     x = embed(visual, images)
     for block in visual.transformer.resblocks:
@@ -90,7 +98,7 @@ def clip_tokens(visual: Any, images: Tensor) -> Tensor:
     return visual.ln_post(x) @ visual.proj
 
 
-def _check_options(visual: Any, depth: int, iterations: int, temperature: float | None) -> None:
+def _check_options(visual: VisionTransformer, depth: int, iterations: int, temperature: float | None) -> None:
     blocks = len(visual.transformer.resblocks)
     if not 2 <= depth <= blocks + 1:
         raise ValueError(
@@ -102,7 +110,7 @@ def _check_options(visual: Any, depth: int, iterations: int, temperature: float 
         raise ValueError(f"temperature must be a positive number or null, not {temperature}")
 
 
-def _grid(visual: Any, images: Tensor) -> tuple[int, int]:
+def _grid(visual: VisionTransformer, images: Tensor) -> tuple[int, int]:
     height, width = images.shape[-2:]
     patch_height, patch_width = visual.patch_size
     if not height or not width or height % patch_height or width % patch_width:
@@ -113,7 +121,7 @@ def _grid(visual: Any, images: Tensor) -> tuple[int, int]:
     return height // patch_height, width // patch_width
 
 
-def embed(visual: Any, images: Tensor) -> Tensor:
+def embed(visual: VisionTransformer, images: Tensor) -> Tensor:
     """Tokens before the first block, [B, 1 + h * w, C]. Patch dropout is left out: every patch is wanted."""
     grid = _grid(visual, images)
     patches = visual.conv1(images.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)
@@ -131,14 +139,14 @@ def _positions(embedding: Tensor, source: tuple[int, int], target: tuple[int, in
     return torch.cat([embedding[:1].float(), grid[0].flatten(1).T])
 
 
-def _heads(attention: Any, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _heads(attention: nn.MultiheadAttention, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of the normed tokens y [B, N, C]: three [B, heads, N, C / heads]."""
     projected = F.linear(y, attention.in_proj_weight, attention.in_proj_bias)
     q, k, v = projected.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     return q, k, v
 
 
-def _merge(attention: Any, values: Tensor) -> Tensor:
+def _merge(attention: nn.MultiheadAttention, values: Tensor) -> Tensor:
     """The attention's output projection of per-head values: [B, heads, N, C / heads] -> [B, N, C]."""
     return attention.out_proj(values.transpose(1, 2).flatten(2))
 

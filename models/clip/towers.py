@@ -14,7 +14,7 @@ _SUPPORTED = (
 )
 
 
-def check_tower(visual: Any) -> None:
+def check_tower(visual: object) -> None:
     """Check `model.visual` of an open_clip model.
 
     Raises:
@@ -36,7 +36,7 @@ def check_config(name: str, config: Mapping[str, Any]) -> None:
         raise ValueError(f"CLIP model {name} has no dense features: {reason}; {_SUPPORTED}")
 
 
-def _tower_reason(visual: Any) -> str | None:
+def _tower_reason(visual: object) -> str | None:
     from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 
     if not isinstance(visual, VisionTransformer):

@@ -16,7 +16,7 @@ is approximated, only the order of summation differs.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ from segray.models.sam.transformer import (
     split_heads,
 )
 
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
 
 class MaskDecoder:
     """The decoder of a `segment_anything.modeling.Sam`, whose weights it reads and does not modify.
@@ -44,7 +47,7 @@ class MaskDecoder:
         ValueError: the first block differs from that of the released models.
     """
 
-    def __init__(self, sam: Any, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, sam: Sam, dtype: torch.dtype = torch.float32) -> None:
         decoder, self._prompts = sam.mask_decoder, sam.prompt_encoder
         transformer = rounded(decoder.transformer, dtype)
         if not transformer.layers[0].skip_first_layer_pe:

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from segment_anything.modeling.image_encoder import get_rel_pos, window_partition, window_unpartition
 from torch import Tensor
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from segment_anything.modeling.image_encoder import Attention, Block, ImageEncoderViT
+
 _BIAS_VALUES_ON_CPU, _BIAS_VALUES_ELSEWHERE = 1 << 22, 1 << 29
 """Largest number of relative position bias values held at a time: on a CPU what fits its cache (measured),
 elsewhere a bound on memory."""
 
 
-def encode_images(encoder: Any, images: Tensor, trunk: Any = None) -> Tensor:
+def encode_images(encoder: ImageEncoderViT, images: Tensor, trunk: ImageEncoderViT | None = None) -> Tensor:
     """Float32 embeddings [B, C, h, w] of normalised float32 images [B, 3, side, side].
 
     Args:
@@ -38,7 +41,7 @@ def encode_images(encoder: Any, images: Tensor, trunk: Any = None) -> Tensor:
     return embeddings
 
 
-def _block(block: Any, x: Tensor) -> Tensor:
+def _block(block: Block, x: Tensor) -> Tensor:
     inner = block.norm1(x)
     if block.window_size > 0:
         size = inner.shape[1:3]
@@ -50,7 +53,7 @@ def _block(block: Any, x: Tensor) -> Tensor:
     return x + block.mlp(block.norm2(x))
 
 
-def _attention(attention: Any, x: Tensor) -> Tensor:
+def _attention(attention: Attention, x: Tensor) -> Tensor:
     """Self-attention of [B, h, w, C]; decomposed relative positions become the fused attention's bias."""
     count, height, width, _ = x.shape
     heads, length = attention.num_heads, height * width
@@ -85,7 +88,7 @@ def _parts(
         yield slice(window, window + 1), slice(head, head + 1), slice(row, row + high)
 
 
-def _project(attention: Any, heads: Tensor, height: int, width: int) -> Tensor:
+def _project(attention: Attention, heads: Tensor, height: int, width: int) -> Tensor:
     """Output projection of [B, heads, h w, d] to [B, h, w, C]."""
     out: Tensor = attention.proj(heads.transpose(1, 2).flatten(2))
     return out.unflatten(1, (height, width))

@@ -225,7 +225,7 @@ def _at_least(name: str, value: int, least: int) -> None:
         raise ValueError(f"{name} is {value}, must be at least {least}")
 
 
-def _check(image: Any, number: int) -> None:
+def _check(image: object, number: int) -> None:
     shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", type(image).__name__)
     if not isinstance(image, np.ndarray) or dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         actual = dtype if shape is None else f"{dtype} {list(shape)}"

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
 
 Rgb = NDArray[np.uint8]
 Points = NDArray[np.float64]
@@ -89,7 +92,7 @@ def resized(image: Rgb, size: Size, side: int) -> Tensor:
     return torch.from_numpy(np.array(small))
 
 
-def normalised(sam: Any, images: Sequence[Tensor]) -> Tensor:
+def normalised(sam: Sam, images: Sequence[Tensor]) -> Tensor:
     """Normalise images from `resized` into one float32 [B, 3, side, side] on SAM's device, padded with 0."""
     side = sam.image_encoder.img_size
     batch = torch.zeros(len(images), 3, side, side, device=sam.device)

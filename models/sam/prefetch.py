@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,9 +13,12 @@ from torch import Tensor
 from segray.models.sam.geometry import Rgb, Size, normalised, resized
 from segray.models.transfer import pinned, prefetch
 
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
 
 def embeddings(
-    sam: Any,
+    sam: Sam,
     crops: Iterable[tuple[Rgb, Size]],
     encode: Callable[[Tensor], Tensor],
     batch: int,

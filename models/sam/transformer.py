@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
 
 _CACHED_VALUES = 1 << 18
 """Values of image tokens that a CPU processes at a time (1,024 rows of 256: measured)."""
@@ -41,7 +44,7 @@ class ImageTokens:
 class Block:
     """`segment_anything`'s `TwoWayAttentionBlock`."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: TwoWayAttentionBlock) -> None:
         self._layer = layer
         self.token_to_image = TokenToImageAttention(layer.cross_attn_token_to_image)
         self.image_to_token = ImageToTokenAttention(layer.cross_attn_image_to_token)
@@ -95,7 +98,7 @@ class Block:
 class _CrossAttention:
     """Projections of a cross attention, split by head; shared by both directions."""
 
-    def __init__(self, attention: Any) -> None:
+    def __init__(self, attention: Attention) -> None:
         self.heads = attention.num_heads
         self.q_proj, self.k_proj, self.v_proj = attention.q_proj, attention.k_proj, attention.v_proj
         self.out_proj = attention.out_proj
@@ -109,7 +112,7 @@ class _CrossAttention:
 class TokenToImageAttention(_CrossAttention):
     """Prompt tokens attend to image tokens."""
 
-    def __init__(self, attention: Any) -> None:
+    def __init__(self, attention: Attention) -> None:
         super().__init__(attention)
         self._key_weight = self.by_head(self.k_proj.weight)
         self._value_weight = self.by_head(self.v_proj.weight).mT.contiguous()
@@ -142,7 +145,7 @@ class TokenToImageAttention(_CrossAttention):
 class ImageToTokenAttention(_CrossAttention):
     """Image tokens attend to prompt tokens; the result includes the residual connection."""
 
-    def __init__(self, attention: Any) -> None:
+    def __init__(self, attention: Attention) -> None:
         super().__init__(attention)
         self._query_weight = self.by_head(self.q_proj.weight)
         self._query_bias = self.q_proj.bias.unflatten(0, (self.heads, -1))[:, :, None].contiguous()
@@ -213,6 +216,6 @@ def _project_heads(x: Tensor, weight: Tensor) -> Tensor:
     return product.unflatten(1, (count, length)).transpose(0, 1)
 
 
-def _norm(norm: Any, x: Tensor) -> Tensor:
+def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     out: Tensor = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
     return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor
@@ -99,7 +100,7 @@ class SegFormer(Segmenter):
         return f"segformer.{key}"
 
 
-def _transformers() -> Any:
+def _transformers() -> ModuleType:
     try:
         from transformers.models.segformer import modeling_segformer
     except ImportError as error:

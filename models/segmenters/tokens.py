@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from segray.models.clip.gem import embed
 from segray.models.segmenters.base import to_patches
 
+if TYPE_CHECKING:
+    from open_clip.transformer import VisionTransformer
 
-def clip_tower(config: Mapping[str, Any]) -> Any:
+
+def clip_tower(config: Mapping[str, Any]) -> VisionTransformer:
     """The image tower of an open_clip configuration, with random weights.
 
     It has no projection into the text space, which the loss of a segmenter would never reach.
@@ -33,7 +36,7 @@ def clip_tower(config: Mapping[str, Any]) -> Any:
     return tower
 
 
-def token_maps(visual: Any, images: Tensor, blocks: Sequence[int]) -> tuple[Tensor, ...]:
+def token_maps(visual: VisionTransformer, images: Tensor, blocks: Sequence[int]) -> tuple[Tensor, ...]:
     """The patch tokens after some blocks, normed by the tower's last norm: maps [B, C, h, w].
 
     Args:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
 
 from segray.pipelines.config.commands.annotate import AnnotateConfig, Pool
 from segray.pipelines.config.previous import current_provenance
-from segray.pipelines.engine import cluster
+from segray.pipelines.engine import devices
 from segray.pipelines.label_set.store import LabelStore
 
 _MODELS = ("sam", "clip")
@@ -45,23 +43,5 @@ def with_precisions(config: AnnotateConfig, recorded: dict[str, Any]) -> Annotat
 def _of_device(config: AnnotateConfig, pool: Pool) -> str:
     from segray.models.precision import resolve_precision
 
-    return resolve_precision("auto", "cuda" if pool.num_gpus != 0 and _has_gpus(config) else "cpu")
-
-
-def _has_gpus(config: AnnotateConfig) -> bool:
-    """Whether the run will have GPUs: those of the cluster, of this machine, or on request."""
-    import torch
-
-    address = config.address or os.environ.get("RAY_ADDRESS")
-    if config.grow.gpus:
-        return True
-    if address in (None, "local") and not _connected():
-        return torch.cuda.is_available()
-    with cluster.connected(address):
-        return cluster.resources().gpus >= 1
-
-
-def _connected() -> bool:
-    """Whether this process has joined a cluster; where it has not, Ray, slow to import, stays out."""
-    ray = sys.modules.get("ray")
-    return ray is not None and ray.is_initialized()
+    on_gpu = pool.num_gpus != 0 and devices.has_gpus(config.address, config.grow)
+    return resolve_precision("auto", "cuda" if on_gpu else "cpu")

@@ -18,8 +18,10 @@ from urllib.error import HTTPError, URLError
 import click
 
 from segray.pipelines.config.commands.doctor import DoctorConfig
-from segray.pipelines.engine import cluster, shared_storage
-from segray.pipelines.engine.jobs import one_line, use_token
+from segray.pipelines.engine import auth_token, cluster, shared_storage
+from segray.pipelines.engine.auth_token import use_token
+from segray.pipelines.engine.jobs import one_line
+from segray.pipelines.engine.listening import listeners
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 
@@ -65,6 +67,7 @@ def findings(config: DoctorConfig) -> Iterator[Finding]:
     yield from _packages()
     yield _gpus()
     yield from _storage(config.out)
+    yield _token()
     yield from _cluster(config)
 
 
@@ -139,6 +142,16 @@ def _token_object(out: str) -> tuple[str, bytes]:
     return uri, token
 
 
+def _token() -> Finding:
+    """Whether other users of this machine can read or replace the token of its clusters."""
+    if exposure := auth_token.exposure():
+        return Finding(False, "token", f"{exposure.file} {exposure.reason}; {exposure.remedy}")
+    file = auth_token.token_file()
+    if file is None:
+        return Finding(True, "token", "in RAY_AUTH_TOKEN")
+    return Finding(True, "token", f"{file}, {'private' if file.is_file() else 'created by the first run'}")
+
+
 def _cluster(config: DoctorConfig) -> Iterator[Finding]:
     local = not (config.address or os.environ.get("RAY_ADDRESS"))
     try:
@@ -146,6 +159,8 @@ def _cluster(config: DoctorConfig) -> Iterator[Finding]:
             yield _resources(local)
             yield from _nodes(local)
             yield _authentication(local, dashboard)
+            if local:
+                yield _interfaces()
             yield from _shared(config.out)
     except UserError as error:
         yield Finding(False, "cluster", str(error))
@@ -210,6 +225,17 @@ def _authentication(local: bool, dashboard: str) -> Finding:
         f"{dashboard} accepts requests without a token; run `ray get-auth-token --generate`, and set "
         "RAY_AUTH_MODE=token on every node",
     )
+
+
+def _interfaces() -> Finding:
+    """Whether another machine can reach the Ray that was started here."""
+    ports = listeners()
+    if reachable := [port for port in ports if not port.is_local]:
+        detail = (
+            f"{len(reachable)} of {len(ports)} ports can be reached from the network, such as {reachable[0]}"
+        )
+        return Finding(False, "interfaces", f"{detail}; only the token protects them")
+    return Finding(True, "interfaces", f"Ray's {len(ports)} ports listen on this machine alone")
 
 
 def _status_without_token(dashboard: str) -> int | None:

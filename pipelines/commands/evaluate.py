@@ -13,6 +13,7 @@ from segray.models.metrics import Confusion
 from segray.pipelines.config.commands.evaluate import EvaluateConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.binary_masks import all_look_binary, refuse_binary, with_object_as_class
 from segray.pipelines.io.ground_truth import TruthMasks
 from segray.pipelines.reporting.evaluation import Evaluation, compare, table, to_csv, to_dict
 from segray.pipelines.reporting.label_maps import LabelMaps, NetworkMaps, open_labels
@@ -38,7 +39,13 @@ def execute(config: EvaluateConfig) -> tuple[Evaluation, str]:
         UserError: keys that do not go together, or as `score` raises.
     """
     source = _source(config)
-    result = score(source, config.masks, ignore_index=config.ignore_index, allow_missing=config.allow_missing)
+    result = score(
+        source,
+        config.masks,
+        ignore_index=config.ignore_index,
+        allow_missing=config.allow_missing,
+        binary=config.binary,
+    )
     out = config.out or source.home
     storage.write_atomic(storage.join(out, "evaluation.csv"), to_csv(result).encode())
     document = {**source.record, "masks": config.masks, **to_dict(result)}
@@ -48,14 +55,26 @@ def execute(config: EvaluateConfig) -> tuple[Evaluation, str]:
 
 
 def evaluate(
-    labels: str, masks: str, *, ignore_index: int = IGNORE_INDEX, allow_missing: bool = False
+    labels: str,
+    masks: str,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    allow_missing: bool = False,
+    binary: bool | None = None,
 ) -> Evaluation:
     """`score` of a label set, or of a folder of greyscale PNG labels, by its folder or URI."""
-    return score(open_labels(labels), masks, ignore_index=ignore_index, allow_missing=allow_missing)
+    return score(
+        open_labels(labels), masks, ignore_index=ignore_index, allow_missing=allow_missing, binary=binary
+    )
 
 
 def score(
-    source: LabelMaps, masks: str, *, ignore_index: int = IGNORE_INDEX, allow_missing: bool = False
+    source: LabelMaps,
+    masks: str,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    allow_missing: bool = False,
+    binary: bool | None = None,
 ) -> Evaluation:
     """Score label maps against a folder of masks; one image at a time.
 
@@ -64,23 +83,26 @@ def score(
         masks: folder or URI, see `TruthMasks`.
         ignore_index: mask pixels with this id are left out.
         allow_missing: leave images without a mask out instead of refusing.
+        binary: whether 255 is class 1 in the masks, and in label maps without class names; None: neither.
 
     Raises:
-        UserError: nothing to compare, a missing, ambiguous or broken mask, sizes that differ, or an id out of
-            range.
+        UserError: nothing to compare, a missing, ambiguous or broken mask, sizes that differ, an id out of
+            range, or masks or label maps of 0 and 255 where `binary` is None.
     """
-    truth = TruthMasks(masks)
+    truth = TruthMasks(masks, binary=binary)
     statuses = source.statuses()
     matched = truth.match(statuses)
     missing = tuple(i for i, status in statuses.items() if status == "ok" and i not in matched)
     if missing and not allow_missing:
         raise UserError(_missing_message(missing, source.noun, masks))
-    classes, confusion, n_images = _count(source, truth, matched, ignore_index)
+    _check_kinds(source, truth, matched)
+    classes, confusion, n_images, ignored = _count(source, truth, matched, ignore_index)
     if not n_images:
         of = storage.display(source.record.get("images", source.home))
         raise UserError(f"evaluate: no {source.noun} of {of} has a mask in {storage.display(masks)}")
     not_ok = Counter(status for status in statuses.values() if status != "ok")
-    return Evaluation(classes, confusion, n_images, missing, dict(not_ok), len(truth) - len(matched))
+    unused = len(truth) - len(matched)
+    return Evaluation(classes, confusion, n_images, missing, dict(not_ok), unused, ignored)
 
 
 def _source(config: EvaluateConfig) -> LabelMaps:
@@ -89,7 +111,7 @@ def _source(config: EvaluateConfig) -> LabelMaps:
     if config.checkpoint is not None:
         if config.images is None:
             raise UserError("images: checkpoint needs them, give images=FOLDER")
-        return NetworkMaps(config.checkpoint, config.images, config.window)
+        return NetworkMaps(config.checkpoint, config.images, config.window, config.image.roots)
     if config.labels is None:
         raise UserError("labels: required, give labels=DIR, or checkpoint=DIR and images=FOLDER")
     if config.images is not None or config.window is not None:
@@ -97,14 +119,24 @@ def _source(config: EvaluateConfig) -> LabelMaps:
     return open_labels(config.labels)
 
 
+def _check_kinds(source: LabelMaps, truth: TruthMasks, matched: dict[str, str]) -> None:
+    """Stop where masks or label maps could be binary and no key says whether they are."""
+    truth.check_kind(matched.values(), source.classes)
+    # Only a folder of label maps, whose ids have no names, can hold 255 for an object.
+    labels = (label for _, label in source.maps(matched)) if source.classes is None else ()
+    if truth.binary is None and all_look_binary(labels):
+        refuse_binary(f"labels={storage.display(source.home)}", truth.key, None)
+
+
 def _count(
     source: LabelMaps, truth: TruthMasks, matched: dict[str, str], ignore_index: int
-) -> tuple[tuple[str, ...], Confusion, int]:
+) -> tuple[tuple[str, ...], Confusion, int, int]:
     # Ids without names are 0 to 254 here; the unused ones are cut off below.
     n_classes = len(source.classes) if source.classes else IGNORE_INDEX
     total = np.zeros((n_classes + 1, n_classes + 1), np.int64)
-    n_images = 0
-    for image_id, label in source.maps(matched):
+    n_images, ignored = 0, 0
+    for image_id, stored in source.maps(matched):
+        label = with_object_as_class(stored) if truth.binary and source.classes is None else stored
         mask = truth.read(
             matched[image_id], shape=label.shape, n_classes=n_classes, ignore_index=ignore_index
         )
@@ -113,11 +145,12 @@ def _count(
         except ValueError as problem:
             raise UserError(f"label of {image_id} {problem}; `segray verify` checks the whole set") from None
         n_images += 1
+        ignored += int((mask == ignore_index).sum())
     if source.classes:
-        return source.classes, total, n_images
+        return source.classes, total, n_images, ignored
     used = np.flatnonzero((total.sum(0) + total.sum(1))[:-1])
     keep = [*range(int(used.max(initial=0)) + 1), n_classes]
-    return tuple(f"class {i}" for i in keep[:-1]), total[np.ix_(keep, keep)], n_images
+    return tuple(f"class {i}" for i in keep[:-1]), total[np.ix_(keep, keep)], n_images, ignored
 
 
 def _missing_message(missing: tuple[str, ...], noun: str, masks: str) -> str:

@@ -150,8 +150,8 @@ def _embed_names(
         where = storage.display(config.labels)
         raise UserError(
             f"clip.weights: {where} was made with {weights}, but a label set may be anyone's and does not "
-            "decide what is loaded; give clip.weights=FILE (segray tune: search.clip_weights), whose checksum is "
-            "compared"
+            "decide what is loaded; give clip.weights=FILE (segray tune: search.clip_weights), whose "
+            "checksum is compared"
         )
     clip = build_clip(made_with["model"], weights, sha256=made_with["sha256"])
     templates = resolve_templates(config.label.templates)

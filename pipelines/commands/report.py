@@ -20,7 +20,7 @@ from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.printing import visible
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.evaluation import Evaluation
-from segray.pipelines.reporting.label_set.samples import Legend, Sample, make_sample
+from segray.pipelines.reporting.label_set.samples import Legend, Photos, Sample, make_sample
 from segray.pipelines.reporting.label_set.summary import (
     N_BINS,
     Choice,
@@ -33,6 +33,7 @@ from segray.pipelines.reporting.label_set.summary import (
 from segray.pipelines.reporting.page import Bar, bars, config_text, facts, percent, render
 from segray.pipelines.reporting.training import page
 from segray.pipelines.reporting.training.history import is_training_run
+from segray.pipelines.understood import name_some
 
 
 def run(config: ReportConfig) -> None:
@@ -49,7 +50,8 @@ def run(config: ReportConfig) -> None:
 
 def _page(config: ReportConfig) -> str:
     if LabelStore(config.out).parts():
-        return build(config.out, masks=config.masks, n=config.n)
+        roots = config.image.roots
+        return build(config.out, masks=config.masks, n=config.n, roots=roots, binary=config.binary)
     if not is_training_run(config.out):
         raise UserError(f"out={storage.display(config.out)}: no label set here, and no training run")
     if config.masks:
@@ -57,7 +59,15 @@ def _page(config: ReportConfig) -> str:
     return page.build(config.out, config.n)
 
 
-def build(root: str, *, masks: str | None = None, n: int = 12, ignore_index: int = IGNORE_INDEX) -> str:
+def build(
+    root: str,
+    *,
+    masks: str | None = None,
+    n: int = 12,
+    ignore_index: int = IGNORE_INDEX,
+    roots: tuple[str, ...] = (),
+    binary: bool | None = None,
+) -> str:
     """The page as HTML.
 
     Args:
@@ -65,6 +75,8 @@ def build(root: str, *, masks: str | None = None, n: int = 12, ignore_index: int
         masks: ground truth to show and to score against, see `TruthMasks`.
         n: number of the least and of the most certain images to show.
         ignore_index: mask pixels with this id do not count.
+        roots: folders of the user where images may be, see `read_labelled`.
+        binary: see `score`.
 
     Raises:
         UserError: no label set there, or a part or a mask is damaged.
@@ -75,12 +87,12 @@ def build(root: str, *, masks: str | None = None, n: int = 12, ignore_index: int
     counted = totals(store, len(legend.names))
     score = None
     if masks and counted.n_ok:
-        score = evaluate(root, masks, ignore_index=ignore_index, allow_missing=True)
+        score = evaluate(root, masks, ignore_index=ignore_index, allow_missing=True, binary=binary)
     least, most = choose(store, n)
-    uris = read_uris(root, [c.image_id for c in least + most])
-    truth = TruthMasks(masks) if masks else None
+    photos = Photos(root, read_uris(root, [c.image_id for c in least + most]), roots)
+    truth = TruthMasks(masks, binary=binary) if masks else None
     samples = {
-        row["image_id"]: make_sample(row, legend, uris.get(row["image_id"]), truth, ignore_index)
+        row["image_id"]: make_sample(row, legend, photos, truth, ignore_index)
         for row in read_chosen(store, least + most)
     }
     groups = [_group("least", least, samples), _group("most", most, samples)]
@@ -92,6 +104,8 @@ def build(root: str, *, masks: str | None = None, n: int = 12, ignore_index: int
         score=score,
         masks=visible(storage.display(masks)) if masks else "",
         legend=[(name, legend.colour(i)) for i, name in enumerate(legend.names)],
+        absent=name_some([n for n, pixels in zip(legend.names, counted.pixels, strict=True) if not pixels]),
+        not_in_masks=name_some(score.absent) if score else "",
         groups=[group for group in groups if group["samples"]],
         charts=_charts(counted, legend, score),
         histogram=_histogram(counted),

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 CONFIG = "config.yaml"
+_KEPT_HERE = (
+    *("__pycache__", ".*", "*.pem", "*.key", "*.p12", "*.pfx"),
+    *("id_rsa*", "id_ed25519*", "*credentials*.json"),
+)
+"""What a checkout may hold besides the package: caches, hidden files such as `.env`, and keys."""
 _NOT_JOBS = {"submit", "demo", "samples"}
 
 
@@ -135,7 +140,7 @@ def ship(config: Config, folder: Path) -> Config:
 def _package_copy(folder: Path) -> Path:
     """The package as plain files: a checkout has links in it, and Ray's upload does not follow links."""
     copy = folder / "segray"
-    shutil.copytree(Path(segray.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(segray.__file__).parent, copy, ignore=shutil.ignore_patterns(*_KEPT_HERE))
     return copy
 
 

@@ -14,7 +14,9 @@ from segray.pipelines.engine.shared_storage import require_shared
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.run_lock import RunLock
+from segray.pipelines.training.auto_precision import recorded_precision, with_precision
 from segray.pipelines.training.data.samples import TrainingData
+from segray.pipelines.training.data.summary import check_pixels, data_lines
 from segray.pipelines.training.data.training_data import open_data
 from segray.pipelines.training.log_collector import log_collector
 from segray.pipelines.training.run_folder import RunFolder, TrainResult
@@ -26,6 +28,7 @@ from segray.pipelines.training.trainer import (
     tracker_folder,
     train_worker,
 )
+from segray.pipelines.understood import show
 
 
 def run(config: TrainConfig) -> None:
@@ -46,10 +49,12 @@ def execute(config: TrainConfig) -> TrainResult:
     """
     # Ray Train's workers run in another folder.
     config = absolute(config)
+    config = with_precision(config, recorded_precision(config.out))
     folder = RunFolder(config)
     folder.check()
     check_trackers(config.trackers)
     data = open_data(config.data, config.seed)
+    show(data_lines(config, data))
     check(config, data)
     with RunLock(config.out):
         folder.begin(data)
@@ -88,6 +93,7 @@ def _check_data(config: TrainConfig, data: TrainingData) -> None:
         )
     if not data.validation:
         raise UserError("data.validation: there is no validation image")
+    check_pixels(data)
 
 
 def _check_network(config: TrainConfig, data: TrainingData) -> None:

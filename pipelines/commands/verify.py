@@ -28,6 +28,7 @@ from segray.pipelines.io.sources import list_images
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.label_set.verification import PartCheck, Problem, check_part
 from segray.pipelines.printing import visible
+from segray.pipelines.understood import PixelCounts, name_some
 
 __all__ = ["Problem", "VerifyReport", "damaged_parts", "lost_images", "repair", "run", "verify"]
 
@@ -46,6 +47,8 @@ class VerifyReport:
         n_error: of these, with an error.
         n_skipped: of these, skipped.
         problems: every fault, in the order of the parts.
+        classes: the names of the ids in the labels.
+        pixels: of each class in the labels that could be read, and those without an answer.
     """
 
     n_images: int
@@ -53,6 +56,8 @@ class VerifyReport:
     n_error: int
     n_skipped: int
     problems: list[Problem] = field(default_factory=list)
+    classes: tuple[str, ...] = field(default=(), compare=False)
+    pixels: PixelCounts = field(default_factory=lambda: PixelCounts(0, (), 0), compare=False)
 
     @property
     def ok(self) -> bool:
@@ -84,7 +89,17 @@ def verify(root: str, expected: Iterable[str] | None = None) -> VerifyReport:
     problems += _other_provenance(checks) + _duplicates(checks)
     problems += _against_manifest(root, checks, expected)
     states = Counter(status for check in checks for _, status in check.rows)
-    return VerifyReport(states.total(), states["ok"], states["error"], states["skipped"], problems)
+    classes, pixels = _pixels(checks)
+    return VerifyReport(
+        states.total(), states["ok"], states["error"], states["skipped"], problems, classes, pixels
+    )
+
+
+def _pixels(checks: list[PartCheck]) -> tuple[tuple[str, ...], PixelCounts]:
+    """The classes of the parts and the pixels of each."""
+    whole = next((check for check in checks if check.classes), PartCheck(""))
+    counts = [check.pixels for check in checks if check.classes == whole.classes]
+    return whole.classes, PixelCounts.of(counts, len(whole.classes), whole.ignore_index)
 
 
 def damaged_parts(report: VerifyReport) -> list[str]:
@@ -212,8 +227,13 @@ def _made_with(config: VerifyConfig) -> AnnotateConfig | RelabelConfig:
 
 def _show(report: VerifyReport) -> None:
     lines = [("images", report.n_images), ("ok", report.n_ok), ("error", report.n_error)]
-    for name, count in [*lines, ("skipped", report.n_skipped), ("problems", len(report.problems))]:
+    for name, count in [*lines, ("skipped", report.n_skipped)]:
         click.echo(f"{name:<10}{count:>10}")
+    if any(report.pixels.pixels):
+        click.echo(f"{'ignored':<10}{report.pixels.ignored_share:>10.1%} of the pixels")
+        if absent := report.pixels.absent_names(report.classes):
+            click.echo(f"no pixel of: {name_some(absent)}")
+    click.echo(f"{'problems':<10}{len(report.problems):>10}")
     for problem in report.problems[:_SHOWN]:
         click.echo("  ".join(filter(None, [problem.part, problem.image_id, problem.what])))
     if len(report.problems) > _SHOWN:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from segray.pipelines.config.shared import GrowConfig
+from segray.pipelines.engine.auth_token import keep_private
 from segray.pipelines.engine.cpu import available_cores
 from segray.pipelines.errors import UserError
 
@@ -60,14 +61,36 @@ def connected(address: str | None) -> Iterator[str]:
     import ray
 
     _quieten()
-    joined = ray.is_initialized()
-    if not joined:
-        _connect(address or os.environ.get("RAY_ADDRESS") or "local")
-    try:
+    if ray.is_initialized():
         yield _dashboard()
-    finally:
-        if not joined:
+        return
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
+    with on_loopback() if where == "local" else contextlib.nullcontext():
+        _connect(where)
+        try:
+            yield _dashboard()
+        finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def on_loopback() -> Iterator[None]:
+    """Within it, a Ray that starts on this machine listens on the loopback interface, not on all of them.
+
+    `_node_ip_address="127.0.0.1"` does not do that: Ray resolves it to the machine's address in the network.
+    """
+    try:
+        from ray._private import ray_constants
+    except ImportError:  # the test with a real Ray tells that it listens elsewhere
+        yield
+        return
+    # What Ray does on desktops; its switch in the environment is read only when Ray is imported.
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _dashboard() -> str:
@@ -153,6 +176,7 @@ def _connect(address: str) -> None:
     # Listing a Parquet file takes one whole CPU beside the actors: a single core counts as two.
     cpus = max(2, available_cores())
     try:
+        keep_private()
         with _without_greeting():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
     except Exception as error:  # Ray raises bare ones, such as when a busy machine starts it too slowly

@@ -8,11 +8,11 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import click
 
+from segray.pipelines.engine.auth_token import use_token
 from segray.pipelines.errors import UserError
 
 if TYPE_CHECKING:
@@ -94,14 +94,6 @@ def open_client(address: str | None) -> JobSubmissionClient:
             f"no job server at {server or 'this machine'} ({one_line(error)}); "
             "give address=http://HOST:8265, or start one: `ray start --head`"
         ) from error
-
-
-def use_token() -> None:
-    """Enable token authentication if there is a token, before the import of Ray, which checks only once."""
-    default = Path.home() / ".ray" / "auth_token"
-    token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if token or default.is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 @contextmanager

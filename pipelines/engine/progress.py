@@ -12,6 +12,7 @@ import click
 
 from segray.pipelines.engine.ledger import Ledger, RemoteLedger, Tally
 from segray.pipelines.engine.run_record import RunRecord
+from segray.pipelines.understood import name_some
 
 _TTY_S, _LOG_S = 1.0, 10.0
 _WAITING = 0.5
@@ -126,6 +127,8 @@ def summary_lines(run: RunRecord, out: str) -> list[str]:
     width = max((len(c["name"]) for c in named), default=5)
     lines += ["", f"{'class':<{width}}  {'pixels':>8}  {'images':>8}"]
     lines += [f"{c['name']:<{width}}  {100 * c['share']:>6.2f} %  {c['images']:>8}" for c in named]
+    absent = [c["name"] for c in run["classes"] if not c["images"]]
+    lines += [f"no pixel of: {name_some(absent)}"] if absent and rows["ok"] else []
     this = run["this_run"]
     if this["images"]:
         lines += ["", f"this run    {this['images']} images in {clock(this['seconds'])}"]
@@ -134,6 +137,8 @@ def summary_lines(run: RunRecord, out: str) -> list[str]:
             share = f"  {100 * shares[name]:.0f} % of its workers' time" if name in shares else ""
             lines.append(f"  {name:<8}  {seconds:>8.1f} s busy{share}")
         lines += bottleneck_lines(shares)
+        if (busy := this.get("gpu_busy")) is not None:
+            lines.append(f"  gpu: computed {100 * busy:.0f} % of the time")
         if this["restarts"]:
             lines += [f"  workers died {this['restarts']} times; their images were processed again"]
     return [*lines, "", f"label set   {out}"]

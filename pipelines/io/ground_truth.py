@@ -6,13 +6,18 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
 
+from segray.models.label_map import LabelMap
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.binary_masks import (
+    all_look_binary,
+    binary_hint,
+    check_two_classes,
+    refuse_binary,
+    with_object_as_class,
+)
 from segray.pipelines.io.images import decode_gray_png
-
-LabelMap = NDArray[np.uint8]
 
 
 class TruthMasks:
@@ -22,13 +27,15 @@ class TruthMasks:
 
     Args:
         root: local folder or URI.
+        binary: whether 255 is class 1; None: the masks hold class ids.
+        key: the configuration key of `binary`, for messages.
 
     Raises:
         UserError: no such folder, or no PNG under it.
     """
 
-    def __init__(self, root: str) -> None:
-        self.root = root
+    def __init__(self, root: str, *, binary: bool | None = None, key: str = "binary") -> None:
+        self.root, self.binary, self.key = root, binary, key
         self._names = list_png(root)
         if not self._names:
             raise UserError(f"masks={storage.display(root)}: no PNG file there; give a folder of 8-bit masks")
@@ -64,16 +71,13 @@ class TruthMasks:
         return masks
 
     def read(self, name: str, *, shape: tuple[int, int], n_classes: int, ignore_index: int) -> LabelMap:
-        """The mask as uint8 [H, W].
+        """The mask as uint8 [H, W]; 255 is 1 with `binary`.
 
         Raises:
             UserError: not a greyscale or palette PNG, another size than `shape`, or an id out of range.
         """
         where = storage.join(self.root, name)
-        try:
-            mask = decode_gray_png(storage.read_bytes(where))
-        except ValueError as problem:
-            raise UserError(f"mask {where}: {problem}") from None
+        mask = self.read_ids(name)
         if mask.shape != shape:
             raise UserError(
                 f"mask {where} is {mask.shape[1]}x{mask.shape[0]} pixels, its image's label "
@@ -85,8 +89,37 @@ class TruthMasks:
             raise UserError(
                 f"mask {where} holds id {mask[y, x]} (first at x={x}, y={y}); "
                 f"allowed: 0 to {n_classes - 1} and {ignore_index} (ignored)"
+                f"{binary_hint(mask, ignore_index, self.key)}"
             )
         return mask
+
+    def read_ids(self, name: str) -> LabelMap:
+        """The mask as uint8 [H, W], without a check of its size and ids.
+
+        Raises:
+            UserError: not a greyscale or palette PNG.
+        """
+        where = storage.join(self.root, name)
+        try:
+            mask = decode_gray_png(storage.read_bytes(where))
+        except ValueError as problem:
+            raise UserError(f"mask {where}: {problem}") from None
+        return with_object_as_class(mask) if self.binary else mask
+
+    def check_kind(self, names: Iterable[str], classes: tuple[str, ...] | None) -> None:
+        """Stop where the masks contradict `binary`, or could be binary and nothing says so.
+
+        Args:
+            names: the masks that count; they are read up to the first that holds another id than 0 and 255.
+            classes: names of the ids; None without names.
+
+        Raises:
+            UserError: with the key that settles it.
+        """
+        if self.binary:
+            check_two_classes(classes, self.key)
+        if self.binary is None and all_look_binary(map(self.read_ids, names)):
+            refuse_binary(f"masks={storage.display(self.root)}", self.key, classes)
 
 
 def list_png(root: str) -> dict[str, str]:

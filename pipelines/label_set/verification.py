@@ -50,12 +50,18 @@ class PartCheck:
         part: its name.
         provenance: JSON text of what made it; None when unreadable.
         rows: (image_id, status) of each row that could be read.
+        classes: the names of its ids.
+        pixels: of each id in its labels, int64 [256].
+        ignore_index: the id of pixels without an answer.
         problems: everything wrong inside the part.
     """
 
     part: str
     provenance: bytes | None = None
     rows: list[tuple[str, str]] = field(default_factory=list)
+    classes: tuple[str, ...] = ()
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    ignore_index: int = 255
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -80,7 +86,9 @@ def check_part(root: str, part: str) -> PartCheck:
         segments = None
     check.provenance = labels.schema_arrow.metadata[b"segray"]
     provenance = provenance_of(labels.schema_arrow)
-    classes = _Classes(len(provenance["classes"]), int(provenance.get("ignore_index", 255)))
+    check.classes = tuple(map(str, provenance["classes"]))
+    check.ignore_index = int(provenance.get("ignore_index", 255))
+    classes = _Classes(len(check.classes), check.ignore_index)
     _check_rows(labels, segments.read() if segments else None, classes, check)
     return check
 
@@ -142,7 +150,7 @@ def _check_rows(
         for row in labels.read_row_group(group, columns=columns).to_pylist():
             image_id = row["image_id"]
             check.rows.append((image_id, row["status"]))
-            problems = list(_row_problems(row, classes))
+            problems = list(_row_problems(row, classes, check.pixels))
             if segments is not None:
                 problems += _segment_problems(row, by_image.pop(image_id, []), classes)
             check.problems += [Problem(check.part, image_id, what) for what in problems]
@@ -150,13 +158,13 @@ def _check_rows(
         check.problems.append(Problem(check.part, image_id, "segments of an image that has no row"))
 
 
-def _row_problems(row: dict[str, Any], classes: _Classes) -> list[str]:
+def _row_problems(row: dict[str, Any], classes: _Classes, pixels: NDArray[np.int64]) -> list[str]:
+    """What is wrong with a row; the ids of its label are added to `pixels`."""
     status = row["status"]
     problems = [] if row["image_id"] else ["no image_id"]
     if status == "ok":
-        return (
-            problems + (["status ok with an error"] if row["error"] else []) + _label_problems(row, classes)
-        )
+        contradiction = ["status ok with an error"] if row["error"] else []
+        return problems + contradiction + _label_problems(row, classes, pixels)
     if status not in STATUSES:
         problems.append(f"status {status!r}; allowed: {', '.join(STATUSES)}")
     if not row["error"]:
@@ -166,12 +174,13 @@ def _row_problems(row: dict[str, Any], classes: _Classes) -> list[str]:
     return problems
 
 
-def _label_problems(row: dict[str, Any], classes: _Classes) -> list[str]:
+def _label_problems(row: dict[str, Any], classes: _Classes, total: NDArray[np.int64]) -> list[str]:
     problems: list[str] = []
     label = _png(row, "label", problems)
     _png(row, "confidence", problems)
     if label is None:
         return problems
+    total += np.bincount(label.ravel(), minlength=256)
     ids, pixels = class_counts(label, classes.ignore)
     if ids and ids[-1] >= classes.count:
         problems.append(f"label has id {ids[-1]}; allowed: 0 to {classes.count - 1} and {classes.ignore}")

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segray.models.label_map import LabelMap
 from segray.models.label_space import IGNORE_INDEX
 from segray.models.metrics import Confusion, class_iou, confusion_matrix
-from segray.pipelines.io.ground_truth import LabelMap
+from segray.pipelines.understood import name_some
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Evaluation:
         missing: images without a mask, left out.
         not_ok: rows without a label, by status, left out.
         unused_masks: masks that belong to no image of the label set.
+        ignored_pixels: mask pixels that are left out.
     """
 
     classes: tuple[str, ...]
@@ -36,6 +38,7 @@ class Evaluation:
     missing: tuple[str, ...] = ()
     not_ok: dict[str, int] = field(default_factory=dict)
     unused_masks: int = 0
+    ignored_pixels: int = 0
 
     @property
     def iou(self) -> NDArray[np.float64]:
@@ -44,9 +47,12 @@ class Evaluation:
 
     @property
     def miou(self) -> float:
-        """Mean IoU over the classes that occur; nan if none does."""
+        """Mean IoU over the classes that occur; nan if the masks hold fewer than two classes.
+
+        Masks of one class make a perfect score of any label that names it everywhere: it says nothing.
+        """
         present = self.iou[~np.isnan(self.iou)]
-        return float(present.mean()) if present.size else math.nan
+        return float(present.mean()) if np.count_nonzero(self.truth_pixels) > 1 else math.nan
 
     @property
     def accuracy(self) -> float:
@@ -63,6 +69,17 @@ class Evaluation:
     def label_pixels(self) -> NDArray[np.int64]:
         """int64 [C], of the pixels whose truth counts."""
         return self.confusion.sum(0)[:-1]
+
+    @property
+    def ignored_share(self) -> float:
+        """Share of all mask pixels that are left out; nan without pixels."""
+        total = self.ignored_pixels + int(self.confusion.sum())
+        return self.ignored_pixels / total if total else math.nan
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Classes without a pixel in the masks."""
+        return tuple(n for n, p in zip(self.classes, self.truth_pixels, strict=True) if not p)
 
 
 def compare(truth: LabelMap, label: LabelMap, n_classes: int, ignore_index: int = IGNORE_INDEX) -> Confusion:
@@ -89,6 +106,9 @@ def to_dict(result: Evaluation) -> dict[str, Any]:
         "not_ok": result.not_ok,
         "unused_masks": result.unused_masks,
         "unanswered_pixels": int(result.confusion[:, -1].sum()),
+        "ignored_pixels": result.ignored_pixels,
+        "ignored_share": _number(result.ignored_share),
+        "absent_classes": list(result.absent),
         "classes": _class_rows(result),
         "confusion": result.confusion[:-1, :-1].tolist(),
     }
@@ -113,17 +133,29 @@ def table(result: Evaluation) -> str:
         iou = "-" if row["iou"] is None else f"{100 * row['iou']:.1f}"
         shares = f"{100 * row['truth_share']:7.1f}  {100 * row['label_pixels'] / counted:8.1f}"
         lines.append(f"{row['id']:3}  {row['class']:<{width}}  {iou:>6}  {shares}")
-    n_present = int((~np.isnan(result.iou)).sum())
-    lines += ["", f"mIoU            {_percent(result.miou)} (mean of {n_present} classes)"]
+    lines += ["", f"mIoU            {_miou(result)}"]
     lines += [f"pixel accuracy  {_percent(result.accuracy)}", f"images          {result.n_images}"]
+    lines += [f"ignored         {_percent(result.ignored_share)} of the mask pixels"]
     return "\n".join([*lines, *_remarks(result)])
+
+
+def _miou(result: Evaluation) -> str:
+    """The mean IoU and what it is a mean of, or why there is none."""
+    present = [name for name in result.classes if name not in result.absent]
+    if len(present) < 2:
+        return f"- (no result: the masks hold {f'one class only, {present[0]}' if present else 'no class'})"
+    n_scored = int((~np.isnan(result.iou)).sum())
+    n_classes = len(result.classes)
+    of = f"{n_scored} of {n_classes}" if n_scored < n_classes else f"{n_scored}"
+    return f"{_percent(result.miou)} (mean of {of} classes)"
 
 
 def _remarks(result: Evaluation) -> list[str]:
     left_out = [f"{n} with status {status}" for status, n in sorted(result.not_ok.items())]
     if result.missing:
         left_out.append(f"{len(result.missing)} without a mask")
-    remarks = [f"left out        {', '.join(left_out)}"] if left_out else []
+    remarks = [f"not in masks    {name_some(result.absent)}"] if result.absent else []
+    remarks += [f"left out        {', '.join(left_out)}"] if left_out else []
     if result.unused_masks:
         remarks.append(f"unused masks    {result.unused_masks} (no such image in the label set)")
     unanswered = int(result.confusion[:, -1].sum())

@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from segray.models.precision import allow_tf32
 from segray.models.segmenters.registry import Segmenter, build_segmenter
-from segray.models.semi.student import Student
+from segray.models.semi.student import Logits, Student
 from segray.pipelines.config.commands.train import LearnConfig, TrainConfig
+from segray.pipelines.training.graphed import GraphedStudent
 
 
 def build_network(config: TrainConfig, classes: int, device: torch.device, workers: int) -> Segmenter:
-    """The network on its device; with several GPUs, batch normalisation is synchronised between them."""
+    """The network on its device; with several GPUs, batch normalisation is synchronised between them.
+
+    On a GPU, this process takes TF32 for float32 products from then on, or not, as `train.precision` says.
+    """
+    if device.type == "cuda":
+        allow_tf32(config.train.precision != "fp32")
     network = build_segmenter(
         config.network.name, classes, weights=config.network.weights, pretrained=config.network.pretrained
     )
     if device.type == "cuda" and workers > 1:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    if config.train.channels_last:
+    if uses_channels_last(config, device):
         network = network.to(memory_format=torch.channels_last)
     return network.to(device)
 
 
-def build_student(network: Segmenter, *, compiled: bool, workers: int) -> nn.Module:
-    """The network's `Student`, compiled on request, and in DDP if several workers share each batch."""
-    student: nn.Module = Student(network)
-    if compiled:
-        student = torch.compile(student)  # type: ignore[assignment]
-    if workers == 1:
-        return student
+def uses_channels_last(config: TrainConfig, device: torch.device) -> bool:
+    """Whether images and weights are in the channels-last memory format."""
+    if config.train.channels_last is not None:
+        return config.train.channels_last
+    return device.type == "cuda" and config.network.name.startswith("deeplab")
+
+
+def build_student(network: Segmenter, config: LearnConfig, workers: int) -> Callable[..., Logits]:
+    """The network's `Student`: compiled on request, in DDP if several workers share each batch.
+
+    On a GPU of its own it is a `GraphedStudent`, unless it is compiled or a batch is taken in parts.
+    """
     device = next(network.parameters()).device
+    plain = Student(network)
+    student: nn.Module = torch.compile(plain) if config.compile else plain  # type: ignore[assignment]
+    if workers == 1:
+        graphed = device.type == "cuda" and not config.compile and config.accumulate == 1
+        return GraphedStudent(plain) if graphed else student
     return DistributedDataParallel(student, device_ids=[device] if device.type == "cuda" else None)
 
 
@@ -38,8 +58,10 @@ def make_optimiser(network: Segmenter, config: LearnConfig) -> torch.optim.Optim
     """SGD with momentum 0.9, or AdamW.
 
     The decoder learns `decoder_lr` times faster than the encoder; only parameters of two or more dimensions
-    decay. The `factor` of a parameter group multiplies the learning rate of the step.
+    decay. The `factor` of a parameter group multiplies the learning rate of the step. On a GPU one kernel
+    updates many parameters.
     """
+    fused = next(network.parameters()).device.type == "cuda" or None
     groups = []
     for module, factor in ((network.encoder, 1.0), (network.decoder, config.decoder_lr)):
         parameters = [p for p in module.parameters() if p.requires_grad]
@@ -50,8 +72,20 @@ def make_optimiser(network: Segmenter, config: LearnConfig) -> torch.optim.Optim
             if chosen:
                 groups.append({"params": chosen, "weight_decay": decay, "factor": factor})
     if config.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=config.lr)
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, fused=fused)
+    return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
+
+
+def load_optimiser_state(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a state dict, but not how another device computed the update.
+
+    Args:
+        optimiser: of the same parameters.
+        state: of `optimiser.state_dict()`; changed in place.
+    """
+    for group, own in zip(state["param_groups"], optimiser.param_groups, strict=True):
+        group["fused"] = own["fused"]
+    optimiser.load_state_dict(state)
 
 
 def learning_rate(config: LearnConfig, step: int, total: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NotRequired, TypedDict
 
 
@@ -25,14 +26,17 @@ class TrainingMetrics(TypedDict):
 class ValidationMetrics(TypedDict):
     """Metrics over all validation images, in 0..1; None where a metric is not defined.
 
-    `iou` has one value per class; `confusion[i][j]` counts the pixels of class i predicted as j. The
-    metrics of zero-shot and enhanced labels exist only if the run has a label set.
+    `iou` has one value per class; `confusion[i][j]` counts the pixels of class i predicted as j. `miou` is
+    not defined where the masks hold fewer than two classes: a perfect score of one class says nothing.
+    `ignored` is the share of the masks' pixels that count for nothing. The metrics of zero-shot and enhanced
+    labels exist only if the run has a label set.
     """
 
     miou: float | None
     accuracy: float | None
     iou: list[float | None]
     confusion: list[list[int]]
+    ignored: NotRequired[float | None]
     zero_shot_miou: NotRequired[float | None]
     zero_shot_accuracy: NotRequired[float | None]
     enhanced_miou: NotRequired[float | None]
@@ -40,9 +44,19 @@ class ValidationMetrics(TypedDict):
 
 
 class HistoryEntry(TrainingMetrics, ValidationMetrics):
-    """One validation: steps so far, steps since the last one, epochs so far, learning rate, metrics."""
+    """One validation: steps so far, steps since the last one, epochs so far, learning rate, metrics.
+
+    `labelled_pixels` has one count per class, of the labelled images' masks.
+    """
 
     step: int
     steps: int
     epoch: float
     lr: float
+    labelled_pixels: NotRequired[list[int]]
+
+
+def best_index(mious: Sequence[float | None]) -> int:
+    """Position of the highest mIoU, the first of equals; of the last validation where none is defined."""
+    defined = [i for i, miou in enumerate(mious) if miou is not None]
+    return max(defined, key=lambda i: mious[i] or 0.0) if defined else len(mious) - 1

@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import identity
 from segray.pipelines.engine.compiling import compiling
 from segray.pipelines.engine.cpu import reuse_freed_memory
+from segray.pipelines.training.auto_precision import on_device
 from segray.pipelines.training.build import (
     build_network,
     build_student,
     learning_rate,
+    load_optimiser_state,
     make_optimiser,
     set_learning_rate,
 )
@@ -31,6 +33,7 @@ from segray.pipelines.training.data.datasets import LabelledImages, UnlabelledIm
 from segray.pipelines.training.data.sampler import (
     StepBatch,
     StepDataset,
+    read_ahead,
     step_batches,
     step_seed,
     steps_in_epoch,
@@ -70,7 +73,9 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, data: TrainingData, session: Session, tracker_folder: str | None
     ) -> None:
-        self.config, self.session, self.classes = config, session, data.space.classes
+        self.device = device_of_worker()
+        self.config = config = on_device(config, self.device)
+        self.session, self.classes = session, data.space.classes
         self.tracker_folder = tracker_folder if session.rank == 0 else None
         self._build_network()
         self._open_data(data)
@@ -99,7 +104,7 @@ class Trainer:
         first, last = self.progress.step, self._next_validation()
         meter = Meter(first)
         self.network.train()
-        for batch in meter.timed(step_batches(self.dataset, first, last, self.config.train.loaders)):
+        for batch in meter.timed(self._batches(first, last)):
             meter.add(self.train_step(batch))
             if (batch.step + 1) % CHECK_EVERY == 0:
                 meter.check()
@@ -157,19 +162,18 @@ class Trainer:
         return learning_rate(self.config.train, step, self.total)
 
     def _build_network(self) -> None:
-        config, device = self.config, device_of_worker()
+        config, device = self.config, self.device
         if device.type == "cpu":
             reuse_freed_memory()
         torch.manual_seed(config.seed)
         self.network = build_network(config, len(self.classes), device, self.session.workers)
         self.objective = Objective(config, self.network, len(self.classes), device)
-        self.student = build_student(
-            self.network, compiled=config.train.compile, workers=self.session.workers
-        )
+        self.student = build_student(self.network, config.train, self.session.workers)
         self.optimiser = make_optimiser(self.network, config.train)
 
     def _open_data(self, data: TrainingData) -> None:
         config, labels = self.config, self.config.data.labels
+        self.labelled_pixels = data.labelled_pixels.pixels
         unlabelled = data.unlabelled if self.objective.method.pseudo != "none" else ()
         self.dataset = StepDataset(
             LabelledImages(data.labelled),
@@ -185,6 +189,11 @@ class Trainer:
         self.epoch_steps = steps_in_epoch(len(data.unlabelled or data.labelled), config.train.batch)
         self.total = config.train.epochs * self.epoch_steps
 
+    def _batches(self, first: int, last: int) -> Iterator[StepBatch]:
+        """The batches of some steps; for a GPU pinned, and read while it works on the steps before."""
+        batches = step_batches(self.dataset, first, last, self.config.train.loaders)
+        return read_ahead(map(StepBatch.pin_memory, batches)) if self.device.type == "cuda" else batches
+
     def _resume(self) -> Progress:
         """Load the newest checkpoint, if there is one."""
         checkpoint = newest_whole(self.session.checkpoints())
@@ -193,7 +202,7 @@ class Trainer:
         self.network.load_state_dict(checkpoint.model)
         if self.objective.teacher is not None:
             self.objective.teacher.load_state_dict(checkpoint.teacher)
-        self.optimiser.load_state_dict(load_optimiser(checkpoint))
+        load_optimiser_state(self.optimiser, load_optimiser(checkpoint))
         if self.session.rank == 0:
             _log.info("resuming from step %d of %d", checkpoint.state["step"], self.total)
         return Progress(checkpoint.state["step"], checkpoint.state["history"])
@@ -210,6 +219,7 @@ class Trainer:
             "steps": step - before,
             "epoch": step / self.epoch_steps,
             "lr": self.learning_rate(step - 1),
+            "labelled_pixels": list(self.labelled_pixels),
             **training,
             **validation,
         }
@@ -223,7 +233,7 @@ class Trainer:
             self.session.log(progress_line(entry, self.config.train.epochs, left))
 
 
-def _gradient_sync(student: nn.Module, last: bool) -> AbstractContextManager[None]:
+def _gradient_sync(student: object, last: bool) -> AbstractContextManager[None]:
     """Workers exchange gradients only in the last part of a batch."""
     if isinstance(student, DistributedDataParallel) and not last:
         return student.no_sync()

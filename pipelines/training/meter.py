@@ -106,12 +106,18 @@ def progress_line(entry: HistoryEntry, epochs: int, left: float) -> str:
     parts = [
         f"epoch {entry['epoch']:g}/{epochs}",
         f"loss {entry['loss']:.3f}",
-        f"mIoU {_percent(entry['miou'])}",
+        f"mIoU {_percent(entry['miou'])}{_of_classes(entry['iou'])}",
         *(f"{name} {_percent(value)}" for name, value in labels.items() if value is not None),
         f"waiting {entry['waiting']:.1%}",
         f"left {clock(left)}",
     ]
     return "  ".join(parts)
+
+
+def _of_classes(iou: list[float | None]) -> str:
+    """How many of the classes a mean counts, where it does not count all."""
+    counted = sum(value is not None for value in iou)
+    return f" of {counted}/{len(iou)} classes" if counted < len(iou) else ""
 
 
 def _percent(value: float | None) -> str:

@@ -7,7 +7,7 @@ history.json, and a folder for each tracker.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,8 +23,9 @@ from segray.pipelines.io import storage
 from segray.pipelines.training.checkpoints import STATE, CheckpointState, read_state
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.splits import write_split
-from segray.pipelines.training.history import HistoryEntry
+from segray.pipelines.training.history import HistoryEntry, best_index
 from segray.pipelines.training.session import newest_first
+from segray.pipelines.understood import name_some
 
 CHECKPOINTS, BEST, LAST, HISTORY, CONFIG = "checkpoints", "best", "last", "history.json", "config.yaml"
 
@@ -79,21 +80,24 @@ class TrainResult:
         out: folder or URI of the run.
         checkpoint: folder or URI of its best checkpoint.
         method: that it was trained with.
-        best_miou: validation mIoU of the best checkpoint, in [0, 1].
+        best_miou: validation mIoU of the best checkpoint, in [0, 1]; None where it is not defined, as with
+            masks of one class.
         best_epoch: when it was saved.
-        last_miou: validation mIoU at the end.
+        last_miou: validation mIoU at the end; None where it is not defined.
         last_epoch: the epoch of the last validation.
         zero_shot_miou: mIoU of the zero-shot labels on the validation images; None without any.
+        remarks: what the mIoU leaves out, one line each.
     """
 
     out: str
     checkpoint: str
     method: str
-    best_miou: float
+    best_miou: float | None
     best_epoch: float
-    last_miou: float
+    last_miou: float | None
     last_epoch: float
     zero_shot_miou: float | None
+    remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = ["", f"{self.method}, validation mIoU"]
@@ -103,8 +107,21 @@ class TrainResult:
             ("best epoch", self.best_epoch, self.best_miou),
             ("last epoch", self.last_epoch, self.last_miou),
         ):
-            lines.append(f"  {name:<18} {epoch:>6g} {miou:>6.1%}")
+            lines.append(f"  {name:<18} {epoch:>6g} {'-' if miou is None else f'{miou:.1%}':>6}")
+        lines += [f"  {remark}" for remark in self.remarks]
         return "\n".join([*lines, f"checkpoint {storage.display(self.checkpoint)}"])
+
+
+def _remarks(last: HistoryEntry, classes: Sequence[str]) -> tuple[str, ...]:
+    """Which classes the validation masks lack, and how many of their pixels are ignored."""
+    truth = [sum(row) for row in last["confusion"]]
+    absent = [name for name, pixels in zip(classes, truth, strict=True) if not pixels]
+    remarks = [f"not in the validation masks: {name_some(absent)}"] if absent else []
+    if len(absent) + 1 >= len(classes):
+        remarks.append("no result: mIoU needs validation masks of two classes or more")
+    if ignored := last.get("ignored"):
+        remarks.append(f"ignored {ignored:.1%} of the validation masks' pixels")
+    return tuple(remarks)
 
 
 class RunFolder:
@@ -154,7 +171,7 @@ class RunFolder:
             return
         by_step = sorted(states, key=lambda uri: states[uri]["step"])
         last = by_step[-1]
-        best = max(by_step, key=lambda uri: states[uri]["history"][-1]["miou"] or 0.0)
+        best = by_step[best_index([states[uri]["history"][-1]["miou"] for uri in by_step])]
         self._copy(last, LAST)
         self._copy(best, BEST)
         text = json.dumps(states[last]["history"], indent=1)
@@ -166,6 +183,9 @@ class RunFolder:
             data = storage.read_bytes(storage.join(uri, file))
             storage.write_atomic(storage.join(self.out, name, file), data)
 
+    def _class_names(self) -> list[str]:
+        return list(read_state(storage.join(self.out, LAST))["classes"])
+
     @cached_property
     def _history(self) -> list[HistoryEntry]:
         return json.loads(storage.read_bytes(storage.join(self.out, HISTORY)))
@@ -173,14 +193,15 @@ class RunFolder:
     def result(self) -> TrainResult:
         """The result of an exported run."""
         last = self._history[-1]
-        best = max(self._history, key=lambda entry: entry["miou"] or 0.0)
+        best = self._history[best_index([entry["miou"] for entry in self._history])]
         return TrainResult(
             out=self.out,
             checkpoint=storage.join(self.out, BEST),
             method=self.config.method,
-            best_miou=best["miou"] or 0.0,
+            best_miou=best["miou"],
             best_epoch=best["epoch"],
-            last_miou=last["miou"] or 0.0,
+            last_miou=last["miou"],
             last_epoch=last["epoch"],
             zero_shot_miou=last.get("zero_shot_miou"),
+            remarks=_remarks(last, self._class_names()),
         )

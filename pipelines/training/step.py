@@ -21,9 +21,11 @@ from segray.models.semi.objective import (
     total_loss,
 )
 from segray.models.semi.student import Drops, Logits, complementary_factors, drop_factors
+from segray.models.transfer import to_device
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.training.augmentation.augment import normalise
 from segray.pipelines.training.augmentation.views import Augmentation, Views, partner
+from segray.pipelines.training.build import uses_channels_last
 from segray.pipelines.training.data.sampler import StepBatch
 from segray.pipelines.training.session import sum_over_workers
 
@@ -66,6 +68,8 @@ class Objective:
         self.augment = Augmentation(config.augment, self.method.strong_views, config.seed, device)
         self.teacher = _frozen_copy(network) if self.method.teacher == "ema" else None
         self.dims = _perturbed_dims(network, device)
+        self.mean, self.std = (torch.tensor(v, device=device) for v in (network.mean, network.std))
+        self.channels_last = uses_channels_last(config, device)
 
     def __call__(self, student: Callable[..., Logits], batch: StepBatch) -> StepMetrics:
         """Loss and metrics of a batch; `student` is a `Student`, perhaps compiled or in DDP."""
@@ -110,10 +114,10 @@ class Objective:
             return
         decay = min(1 - 1 / (step + 1), self.config.pseudo.ema)
         with torch.no_grad():
-            for mean, parameter in zip(self.teacher.parameters(), self.network.parameters(), strict=True):
-                mean.lerp_(parameter, 1 - decay)
-            for copied, buffer in zip(self.teacher.buffers(), self.network.buffers(), strict=True):
-                copied.copy_(buffer)
+            means: list[Tensor] = list(self.teacher.parameters())
+            torch._foreach_lerp_(means, list[Tensor](self.network.parameters()), 1 - decay)
+            if buffers := list(self.network.buffers()):
+                torch._foreach_copy_(list(self.teacher.buffers()), buffers)
 
     def _drops(self, draws: list[torch.Generator]) -> Drops:
         if not draws:
@@ -126,15 +130,11 @@ class Objective:
         )
 
     def _to_device(self, factors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(f.to(self.device) for f in factors)
+        return tuple(to_device(f, self.device) for f in factors)
 
     def _input(self, images: Tensor) -> Tensor:
-        images = normalise(images, self.network.mean, self.network.std)
-        return (
-            images.contiguous(memory_format=torch.channels_last)
-            if self.config.train.channels_last
-            else images
-        )
+        images = normalise(images, self.mean, self.std)
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
     def _metrics(self, views: Views, logits: Logits, weak: Tensor | None) -> StepMetrics:
         supervised = self._mean(logits.labelled, views.mask, views.mask != IGNORE, 0.0)

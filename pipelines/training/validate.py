@@ -45,16 +45,21 @@ def validate(
     network.eval()
     device = next(network.parameters()).device
     counts = torch.zeros(3, classes, classes, dtype=torch.int64, device=device)
+    ignored = torch.zeros((), dtype=torch.int64, device=device)
     for index in range(session.rank, len(images), session.workers):
         image, mask = images[index]
         logits = image_logits(network, image, window=window)
         _count(counts[MODEL], mask, logits.argmax(0))
+        ignored += (mask == IGNORE).sum().to(device)
         if zero_shot is not None:
             label = _zero_shot_label(zero_shot, index, mask).to(device)
             _count(counts[ZERO_SHOT], mask, torch.where(label == IGNORE, 0, label))
             _count(counts[ENHANCED], mask, _enhanced(logits, label, tau))
     network.train(training)
-    return _metrics(sum_over_workers(counts).cpu(), zero_shot is not None)
+    metrics = _metrics(sum_over_workers(counts).cpu(), zero_shot is not None)
+    counted, left_out = sum(map(sum, metrics["confusion"])), int(sum_over_workers(ignored))
+    metrics["ignored"] = left_out / (counted + left_out) if counted + left_out else None
+    return metrics
 
 
 def _zero_shot_label(zero_shot: UnlabelledImages, index: int, mask: Tensor) -> Tensor:
@@ -74,17 +79,22 @@ def _count(counts: Tensor, mask: Tensor, label: Tensor) -> None:
 
 def _metrics(counts: Tensor, with_labels: bool) -> ValidationMetrics:
     metrics: ValidationMetrics = {
-        "miou": _number(mean_iou(counts[MODEL])),
+        "miou": _miou(counts[MODEL]),
         "accuracy": _number(pixel_accuracy(counts[MODEL])),
         "iou": [_number(value) for value in class_iou(counts[MODEL])],
         "confusion": counts[MODEL].tolist(),
     }
     if with_labels:
-        metrics["zero_shot_miou"] = _number(mean_iou(counts[ZERO_SHOT]))
+        metrics["zero_shot_miou"] = _miou(counts[ZERO_SHOT])
         metrics["zero_shot_accuracy"] = _number(pixel_accuracy(counts[ZERO_SHOT]))
-        metrics["enhanced_miou"] = _number(mean_iou(counts[ENHANCED]))
+        metrics["enhanced_miou"] = _miou(counts[ENHANCED])
         metrics["enhanced_accuracy"] = _number(pixel_accuracy(counts[ENHANCED]))
     return metrics
+
+
+def _miou(counts: Tensor) -> float | None:
+    """The mean IoU; None where the masks hold fewer than two classes."""
+    return _number(mean_iou(counts)) if int((counts.sum(1) > 0).sum()) > 1 else None
 
 
 def _number(value: float) -> float | None:

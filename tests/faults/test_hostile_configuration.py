@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.errors import UserError
 from segray.pipelines.label_set.store import LabelStore, write_part
+from segray.tuning.folder import SearchFolder
 from tests.faults.invariant import files
 from tests.faults.runs import segray
 from tests.pipelines.label_sets import PROVENANCE, ok_row, tables, write_manifest

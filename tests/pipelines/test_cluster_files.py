@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import fnmatch
 import re
+import shutil
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,7 +107,8 @@ def test_there_is_no_secret_in_it(path: Path) -> None:
     assert "RAY_AUTH_TOKEN=" not in text
     documents = yaml.safe_load_all(text) if path.suffix == ".yaml" else []
     secret = re.compile(r"token$|password|secret|access_?key$", re.IGNORECASE)
-    found = {(key, value) for key, value in values(list(documents)) if secret.search(key)}
+    leaves = [(key, value) for key, value in values(list(documents)) if isinstance(value, str)]
+    found = {(key, value) for key, value in leaves if secret.search(key)}
     assert found <= {("~/.ray/auth_token", "~/.ray/auth_token")}
 
 
@@ -137,12 +141,102 @@ def test_only_the_run_and_the_operator_reach_the_pods() -> None:
     policy = kuberay("NetworkPolicy")["spec"]
     label = policy["podSelector"]["matchLabels"]
     assert all(label.items() <= pod["template"]["metadata"]["labels"].items() for pod in pods())
-    assert policy["policyTypes"] == ["Ingress"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
     own, operator = policy["ingress"]
     assert own == {"from": [{"podSelector": {"matchLabels": label}}]}
     assert operator["ports"] == [{"protocol": "TCP", "port": 8265}]
     (visitor,) = operator["from"]
     assert visitor["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "kuberay-operator"}
+    assert visitor["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kuberay-operator"}
+
+
+def test_the_pods_reach_each_other_names_https_and_kubernetes_and_nothing_else() -> None:
+    policy = kuberay("NetworkPolicy")["spec"]
+    among, outside = policy["egress"]
+    assert among == {"to": [{"podSelector": policy["podSelector"]}]}
+    # Not port 80, where clouds give the machine's keys to whoever asks from it.
+    assert {(rule["protocol"], rule["port"]) for rule in outside["ports"]} == {
+        ("UDP", 53),
+        ("TCP", 53),
+        ("TCP", 443),
+        ("TCP", 6443),
+    }
+
+
+def test_everything_is_in_one_namespace_that_refuses_privileged_pods() -> None:
+    documents = list(yaml.safe_load_all(KUBERAY.read_text(encoding="utf-8")))
+    (namespace,) = [document for document in documents if document["kind"] == "Namespace"]
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "baseline"
+    others = [document for document in documents if document is not namespace]
+    assert len(others) == 2
+    assert {document["metadata"]["namespace"] for document in others} == {namespace["metadata"]["name"]}
+
+
+def test_the_pods_have_no_rights_that_they_do_not_need() -> None:
+    cluster = kuberay("RayJob")["spec"]["rayClusterSpec"]
+    specs = [pod["template"]["spec"] for pod in pods()]
+    assert len(specs) == 2
+    for spec in specs:
+        context = spec["securityContext"]
+        assert context["runAsNonRoot"]
+        assert context["runAsUser"] > 0
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    containers = [container["securityContext"] for spec in specs for container in spec["containers"]]
+    for context in [*containers, cluster["autoscalerOptions"]["securityContext"]]:
+        assert context == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    workers = [group["template"]["spec"] for group in cluster["workerGroupSpecs"]]
+    assert [spec["automountServiceAccountToken"] for spec in workers] == [False]
+
+
+PRIVATE = [
+    *(".env", ".env.local", ".netrc", "server.pem", "server.key", "id_rsa", "id_ed25519.pub"),
+    *("credentials.json", "gcs-credentials.json", ".git", ".aws"),
+]
+
+
+def is_left_out(name: str, patterns: list[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern.rstrip("/")) for pattern in patterns)
+
+
+@pytest.mark.parametrize("path", RAY_UP, ids=lambda path: path.name)
+def test_only_the_package_and_the_token_are_copied(path: Path) -> None:
+    config = read(path)
+    mounts = {remote: local for remote, local in config["file_mounts"].items() if "auth_token" not in remote}
+    packages = {"segray", *(link.name for link in (ROOT / "segray").iterdir() if link.is_symlink())}
+    assert set(mounts.values()) == packages | {"pyproject.toml", "README.md", "LICENSE"}
+    assert all(remote == f"~/segray/{local}" for remote, local in mounts.items())
+    assert [name for name in PRIVATE if not is_left_out(name, config["rsync_exclude"])] == []
+    sent = [file for name in packages for file in (ROOT / name).rglob("*") if "__pycache__" not in file.parts]
+    assert len(sent) > 100
+    assert [file.name for file in sent if is_left_out(file.name, config["rsync_exclude"])] == []
+
+
+@pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
+@pytest.mark.parametrize("path", RAY_UP, ids=lambda path: path.name)
+def test_rsync_leaves_private_files_here(path: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source" / "deep"
+    source.mkdir(parents=True)
+    for name in ["module.py", *PRIVATE]:
+        (source / name).write_text("")
+    excludes = [word for pattern in read(path)["rsync_exclude"] for word in ("--exclude", pattern)]
+    command = ["rsync", "-a", *excludes, f"{source.parent}/", f"{tmp_path / 'there'}/"]
+    subprocess.run(command, check=True)
+    assert [file.name for file in (tmp_path / "there" / "deep").iterdir()] == ["module.py"]
+
+
+def test_a_base_image_without_digest_is_refused() -> None:
+    from tools.pinned_image import unpinned
+
+    digest = "sha256:" + "0123456789abcdef" * 4
+    pinned = [f"rayproject/ray:2.60.0-py311-gpu@{digest}", f"registry:5000/ray@{digest}"]
+    loose = ["", "rayproject/ray:2.60.0-py311-gpu", f"ray@{digest[:-1]}", f"@{digest}", f"ray@{digest} x"]
+    assert unpinned(pinned) == []
+    assert unpinned(loose) == loose
+    (argument,) = re.findall(r"^ARG (\w+)=", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    workflow = read(ROOT / ".github" / "workflows" / "image.yml")
+    steps = [step["run"] for step in workflow["jobs"]["image"]["steps"] if "run" in step]
+    assert steps[0] == f'python3 tools/pinned_image.py "${argument}"'
+    assert f'--build-arg {argument}="${argument}"' in steps[1]
 
 
 def test_the_entrypoint_is_a_command_that_segray_takes() -> None:
@@ -174,6 +268,9 @@ def test_the_image_has_what_pip_installs_and_asks_for_a_token() -> None:
     assert extras <= set(project["project"]["optional-dependencies"])
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     kept = {line[1:] for line in ignored if line.startswith("!")}
+    assert ignored[1] == "*"
+    left_out = [line.removeprefix("**/") for line in ignored if line.startswith("**/")]
+    assert [name for name in PRIVATE if not is_left_out(name, left_out)] == []
     # The package's parts are links, whose targets have to be there too.
     packages = {"segray", *(link.name for link in (ROOT / "segray").iterdir() if link.is_symlink())}
     assert packages | {"pyproject.toml", project["project"]["readme"], "LICENSE"} == kept

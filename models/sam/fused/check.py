@@ -12,13 +12,15 @@ from segray.models.sam.decoder import MaskDecoder
 from segray.models.sam.encoder import encode_images
 
 if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
     from segray.models.sam.fused.selection import FusedSam
 
 _PROMPTS, _MARGIN, _SMALL = 48, 3.0, 1e-3
 
 
 @torch.inference_mode()
-def disagreement(sam: Any, fused: FusedSam, dtype: torch.dtype) -> str | None:
+def disagreement(sam: Sam, fused: FusedSam, dtype: torch.dtype) -> str | None:
     """Why the kernels cannot be trusted, in a few words; None where they agree.
 
     An error is the root mean square of the difference from float32. That of the kernels may be as large as

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from segray.models.sam.fused.low_rank import ImageSide, PromptMaps
 from segray.models.sam.fused.masks_kernel import Upscaling, upscaled_logits
 from segray.models.sam.fused.prompt_side import PromptSide
 from segray.models.sam.fused.second_block import second_block
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam, TwoWayTransformer
 
 
 class FusedDecoder:
@@ -32,7 +35,7 @@ class FusedDecoder:
         ValueError: a decoder that is not built as the released models.
     """
 
-    def __init__(self, sam: Any, dtype: torch.dtype, threshold: float, config: DecoderConfig) -> None:
+    def __init__(self, sam: Sam, dtype: torch.dtype, threshold: float, config: DecoderConfig) -> None:
         decoder = sam.mask_decoder
         _check(decoder.transformer)
         self.eager = MaskDecoder(sam, dtype)
@@ -104,7 +107,7 @@ class FusedDecoder:
         return torch.stack([mlp(hidden[:, k]) for k, mlp in enumerate(self._hyper) if k], 1)
 
 
-def _check(transformer: Any) -> None:
+def _check(transformer: TwoWayTransformer) -> None:
     layers = transformer.layers
     if len(layers) != 2 or not layers[0].skip_first_layer_pe or layers[1].skip_first_layer_pe:
         raise ValueError(

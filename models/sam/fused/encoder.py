@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from segment_anything.modeling.image_encoder import get_rel_pos
@@ -16,12 +16,15 @@ from segray.models.sam.fused.config import EncoderConfig
 from segray.models.sam.fused.graphs import Graphed
 from segray.models.sam.fused.norm import residual_norm
 
+if TYPE_CHECKING:
+    from segment_anything.modeling.image_encoder import Block, ImageEncoderViT
+
 
 @dataclass(frozen=True)
 class _Block:
     """A transformer block and its table of relative positions [d, R]."""
 
-    layer: Any
+    layer: Block
     table: Tensor
     columns_at: int
 
@@ -38,7 +41,7 @@ class FusedEncoder:
         ValueError: an encoder without relative positions or absolute ones, which no released SAM is.
     """
 
-    def __init__(self, encoder: Any, dtype: torch.dtype, config: EncoderConfig) -> None:
+    def __init__(self, encoder: ImageEncoderViT, dtype: torch.dtype, config: EncoderConfig) -> None:
         if encoder.pos_embed is None or not all(block.attn.use_rel_pos for block in encoder.blocks):
             raise ValueError(
                 "the encoder has no absolute or no relative positions, which every released SAM has"
@@ -76,7 +79,7 @@ class FusedEncoder:
                 y = residual_norm(x, y, norm.weight, norm.bias, norm.eps)
         return self._embeddings(x.float() + y)
 
-    def _block(self, layer: Any, dtype: torch.dtype) -> _Block:
+    def _block(self, layer: Block, dtype: torch.dtype) -> _Block:
         attention, window = layer.attn, layer.window_size
         height, width = (window, window) if window else self._grid
         rows = _by_distance(get_rel_pos(height, height, attention.rel_pos_h.float()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 _LOG = logging.getLogger(__name__)
 
 _Function = Callable[..., tuple[Tensor, ...]]
+_Shapes = tuple[torch.Size, ...]
 
 
 class Graphed:
@@ -27,7 +27,7 @@ class Graphed:
 
     def __init__(self, function: _Function, limit: int) -> None:
         self._function, self._limit = function, limit
-        self._captured: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], tuple[Tensor, ...]]] = {}
+        self._captured: dict[_Shapes, tuple[torch.cuda.CUDAGraph, list[Tensor], tuple[Tensor, ...]]] = {}
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The function's results."""
@@ -40,7 +40,7 @@ class Graphed:
         graph.replay()
         return outputs
 
-    def _capture(self, shapes: Any, inputs: tuple[Tensor, ...]) -> bool:
+    def _capture(self, shapes: _Shapes, inputs: tuple[Tensor, ...]) -> bool:
         """Whether there is a graph for these shapes now."""
         if inputs[0].device.type != "cuda" or len(self._captured) >= self._limit:
             return False

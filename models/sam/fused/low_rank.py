@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import MaskDecoder
+    from segment_anything.modeling.transformer import Attention
 
 LOG2_E = math.log2(math.e)
 SLOTS = 8
@@ -64,7 +68,7 @@ class ImageSide:
         dtype: of the operands.
     """
 
-    def __init__(self, decoder: Any, positions: Tensor, no_mask: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, decoder: MaskDecoder, positions: Tensor, no_mask: Tensor, dtype: torch.dtype) -> None:
         first, second = decoder.transformer.layers
         read, write = first.cross_attn_token_to_image, first.cross_attn_image_to_token
         second_read, second_write = second.cross_attn_token_to_image, second.cross_attn_image_to_token
@@ -134,7 +138,7 @@ class PromptMaps:
         last_bias: the same of the final attention.
     """
 
-    def __init__(self, decoder: Any, constant: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, decoder: MaskDecoder, constant: Tensor, dtype: torch.dtype) -> None:
         first, second = decoder.transformer.layers
         read, write = second.cross_attn_token_to_image, second.cross_attn_image_to_token
         last = decoder.transformer.final_attn_token_to_image
@@ -160,7 +164,7 @@ class PromptMaps:
         self.last_bias = _read_bias(last, b2).to(dtype)
 
 
-def _read_bias(attention: Any, norm_bias: Tensor) -> Tensor:
+def _read_bias(attention: Attention, norm_bias: Tensor) -> Tensor:
     values = attention.v_proj
     bias: Tensor = attention.out_proj(values.bias + values.weight @ norm_bias)
     return bias
@@ -171,12 +175,12 @@ def centred(matrix: Tensor, dim: int = 0) -> Tensor:
     return matrix - matrix.mean(dim, keepdim=True)
 
 
-def query_scale(attention: Any) -> float:
+def query_scale(attention: Attention) -> float:
     """The factor on queries whose scores are exponents of 2."""
     return LOG2_E / math.sqrt(attention.internal_dim // attention.num_heads)
 
 
-def upscaling_weight(convolution: Any) -> Tensor:
+def upscaling_weight(convolution: nn.ConvTranspose2d) -> Tensor:
     """A 2 x 2 transposed convolution of stride 2 as a matrix [in, 4 out], sub-pixels row by row."""
     weight: Tensor = convolution.weight
     return weight.permute(0, 2, 3, 1).flatten(1).contiguous()

@@ -8,7 +8,7 @@ Prompts without a confident mask return at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -17,6 +17,9 @@ from torch import Tensor
 
 from segray.models.sam.fused.config import MasksConfig
 from segray.models.sam.fused.low_rank import upscaling_weight
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import MaskDecoder
 
 
 @triton.jit
@@ -107,7 +110,7 @@ class Upscaling:
     bias: Tensor
 
     @classmethod
-    def of(cls, decoder: Any, dtype: torch.dtype) -> Upscaling:
+    def of(cls, decoder: MaskDecoder, dtype: torch.dtype) -> Upscaling:
         """Of segment_anything's `MaskDecoder`, float32."""
         _, norm, _, second, _ = decoder.output_upscaling
         weight, bias = upscaling_weight(second).to(dtype), second.bias.repeat(4)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from segray.models.sam.fused.low_rank import SLOTS, ImageOperands, PromptMaps, query_scale
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import TwoWayTransformer
+    from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,9 @@ class PromptSide:
         asked_slots: columns of the final queries are this by H.
     """
 
-    def __init__(self, transformer: Any, maps: PromptMaps, asked: int, asked_slots: int) -> None:
+    def __init__(
+        self, transformer: TwoWayTransformer, maps: PromptMaps, asked: int, asked_slots: int
+    ) -> None:
         self._first, self._second = transformer.layers
         self._last, self._last_norm = transformer.final_attn_token_to_image, transformer.norm_final_attn
         self._maps, self._asked, self._asked_slots = maps, asked, asked_slots
@@ -138,7 +144,7 @@ class PromptSide:
         start = 2 * self._channels + part * self._internal
         return rows[..., start : start + self._internal]
 
-    def _feed_forward(self, layer: Any, x: Tensor) -> Tensor:
+    def _feed_forward(self, layer: TwoWayAttentionBlock, x: Tensor) -> Tensor:
         x = layer.norm2(x)
         out: Tensor = layer.norm3(x + layer.mlp(x))
         return out
@@ -159,7 +165,7 @@ class PromptSide:
         return (padded[:, :, None] * self._of_head).flatten(1, 2)
 
 
-def _self_attention(attention: Any, asked: Tensor, values: Tensor) -> Tensor:
+def _self_attention(attention: Attention, asked: Tensor, values: Tensor) -> Tensor:
     """segment_anything's `Attention` of tokens [B, T, C] to themselves."""
     projected = (attention.q_proj(asked), attention.k_proj(asked), attention.v_proj(values))
     q, k, v = (x.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for x in projected)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from torch import Tensor
 from segray.models.sam.fused.config import FusedConfig, configuration
 
 if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+
     from segray.models.sam.fused.decoder import FusedDecoder
 
 _LOG = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ class FusedSam:
 
 
 @torch.no_grad()
-def fused_sam(sam: Any, dtype: torch.dtype, threshold: float) -> FusedSam | None:
+def fused_sam(sam: Sam, dtype: torch.dtype, threshold: float) -> FusedSam | None:
     """The kernels for a `segment_anything.modeling.Sam` on a GPU; None: the eager path has to do.
 
     Args:
@@ -65,7 +67,7 @@ def fused_sam(sam: Any, dtype: torch.dtype, threshold: float) -> FusedSam | None
 
 
 @torch.no_grad()
-def build(sam: Any, dtype: torch.dtype, threshold: float, config: FusedConfig) -> FusedSam:
+def build(sam: Sam, dtype: torch.dtype, threshold: float, config: FusedConfig) -> FusedSam:
     """Without a check.
 
     Raises:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from segray.models.masks import unpack
+from segray.models.masks import Segment, unpack
 from segray.pipelines.annotation.stages.base import Stage
 from segray.pipelines.annotation.stages.loading import device_of, load_or_defer_error
 from segray.pipelines.annotation.stages.schemas import CLASSIFIED_SCHEMA, classes_to_bytes, pixels_of
@@ -88,9 +88,13 @@ class ClassifySegments(Stage):
         Raises:
             UserError: the weights could not be loaded.
         """
-        self._clip()
+        self.require_model()
         use_threads(self._threads)
         return super().__call__(table)
+
+    def require_model(self) -> None:
+        """Raise a `UserError` if the weights could not be loaded."""
+        self._clip()
 
     def process(self, rows: list[Row]) -> list[Row]:
         """Add classes and embeddings."""
@@ -99,9 +103,10 @@ class ClassifySegments(Stage):
 
     def _classify(self, row: Row, grid: Tensor) -> Row:
         packed = row.get("packed_segments")
-        return (
-            self._classify_pixels(row, grid) if packed is None else self._classify_segments(row, grid, packed)
-        )
+        segments = row.get("unpacked_segments") if packed is None else unpack(packed)
+        if segments is None:
+            return self._classify_pixels(row, grid)
+        return self._classify_segments(row, grid, segments)
 
     def _classify_pixels(self, row: Row, grid: Tensor) -> Row:
         from segray.models.clip.zero_shot import dense_labels
@@ -109,11 +114,11 @@ class ClassifySegments(Stage):
         label, confidence = dense_labels(grid, self._bank, row["height"], row["width"], self._threshold)
         return {**row, "label": label.tobytes(), "confidence": confidence.tobytes()}
 
-    def _classify_segments(self, row: Row, grid: Tensor, packed: bytes) -> Row:
+    def _classify_segments(self, row: Row, grid: Tensor, segments: list[Segment]) -> Row:
         from segray.models.clip.zero_shot import classify_segments, pool_segments
 
         # In the precision that is stored, so that `segray relabel` with the same names gives the same labels.
-        pooled = pool_segments(grid, unpack(packed), row["height"], row["width"]).half().float()
+        pooled = pool_segments(grid, segments, row["height"], row["width"]).half().float()
         classes = classify_segments(pooled, self._bank, self._threshold)
         kept = pooled.cpu().numpy().astype(np.float16).tobytes() if self._keep else None
         return {**row, "classes": classes_to_bytes(classes), "embeddings": kept}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from segray.models.masks import pack
+from segray.models.masks import Segment, pack
 from segray.pipelines.annotation.stages.base import Stage
 from segray.pipelines.annotation.stages.loading import device_of, load_or_defer_error
 from segray.pipelines.annotation.stages.schemas import SEGMENTED_SCHEMA, pixels_of
@@ -57,11 +57,20 @@ class SegmentImages(Stage):
         Raises:
             UserError: the weights could not be loaded.
         """
-        self._generator()
+        self.require_model()
         return super().__call__(table)
 
+    def require_model(self) -> None:
+        """Raise a `UserError` if the weights could not be loaded."""
+        self._generator()
+
     def process(self, rows: list[Row]) -> list[Row]:
-        """Add the packed segments.
+        """Add the packed segments."""
+        found = self.segments(rows)
+        return [{**row, "packed_segments": pack(s)} for row, s in zip(rows, found, strict=True)]
+
+    def segments(self, rows: list[Row]) -> list[list[Segment]]:
+        """The segments of each image.
 
         On a CPU each image is computed on one core, several side by side: SAM's operations are small, and
         cores that share one wait for each other. No sum depends on the number of threads, either.
@@ -70,10 +79,8 @@ class SegmentImages(Stage):
         sizes = [(row["height"], row["width"]) for row in rows]
         if self._threads:
             single = self._threads.map(lambda image, size: generator.generate([image], [size]), images, sizes)
-            segments = [batch[0] for batch in single]
-        else:
-            segments = generator.generate(images, sizes)
-        return [{**row, "packed_segments": pack(s)} for row, s in zip(rows, segments, strict=True)]
+            return [batch[0] for batch in single]
+        return generator.generate(images, sizes)
 
 
 def _load(config: SamModel, device: str) -> MaskGenerator:

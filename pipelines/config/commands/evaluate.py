@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from segray.pipelines.config.schema import Config, Folder
-from segray.pipelines.config.shared import Images, Masks, Window
+from segray.pipelines.config.shared import ImageRoots, Images, Masks, Window
 
 
 class EvaluateConfig(Config):
@@ -17,6 +17,8 @@ class EvaluateConfig(Config):
     """A checkpoint, or a training run for its best one, that labels `images`; null: use `labels`."""
     images: Images | None = None
     """Images for `checkpoint`: a folder, a glob, a file, or the same under s3:// or gs://; null: none."""
+    image: ImageRoots = ImageRoots()
+    """Where the images of a manifest may be."""
     window: Window = None
     """Sliding window for `checkpoint`, in pixels; 0: whole images, null: as in the run's validation."""
     masks: Masks
@@ -25,5 +27,7 @@ class EvaluateConfig(Config):
     """Folder for evaluation.json and evaluation.csv; null: next to the labels, or in the training run."""
     ignore_index: int = Field(default=255, ge=0, le=255)
     """Mask pixels with this id are ignored."""
+    binary: bool | None = None
+    """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
     allow_missing: bool = False
     """Leave out images without a mask instead of failing."""

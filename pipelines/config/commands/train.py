@@ -40,6 +40,8 @@ class DataConfig(Config):
     """As in annotate; null: from class_names.txt (one class per line, from id 0) or the JSON file."""
     ignore_index: int = Field(default=255, ge=0, le=255)
     """Class id of the mask pixels to ignore."""
+    binary: bool | None = None
+    """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
     labels: Folder | None = None
     """Label set of `segray annotate`: zero-shot labels of the unlabelled images; null: none."""
     labelled: Text = "all"
@@ -144,10 +146,10 @@ class LearnConfig(Config):
     """Processes per worker that read images ahead; 0: the worker reads them itself."""
     accumulate: int = Field(default=1, ge=1)
     """Parts of a worker's share of the batch, processed one after another to save memory."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: autocast to bfloat16."""
-    channels_last: Annotated[bool, RunOnly] = False
-    """Use the channels-last memory format, which speeds up convolutions on GPUs."""
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    """bf16: autocast; auto: bf16 on GPUs that have it, else TF32, fp32 on CPUs. A resumed run keeps it."""
+    channels_last: Annotated[bool | None, RunOnly] = None
+    """Use the channels-last memory format; null: where it is faster, for DeepLab on a GPU."""
     compile: Annotated[bool, RunOnly] = False
     """Compile the network with torch.compile."""
     validate_every: int = Field(default=1, ge=1)

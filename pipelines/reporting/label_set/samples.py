@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segray.models.label_space import IGNORE_INDEX
+from segray.models.metrics import class_iou, pixel_accuracy
 from segray.pipelines.errors import UserError
-from segray.pipelines.io import storage
 from segray.pipelines.io.ground_truth import TruthMasks
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode, decode_gray_png
+from segray.pipelines.io.sources import read_labelled
 from segray.pipelines.printing import visible
 from segray.pipelines.reporting import thumbnails
-from segray.pipelines.reporting.evaluation import Evaluation, compare
+from segray.pipelines.reporting.evaluation import compare
 
 # Limits were applied when the label was made, to the same bytes: see the checksum below.
 _ANY_SIZE = ImageOptions(max_pixels=1 << 40, min_size=1, frames="first")
@@ -37,6 +38,38 @@ class Legend:
     def colour(self, class_id: int) -> str:
         """As #rrggbb."""
         return "#" + bytes(self.palette[class_id]).hex()
+
+
+@dataclass(frozen=True)
+class Photos:
+    """The images of a label set: in its rows, or where its manifest says they are.
+
+    Attributes:
+        root: the label set's folder or URI.
+        uris: location of images by image_id.
+        also: folders of the user, see `read_labelled`.
+    """
+
+    root: str
+    uris: Mapping[str, str]
+    also: tuple[str, ...] = ()
+
+    def read(self, row: Mapping[str, Any]) -> bytes:
+        """The bytes of a row's image.
+
+        Raises:
+            ImageProblem: why they cannot be had.
+        """
+        embedded = (row["image"] or {}).get("bytes")
+        if embedded is not None:
+            return bytes(embedded)
+        if row["image_id"] not in self.uris:
+            raise ImageProblem("error", "image not in the label set, nor in its manifest")
+        try:
+            return read_labelled(self.uris[row["image_id"]], row["sha256"], self.root, self.also)
+        except ImageProblem as problem:
+            reason = "image not found" if problem.reason == "missing" else problem.reason
+            raise ImageProblem(problem.status, reason) from None
 
 
 @dataclass(frozen=True)
@@ -70,7 +103,7 @@ class Sample:
 def make_sample(
     row: dict[str, Any],
     legend: Legend,
-    uri: str | None,
+    photos: Photos,
     truth: TruthMasks | None,
     ignore_index: int = IGNORE_INDEX,
 ) -> Sample:
@@ -79,7 +112,7 @@ def make_sample(
     Args:
         row: of the labels table, status ok.
         legend: names and colours.
-        uri: location of the image, for rows without its bytes.
+        photos: reads the image of a row without its bytes.
         truth: the masks, or None.
         ignore_index: mask pixels with this id do not count.
 
@@ -87,7 +120,7 @@ def make_sample(
         UserError: a label map of the row, or the mask, is damaged.
     """
     label, confidence = _map_of(row, "label"), _map_of(row, "confidence")
-    photo, problem = _photo(row, uri)
+    photo, problem = _photo(row, photos)
     height, width = label.shape
     return Sample(
         image_id=visible(row["image_id"]),
@@ -112,19 +145,9 @@ def _map_of(row: dict[str, Any], column: str) -> NDArray[np.uint8]:
         raise UserError(f"{column} of {name}: {problem}; `segray verify` checks the whole set") from None
 
 
-def _photo(row: dict[str, Any], uri: str | None) -> tuple[str, str]:
-    data = (row["image"] or {}).get("bytes")
-    if data is None:
-        if uri is None:
-            return "", "image not in the label set, nor in its manifest"
-        try:
-            data = storage.read_bytes(uri)
-        except (OSError, UserError):
-            return "", "image not found"
-    if row["sha256"] and hashlib.sha256(data).hexdigest() != row["sha256"]:
-        return "", "image has changed since it was labelled"
+def _photo(row: dict[str, Any], photos: Photos) -> tuple[str, str]:
     try:
-        return thumbnails.photo(decode(data, _ANY_SIZE)), ""
+        return thumbnails.photo(decode(photos.read(row), _ANY_SIZE)), ""
     except ImageProblem as problem:
         return "", visible(problem.reason)
 
@@ -143,11 +166,13 @@ def _truth(
         return {"truth_problem": "no mask"}
     height, width = label.shape
     mask = truth.read(name, shape=(height, width), n_classes=len(legend.names), ignore_index=ignore_index)
-    score = Evaluation(legend.names, compare(mask, label, len(legend.names), ignore_index), 1)
+    confusion = compare(mask, label, len(legend.names), ignore_index)
+    iou = class_iou(confusion)[:-1]
+    present = iou[~np.isnan(iou)]
     shown = np.where(mask == ignore_index, 0, mask).astype(np.uint8)
     return {
         "truth": thumbnails.label_overlay(shown, legend.palette, opaque=True),
         "errors": thumbnails.error_map(mask, label, ignore_index),
-        "miou": score.miou,
-        "accuracy": score.accuracy,
+        "miou": float(present.mean()) if present.size else float("nan"),
+        "accuracy": pixel_accuracy(confusion),
     }

@@ -84,6 +84,11 @@ class Totals:
         return int(self.pixels[1:].sum()) / self.n_pixels if self.n_pixels else math.nan
 
     @property
+    def ignored_share(self) -> float:
+        """Share of all ok images' pixels with the ignore index; nan without pixels."""
+        return 1 - int(self.pixels.sum()) / self.n_pixels if self.n_pixels else math.nan
+
+    @property
     def mean_confidence(self) -> float:
         """Mean over images of their mean confidence; nan without images."""
         count = int(self.histogram.sum())

@@ -16,6 +16,7 @@ from segray.pipelines.config.previous import current_tree
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.training.checkpoints import STATE
+from segray.pipelines.training.history import best_index
 from segray.pipelines.training.run_folder import BEST, CHECKPOINTS, CONFIG, HISTORY
 from segray.pipelines.training.session import newest_first
 
@@ -34,6 +35,8 @@ class Entry(BaseModel):
         waiting: share of the time spent waiting for data.
         iou: of each of C classes, None where it is not defined.
         confusion: C rows of C pixel counts, rows truth, columns predictions.
+        ignored: share of the validation masks' pixels that count for nothing.
+        labelled_pixels: of each of C classes, in the labelled images' masks.
     """
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -47,6 +50,8 @@ class Entry(BaseModel):
     accuracy: _Share | None
     iou: Annotated[list[_Share | None], Field(min_length=1, max_length=255)]
     confusion: list[list[_Count]]
+    ignored: _Share | None = None
+    labelled_pixels: list[_Count] | None = None
     from_model: _Share | None = None
     agreement: _Share | None = None
     seconds: Annotated[float, Field(ge=0, le=1e12)] | None = None
@@ -59,6 +64,8 @@ class Entry(BaseModel):
     @model_validator(mode="after")
     def _square(self) -> Entry:
         sides = {len(self.confusion), *map(len, self.confusion)}
+        if self.labelled_pixels is not None and len(self.labelled_pixels) != len(self.iou):
+            raise ValueError(f"labelled_pixels has {len(self.labelled_pixels)} classes, iou {len(self.iou)}")
         if sides != {len(self.iou)}:
             raise ValueError(f"confusion is not {len(self.iou)} x {len(self.iou)}, as iou has it")
         return self
@@ -92,8 +99,8 @@ class TrainingRun:
 
     @property
     def best(self) -> Entry:
-        """The entry with the highest mIoU; the first of equals."""
-        return max(self.history, key=lambda entry: entry.miou or 0.0)
+        """The entry with the highest mIoU, the first of equals; the last entry where none has one."""
+        return self.history[best_index([entry.miou for entry in self.history])]
 
     @property
     def last(self) -> Entry:

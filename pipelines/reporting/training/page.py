@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from segray.models.label_space import LabelSpace
@@ -26,6 +27,7 @@ from segray.pipelines.reporting.training.confusion import confusion_table
 from segray.pipelines.reporting.training.examples import Examples, make_examples, tau_of
 from segray.pipelines.reporting.training.history import Entry, TrainingRun, read_run
 from segray.pipelines.training.data.samples import TrainingData
+from segray.pipelines.understood import name_some
 
 _LABELS = {"zero_shot": "zero-shot labels", "enhanced": "enhanced labels", "": "network"}
 """Names of the scored label maps by the prefix of their keys in an entry of the history."""
@@ -74,6 +76,9 @@ def build(out: str, n: int = 12) -> str:
         results=_results(run),
         charts=_charts(run),
         class_bars=_class_bars(run.best, legend),
+        pixel_bars=_pixel_bars(run.last, legend),
+        not_taught=_absent(run.last.labelled_pixels or [], classes),
+        not_tested=_absent([sum(row) for row in run.last.confusion], classes),
         heat=confusion_table(run.best.counts, classes),
         legend=[(name, legend.colour(i)) for i, name in enumerate(classes)],
         examples=examples,
@@ -169,6 +174,18 @@ def _class_bars(best: Entry, legend: Legend) -> list[Bar]:
     iou = [math.nan if value is None else value for value in best.iou]
     ids = sorted(range(len(iou)), key=lambda i: -1.0 if math.isnan(iou[i]) else iou[i], reverse=True)
     return bars(ids, legend, iou, percent, longest=1.0)
+
+
+def _pixel_bars(last: Entry, legend: Legend) -> list[Bar]:
+    """Pixels of each class in the labelled masks, the largest first; none in a run of an older version."""
+    pixels = last.labelled_pixels or []
+    ids = sorted(range(len(pixels)), key=lambda i: (-pixels[i], i))
+    return bars(ids, legend, [float(count) for count in pixels], "{:,.0f}".format)
+
+
+def _absent(pixels: Sequence[int], classes: Sequence[str]) -> str:
+    """The classes without a pixel."""
+    return name_some([name for name, count in zip(classes, pixels, strict=False) if not count])
 
 
 def _key_settings(config: TrainConfig, examples: Examples, n_classes: int) -> dict[str, object]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segray.models.transfer import to_device
 from segray.pipelines.training.augmentation.colour import ADJUSTMENTS, gaussian_blur, to_gray
 
 PADDING = 255
@@ -187,11 +189,11 @@ class StrongAugment:
         images = self._jitter(images.clone(), draws)
         gray = [i for i, d in enumerate(draws) if d[9] < self.gray_p]
         if gray:
-            images[gray] = to_gray(images[gray]).expand(-1, 3, -1, -1)
+            _change(images, gray, lambda chosen: to_gray(chosen).expand(-1, 3, -1, -1))
         blurred = [i for i, d in enumerate(draws) if d[10] < self.blur_p]
         if blurred:
             sigmas = [_between(self.blur_sigma, draws[i][11]) for i in blurred]
-            images[blurred] = gaussian_blur(images[blurred], sigmas)
+            _change(images, blurred, partial(gaussian_blur, sigmas=sigmas))
         return images
 
     def _jitter(self, images: Tensor, draws: list[list[float]]) -> Tensor:
@@ -202,8 +204,9 @@ class StrongAugment:
             for kind, limits in enumerate(ranges):
                 chosen = [i for i in jittered if orders[i][turn] == kind]
                 if chosen:
-                    factors = images.new_tensor([_between(limits, draws[i][1 + kind]) for i in chosen])
-                    images[chosen] = ADJUSTMENTS[kind](images[chosen], factors)
+                    drawn = [_between(limits, draws[i][1 + kind]) for i in chosen]
+                    factors = to_device(torch.tensor(drawn, dtype=images.dtype), images.device)
+                    _change(images, chosen, partial(_adjusted, kind=kind, factors=factors))
         return images
 
 
@@ -252,9 +255,19 @@ class CutMix:
         return torch.where(boxes[:, None] if batch.ndim == 4 else boxes, partners, batch)
 
 
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Images [B, 3, H, W] in 0..1, normalised by mean and standard deviation of each channel."""
-    return (images - images.new_tensor(mean)[:, None, None]) / images.new_tensor(std)[:, None, None]
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Images [B, 3, H, W] in 0..1, normalised by mean and standard deviation [3] of each channel."""
+    return (images - mean[:, None, None]) / std[:, None, None]
+
+
+def _change(images: Tensor, chosen: list[int], change: Callable[[Tensor], Tensor]) -> None:
+    """Replace some of the images [B, 3, H, W] by what `change` makes of them; a GPU is not waited for."""
+    index = to_device(torch.tensor(chosen), images.device)
+    images.index_copy_(0, index, change(images.index_select(0, index)))
+
+
+def _adjusted(images: Tensor, *, kind: int, factors: Tensor) -> Tensor:
+    return ADJUSTMENTS[kind](images, factors)
 
 
 def _uniform(count: int, numbers: int, generator: Draws) -> list[list[float]]:

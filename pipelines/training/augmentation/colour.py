@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segray.models.transfer import to_device
+
 
 def to_gray(images: Tensor) -> Tensor:
     """Luma [B, 1, H, W] of images [B, 3, H, W] (ITU-R 601-2)."""
@@ -72,15 +74,38 @@ ADJUSTMENTS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
 
 def gaussian_blur(images: Tensor, sigmas: Sequence[float]) -> Tensor:
     """Images [B, 3, H, W] blurred by Gaussians of sigmas [B] in pixels, cut at 3 sigma, edges mirrored."""
+    if images.device.type != "cpu":
+        return blur_together(images, sigmas)
     # One image at a time, as sums of shifted images: on a CPU a tenth of the time of a grouped convolution,
     # which has one channel per group and gives every image the radius of the widest kernel.
     return torch.stack([_blurred(image, sigma) for image, sigma in zip(images, sigmas, strict=True)])
 
 
-def _blurred(image: Tensor, sigma: float) -> Tensor:
-    radius = min(math.ceil(3 * sigma), min(image.shape[1:]) - 1)
+def blur_together(images: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """As `gaussian_blur`, all images by two convolutions: a GPU's time goes by the number of operations."""
+    side = min(images.shape[2:])
+    halves = [_half_kernel(sigma, side) for sigma in sigmas]
+    radius = max(map(len, halves)) - 1
+    rows = [[*reversed(half[1:]), *half] for half in halves]
+    margins = [[0.0] * ((2 * radius + 1 - len(row)) // 2) for row in rows]
+    kernels = torch.tensor([[*pad, *row, *pad] for pad, row in zip(margins, rows, strict=True)])
+    channels = images.shape[1]
+    weights = to_device(kernels.to(images.dtype), images.device).repeat_interleave(channels, 0)
+    flat = F.pad(images, (radius, radius, radius, radius), mode="reflect").flatten(0, 1)[None]
+    flat = F.conv2d(flat, weights[:, None, :, None], groups=len(weights))
+    return F.conv2d(flat, weights[:, None, None, :], groups=len(weights))[0].unflatten(0, (-1, channels))
+
+
+def _half_kernel(sigma: float, side: int) -> list[float]:
+    """A Gaussian's weights from its centre outwards, for an image whose shorter side is `side` pixels."""
+    radius = min(math.ceil(3 * sigma), side - 1)
     half = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(radius + 1)]
-    weights = [weight / (2 * sum(half) - half[0]) for weight in half]
+    return [weight / (2 * sum(half) - half[0]) for weight in half]
+
+
+def _blurred(image: Tensor, sigma: float) -> Tensor:
+    weights = _half_kernel(sigma, min(image.shape[1:]))
+    radius = len(weights) - 1
     padded = F.pad(image, (radius, radius, radius, radius), mode="reflect")
     return _weighted(_weighted(padded, weights, 1), weights, 2)
 

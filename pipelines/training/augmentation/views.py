@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from segray.models.transfer import to_device
 from segray.pipelines.config.commands.train import AugmentConfig
 from segray.pipelines.training.augmentation.augment import CutMix, StrongAugment, WeakAugment, WeakBatch
 from segray.pipelines.training.data.sampler import LABELLED, UNLABELLED, Batch, StepBatch
@@ -90,7 +91,8 @@ class Augmentation:
         strong, boxes = [], []
         for _ in range(self.strong_views):
             view = self.strong(weak, draws)
-            box = self.cutmix.boxes(len(view), view.shape[-2], view.shape[-1], draws).to(view.device)
+            drawn = self.cutmix.boxes(len(view), view.shape[-2], view.shape[-1], draws)
+            box = to_device(drawn, view.device)
             strong.append(self.cutmix.mix(view, partner(view), box))
             boxes.append(box)
         return tuple(strong), tuple(boxes)
@@ -106,5 +108,7 @@ class Augmentation:
 
 def partner(batch: Tensor) -> Tensor:
     """Each image's CutMix partner, the other image of its pair; the number of workers does not matter."""
-    order = [i ^ 1 if i ^ 1 < len(batch) else i for i in range(len(batch))]
-    return batch[order]
+    # By slices: a GPU would wait for a list of indices.
+    paired = len(batch) // 2 * 2
+    swapped = batch[:paired].unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+    return swapped if paired == len(batch) else torch.cat([swapped, batch[paired:]])

@@ -10,16 +10,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NotRequired, TypedDict
 
-from segray.models.label_space import LabelSpace, label_space
+import numpy as np
+from numpy.typing import NDArray
+
+from segray.models.label_space import IGNORE_INDEX, LabelSpace, label_space
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.image_ids import check_image_id, escape_name
 from segray.pipelines.io.images import ImageProblem
 from segray.pipelines.training.data.class_names import configured_space
+from segray.pipelines.training.data.coco_area import area
 from segray.pipelines.training.data.coco_masks import Segmentation, check_segmentations, parse_json
 from segray.pipelines.training.data.mask_checks import image_shape, list_samples
 from segray.pipelines.training.data.samples import DataSet, Sample, refuse
+from segray.pipelines.understood import PixelCounts
 
 ANNOTATIONS = "annotations"
 
@@ -87,6 +92,11 @@ class CocoImages(DataSet):
         """The classes of each image's annotations, see `DataSet.contents`; no file is read."""
         return [frozenset(shape[1] for shape in self._shapes(sample)) for sample in samples]
 
+    def pixels(self, samples: Sequence[Sample]) -> PixelCounts:
+        """Pixels of each class by the areas of its annotations, see `DataSet.pixels`; no mask is rendered."""
+        counts = [self._areas(sample) for sample in samples]
+        return PixelCounts.of(counts, len(self.space.classes), IGNORE_INDEX)
+
     def check(self, samples: Sequence[Sample]) -> None:
         """Compare annotations with the images' headers, see `DataSet.check`; no mask is rendered."""
         refuse([problem for sample in samples if (problem := self._problem(sample))], "bad masks or images")
@@ -126,6 +136,15 @@ class CocoImages(DataSet):
 
     def _shapes(self, sample: Sample) -> list[Shape]:
         return self._part_of(sample).shapes.get(sample.image_id, [])
+
+    def _areas(self, sample: Sample) -> NDArray[np.int64]:
+        """Pixels of each id in an image, [256]; where annotations overlap, the pixels count for each."""
+        record = self._part_of(sample).images[sample.image_id]
+        counts = np.zeros(256, np.int64)
+        for _, class_id, segmentation in self._shapes(sample):
+            counts[class_id] += area(segmentation)
+        counts[0] = max(0, record["height"] * record["width"] - int(counts.sum()))
+        return counts
 
     def _pack(self, sample: Sample) -> bytes:
         record = self._part_of(sample).images[sample.image_id]

@@ -24,7 +24,7 @@ def open_folder(config: DataConfig) -> DataSet:
     """
     images = list_samples(config.root, IMAGES)
     space = _space(config)
-    masks = MaskFolders(config.root, [MASKS])
+    masks = MaskFolders(config.root, [MASKS], config.binary)
     data = MaskedImages(config.root, space, images, masks, folder=IMAGES, void=config.ignore_index)
     val = [i for i in data.samples if i.startswith(f"{IMAGES}/val/")]
     train = [i for i in data.samples if i.startswith(f"{IMAGES}/train/")]

@@ -8,18 +8,22 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from segray.models.label_space import LabelSpace
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.binary_masks import check_two_classes, count_ids, look_binary, refuse_binary
 from segray.pipelines.io.ground_truth import TruthMasks
 from segray.pipelines.io.images import FORMATS, ImageProblem
 from segray.pipelines.io.sources import list_images, read_image
-from segray.pipelines.label_set.schema import class_counts
 from segray.pipelines.training.data.samples import READ, DataSet, Sample, refuse
+from segray.pipelines.understood import PixelCounts
 
 _log = logging.getLogger(__name__)
+BINARY_KEY = "data.binary"
 _READERS = 8
 _SIDEWAYS = (5, 6, 7, 8)
 
@@ -71,15 +75,16 @@ class MaskFolders:
     Args:
         root: the data set.
         folders: names of folders under it; missing ones are ignored.
+        binary: see `TruthMasks`.
 
     Raises:
         UserError: one of the folders exists, but has no PNG.
     """
 
-    def __init__(self, root: str, folders: Sequence[str]) -> None:
-        self.root = root
+    def __init__(self, root: str, folders: Sequence[str], binary: bool | None) -> None:
+        self.root, self.binary = root, binary
         self._truths = {
-            name: TruthMasks(storage.join(root, name))
+            name: TruthMasks(storage.join(root, name), binary=binary, key=BINARY_KEY)
             for name in folders
             if storage.exists(storage.join(root, name))
         }
@@ -106,8 +111,8 @@ class MaskFolders:
         file = self._truths[folder].find(name) if folder in self._truths else None
         return f"{folder}/{file}" if file else None
 
-    def classes(self, sample: Sample, shape: tuple[int, int], n_classes: int) -> frozenset[int]:
-        """The class ids in a mask, without void.
+    def count_ids(self, sample: Sample, shape: tuple[int, int], n_classes: int) -> NDArray[np.int64]:
+        """Pixels of each id in a mask, void included: int64 [256].
 
         Args:
             sample: has a mask.
@@ -119,7 +124,7 @@ class MaskFolders:
         """
         folder, _, name = (sample.mask_id or "").partition("/")
         mask = self._truths[folder].read(name, shape=shape, n_classes=n_classes, ignore_index=sample.void)
-        return frozenset(class_counts(mask, sample.void)[0])
+        return count_ids(mask)
 
 
 class MaskedImages(DataSet):
@@ -134,7 +139,7 @@ class MaskedImages(DataSet):
         void: class id of ignored mask pixels.
 
     Raises:
-        UserError: no image has a mask.
+        UserError: no image has a mask, or the masks are binary and there are not two classes.
     """
 
     def __init__(
@@ -155,7 +160,9 @@ class MaskedImages(DataSet):
             raise UserError(f"data.root={where}: no image has a mask; a mask has the name of its image")
         masked = {i: self._masked(images[i], mask_id) for i, mask_id in mask_ids.items()}
         self.samples = dict(sorted({**images, **masked}.items()))
-        self._class_ids: dict[str, frozenset[int]] = {}
+        self._counts: dict[str, NDArray[np.int64]] = {}
+        if masks.binary:
+            check_two_classes(space.classes, BINARY_KEY)
 
     def with_mask(self, sample: Sample, mask_id: str) -> Sample | None:
         """The sample with the mask that a split file names.
@@ -169,24 +176,38 @@ class MaskedImages(DataSet):
 
     def contents(self, samples: Sequence[Sample]) -> list[frozenset[int]]:
         """The class ids in each mask, see `DataSet.contents`; each mask is read and checked once."""
-        new = list({sample.mask: sample for sample in samples if sample.mask not in self._class_ids}.values())
+        return [
+            frozenset(i for i in np.flatnonzero(counts).tolist() if i != self._void)
+            for counts in self._ids(samples)
+        ]
+
+    def pixels(self, samples: Sequence[Sample]) -> PixelCounts:
+        """Pixels of each class, see `DataSet.pixels`; each mask is read and checked once."""
+        return PixelCounts.of(self._ids(samples), len(self.space.classes), self._void)
+
+    def check(self, samples: Sequence[Sample]) -> None:
+        """Read each mask, see `DataSet.check`; all masks that were read tell whether they are binary."""
+        self._ids(samples)
+        total = np.sum(list(self._counts.values()), axis=0)
+        if samples and self._masks.binary is None and look_binary(total):
+            refuse_binary(f"data.root={storage.display(self.root)}", BINARY_KEY, self.space.classes)
+
+    def _ids(self, samples: Sequence[Sample]) -> list[NDArray[np.int64]]:
+        """Pixels of each id in each mask."""
+        new = list({sample.mask: sample for sample in samples if sample.mask not in self._counts}.values())
         with ThreadPoolExecutor(_READERS) as pool:
             results = list(pool.map(self._read, new))
         refuse([result for result in results if isinstance(result, str)], "bad masks or images")
         read = zip(new, results, strict=True)
-        self._class_ids |= {str(sample.mask): ids for sample, ids in read if isinstance(ids, frozenset)}
-        return [self._class_ids[str(sample.mask)] for sample in samples]
+        self._counts |= {str(sample.mask): ids for sample, ids in read if not isinstance(ids, str)}
+        return [self._counts[str(sample.mask)] for sample in samples]
 
-    def check(self, samples: Sequence[Sample]) -> None:
-        """Read each mask, see `DataSet.check`."""
-        self.contents(samples)
-
-    def _read(self, sample: Sample) -> frozenset[int] | str:
-        """The class ids in a mask, or what is wrong with it."""
+    def _read(self, sample: Sample) -> NDArray[np.int64] | str:
+        """Pixels of each id in a mask, or what is wrong with it."""
         if sample.mask is None:
             return f"image {sample.image_id} has no mask in {storage.display(self.root)}"
         try:
-            return self._masks.classes(sample, image_shape(sample.image), len(self.space.classes))
+            return self._masks.count_ids(sample, image_shape(sample.image), len(self.space.classes))
         except ImageProblem as problem:
             return f"image {sample.image}: {problem.reason}"
         except UserError as problem:
@@ -194,4 +215,5 @@ class MaskedImages(DataSet):
 
     def _masked(self, sample: Sample, mask_id: str) -> Sample:
         uri = storage.join(self.root, mask_id)
-        return replace(sample, mask=uri, mask_id=mask_id, void=self._void)
+        binary = bool(self._masks.binary)
+        return replace(sample, mask=uri, mask_id=mask_id, void=self._void, binary=binary)

@@ -7,9 +7,12 @@ images again and again, each pass in a new order, so that the shorter stream rep
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sized
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -80,6 +83,11 @@ class Batch:
         slices = [slice(i * size, (i + 1) * size) for i in range(count)]
         return [Batch(self.images[s], self.maps[s], self.positions[s]) for s in slices]
 
+    def pin_memory(self) -> Batch:
+        """The same in pinned memory, from which copies to a GPU do not wait."""
+        maps = [[m.pin_memory() for m in group] for group in self.maps]
+        return Batch([image.pin_memory() for image in self.images], maps, self.positions)
+
 
 @dataclass(frozen=True)
 class StepBatch:
@@ -96,6 +104,11 @@ class StepBatch:
         labelled = self.labelled.parts(count)
         unlabelled = self.unlabelled.parts(count) if self.unlabelled else [None] * count
         return [StepBatch(self.step, a, b) for a, b in zip(labelled, unlabelled, strict=True)]
+
+    def pin_memory(self) -> StepBatch:
+        """The same in pinned memory."""
+        unlabelled = self.unlabelled.pin_memory() if self.unlabelled else None
+        return StepBatch(self.step, self.labelled.pin_memory(), unlabelled)
 
 
 class ImageMaps(Sized, Protocol):
@@ -158,6 +171,17 @@ def step_batches(data: StepDataset, first: int, last: int, loaders: int) -> Iter
         persistent_workers=False,
     )
     return iter(loader)
+
+
+def read_ahead(batches: Iterator[StepBatch], depth: int = 2) -> Iterator[StepBatch]:
+    """The same batches, of which a thread reads up to `depth` while another one is used."""
+    # Not yet during the first: that step is recorded as CUDA graphs, which another thread's memory spoils.
+    yield from islice(batches, 1)
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque(thread.submit(next, batches, None) for _ in range(depth))
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next, batches, None))
+            yield batch
 
 
 def _only(batches: list[StepBatch]) -> StepBatch:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from segray.models.label_space import IGNORE_INDEX, LabelSpace
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageOptions
+from segray.pipelines.understood import PixelCounts
 
 READ = ImageOptions(min_size=1, frames="first")
 """How training reads images: it accepts every image that annotation could accept."""
@@ -24,6 +25,7 @@ class Sample:
         mask: path or URI of the file that holds its mask; None without a mask.
         mask_id: the mask's path under the root, as split files name it.
         void: class id of the mask's pixels that are ignored; they are read as 255.
+        binary: whether 255 in the mask is class 1.
         shapes: its annotations in COCO, packed (`coco_masks.render_label_map`); None if `mask` is a PNG.
         label_id: its image_id in the label set, if that is another.
     """
@@ -33,6 +35,7 @@ class Sample:
     mask: str | None = None
     mask_id: str | None = None
     void: int = IGNORE_INDEX
+    binary: bool = False
     shapes: bytes | None = None
     label_id: str | None = None
 
@@ -46,12 +49,16 @@ class TrainingData:
         labelled: each has a mask.
         unlabelled: masks, if they have any, are not read.
         validation: each has a mask.
+        labelled_pixels: of the labelled images' masks.
+        validation_pixels: of the validation images' masks.
     """
 
     space: LabelSpace
     labelled: tuple[Sample, ...]
     unlabelled: tuple[Sample, ...]
     validation: tuple[Sample, ...]
+    labelled_pixels: PixelCounts
+    validation_pixels: PixelCounts
 
 
 class DataSet(ABC):
@@ -80,6 +87,14 @@ class DataSet(ABC):
     @abstractmethod
     def contents(self, samples: Sequence[Sample]) -> list[frozenset[int]]:
         """The class ids in each sample's mask without void; balanced sampling uses them.
+
+        Raises:
+            UserError: as `check`, for the masks that had to be read.
+        """
+
+    @abstractmethod
+    def pixels(self, samples: Sequence[Sample]) -> PixelCounts:
+        """Pixels of each class in the samples' masks.
 
         Raises:
             UserError: as `check`, for the masks that had to be read.

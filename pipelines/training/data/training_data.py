@@ -43,6 +43,8 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
             are in one message, one per line.
         DamagedPartError: the label set is damaged.
     """
+    if config.binary is not None and config.kind == "coco":
+        raise UserError("data.binary: only for masks in PNG files; COCO's are drawn from its JSON file")
     data = READERS[config.kind](config)
     listed = () if is_amount(config.labelled) else read_split(config.labelled, data, "data.labelled")
     validation = _validation(config, data, listed, seed)
@@ -56,7 +58,14 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
             joined = join_labels([*unlabelled, *validation], labels, config.root, counted=counted)
             validation = joined[len(unlabelled) :]
             unlabelled = readable(joined[: len(unlabelled)], labels)
-    return TrainingData(data.space, data.ready(labelled), tuple(unlabelled), data.ready(validation))
+    return TrainingData(
+        data.space,
+        data.ready(labelled),
+        tuple(unlabelled),
+        data.ready(validation),
+        data.pixels(labelled),
+        data.pixels(validation),
+    )
 
 
 def _validation(config: DataConfig, data: DataSet, reserved: Sequence[Sample], seed: int) -> list[Sample]:

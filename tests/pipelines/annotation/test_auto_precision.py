@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from segray.models.precision import resolve_precision
-from segray.pipelines.annotation import auto_precision
 from segray.pipelines.annotation.auto_precision import recorded_precisions, with_precisions
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
+from segray.pipelines.engine import devices
 from segray.pipelines.label_set.store import LabelStore
 
 
@@ -34,7 +34,7 @@ def precisions(chosen: AnnotateConfig) -> list[str]:
 def test_auto_becomes_what_the_devices_are_good_at(
     gpus: bool, overrides: tuple[str, ...], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto_precision, "_has_gpus", lambda _: gpus)
+    monkeypatch.setattr(devices, "has_gpus", lambda *_: gpus)
     assert precisions(with_precisions(config(*overrides), {})) == expected
 
 
@@ -42,7 +42,7 @@ def test_auto_becomes_what_the_devices_are_good_at(
 def test_a_resumed_label_set_keeps_its_precision_on_any_device(
     gpus: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto_precision, "_has_gpus", lambda _: gpus)
+    monkeypatch.setattr(devices, "has_gpus", lambda *_: gpus)
     recorded = {"sam.precision": "fp16", "clip.precision": "bf16"}
     assert precisions(with_precisions(config(), recorded)) == ["fp16", "bf16"]
     assert precisions(with_precisions(config("sam.precision=fp32"), recorded)) == ["fp32", "bf16"]
@@ -66,7 +66,7 @@ def test_only_auto_depends_on_the_device(device: str, expected: str) -> None:
 
 def test_gpus_on_request_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(auto_precision, "_connected", lambda: False)
+    monkeypatch.setattr(devices, "is_this_machine", lambda _: True)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert precisions(with_precisions(config("grow.gpus=2"), {})) == ["fp16", "fp16"]
     assert precisions(with_precisions(config(), {})) == ["fp32", "fp32"]

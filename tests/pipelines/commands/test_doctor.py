@@ -9,6 +9,7 @@ import pytest
 from segray.pipelines.commands import doctor
 from segray.pipelines.commands.doctor import Finding, findings
 from segray.pipelines.config.commands.doctor import DoctorConfig
+from segray.pipelines.engine.listening import Listener
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.storage import list_names
 from tests.pipelines.object_stores import s3_server
@@ -25,12 +26,12 @@ def told(config: DoctorConfig) -> dict[str, Finding]:
 @pytest.mark.usefixtures("ray_session")
 def test_a_machine_that_is_fine(tmp_path: Path) -> None:
     found = told(DoctorConfig(out=str(tmp_path / "new" / "labels")))
-    assert {"python", "segray", "ray", "torch", "GPUs here", "storage", "cluster", "authentication"} <= set(
-        found
-    )
+    assert {"python", "segray", "ray", "torch", "GPUs here", "storage", "cluster"} <= set(found)
+    assert {"token", "authentication", "interfaces"} <= set(found)
     assert [finding for finding in found.values() if not finding.ok] == []
     assert "2 CPUs, 0 GPUs" in found["cluster"].detail
     assert "GiB free" in found["storage"].detail
+    assert "listen on this machine alone" in found["interfaces"].detail
     assert list(tmp_path.iterdir()) == []
 
 
@@ -67,6 +68,34 @@ def test_a_package_that_is_too_old_or_missing_is_told(monkeypatch: pytest.Monkey
     assert found["nowhere"] == Finding(False, "nowhere", "not installed; needed: >=1")
     assert found["torch"].ok
     assert "numpy" not in found
+
+
+def test_a_token_that_others_can_read_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / ".ray" / "auth_token"
+    assert doctor._token() == Finding(True, "token", f"{file}, created by the first run")
+    file.parent.mkdir()
+    file.write_text("0" * 64)
+    file.chmod(0o644)
+    wrong = doctor._token()
+    assert (wrong.ok, wrong.what) == (False, "token")
+    assert wrong.detail.startswith(f"{file} can be read by other users (mode 0644); chmod 600 {file}")
+    file.chmod(0o600)
+    assert doctor._token() == Finding(True, "token", f"{file}, private")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    assert doctor._token() == Finding(True, "token", "in RAY_AUTH_TOKEN")
+
+
+def test_a_port_that_the_network_reaches_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = [Listener("raylet", "127.0.0.1", 7), Listener("gcs_server", "::", 8)]
+    monkeypatch.setattr(doctor, "listeners", lambda: ports)
+    found = doctor._interfaces()
+    assert (found.ok, found.what) == (False, "interfaces")
+    assert found.detail.startswith(
+        "1 of 2 ports can be reached from the network, such as gcs_server on :: port 8"
+    )
 
 
 def _doctor(head: Head, token: str | None) -> tuple[int, str, str]:

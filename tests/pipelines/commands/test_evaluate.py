@@ -358,3 +358,41 @@ def test_label_maps_named_after_their_images_suffix_and_all(tmp_path: Path) -> N
     (masks / "d.png.png.png").write_bytes(encode_gray_png(TRUTH))
     result = evaluate(str(labels), str(masks))
     assert (result.n_images, result.unused_masks) == (5, 0)
+
+
+OBJECT = grid([0, 0, 255], [255, 0, 0])
+
+
+def test_binary_masks_stop_the_evaluation(tmp_path: Path) -> None:
+    provenance = {**PROVENANCE, "classes": ["background", "cat"]}
+    root = str(write_store(tmp_path / "out", [ok_row("a.jpg", OBJECT // 255)], provenance=provenance))
+    masks = str(masks_in(tmp_path, a=OBJECT))
+    message = r"these look like binary masks: object = 255 .* binary=true reads 255 as class 1 \(cat\)"
+    with pytest.raises(UserError, match=message):
+        evaluate(root, masks)
+    assert evaluate(root, masks, binary=True).miou == 1.0
+    ignored = evaluate(root, masks, binary=False)
+    assert ignored.ignored_share == pytest.approx(2 / 6)
+    assert "ignored         33.3 % of the mask pixels" in table(ignored)
+
+
+def test_binary_label_maps_stop_the_evaluation(tmp_path: Path) -> None:
+    labels = tmp_path / "maps"
+    labels.mkdir()
+    (labels / "a.png").write_bytes(encode_gray_png(OBJECT))
+    masks = str(masks_in(tmp_path, a=OBJECT // 255))
+    with pytest.raises(UserError, match=r"^labels=.*maps: these look like binary masks: object = 255"):
+        evaluate(str(labels), masks)
+    assert evaluate(str(labels), masks, binary=True).miou == 1.0
+
+
+def test_a_perfect_score_of_one_class_is_no_result(tmp_path: Path) -> None:
+    root = store_in(tmp_path, ok_row("a.jpg", grid([0, 0, 0])))
+    masks = masks_in(tmp_path, a=grid([0, 0, 255]))
+    result = evaluate(root, str(masks), binary=False)
+    assert math.isnan(result.miou)
+    assert to_dict(result)["miou"] is None
+    shown = table(result)
+    assert "mIoU            - (no result: the masks hold one class only, background)" in shown
+    assert "not in masks    cat, dog" in shown
+    assert (to_dict(result)["absent_classes"], to_dict(result)["ignored_pixels"]) == (["cat", "dog"], 1)

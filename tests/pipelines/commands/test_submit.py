@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from segray.pipelines.commands.submit import check_command, run, ship, split_overrides
+import segray
+from segray.pipelines.commands.submit import _package_copy, check_command, run, ship, split_overrides
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.errors import UserError
@@ -45,6 +46,22 @@ def test_the_job_gets_the_whole_configuration_with_absolute_paths(
     assert config.address is None
     (tmp_path / "job.yaml").write_text(dump(config))
     assert load(AnnotateConfig, "job.yaml") == config
+
+
+def test_what_is_private_in_a_checkout_does_not_travel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "checkout" / "segray"
+    (package / "io").mkdir(parents=True)
+    private = [".env", ".env.local", "server.pem", "id_rsa", "credentials.json", ".netrc"]
+    for name in ["__init__.py", "io/credentials.py", *private, *(f"io/{name}" for name in private)]:
+        (package / name).write_text("")
+    (package / ".git").mkdir()
+    monkeypatch.setattr(segray, "__file__", str(package / "__init__.py"))
+    copy = _package_copy(tmp_path)
+    files = {str(file.relative_to(copy)) for file in copy.rglob("*") if file.is_file()}
+    assert files == {"__init__.py", "io/credentials.py"}
+    assert not (copy / ".git").exists()
 
 
 def test_a_file_of_class_names_travels_with_the_job(tmp_path: Path) -> None:

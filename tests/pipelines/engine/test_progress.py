@@ -146,6 +146,7 @@ def test_the_summary_says_what_was_done_and_what_was_not() -> None:
         "class         pixels    images",
         "background   90.00 %         6",
         "sun          10.00 %         2",
+        "no pixel of: tree",
         "",
         "this run    10 images in 1:01",
         "  sam           50.0 s busy  93 % of its workers' time",

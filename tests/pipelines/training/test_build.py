@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from segray.pipelines.config.commands.train import LearnConfig
-from segray.pipelines.training.build import learning_rate, make_optimiser, set_learning_rate
+from segray.pipelines.training.build import (
+    learning_rate,
+    load_optimiser_state,
+    make_optimiser,
+    set_learning_rate,
+)
 from tests.models.segmenters.tiny_segmenter import tiny_segmenter
 
 
@@ -32,3 +37,19 @@ def test_the_learning_rate_warms_up_and_then_decays() -> None:
     peak = 0.1 * 16 / 8
     assert rates[:4] == pytest.approx([peak * (step + 1) / 4 * (1 - step / 10) for step in range(4)])
     assert rates[4:] == pytest.approx([peak * (1 - step / 10) for step in range(4, 10)])
+
+
+def test_an_optimiser_of_a_gpu_is_resumed_on_a_cpu() -> None:
+    config = LearnConfig(optimiser="adamw")
+    network = tiny_segmenter()
+    optimiser = make_optimiser(network, config)
+    network(torch.rand(1, 3, 32, 32)).sum().backward()
+    optimiser.step()
+    state = optimiser.state_dict()
+    for group in state["param_groups"]:
+        group["fused"] = True
+    resumed = make_optimiser(network, config)
+    load_optimiser_state(resumed, state)
+    assert [group["fused"] for group in resumed.param_groups] == [None] * len(resumed.param_groups)
+    first = next(network.encoder.parameters())
+    assert torch.equal(resumed.state[first]["exp_avg"], optimiser.state[first]["exp_avg"])

@@ -5,15 +5,19 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from segray.models.semi.methods import METHODS
 from segray.models.semi.student import Logits
 from segray.pipelines.engine.compiling import CannotCompileError
+from segray.pipelines.io.images import encode_gray_png
 from segray.pipelines.training.data.sampler import StepBatch
+from segray.pipelines.training.data.training_data import open_data
 from segray.pipelines.training.history import HistoryEntry
-from segray.pipelines.training.meter import DivergedError
+from segray.pipelines.training.meter import DivergedError, progress_line
+from segray.pipelines.training.run_folder import RunFolder
 from segray.pipelines.training.step import Objective, StepMetrics
 from tests.pipelines.training.runs import book, config, curve, trainer
 
@@ -149,3 +153,30 @@ def test_the_learning_rate_is_scaled_by_the_batch_and_decays(data: tuple[Path, P
     assert large.learning_rate(0) == 2 * small.learning_rate(0) == pytest.approx(0.0005 * 4 / 8)
     half = small.learning_rate(small.total // 2)
     assert half == pytest.approx(small.learning_rate(0) * (1 - (small.total // 2) / small.total) ** 0.9)
+
+
+def test_each_entry_has_the_pixels_of_the_labelled_masks_and_the_share_that_is_ignored(
+    uninterrupted: Run, data: tuple[Path, Path]
+) -> None:
+    folder, history = uninterrupted
+    opened = open_data(config(folder, *data).data, 0)
+    for entry in history:
+        assert entry["labelled_pixels"] == list(opened.labelled_pixels.pixels)
+        assert sum(entry["labelled_pixels"]) == 3 * 48 * 48
+        assert entry["ignored"] == 0
+
+
+def test_validation_masks_of_one_class_give_no_result(data: tuple[Path, Path], tmp_path: Path) -> None:
+    labels, masks = book(tmp_path / "book")
+    for path in (masks / "masks").glob("**/*.png"):
+        path.write_bytes(encode_gray_png(np.zeros((48, 48), np.uint8)))
+    run = RunFolder(config(tmp_path / "run", labels, masks, "train.epochs=1"))
+    run.begin(open_data(run.config.data, 0))
+    (entry,) = trainer(run.config, tmp_path / "run" / "checkpoints").run()
+    run.export()
+    assert entry["miou"] is None
+    assert "mIoU - " in progress_line(entry, 1, 0.0)
+    shown = str(run.result())
+    assert "best epoch              1      -" in shown
+    assert "no result: mIoU needs validation masks of two classes or more" in shown
+    assert "not in the validation masks: tree, house" in shown

@@ -321,3 +321,20 @@ def test_the_page_of_a_hand_written_history_has_all_its_curves(tmp_path: Path) -
     ]
     tips = [text for tag, text in page.texts if tag == "title"]
     assert "epoch 2: enhanced labels 60.0 %" in [tip.replace("\u00a0", " ") for tip in tips]
+
+
+def test_classes_without_a_pixel_and_ignored_pixels_are_named(tmp_path: Path) -> None:
+    counts = [[90, 10, 0], [10, 90, 0], [0, 0, 0]]
+    changes = {"confusion": counts, "labelled_pixels": [500, 0, 20], "ignored": 0.25}
+    page = text_of(written(tmp_path / "run", [entry(1, 0.5, **changes)]))
+    assert "No labelled mask has: cat." in page
+    assert "Not in the validation masks, and not in the mean: dog." in page
+    assert "25.0 % of the masks' pixels are ignored." in page
+    assert "Pixels of each class in the labelled masks" in page
+
+
+def test_no_mean_iou_is_shown_as_none(tmp_path: Path) -> None:
+    counts = [[90, 0, 0], [0, 0, 0], [0, 0, 0]]
+    page = text_of(written(tmp_path / "run", [entry(1, 0.5, confusion=counts, miou=None)]))
+    assert "There is no mean IoU: the masks hold fewer than two classes." in page
+    assert "A mean IoU of - on the validation images" in page

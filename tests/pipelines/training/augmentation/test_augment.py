@@ -319,5 +319,5 @@ def test_mixing_takes_the_other_inside_the_box() -> None:
 
 def test_normalise_by_channel() -> None:
     images = torch.full((2, 3, 1, 2), 0.5)
-    out = normalise(images, (0.5, 0.25, 0.0), (1.0, 0.5, 0.25))
+    out = normalise(images, torch.tensor([0.5, 0.25, 0.0]), torch.tensor([1.0, 0.5, 0.25]))
     torch.testing.assert_close(out[1, :, 0, 1], torch.tensor([0.0, 0.5, 2.0]))

@@ -13,6 +13,7 @@ from segray.pipelines.training.augmentation.colour import (
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
+    blur_together,
     gaussian_blur,
     to_gray,
 )
@@ -76,6 +77,14 @@ def test_each_image_is_blurred_by_its_sigma() -> None:
         theirs = v2.gaussian_blur(image, [size, size], [sigma, sigma])
         torch.testing.assert_close(result, theirs, rtol=0, atol=1e-5)
     assert (blurred[-1] - images[-1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("sigmas", [[0.1, 0.5, 1.0, 1.34, 2.0], [2.0]])
+def test_images_that_are_blurred_together_are_as_each_by_itself(sigmas: list[float]) -> None:
+    images = random_images(len(sigmas))
+    torch.testing.assert_close(
+        blur_together(images, sigmas), gaussian_blur(images, sigmas), rtol=0, atol=1e-6
+    )
 
 
 def test_blur_of_an_image_smaller_than_the_kernel() -> None:

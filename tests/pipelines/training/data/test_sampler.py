@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch.utils.data import Dataset
 
+from segray.pipelines.errors import UserError
 from segray.pipelines.training.data.sampler import (
     LABELLED,
     UNLABELLED,
@@ -13,6 +16,7 @@ from segray.pipelines.training.data.sampler import (
     generator,
     index_at,
     positions,
+    read_ahead,
     step_batches,
     step_seed,
     steps_in_epoch,
@@ -114,3 +118,19 @@ def test_parts_of_a_share_are_in_order() -> None:
     first, second = batch.parts(2)
     assert first.positions + second.positions == batch.positions
     assert seen(first) + seen(second) == seen(batch)
+
+
+def test_batches_that_are_read_ahead_come_in_order() -> None:
+    batches = list(read_ahead(step_batches(data(), 2, 9, 0)))
+    assert [batch.step for batch in batches] == list(range(2, 9))
+
+
+def test_what_cannot_be_read_ahead_is_raised() -> None:
+    def broken() -> Iterator[StepBatch]:
+        yield data()[0]
+        raise UserError("mask is gone")
+
+    batches = read_ahead(broken())
+    assert next(batches).step == 0
+    with pytest.raises(UserError, match="mask is gone"):
+        next(batches)

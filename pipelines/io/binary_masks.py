@@ -1,0 +1,78 @@
+"""Binary masks: 0 and 255, as many drawing tools write them, where segray expects class ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segray.models.label_map import LabelMap
+from segray.models.label_space import IGNORE_INDEX
+from segray.pipelines.errors import UserError
+from segray.pipelines.understood import name_some
+
+OBJECT = 255
+"""What such masks hold where the object is; elsewhere segray reads it as "ignored"."""
+
+
+def with_object_as_class(mask: LabelMap) -> LabelMap:
+    """The mask with 255 as class 1."""
+    return np.where(mask == OBJECT, np.uint8(1), mask)
+
+
+def count_ids(mask: LabelMap) -> NDArray[np.int64]:
+    """Pixels of each id, int64 [256]."""
+    return np.bincount(mask.ravel(), minlength=256)
+
+
+def look_binary(pixels: NDArray[np.int64]) -> bool:
+    """Whether counts of ids, [256], have both 0 and 255 and nothing between."""
+    return bool(pixels[0] and pixels[OBJECT] and not pixels[1:OBJECT].any())
+
+
+def all_look_binary(masks: Iterable[LabelMap]) -> bool:
+    """`look_binary` over all masks; stops at the first one that holds another id."""
+    total = np.zeros(256, np.int64)
+    for mask in masks:
+        total += count_ids(mask)
+        if total[1:OBJECT].any():
+            return False
+    return look_binary(total)
+
+
+def refuse_binary(where: str, key: str, classes: tuple[str, ...] | None) -> None:
+    """Stop, because nothing but the user can tell what 255 means.
+
+    Args:
+        where: the masks, for the message.
+        key: the configuration key that settles it.
+        classes: names of the ids; None without names.
+
+    Raises:
+        UserError: always.
+    """
+    name = f" ({classes[1]})" if classes and len(classes) > 1 else ""
+    raise UserError(
+        f"{where}: these look like binary masks: object = 255 (they hold 0 and 255 and no id between); "
+        f"{key}=true reads 255 as class 1{name}, {key}=false ignores these pixels"
+    )
+
+
+def check_two_classes(classes: tuple[str, ...] | None, key: str) -> None:
+    """Refuse to read masks as binary where the classes are not a background and one object.
+
+    Raises:
+        UserError: there are more or fewer than two classes.
+    """
+    if classes is not None and len(classes) != 2:
+        raise UserError(
+            f"{key}=true: masks of 0 and {OBJECT} have two classes, the background and the object; "
+            f"the class list has {len(classes)}: {name_some(classes, 5)}"
+        )
+
+
+def binary_hint(mask: LabelMap, ignore_index: int, key: str) -> str:
+    """The end of a message about an id out of range, where the mask looks binary; else nothing."""
+    hint = ignore_index != IGNORE_INDEX and look_binary(count_ids(mask))
+    return f"; this looks like a binary mask: object = 255; {key}=true reads it as one" if hint else ""

@@ -1,0 +1,59 @@
+"""What `train.precision=auto` stands for in a run: the run's own precision, or the best for its devices."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+import yaml
+
+from segray.models.precision import best_train_precision
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.engine import devices
+from segray.pipelines.io import storage
+from segray.pipelines.training.run_folder import CONFIG
+
+ConfigT = TypeVar("ConfigT", bound=TrainConfig)
+
+
+def recorded_precision(out: str) -> str | None:
+    """`train.precision` of the run or search in `out`; None if there is none, or none that can be read."""
+    try:
+        stored = yaml.safe_load(storage.read_bytes(storage.join(out, CONFIG)))
+        return str(stored["train"]["precision"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return None
+
+
+def with_precision(config: ConfigT, recorded: str | None) -> ConfigT:
+    """The configuration with a precision in place of `auto`, so that the run records it.
+
+    Args:
+        config: of the command.
+        recorded: by `recorded_precision`, which a resumed run keeps on any device; None: a new run.
+
+    Raises:
+        UserError: no cluster at the configured address.
+    """
+    if config.train.precision != "auto":
+        return config
+    return _replaced(config, recorded or _of_devices(config))
+
+
+def on_device(config: ConfigT, device: torch.device) -> ConfigT:
+    """The configuration with what is left of `auto` decided for the device of one worker."""
+    if config.train.precision != "auto":
+        return config
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return _replaced(config, best_train_precision(device.type, has_bf16=has_bf16))
+
+
+def _of_devices(config: TrainConfig) -> str:
+    if not devices.has_gpus(config.address, config.grow):
+        return best_train_precision("cpu", has_bf16=False)
+    return best_train_precision("cuda", has_bf16=devices.have_bf16(config.address))
+
+
+def _replaced(config: ConfigT, precision: str) -> ConfigT:
+    train = config.train.model_copy(update={"precision": precision})
+    return config.model_copy(update={"train": train})

@@ -1,0 +1,64 @@
+"""What a training run understood of its data, in a few lines, and what it refuses to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from segray.models.semi.methods import METHODS
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.errors import UserError
+from segray.pipelines.training.data.samples import TrainingData
+from segray.pipelines.understood import PixelCounts, classes_line, line, name_some
+
+
+def data_lines(config: TrainConfig, data: TrainingData) -> list[str]:
+    """Classes, images, pixels of each class in the masks, and classes that no mask has."""
+    classes = data.space.classes
+    counts = (len(data.labelled), len(data.unlabelled), len(data.validation))
+    return [
+        classes_line(classes),
+        line("images", "{} labelled, {} unlabelled, {} validation".format(*counts)),
+        line("labelled", data.labelled_pixels.text(classes)),
+        line("validation", data.validation_pixels.text(classes)),
+        *_absent_lines(config, data),
+    ]
+
+
+def check_pixels(data: TrainingData) -> None:
+    """Refuse masks that hold nothing but ignored pixels.
+
+    Raises:
+        UserError: there is nothing to learn from, or nothing to compare with.
+    """
+    for name, part in (("labelled", data.labelled_pixels), ("validation", data.validation_pixels)):
+        if part.masks and not any(part.pixels):
+            raise UserError(
+                f"data.{name}: all pixels of its {part.masks} masks are ignored; "
+                "data.ignore_index is the id to ignore, data.binary=true reads 255 as class 1"
+            )
+
+
+def _absent_lines(config: TrainConfig, data: TrainingData) -> list[str]:
+    classes, labelled, validation = data.space.classes, data.labelled_pixels, data.validation_pixels
+    lines = []
+    if labelled.absent:
+        enhanced = METHODS[config.method].pseudo == "enhanced"
+        more = "" if config.data.labelled == "all" else ", or raise data.labelled"
+        effect = "only zero-shot labels teach them" if enhanced else "they cannot be learnt"
+        lines.append(
+            line(
+                "not taught",
+                f"no labelled mask has {_of(labelled, classes)}: {effect}; label images that show them{more}",
+            )
+        )
+    if validation.masks and validation.absent:
+        lines.append(
+            line("not tested", f"no validation mask has {_of(validation, classes)}: mIoU leaves them out")
+        )
+    return lines
+
+
+def _of(counts: PixelCounts, classes: Sequence[str]) -> str:
+    """The absent classes, and how many of all they are."""
+    absent = counts.absent_names(classes)
+    return f"{name_some(absent)} ({len(absent)} of {len(classes)} classes)"
