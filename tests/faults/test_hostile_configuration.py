@@ -13,6 +13,7 @@ from segray.models import weights as weight_files
 from segray.pipelines.commands import annotate, relabel, verify
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.commands.relabel import RelabelConfig
+from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.errors import UserError
 from segray.pipelines.label_set.store import LabelStore, write_part
@@ -61,7 +62,12 @@ def test_repair_takes_no_machine_from_a_received_label_set(
     _plant(received, planted, "address", "grow", "max_bad", "rows_per_part")
     seen: list[AnnotateConfig] = []
     real = annotate.run
-    monkeypatch.setattr(annotate, "run", lambda config: (seen.append(config), real(config)))
+
+    def noted(config: AnnotateConfig) -> None:
+        seen.append(config)
+        real(config)
+
+    monkeypatch.setattr(annotate, "run", noted)
     assert segray("verify", f"out={received}", "repair=true") == 0
     (config,) = seen
     assert config.address is None
@@ -83,6 +89,7 @@ def test_repair_takes_no_machine_from_a_received_label_set(
         ("images: s3://b/p?endpoint_override=evil.example&scheme=http\n", "images"),
         ("images: https://evil.example/\n", "images"),
         ("images: file::https://evil.example/\n", "images"),
+        ("image.roots: [/]\n", "image.roots"),
         ("images: s3://key:secret@bucket/p\n", "images"),
     ],
 )
@@ -122,7 +129,7 @@ def test_a_killed_repair_leaves_the_damaged_parts(received: Path, monkeypatch: p
     monkeypatch.setattr(annotate, "run", lambda _: (_ for _ in ()).throw(SystemExit(9)))
     monkeypatch.setattr(LabelStore, "put_back", lambda *_: None)
     with pytest.raises(SystemExit):
-        verify.run(verify.VerifyConfig(out=str(received), repair=True))
+        verify.run(VerifyConfig(out=str(received), repair=True))
     hidden = {path.name for path in received.rglob(".aside-part-*")}
     assert len(hidden) == 1
     assert set(before) == {name.removeprefix(".aside-") for name in hidden} | set(
