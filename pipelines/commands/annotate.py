@@ -28,7 +28,7 @@ from segray.pipelines.io import pending, storage
 from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.run_lock import RunLock
-from segray.pipelines.io.sources import list_images
+from segray.pipelines.io.sources import image_roots, list_images
 from segray.pipelines.label_set.store import LabelStore, prepare_output, write_run
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def execute(config: AnnotateConfig) -> LabelSetResult:
     began = time.monotonic()
     space = space_of(config)
     prepare_output(config.out)
-    images = list_images(config.images)
+    images = list_images(config.images, config.image.roots)
     prepared = prepare(config, space)
     config = prepared.config
     with RunLock(config.out) as lock:
@@ -142,8 +142,12 @@ def _loaded(config: AnnotateConfig, space: LabelSpace) -> Prepared:
     )
     # The sizes that the models need: SAM's of the long side, CLIP's of both.
     keep = (max(seen, clip_size), clip_size) if config.image.reduce_jpeg else None
-    options = ImageOptions(**config.image.model_dump(exclude={"reduce_jpeg"}), jpeg_size=keep)
-    return Prepared(config, space, text, bank.embeddings.shape[1], options, record)
+    return Prepared(config, space, text, bank.embeddings.shape[1], _image_options(config, keep), record)
+
+
+def _image_options(config: AnnotateConfig, keep: tuple[int, int] | None) -> ImageOptions:
+    values = config.image.model_dump(exclude={"reduce_jpeg", "roots"})
+    return ImageOptions(**values, jpeg_size=keep, roots=image_roots(config.images, config.image.roots))
 
 
 def _changes(out: str, record: dict[str, Any]) -> list[str]:

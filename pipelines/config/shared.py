@@ -18,8 +18,16 @@ def _check_window(value: int | None) -> int | None:
 Classes = Text | tuple[Text, ...]
 Images = Annotated[str, Field(min_length=1), Shown("FOLDER")]
 Masks = Annotated[str, Field(min_length=1), Shown("FOLDER")]
+Roots = Annotated[tuple[Text, ...], RunOnly, Shown("FOLDER,...")]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Window = Annotated[int | None, AfterValidator(_check_window), Shown("PIXELS", "0, or at least 32")]
+
+
+class ImageRoots(Config):
+    """Where the images of a manifest may be."""
+
+    roots: Roots = ()
+    """Folders or buckets whose files a manifest may name, besides those in its own folder."""
 
 
 class GrowConfig(Config):
