@@ -97,17 +97,21 @@ class ClassifySegments(Stage):
         Raises:
             UserError: the weights could not be loaded.
         """
-        self.require_model()
+        self.model()
         use_threads(self._threads)
         return super().__call__(table)
 
-    def require_model(self) -> None:
-        """Raise a `UserError` if the weights could not be loaded."""
-        self._clip()
+    def model(self) -> ClipModel:
+        """The worker's model.
+
+        Raises:
+            UserError: the weights could not be loaded.
+        """
+        return self._clip()
 
     def process(self, rows: list[Row]) -> list[Row]:
         """Add classes and embeddings."""
-        grids = clip_features(self._clip(), self._config, [pixels_of(row) for row in rows])
+        grids = clip_features(self.model(), self._config, [pixels_of(row) for row in rows])
         return [self._classify(row, grid) for row, grid in zip(rows, grids, strict=True)]
 
     def _classify(self, row: Row, grid: Tensor) -> Row:

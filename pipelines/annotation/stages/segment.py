@@ -64,12 +64,16 @@ class SegmentImages(Stage):
         Raises:
             UserError: the weights could not be loaded.
         """
-        self.require_model()
+        self.model()
         return super().__call__(table)
 
-    def require_model(self) -> None:
-        """Raise a `UserError` if the weights could not be loaded."""
-        self._generator()
+    def model(self) -> MaskGenerator:
+        """The worker's model.
+
+        Raises:
+            UserError: the weights could not be loaded.
+        """
+        return self._generator()
 
     def process(self, rows: list[Row]) -> list[Row]:
         """Add the packed segments."""
@@ -82,7 +86,7 @@ class SegmentImages(Stage):
         On a CPU each image is computed on one core, several side by side: SAM's operations are small, and
         cores that share one wait for each other. No sum depends on the number of threads, either.
         """
-        images, generator = [pixels_of(row) for row in rows], self._generator()
+        images, generator = [pixels_of(row) for row in rows], self.model()
         sizes = [(row["height"], row["width"]) for row in rows]
         if self._threads:
             single = self._threads.map(lambda image, size: generator.generate([image], [size]), images, sizes)
