@@ -10,7 +10,7 @@ from torch import Tensor
 from segray.models.clip.model import build_clip
 from segray.models.clip.text import embed_label_space, resolve_templates
 from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_segments
-from segray.models.label_map import SegmentClasses, paint
+from segray.models.label_map import SegmentClasses, render_label_map
 from segray.models.label_space import label_space
 from segray.models.masks import Segment
 from segray.models.precision import resolve_precision
@@ -72,4 +72,4 @@ class Labeller:
         height, width = size or image.shape[:2]
         segments = self.segments(image, size)
         features = self.features(image, self._config.clip.features)
-        return paint(segments, self.name(segments, features, height, width), height, width)
+        return render_label_map(segments, self.name(segments, features, height, width), height, width)

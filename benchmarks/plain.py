@@ -60,7 +60,7 @@ class PlainWay:
 def _painted(masks: Sequence[NDArray[np.bool_]], naming: SegmentClasses) -> LabelMap:
     label = np.zeros(masks[0].shape, np.uint8)
     for k in sorted(range(len(masks)), key=lambda k: (-masks[k].sum(), naming.score[k])):
-        if naming.named[k]:
+        if naming.has_class[k]:
             label[masks[k]] = naming.class_id[k]
     return label
 

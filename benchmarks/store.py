@@ -32,7 +32,7 @@ from PIL import Image
 from benchmarks.common import Benchmark, circumstances, fresh, table, write_result
 from benchmarks.labeller import Labeller
 from segray.models.clip.zero_shot import pool_segments
-from segray.models.label_map import LabelMap, SegmentClasses, paint
+from segray.models.label_map import LabelMap, SegmentClasses, render_label_map
 from segray.models.label_space import IGNORE_INDEX
 from segray.models.masks import Segment, decode_rle, encode_rle
 from segray.pipelines.annotation.parts import part_tables
@@ -99,7 +99,7 @@ def annotate(prepared: Prepared, images: int, size: int, seed: int) -> Pile:
         row: Row = {"image_id": image_id, "width": size, "height": size, "status": "ok", "error": None}
         row["sha256"] = hashlib.sha256(image.tobytes()).hexdigest()
         embeddings = pool_segments(features, segments, size, size).half().cpu().numpy().tobytes()
-        label, _ = paint(segments, naming, size, size)
+        label, _ = render_label_map(segments, naming, size, size)
         pile[image_id] = Labelled(row, segments, naming, embeddings, label)
     return pile
 
@@ -131,7 +131,7 @@ def write_json(pile: Pile, root: Path) -> None:
         for k in sorted(range(len(found)), key=lambda k: (-found[k].area, naming.score[k])):
             size, counts = encode_rle(found[k], one.row["height"], one.row["width"])
             what = {"bbox": found[k].box, "area": found[k].area, "score": round(float(naming.score[k]), 4)}
-            what["category_id"] = int(naming.class_id[k]) if naming.named[k] else None
+            what["category_id"] = int(naming.class_id[k]) if naming.has_class[k] else None
             what["segmentation"] = {"size": size, "counts": counts.decode("ascii")}
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0, **what})
     images = [{"id": i, "height": one.row["height"], "width": one.row["width"]} for i, one in pile.items()]
@@ -160,7 +160,7 @@ def open_json(root: Path, ids: Sequence[str]) -> Ask:  # noqa: ARG001
 def write_png(pile: Pile, root: Path) -> None:
     """A file a label, as Pillow writes it."""
     for image_id, one in pile.items():
-        label, _ = paint(one.segments, one.naming, one.row["height"], one.row["width"])
+        label, _ = render_label_map(one.segments, one.naming, one.row["height"], one.row["width"])
         Image.fromarray(label).save(root / image_id)
 
 

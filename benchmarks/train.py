@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,13 @@ from benchmarks.common import (
     write_result,
 )
 from segray.models.segmenters.registry import Segmenter, build_segmenter
+from segray.models.semi.student import Logits, Student
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.scenes.picture_book import draw_scene
 from segray.pipelines.training.auto_precision import on_device
 from segray.pipelines.training.build import build_network, build_student, make_optimiser
-from segray.pipelines.training.data.sampler import StepDataset, read_ahead, step_batches
+from segray.pipelines.training.data.sampler import StepBatch, StepDataset, read_ahead, step_batches
 from segray.pipelines.training.step import Objective
 
 CLASSES, EPSILON, TAU, WARM_UP = 10, 0.1, 0.7, 3
@@ -196,12 +197,11 @@ class SegrayLoop:
         on = torch.device(device)
         network = build_network(config, CLASSES, on, workers=1).train()
         self.objective = Objective(config, network, CLASSES, on)
-        self.student = build_student(network, config.train, workers=1)
+        self.student: Callable[..., Logits] = build_student(network, config.train, workers=1)
         self.optimiser = make_optimiser(network, config.train)
         data = StepDataset(scenes, scenes, seed=0, batch=config.train.batch, rank=0, workers=1)
-        gpu = on.type == "cuda"
-        batches = step_batches(data, 0, count, config.train.loaders, pinned=gpu)
-        self.batches = read_ahead(batches) if gpu else batches
+        batches = step_batches(data, 0, count, config.train.loaders)
+        self.batches = read_ahead(map(StepBatch.pin_memory, batches)) if on.type == "cuda" else batches
 
     def __call__(self) -> Tensor:
         """One step; the loss, for which a GPU is not waited for: the trainer looks at it now and then."""
@@ -235,17 +235,28 @@ class Run:
         words += [f"train.precision={precision}", "out=none", "data.root=none", *overrides]
         return on_device(load(TrainConfig, None, words), torch.device(self.device))
 
-    def segray(self, precision: str, *overrides: str) -> SegrayLoop:
-        """Steps of `segray train`."""
-        scenes, config = Scenes(4 * self.batch, 256), self.config(precision, *overrides)
-        return SegrayLoop(scenes, config, self.device, 2 * self.steps + WARM_UP)
+    def segray(
+        self, precision: str, *overrides: str, graphed: bool = True, readers: int | None = None
+    ) -> SegrayLoop:
+        """Steps of `segray train`; on a GPU as CUDA graphs or not, and perhaps with other `loaders`."""
+        overrides = (*overrides, f"train.loaders={self.loaders if readers is None else readers}")
+        loop = SegrayLoop(
+            self.scenes, self.config(precision, *overrides), self.device, 2 * self.steps + WARM_UP
+        )
+        if not graphed:
+            loop.student = Student(loop.objective.network)
+        return loop
+
+    @cached_property
+    def scenes(self) -> Scenes:
+        """The images."""
+        return Scenes(4 * self.batch, 256)
 
     def plain(self, *, autocast: bool = False) -> PlainLoop:
         """Steps of the peer, with PyTorch's own choice of what is rounded to TF32: convolutions alone."""
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
         network = build_segmenter(self.network, CLASSES, pretrained=False).to(self.device)
-        scenes = Scenes(4 * self.batch, 256)
-        return PlainLoop(scenes, network, self.config("fp32"), self.device, autocast=autocast)
+        return PlainLoop(self.scenes, network, self.config("fp32"), self.device, autocast=autocast)
 
 
 def on_cpu(run: Run) -> dict[str, float]:
@@ -259,15 +270,15 @@ def on_cpu(run: Run) -> dict[str, float]:
     return {"segray": ours_s, "plain": plain_s}
 
 
-def on_gpu(run: Run, ways: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+def on_gpu(run: Run, ways: Mapping[str, Callable[[], Loop]]) -> dict[str, Any]:
     """Seconds per step of the peer in fp32 and with autocast, and of segray.
 
     Args:
         run: what is measured.
-        ways: precision and further overrides of each of segray's loops.
+        ways: build segray's loops.
     """
     seconds = {"plain": _pace(run.plain, run), "plain_bf16": _pace(partial(run.plain, autocast=True), run)}
-    seconds |= {name: _pace(partial(run.segray, *way), run) for name, way in ways.items()}
+    seconds |= {name: _pace(build, run) for name, build in ways.items()}
     return {"seconds": seconds, "ratios": {name: seconds["plain"] / seconds[name] for name in ways}}
 
 
@@ -343,7 +354,7 @@ def main(
     record = {**circumstances([0]), "crop": crop, "batch": batch, "network": network, "loaders": loaders}
     record |= {"on": device, "threads": torch.get_num_threads()}
     if device == "cuda":
-        record |= on_gpu(run, {name: (name,) for name in precision or PRECISIONS})
+        record |= on_gpu(run, {name: partial(run.segray, name) for name in precision or PRECISIONS})
         record["ratio"] = record["ratios"].get("auto")
     else:
         seconds = on_cpu(run)

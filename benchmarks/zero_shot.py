@@ -28,7 +28,7 @@ from benchmarks.common import (
     write_result,
 )
 from benchmarks.labeller import Labeller
-from segray.models.label_map import paint
+from segray.models.label_map import render_label_map
 from segray.models.masks import Segment, full_mask, segment_from_mask
 from segray.models.metrics import Confusion, class_iou, confusion_matrix, mean_iou
 from segray.pipelines.config.commands.annotate import AnnotateConfig
@@ -96,7 +96,7 @@ def take(scene: Scene, labeller: Labeller, seed: Seed) -> None:
     segments = labeller.segments(scene.image)
     naming = labeller.name(segments, grids["gem"], height, width)
     labels = {kind: labeller.label_pixels(grid, height, width) for kind, grid in grids.items()}
-    labels["sam_gem"] = paint(segments, naming, height, width)[0]
+    labels["sam_gem"] = render_label_map(segments, naming, height, width)[0]
     for way, label in labels.items():
         seed.confusion[way] += confusion_matrix(scene.mask, label, len(labeller.space.classes))
     objects, class_ids = true_segments(scene)

@@ -1,4 +1,4 @@
-"""From named segments to a label map; without torch, so that workers that only paint start fast."""
+"""Render classified segments as a label map; without torch, so that workers that only render start fast."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LabelMap = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class SegmentClasses:
-    """What K segments are called.
+    """The classes of K segments.
 
     Attributes:
         class_id: int16 [K]; 0 where the score is not above the threshold, or where a background name won.
@@ -24,8 +24,8 @@ class SegmentClasses:
             least possible cosine, -1.
         confidence: float32 [K], the best class's share of the softmax over the classes.
         runner_up_class: int16 [K], the second best class; -1 where there is only one.
-        named: bool [K], the score is above the threshold. Only such segments are painted: it tells a segment
-            that a background name won, which covers what lies under it, from one without a class.
+        has_class: bool [K], the score is above the threshold. Only such segments are rendered. A
+            segment whose best name is a background name has a class, 0, and covers what lies under it.
     """
 
     class_id: NDArray[np.int16]
@@ -33,24 +33,24 @@ class SegmentClasses:
     margin: NDArray[np.float32]
     confidence: NDArray[np.float32]
     runner_up_class: NDArray[np.int16]
-    named: NDArray[np.bool_]
+    has_class: NDArray[np.bool_]
 
 
-def paint(
-    segments: Sequence[Segment], naming: SegmentClasses, height: int, width: int
+def render_label_map(
+    segments: Sequence[Segment], classes: SegmentClasses, height: int, width: int
 ) -> tuple[LabelMap, NDArray[np.uint8]]:
-    """Label map and confidence (value / 255), both uint8 [height, width], of named segments.
+    """Label map and confidence (value / 255), both uint8 [height, width], of classified segments.
 
-    Larger segments are painted first, of equal areas the lower score first: the smaller, then the surer, lies
-    on top. Pixels without a named segment have label 0 and confidence 0.
+    Larger segments are drawn first; of equal areas, the lower score first. So the smaller segment, then the
+    one with the higher score, lies on top. Pixels without a classified segment have label 0 and confidence 0.
     """
     label, confidence = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
-    levels = levels_of(naming.confidence)
-    order = sorted(range(len(segments)), key=lambda k: (-segments[k].area, naming.score[k]))
+    levels = levels_of(classes.confidence)
+    order = sorted(range(len(segments)), key=lambda k: (-segments[k].area, classes.score[k]))
     for k in order:
-        if naming.named[k]:
+        if classes.has_class[k]:
             x, y, w, h = segments[k].box
-            label[y : y + h, x : x + w][segments[k].mask] = naming.class_id[k]
+            label[y : y + h, x : x + w][segments[k].mask] = classes.class_id[k]
             confidence[y : y + h, x : x + w][segments[k].mask] = levels[k]
     return label, confidence
 

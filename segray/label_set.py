@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
@@ -111,14 +111,19 @@ class LabelSet:
         rows = ({k: v for k, v in row.items() if k not in _BLOBS} for row in self._store.rows())
         return pd.DataFrame.from_records(list(rows))
 
-    def torch_dataset(self) -> Dataset[tuple[Tensor, Tensor]]:
+    def torch_dataset(self, images: Sequence[str] = ()) -> Dataset[tuple[Tensor, Tensor]]:
         """Image uint8 [3, H, W] and label int64 [H, W] of each labelled image, sorted by image_id.
 
-        Images come from the label set (`embed_images=true`), or from where they were when it was made.
+        Images come from the label set (`embed_images=true`), or from where they were when it was made. They
+        must be the same files: those that the label set has no checksum of, or that are in another bucket,
+        are read only below `images`.
+
+        Args:
+            images: folders or buckets of the images.
         """
         from segray.torch_dataset import LabelSetDataset
 
-        return LabelSetDataset(self.path)
+        return LabelSetDataset(self.path, images)
 
 
 def _segment(row: dict[str, Any]) -> LabelledSegment:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -10,7 +12,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode, decode_gray_png
 from segray.pipelines.io.manifest import MANIFEST, read_manifest
-from segray.pipelines.io.sources import read_image
+from segray.pipelines.io.sources import read_labelled
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.data.stored_labels import StoredLabels
 
@@ -20,9 +22,11 @@ class LabelSetDataset(Dataset[tuple[Tensor, Tensor]]):
 
     Args:
         root: folder or URI of the label set.
+        images: folders of its images, needed only where they have no checksum or are in another bucket.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, images: Sequence[str] = ()) -> None:
+        self._root, self._images = root, tuple(images)
         self._store = LabelStore(root)
         self._parts = {image_id: part for image_id, status, part in self._store.statuses() if status == "ok"}
         self._ids = sorted(self._parts)
@@ -53,13 +57,13 @@ class LabelSetDataset(Dataset[tuple[Tensor, Tensor]]):
         return image, label
 
     def _file(self, image_id: str) -> bytes:
-        rows = self._store.rows(["image_id", "image"], [self._parts[image_id]])
-        embedded = next(row["image"] for row in rows if row["image_id"] == image_id)
-        if embedded:
-            return bytes(embedded["bytes"])
+        rows = self._store.rows(["image_id", "image", "sha256"], [self._parts[image_id]])
+        row = next(row for row in rows if row["image_id"] == image_id)
+        if row["image"]:
+            return bytes(row["image"]["bytes"])
         if image_id not in self._uris:
             raise UserError(f"{image_id}: the label set does not say where the image is")
-        return read_image(self._uris[image_id])
+        return read_labelled(self._uris[image_id], row["sha256"], self._root, self._images)
 
 
 def _uris(root: str) -> dict[str, str]:

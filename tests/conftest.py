@@ -13,6 +13,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Workers that yield to everything else starve beside a second process of tests.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Ray's workers inherit them; a URI holds no keys.
+os.environ.setdefault("AWS_ACCESS_KEY_ID", "test")
+os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "test")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""Zero-shot naming: pool dense features over segments, compare with class names.
+"""Zero-shot classification: pool dense features over segments, compare them with class names.
 
 Eq. 1 and 2 of "Zero-Shot Pseudo Labels Generation Using SAM and CLIP for Semi-Supervised Semantic
 Segmentation" (ICIP 2025, arXiv 2505.19846).
@@ -20,7 +20,7 @@ from segray.models.label_map import LabelMap, SegmentClasses, levels_of
 from segray.models.masks import Segment
 from segray.models.transfer import to_device
 
-if TYPE_CHECKING:  # open_clip takes seconds to import, and workers that only paint do not need it
+if TYPE_CHECKING:  # open_clip takes seconds to import, and workers that only render do not need it
     from segray.models.clip.text import TextBank
 
 NO_RUNNER_UP = -1
@@ -39,7 +39,7 @@ def pool_segments(features: Tensor, segments: Sequence[Segment], height: int, wi
         features: [h, w, D], the grid that covers the whole image.
         segments: K segments of the image.
         height: of the image in pixels.
-        width: likewise.
+        width: the same.
 
     Raises:
         ValueError: a segment that is empty or reaches beyond the image.
@@ -75,14 +75,14 @@ def classify_segments(pooled: Tensor, bank: TextBank, threshold: float) -> Segme
     else:
         (best,) = others
         second, runner_up = np.full_like(score, -1), np.full_like(best, NO_RUNNER_UP)
-    named = score > np.float32(threshold)
+    has_class = score > np.float32(threshold)
     return SegmentClasses(
-        class_id=np.where(named, best, 0).astype(np.int16),
+        class_id=np.where(has_class, best, 0).astype(np.int16),
         score=score,
         margin=score - second,
         confidence=confidences,
         runner_up_class=runner_up.astype(np.int16),
-        named=named,
+        has_class=has_class,
     )
 
 
@@ -90,7 +90,7 @@ def classify_segments(pooled: Tensor, bank: TextBank, threshold: float) -> Segme
 def dense_labels(
     features: Tensor, bank: TextBank, height: int, width: int, threshold: float
 ) -> tuple[LabelMap, NDArray[np.uint8]]:
-    """Name every pixel by itself, without segments: label and confidence as `paint` returns them.
+    """Classify every pixel by itself, without segments: label and confidence as of `render_label_map`.
 
     The classes' cosines on the feature grid [h, w, D] are upsampled bilinearly; a pixel without a
     cosine above the threshold has label 0 and confidence 0.
@@ -106,10 +106,10 @@ def dense_labels(
     for top in range(0, height, band):
         scores = vertical[top : top + band] @ across
         score, best = scores.max(0)
-        named = score > threshold
+        has_class = score > threshold
         confidence = (bank.logit_scale * scores).softmax(0).amax(0)
-        labels.append(torch.where(named, ids[best], 0).cpu().numpy())
-        levels.append(levels_of(torch.where(named, confidence, 0.0).cpu().numpy()))
+        labels.append(torch.where(has_class, ids[best], 0).cpu().numpy())
+        levels.append(levels_of(torch.where(has_class, confidence, 0.0).cpu().numpy()))
     return np.concatenate(labels).astype(np.uint8), np.concatenate(levels)
 
 

@@ -8,10 +8,11 @@ from itertools import islice
 from segray.pipelines.annotation.in_process import Stages
 from segray.pipelines.annotation.parts import PartWriter
 from segray.pipelines.annotation.prepared import Prepared
-from segray.pipelines.config.commands.annotate import AnnotateConfig, Pool
+from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.engine import single_process
 from segray.pipelines.engine.cpu import available_cores
 from segray.pipelines.engine.ledger import Ledger
+from segray.pipelines.engine.pools import is_sized
 from segray.pipelines.io.manifest import ImageRef
 
 _ROWS_PER_PART = 8
@@ -19,13 +20,9 @@ _ROWS_PER_PART = 8
 
 def suits(config: AnnotateConfig, n_pending: int) -> bool:
     """Whether to label the pending images in this process: few, no cluster and no workers requested."""
-    if _is_sized(config.sam) or _is_sized(config.clip):
+    if is_sized(config.sam) or is_sized(config.clip):
         return False
     return single_process.suits(config.out, n_pending, config.address, config.grow)
-
-
-def _is_sized(pool: Pool) -> bool:
-    return any(value is not None for value in (pool.workers, pool.max_workers, pool.num_cpus, pool.num_gpus))
 
 
 def label(prepared: Prepared, refs: Iterable[ImageRef], ledger: Ledger, token: str) -> None:

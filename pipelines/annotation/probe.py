@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import click
@@ -31,10 +31,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pools:
-    """The pools by stage, and the seconds per image by stage if a probe measured them."""
+    """The pools by stage, and the seconds per image by stage if a probe measured them.
+
+    `shared`: both stages are one, and their plan is the same.
+    """
 
     plans: dict[str, PoolPlan]
     probe: dict[str, float] = field(default_factory=dict)
+    shared: bool = False
 
 
 def choose(prepared: Prepared, resources: Resources, n_pending: int, pending: Iterable[ImageRef]) -> Pools:
@@ -54,18 +58,25 @@ def choose(prepared: Prepared, resources: Resources, n_pending: int, pending: It
     config = prepared.config
     if config.sam.model == "none":
         return Pools({"clip": pools.plan_alone(config.clip, resources, n_pending)})
-    sizes = pools.usual(config.sam, config.clip, resources)
-    usual = Pools(_plans(config, resources, pools.at_most(sizes, n_pending)))
-    if not _wanted(config, n_pending):
+    usual = _usual(config, resources, n_pending)
+    if not _wanted(config, n_pending) or (usual.shared and resources.gpus < 2):
         return usual
     try:
         seconds = _on_cluster(prepared, list(islice(pending, _CANDIDATES)), resources.gpus >= 1)
     except Exception as error:  # noqa: BLE001  whatever is wrong, the run itself reports it or does without a probe
         click.echo(f"probe: failed ({_reason(error)}); workers as without auto", err=True)
         return usual
-    plans = _sized(config, resources, seconds) or usual.plans
-    click.echo(probe_line(seconds, plans), err=True)
-    return Pools(plans, seconds)
+    found = replace(_sized(config, resources, seconds, usual), probe=seconds)
+    click.echo(probe_line(seconds, found), err=True)
+    return found
+
+
+def _usual(config: AnnotateConfig, resources: Resources, n_pending: int) -> Pools:
+    """One actor with both models on each GPU; without GPUs, or with pools sized explicitly, two pools."""
+    if plan := pools.shared(config.sam, config.clip, resources, n_pending):
+        return Pools({"sam": plan, "clip": plan}, shared=True)
+    sizes = pools.usual(config.sam, config.clip, resources)
+    return Pools(_plans(config, resources, pools.at_most(sizes, n_pending)))
 
 
 def _wanted(config: AnnotateConfig, n_pending: int) -> bool:
@@ -77,14 +88,15 @@ def _wanted(config: AnnotateConfig, n_pending: int) -> bool:
     return True
 
 
-def _sized(
-    config: AnnotateConfig, resources: Resources, seconds: Mapping[str, float]
-) -> dict[str, PoolPlan] | None:
-    """None if the explicit settings of one pool leave too little for the size of the other."""
+def _sized(config: AnnotateConfig, resources: Resources, seconds: Mapping[str, float], usual: Pools) -> Pools:
+    """The usual pools if explicit settings of one leave too little for the other, or if both share GPUs."""
+    sizes = pools.balanced(seconds, resources)
+    if usual.shared and sizes[0].num_gpus < 1:
+        return usual
     try:
-        return _plans(config, resources, pools.balanced(seconds, resources))
+        return Pools(_plans(config, resources, sizes))
     except UserError:
-        return None
+        return usual
 
 
 def _plans(
@@ -130,10 +142,12 @@ def measure(prepared: Prepared, refs: Sequence[ImageRef]) -> dict[str, float]:
     return {name: total / len(rows) for name, total in seconds.items()}
 
 
-def probe_line(seconds: Mapping[str, float], plans: Mapping[str, PoolPlan]) -> str:
+def probe_line(seconds: Mapping[str, float], found: Pools) -> str:
     """`probe: read 0.01 s, sam 0.26 s, clip 0.03 s, encode 0.01 s per image; 7 SAM and 1 CLIP workers`."""
-    sam, clip = plans["sam"], plans["clip"]
+    sam, clip = found.plans["sam"], found.plans["clip"]
     stages = ", ".join(f"{name} {value:.3g} s" for name, value in seconds.items())
+    if found.shared:
+        return f"probe: {stages} per image; {sam.workers} workers with both models"
     line = f"probe: {stages} per image; {sam.workers} SAM and {clip.workers} CLIP workers"
     if sam.num_gpus or clip.num_gpus:
         line += f" with {sam.num_gpus:.2g} and {clip.num_gpus:.2g} GPUs each"

@@ -58,7 +58,7 @@ def _label_on_cluster(prepared: Prepared, token: str, n_pending: int, before: in
         # Ray Data takes long to import, and a run in this process does not need it.
         from segray.pipelines.annotation import graph
 
-        require_shared(config.out, [config.images])
+        require_shared(config.out, [config.images, *config.image.roots])
         ray_data.configure()
         pools = probe.choose(prepared, resources, n_pending, pending.read_pending(config.out))
         models = (config.sam, config.clip)
@@ -66,7 +66,7 @@ def _label_on_cluster(prepared: Prepared, token: str, n_pending: int, before: in
         run_ledger = ledger.start()
         try:
             with Progress(run_ledger, n_pending, before):
-                graph.label(prepared, pools.plans, sizes, run_ledger, token)
+                graph.label(prepared, pools, sizes, run_ledger, token)
         except KeyboardInterrupt:
             print_resume_hint(prepared, run_ledger)
             raise

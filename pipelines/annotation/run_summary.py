@@ -116,6 +116,7 @@ def summarise(store: LabelStore, provenance: dict[str, Any], tally: Tally, secon
             "utilisation": {name: round(share, 3) for name, share in tally.utilisation().items()},
             "restarts": tally.restarts,
             "probe": {name: round(s, 4) for name, s in tally.probe.items()},
+            "gpu_busy": round(tally.gpu_busy / tally.gpu_samples, 3) if tally.gpu_samples else None,
         },
         "config_hash": provenance["config_hash"],
         "versions": provenance["versions"],

@@ -111,7 +111,7 @@ def _source(config: EvaluateConfig) -> LabelMaps:
     if config.checkpoint is not None:
         if config.images is None:
             raise UserError("images: checkpoint needs them, give images=FOLDER")
-        return NetworkMaps(config.checkpoint, config.images, config.window)
+        return NetworkMaps(config.checkpoint, config.images, config.window, config.image.roots)
     if config.labels is None:
         raise UserError("labels: required, give labels=DIR, or checkpoint=DIR and images=FOLDER")
     if config.images is not None or config.window is not None:

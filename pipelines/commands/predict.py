@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from segray.pipelines.config.commands.predict import PredictConfig
+from segray.pipelines.config.loading import identity
 from segray.pipelines.engine import cluster, ray_data, single_process
 from segray.pipelines.engine.progress import StatusLine, clock
 from segray.pipelines.engine.shared_storage import require_shared
@@ -23,7 +24,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.io.pending import read_pending
 from segray.pipelines.io.run_lock import RunLock
-from segray.pipelines.io.sources import list_images
+from segray.pipelines.io.sources import image_roots, list_images
 from segray.pipelines.prediction import local
 from segray.pipelines.prediction.graph import pool_plan, predictions
 from segray.pipelines.prediction.output import TABLE, begin, check_same, made_with, write_table
@@ -112,7 +113,7 @@ def execute(config: PredictConfig) -> PredictResult:
     """
     began = time.monotonic()
     before = made_with(config.out)
-    images = list_images(config.images)
+    images = list_images(config.images, config.image.roots)
     job, record = prepare(config)
     check_same(config.out, before, record)
     show([classes_line(job.classes)])
@@ -154,11 +155,16 @@ def prepare(config: PredictConfig) -> tuple[Job, dict[str, object]]:
         out=_absolute(config.out),
         overlays=config.overlays,
         window=chosen_window(state, config.window),
-        options=ImageOptions(**config.image.model_dump()),
+        options=_image_options(config),
     )
     record = {"checkpoint": job.sha256, "images": _absolute(config.images), "window": job.window}
-    options = config.image.model_dump(mode="json")
-    return job, record | {f"image.{name}": value for name, value in options.items()}
+    options = {name: value for name, value in identity(config).items() if name.startswith("image.")}
+    return job, record | options
+
+
+def _image_options(config: PredictConfig) -> ImageOptions:
+    roots = image_roots(config.images, config.image.roots)
+    return ImageOptions(**config.image.model_dump(exclude={"roots"}), roots=roots)
 
 
 def _absolute(uri: str) -> str:
@@ -185,7 +191,7 @@ def _execute(config: PredictConfig, job: Job, n_pending: int, outcome: Outcome) 
 
 def _on_cluster(config: PredictConfig, job: Job, n_pending: int) -> Generator[pa.Table]:
     with cluster.session(config.address, config.grow) as resources:
-        require_shared(config.out, [config.images, job.checkpoint])
+        require_shared(config.out, [config.images, *config.image.roots, job.checkpoint])
         ray_data.configure()
         yield from predictions(job, pool_plan(config.workers, resources, n_pending))
     single_process.forget_death(job.out)

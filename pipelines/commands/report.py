@@ -17,9 +17,10 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.ground_truth import TruthMasks
 from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.printing import visible
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.evaluation import Evaluation
-from segray.pipelines.reporting.label_set.samples import Legend, Sample, make_sample, visible
+from segray.pipelines.reporting.label_set.samples import Legend, Photos, Sample, make_sample
 from segray.pipelines.reporting.label_set.summary import (
     N_BINS,
     Choice,
@@ -49,7 +50,8 @@ def run(config: ReportConfig) -> None:
 
 def _page(config: ReportConfig) -> str:
     if LabelStore(config.out).parts():
-        return build(config.out, masks=config.masks, n=config.n, binary=config.binary)
+        roots = config.image.roots
+        return build(config.out, masks=config.masks, n=config.n, roots=roots, binary=config.binary)
     if not is_training_run(config.out):
         raise UserError(f"out={storage.display(config.out)}: no label set here, and no training run")
     if config.masks:
@@ -63,6 +65,7 @@ def build(
     masks: str | None = None,
     n: int = 12,
     ignore_index: int = IGNORE_INDEX,
+    roots: tuple[str, ...] = (),
     binary: bool | None = None,
 ) -> str:
     """The page as HTML.
@@ -72,6 +75,7 @@ def build(
         masks: ground truth to show and to score against, see `TruthMasks`.
         n: number of the least and of the most certain images to show.
         ignore_index: mask pixels with this id do not count.
+        roots: folders of the user where images may be, see `read_labelled`.
         binary: see `score`.
 
     Raises:
@@ -85,10 +89,10 @@ def build(
     if masks and counted.n_ok:
         score = evaluate(root, masks, ignore_index=ignore_index, allow_missing=True, binary=binary)
     least, most = choose(store, n)
-    uris = read_uris(root, [c.image_id for c in least + most])
+    photos = Photos(root, read_uris(root, [c.image_id for c in least + most]), roots)
     truth = TruthMasks(masks, binary=binary) if masks else None
     samples = {
-        row["image_id"]: make_sample(row, legend, uris.get(row["image_id"]), truth, ignore_index)
+        row["image_id"]: make_sample(row, legend, photos, truth, ignore_index)
         for row in read_chosen(store, least + most)
     }
     groups = [_group("least", least, samples), _group("most", most, samples)]

@@ -10,7 +10,7 @@ from segray.pipelines.config.schema import Config, keys
 
 T = TypeVar("T", bound=Config)
 
-_FOLDERS = {"DIR", "FOLDER"}
+_FOLDERS = {"DIR", "FOLDER", "FOLDER,..."}
 
 
 def joins_cluster(config: Config) -> bool:
@@ -29,7 +29,9 @@ def absolute(config: T) -> T:
         for part in sections:
             branch = branch[part]
         value = branch[last]
-        if isinstance(value, str) and (key.metavar in _FOLDERS or is_file(value)):
+        if isinstance(value, tuple) and key.metavar in _FOLDERS:
+            branch[last] = tuple(map(_absolute, value))
+        elif isinstance(value, str) and (key.metavar in _FOLDERS or is_file(value)):
             branch[last] = _absolute(value)
     return type(config).model_validate(tree)
 

@@ -18,8 +18,16 @@ def _check_window(value: int | None) -> int | None:
 Classes = Text | tuple[Text, ...]
 Images = Annotated[str, Field(min_length=1), Shown("FOLDER")]
 Masks = Annotated[str, Field(min_length=1), Shown("FOLDER")]
+Roots = Annotated[tuple[Text, ...], RunOnly, Shown("FOLDER,...")]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Window = Annotated[int | None, AfterValidator(_check_window), Shown("PIXELS", "0, or at least 32")]
+
+
+class ImageRoots(Config):
+    """Where the images of a manifest may be."""
+
+    roots: Roots = ()
+    """Folders or buckets whose files a manifest may name, besides those in its own folder."""
 
 
 class GrowConfig(Config):
@@ -31,3 +39,10 @@ class GrowConfig(Config):
     """CPUs to request before the run; null: use the CPUs that are there."""
     wait: Annotated[int, Field(ge=1, le=86_400), RunOnly] = 900
     """Seconds to wait for them. After that the run starts with what has arrived, or ends if nothing has."""
+
+
+class OwnWeights(Config):
+    """Weights that a label set names only by a path or an address: the user has to name them."""
+
+    weights: Annotated[Text | None, RunOnly] = None
+    """Weights that made the label set, if they are a file or an address; null: a published name is known."""

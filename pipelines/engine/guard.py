@@ -32,6 +32,10 @@ class StageLedger(Protocol):
         """See `Ledger.end`."""
         ...
 
+    def sampled(self, busy: float, samples: int) -> None:
+        """See `Ledger.sampled`."""
+        ...
+
 
 @dataclass(frozen=True)
 class Guard:

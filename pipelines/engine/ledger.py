@@ -28,6 +28,8 @@ class Tally:
         ended: when it ended its last image so far.
         workers: the most workers that each pool may have.
         probe: seconds per image by stage, if a probe measured them before the run.
+        gpu_busy: sum of the samples of how busy a GPU was, from 0 to 1 each.
+        gpu_samples: how many of them there are.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -38,6 +40,8 @@ class Tally:
     ended: dict[str, float] = field(default_factory=dict)
     workers: dict[str, int] = field(default_factory=dict)
     probe: dict[str, float] = field(default_factory=dict)
+    gpu_busy: float = 0.0
+    gpu_samples: int = 0
 
     def utilisation(self) -> dict[str, float]:
         """The share of their time that the workers of each pool were busy.
@@ -89,6 +93,12 @@ class Ledger:
             self._tally.images[stage] += len(keys)
             self._tally.ended[stage] = time.monotonic()
 
+    def sampled(self, busy: float, samples: int) -> None:
+        """Add up some samples of how busy a worker's GPU was."""
+        with self._lock:
+            self._tally.gpu_busy += busy
+            self._tally.gpu_samples += samples
+
     def committed(self, statuses: Mapping[str, int], seconds: float) -> None:
         """Count the rows of a part that is written."""
         with self._lock:
@@ -119,6 +129,10 @@ class RemoteLedger:
     def end(self, stage: str, ids: Iterable[str], seconds: float) -> None:
         """See `Ledger.end`. Does not wait for an answer."""
         self._actor.end.remote(stage, list(ids), seconds)
+
+    def sampled(self, busy: float, samples: int) -> None:
+        """See `Ledger.sampled`. Does not wait for an answer."""
+        self._actor.sampled.remote(busy, samples)
 
     def committed(self, statuses: Mapping[str, int], seconds: float) -> None:
         """See `Ledger.committed`."""

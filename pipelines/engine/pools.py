@@ -22,14 +22,18 @@ of a long list, as the driver's work is per block."""
 
 @dataclass(frozen=True)
 class PoolPlan:
-    """How one stage's actors run: how many (from, to), what each takes, and its threads on a CPU."""
+    """How one stage's actors run: how many (from, to), what each takes, and its threads on a CPU.
+
+    A `batch_size` of None is a block, however many images it has; `calls` batches may be in an actor at once.
+    """
 
     workers: int
     max_workers: int
     num_cpus: float
     num_gpus: float
     threads: int
-    batch_size: int
+    batch_size: int | None
+    calls: int = 1
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,30 @@ def plan(
     )
     _check(plans, resources)
     return plans
+
+
+def shared(sam: Pool, clip: Pool, resources: Resources, n_images: int) -> PoolPlan | None:
+    """One actor per GPU that holds both models; None without GPUs, or where a pool is sized explicitly.
+
+    It takes whole blocks, whose bytes are bounded: the GPU waits at the end of each batch. While it works on
+    one batch, the actor has two more, one that comes in and one that goes out.
+
+    Args:
+        sam: configuration of the SAM pool.
+        clip: configuration of the CLIP pool.
+        resources: what the cluster has.
+        n_images: of the run; no more actors than these.
+    """
+    gpus = int(resources.gpus)
+    if not gpus or is_sized(sam) or is_sized(clip):
+        return None
+    workers, batch = min(gpus, max(1, n_images)), sam.batch_size or clip.batch_size
+    return PoolPlan(workers, workers, num_cpus=0.0, num_gpus=1.0, threads=1, batch_size=batch, calls=3)
+
+
+def is_sized(pool: Pool) -> bool:
+    """Whether the configuration says how many workers it has, or what each takes."""
+    return any(value is not None for value in (pool.workers, pool.max_workers, pool.num_cpus, pool.num_gpus))
 
 
 def usual(sam: Pool, clip: Pool, resources: Resources) -> tuple[Size, Size]:

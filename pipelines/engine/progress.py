@@ -137,6 +137,8 @@ def summary_lines(run: RunRecord, out: str) -> list[str]:
             share = f"  {100 * shares[name]:.0f} % of its workers' time" if name in shares else ""
             lines.append(f"  {name:<8}  {seconds:>8.1f} s busy{share}")
         lines += bottleneck_lines(shares)
+        if (busy := this.get("gpu_busy")) is not None:
+            lines.append(f"  gpu: computed {100 * busy:.0f} % of the time")
         if this["restarts"]:
             lines += [f"  workers died {this['restarts']} times; their images were processed again"]
     return [*lines, "", f"label set   {out}"]

@@ -86,11 +86,17 @@ def through_actors(
     """
     from ray.data import ActorPoolStrategy
 
-    workers = ActorPoolStrategy(min_size=plan.workers, max_size=plan.max_workers, initial_size=plan.workers)
+    workers = ActorPoolStrategy(
+        min_size=plan.workers,
+        max_size=plan.max_workers,
+        initial_size=plan.workers,
+        max_concurrent_calls_per_actor=plan.calls,
+        enable_true_multi_threading=plan.calls > 1,
+    )
     return images.map_batches(
         stage,
         fn_constructor_kwargs={"plan": plan, **arguments},
-        batch_size=min(plan.batch_size, most_rows),
+        batch_size=None if plan.batch_size is None else min(plan.batch_size, most_rows),
         batch_format="pyarrow",
         num_cpus=plan.num_cpus,
         num_gpus=plan.num_gpus,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Required, TypedDict
+from typing import TYPE_CHECKING, Required, TypedDict
+
+if TYPE_CHECKING:
+    from segray.models.masks import Segment
 
 
 class RLE(TypedDict):
@@ -55,6 +58,7 @@ class Row(TypedDict, total=False):
     reduced: int
     # Segment
     packed_segments: bytes | None
+    unpacked_segments: list[Segment]  # within a worker that holds both models
     # Classify
     classes: bytes
     embeddings: bytes | None

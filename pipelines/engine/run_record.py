@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 
 class ClassRecord(TypedDict):
@@ -15,7 +15,10 @@ class ClassRecord(TypedDict):
 
 
 class ThisRun(TypedDict):
-    """The last run: images, wall seconds, and by stage busy seconds, workers and the share of their time."""
+    """The last run: images, wall seconds, and by stage busy seconds, workers and the share of their time.
+
+    `gpu_busy` is the share of time in which the GPUs computed anything; None where nobody has looked.
+    """
 
     images: int
     seconds: float
@@ -24,6 +27,7 @@ class ThisRun(TypedDict):
     utilisation: dict[str, float]
     restarts: int
     probe: dict[str, float]
+    gpu_busy: NotRequired[float | None]
 
 
 class RunRecord(TypedDict):

@@ -46,6 +46,7 @@ class ImageOptions:
         frames: what to do with animations and multi-page files: skip them, or take the first frame.
         background_color: RGB colour behind transparent pixels.
         jpeg_size: minimum (long side, short side) of a reduced JPEG in pixels; None: do not reduce.
+        roots: the folders and files of the user below which an image must be; None: anywhere.
     """
 
     max_pixels: int = 100_000_000
@@ -53,6 +54,7 @@ class ImageOptions:
     frames: Literal["skip", "first"] = "skip"
     background_color: tuple[int, int, int] = (255, 255, 255)
     jpeg_size: tuple[int, int] | None = None
+    roots: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import PurePosixPath
 from typing import TypedDict
 
 import pyarrow as pa
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.image_ids import check_image_id
+from segray.pipelines.io.received import absolute_uri, check_received_uri
 
 MANIFEST = "manifest.parquet"
 """Its name in a label set."""
@@ -128,29 +128,43 @@ def read_manifest(uri: str) -> Iterator[ImageRef]:
         raise UserError(f"{where}: unreadable ({str(error).partition(chr(10))[0]})") from error
 
 
+def read_received(uri: str, roots: Sequence[str]) -> Iterator[ImageRef]:
+    """`read_manifest`, of rows that are not this run's own: each must name files below the roots.
+
+    Args:
+        uri: of the manifest.
+        roots: folders and files of the user, see `received.check_received_uri`.
+
+    Raises:
+        UserError: as `read_manifest`, and for a row that names anything else.
+    """
+    for number, ref in enumerate(read_manifest(uri), 1):
+        try:
+            yield _allowed(ref, roots)
+        except UserError as error:
+            row = f"row {number} ({storage.display(ref.image_id)})"
+            raise UserError(f"manifest {storage.display(uri)}: {row}: {error}") from None
+
+
 def _ref(row: ManifestRow, manifest: str, where: str) -> ImageRef:
     image_id, uri = (_text(name, row.get(name), where) for name in ("image_id", "uri"))
     check_image_id(image_id, where)
     return ImageRef(
         image_id,
-        _beside(manifest, uri),
+        absolute_uri(uri, manifest),
         int(row.get("size") or 0),
         float(row.get("mtime") or 0.0),
         row.get("problem") or None,
-        row.get("mask_uri") or None,
+        absolute_uri(mask, manifest) if (mask := row.get("mask_uri")) else None,
     )
+
+
+def _allowed(ref: ImageRef, roots: Sequence[str]) -> ImageRef:
+    mask = check_received_uri(ref.mask_uri, roots) if ref.mask_uri else None
+    return replace(ref, uri=check_received_uri(ref.uri, roots), mask_uri=mask)
 
 
 def _text(name: str, value: object, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise UserError(f"{where}: {name} {value!r} is not text; each row needs an image_id and a uri")
     return value
-
-
-def _beside(manifest: str, uri: str) -> str:
-    if storage.scheme(uri) != "file" or uri.startswith(("/", "file:")):
-        return uri
-    if storage.is_local(manifest):
-        return str(storage.local_path(str(storage.local_path(manifest).parent / uri)))
-    base, options = storage.split_query(manifest)
-    return storage.join(f"{base.rstrip('/').rpartition('/')[0]}{options}", *PurePosixPath(uri).parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -10,21 +11,24 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from itertools import chain, pairwise
 from pathlib import Path
-from urllib.parse import unquote_to_bytes
 
 from segray.pipelines.errors import UserError
-from segray.pipelines.io import storage
+from segray.pipelines.io import received, storage
 from segray.pipelines.io.image_ids import check_image_id, escape_name
 from segray.pipelines.io.images import ImageProblem
-from segray.pipelines.io.manifest import ImageRef, read_manifest, write_manifest
+from segray.pipelines.io.manifest import ImageRef, read_manifest, read_received, write_manifest
+from segray.pipelines.io.uris import parent
 
 __all__ = [
     "EXTENSIONS",
     "ImageRef",
     "check_image_id",
     "escape_name",
+    "image_roots",
     "list_images",
+    "read_allowed",
     "read_image",
+    "read_labelled",
     "read_manifest",
     "write_manifest",
 ]
@@ -37,7 +41,7 @@ EXTENSIONS = (
 MAX_FILE_BYTES = 1 << 30
 
 
-def list_images(spec: str) -> Iterator[ImageRef]:
+def list_images(spec: str, also: Sequence[str] = ()) -> Iterator[ImageRef]:
     """The images of a source, strictly ascending by image_id, without reading them.
 
     Folders are walked down. A glob (`*`, `?`, `[...]`, and `**` for any folders) counts from its longest
@@ -48,11 +52,12 @@ def list_images(spec: str) -> Iterator[ImageRef]:
 
     Args:
         spec: local folder, file, glob or manifest, or the URI of one.
+        also: folders below which the rows of a manifest may name images, besides its own folder.
 
     Raises:
-        UserError: at once, where there is nothing, or no image.
+        UserError: at once, where there is nothing, or no image, or a manifest names files anywhere else.
     """
-    refs = _list(spec)
+    refs = _list(spec, also)
     first = next(refs, None)
     if first is None:
         looked_for = " ".join(EXTENSIONS)
@@ -60,36 +65,50 @@ def list_images(spec: str) -> Iterator[ImageRef]:
     return chain([first], refs)
 
 
-def _list(spec: str) -> Iterator[ImageRef]:
-    if not storage.is_local(spec):
+def image_roots(spec: str, also: Sequence[str] = ()) -> tuple[str, ...]:
+    """The folders, or the one file, below which the images of a source are: for `read_allowed`.
+
+    Args:
+        spec: as in `list_images`.
+        also: as in `list_images`.
+    """
+    if _is_manifest(spec):
+        own = parent(spec)
+    elif storage.is_local(spec):
+        path = str(storage.local_path(spec))
+        own = path if os.path.lexists(path) else _split_glob(path, "*?[")[0]
+    else:
         base, options = storage.split_query(spec)
-        base = base.rstrip("/")
-        if base.endswith(".parquet"):
-            return _in_order(spec)
-        return _list_remote(base, options)
-    path = _local_path(spec)
-    if path.endswith(".parquet") and Path(path).is_file():
-        return _in_order(path)
-    return _list_local(path)
+        own = _split_glob(base.rstrip("/"), "*[")[0] + options
+    return received.absolute_roots([own, *also])
 
 
-def _in_order(manifest: str) -> Iterator[ImageRef]:
+def _is_manifest(spec: str) -> bool:
+    if storage.is_local(spec):
+        path = storage.local_path(spec)
+        return path.name.endswith(".parquet") and path.is_file()
+    return storage.split_query(spec)[0].rstrip("/").endswith(".parquet")
+
+
+def _list(spec: str, also: Sequence[str]) -> Iterator[ImageRef]:
+    if _is_manifest(spec):
+        return _in_order(spec, image_roots(spec, also))
+    if storage.is_local(spec):
+        return _list_local(str(storage.local_path(spec)))
+    base, options = storage.split_query(spec)
+    return _list_remote(base.rstrip("/"), options)
+
+
+def _in_order(manifest: str, roots: Sequence[str]) -> Iterator[ImageRef]:
     """Ascending by image_id; a manifest that is so already is never held in memory."""
-    ids = (ref.image_id for ref in read_manifest(manifest))
+    ids = (ref.image_id for ref in read_received(manifest, roots))
     if all(before <= after for before, after in pairwise(ids)):
-        return read_manifest(manifest)
-    return iter(sorted(read_manifest(manifest), key=lambda ref: ref.image_id))
+        return read_received(manifest, roots)
+    return iter(sorted(read_received(manifest, roots), key=lambda ref: ref.image_id))
 
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
-
-
-def _local_path(uri: str) -> str:
-    """Absolute path of a path or file:// URI, whose %XX may be bytes that are no UTF-8."""
-    if uri.lower().startswith(("file://", "local://")):
-        uri = os.fsdecode(unquote_to_bytes(uri.partition("://")[2]))
-    return str(storage.local_path(uri))
 
 
 def _local_uri(path: str) -> str:
@@ -247,14 +266,66 @@ def _remote_ref(file: storage.StoredFile, uri: str, patterns: Sequence[str]) -> 
     return ImageRef("/".join(parts), storage.join(uri, *names), file.size, file.mtime)
 
 
+def read_allowed(uri: str, roots: Sequence[str] | None) -> bytes:
+    """The bytes of the image that a row names, if the user allows it; nothing is opened otherwise.
+
+    Args:
+        uri: of the row.
+        roots: what `image_roots` gives for the user's `images`; None: the row is the user's own.
+
+    Raises:
+        ImageProblem: "error" and why, as `read_image`; "skipped" for a file that is not below the roots.
+    """
+    if roots is None:
+        return read_image(uri)
+    try:
+        allowed = received.check_received_uri(uri, roots)
+        received.check_links(allowed, roots)
+    except UserError as error:
+        raise ImageProblem("skipped", str(error)) from None
+    return read_image(allowed)
+
+
+def read_labelled(uri: str, sha256: str | None, home: str, also: Sequence[str] = ()) -> bytes:
+    """The bytes of an image that a label set's manifest names.
+
+    Who made the label set may be a stranger. So the image must be below the label set or below `also`, or
+    have the checksum of the row: that content is no secret from whoever knows its checksum. On object stores
+    this holds for the label set's own bucket, so that no other host is asked.
+
+    Args:
+        uri: of the row.
+        sha256: of the file when it was labelled.
+        home: the label set's folder or URI.
+        also: folders of the user.
+
+    Raises:
+        ImageProblem: as `read_image`; "skipped" for any other file, "error" for one that has changed.
+    """
+    places = [home, *also]
+    if sha256:
+        places += ["/"] if storage.is_local(uri) else [received.bucket(home)]
+    try:
+        data = read_allowed(uri, received.absolute_roots(places))
+    except ImageProblem as problem:
+        if problem.status == "skipped":
+            raise ImageProblem("skipped", "not an image below the label set or image.roots") from None
+        raise
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        raise ImageProblem("error", "image has changed since it was labelled")
+    return data
+
+
 def read_image(uri: str) -> bytes:
-    """The bytes of one image, local or remote.
+    """The bytes of one image, local or remote: a file that the user named, or that a listing found.
 
     Raises:
         ImageProblem: "error" and why: missing, no permission, not a regular file, a file above 1 GiB.
     """
     try:
-        return _read_local(_local_path(uri)) if storage.is_local(uri) else storage.read_bytes(uri)
+        if storage.is_local(uri):
+            return _read_local(str(storage.local_path(uri)))
+        return storage.read_bytes(uri, MAX_FILE_BYTES)
     except (OSError, UserError, ValueError) as error:
         raise ImageProblem("error", _reason(error)) from error
 

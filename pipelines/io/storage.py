@@ -17,7 +17,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import local_files
 from segray.pipelines.io.clients import arrow_storage, open_storage
 from segray.pipelines.io.local_files import is_temporary
-from segray.pipelines.io.uris import display, is_local, join, local_path, scheme, split_query
+from segray.pipelines.io.uris import display, is_local, join, local_path, redacted, scheme, split_query
 
 __all__ = [
     "StoredFile",
@@ -36,6 +36,8 @@ __all__ = [
     "open_input",
     "open_storage",
     "read_bytes",
+    "redacted",
+    "rename",
     "scheme",
     "split_query",
     "stat",
@@ -52,7 +54,7 @@ _OBJECT_STORES = {"s3", "s3a", "gs", "gcs"}
 _ATTEMPTS = 7
 _READ_AHEAD = 2**20
 _FINAL_ERRORS = (FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
-_FINAL_CODES = {errno.EINVAL, errno.EPERM, errno.ENOSYS}
+_FINAL_CODES = {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.EFBIG}
 _PASSING_STATUSES = {"408", "429", "500", "502", "503", "504"}
 
 
@@ -106,16 +108,22 @@ def _is_passing(error: BaseException) -> bool:
     return str(status) in _PASSING_STATUSES or bool(names & {"ConnectionError", "HTTPClientError"})
 
 
-def read_bytes(uri: str) -> bytes:
+def read_bytes(uri: str, limit: int | None = None) -> bytes:
     """The whole file.
+
+    Args:
+        uri: of the file.
+        limit: bytes that it may have; None: any number.
 
     Raises:
         FileNotFoundError: there is none.
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is larger than the limit.
     """
 
     def read() -> bytes:
         with _open_input(uri) as file:
+            if limit is not None and file.size() > limit:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
             return file.read()
 
     return with_retries(read, uri)
@@ -232,6 +240,25 @@ def delete(uri: str) -> None:
     except OSError as error:
         if exists(uri):
             raise UserError(f"cannot delete {display(uri)}: {_one_line(error)}", exit_code=1) from error
+
+
+def rename(old: str, new: str) -> None:
+    """Give a file another name in the same folder; an object store copies it, then deletes the old one.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: refused; the file has its old name.
+    """
+    try:
+        if is_local(old):
+            local_path(old).replace(local_path(new))
+        else:
+            write_atomic(new, read_bytes(old))
+            delete(old)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise write_error(new, error) from error
 
 
 def delete_tree(uri: str) -> None:

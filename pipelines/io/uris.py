@@ -5,11 +5,21 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 # Object keys may hold "?", so only known options count as a query.
 _QUERY = re.compile(r"\?((?:region|scheme|endpoint_override|allow_bucket_\w+|anonymous|retry_\w+)=.*)$")
+_KEYS_ARE_TEXT = {"file", "local", "s3", "s3a", "gs", "gcs"}
+"""Schemes whose paths `clients.open_storage` never hands to fsspec's reader of chains."""
+_USER_INFO = re.compile(r"(?<=://)(?:[A-Z0-9]{16,}:[^\s@]{16,}|[^/@\s]*)@")
+_SECRET_OPTION = re.compile(
+    r"((?:[?&;]|%3F|%26)"
+    r"(?:x-(?:amz|goog)-[\w-]+|[\w-]*(?:signature|secret|token|passw(?:or)?d|credential|(?:api|access)_?key)[\w-]*"
+    r"|googleaccessid|key-pair-id|policy|expires|auth|key|jwt|pwd|sig|se|st|sp|sv|sr|spr|sip|sdd|sk[a-z]+)"
+    r"(?:=|%3D))[^&;\s#\"'<>]+",
+    re.IGNORECASE,
+)
 
 
 def scheme(uri: str) -> str:
@@ -18,14 +28,34 @@ def scheme(uri: str) -> str:
     return match.group(1).lower() if match else "file"
 
 
+def has_scheme(uri: str) -> bool:
+    """Whether the text is a URI, and not a plain path."""
+    return _SCHEME.match(uri) is not None
+
+
 def is_local(uri: str) -> bool:
     """Whether the URI is a path of this machine's file system."""
     return scheme(uri) in {"file", "local"}
 
 
+def is_chained(uri: str) -> bool:
+    """Whether fsspec would read a chain of file systems from the text, such as `zip://a.png::s3://b/c.zip`."""
+    first, *others = uri.split("::")
+    return bool(others) and (scheme(first) not in _KEYS_ARE_TEXT or any("://" in part for part in others))
+
+
+def redacted(text: str) -> str:
+    """Text without the secrets of its URIs: what stands before "@", signatures and keys behind "?".
+
+    Everything that is stored or shown goes through here. Applying it twice changes nothing.
+    """
+    return _SECRET_OPTION.sub(r"\1***", _USER_INFO.sub("***@", text))
+
+
 def display(uri: str) -> str:
-    """The URI without credentials, for messages and logs."""
-    return re.sub(r"//[^/@]*@", "//***@", uri)
+    """A URI for messages and logs: `redacted`, on one line, control characters escaped."""
+    text = redacted(uri)
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def split_query(uri: str) -> tuple[str, str]:
@@ -42,12 +72,20 @@ def join(uri: str, *names: str) -> str:
     return folder + "/".join(names) + options
 
 
+def parent(uri: str) -> str:
+    """The folder of a file; options behind a "?" stay at the end."""
+    if is_local(uri):
+        return str(local_path(uri).parent)
+    base, options = split_query(uri)
+    return f"{base.rstrip('/').rpartition('/')[0]}{options}"
+
+
 def without_scheme(uri: str) -> str:
     """What follows the scheme."""
     return _SCHEME.sub("", uri)
 
 
 def local_path(uri: str) -> Path:
-    """The absolute path of a plain path or a file:// URI."""
-    path = unquote(without_scheme(uri)) if _SCHEME.match(uri) else uri
+    """The absolute path of a plain path or a file:// URI, whose %XX may be bytes that are no UTF-8."""
+    path = os.fsdecode(unquote_to_bytes(os.fsencode(without_scheme(uri)))) if has_scheme(uri) else uri
     return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 (resolve() would follow links)

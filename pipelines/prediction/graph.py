@@ -31,6 +31,6 @@ def predictions(job: Job, plan: pools.PoolPlan) -> Iterator[pa.Table]:
     guard = Guard(ledger.start(), MAX_TRIES)
     images = pending_images(job.out, BATCH)
     images = through_tasks(images, ReadImages(job.options, False, guard).in_pieces, BATCH)
-    images = through_actors(images, PredictImages, plan, plan.batch_size, job=job, guard=guard)
+    images = through_actors(images, PredictImages, plan, BATCH, job=job, guard=guard)
     images = through_tasks(images, WriteMasks(job, guard), BATCH)
     yield from images.iter_batches(batch_size=None, batch_format="pyarrow")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 from segray.models.label_map import LabelMap
@@ -12,7 +12,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.ground_truth import list_png
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode, decode_gray_png
-from segray.pipelines.io.sources import EXTENSIONS, list_images, read_image
+from segray.pipelines.io.sources import EXTENSIONS, image_roots, list_images, read_allowed
 from segray.pipelines.label_set.store import LabelStore
 
 _log = logging.getLogger(__name__)
@@ -94,6 +94,7 @@ class NetworkMaps(LabelMaps):
         checkpoint: folder of a checkpoint or of a training run.
         images: as `list_images` takes it.
         window: see `chosen_window`.
+        also: folders of the images, as `list_images` takes them.
 
     Raises:
         UserError: no image, or no usable checkpoint.
@@ -101,11 +102,11 @@ class NetworkMaps(LabelMaps):
 
     noun = "image"
 
-    def __init__(self, checkpoint: str, images: str, window: int | None) -> None:
+    def __init__(self, checkpoint: str, images: str, window: int | None, also: Sequence[str] = ()) -> None:
         from segray.pipelines.training.session import device_of_worker
         from segray.pipelines.training.trained import chosen_window, load_network, run_folder, weights_sha256
 
-        self._refs = list(list_images(images))
+        self._refs, self._roots = list(list_images(images, also)), image_roots(images, also)
         network, state = load_network(checkpoint)
         self._network, self._window = network.to(device_of_worker()), chosen_window(state, window)
         self._statuses = {ref.image_id: "skipped" if ref.problem else "ok" for ref in self._refs}
@@ -130,7 +131,7 @@ class NetworkMaps(LabelMaps):
             if ref.problem or ref.image_id not in wanted:
                 continue
             try:
-                pixels = decode(read_image(ref.uri), ImageOptions())
+                pixels = decode(read_allowed(ref.uri, self._roots), ImageOptions())
             except ImageProblem as problem:
                 self._statuses[ref.image_id] = problem.status
                 _log.warning("%s: %s", ref.image_id, problem.reason)

@@ -49,6 +49,9 @@ from segray.pipelines.training.validate import validate
 CHECK_EVERY = 50
 """Steps between two checks of the loss: each check makes a GPU wait."""
 
+READERS = 4
+"""Threads of a worker with a GPU that read images, where no processes do: decoding leaves Python's lock."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -182,6 +185,8 @@ class Trainer:
             batch=config.train.batch,
             rank=self.session.rank,
             workers=self.session.workers,
+            # Processes that read, and a worker whose CPU computes, have no use for threads.
+            readers=1 if config.train.loaders or self.device.type == "cpu" else READERS,
         )
         self.validation_images = LabelledImages(data.validation)
         self.validation_labels = UnlabelledImages(data.validation, labels, self.classes) if labels else None
@@ -191,9 +196,8 @@ class Trainer:
 
     def _batches(self, first: int, last: int) -> Iterator[StepBatch]:
         """The batches of some steps; for a GPU pinned, and read while it works on the steps before."""
-        loaders, gpu = self.config.train.loaders, self.device.type == "cuda"
-        batches = step_batches(self.dataset, first, last, loaders, pinned=gpu)
-        return read_ahead(batches) if gpu else batches
+        batches = step_batches(self.dataset, first, last, self.config.train.loaders)
+        return read_ahead(map(StepBatch.pin_memory, batches)) if self.device.type == "cuda" else batches
 
     def _resume(self) -> Progress:
         """Load the newest checkpoint, if there is one."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import store
-from segray.models.label_map import SegmentClasses, paint
+from segray.models.label_map import SegmentClasses, render_label_map
 from segray.models.masks import Segment
 from segray.pipelines.engine.rows import Row
 from tests.benchmarks.programs import run
@@ -48,7 +48,7 @@ def test_formats_paint_alike_and_a_wrong_label_is_told(tmp_path: Path) -> None:
     ids, other = np.array([3, 4, 0, 0], np.int16), np.zeros(4, np.int16)
     naming = SegmentClasses(ids, score, score, score, other, named)
     row: Row = {"image_id": "a.png", "status": "ok", "width": 8, "height": 8}
-    label, _ = paint(segments, naming, 8, 8)
+    label, _ = render_label_map(segments, naming, 8, 8)
     pile = {"a.png": store.Labelled(row, segments, naming, b"", label)}
     for name, one in {
         "json": store.Format(store.write_json, store.open_json),

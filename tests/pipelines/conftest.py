@@ -25,5 +25,5 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
     for _ in s3_server(monkeypatch):
         server = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
         # The server's objects outlive it, in this process.
-        folder = f"s3://test:test@bucket/a folder/{secrets.token_hex(4)}"
+        folder = f"s3://bucket/a folder/{secrets.token_hex(4)}"
         yield folder, f"?scheme=http&region=us-east-1&endpoint_override={server}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from segray.models.label_map import SegmentClasses, paint
+from segray.models.label_map import SegmentClasses, render_label_map
 from segray.models.label_space import LabelSpace
 from segray.models.masks import Segment, encode_rle, unpack
 from segray.pipelines.annotation.stages.base import Stage
@@ -61,7 +61,7 @@ def encode_segments(
         ignore_index: the label that counts for no class.
     """
     height, width = row["height"], row["width"]
-    label, confidence = paint(segments, classes, height, width)
+    label, confidence = render_label_map(segments, classes, height, width)
     covered = covered_pixels(segments, classes, height, width)
     row = _with_maps(row, label, confidence, covered, ignore_index)
     return {**row, "segments": segment_rows(segments, classes, embeddings, height, width)}
@@ -92,7 +92,7 @@ def covered_pixels(
 ) -> NDArray[np.bool_]:
     """bool [H, W]: pixels under at least one segment that has a class."""
     mask = np.zeros((height, width), bool)
-    for segment, has_class in zip(segments, classes.named, strict=True):
+    for segment, has_class in zip(segments, classes.has_class, strict=True):
         if has_class:
             x, y, w, h = segment.box
             mask[y : y + h, x : x + w] |= segment.mask

@@ -14,7 +14,7 @@ from segray.pipelines.engine.rows import Row
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode_image
 from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.pending import PENDING_COLUMNS
-from segray.pipelines.io.sources import read_image
+from segray.pipelines.io.sources import read_allowed
 
 READ_BYTES = 64 * 2**20
 """Decoded pixels that a read task holds at a time: three photographs of 7 megapixels."""
@@ -69,7 +69,7 @@ def read_row(row: Row, options: ImageOptions, embed_images: bool) -> Row:
     if row.get("problem"):
         return {**common, "status": "skipped", "error": row["problem"]}
     try:
-        data = read_image(row["uri"])
+        data = read_allowed(row["uri"], options.roots)
         common["sha256"] = hashlib.sha256(data).hexdigest()
         image = decode_image(data, options)
     except ImageProblem as problem:

@@ -59,7 +59,7 @@ CLASSES_DTYPE = np.dtype(
         ("score", np.float32),
         ("margin", np.float32),
         ("confidence", np.float32),
-        ("named", np.bool_),
+        ("has_class", np.bool_),
     ]
 )
 """The fields of `SegmentClasses`, one record per segment."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Sha256, Shown, Text
-from segray.pipelines.config.shared import Classes, GrowConfig, Images
+from segray.pipelines.config.shared import Classes, GrowConfig, Images, Roots
 
 _Channel = Annotated[int, Field(ge=0, le=255)]
 _Colour = Shown("R,G,B", "3 whole numbers from 0 to 255")
@@ -148,6 +148,8 @@ class ImageConfig(Config):
     """Files with several frames (GIF, APNG, TIFF): skip them with a reason, or take the first frame."""
     background_color: Annotated[tuple[_Channel, _Channel, _Channel], _Colour] = (255, 255, 255)
     """Colour (red, green, blue) behind transparent pixels."""
+    roots: Roots = ()
+    """Folders or buckets whose files a manifest may name, besides those in its own folder."""
 
 
 class AnnotateImageConfig(ImageConfig):
@@ -165,7 +167,7 @@ class AnnotateConfig(Config):
     out: Annotated[Folder, RunOnly]
     """Folder of the label set. Running the same command again labels only the images that are missing."""
     classes: Classes = "picture_book"
-    """picture_book, voc, coco, a text file with one class per line, or the names: cat,dog."""
+    """picture_book, voc, coco, the names: cat,dog, or a file: one class per line, or another tool's."""
     sam: SamConfig = SamConfig()
     """SAM, which finds the segments."""
     clip: ClipConfig = ClipConfig()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from segray.pipelines.config.schema import Config, Folder
-from segray.pipelines.config.shared import Masks
+from segray.pipelines.config.shared import ImageRoots, Masks
 
 
 class ReportConfig(Config):
@@ -15,6 +15,8 @@ class ReportConfig(Config):
     """The label set or the training run; report.html is written into it."""
     masks: Masks | None = None
     """A folder of ground-truth masks to show next to the labels and to score them with; null: none."""
+    image: ImageRoots = ImageRoots()
+    """Where the images of a label set may be, if the label set does not know their checksums."""
     binary: bool | None = None
     """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
     n: int = Field(default=12, ge=1, le=1000)

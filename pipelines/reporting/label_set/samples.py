@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from unicodedata import category
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +12,10 @@ from numpy.typing import NDArray
 from segray.models.label_space import IGNORE_INDEX
 from segray.models.metrics import class_iou, pixel_accuracy
 from segray.pipelines.errors import UserError
-from segray.pipelines.io import storage
 from segray.pipelines.io.ground_truth import TruthMasks
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode, decode_gray_png
+from segray.pipelines.io.sources import read_labelled
+from segray.pipelines.printing import visible
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.evaluation import compare
 
@@ -38,6 +38,38 @@ class Legend:
     def colour(self, class_id: int) -> str:
         """As #rrggbb."""
         return "#" + bytes(self.palette[class_id]).hex()
+
+
+@dataclass(frozen=True)
+class Photos:
+    """The images of a label set: in its rows, or where its manifest says they are.
+
+    Attributes:
+        root: the label set's folder or URI.
+        uris: location of images by image_id.
+        also: folders of the user, see `read_labelled`.
+    """
+
+    root: str
+    uris: Mapping[str, str]
+    also: tuple[str, ...] = ()
+
+    def read(self, row: Mapping[str, Any]) -> bytes:
+        """The bytes of a row's image.
+
+        Raises:
+            ImageProblem: why they cannot be had.
+        """
+        embedded = (row["image"] or {}).get("bytes")
+        if embedded is not None:
+            return bytes(embedded)
+        if row["image_id"] not in self.uris:
+            raise ImageProblem("error", "image not in the label set, nor in its manifest")
+        try:
+            return read_labelled(self.uris[row["image_id"]], row["sha256"], self.root, self.also)
+        except ImageProblem as problem:
+            reason = "image not found" if problem.reason == "missing" else problem.reason
+            raise ImageProblem(problem.status, reason) from None
 
 
 @dataclass(frozen=True)
@@ -71,7 +103,7 @@ class Sample:
 def make_sample(
     row: dict[str, Any],
     legend: Legend,
-    uri: str | None,
+    photos: Photos,
     truth: TruthMasks | None,
     ignore_index: int = IGNORE_INDEX,
 ) -> Sample:
@@ -80,7 +112,7 @@ def make_sample(
     Args:
         row: of the labels table, status ok.
         legend: names and colours.
-        uri: location of the image, for rows without its bytes.
+        photos: reads the image of a row without its bytes.
         truth: the masks, or None.
         ignore_index: mask pixels with this id do not count.
 
@@ -88,7 +120,7 @@ def make_sample(
         UserError: a label map of the row, or the mask, is damaged.
     """
     label, confidence = _map_of(row, "label"), _map_of(row, "confidence")
-    photo, problem = _photo(row, uri)
+    photo, problem = _photo(row, photos)
     height, width = label.shape
     return Sample(
         image_id=visible(row["image_id"]),
@@ -105,11 +137,6 @@ def make_sample(
     )
 
 
-def visible(text: str) -> str:
-    """Escape control characters, direction marks and broken bytes."""
-    return "".join(c if c.isprintable() or category(c) == "Zs" else ascii(c)[1:-1] for c in text)
-
-
 def _map_of(row: dict[str, Any], column: str) -> NDArray[np.uint8]:
     try:
         return decode_gray_png(row[column]["bytes"])
@@ -118,19 +145,9 @@ def _map_of(row: dict[str, Any], column: str) -> NDArray[np.uint8]:
         raise UserError(f"{column} of {name}: {problem}; `segray verify` checks the whole set") from None
 
 
-def _photo(row: dict[str, Any], uri: str | None) -> tuple[str, str]:
-    data = (row["image"] or {}).get("bytes")
-    if data is None:
-        if uri is None:
-            return "", "image not in the label set, nor in its manifest"
-        try:
-            data = storage.read_bytes(uri)
-        except (OSError, UserError):
-            return "", "image not found"
-    if row["sha256"] and hashlib.sha256(data).hexdigest() != row["sha256"]:
-        return "", "image has changed since it was labelled"
+def _photo(row: dict[str, Any], photos: Photos) -> tuple[str, str]:
     try:
-        return thumbnails.photo(decode(data, _ANY_SIZE)), ""
+        return thumbnails.photo(decode(photos.read(row), _ANY_SIZE)), ""
     except ImageProblem as problem:
         return "", visible(problem.reason)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -83,7 +84,7 @@ class Batch:
         return [Batch(self.images[s], self.maps[s], self.positions[s]) for s in slices]
 
     def pin_memory(self) -> Batch:
-        """The same in pinned memory, from which copies to a GPU do not wait; a `DataLoader` calls it."""
+        """The same in pinned memory, from which copies to a GPU do not wait."""
         maps = [[m.pin_memory() for m in group] for group in self.maps]
         return Batch([image.pin_memory() for image in self.images], maps, self.positions)
 
@@ -126,6 +127,7 @@ class StepDataset(Dataset[StepBatch]):
         batch: images per step in each stream, over all workers.
         rank: this worker.
         workers: how many there are.
+        readers: threads that read the images of a step. Above 1 the data set cannot be pickled.
     """
 
     def __init__(
@@ -137,7 +139,9 @@ class StepDataset(Dataset[StepBatch]):
         batch: int,
         rank: int,
         workers: int,
+        readers: int = 1,
     ) -> None:
+        self._each = ThreadPoolExecutor(readers).map if readers > 1 else map
         self.labelled, self.unlabelled = labelled, unlabelled
         self.seed, self.batch, self.rank, self.workers = seed, batch, rank, workers
 
@@ -147,13 +151,12 @@ class StepDataset(Dataset[StepBatch]):
         return StepBatch(step, self._read(self.labelled, LABELLED, share), unlabelled)
 
     def _read(self, source: ImageMaps, stream: int, share: range) -> Batch:
-        items = [source[index_at(self.seed, stream, position, len(source))] for position in share]
+        indices = [index_at(self.seed, stream, position, len(source)) for position in share]
+        items = list(self._each(source.__getitem__, indices))
         return Batch([item[0] for item in items], [list(item[1:]) for item in items], list(share))
 
 
-def step_batches(
-    data: StepDataset, first: int, last: int, loaders: int, *, pinned: bool = False
-) -> Iterator[StepBatch]:
+def step_batches(data: StepDataset, first: int, last: int, loaders: int) -> Iterator[StepBatch]:
     """The batches of steps `first` to `last` - 1, in order.
 
     Args:
@@ -161,7 +164,6 @@ def step_batches(
         first: the first step.
         last: the step after the last.
         loaders: processes that read ahead; 0: this process reads.
-        pinned: in pinned memory, for a GPU.
     """
     loader = DataLoader(
         data,
@@ -171,13 +173,14 @@ def step_batches(
         num_workers=loaders,
         prefetch_factor=2 if loaders else None,
         persistent_workers=False,
-        pin_memory=pinned,
     )
     return iter(loader)
 
 
 def read_ahead(batches: Iterator[StepBatch], depth: int = 2) -> Iterator[StepBatch]:
     """The same batches, of which a thread reads up to `depth` while another one is used."""
+    # Not yet during the first: that step is recorded as CUDA graphs, which another thread's memory spoils.
+    yield from islice(batches, 1)
     with ThreadPoolExecutor(1) as thread:
         waiting = deque(thread.submit(next, batches, None) for _ in range(depth))
         while (batch := waiting.popleft().result()) is not None:

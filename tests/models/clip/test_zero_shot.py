@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segray.models.clip.text import TextBank
 from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_segments
-from segray.models.label_map import SegmentClasses, paint
+from segray.models.label_map import SegmentClasses, render_label_map
 from segray.models.masks import Segment, full_mask, segment_from_mask
 
 DEVICES = [
@@ -144,7 +144,7 @@ def naive_naming(feature: Any, bank: TextBank, threshold: float) -> dict[str, An
         "margin": best - (cosine[ranked[1]] if len(ranked) > 1 else -1),
         "confidence": math.exp(bank.logit_scale * best) / total,
         "runner_up_class": ranked[1] if len(ranked) > 1 else -1,
-        "named": best > threshold,
+        "has_class": best > threshold,
     }
 
 
@@ -171,7 +171,7 @@ def bank_2d(*names: tuple[int, float], scale: float = 10.0) -> TextBank:
 def test_background_names_are_one_class() -> None:
     bank = bank_2d((0, 0), (0, 10), (3, 60), (5, 180))
     naming = classify_segments(torch.tensor([[2.0, 0.0]]), bank, 0.0)
-    assert (naming.class_id[0], naming.runner_up_class[0], naming.named[0]) == (0, 3, True)
+    assert (naming.class_id[0], naming.runner_up_class[0], naming.has_class[0]) == (0, 3, True)
     assert naming.margin[0] == pytest.approx(0.5)
     assert naming.confidence[0] == pytest.approx(math.exp(10) / (math.exp(10) + math.exp(5) + math.exp(-10)))
 
@@ -183,8 +183,8 @@ def test_a_score_at_the_threshold_is_no_class() -> None:
     at, below = (
         classify_segments(pooled, bank, t) for t in (float(score), float(np.nextafter(score, np.float32(0))))
     )
-    assert (at.class_id[0], at.named[0]) == (0, False)
-    assert (below.class_id[0], below.named[0]) == (2, True)
+    assert (at.class_id[0], at.has_class[0]) == (0, False)
+    assert (below.class_id[0], below.has_class[0]) == (2, True)
     assert (at.score, at.margin, at.confidence) == (below.score, below.margin, below.confidence)
     assert at.runner_up_class[0] == 1
 
@@ -211,7 +211,7 @@ def test_naming_types() -> None:
             "margin": np.float32,
             "confidence": np.float32,
             "runner_up_class": np.int16,
-            "named": np.bool_,
+            "has_class": np.bool_,
         }
         assert all(getattr(naming, name).shape == (count,) for name in types)
 
@@ -236,7 +236,7 @@ def naming_of(
 
 def test_the_smaller_segment_lies_on_top_whatever_its_score() -> None:
     segments = [rectangle(1, 0, 1, 2), rectangle(0, 0, 4, 2)]
-    label, confidence = paint(segments, naming_of([1, 2], [0.2, 0.9]), 3, 4)
+    label, confidence = render_label_map(segments, naming_of([1, 2], [0.2, 0.9]), 3, 4)
     assert label.tolist() == [[2, 1, 2, 2], [2, 1, 2, 2], [0, 0, 0, 0]]
     assert confidence.tolist() == [[230, 51, 230, 230], [230, 51, 230, 230], [0, 0, 0, 0]]
     assert label.dtype == confidence.dtype == np.uint8
@@ -246,24 +246,28 @@ def test_the_smaller_segment_lies_on_top_whatever_its_score() -> None:
 def test_of_equal_areas_the_higher_score_lies_on_top(order: tuple[int, int]) -> None:
     segments, ids, scores = [rectangle(0, 0, 2, 1), rectangle(1, 0, 2, 1)], [1, 2], [0.8, 0.3]
     naming = naming_of([ids[i] for i in order], [scores[i] for i in order])
-    assert paint([segments[i] for i in order], naming, 1, 3)[0].tolist() == [[1, 1, 2]]
+    assert render_label_map([segments[i] for i in order], naming, 1, 3)[0].tolist() == [[1, 1, 2]]
 
 
 def test_background_covers_and_a_segment_without_a_class_does_not() -> None:
     segments = [rectangle(0, 0, 4, 1), rectangle(0, 0, 1, 1), rectangle(3, 0, 1, 1)]
     naming = naming_of([7, 0, 0], [0.6, 0.4, 0.4], [True, True, False])
-    label, confidence = paint(segments, naming, 1, 4)
+    label, confidence = render_label_map(segments, naming, 1, 4)
     assert label.tolist() == [[0, 7, 7, 7]]
     assert confidence.tolist() == [[102, 153, 153, 153]]
 
 
 def test_only_the_pixels_of_the_mask_are_painted() -> None:
     segment = segment_from_mask(np.eye(3, dtype=bool))
-    assert paint([segment], naming_of([5], [1.0]), 3, 3)[0].tolist() == [[5, 0, 0], [0, 5, 0], [0, 0, 5]]
+    assert render_label_map([segment], naming_of([5], [1.0]), 3, 3)[0].tolist() == [
+        [5, 0, 0],
+        [0, 5, 0],
+        [0, 0, 5],
+    ]
 
 
 def test_painting_nothing() -> None:
-    label, confidence = paint([], classify_segments(torch.zeros(0, 2), bank_2d((1, 0)), 0.0), 4, 5)
+    label, confidence = render_label_map([], classify_segments(torch.zeros(0, 2), bank_2d((1, 0)), 0.0), 4, 5)
     assert label.shape == confidence.shape == (4, 5)
     assert not label.any()
     assert not confidence.any()

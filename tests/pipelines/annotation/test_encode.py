@@ -41,7 +41,7 @@ def _box(x: int, y: int, w: int, h: int) -> Segment:
 def test_naming_survives_its_bytes() -> None:
     naming = _naming([1, 0, 300], [0.5, 0.25, 1.0], [True, False, True])
     again = classes_from_bytes(classes_to_bytes(naming))
-    for name in ("class_id", "score", "margin", "confidence", "runner_up_class", "named"):
+    for name in ("class_id", "score", "margin", "confidence", "runner_up_class", "has_class"):
         assert np.array_equal(getattr(again, name), getattr(naming, name))
         assert getattr(again, name).dtype == getattr(naming, name).dtype
     assert classes_from_bytes(classes_to_bytes(_naming([], [], []))).class_id.size == 0

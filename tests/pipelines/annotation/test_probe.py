@@ -13,7 +13,7 @@ import pytest
 from segray.pipelines.annotation import probe
 from segray.pipelines.annotation.in_process import Stages, timed
 from segray.pipelines.annotation.prepared import Prepared
-from segray.pipelines.annotation.probe import IMAGES, WORTH, choose, measure, probe_line
+from segray.pipelines.annotation.probe import IMAGES, WORTH, Pools, choose, measure, probe_line
 from segray.pipelines.commands.annotate import prepare, space_of
 from segray.pipelines.engine.cluster import Resources
 from segray.pipelines.engine.pools import PoolPlan, plan
@@ -144,10 +144,30 @@ def test_more_than_there_is_is_refused_before_the_probe(images: Path) -> None:
 
 def test_the_line_tells_shares_of_a_gpu() -> None:
     pool = PoolPlan(1, 1, num_cpus=0, num_gpus=13 / 16, threads=1, batch_size=4)
-    line = probe_line({"sam": 274.06, "clip": 0.5}, {"sam": pool, "clip": pool})
+    seconds = {"sam": 274.06, "clip": 0.5}
+    line = probe_line(seconds, Pools({"sam": pool, "clip": pool}))
     assert line == (
         "probe: sam 274 s, clip 0.5 s per image; 1 SAM and 1 CLIP workers with 0.81 and 0.81 GPUs each"
     )
+    line = probe_line(seconds, Pools({"sam": pool, "clip": pool}, shared=True))
+    assert line == "probe: sam 274 s, clip 0.5 s per image; 1 workers with both models"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "seconds", "shared"),
+    [
+        (1, {"sam": 0.1, "clip": 0.2}, True),
+        (3, {"sam": 0.1, "clip": 0.2}, False),
+        (2, {"sam": 0.1, "clip": 0.01}, True),
+    ],
+)
+def test_a_probe_divides_gpus_where_that_loses_little(
+    images: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, seconds: dict[str, float], shared: bool
+) -> None:
+    measured(monkeypatch, {"read": 0.01, **seconds, "encode": 0.01})
+    found = choose(prepared_for(images), Resources(16, gpus), WORTH, ())
+    assert found.shared == shared
+    assert bool(found.probe) == (gpus > 1)
 
 
 @pytest.mark.ray

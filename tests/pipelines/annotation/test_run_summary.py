@@ -65,6 +65,8 @@ def test_this_run_is_told_apart_from_what_was_there(store: LabelStore) -> None:
         ended={"sam": 11.0},
         workers={"sam": 2},
         probe={"sam": 0.123456},
+        gpu_busy=1.9,
+        gpu_samples=2,
     )
     assert summarise(store, RECORD, tally, 12.34)["this_run"] == {
         "images": 3,
@@ -74,6 +76,7 @@ def test_this_run_is_told_apart_from_what_was_there(store: LabelStore) -> None:
         "utilisation": {"sam": 0.63},
         "restarts": 3,
         "probe": {"sam": 0.1235},
+        "gpu_busy": 0.95,
     }
 
 

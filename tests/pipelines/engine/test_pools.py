@@ -16,6 +16,7 @@ from segray.pipelines.engine.pools import (
     plan,
     plan_alone,
     rows_per_block,
+    shared,
 )
 from segray.pipelines.engine.ray_data import TASK_CPUS
 from segray.pipelines.errors import UserError
@@ -298,3 +299,29 @@ def test_no_more_workers_start_than_there_are_images() -> None:
     assert plan_alone(Pool(), sixteen, 5).threads == 3
     assert plan_alone(Pool(workers=8), sixteen, 1).workers == 8
     assert plan_alone(Pool(), Resources(16, 4), 3).workers == 3
+
+
+@pytest.mark.parametrize(
+    ("gpus", "n_images", "sam", "workers"),
+    [
+        (4, 100, {}, 4),
+        (4, 3, {}, 3),
+        (0, 100, {}, None),
+        (4, 100, {"workers": 4}, None),
+        (4, 100, {"num_gpus": 0.5}, None),
+    ],
+)
+def test_both_models_share_each_gpu_unless_a_pool_is_sized(
+    gpus: int, n_images: int, sam: dict[str, object], workers: int | None
+) -> None:
+    found = shared(SamConfig.model_validate(sam), ClipConfig(), Resources(16, gpus), n_images)
+    if workers is None:
+        assert found is None
+    else:
+        assert found == PoolPlan(workers, workers, 0.0, 1.0, 1, None, calls=3)
+
+
+def test_a_requested_batch_size_holds_where_models_share_gpus() -> None:
+    found = shared(SamConfig(), ClipConfig(batch_size=6), Resources(16, 1), 100)
+    assert found is not None
+    assert found.batch_size == 6

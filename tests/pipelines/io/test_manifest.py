@@ -37,7 +37,8 @@ def test_images_of_a_manifest_come_in_order_whatever_its_own(tmp_path: Path, ord
     refs = [replace(REFS[k], mask_uri=None) for k in order]
     columns = {name: [getattr(ref, name) for ref in refs] for name in ("image_id", "uri", "size", "mtime")}
     pq.write_table(pa.table(columns), tmp_path / "images.parquet")
-    assert list(list_images(str(tmp_path / "images.parquet"))) == [refs[order.index(k)] for k in range(3)]
+    listed = list_images(str(tmp_path / "images.parquet"), ["/data", "s3://bucket"])
+    assert list(listed) == [refs[order.index(k)] for k in range(3)]
 
 
 def test_columns_are_those_of_the_design(tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def test_a_hand_made_manifest_is_a_source(tmp_path: Path) -> None:
     (tmp_path / "pics" / "x.png").write_bytes(b"pixels")
     uris: list[object] = ["pics/x.png", "/abs/y.png", "s3://bucket/z.png"]
     spec = foreign(tmp_path / "mine.parquet", uri=uris, image_id=["z", "y", "x"], comment=["", "", ""])
-    refs = list(list_images(spec))
+    refs = list(list_images(spec, ["/abs", "s3://bucket"]))
     assert [ref.image_id for ref in refs] == ["x", "y", "z"]
     assert [ref.uri for ref in refs] == ["s3://bucket/z.png", "/abs/y.png", str(tmp_path / "pics" / "x.png")]
     assert read_image(refs[2].uri) == b"pixels"
