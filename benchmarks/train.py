@@ -4,11 +4,11 @@
     python -m benchmarks.train --device cuda --network segformer_b4 --crop 321 --loaders 8
 
 The peer works like public code: a DataLoader that augments image by image on the CPU with torchvision and
-PIL, the published network and the same losses in fp32, one process. `ratio` is the peer's time per step over segray's;
-above 1, segray is faster. The two alternate, so that other load on the machine affects both. On a GPU
-segray takes `--steps` steps in each `--precision` (default: all; `ratio` is that of `auto`), one after the
-other, and the clock stops when the GPU is through; `plain_bf16` is the peer with autocast. `--profile` lists
-the operations that take the GPU's time.
+PIL, the published network and the same losses in fp32, one process. `ratio` is the peer's time per step over
+segray's; above 1, segray is faster. The two alternate, so that other load on the machine affects both. On a
+GPU segray takes `--steps` steps in each `--precision` (default: all; `ratio` is that of `auto`), one after
+the other, and the clock stops when the GPU is through; `plain_bf16` is the peer with autocast. `--profile`
+lists the operations that take the GPU's time.
 """
 
 from __future__ import annotations
