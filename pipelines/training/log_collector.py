@@ -9,7 +9,10 @@ from typing import Protocol
 
 import click
 
+from segray.pipelines.engine.waiting import Waiting
+
 _INTERVAL_S = 0.5
+_START = "the training workers: their place on the cluster, then their start"
 
 
 class LogCollector:
@@ -17,19 +20,24 @@ class LogCollector:
 
     def __init__(self) -> None:
         self._lines: list[str] = []
+        self._doing = ""
+
+    def note(self, doing: str) -> None:
+        """What the run is doing now, which is shown only if nothing else is for a while."""
+        self._doing = doing
 
     def write(self, line: str) -> None:
         """Add a line."""
         self._lines.append(line)
 
-    def drain(self) -> list[str]:
-        """The lines since the last call."""
+    def drain(self) -> tuple[list[str], str]:
+        """The lines since the last call, and what the run is doing now."""
         lines, self._lines = self._lines, []
-        return lines
+        return lines, self._doing
 
 
 class RemoteWrite(Protocol):
-    """`LogCollector.write` as Ray's workers call it."""
+    """`LogCollector.write` or `note` as Ray's workers call it."""
 
     def remote(self, line: str) -> object:
         """Send a line without waiting."""
@@ -37,11 +45,16 @@ class RemoteWrite(Protocol):
 
 
 class LogActor(Protocol):
-    """Handle of an actor with `write`."""
+    """Handle of an actor with `write` and `note`."""
 
     @property
     def write(self) -> RemoteWrite:
         """See `LogCollector.write`."""
+        ...
+
+    @property
+    def note(self) -> RemoteWrite:
+        """See `LogCollector.note`."""
         ...
 
 
@@ -56,13 +69,19 @@ def log_collector() -> Iterator[LogActor]:
     actor = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(LogCollector).remote()
     ended = threading.Event()
 
-    def print_lines() -> None:
-        for line in ray.get(actor.drain.remote()):
+    def print_lines(wait: Waiting) -> None:
+        lines, doing = ray.get(actor.drain.remote())
+        for line in lines:
             click.echo(line, err=True)
+            wait.heard()
+        if doing:
+            wait.what = doing
 
     def follow() -> None:
-        while not ended.wait(_INTERVAL_S):
-            print_lines()
+        with Waiting(_START) as wait:
+            while not ended.wait(_INTERVAL_S):
+                print_lines(wait)
+            print_lines(wait)
 
     thread = threading.Thread(target=follow, name="segray-train-lines", daemon=True)
     thread.start()
@@ -71,4 +90,3 @@ def log_collector() -> Iterator[LogActor]:
     finally:
         ended.set()
         thread.join()
-        print_lines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,8 @@ from segray.pipelines.io import storage
 from segray.pipelines.training.log_collector import LogActor
 
 _log = logging.getLogger(__name__)
+
+_NOTE_S = 5.0
 
 Metrics = Mapping[str, float | None]
 """Scalars of one validation."""
@@ -37,6 +40,10 @@ class Session(Protocol):
 
     def log(self, line: str) -> None:
         """Show a line to the user."""
+        ...
+
+    def note(self, doing: str) -> None:
+        """What the run is doing now, for a user who waits: a noun, as in "waiting for {doing}"."""
         ...
 
 
@@ -66,6 +73,9 @@ class LocalSession:
     def log(self, line: str) -> None:
         """Write it to the log."""
         _log.info("%s", line)
+
+    def note(self, doing: str) -> None:
+        """Nothing: nobody waits."""
 
 
 class RaySession:
@@ -97,6 +107,30 @@ class RaySession:
     def log(self, line: str) -> None:
         """Send it to the driver."""
         self.log_collector.write.remote(line)
+
+    def note(self, doing: str) -> None:
+        """Send it to the driver."""
+        if self.rank == 0:
+            self.log_collector.note.remote(doing)
+
+
+class Notes:
+    """Tells the session from time to time how much of something is done.
+
+    Args:
+        session: of the worker.
+        what: what is being done, such as "steps 1 to 400 of 4000".
+    """
+
+    def __init__(self, session: Session, what: str) -> None:
+        self._session, self._what, self._next = session, what, 0.0
+
+    def show(self, done: int) -> None:
+        """So many are done; cheap, for it tells only every few seconds."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._session.note(f"{self._what}, {done} done")
+            self._next = now + _NOTE_S
 
 
 def newest_first(folder: str) -> list[str]:
