@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,8 @@ _SOCKET_BYTES = 107
 _BELOW = len("/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1")
 """What Ray appends to the folder for temporary files."""
 _LONGEST = _SOCKET_BYTES - _BELOW
+_LONGEST_OF_PYTHON = _SOCKET_BYTES - len("/pymp-12345678/listener-12345678")
+"""The same for the sockets of processes that hand over images: without them a run waits for ever."""
 _PROCESSES = {"raylet", "gcs_server"}
 
 _log = logging.getLogger(__name__)
@@ -42,9 +44,10 @@ def check_folder() -> None:
     name, folder = _chosen()
     if _fits(folder) or os.access(_SHORT, os.W_OK | os.X_OK):
         return
+    size = len(os.fsencode(folder))
     raise UserError(
-        f"{name}={folder}: too long for Ray's sockets ({len(os.fsencode(folder))} bytes, allowed: {_LONGEST}) "
-        f"and {_SHORT} cannot be written; set RAY_TMPDIR to a short folder"
+        f"{name}={folder}: too long for Ray's sockets ({size} bytes, allowed: {_LONGEST}), and {_SHORT} "
+        "cannot be written; set RAY_TMPDIR to a short folder"
     )
 
 
@@ -129,15 +132,36 @@ def _first_line(error: Exception) -> str:
 def _folder() -> Iterator[dict[str, str]]:
     """Options of `ray.init`: another folder for the sockets, if the usual one has too long a path."""
     name, folder = _chosen()
-    if _fits(folder):
+    temp = os.environ.get("TMPDIR", "")
+    fits, python_fits = _fits(folder), len(os.fsencode(temp)) <= _LONGEST_OF_PYTHON
+    if fits and python_fits:
         yield {}
         return
     check_folder()
     with tempfile.TemporaryDirectory(prefix="ray-", dir=_SHORT, ignore_cleanup_errors=True) as short:
-        _log.info("%s=%s is too long for Ray's sockets, which are in %s", name, folder, short)
-        # What does not fit into memory stays where the user wants temporary files.
-        spilled = {"object_spilling_directory": folder} if Path(folder).is_dir() else {}
-        yield {"_temp_dir": short, **spilled}
+        long = f"TMPDIR={temp}" if fits else f"{name}={folder}"
+        _log.info("%s is too long for sockets, which are in %s", long, short)
+        with nullcontext() if python_fits else _workers_temp(short):
+            yield {} if fits else _options(short, folder)
+
+
+def _options(short: str, folder: str) -> dict[str, str]:
+    # What does not fit into memory stays where the user wants temporary files.
+    spilled = {"object_spilling_directory": folder} if Path(folder).is_dir() else {}
+    return {"_temp_dir": short, **spilled}
+
+
+@contextmanager
+def _workers_temp(folder: str) -> Iterator[None]:
+    """The folder for temporary files of the processes that start within it, Ray's workers among them."""
+    before = os.environ["TMPDIR"]
+    # This process has chosen its own already, and keeps it.
+    tempfile.gettempdir()
+    os.environ["TMPDIR"] = folder
+    try:
+        yield
+    finally:
+        os.environ["TMPDIR"] = before
 
 
 def _chosen() -> tuple[str, str]:

@@ -89,7 +89,8 @@ def progress_line(tally: Tally, total: int, before: int, seconds: float) -> str:
     segmented = min(total, max(written, tally.images["sam"], tally.images["clip"]))
     bad = tally.rows["error"] + tally.rows["skipped"]
     if not segmented:
-        return f"annotate  {before}/{before + total}  waiting for the models and the first images ({clock(seconds)})"
+        wait = f"waiting for the models and the first images ({clock(seconds)})"
+        return f"annotate  {before}/{before + total}  {wait}"
     rate = segmented / seconds if seconds else 0.0
     left = clock((total - segmented) / rate) if rate else "?"
     text = f"annotate  {before + segmented}/{before + total}  {rate:.1f} images/s  {left} left"

@@ -109,6 +109,7 @@ class Trainer:
         meter = Meter(first)
         self.network.train()
         steps = Notes(self.session, f"steps {first + 1} to {last} of {self.total}")
+        steps.show(0)
         for batch in meter.timed(self._batches(first, last)):
             steps.show(batch.step - first)
             meter.add(self.train_step(batch))

@@ -11,7 +11,6 @@ import pytest
 from segray.pipelines.engine import cluster
 from segray.pipelines.engine.cluster import Resources
 from segray.pipelines.engine.ray_output import without_greeting
-from segray.pipelines.errors import UserError
 from tests.pipelines.ray_heads import head_with_token
 
 

@@ -117,9 +117,18 @@ def test_a_dead_address_is_checked_before_anything_else(monkeypatch: pytest.Monk
 
 
 _START = """
+import multiprocessing.connection, multiprocessing.util, os, ray
 from segray.pipelines.engine import cluster
+
+def listens():
+    multiprocessing.connection.Listener(family="AF_UNIX").close()
+    return os.environ["TMPDIR"]
+
+before = os.environ["TMPDIR"]
 with cluster.session(None) as resources:
-    print(resources.nodes)
+    there = ray.get(ray.remote(listens).remote())
+    print(resources.nodes, len(there) < len(before))
+print(os.environ["TMPDIR"] == before, os.path.exists(there))
 """
 
 
@@ -136,4 +145,4 @@ def test_ray_starts_under_a_long_tmpdir(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "1 True\nTrue False\n"), done.stderr

@@ -121,7 +121,7 @@ def test_a_cluster_that_is_gone_costs_seconds_and_names_the_key(
 ) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray is asked"))
-    name, port = command.split()[0], f"127.0.0.1:{closed}"
+    name, port = command.split(maxsplit=1)[0], f"127.0.0.1:{closed}"
     address = f"http://{port}" if name == "submit" else port
     if by_key and name in {"demo", "plan"}:
         pytest.skip("it has no such key")
