@@ -15,6 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
+from segray.pipelines.io.decoder_process import DecoderDiedError, decoder
+from segray.pipelines.io.image_cost import (
+    COUNT_READS,
+    MAX_SCANS,
+    TimedFile,
+    TookTooLongError,
+    TooManyReadsError,
+    is_unstoppable,
+    jpeg_scans,
+)
+
 UInt8Array = NDArray[np.uint8]
 
 # Formats are named, not "whatever Pillow knows": its EPS reader, for one, starts Ghostscript on the bytes.
@@ -42,6 +53,8 @@ class ImageOptions:
 
     Attributes:
         max_pixels: width times height above this is refused from the header, before any pixel is decoded.
+        max_side: longest side in pixels, from the header too.
+        max_seconds: an image that takes longer to decode is given up.
         min_size: shortest side in pixels.
         frames: what to do with animations and multi-page files: skip them, or take the first frame.
         background_color: RGB colour behind transparent pixels.
@@ -50,6 +63,8 @@ class ImageOptions:
     """
 
     max_pixels: int = 100_000_000
+    max_side: int = 100_000
+    max_seconds: float = 30.0
     min_size: int = 8
     frames: Literal["skip", "first"] = "skip"
     background_color: tuple[int, int, int] = (255, 255, 255)
@@ -102,21 +117,21 @@ def decode_image(data: bytes, options: ImageOptions) -> DecodedImage:
     Raises:
         ImageProblem: for every kind of bad file, and for nothing else.
     """
+    file = TimedFile(data, options.max_seconds)
     try:
-        with _open(data) as image:
-            _check_header(image, options)
-            size = image.size
-            reduced = _reduce(image, options.jpeg_size) if options.jpeg_size else 1
-            image.load()
-            size = size if reduced > 1 else image.size
-            # Read after load(), which turns a TIFF upright by itself and then drops its tag.
-            turn = _UPRIGHT.get(_orientation(image))
-            rgb = _to_rgb(image, options.background_color)
-            upright = rgb if turn is None else rgb.transpose(turn)
-            width, height = size[::-1] if turn in _SIDEWAYS else size
-            return DecodedImage(np.array(upright, np.uint8), height, width, reduced)
+        with _open(file, data) as image:
+            _check_header(image, file, data, options)
+            if is_unstoppable(image, data):
+                return _decode_elsewhere(image, data, options)
+            decoded = _decoded(image, options)
+        file.check()
+        return decoded
     except ImageProblem:
         raise
+    except (TookTooLongError, TimeoutError):
+        raise ImageProblem("error", f"took longer than {options.max_seconds:g} s") from None
+    except DecoderDiedError:
+        raise ImageProblem("error", "cannot decode: the decoder crashed or ran out of memory") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _bomb(error, options) from error
     except Exception as error:
@@ -124,7 +139,38 @@ def decode_image(data: bytes, options: ImageOptions) -> DecodedImage:
         raise _undecodable(error) from error
 
 
-def _open(data: bytes) -> ImageFile.ImageFile:
+def decode_alone(data: bytes, options: ImageOptions) -> DecodedImage:
+    """`decode_image` for `decoder_process`: of a file whose header was checked, without a deadline."""
+    try:
+        with _open(io.BytesIO(data), data) as image:
+            return _decoded(image, options)
+    except ImageProblem:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _bomb(error, options) from None
+    except Exception as error:  # noqa: BLE001 (as above)
+        raise _undecodable(error) from None
+
+
+def _decode_elsewhere(image: ImageFile.ImageFile, data: bytes, options: ImageOptions) -> DecodedImage:
+    width, height = image.size
+    return decoder.call("decode_alone", (data, options), options.max_seconds, width * height)
+
+
+def _decoded(image: ImageFile.ImageFile, options: ImageOptions) -> DecodedImage:
+    size = image.size
+    reduced = _reduce(image, options.jpeg_size) if options.jpeg_size else 1
+    image.load()
+    size = size if reduced > 1 else image.size
+    # Read after load(), which turns a TIFF upright by itself and then drops its tag.
+    turn = _UPRIGHT.get(_orientation(image))
+    rgb = _to_rgb(image, options.background_color)
+    upright = rgb if turn is None else rgb.transpose(turn)
+    width, height = size[::-1] if turn in _SIDEWAYS else size
+    return DecodedImage(np.array(upright, np.uint8), height, width, reduced)
+
+
+def _open(file: io.BytesIO, data: bytes) -> ImageFile.ImageFile:
     """Open by content, like Image.open, but without its pixel limit, which holds for the whole process.
 
     Pillow has no public way to do that. `Image.OPEN`, which `Image.register_open` fills, is used only here.
@@ -137,7 +183,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         if factory is None or accept is None or accept(data[:16]) is not True:
             continue
         try:
-            return factory(io.BytesIO(data), "")
+            return factory(file, "")
         except _BROKEN_HEADER as error:
             raise _broken_header(name, data) from error
     hint = " (HEIC is not supported)" if data[4:12] in {b"ftypheic", b"ftypheix", b"ftypmif1"} else ""
@@ -151,16 +197,28 @@ def _broken_header(name: str, data: bytes) -> ImageProblem:
     return ImageProblem("error", f"not an image (broken {name} header)")
 
 
-def _check_header(image: ImageFile.ImageFile, options: ImageOptions) -> None:
+def _check_header(image: ImageFile.ImageFile, file: TimedFile, data: bytes, options: ImageOptions) -> None:
     width, height = image.size
     if width * height > options.max_pixels:
         raise _too_large(width * height, options)
+    if max(width, height) > options.max_side:
+        raise ImageProblem("error", f"too large ({width}x{height} px, max_side is {options.max_side})")
     if min(width, height) < options.min_size:
         raise ImageProblem("error", f"too small ({width}x{height} px, min_size is {options.min_size})")
+    if image.format in {"JPEG", "MPO"} and jpeg_scans(data) > MAX_SCANS:
+        raise ImageProblem("error", f"more than {MAX_SCANS} scans")
     # An MPO is a camera's JPEG with previews or a gain map behind the image.
-    animated = image.format != "MPO" and getattr(image, "is_animated", False)
-    if animated and options.frames == "skip":
-        raise ImageProblem("skipped", f"animated ({getattr(image, 'n_frames', 1)} frames)")
+    if options.frames == "skip" and image.format != "MPO" and getattr(image, "is_animated", False):
+        raise ImageProblem("skipped", f"animated ({_count_frames(image, file)} frames)")
+
+
+def _count_frames(image: ImageFile.ImageFile, file: TimedFile) -> str:
+    """How many, or "many": some formats are read through to their end for it."""
+    file.allow_reads(COUNT_READS)
+    try:
+        return str(getattr(image, "n_frames", 1))
+    except TooManyReadsError:
+        return "many"
 
 
 def _reduce(image: ImageFile.ImageFile, keep: tuple[int, int]) -> int:
@@ -182,12 +240,15 @@ def _to_rgb(image: Image.Image, background_color: tuple[int, int, int]) -> Image
     if image.has_transparency_data:
         background = Image.new("RGBA", image.size, (*background_color, 255))
         return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+    # convert() would copy it.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except TookTooLongError:
+        raise
     except Exception:  # noqa: BLE001 (a broken EXIF block raises anything, and the pixels are still good)
         return 1
 

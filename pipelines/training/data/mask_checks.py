@@ -46,7 +46,7 @@ def image_shape(uri: str) -> tuple[int, int]:
         raise ImageProblem("error", "no such file") from None
     except Exception as error:
         raise ImageProblem("error", "not an image") from error
-    if width * height > READ.max_pixels:
+    if width * height > READ.max_pixels or max(width, height) > READ.max_side:
         raise ImageProblem("error", f"too large ({width}x{height} px)")
     return (width, height) if turned else (height, width)
 
