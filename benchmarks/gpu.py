@@ -7,8 +7,9 @@
 encoder per image and the decoder per 1,024 prompts. `vit_b_375` and so on: everything mode, with the random
 weights and drawn outputs of `benchmarks.masks`, so that times are real and masks are not; `ratio` is the
 seconds per image of `SamAutomaticMaskGenerator` in fp32 over segray's. `masks`: the built-in model, whose
-masks are real, against upstream's in fp32. `gem`: as `benchmarks.gem`. The record is written after each part,
-so that a run that is cut short still counts; parts for which no time is left are listed.
+masks are real, against upstream's in fp32. `gem`: as `benchmarks.gem`. `training`: as `benchmarks.train`.
+`annotate` and `train`: the commands through Ray, where ray is installed. The record is written after each
+part, so that a run that is cut short still counts; parts for which no time is left are listed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import torch
 from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 from torch import Tensor
 
-from benchmarks import gem, masks
+from benchmarks import gem, masks, train
 from benchmarks.common import Benchmark, circumstances, clocked, fresh, write_result
 from segray.models.precision import DTYPES, Precision, rounded
 from segray.models.sam.decoder import MaskDecoder
@@ -99,7 +100,12 @@ def parts(seed: int) -> dict[str, Any]:
 
 
 def everything(
-    model: str, shape: tuple[int, int], images: int, precisions: Sequence[Precision], seed: int
+    model: str,
+    shape: tuple[int, int],
+    images: int,
+    precisions: Sequence[Precision],
+    seed: int,
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Images per second of everything mode, and upstream's seconds for one image."""
     sam = official(model, seed)
@@ -111,7 +117,8 @@ def everything(
         upstream.generate(pictures[0])
         peer = fmean(clocked(partial(upstream.generate, image), "cuda")[1] for image in pictures[:2])
         ways = {
-            name: _rate(MaskGenerator(sam, precision=name), pictures, images, peer) for name in precisions
+            name: _rate(MaskGenerator(sam, precision=name, compiled=compiled), pictures, images, peer)
+            for name in precisions
         }
     return {"upstream_seconds": peer, "images": images, "ways": ways}
 
@@ -132,6 +139,36 @@ def gem_features(seed: int) -> dict[str, Any]:
     torch.manual_seed(seed)
     model = open_clip.create_model("ViT-B-16", pretrained=None, pretrained_image=False)
     return gem.measure(model.visual.eval().cuda(), torch.randn(16, 3, 448, 448, device="cuda"), 5)
+
+
+def training(network: str, channels_last: bool) -> dict[str, Any]:
+    """A training step at 321 px, 8 + 8 images; the plain loop has 8 reader processes for each stream."""
+    run = train.Run(network, crop=321, batch=8, loaders=8, device="cuda", steps=6)
+    step = partial(run.segray, readers=0)
+    ways = {name: partial(step, name) for name in train.PRECISIONS}
+    ways |= {"auto_ungraphed": partial(step, "auto", graphed=False)}
+    if channels_last:
+        words = {f"auto_channels_last_{word}": f"train.channels_last={word}" for word in ("true", "false")}
+        ways |= {name: partial(step, "auto", word) for name, word in words.items()}
+    with torch.inference_mode(False), torch.enable_grad():
+        return train.on_gpu(run, ways)
+
+
+def annotate_by_ray(seed: int, images: int) -> dict[str, Any]:
+    """`segray annotate` with ViT-B through Ray, and the bare generator on as many images at once."""
+    from benchmarks.gpu_pipeline import annotate
+
+    bare = everything("vit_b", (375, 500), 48, ("fp16",), seed)["ways"]["fp16"]["images_per_second"]
+    found = annotate(partial(official, "vit_b", seed), images)
+    return found | {"bare": bare, "ratio": found["images_per_second"] / bare}
+
+
+def train_by_ray() -> dict[str, Any]:
+    """`segray train` with SegFormer-B4 through Ray."""
+    from benchmarks.gpu_pipeline import train as train_through_ray
+
+    with torch.inference_mode(False), torch.enable_grad():
+        return train_through_ray("segformer_b4", 321, 400, 2)
 
 
 def milliseconds(work: Callable[[], Any]) -> float:
@@ -184,10 +221,16 @@ def plan(seed: int) -> dict[str, Part]:
         "parts": partial(parts, seed),
         "vit_b_375": run("vit_b", (375, 500), 48, "fp16", "fp32"),
         "masks": partial(real_masks, seed),
+        "training": partial(training, "segformer_b4", channels_last=True),
+        "annotate": partial(annotate_by_ray, seed, 1600),
+        "train": train_by_ray,
+        "training_deeplab": partial(training, "deeplabv3plus_r50", channels_last=True),
+        "training_builtin": partial(training, "builtin", channels_last=False),
         "vit_b_1080": run("vit_b", (1080, 1920), 24, "fp16"),
         "gem": partial(gem_features, seed),
         "vit_l_375": run("vit_l", (375, 500), 24, "fp16"),
         "vit_h_375": run("vit_h", (375, 500), 24, "fp16"),
+        "vit_b_375_compiled": partial(everything, "vit_b", (375, 500), 24, ("fp32",), seed, compiled=True),
     }
 
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,12 +42,14 @@ class Timing:
         seconds: of labelling alone: models loaded, Ray up.
         wall_seconds: of everything, imports excepted.
         labels: sha256 of each image's label PNG, by file name.
+        this_run: what run.json says of the run; {} of the bare loop.
     """
 
     images: int
     seconds: float
     wall_seconds: float
     labels: dict[str, str]
+    this_run: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:
@@ -119,9 +121,10 @@ def pipeline(config: AnnotateConfig) -> Timing:
             annotate.run(config)
         wall = time.perf_counter() - started
         first, last = json.loads(clock.read_text(encoding="ascii"))
+        run = LabelStore(config.out).run()
         rows = LabelStore(config.out).rows(["image_id", "label", "status"])
         labels = {row["image_id"]: _digest(row["label"]["bytes"]) for row in rows if row["status"] == "ok"}
-    return Timing(len(labels), last - first, wall, labels)
+    return Timing(len(labels), last - first, wall, labels, run["this_run"] if run else {})
 
 
 def clocked_ledger(clock: Path) -> RemoteLedger:

@@ -4,20 +4,20 @@
     python -m benchmarks.train --device cuda --network segformer_b4 --crop 321 --loaders 8
 
 The peer works like public code: a DataLoader that augments image by image on the CPU with torchvision and
-PIL, the same network and losses in fp32, one process. `ratio` is the peer's time per step over segray's;
-above 1, segray is faster. The two alternate, so that other load on the machine affects both. On a GPU
-segray takes `--steps` steps in each `--precision` (default: all; `ratio` is that of `auto`), one after the
-other, and the clock stops when the GPU is through; `plain_bf16` is the peer with autocast. `--profile` lists
-the operations that take the GPU's time.
+PIL, the published network and the same losses in fp32, one process. `ratio` is the peer's time per step over
+segray's; above 1, segray is faster. The two alternate, so that other load on the machine affects both. On a
+GPU segray takes `--steps` steps in each `--precision` (default: all; `ratio` is that of `auto`), one after
+the other, and the clock stops when the GPU is through; `plain_bf16` is the peer with autocast. `--profile`
+lists the operations that take the GPU's time.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,10 @@ from benchmarks.common import (
     table,
     write_result,
 )
+from segray.models.segmenters.base import resample
 from segray.models.segmenters.registry import Segmenter, build_segmenter
+from segray.models.segmenters.segformer import SegFormer
+from segray.models.semi.student import Logits, Student
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.scenes.picture_book import draw_scene
@@ -121,6 +124,13 @@ class PlainViews(Dataset[tuple[Tensor, ...]]):
         return box
 
 
+def published(network: Segmenter) -> Callable[[tuple[Tensor, ...], tuple[int, int]], Tensor]:
+    """`network.decode` as the network's authors compute it: segray's SegFormer has another order of sums."""
+    if isinstance(network, SegFormer):
+        return lambda maps, size: resample(network.decoder(maps), size)
+    return network.decode
+
+
 class PlainLoop:
     """A straightforward loop of the paper's method: three forward passes, as in public code."""
 
@@ -173,10 +183,11 @@ class PlainLoop:
         weak_maps = tuple(m[len(image) :] for m in maps)
         dropped = tuple(F.dropout2d(m, 0.5) for m in weak_maps)
         joined = tuple(torch.cat([m, d]) for m, d in zip(maps, dropped, strict=True))
-        logits = self.network.decode(joined, (image.shape[-2], image.shape[-1]))
+        size = (image.shape[-2], image.shape[-1])
+        logits = published(self.network)(joined, size)
         labelled, weak_logits, feature = logits.split([len(image), len(weak), len(weak)])
         strong = [torch.where(b[:, None], v.flip(0), v) for v, b in zip(views, boxes, strict=True)]
-        predicted = self.network(torch.cat(strong)).chunk(2)
+        predicted = published(self.network)(self.network.encode(torch.cat(strong)), size).chunk(2)
         confidence, predicted_class = weak_logits.detach().softmax(1).max(1)
         label = torch.where((confidence >= TAU) & (zero_shot != 255), predicted_class, zero_shot)
         terms = [0.5 * self._loss(feature, label)]
@@ -196,7 +207,7 @@ class SegrayLoop:
         on = torch.device(device)
         network = build_network(config, CLASSES, on, workers=1).train()
         self.objective = Objective(config, network, CLASSES, on)
-        self.student = build_student(network, config.train, workers=1)
+        self.student: Callable[..., Logits] = build_student(network, config.train, workers=1)
         self.optimiser = make_optimiser(network, config.train)
         data = StepDataset(scenes, scenes, seed=0, batch=config.train.batch, rank=0, workers=1)
         batches = step_batches(data, 0, count, config.train.loaders)
@@ -234,17 +245,28 @@ class Run:
         words += [f"train.precision={precision}", "out=none", "data.root=none", *overrides]
         return on_device(load(TrainConfig, None, words), torch.device(self.device))
 
-    def segray(self, precision: str, *overrides: str) -> SegrayLoop:
-        """Steps of `segray train`."""
-        scenes, config = Scenes(4 * self.batch, 256), self.config(precision, *overrides)
-        return SegrayLoop(scenes, config, self.device, 2 * self.steps + WARM_UP)
+    def segray(
+        self, precision: str, *overrides: str, graphed: bool = True, readers: int | None = None
+    ) -> SegrayLoop:
+        """Steps of `segray train`; on a GPU as CUDA graphs or not, and perhaps with other `loaders`."""
+        overrides = (*overrides, f"train.loaders={self.loaders if readers is None else readers}")
+        loop = SegrayLoop(
+            self.scenes, self.config(precision, *overrides), self.device, 2 * self.steps + WARM_UP
+        )
+        if not graphed:
+            loop.student = Student(loop.objective.network)
+        return loop
+
+    @cached_property
+    def scenes(self) -> Scenes:
+        """The images."""
+        return Scenes(4 * self.batch, 256)
 
     def plain(self, *, autocast: bool = False) -> PlainLoop:
         """Steps of the peer, with PyTorch's own choice of what is rounded to TF32: convolutions alone."""
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
         network = build_segmenter(self.network, CLASSES, pretrained=False).to(self.device)
-        scenes = Scenes(4 * self.batch, 256)
-        return PlainLoop(scenes, network, self.config("fp32"), self.device, autocast=autocast)
+        return PlainLoop(self.scenes, network, self.config("fp32"), self.device, autocast=autocast)
 
 
 def on_cpu(run: Run) -> dict[str, float]:
@@ -258,15 +280,15 @@ def on_cpu(run: Run) -> dict[str, float]:
     return {"segray": ours_s, "plain": plain_s}
 
 
-def on_gpu(run: Run, ways: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+def on_gpu(run: Run, ways: Mapping[str, Callable[[], Loop]]) -> dict[str, Any]:
     """Seconds per step of the peer in fp32 and with autocast, and of segray.
 
     Args:
         run: what is measured.
-        ways: precision and further overrides of each of segray's loops.
+        ways: build segray's loops.
     """
     seconds = {"plain": _pace(run.plain, run), "plain_bf16": _pace(partial(run.plain, autocast=True), run)}
-    seconds |= {name: _pace(partial(run.segray, *way), run) for name, way in ways.items()}
+    seconds |= {name: _pace(build, run) for name, build in ways.items()}
     return {"seconds": seconds, "ratios": {name: seconds["plain"] / seconds[name] for name in ways}}
 
 
@@ -342,7 +364,7 @@ def main(
     record = {**circumstances([0]), "crop": crop, "batch": batch, "network": network, "loaders": loaders}
     record |= {"on": device, "threads": torch.get_num_threads()}
     if device == "cuda":
-        record |= on_gpu(run, {name: (name,) for name in precision or PRECISIONS})
+        record |= on_gpu(run, {name: partial(run.segray, name) for name in precision or PRECISIONS})
         record["ratio"] = record["ratios"].get("auto")
     else:
         seconds = on_cpu(run)

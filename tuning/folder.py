@@ -6,20 +6,22 @@ The records are the only truth of a search: a trial that is finished there is ne
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from segray.pipelines.config.commands.train import TrainConfig
-from segray.pipelines.config.commands.tune import TuneConfig, train_config
+from segray.pipelines.config.commands.tune import TuneConfig, dimensions_of, splits_of, train_config
 from segray.pipelines.config.loading import dump, identity, with_values
 from segray.pipelines.config.previous import current_tree
 from segray.pipelines.config.search_space import SPLIT, THRESHOLD
 from segray.pipelines.io import storage
 from segray.pipelines.training.run_folder import BEST, CHECKPOINTS, CONFIG, LAST, check_folder
 from segray.tuning.records import Run, Trial
+from segray.tuning.space import written_value
 
 TRIALS, LABELS, RECORD = "trials", "labels", "trial.json"
 
@@ -47,7 +49,9 @@ class SearchFolder:
     def begin(self) -> None:
         """Write the configuration, and read the trials of earlier commands."""
         storage.write_atomic(storage.join(self.out, CONFIG), dump(self.config).encode())
-        self._trials = {trial.file: trial for trial in read_trials(self.out)}
+        known = _allowed_values(self.config)
+        read = [trial for trial in read_trials(self.out) if trial.split in splits_of(self.config)]
+        self._trials = {trial.file: trial for trial in read if _fits(trial, known)}
 
     def save(self, trial: Trial) -> None:
         """Write a trial's record."""
@@ -125,9 +129,35 @@ def read_trials(out: str) -> list[Trial]:
     """The trials under a search's folder, without records that were cut short."""
     trials = []
     for name in storage.list_names(storage.join(out, TRIALS)):
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            trials.append(_trial(json.loads(storage.read_bytes(storage.join(out, TRIALS, name, RECORD)))))
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            trial = _trial(json.loads(storage.read_bytes(storage.join(out, TRIALS, name, RECORD))))
+            # Its name becomes a path.
+            if trial.file == name and all(isinstance(value, str) for value in trial.values.values()):
+                trials.append(trial)
     return trials
+
+
+def _allowed_values(config: TuneConfig) -> dict[str, set[str]]:
+    """The values that are no number of each searched key: those of its list, and the configuration's."""
+    base = identity(train_config(config))
+    return {
+        dimension.key: {*dimension.values, written_value(base.get(dimension.key))}
+        for dimension in dimensions_of(config)
+    }
+
+
+def _fits(trial: Trial, known: Mapping[str, set[str]]) -> bool:
+    """Whether a record sets what is searched and nothing else: the folder may have been received."""
+    return all(
+        key in known and (value in known[key] or _is_number(value)) for key, value in trial.values.items()
+    )
+
+
+def _is_number(value: str) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except ValueError:
+        return False
 
 
 def split_names(splits: Sequence[str]) -> dict[str, str]:

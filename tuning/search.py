@@ -15,6 +15,7 @@ from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.commands.tune import TuneConfig, dimensions_of, splits_of, train_config
 from segray.pipelines.config.paths import absolute
 from segray.pipelines.config.search_space import THRESHOLD
+from segray.pipelines.config.shared import OwnWeights
 from segray.pipelines.engine import cluster
 from segray.pipelines.engine.shared_storage import require_shared
 from segray.pipelines.errors import UserError
@@ -113,6 +114,7 @@ def relabelling(config: TuneConfig, threshold: str) -> RelabelConfig:
         out=threshold_labels(config.out, threshold),
         classes=made_with["classes"],
         label=LabelConfig.model_validate({**values, "threshold": float(threshold)}),
+        clip=OwnWeights(weights=config.search.clip_weights),
     )
 
 

@@ -27,6 +27,7 @@ from segray.pipelines.annotation.stages.encode import encode_segments
 from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.loading import dump
 from segray.pipelines.config.previous import current_provenance
+from segray.pipelines.config.received import may_be_received
 from segray.pipelines.engine.ledger import Tally
 from segray.pipelines.engine.provenance import differences, other_configuration, provenance
 from segray.pipelines.engine.rows import RLE, Row
@@ -36,6 +37,7 @@ from segray.pipelines.io.manifest import MANIFEST
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.label_set.schema import labels_schema, segments_schema
 from segray.pipelines.label_set.store import LabelStore, prepare_output, write_part, write_run
+from segray.pipelines.understood import classes_line, show
 
 
 class _StoredSegment(TypedDict):
@@ -113,6 +115,7 @@ def _prepare(config: RelabelConfig, source: LabelStore) -> _Target:
         text, templates = _embed_names(config, old, space)
     except ValueError as error:
         raise UserError(str(error)) from error
+    show([classes_line(space.classes)])
     clip = {key: value for key, value in old["clip"].items() if key != "logit_scale"}
     record = provenance(
         config, space, sam=old["sam"], clip=clip, templates=templates, logit_scale=text.logit_scale
@@ -140,11 +143,19 @@ def _embed_names(
     config: RelabelConfig, old: dict[str, Any], space: LabelSpace
 ) -> tuple[TextEmbeddings, tuple[str, ...]]:
     """The new names, embedded by the same CLIP as the stored embeddings, and their prompt templates."""
-    from segray.models.clip.model import build_clip
+    from segray.models.clip.model import build_text_clip
     from segray.models.clip.text import embed_label_space, resolve_templates
 
     made_with = old["clip"]
-    clip = build_clip(made_with["model"], made_with.get("weights"), sha256=made_with["sha256"])
+    weights = config.clip.weights or made_with.get("weights")
+    if config.clip.weights is None and not may_be_received("clip.weights", weights):
+        where = storage.display(config.labels)
+        raise UserError(
+            f"clip.weights: {where} was made with {weights}, but a label set may be anyone's and does not "
+            "decide what is loaded; give clip.weights=FILE (segray tune: search.clip_weights), whose "
+            "checksum is compared"
+        )
+    clip = build_text_clip(made_with["model"], weights, sha256=made_with["sha256"])
     templates = resolve_templates(config.label.templates)
     bank = embed_label_space(clip, space, templates)
     return TextEmbeddings.from_bank(bank, config.label.threshold), templates

@@ -17,9 +17,10 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.ground_truth import TruthMasks
 from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.printing import visible
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.evaluation import Evaluation
-from segray.pipelines.reporting.label_set.samples import Legend, Photos, Sample, make_sample, visible
+from segray.pipelines.reporting.label_set.samples import Legend, Photos, Sample, make_sample
 from segray.pipelines.reporting.label_set.summary import (
     N_BINS,
     Choice,

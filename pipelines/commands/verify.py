@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import click
 import pyarrow as pa
@@ -18,19 +16,21 @@ import pyarrow.parquet as pq
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.commands.verify import VerifyConfig
-from segray.pipelines.config.loading import load_stored
 from segray.pipelines.config.previous import current_provenance
+from segray.pipelines.config.received import load_received, shown_keys
 from segray.pipelines.config.schema import keys
-from segray.pipelines.config.source import read_yaml
+from segray.pipelines.config.source import parse_yaml
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.manifest import MANIFEST
 from segray.pipelines.io.run_lock import RunLock
-from segray.pipelines.label_set.store import RUN, LabelStore
+from segray.pipelines.io.sources import list_images
+from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.label_set.verification import PartCheck, Problem, check_part
+from segray.pipelines.printing import visible
 from segray.pipelines.understood import PixelCounts, name_some
 
-__all__ = ["Problem", "VerifyReport", "damaged_parts", "repair", "run", "verify"]
+__all__ = ["Problem", "VerifyReport", "damaged_parts", "lost_images", "repair", "run", "verify"]
 
 TOO_MANY_BAD = 3
 """Exit status of an annotation that is complete, but with too many bad rows: no concern of verify."""
@@ -108,26 +108,27 @@ def damaged_parts(report: VerifyReport) -> list[str]:
 
 
 def repair(report: VerifyReport, store: LabelStore) -> list[str]:
-    """Discard damaged parts and what killed writers left; the caller must hold the run lock.
-
-    If that leaves images to label, run.json is deleted too: the run is no longer complete.
+    """Set damaged parts aside and remove what killed writers left; the caller must hold the run lock.
 
     Returns:
-        Ids of the images to label again, sorted: those of the manifest that are in no part now.
+        As `lost_images`.
     """
-    for part in damaged_parts(report):
-        store.discard(part)
+    lost = lost_images(report, store)
+    store.set_aside(damaged_parts(report))
     store.drop_orphans()
-    left = {image_id for image_id, _, _ in store.statuses()}
+    return lost
+
+
+def lost_images(report: VerifyReport, store: LabelStore) -> list[str]:
+    """Ids of the images that have no row outside of the damaged parts, sorted."""
+    damaged = set(damaged_parts(report))
+    left = {image_id for image_id, _, _ in store.statuses(sorted(set(store.parts()) - damaged))}
     reported = {problem.image_id for problem in report.problems if problem.image_id}
     try:
         wanted = set(_manifest_ids(store.root))
     except (OSError, pa.ArrowException):
         wanted = reported
-    missing = sorted(wanted - left)
-    if missing:
-        storage.delete(storage.join(store.root, RUN))
-    return missing
+    return sorted(wanted - left)
 
 
 def run(config: VerifyConfig) -> None:
@@ -144,53 +145,84 @@ def run(config: VerifyConfig) -> None:
     if not config.repair:
         command = f"segray verify out={out} repair=true"
         raise UserError(f"{out} has {len(report.problems)} problems; repair it with: {command}", exit_code=1)
-    with RunLock(config.out):
-        # What the first check saw may have been another run's work in progress.
-        report = verify(config.out)
-        redo = repair(report, LabelStore(config.out))
-    if redo:
-        _label_again(config.out, len(redo))
-    elif report.ok:
-        return
-    report = verify(config.out)
+    report = _repaired(config)
     _show(report)
     if not report.ok:
         n = len(report.problems)
         raise UserError(f"{out} has {n} problems that labelling images again does not repair", exit_code=1)
 
 
-def _label_again(root: str, n_images: int) -> None:
+def _repaired(config: VerifyConfig) -> VerifyReport:
+    """Label lost images again; the damaged parts are removed once their images have new rows."""
+    store = LabelStore(config.out)
+    with RunLock(config.out):
+        # What the first check saw may have been another run's work in progress.
+        report = verify(config.out)
+        lost, damaged = lost_images(report, store), damaged_parts(report)
+        plan = _plan(config, len(lost)) if lost else None
+        repair(report, store)
+    if plan is not None:
+        _label_again(plan, store, damaged, len(lost))
+    store.drop_aside()
+    return verify(config.out)
+
+
+def _label_again(
+    plan: AnnotateConfig | RelabelConfig, store: LabelStore, damaged: list[str], n_images: int
+) -> None:
     """Run the command that made the label set again; it labels the images that have no row now."""
     # Imported here, as they are far heavier than checking.
     from segray.pipelines.commands import annotate, relabel
 
     click.echo(f"labelling {n_images} images again", err=True)
+    kept = store.parts()
     try:
-        config = _made_with(root)
-        if isinstance(config, AnnotateConfig):
-            annotate.run(config)
+        if isinstance(plan, AnnotateConfig):
+            annotate.run(plan)
         else:
-            relabel.run(config)
+            relabel.run(plan)
+    except BaseException as error:
+        if isinstance(error, UserError) and error.exit_code == TOO_MANY_BAD:
+            return
+        if store.parts() == kept:
+            store.put_back(damaged)
+        if isinstance(error, UserError):
+            raise _not_repaired(store.root, n_images, error) from error
+        raise
+
+
+def _not_repaired(root: str, n_images: int, error: UserError) -> UserError:
+    what = f"{n_images} images of {storage.display(root)} cannot be labelled again, damaged parts are kept"
+    return UserError(f"{what}: {error}", exit_code=1)
+
+
+def _plan(config: VerifyConfig, n_images: int) -> AnnotateConfig | RelabelConfig:
+    """What made the label set, as far as a label set may decide it, with the user's keys; shown on stderr."""
+    try:
+        plan = _made_with(config)
+        if isinstance(plan, AnnotateConfig):
+            next(iter(list_images(plan.images)), None)
     except UserError as error:
-        if error.exit_code != TOO_MANY_BAD:
-            what = (
-                f"damaged parts are discarded; {n_images} images of {storage.display(root)} are missing now"
-            )
-            raise UserError(f"{what}: {error}", exit_code=1) from error
+        raise _not_repaired(config.out, n_images, error) from error
+    click.echo(f"as {storage.display(config.out)}/config.yaml says:", err=True)
+    for line in shown_keys(plan):
+        click.echo(f"  {visible(line)}", err=True)
+    return plan
 
 
-def _made_with(root: str) -> AnnotateConfig | RelabelConfig:
+def _made_with(config: VerifyConfig) -> AnnotateConfig | RelabelConfig:
     """The configuration stored with a label set, with the label set's present place as its output."""
-    stored = storage.join(root, "config.yaml")
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "config.yaml"
-        try:
-            file.write_bytes(storage.read_bytes(stored))
-        except OSError as error:
-            raise UserError(f"cannot read {storage.display(stored)}, which says how to label them") from error
-        if "labels" in read_yaml(str(file)):
-            return load_stored(RelabelConfig, str(file), [f"out={root}"])
-        return load_stored(AnnotateConfig, str(file), [f"out={root}", "new_run=false"])
+    stored = storage.join(config.out, "config.yaml")
+    where = storage.display(stored)
+    try:
+        tree = parse_yaml(storage.read_bytes(stored), where)
+    except OSError as error:
+        raise UserError(f"cannot read {where}, which says how to label them") from error
+    own = {"out": config.out, "clip.weights": config.clip.weights}
+    if "labels" in tree:
+        return load_received(RelabelConfig, tree, {**own, "labels": config.labels}, where)
+    own |= {"sam.weights": config.sam.weights, "images": config.images, "address": config.address}
+    return load_received(AnnotateConfig, tree, own, where)
 
 
 def _show(report: VerifyReport) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import yaml
@@ -51,9 +51,29 @@ def load_values(model: type[T], source: str | None, values: Mapping[str, object]
     return _validated(model, reader)
 
 
-def load_stored(model: type[T], source: str, overrides: Sequence[str] = ()) -> T:
-    """As `load`, of a file that segray wrote, possibly an earlier version with other names for some keys."""
-    return _load(model, previous.current_tree(read_yaml(source)), overrides)
+def load_filtered(
+    model: type[T],
+    tree: Mapping[str | None, Value],
+    accept: Callable[[Key, Value], bool],
+    overrides: Sequence[str],
+) -> T:
+    """As `load`, of what an earlier command stored, with only those of its keys that `accept` lets through.
+
+    Args:
+        model: the model to fill.
+        tree: content of the file, possibly with the names of an earlier version.
+        accept: called with each key of the file and its value, in whatever notation the file has it.
+        overrides: the user's; all are taken.
+
+    Raises:
+        UserError: as `load`.
+    """
+    reader = _Reader(model, {}, accept)
+    reader.put_section("", previous.current_tree(tree))
+    reader.accept = _everything
+    for override in overrides:
+        reader.put_override(override)
+    return _validated(model, reader)
 
 
 def split_source(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -150,17 +170,28 @@ def _parsed(key: Key | None, name: str, value: str | None) -> Value:
     return parse_flow(value, name) if several and value[:1] in ("[", "{") else value
 
 
+def _everything(key: Key, value: Value) -> bool:  # noqa: ARG001  the signature of a filter
+    return True
+
+
 class _Reader:
     """Collects values by section, and a line for each key that the model does not have.
 
     Args:
         model: the model that will validate the values.
         tree: values to start from.
+        accept: whether a key takes a value; others are left out.
     """
 
-    def __init__(self, model: type[Config], tree: dict[str, object]) -> None:
+    def __init__(
+        self,
+        model: type[Config],
+        tree: dict[str, object],
+        accept: Callable[[Key, Value], bool] = _everything,
+    ) -> None:
         self._model = model
         self.tree = tree
+        self.accept = accept
         self.problems: list[str] = []
 
     def put_override(self, override: str) -> None:
@@ -182,7 +213,8 @@ class _Reader:
             nested = section(field)
             if nested is None:
                 key = keys(self._model)[".".join(path[: depth + 1])]
-                self._put_value(branch, key, ".".join(path[depth + 1 :]), value)
+                if self.accept(key, value):
+                    self._put_value(branch, key, ".".join(path[depth + 1 :]), value)
                 return
             branch, model = _branch(branch, part), nested
         self.put_section(name, value)

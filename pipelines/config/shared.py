@@ -39,3 +39,10 @@ class GrowConfig(Config):
     """CPUs to request before the run; null: use the CPUs that are there."""
     wait: Annotated[int, Field(ge=1, le=86_400), RunOnly] = 900
     """Seconds to wait for them. After that the run starts with what has arrived, or ends if nothing has."""
+
+
+class OwnWeights(Config):
+    """Weights that a label set names only by a path or an address: the user has to name them."""
+
+    weights: Annotated[Text | None, RunOnly] = None
+    """Weights that made the label set, if they are a file or an address; null: a published name is known."""

@@ -59,7 +59,7 @@ def read_yaml(path: str) -> Mapping[str | None, Value]:
         UserError: no such file, not YAML, tags that would run code, or no mapping at the top level.
     """
     try:
-        data = _parse(Path(path).read_bytes(), path)
+        return parse_yaml(Path(path).read_bytes(), path)
     except FileNotFoundError:
         raise UserError(f"no configuration file {path!r}; values are given as key=value") from None
     except IsADirectoryError:
@@ -68,10 +68,19 @@ def read_yaml(path: str) -> Mapping[str | None, Value]:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read configuration file {path!r}: {error}") from None
+
+
+def parse_yaml(text: bytes, where: str) -> Mapping[str | None, Value]:
+    """As `read_yaml`, of the file's content; `where` is named in errors.
+
+    Raises:
+        UserError: as `read_yaml`, except for a file that cannot be read.
+    """
+    data = _parse(text, where)
     if data is None:
         return {}
     if not isinstance(data, Mapping):
-        raise UserError(f"{path}: not a configuration; it needs lines of the form key: value")
+        raise UserError(f"{where}: not a configuration; it needs lines of the form key: value")
     return data
 
 

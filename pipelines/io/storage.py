@@ -37,6 +37,7 @@ __all__ = [
     "open_storage",
     "read_bytes",
     "redacted",
+    "rename",
     "scheme",
     "split_query",
     "stat",
@@ -239,6 +240,25 @@ def delete(uri: str) -> None:
     except OSError as error:
         if exists(uri):
             raise UserError(f"cannot delete {display(uri)}: {_one_line(error)}", exit_code=1) from error
+
+
+def rename(old: str, new: str) -> None:
+    """Give a file another name in the same folder; an object store copies it, then deletes the old one.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: refused; the file has its old name.
+    """
+    try:
+        if is_local(old):
+            local_path(old).replace(local_path(new))
+        else:
+            write_atomic(new, read_bytes(old))
+            delete(old)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise write_error(new, error) from error
 
 
 def delete_tree(uri: str) -> None:

@@ -8,6 +8,8 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import product
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -47,6 +49,7 @@ _PART = re.compile(r"^part-[0-9a-f]{16}\.parquet$")
 _OURS = re.compile(
     r"^(labels|segments|config\.yaml|(run|evaluation)\.json|evaluation\.csv|manifest\.parquet|report\.html|\..*)$"
 )
+_ASIDE = ".aside-"
 _LABEL_ROWS = 128
 # Segments are two orders of magnitude smaller than an image's row.
 _SEGMENT_ROWS = 4096
@@ -167,10 +170,10 @@ class LabelStore:
         """Names of the finished parts, sorted."""
         return self._names(LABELS)
 
-    def statuses(self) -> Iterator[tuple[str, str, str]]:
-        """(image_id, status, part) of every row; reads these two columns only."""
+    def statuses(self, parts: Sequence[str] | None = None) -> Iterator[tuple[str, str, str]]:
+        """(image_id, status, part) of every row, or those of some parts; reads these two columns only."""
         with ThreadPoolExecutor(_READERS) as pool:
-            for part, table in pool.map(self._part_statuses, self.parts()):
+            for part, table in pool.map(self._part_statuses, self.parts() if parts is None else parts):
                 ids, states = table["image_id"].to_pylist(), table["status"].to_pylist()
                 yield from zip(ids, states, [part] * len(ids), strict=True)
 
@@ -215,6 +218,31 @@ class LabelStore:
         """Remove a part so that a resume makes its images again: the commit first, then the segments."""
         storage.delete(_uri(self.root, LABELS, part))
         storage.delete(_uri(self.root, SEGMENTS, part))
+
+    def set_aside(self, names: Sequence[str]) -> None:
+        """Hide parts from readers, and run.json with them, until their images have new rows."""
+        for uri, hidden in self._aside(names):
+            with suppress(FileNotFoundError):
+                storage.rename(uri, hidden)
+
+    def put_back(self, names: Sequence[str]) -> None:
+        """Undo `set_aside`."""
+        for uri, hidden in self._aside(names):
+            with suppress(FileNotFoundError):
+                storage.rename(hidden, uri)
+
+    def drop_aside(self) -> None:
+        """Remove all that was set aside, by killed repairs too."""
+        for folder in (self.root, storage.join(self.root, LABELS), storage.join(self.root, SEGMENTS)):
+            for name in storage.list_names(folder):
+                if name.startswith(_ASIDE):
+                    storage.delete(storage.join(folder, name))
+
+    def _aside(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Each file and its hidden name; the commit first."""
+        yield storage.join(self.root, RUN), storage.join(self.root, _ASIDE + RUN)
+        for folder, name in product((LABELS, SEGMENTS), names):
+            yield _uri(self.root, folder, name), _uri(self.root, folder, _ASIDE + name)
 
     def orphans(self) -> list[str]:
         """Names of segments parts without a labels part: their write was cut before the commit."""

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segray.pipelines.io import storage
+from segray.pipelines.printing import visible
 from segray.pipelines.reporting import thumbnails
-from segray.pipelines.reporting.label_set.samples import Legend, visible
+from segray.pipelines.reporting.label_set.samples import Legend
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 # Shown elsewhere on the page, duplicated in the files, or too long for a table.

@@ -49,6 +49,9 @@ from segray.pipelines.training.validate import validate
 CHECK_EVERY = 50
 """Steps between two checks of the loss: each check makes a GPU wait."""
 
+READERS = 4
+"""Threads of a worker with a GPU that read images, where no processes do: decoding leaves Python's lock."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -182,6 +185,8 @@ class Trainer:
             batch=config.train.batch,
             rank=self.session.rank,
             workers=self.session.workers,
+            # Processes that read, and a worker whose CPU computes, have no use for threads.
+            readers=1 if config.train.loaders or self.device.type == "cpu" else READERS,
         )
         self.validation_images = LabelledImages(data.validation)
         self.validation_labels = UnlabelledImages(data.validation, labels, self.classes) if labels else None

@@ -9,7 +9,7 @@ from typing import TypedDict
 from segray.pipelines.config.commands.tune import dimensions_of
 from segray.pipelines.config.search_space import Dimension
 from segray.pipelines.io import storage
-from segray.pipelines.reporting.label_set.samples import visible
+from segray.pipelines.printing import visible
 from segray.pipelines.reporting.page import config_text, facts, percent, render
 from segray.tuning.folder import SearchFolder
 from segray.tuning.records import Trial, mean

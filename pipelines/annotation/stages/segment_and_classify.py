@@ -52,8 +52,8 @@ class SegmentAndClassify:
         Raises:
             UserError: the weights of a model could not be loaded.
         """
-        self._segment.require_model()
-        self._classify.require_model()
+        self._segment.model()
+        self._classify.model()
         rows = table.to_pylist()
         with self._sam_turn:
             rows = self._guard.run(self._segment.name, rows, self._segments)

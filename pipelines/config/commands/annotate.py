@@ -171,7 +171,7 @@ class AnnotateConfig(Config):
     out: Annotated[Folder, RunOnly]
     """Folder of the label set. Running the same command again labels only the images that are missing."""
     classes: Classes = "picture_book"
-    """picture_book, voc, coco, a text file with one class per line, or the names: cat,dog."""
+    """picture_book, voc, coco, the names: cat,dog, or a file: one class per line, or another tool's."""
     sam: SamConfig = SamConfig()
     """SAM, which finds the segments."""
     clip: ClipConfig = ClipConfig()

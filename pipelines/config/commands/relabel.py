@@ -6,7 +6,7 @@ from typing import Annotated
 
 from segray.pipelines.config.commands.annotate import LabelConfig
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Shown
-from segray.pipelines.config.shared import Classes
+from segray.pipelines.config.shared import Classes, OwnWeights
 
 
 class RelabelConfig(Config):
@@ -20,3 +20,5 @@ class RelabelConfig(Config):
     """picture_book, voc, coco, a text file with one class per line, or the names: cat,dog."""
     label: LabelConfig = LabelConfig()
     """Prompts and threshold that turn segments into labels. Default templates: those of the label set."""
+    clip: OwnWeights = OwnWeights()
+    """CLIP's weights, if the label set was made with a file or an address."""

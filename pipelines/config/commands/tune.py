@@ -67,6 +67,8 @@ class SearchConfig(Config):
     """asha compares after grace x reduction, x reduction^2, ... epochs; about one in reduction continues."""
     concurrent: Annotated[int | None, Field(ge=1), RunOnly] = None
     """Maximum number of concurrent trials; null: as many as the cluster has room for."""
+    clip_weights: Annotated[Text | None, RunOnly] = None
+    """CLIP's weights for label.threshold, if they are a file or an address; null: a published name."""
     keep_weights: Annotated[bool, RunOnly] = False
     """Keep the checkpoints of all trials; false: only of the best trial of each split."""
 

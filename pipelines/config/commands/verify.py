@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from segray.pipelines.config.schema import Config, Folder
+from typing import Annotated
+
+from segray.pipelines.config.schema import Config, Folder, RunOnly, Text
+from segray.pipelines.config.shared import Images, OwnWeights
 
 
 class VerifyConfig(Config):
@@ -11,4 +14,14 @@ class VerifyConfig(Config):
     out: Folder
     """The label set to check."""
     repair: bool = False
-    """Remove damaged parts and label their images again."""
+    """Label the images of damaged parts again, then remove these parts. The other keys are for this."""
+    images: Annotated[Images | None, RunOnly] = None
+    """The images; null: as in the label set's config.yaml, which may name no options after a "?"."""
+    labels: Annotated[Folder | None, RunOnly] = None
+    """The label set that a relabelled one was made from; null: as in the relabelled one's config.yaml."""
+    sam: OwnWeights = OwnWeights()
+    """SAM's weights, if they are a file or an address."""
+    clip: OwnWeights = OwnWeights()
+    """CLIP's weights, if they are a file or an address."""
+    address: Annotated[Text | None, RunOnly] = None
+    """A running Ray cluster: auto or ray://HOST:10001; null: RAY_ADDRESS if set, or this machine."""

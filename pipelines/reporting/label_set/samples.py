@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from unicodedata import category
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io.ground_truth import TruthMasks
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode, decode_gray_png
 from segray.pipelines.io.sources import read_labelled
+from segray.pipelines.printing import visible
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.evaluation import compare
 
@@ -134,11 +134,6 @@ def make_sample(
         confidence_map=thumbnails.confidence_map(confidence),
         **(_truth(row["image_id"], label, legend, truth, ignore_index) if truth else {}),
     )
-
-
-def visible(text: str) -> str:
-    """Escape control characters, direction marks and broken bytes."""
-    return "".join(c if c.isprintable() or category(c) == "Zs" else ascii(c)[1:-1] for c in text)
 
 
 def _map_of(row: dict[str, Any], column: str) -> NDArray[np.uint8]:

@@ -10,7 +10,8 @@ from segray.models.semi.methods import METHODS
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.reporting.label_set.samples import Legend, visible
+from segray.pipelines.printing import visible
+from segray.pipelines.reporting.label_set.samples import Legend
 from segray.pipelines.reporting.training.history import TrainingRun, checkpoints
 from segray.pipelines.reporting.training.samples import Example, ExampleRenderer, Network
 from segray.pipelines.training.checkpoints import STATE, CheckpointState

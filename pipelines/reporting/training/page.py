@@ -12,7 +12,8 @@ from segray.models.semi.objective import default_epsilon
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.engine.progress import clock
 from segray.pipelines.io import storage
-from segray.pipelines.reporting.label_set.samples import Legend, visible
+from segray.pipelines.printing import visible
+from segray.pipelines.reporting.label_set.samples import Legend
 from segray.pipelines.reporting.page import Bar, bars, config_text, facts, percent, render
 from segray.pipelines.reporting.training.charts import (
     LOSS,

@@ -13,8 +13,9 @@ from segray.models.metrics import class_iou, confusion_matrix, mean_iou
 from segray.models.segmenters.inference import image_logits
 from segray.models.segmenters.registry import Segmenter
 from segray.models.semi.objective import IGNORE
+from segray.pipelines.printing import visible
 from segray.pipelines.reporting import thumbnails
-from segray.pipelines.reporting.label_set.samples import Legend, visible
+from segray.pipelines.reporting.label_set.samples import Legend
 from segray.pipelines.training.data.datasets import LabelledImages, UnlabelledImages
 from segray.pipelines.training.data.samples import Sample
 

@@ -127,6 +127,7 @@ class StepDataset(Dataset[StepBatch]):
         batch: images per step in each stream, over all workers.
         rank: this worker.
         workers: how many there are.
+        readers: threads that read the images of a step. Above 1 the data set cannot be pickled.
     """
 
     def __init__(
@@ -138,7 +139,9 @@ class StepDataset(Dataset[StepBatch]):
         batch: int,
         rank: int,
         workers: int,
+        readers: int = 1,
     ) -> None:
+        self._each = ThreadPoolExecutor(readers).map if readers > 1 else map
         self.labelled, self.unlabelled = labelled, unlabelled
         self.seed, self.batch, self.rank, self.workers = seed, batch, rank, workers
 
@@ -148,7 +151,8 @@ class StepDataset(Dataset[StepBatch]):
         return StepBatch(step, self._read(self.labelled, LABELLED, share), unlabelled)
 
     def _read(self, source: ImageMaps, stream: int, share: range) -> Batch:
-        items = [source[index_at(self.seed, stream, position, len(source))] for position in share]
+        indices = [index_at(self.seed, stream, position, len(source)) for position in share]
+        items = list(self._each(source.__getitem__, indices))
         return Batch([item[0] for item in items], [list(item[1:]) for item in items], list(share))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 
@@ -24,7 +25,8 @@ Pngs = tuple[bytes, bytes]
 class StoredLabels:
     """The label and confidence PNGs of some images, by image_id in the label set.
 
-    If the labels are large, a pickle holds little more than an index; open files are never pickled.
+    Several threads may read. If the labels are large, a pickle holds little more than an index; open files
+    are never pickled.
 
     Args:
         root: folder or URI of the label set.
@@ -45,7 +47,9 @@ class StoredLabels:
             self._in_memory = dict(self._all())
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if name not in {"_files", "_groups"}}
+        return {
+            name: value for name, value in vars(self).items() if name not in {"_files", "_groups", "_lock"}
+        }
 
     def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
@@ -65,11 +69,13 @@ class StoredLabels:
         if image_id not in self._place:
             return None
         part, group, row = self._place[image_id]
-        return self._group(part, group)[row]
+        with self._lock:
+            return self._group(part, group)[row]
 
     def _clear_caches(self) -> None:
         self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
         self._groups: OrderedDict[tuple[str, int], list[Pngs]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def _index(self, wanted: frozenset[str]) -> int:
         """Index the wanted images; the estimated bytes of their PNGs, by their share of each row group."""

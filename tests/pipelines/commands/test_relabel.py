@@ -16,6 +16,7 @@ from segray.pipelines.commands.verify import verify
 from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.config.loading import load
+from segray.pipelines.config.shared import OwnWeights
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import decode_gray_png
 from segray.pipelines.io.run_lock import RunLock
@@ -54,8 +55,12 @@ def labels(images: Path, clip_file: Path) -> Path:
 
 
 def _relabel(labels: Path, out: Path, *words: str) -> LabelStore:
-    relabel.run(load(RelabelConfig, None, [f"labels={labels}", f"out={out}", *WORDS, *words]))
+    relabel.run(_config(labels, out, *words))
     return LabelStore(str(out))
+
+
+def _weights(labels: Path | str) -> str:
+    return str(LabelStore(str(labels)).provenance["clip"]["weights"])
 
 
 def _maps(out: Path, column: str = "label") -> dict[str, Any]:
@@ -220,7 +225,7 @@ def test_repair_makes_just_the_lost_images_again(
     out = (tmp_path / "made").rename(tmp_path / "moved")
     part = LabelStore(str(out)).parts()[0]
     (out / "labels" / part).write_bytes(b"PAR1")
-    verify_run(VerifyConfig(out=str(out), repair=True))
+    verify_run(VerifyConfig(out=str(out), repair=True, clip=OwnWeights(weights=_weights(labels))))
     assert capsys.readouterr().out.splitlines()[-1].split() == ["problems", "0"]
     assert contents(out) == whole
     assert not (tmp_path / "made").exists()
@@ -237,7 +242,8 @@ def _assert_refused(config: RelabelConfig, text: str, code: int = 2) -> str:
 
 
 def _config(labels: Path | str, out: Path, *words: str) -> RelabelConfig:
-    return load(RelabelConfig, None, [f"labels={labels}", f"out={out}", *WORDS, *words])
+    weights = [f"clip.weights={_weights(labels)}"] if Path(labels).exists() else []
+    return load(RelabelConfig, None, [f"labels={labels}", f"out={out}", *weights, *WORDS, *words])
 
 
 def test_a_set_without_embeddings_is_refused_before_anything_is_written(

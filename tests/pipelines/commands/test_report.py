@@ -19,8 +19,8 @@ from segray.pipelines.config.commands.report import ReportConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import encode_gray_png
 from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.printing import visible
 from segray.pipelines.reporting import thumbnails
-from segray.pipelines.reporting.label_set.samples import visible
 from segray.pipelines.reporting.label_set.summary import choose, read_chosen, totals
 from tests.pipelines.label_set.small_store import (
     PROVENANCE,

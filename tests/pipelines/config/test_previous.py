@@ -9,7 +9,9 @@ import yaml
 
 from segray.pipelines.config import previous
 from segray.pipelines.config.commands.annotate import AnnotateConfig
-from segray.pipelines.config.loading import load, load_stored
+from segray.pipelines.config.loading import load
+from segray.pipelines.config.received import load_received
+from segray.pipelines.config.source import read_yaml
 from segray.pipelines.errors import UserError
 
 REQUIRED = ["images=photos", "out=labels"]
@@ -36,7 +38,7 @@ def test_a_stored_configuration_is_translated(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(previous.VALUES, "clip.model", {"tiny": "small"})
     file = tmp_path / "config.yaml"
     file.write_text("images: a\nout: b\nimage: {min_size: 9, matte: [1, 2, 3]}\nclip: {model: tiny}\n")
-    config = load_stored(AnnotateConfig, str(file), ["out=c"])
+    config = load_received(AnnotateConfig, read_yaml(str(file)), {"out": "c"}, "b/config.yaml")
     assert (config.out, config.image.min_size, config.image.background_color) == ("c", 9, (1, 2, 3))
     assert config.clip.model == "small"
 

@@ -71,9 +71,9 @@ class Numbers(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return torch.full((3, 2, 2), index), torch.full((2, 2), index)
 
 
-def data(rank: int = 0, workers: int = 1, unlabelled: bool = True) -> StepDataset:
+def data(rank: int = 0, workers: int = 1, unlabelled: bool = True, readers: int = 1) -> StepDataset:
     other = Numbers(10) if unlabelled else None
-    return StepDataset(Numbers(3), other, seed=1, batch=4, rank=rank, workers=workers)
+    return StepDataset(Numbers(3), other, seed=1, batch=4, rank=rank, workers=workers, readers=readers)
 
 
 def seen(batch: Batch | None) -> list[int]:
@@ -118,6 +118,13 @@ def test_parts_of_a_share_are_in_order() -> None:
     first, second = batch.parts(2)
     assert first.positions + second.positions == batch.positions
     assert seen(first) + seen(second) == seen(batch)
+
+
+def test_threads_read_the_batches_of_one() -> None:
+    one, several = data(), data(readers=3)
+    for step in range(4):
+        for a, b in zip(one[step].labelled.images, several[step].labelled.images, strict=True):
+            assert torch.equal(a, b)
 
 
 def test_batches_that_are_read_ahead_come_in_order() -> None:

@@ -1,0 +1,78 @@
+"""A configuration in a folder that may have been received: what it decides, and what only the user decides.
+
+Whoever sends a label set also writes its config.yaml. What shapes the labels is taken from there, and shown.
+Where a run works (`RunOnly`: a Ray cluster, machines, folders) is not; nor which weights are loaded, if they
+are a file or an address; nor a place of images with options, which can send the user's keys to any host.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+from segray.pipelines.config.loading import identity, load_filtered
+from segray.pipelines.config.schema import Config, Key, keys
+from segray.pipelines.config.source import Value
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+
+T = TypeVar("T", bound=Config)
+
+_PLACES = ("images", "labels")
+_SCHEMES = ("file", "s3", "gs")
+_TAG = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def load_received(
+    model: type[T], tree: Mapping[str | None, Value], own: Mapping[str, str | None], where: str
+) -> T:
+    """The configuration that made a folder, without what only the user may decide.
+
+    Args:
+        model: the model to fill.
+        tree: content of the folder's config.yaml.
+        own: the user's values by dotted key; they win. None: the user has set none.
+        where: the file, for messages.
+
+    Raises:
+        UserError: not a configuration, or a key has a value that only the user may give.
+    """
+    words = {key: value for key, value in own.items() if value is not None}
+    refused: list[str] = []
+
+    def accept(key: Key, value: Value) -> bool:
+        if key.run_only or key.name in words:
+            return False
+        if not may_be_received(key.name, value):
+            refused.append(f"{key.name}={value} is in {where}, which may be anyone's; add it to the command")
+        return True
+
+    config = load_filtered(model, tree, accept, [f"{key}={value}" for key, value in words.items()])
+    if refused:
+        raise UserError("\n".join(f"{line} if you trust it" for line in refused))
+    return config
+
+
+def may_be_received(key: str, value: object) -> bool:
+    """Whether a dotted key may have this value by the word of a received file.
+
+    Roots of images: none. Weights: none, a built-in model or an open_clip tag. Images and label sets: local,
+    s3:// or gs://, without options and keys.
+    """
+    if key.endswith(".roots"):
+        return not value
+    if not isinstance(value, str):
+        return True
+    if key.endswith("weights"):
+        return value.startswith("builtin:") or (key == "clip.weights" and _TAG.fullmatch(value) is not None)
+    if key in _PLACES:
+        bare = storage.is_local(value) or (storage.display(value) == value and "?" not in value)
+        return bare and storage.scheme(value) in _SCHEMES and "::" not in value
+    return True
+
+
+def shown_keys(config: Config) -> list[str]:
+    """`key=value` of everything that shapes what a run writes and is not its default."""
+    known = keys(type(config))
+    return [f"{name}={value}" for name, value in identity(config).items() if value != known[name].default]

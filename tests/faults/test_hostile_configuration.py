@@ -1,0 +1,187 @@
+"""A received folder's config.yaml and records decide what labels are, not where and with what segray runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from segray.models import weights as weight_files
+from segray.pipelines.commands import annotate, relabel, verify
+from segray.pipelines.config.commands.annotate import AnnotateConfig
+from segray.pipelines.config.commands.relabel import RelabelConfig
+from segray.pipelines.config.commands.verify import VerifyConfig
+from segray.pipelines.config.loading import load
+from segray.pipelines.errors import UserError
+from segray.pipelines.label_set.store import LabelStore, write_part
+from segray.tuning.folder import SearchFolder
+from tests.faults.invariant import files
+from tests.faults.runs import segray
+from tests.pipelines.label_sets import PROVENANCE, ok_row, tables, write_manifest
+from tests.pipelines.plain_runs import config_of, draw_scenes, label_plainly
+from tests.tuning import searches
+
+EVIL = "https://evil.example/weights.pth"
+
+
+@pytest.fixture
+def received(tmp_path: Path) -> Path:
+    """A label set of another's, with one damaged part."""
+    out = tmp_path / "received"
+    images = draw_scenes(tmp_path / "images", 4)
+    label_plainly(config_of(images, out), [2, 2])
+    part = LabelStore(str(out)).parts()[0]
+    (out / "labels" / part).write_bytes(b"PAR1")
+    return out
+
+
+def _plant(out: Path, text: str, *instead: str) -> None:
+    """Add lines to config.yaml, and take dotted keys away."""
+    path = out / "config.yaml"
+    tree: dict[str, Any] = yaml.safe_load(path.read_text())
+    for key in instead:
+        section, _, leaf = key.rpartition(".")
+        (tree[section] if section else tree).pop(leaf)
+    path.write_text(yaml.safe_dump(tree) + text)
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "address: ray://evil.example:10001\n",
+        '"address": ray://evil.example:10001\ngrow.gpus: 64\ngrow: {cpus: 999, wait: 9}\n',
+        "max_bad: 0.0\nsam.num_gpus: 64\nrows_per_part: 1\n",
+    ],
+)
+def test_repair_takes_no_machine_from_a_received_label_set(
+    received: Path, planted: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _plant(received, planted, "address", "grow", "max_bad", "rows_per_part")
+    seen: list[AnnotateConfig] = []
+    real = annotate.run
+
+    def noted(config: AnnotateConfig) -> None:
+        seen.append(config)
+        real(config)
+
+    monkeypatch.setattr(annotate, "run", noted)
+    assert segray("verify", f"out={received}", "repair=true") == 0
+    (config,) = seen
+    assert config.address is None
+    assert config.grow == AnnotateConfig(images="x", out="y").grow
+    assert (config.sam.num_gpus, config.rows_per_part, config.max_bad) == (None, None, None)
+    assert "  sam.points_per_side=3\n" in capsys.readouterr().err
+    assert verify.verify(str(received)).ok
+    assert not list(received.rglob(".aside-*"))
+
+
+@pytest.mark.parametrize(
+    ("planted", "key"),
+    [
+        (f"sam.weights: {EVIL}\n", "sam.weights"),
+        ("sam.weights: /proc/self/environ\n", "sam.weights"),
+        (f"clip.weights: {EVIL}\n", "clip.weights"),
+        ("clip.weights: hf-hub:evil/clip\n", "clip.weights"),
+        ("clip.weights: weights.pth\n", "clip.weights"),
+        ("images: s3://b/p?endpoint_override=evil.example&scheme=http\n", "images"),
+        ("images: https://evil.example/\n", "images"),
+        ("images: file::https://evil.example/\n", "images"),
+        ("image.roots: [/]\n", "image.roots"),
+        ("images: s3://key:secret@bucket/p\n", "images"),
+    ],
+)
+def test_repair_loads_and_lists_nothing_by_the_word_of_a_received_label_set(
+    received: Path,
+    planted: str,
+    key: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _plant(received, planted, key)
+    before = files(received)
+    monkeypatch.setattr(weight_files, "_download", lambda *_: pytest.fail("a request"))
+    assert segray("verify", f"out={received}", "repair=true") == 1
+    seen = capsys.readouterr().err
+    assert f"{key}=" in seen
+    assert "add it to the command" in seen
+    assert files(received) == before
+
+
+def test_parts_are_kept_where_their_images_cannot_be_labelled_again(
+    received: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = received / "config.yaml"
+    path.write_text(path.read_text().replace("threshold: 0.0", "threshold: 0.5"))
+    before = files(received)
+    assert segray("verify", f"out={received}", "repair=true") == 1
+    assert "damaged parts are kept" in capsys.readouterr().err
+    after = files(received)
+    assert {name: data for name, data in after.items() if "part-" in name} == {
+        name: data for name, data in before.items() if "part-" in name
+    }
+
+
+def test_a_killed_repair_leaves_the_damaged_parts(received: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {name.rpartition("/")[2]: data for name, data in files(received).items() if "part-" in name}
+    monkeypatch.setattr(annotate, "run", lambda _: (_ for _ in ()).throw(SystemExit(9)))
+    monkeypatch.setattr(LabelStore, "put_back", lambda *_: None)
+    with pytest.raises(SystemExit):
+        verify.run(VerifyConfig(out=str(received), repair=True))
+    hidden = {path.name for path in received.rglob(".aside-part-*")}
+    assert len(hidden) == 1
+    assert set(before) == {name.removeprefix(".aside-") for name in hidden} | set(
+        LabelStore(str(received)).parts()
+    )
+    monkeypatch.undo()
+    assert segray("verify", f"out={received}", "repair=true") == 0
+    assert not list(received.rglob(".aside-*"))
+
+
+@pytest.mark.parametrize(
+    "weights", [EVIL, "hf-hub:evil/clip", "/etc/passwd", "~/.ssh/id_rsa", "http://evil.example/x"]
+)
+def test_relabel_loads_nothing_by_the_word_of_a_received_label_set(
+    tmp_path: Path, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = {
+        **PROVENANCE,
+        "sam": {"model": "vit_b"},
+        "clip": {"model": "ViT-B-16-quickgelu", "weights": weights, "sha256": None},
+        "config": {"label.templates": "single"},
+    }
+    labels = tmp_path / "labels"
+    write_part(str(labels), *tables([ok_row("a")], provenance=record))
+    write_manifest(str(labels), ["a"])
+    monkeypatch.setattr(weight_files, "resolve", lambda *_, **__: pytest.fail("weights were looked for"))
+    config = load(RelabelConfig, None, [f"labels={labels}", f"out={tmp_path / 'out'}", "classes=cat"])
+    with pytest.raises(UserError, match=r"^clip\.weights: .* give clip\.weights=FILE"):
+        relabel.run(config)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "more"),
+    [
+        ({"address": "ray://evil.example:10001"}, {}),
+        ({"network.weights": EVIL}, {}),
+        ({"data.root": "s3://evil/?endpoint_override=evil.example"}, {}),
+        ({"pseudo.tau": "../../../../escape"}, {}),
+        ({}, {"file": "../../escape"}),
+        ({}, {"split": "/etc/passwd"}),
+    ],
+)
+def test_a_received_search_sets_nothing_but_what_is_searched(
+    tmp_path: Path, values: dict[str, str], more: dict[str, str]
+) -> None:
+    folder = searches.search_folder(
+        searches.config(tmp_path / "search"), searches.trial(0, 0.5), searches.trial(1, 0.6)
+    )
+    path = tmp_path / "search" / "trials" / "2-001" / "trial.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, **more, "values": {**record["values"], **values}}))
+    again = SearchFolder(folder.config)
+    again.begin()
+    assert [one.number for one in again.trials()] == [0]
