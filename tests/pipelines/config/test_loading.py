@@ -13,8 +13,17 @@ from segray.pipelines.errors import UserError
 
 REQUIRED = ("images=photos", "out=labels")
 IMAGE_KEYS = (
-    *("max_pixels", "max_side", "max_seconds", "min_size", "frames"),
-    *("background_color", "roots", "reduce_jpeg"),
+    "range",
+    "bands",
+    "alpha",
+    "max_pixels",
+    "max_side",
+    "max_seconds",
+    "min_size",
+    "frames",
+    "background_color",
+    "roots",
+    "reduce_jpeg",
 )
 
 
