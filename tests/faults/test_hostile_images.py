@@ -131,8 +131,13 @@ def test_problems_and_options_pass_through_the_decoders_process() -> None:
         "truncated",
         "cannot decode: broken data stream when reading image file",
     }
-    clear = encode(Image.new("RGBA", (16, 16), (0, 0, 0, 0)), "JPEG2000")
-    assert decode(clear, ImageOptions(background_color=(1, 2, 3)))[0, 0].tolist() == [1, 2, 3]
+    half = Image.new("RGBA", (16, 16), (200, 200, 200, 255))
+    half.paste((0, 0, 0, 0), (0, 0, 8, 16))
+    assert decode(encode(half, "JPEG2000"), ImageOptions(background_color=(1, 2, 3)))[0, 0].tolist() == [
+        1,
+        2,
+        3,
+    ]
 
 
 def test_strips_of_a_tiff_that_share_bytes_are_decoded_apart() -> None:
