@@ -51,6 +51,12 @@ def check_folder() -> None:
     )
 
 
+def local_cpus() -> int:
+    """CPUs of a cluster that is started on this machine."""
+    # Listing a Parquet file takes one whole CPU beside the actors: a single core counts as two.
+    return max(2, available_cores())
+
+
 @contextmanager
 def started() -> Iterator[None]:
     """A Ray on this machine, which ends with the block; on a busy machine it is started up to three times.
@@ -86,10 +92,8 @@ def _start(options: Mapping[str, str]) -> None:
 def _init(options: Mapping[str, str]) -> None:
     import ray
 
-    # Listing a Parquet file takes one whole CPU beside the actors: a single core counts as two.
-    cpus = max(2, available_cores())
     with Waiting("Ray to start on this machine"), without_greeting():
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **QUIET, **options)
+        ray.init(address="local", num_cpus=local_cpus(), include_dashboard=False, **QUIET, **options)
 
 
 def _end_remains(before: set[psutil.Process]) -> None:

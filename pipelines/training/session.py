@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-import shutil
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+import click
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.io import storage
+from segray.pipelines.training.checkpoints import CHECKPOINTS_KEPT, score, store_checkpoint
 from segray.pipelines.training.log_collector import LogActor
-
-_log = logging.getLogger(__name__)
 
 _NOTE_S = 5.0
 
@@ -48,34 +48,48 @@ class Session(Protocol):
 
 
 class LocalSession:
-    """One process without Ray.
+    """One process without Ray. Names and choice of checkpoints are those of Ray Train.
 
     Args:
-        folder: the checkpoints go there.
+        folder: path or URI of the folder that checkpoints go to.
+        wait: says what a user waits for.
     """
 
     rank = 0
     workers = 1
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: str, wait: Waiting | None = None) -> None:
+        self.folder, self._wait = folder, wait or Waiting("")
 
-    def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
-        """Keep a copy of the checkpoint; the metrics are in it."""
+    def report(self, metrics: Metrics, checkpoint: Path | None) -> None:  # noqa: ARG002
+        """Keep a copy of the checkpoint, which holds the metrics; remove those that are no longer needed."""
         if checkpoint is not None:
-            target = self.folder / f"checkpoint_{int(metrics['step'] or 0):08d}"
-            shutil.copytree(checkpoint, target, dirs_exist_ok=True)
+            target = storage.join(self.folder, f"checkpoint_{datetime.now():%Y-%m-%d_%H-%M-%S.%f}")
+            store_checkpoint(checkpoint, target)
+            self._remove_old()
 
     def checkpoints(self) -> list[str]:
-        """Folders of the checkpoints, newest first."""
-        return newest_first(str(self.folder))
+        """URIs of the checkpoints, newest first."""
+        return newest_first(self.folder)
 
     def log(self, line: str) -> None:
-        """Write it to the log."""
-        _log.info("%s", line)
+        """Print it."""
+        self._wait.heard()
+        click.echo(line, err=True)
 
     def note(self, doing: str) -> None:
-        """Nothing: nobody waits."""
+        """Change what a user waits for."""
+        self._wait.what = doing
+
+    def _remove_old(self) -> None:
+        """Keep the newest checkpoint, the best ones, and those that Ray Train relies on when it resumes."""
+        newest, *others = self.checkpoints()
+        scores = {uri: score(uri) for uri in (newest, *others)}
+        best = sorted(scores, key=lambda uri: scores[uri], reverse=True)[:CHECKPOINTS_KEPT]
+        known_to_ray = _ray_snapshot(self.folder)
+        for uri in others:
+            if uri not in best and uri.rpartition("/")[2] not in known_to_ray:
+                storage.delete_tree(uri)
 
 
 class RaySession:
@@ -131,6 +145,14 @@ class Notes:
         if now >= self._next:
             self._session.note(f"{self._what}, {done} done")
             self._next = now + _NOTE_S
+
+
+def _ray_snapshot(folder: str) -> str:
+    """The text in which Ray Train lists its checkpoints: without one of them it refuses to resume."""
+    try:
+        return storage.read_bytes(storage.join(folder, "checkpoint_manager_snapshot.json")).decode()
+    except FileNotFoundError:
+        return ""
 
 
 def newest_first(folder: str) -> list[str]:
