@@ -95,16 +95,21 @@ def resolve(spec: str, *, sha256: str | None = None, cache_dir: Path | None = No
     return _checked(path, spec, sha256)
 
 
-def load_state_dict(checkpoint: Checkpoint) -> dict[str, Tensor]:
+def load_state_dict(checkpoint: Checkpoint, *, mapped: bool = False) -> dict[str, Tensor]:
     """The tensors of a checkpoint on the CPU, floating point ones as float32.
 
     A `{"state_dict": ...}` wrapper and a `module.` prefix on every key are taken off.
+
+    Args:
+        checkpoint: the file.
+        mapped: leave the tensors in the file, with its types, until their values are used; where the format
+            allows it.
 
     Raises:
         WeightsError: damaged, not a state dict, or a pickle of anything but tensors (nothing in it is run).
     """
     path = checkpoint.path
-    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, mapped)
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not state:
@@ -114,6 +119,8 @@ def load_state_dict(checkpoint: Checkpoint) -> dict[str, Tensor]:
             raise WeightsError(f"{path} is no state dict: {key!r} is a {type(value).__name__}, not a tensor")
     if all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
+    if mapped:
+        return state
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
 
 
@@ -121,9 +128,26 @@ def load_into(module: nn.Module, checkpoint: Checkpoint, name: str) -> None:
     """Copy a checkpoint's tensors into `module`, called `name` in messages; every key and shape must fit.
 
     Raises:
+        WeightsError: as `fitting_state` raises.
+    """
+    module.load_state_dict(fitting_state(module, checkpoint, name))
+
+
+def fitting_state(
+    module: nn.Module, checkpoint: Checkpoint, name: str, *, mapped: bool = False
+) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, if every key and shape fits `module`, called `name` in messages.
+
+    Args:
+        module: on any device, "meta" included.
+        checkpoint: the file.
+        name: of the model.
+        mapped: see `load_state_dict`.
+
+    Raises:
         WeightsError: lists the first keys that are missing, unexpected or of another shape.
     """
-    state, own = load_state_dict(checkpoint), module.state_dict()
+    state, own = load_state_dict(checkpoint, mapped=mapped), module.state_dict()
     shapes = [
         f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
         for key in own
@@ -137,7 +161,7 @@ def load_into(module: nn.Module, checkpoint: Checkpoint, name: str) -> None:
     listed = "; ".join(f"{what}: {_first(items)}" for what, items in problems if items)
     if listed:
         raise WeightsError(f"{checkpoint.path} does not fit the model {name}: {listed}")
-    module.load_state_dict(state)
+    return state
 
 
 def read_card(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -278,9 +302,11 @@ def _read_safetensors(path: Path) -> Any:
         raise WeightsError(f"{path} is no readable safetensors file: {_line(error)}") from error
 
 
-def _read_pickle(path: Path) -> Any:
+def _read_pickle(path: Path, mapped: bool) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Files of the format before zip archives cannot be mapped.
+        mapped = mapped and zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {_line(error)}") from error
     except Exception as error:  # damaged bytes raise almost anything in the unpickler

@@ -21,7 +21,16 @@ from segray.models.clip.towers import check_tower
 if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer
 
-__all__ = ["ClipModel", "Features", "build_clip", "clip_tokens", "dense_features", "gem_tokens", "preprocess"]
+__all__ = [
+    "ClipModel",
+    "Features",
+    "build_clip",
+    "check_features",
+    "clip_tokens",
+    "dense_features",
+    "gem_tokens",
+    "preprocess",
+]
 
 Features = Literal["gem", "clip"]
 
@@ -49,15 +58,48 @@ def dense_features(
     Raises:
         ValueError: an unsupported tower, image size or option.
     """
-    check_tower(visual)
+    size = (images.shape[-2], images.shape[-1])
+    rows, columns = check_features(
+        visual, size, features=features, depth=depth, iterations=iterations, temperature=temperature
+    )
     if features == "gem":
         tokens = gem_tokens(visual, images, depth=depth, iterations=iterations, temperature=temperature)
-    elif features == "clip":
-        tokens = clip_tokens(visual, images)
     else:
-        raise ValueError(f'unknown features "{features}": use "gem" or "clip"')
-    rows, columns = _grid(visual, images)
+        tokens = clip_tokens(visual, images)
     return F.normalize(tokens[:, 1:].to(_at_least_float32(tokens)), dim=-1).unflatten(1, (rows, columns))
+
+
+def check_features(
+    visual: VisionTransformer,
+    size: tuple[int, int],
+    *,
+    features: Features = "gem",
+    depth: int = 7,
+    iterations: int = 1,
+    temperature: float | None = None,
+) -> tuple[int, int]:
+    """Check the arguments of `dense_features` without computing anything.
+
+    Args:
+        visual: see `dense_features`; its weights may be on any device, "meta" included.
+        size: (height, width) of the images in pixels.
+        features: see `dense_features`.
+        depth: see `dense_features`.
+        iterations: see `dense_features`.
+        temperature: see `dense_features`.
+
+    Returns:
+        The grid of patches, (h, w).
+
+    Raises:
+        ValueError: see `dense_features`.
+    """
+    check_tower(visual)
+    if features == "gem":
+        _check_options(visual, depth, iterations, temperature)
+    elif features != "clip":
+        raise ValueError(f'unknown features "{features}": use "gem" or "clip"')
+    return _grid(visual, *size)
 
 
 def gem_tokens(
@@ -110,8 +152,7 @@ def _check_options(visual: VisionTransformer, depth: int, iterations: int, tempe
         raise ValueError(f"temperature must be a positive number or null, not {temperature}")
 
 
-def _grid(visual: VisionTransformer, images: Tensor) -> tuple[int, int]:
-    height, width = images.shape[-2:]
+def _grid(visual: VisionTransformer, height: int, width: int) -> tuple[int, int]:
     patch_height, patch_width = visual.patch_size
     if not height or not width or height % patch_height or width % patch_width:
         raise ValueError(
@@ -123,7 +164,7 @@ def _grid(visual: VisionTransformer, images: Tensor) -> tuple[int, int]:
 
 def embed(visual: VisionTransformer, images: Tensor) -> Tensor:
     """Tokens before the first block, [B, 1 + h * w, C]. Patch dropout is left out: every patch is wanted."""
-    grid = _grid(visual, images)
+    grid = _grid(visual, *images.shape[-2:])
     patches = visual.conv1(images.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)
     class_token = visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
     positions = _positions(visual.positional_embedding, visual.grid_size, grid).to(patches.dtype)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from segray.models.builtin.arch import CLIP_ARCH, CLIP_DEPTH, CLIP_INPUT, build_
 from segray.models.clip.towers import check_config
 from segray.models.clip.weights import OPENAI_MEAN, OPENAI_STD, Triple, find_weights
 from segray.models.precision import DTYPES, Precision
+from segray.models.uninitialised import uninitialised
 from segray.models.weights import Checkpoint, UnavailableError, WeightsError
 
 BUILTIN = "builtin"
@@ -28,6 +30,15 @@ GEM_DEPTH = 7
 """GEM's published depth for ViT-B/16: the last 6 of 12 blocks."""
 
 Tokenizer = Callable[[list[str]], Tensor]
+
+
+class _StateFor(Protocol):
+    """Gives the tensors of a weight file that fit a network."""
+
+    def __call__(self, network: Any, *, mapped: bool = False) -> dict[str, Tensor]:
+        """See `_Clip.state_for`."""
+        ...
+
 
 # Constants of the network that state dicts taken from OpenAI's archives, and old ones of text towers, list.
 _NO_PARAMETERS = (
@@ -97,21 +108,45 @@ def build_clip(
         ValueError: an unknown or unsupported model or tag.
         segray.models.weights.WeightsError: the file cannot be had, is not what it should be, or does not fit.
     """
-    if model == BUILTIN:
-        return _build_builtin(weights, sha256, device, precision)
-    config = _config(model)
-    # Before the weights, a possibly long download: this can fail where a package is missing.
-    tokenizer = _tokenizer(model)
-    try:
-        source = find_weights(model, weights, sha256)
-    except UnavailableError as error:
-        raise error.for_model("clip") from error
-    config["quick_gelu"] = config.get("quick_gelu", False) or source.quick_gelu
-    network = _network(model, config)
-    _load(network, source.checkpoint, model)
-    size = _input_size(config["vision_cfg"])
-    parts = (_frozen(network, device, precision), tokenizer, source.mean, source.std, size, source.checkpoint)
-    return ClipModel(model, *parts)
+    clip = _find(model, weights, sha256)
+    with uninitialised():
+        network = clip.build()
+    network.load_state_dict(clip.state_for(network))
+    return move(clip.with_network(network), device, precision)
+
+
+def build_text_clip(model: str, weights: str | None = None, *, sha256: str | None = None) -> ClipModel:
+    """As `build_clip` on a CPU, but with an image tower on the device "meta", without values.
+
+    It embeds texts. All tensors of the file are compared with the network; those of the image tower are not
+    read.
+
+    Args:
+        model: see `build_clip`.
+        weights: see `build_clip`.
+        sha256: see `build_clip`.
+
+    Raises:
+        ValueError: see `build_clip`.
+        segray.models.weights.WeightsError: see `build_clip`.
+    """
+    clip = _find(model, weights, sha256)
+    with uninitialised():
+        network = clip.build()
+    state = clip.state_for(network, mapped=True)
+    network.visual.to("meta")
+    # What this leaves out is known to fit.
+    network.load_state_dict(
+        {key: value for key, value in state.items() if not key.startswith("visual.")}, strict=False
+    )
+    return clip.with_network(network)
+
+
+def move(clip: ClipModel, device: str | torch.device, precision: Precision) -> ClipModel:
+    """The CLIP itself, moved to a device; its image tower is rounded, its text tower stays in float32."""
+    clip.model.visual.to(DTYPES[precision])
+    clip.model.to(device)
+    return clip
 
 
 def preprocess(
@@ -143,20 +178,57 @@ def _resize(image: NDArray[np.uint8], height: int, width: int) -> Tensor:
     return F.interpolate(pixels, (height, width), mode="bicubic", antialias=True, align_corners=False)
 
 
-def _build_builtin(
-    weights: str | None, sha256: str | None, device: str | torch.device, precision: Precision
-) -> ClipModel:
+@dataclass(frozen=True)
+class _Clip:
+    """A CLIP whose weight file is known, before its network is built.
+
+    Attributes:
+        build: a network with random weights.
+        state_for: a network on any device -> the tensors of the file, which fit it; `mapped` as in
+            `segray.models.weights.load_state_dict`.
+        with_network: a network with the tensors loaded -> the model.
+    """
+
+    build: Callable[[], Any]
+    state_for: _StateFor
+    with_network: Callable[[Any], ClipModel]
+
+
+def _find(model: str, weights: str | None, sha256: str | None) -> _Clip:
+    if model == BUILTIN:
+        return _find_builtin(weights, sha256)
+    config = _config(model)
+    # Before the weights, a possibly long download: this can fail where a package is missing.
+    tokenizer = _tokenizer(model)
+    try:
+        source = find_weights(model, weights, sha256)
+    except UnavailableError as error:
+        raise error.for_model("clip") from error
+    config["quick_gelu"] = config.get("quick_gelu", False) or source.quick_gelu
+    size = _input_size(config["vision_cfg"])
+    return _Clip(
+        partial(_network, model, config),
+        partial(_fitting_state, checkpoint=source.checkpoint, name=model),
+        lambda network: ClipModel(
+            model, _frozen(network), tokenizer, source.mean, source.std, size, source.checkpoint
+        ),
+    )
+
+
+def _find_builtin(weights: str | None, sha256: str | None) -> _Clip:
     from open_clip.tokenizer import SimpleTokenizer
 
     checkpoint = files.resolve(weights or "builtin:clip", sha256=sha256)
     arch: dict[str, Any] = files.read_card(checkpoint).get("arch", CLIP_ARCH)
     if _keys(arch) != _keys(CLIP_ARCH):
         raise WeightsError(f"{checkpoint.path}: its metadata 'arch' is not that of the built-in CLIP")
-    network = build_builtin_clip(arch)
-    files.load_into(network, checkpoint, BUILTIN)
     tokenizer = SimpleTokenizer(context_length=arch["text_cfg"]["context_length"])
     parts = (tokenizer, OPENAI_MEAN, OPENAI_STD, CLIP_INPUT, checkpoint, CLIP_DEPTH)
-    return ClipModel(BUILTIN, _frozen(network, device, precision), *parts)
+    return _Clip(
+        partial(build_builtin_clip, arch),
+        partial(files.fitting_state, checkpoint=checkpoint, name=BUILTIN),
+        lambda network: ClipModel(BUILTIN, _frozen(network), *parts),
+    )
 
 
 def _keys(arch: Any) -> Any:
@@ -165,14 +237,14 @@ def _keys(arch: Any) -> Any:
 
 def _config(name: str) -> dict[str, Any]:
     """open_clip's configuration of a supported model."""
-    import open_clip
+    from segray.models.clip.catalogue import get_model_config, list_models
 
-    names: list[str] = open_clip.list_models()
+    names: list[str] = list_models()
     if name not in names:
         close = difflib.get_close_matches(name, [BUILTIN, *names], n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ValueError(f"unknown CLIP model {name!r}{hint} (builtin, or a name of open_clip.list_models())")
-    config: dict[str, Any] = open_clip.get_model_config(name)
+    config: dict[str, Any] = get_model_config(name)
     check_config(name, config)
     return config
 
@@ -192,20 +264,26 @@ def _network(name: str, config: dict[str, Any]) -> Any:
 
 
 def _tokenizer(name: str) -> Tokenizer:
-    import open_clip
+    from segray.models.clip.catalogue import get_tokenizer
 
     try:
-        tokenizer: Tokenizer = open_clip.get_tokenizer(name)
+        tokenizer: Tokenizer = get_tokenizer(name)
     except (ImportError, OSError, RuntimeError) as error:
         raise ValueError(f"cannot load the tokenizer of CLIP model {name}: {_line(error)}") from error
     return tokenizer
 
 
-def _load(network: Any, checkpoint: Checkpoint, name: str) -> None:
-    """Load any state dict that open_clip itself reads, older layouts included."""
+def _fitting_state(
+    network: Any, *, checkpoint: Checkpoint, name: str, mapped: bool = False
+) -> dict[str, Tensor]:
+    """Any state dict that open_clip itself reads, older layouts included, as `network` takes it.
+
+    Raises:
+        WeightsError: the file is damaged, or does not fit.
+    """
     from open_clip.model import convert_to_custom_text_state_dict
 
-    state = files.load_state_dict(checkpoint)
+    state = files.load_state_dict(checkpoint, mapped=mapped)
     state = {key: value for key, value in state.items() if key not in _NO_PARAMETERS}
     if "positional_embedding" in state and not hasattr(network, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
@@ -214,7 +292,7 @@ def _load(network: Any, checkpoint: Checkpoint, name: str) -> None:
     problem = _misfit(network, state)
     if problem:
         raise WeightsError(f"{checkpoint.path} does not fit the CLIP model {name}: {problem}")
-    network.load_state_dict(state)
+    return state
 
 
 def _misfit(network: nn.Module, state: dict[str, Tensor]) -> str | None:
@@ -229,9 +307,8 @@ def _misfit(network: nn.Module, state: dict[str, Tensor]) -> str | None:
     return f"{unexpected[0]} is unexpected ({len(unexpected)} such)" if unexpected else None
 
 
-def _frozen(network: Any, device: str | torch.device, precision: Precision) -> Any:
-    network.visual.to(DTYPES[precision])
-    return network.eval().requires_grad_(False).to(device)
+def _frozen(network: Any) -> Any:
+    return network.eval().requires_grad_(False)
 
 
 def _input_size(vision: dict[str, Any]) -> int:

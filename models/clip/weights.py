@@ -52,14 +52,14 @@ def find_weights(name: str, weights: str | None, sha256: str | None = None) -> S
         ValueError: no weights given, or an unknown tag.
         WeightsError: the file cannot be had, or is a TorchScript archive.
     """
-    import open_clip
+    from segray.models.clip.catalogue import get_pretrained_cfg, list_pretrained_tags_by_model
 
-    tags: list[str] = open_clip.list_pretrained_tags_by_model(name)
+    tags: list[str] = list_pretrained_tags_by_model(name)
     places = "a local file, an https:// URL or hf-hub:owner/repo[:filename]"
     known = f"one of the tags {', '.join(tags)}, {places}" if tags else places
     if weights is None:
         raise ValueError(f"CLIP model {name} needs weights: {known}")
-    published = open_clip.get_pretrained_cfg(name, weights)
+    published = get_pretrained_cfg(name, weights)
     if published:
         source = _from_tag(published, sha256)
     elif weights.startswith("hf-hub:"):

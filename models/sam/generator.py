@@ -88,12 +88,8 @@ class MaskGenerator:
         compiled: bool = False,
         pipelined: bool = False,
     ) -> None:
-        _at_least("points_per_side", points_per_side, 1)
         _at_least("points_per_batch", points_per_batch or 1, 1)
-        _at_least("crop_n_layers", crop_n_layers, 0)
-        _at_least("crop_n_points_downscale_factor", crop_n_points_downscale_factor, 1)
-        sides = [int(points_per_side / crop_n_points_downscale_factor**i) for i in range(crop_n_layers + 1)]
-        _at_least("points_per_side / crop_n_points_downscale_factor ** crop_n_layers", sides[-1], 1)
+        sides = grid_sides(points_per_side, crop_n_layers, crop_n_points_downscale_factor)
         self.sam = sam
         # What is compiled is the eager path.
         fused = None if compiled else fused_sam(sam, DTYPES[precision], pred_iou_thresh)
@@ -218,6 +214,20 @@ class MaskGenerator:
             threshold = max(self.box_nms_thresh, self.crop_nms_thresh)
             segments = remove_small_regions(segments, height, width, self.min_mask_region_area, threshold)
         return segments
+
+
+def grid_sides(points_per_side: int, crop_n_layers: int, crop_n_points_downscale_factor: int) -> list[int]:
+    """Points per side of the grids of the whole image and of each layer of crops.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+    _at_least("points_per_side", points_per_side, 1)
+    _at_least("crop_n_layers", crop_n_layers, 0)
+    _at_least("crop_n_points_downscale_factor", crop_n_points_downscale_factor, 1)
+    sides = [int(points_per_side / crop_n_points_downscale_factor**i) for i in range(crop_n_layers + 1)]
+    _at_least("points_per_side / crop_n_points_downscale_factor ** crop_n_layers", sides[-1], 1)
+    return sides
 
 
 def _at_least(name: str, value: int, least: int) -> None:

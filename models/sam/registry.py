@@ -9,7 +9,16 @@ from segment_anything.build_sam import build_sam_vit_b, build_sam_vit_h, build_s
 from segment_anything.modeling import Sam
 
 from segray.models.builtin.arch import SAM_ARCH, build_builtin_sam
-from segray.models.weights import Checkpoint, UnavailableError, WeightsError, load_into, read_card, resolve
+from segray.models.uninitialised import uninitialised
+from segray.models.weights import (
+    Checkpoint,
+    UnavailableError,
+    WeightsError,
+    fitting_state,
+    load_into,
+    read_card,
+    resolve,
+)
 
 _OFFICIAL = "https://dl.fbaipublicfiles.com/segment_anything/"
 
@@ -73,15 +82,44 @@ def build_sam(model: str, weights: str | None = None, *, sha256: str | None = No
         ValueError: unknown model.
         WeightsError: the weights cannot be had, are not what was expected, or do not fit the model.
     """
+    checkpoint = _find(model, weights, sha256)
+    with uninitialised():
+        sam = SAM_MODELS[model].build(checkpoint)
+    load_into(sam, checkpoint, model)
+    return sam.eval(), checkpoint
+
+
+def check_sam(model: str, weights: str | None = None, *, sha256: str | None = None) -> tuple[int, Checkpoint]:
+    """Raise what `build_sam` would raise, without loading the weights.
+
+    The file is found, or fetched, and hashed; the names and shapes of its tensors are compared.
+
+    Args:
+        model: see `build_sam`.
+        weights: see `build_sam`.
+        sha256: see `build_sam`.
+
+    Returns:
+        The long side of the input in pixels, and the checkpoint.
+
+    Raises:
+        ValueError: see `build_sam`.
+        WeightsError: see `build_sam`.
+    """
+    checkpoint = _find(model, weights, sha256)
+    with uninitialised():
+        sam = SAM_MODELS[model].build(checkpoint)
+    fitting_state(sam, checkpoint, model, mapped=True)
+    return sam.image_encoder.img_size, checkpoint
+
+
+def _find(model: str, weights: str | None, sha256: str | None) -> Checkpoint:
     if model not in SAM_MODELS:
         raise ValueError(f"unknown SAM model {model!r}; choose one of {', '.join(SAM_MODELS)}")
     entry = SAM_MODELS[model]
     if weights is None:
         weights, sha256 = entry.url, sha256 or entry.sha256
     try:
-        checkpoint = resolve(weights, sha256=sha256)
+        return resolve(weights, sha256=sha256)
     except UnavailableError as error:
         raise error.for_model("sam") from error
-    sam = entry.build(checkpoint)
-    load_into(sam, checkpoint, model)
-    return sam.eval(), checkpoint

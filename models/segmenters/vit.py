@@ -64,9 +64,9 @@ class ClipDPT(Segmenter):
 
     def __init__(self, model: str, features: int, classes: int) -> None:
         super().__init__()
-        import open_clip
+        from segray.models.clip.catalogue import get_model_config
 
-        config = open_clip.get_model_config(model)
+        config = get_model_config(model)
         self.encoder = clip_tower(config)
         self.decoder = DPTHead(config["vision_cfg"]["width"], features, classes)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segray.models.label_space import LabelSpace
+from segray.pipelines.annotation.models import Loaded
 from segray.pipelines.annotation.stages.classify import TextEmbeddings
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.io.images import ImageOptions
@@ -22,6 +23,7 @@ class Prepared:
         dim: of an embedding.
         options: of the decoder.
         provenance: what makes the labels.
+        models: both, if they are loaded in this process.
     """
 
     config: AnnotateConfig
@@ -30,3 +32,4 @@ class Prepared:
     dim: int
     options: ImageOptions
     provenance: dict[str, Any]
+    models: Loaded | None = None

@@ -7,20 +7,22 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import chain, islice
 from typing import Any
 
 import click
-import numpy as np
 
 from segray.models.label_space import LabelSpace, label_space
+from segray.pipelines.annotation import local
 from segray.pipelines.annotation.auto_precision import recorded_precisions, with_precisions
+from segray.pipelines.annotation.models import Models, open_models
 from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.annotation.run import label_pending
 from segray.pipelines.annotation.run_summary import LabelSetResult, summarise
-from segray.pipelines.annotation.stages.classify import TextEmbeddings, clip_features
-from segray.pipelines.annotation.stages.segment import mask_generator
+from segray.pipelines.annotation.stages.classify import TextEmbeddings
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import dump
+from segray.pipelines.engine import single_process
 from segray.pipelines.engine.ledger import Tally
 from segray.pipelines.engine.provenance import differences, other_configuration, provenance
 from segray.pipelines.errors import UserError
@@ -57,10 +59,11 @@ def execute(config: AnnotateConfig) -> LabelSetResult:
     space = space_of(config)
     prepare_output(config.out)
     images = list_images(config.images, config.image.roots)
-    prepared = prepare(config, space)
+    first = list(islice(images, single_process.FEW + 1))
+    prepared = prepare(config, space, load=local.suits(config, len(first)))
     config = prepared.config
     with RunLock(config.out) as lock:
-        total, n_pending = _open_store(prepared, images)
+        total, n_pending = _open_store(prepared, chain(first, images))
         tally = Tally()
         if n_pending:
             click.echo(f"{total} images, {n_pending} to do, into {storage.display(config.out)}", err=True)
@@ -73,19 +76,28 @@ def execute(config: AnnotateConfig) -> LabelSetResult:
     return LabelSetResult.of(record, config.out)
 
 
-def prepare(config: AnnotateConfig, space: LabelSpace) -> Prepared:
-    """Load both models once, so that bad weights are reported before the first image; embed the class names.
+def prepare(config: AnnotateConfig, space: LabelSpace, *, load: bool = False) -> Prepared:
+    """Check both models, so that bad weights are reported before the first image; embed the class names.
+
+    Args:
+        config: of the command.
+        space: the classes and their names.
+        load: load both models, for a run in this process.
 
     Raises:
         UserError: weights or an option that do not fit; `out` was made with another configuration.
     """
-    out = config.out
-    prepared = _load(with_precisions(config, recorded_precisions(out)), space)
+    out, chosen = config.out, with_precisions(config, recorded_precisions(config.out))
+    try:
+        models = open_models(config, load=load)
+        prepared = _prepared(chosen, space, models)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     if changed := _changes(out, prepared.provenance):
         if not config.new_run:
             advice = "give another out=DIR, or new_run=true to start beside it"
             raise UserError(other_configuration(out, changed, advice))
-        prepared = _load(with_precisions(config, {}), space)
+        prepared = _prepared(with_precisions(config, {}), space, models)
         out = _free_neighbour(out, prepared.provenance)
         prepare_output(out)
     return replace(prepared, config=prepared.config.model_copy(update={"out": out}))
@@ -103,34 +115,18 @@ def space_of(config: AnnotateConfig) -> LabelSpace:
         raise UserError(str(error)) from error
 
 
-def _load(config: AnnotateConfig, space: LabelSpace) -> Prepared:
-    try:
-        return _loaded(config, space)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-def _loaded(config: AnnotateConfig, space: LabelSpace) -> Prepared:
-    from segray.models.clip.model import build_clip
+def _prepared(config: AnnotateConfig, space: LabelSpace, models: Models) -> Prepared:
     from segray.models.clip.text import embed_label_space, resolve_templates
-    from segray.models.sam.generator import build_sam
 
-    clip = build_clip(config.clip.model, config.clip.weights, sha256=config.clip.sha256)
+    clip = models.clip
     templates = resolve_templates(config.label.templates)
     bank = embed_label_space(clip, space, templates)
     text = TextEmbeddings.from_bank(bank, config.label.threshold)
-    sam_sha256, seen, clip_size = None, 0, config.clip.image_size or clip.image_size
-    if config.sam.model != "none":
-        sam, checkpoint = build_sam(config.sam.model, config.sam.weights, sha256=config.sam.sha256)
-        sam_sha256 = checkpoint.sha256
-        # Options that the models cannot do would make an error row of every image.
-        mask_generator(sam, config.sam)
-        seen = sam.image_encoder.img_size
-    clip_features(clip, config.clip, [np.zeros((8, 8, 3), np.uint8)])
+    clip_size = config.clip.image_size or clip.image_size
     record = provenance(
         config,
         space,
-        sam={"model": config.sam.model, "sha256": sam_sha256},
+        sam={"model": config.sam.model, "sha256": models.sam_sha256},
         clip={
             "model": config.clip.model,
             "sha256": clip.checkpoint.sha256,
@@ -141,8 +137,10 @@ def _loaded(config: AnnotateConfig, space: LabelSpace) -> Prepared:
         logit_scale=bank.logit_scale,
     )
     # The sizes that the models need: SAM's of the long side, CLIP's of both.
-    keep = (max(seen, clip_size), clip_size) if config.image.reduce_jpeg else None
-    return Prepared(config, space, text, bank.embeddings.shape[1], _image_options(config, keep), record)
+    keep = (max(models.sam_size, clip_size), clip_size) if config.image.reduce_jpeg else None
+    return Prepared(
+        config, space, text, bank.embeddings.shape[1], _image_options(config, keep), record, models.loaded
+    )
 
 
 def _image_options(config: AnnotateConfig, keep: tuple[int, int] | None) -> ImageOptions:

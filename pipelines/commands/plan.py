@@ -74,7 +74,7 @@ def run(config: PlanConfig) -> None:
     space = space_of(config)
     pile = survey(list_images(config.images, config.image.roots), config.probe)
     with tempfile.TemporaryDirectory(prefix="segray-plan-") as folder:
-        prepared = prepare(config.model_copy(update={"out": folder}), space)
+        prepared = prepare(config.model_copy(update={"out": folder}), space, load=True)
         click.echo(f"{pile.images} images; labelling {len(pile.sample)} of them here", err=True)
         measured = probe(prepared, pile.sample, Path(folder))
     click.echo("\n".join(plan_lines(config, pile, measured)))

@@ -141,7 +141,7 @@ def _embed_names(
     config: RelabelConfig, old: dict[str, Any], space: LabelSpace
 ) -> tuple[TextEmbeddings, tuple[str, ...]]:
     """The new names, embedded by the same CLIP as the stored embeddings, and their prompt templates."""
-    from segray.models.clip.model import build_clip
+    from segray.models.clip.model import build_text_clip
     from segray.models.clip.text import embed_label_space, resolve_templates
 
     made_with = old["clip"]
@@ -153,7 +153,7 @@ def _embed_names(
             "decide what is loaded; give clip.weights=FILE (segray tune: search.clip_weights), whose "
             "checksum is compared"
         )
-    clip = build_clip(made_with["model"], weights, sha256=made_with["sha256"])
+    clip = build_text_clip(made_with["model"], weights, sha256=made_with["sha256"])
     templates = resolve_templates(config.label.templates)
     bank = embed_label_space(clip, space, templates)
     return TextEmbeddings.from_bank(bank, config.label.threshold), templates

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -59,9 +59,17 @@ class TextEmbeddings:
 
 
 class ClassifySegments(Stage):
-    """GEM-CLIP over a batch of images: features, pooling (Eq. 1), classes (Eq. 2); loads the model once.
+    """GEM-CLIP over a batch of images: features, pooling (Eq. 1), classes (Eq. 2).
 
     Where there are no segments, each pixel is classified by itself.
+
+    Args:
+        config: the model and its options.
+        text: the class names.
+        keep_embeddings: store the embeddings of segments.
+        plan: of its workers.
+        guard: of the run.
+        loaded: the model, if it is loaded already.
     """
 
     name, schema = "clip", CLASSIFIED_SCHEMA
@@ -73,13 +81,14 @@ class ClassifySegments(Stage):
         keep_embeddings: bool,
         plan: PoolPlan,
         guard: Guard,
+        loaded: ClipModel | None = None,
     ) -> None:
         super().__init__(guard)
         device, self._threads = device_of(plan), plan.threads
         if device == "cpu":
             reuse_freed_memory()
         self._config, self._threshold, self._keep = config, text.threshold, keep_embeddings
-        self._clip = load_or_defer_error(partial(_load, config, device))
+        self._clip = load_or_defer_error(partial(_load, config, device, loaded))
         self._bank = text.to_bank(device)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -128,12 +137,24 @@ class ClassifySegments(Stage):
         return {**row, "classes": classes_to_bytes(classes), "embeddings": kept}
 
 
-def _load(config: ClipModelConfig, device: str) -> ClipModel:
-    from segray.models.clip.model import build_clip
+def _load(config: ClipModelConfig, device: str, loaded: ClipModel | None) -> ClipModel:
+    from segray.models.clip.model import build_clip, move
     from segray.models.precision import resolve_precision
 
-    precision = resolve_precision(config.precision, device)
-    return build_clip(config.model, config.weights, sha256=config.sha256, device=device, precision=precision)
+    clip = loaded or build_clip(config.model, config.weights, sha256=config.sha256)
+    return move(clip, device, resolve_precision(config.precision, device))
+
+
+def check_clip_options(clip: ClipModel, config: ClipModelConfig) -> None:
+    """Raise what `clip_features` would raise; nothing is computed.
+
+    Raises:
+        ValueError: options that the model does not support.
+    """
+    from segray.models.clip.gem import check_features
+
+    size = config.image_size or clip.image_size
+    check_features(clip.model.visual, (size, size), **_feature_options(clip, config))
 
 
 def clip_features(clip: ClipModel, config: ClipModelConfig, images: list[NDArray[np.uint8]]) -> Tensor:
@@ -152,11 +173,15 @@ def clip_features(clip: ClipModel, config: ClipModelConfig, images: list[NDArray
 
     size = config.image_size or clip.image_size
     step = 1 if clip.device.type == "cpu" else len(images)
-    options = config.model_dump(include={"features", "iterations", "temperature"})
-    options["depth"] = config.depth or clip.depth
+    options = _feature_options(clip, config)
     with torch.inference_mode():
         batches = (
             to_device(preprocess(images[start : start + step], size, clip.mean, clip.std), clip.device)
             for start in range(0, len(images), step)
         )
         return torch.cat([dense_features(clip.model.visual, batch, **options) for batch in batches])
+
+
+def _feature_options(clip: ClipModel, config: ClipModelConfig) -> dict[str, Any]:
+    options = config.model_dump(include={"features", "iterations", "temperature"})
+    return {**options, "depth": config.depth or clip.depth}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,16 +38,23 @@ _OPTIONS = {
 
 
 class SegmentImages(Stage):
-    """SAM over a batch of images; the worker loads the model once."""
+    """SAM over a batch of images.
+
+    Args:
+        config: the model and its options.
+        plan: of its workers.
+        guard: of the run.
+        loaded: the model, if it is loaded already.
+    """
 
     name, schema = "sam", SEGMENTED_SCHEMA
 
-    def __init__(self, config: SamModel, plan: PoolPlan, guard: Guard) -> None:
+    def __init__(self, config: SamModel, plan: PoolPlan, guard: Guard, loaded: Sam | None = None) -> None:
         super().__init__(guard)
         device = device_of(plan)
         if device == "cpu":
             reuse_freed_memory()
-        self._generator = load_or_defer_error(partial(_load, config, device))
+        self._generator = load_or_defer_error(partial(_load, config, device, loaded))
         one_core = partial(use_threads, 1)
         self._threads = ThreadPoolExecutor(plan.threads, initializer=one_core) if device == "cpu" else None
 
@@ -87,10 +94,10 @@ class SegmentImages(Stage):
         return generator.generate(images, sizes)
 
 
-def _load(config: SamModel, device: str) -> MaskGenerator:
+def _load(config: SamModel, device: str, loaded: Sam | None) -> MaskGenerator:
     from segray.models.sam.generator import build_sam
 
-    sam, _ = build_sam(config.model, config.weights, sha256=config.sha256)
+    sam = loaded or build_sam(config.model, config.weights, sha256=config.sha256)[0]
     generator = mask_generator(sam.to(device), config)
     if config.compile:
         # `torch.compile` fails in the first call: a failure of the compiler is not a failure of an image.
@@ -106,13 +113,31 @@ def mask_generator(sam: Sam, config: SamModel) -> MaskGenerator:
         ValueError: options that contradict each other.
     """
     from segray.models.precision import resolve_precision
-    from segray.models.sam.generator import SAM_MODELS, MaskGenerator
+    from segray.models.sam.generator import MaskGenerator
 
     options = config.model_dump(include=_OPTIONS)
     options["precision"] = resolve_precision(config.precision, sam.device.type)
     options["compiled"] = config.compile
-    defaults = SAM_MODELS[config.model]
     for name in ("points_per_side", "pred_iou_thresh", "stability_score_thresh"):
-        chosen = getattr(config, name)
-        options[name] = getattr(defaults, name) if chosen is None else chosen
+        options[name] = _or_default(config, name)
     return MaskGenerator(sam, **options)
+
+
+def check_sam_options(config: SamModel) -> None:
+    """Raise what `mask_generator` would raise.
+
+    Raises:
+        ValueError: options that contradict each other.
+    """
+    from segray.models.sam.generator import grid_sides
+
+    side = _or_default(config, "points_per_side")
+    grid_sides(side, config.crop_n_layers, config.crop_n_points_downscale_factor)
+
+
+def _or_default(config: SamModel, name: str) -> Any:
+    """The value of an option, or the default of the model."""
+    from segray.models.sam.registry import SAM_MODELS
+
+    chosen = getattr(config, name)
+    return getattr(SAM_MODELS[config.model], name) if chosen is None else chosen

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from segray.models import weights
-from segray.models.clip.gem import dense_features
-from segray.models.clip.model import build_clip, preprocess
+from segray.models.clip.gem import check_features, dense_features
+from segray.models.clip.model import ClipModel, build_clip, build_text_clip, preprocess
 from segray.models.clip.weights import OPENAI_MEAN, OPENAI_STD, find_weights
 from segray.models.weights import WeightsError
 from tests.models.clip.tiny_clip import TINY_ARCH, save_builtin, tiny_clip
 
 TINY = "ViT-tiny"
+Build = Callable[..., ClipModel]
+BUILDERS = pytest.mark.parametrize("build", [build_clip, build_text_clip])
 
 
 @pytest.fixture
@@ -70,6 +73,30 @@ def same_outputs(built: Any, original: Any) -> bool:
     return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*pairs, strict=True))
 
 
+def same_texts(one: Any, other: Any) -> bool:
+    texts = torch.randint(0, 40000, (3, 16))
+    with torch.no_grad():
+        return torch.equal(one.encode_text(texts), other.encode_text(texts))
+
+
+def test_the_text_tower_alone_embeds_the_same_and_knows_the_image_tower(tmp_path: Path) -> None:
+    path = str(save_builtin(tiny_clip(), tmp_path / "clip.safetensors"))
+    whole, text = build_clip("builtin", path), build_text_clip("builtin", path)
+    assert same_texts(text.model, whole.model)
+    assert torch.equal(text.model.logit_scale, whole.model.logit_scale)
+    assert (text.image_size, text.depth, text.checkpoint) == (whole.image_size, whole.depth, whole.checkpoint)
+    assert {p.device.type for p in text.model.visual.parameters()} == {"meta"}
+    assert not text.model.training
+    assert not any(p.requires_grad for p in text.model.parameters())
+    assert check_features(text.model.visual, (64, 32), depth=3) == (8, 4)
+
+
+def test_a_file_of_the_format_before_archives(registered: None, tmp_path: Path) -> None:
+    path = tmp_path / "old.pt"
+    torch.save(tiny_clip().state_dict(), path, _use_new_zipfile_serialization=False)
+    assert same_texts(build_text_clip(TINY, str(path)).model, build_clip(TINY, str(path)).model)
+
+
 def test_the_builtin_from_its_file(tmp_path: Path) -> None:
     original = tiny_clip().half().float()
     path = save_builtin(original, tmp_path / "clip.safetensors")
@@ -110,6 +137,7 @@ def test_every_layout_of_a_local_file(registered: None, tmp_path: Path, layout: 
     clip = build_clip(TINY, str(path))
     assert same_outputs(clip.model, original)
     assert (clip.mean, clip.std) == (OPENAI_MEAN, OPENAI_STD)
+    assert same_texts(build_text_clip(TINY, str(path)).model, clip.model)
 
 
 @pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
@@ -167,6 +195,7 @@ def test_offline_is_one_line_that_says_what_to_do(hub: Path) -> None:
     assert "local path" in str(caught.value)
 
 
+@BUILDERS
 @pytest.mark.parametrize(
     ("model", "given", "text"),
     [
@@ -181,12 +210,13 @@ def test_offline_is_one_line_that_says_what_to_do(hub: Path) -> None:
         ("ViT-B-16", "./nothing.pt", "nothing.pt"),
     ],
 )
-def test_what_cannot_be_built(model: str, given: str | None, text: str) -> None:
+def test_what_cannot_be_built(build: Build, model: str, given: str | None, text: str) -> None:
     with pytest.raises(ValueError, match=text) as caught:
-        build_clip(model, given)
+        build(model, given)
     assert "\n" not in str(caught.value)
 
 
+@BUILDERS
 @pytest.mark.parametrize("registered_model", [TINY, "builtin"])
 @pytest.mark.parametrize(
     ("change", "text"),
@@ -197,7 +227,7 @@ def test_what_cannot_be_built(model: str, given: str | None, text: str) -> None:
     ],
 )
 def test_weights_that_do_not_fit(
-    registered: None, tmp_path: Path, registered_model: str, change: Any, text: str
+    registered: None, tmp_path: Path, build: Build, registered_model: str, change: Any, text: str
 ) -> None:
     state = dict(tiny_clip().state_dict())
     change(state)
@@ -206,7 +236,7 @@ def test_weights_that_do_not_fit(
     with pytest.raises(
         WeightsError, match=f"a.safetensors does not fit the .*model {registered_model}: .*{text}"
     ):
-        build_clip(registered_model, str(path))
+        build(registered_model, str(path))
 
 
 class _Program(nn.Module):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from safetensors.torch import save_file
 from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import Sam
 from segment_anything.utils.amg import remove_small_regions as upstream_remove_small_regions
+from torch import Tensor
 
 from segray.models import weights
 from segray.models.builtin.arch import SAM_ARCH, build_builtin_sam
 from segray.models.masks import full_mask, pack, segment_from_mask
 from segray.models.sam.generator import SAM_MODELS, MaskGenerator, build_sam
 from segray.models.sam.postprocess import clean
+from segray.models.sam.registry import check_sam
 from segray.models.weights import WeightsError
 from segray.pipelines.scenes.picture_book import draw_scene
 from tests.models.sam.upstream_masks import assert_same, reference_sam
@@ -306,17 +309,61 @@ def test_built_in_weights(
     assert len(generator.generate([scene(40, 50)])) == 1
 
 
-def test_a_wrong_architecture_in_the_metadata(tmp_path: Path) -> None:
+BUILDERS = pytest.mark.parametrize("build", [build_sam, check_sam])
+
+
+@BUILDERS
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda s: s.pop("mask_decoder.iou_token.weight"), "missing: mask_decoder.iou_token.weight"),
+        (lambda s: s.update(extra=torch.zeros(1)), "unexpected: extra"),
+        (
+            lambda s: s.update({"image_encoder.pos_embed": torch.zeros(2, 3)}),
+            r"wrong shapes: image_encoder.pos_embed is \(2, 3\), expected",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit(
+    tmp_path: Path, build: Callable[..., object], change: Callable[[dict[str, Tensor]], object], text: str
+) -> None:
+    path = tmp_path / "sam.safetensors"
+    state = save_builtin(path, TINY_ARCH).state_dict()
+    change(state)
+    save_file(state, path, {"segray": json.dumps({"arch": TINY_ARCH})})
+    with pytest.raises(WeightsError, match=f"sam.safetensors does not fit the model builtin: {text}"):
+        build("builtin", str(path))
+
+
+@BUILDERS
+def test_a_damaged_file(tmp_path: Path, build: Callable[..., object]) -> None:
+    path = tmp_path / "sam.safetensors"
+    save_builtin(path, TINY_ARCH)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(WeightsError, match=r"sam\.safetensors is damaged"):
+        build("builtin", str(path))
+
+
+def test_checked_weights_are_those_that_are_built(tmp_path: Path) -> None:
+    path = tmp_path / "sam.safetensors"
+    save_builtin(path, TINY_ARCH)
+    sam, checkpoint = build_sam("builtin", str(path))
+    assert check_sam("builtin", str(path)) == (sam.image_encoder.img_size, checkpoint)
+
+
+@BUILDERS
+def test_a_wrong_architecture_in_the_metadata(tmp_path: Path, build: Callable[..., object]) -> None:
     path = tmp_path / "w.safetensors"
     save_file({"a": torch.zeros(1)}, path, {"segray": json.dumps({"arch": {"width": 3}})})
     with pytest.raises(WeightsError, match=r"'arch' must have whole numbers for img_size, patch_size"):
-        build_sam("builtin", str(path))
+        build("builtin", str(path))
 
 
-def test_an_unknown_model_lists_the_known_ones() -> None:
+@BUILDERS
+def test_an_unknown_model_lists_the_known_ones(build: Callable[..., object]) -> None:
     message = "unknown SAM model 'vit_x'; choose one of vit_b, vit_l, vit_h, builtin"
     with pytest.raises(ValueError, match=message):
-        build_sam("vit_x")
+        build("vit_x")
 
 
 def test_official_weights_are_pinned_and_have_upstream_builders() -> None:
@@ -338,6 +385,7 @@ def test_an_official_checkpoint_file_loads(tmp_path: Path) -> None:
     assert checkpoint.path == path
     assert sam.image_encoder.img_size == 1024
     assert all(torch.equal(value, state[key]) for key, value in sam.state_dict().items())
+    assert check_sam("vit_b", str(path)) == (1024, checkpoint)
     with pytest.raises(WeightsError, match=r"builtin: .*image_encoder.pos_embed is \(1, 64, 64, 768\)"):
         build_sam("builtin", str(path))
     with pytest.raises(WeightsError, match=f"expected {SAM_MODELS['vit_b'].sha256}"):

@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from segment_anything.modeling import Sam
+from torch import Tensor
 
+from segray.models import weights
+from segray.models.weights import Checkpoint, load_state_dict
 from segray.pipelines.annotation import in_process, local
 from segray.pipelines.annotation.in_process import Stages
 from segray.pipelines.annotation.stages.segment import SegmentImages
 from segray.pipelines.commands import annotate
+from segray.pipelines.commands.annotate import prepare, space_of
 from segray.pipelines.commands.verify import verify
 from segray.pipelines.config.commands.annotate import AnnotateConfig, SamConfig
 from segray.pipelines.engine import single_process
@@ -130,13 +137,39 @@ def test_a_run_that_stopped_is_resumed(
 def test_weights_that_changed_end_the_run_in_one_line(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def changed(config: SamConfig, plan: PoolPlan, guard: Guard) -> SegmentImages:
+    """As in a run of many images of which few are pending: its models are loaded after they are checked."""
+
+    def changed(config: SamConfig, plan: PoolPlan, guard: Guard, _: Sam | None) -> SegmentImages:
         return SegmentImages(config.model_copy(update={"sha256": "0" * 64}), plan, guard)
 
     monkeypatch.setattr(in_process, "SegmentImages", changed)
     with pytest.raises(UserError, match="sha256"):
         annotate.run(config_here(images, tmp_path / "labels"))
     assert LabelStore(str(tmp_path / "labels")).parts() == []
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_run_in_this_process_loads_each_model_once(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = list[str]()
+
+    def counted(checkpoint: Checkpoint, *, mapped: bool = False) -> dict[str, Tensor]:
+        loaded.append(checkpoint.path.name)
+        return load_state_dict(checkpoint, mapped=mapped)
+
+    monkeypatch.setattr(weights, "load_state_dict", counted)
+    annotate.run(config_here(images, tmp_path / "labels"))
+    assert sorted(loaded) == ["clip.safetensors", "sam.safetensors"]
+
+
+def test_a_run_on_a_cluster_loads_no_image_network_in_the_driver(images: Path, tmp_path: Path) -> None:
+    config = config_here(images, tmp_path / "labels")
+    checked, loaded = (prepare(config, space_of(config), load=load) for load in (False, True))
+    assert checked.models is None
+    assert loaded.models is not None
+    assert np.array_equal(checked.text.embeddings, loaded.text.embeddings)
+    assert replace(checked, text=loaded.text) == replace(loaded, models=None)
 
 
 _DIES = """

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,12 @@ from segray.models.label_space import label_space
 from segray.models.masks import unpack
 from segray.models.sam.generator import SAM_MODELS, build_sam
 from segray.pipelines.annotation.stages import read as read_module
-from segray.pipelines.annotation.stages.classify import ClassifySegments, TextEmbeddings, clip_features
+from segray.pipelines.annotation.stages.classify import (
+    ClassifySegments,
+    TextEmbeddings,
+    check_clip_options,
+    clip_features,
+)
 from segray.pipelines.annotation.stages.encode import EncodeLabels
 from segray.pipelines.annotation.stages.read import ReadImages
 from segray.pipelines.annotation.stages.schemas import (
@@ -31,7 +37,7 @@ from segray.pipelines.annotation.stages.schemas import (
     classes_from_bytes,
     pixels_of,
 )
-from segray.pipelines.annotation.stages.segment import SegmentImages, mask_generator
+from segray.pipelines.annotation.stages.segment import SegmentImages, check_sam_options, mask_generator
 from segray.pipelines.commands.verify import verify
 from segray.pipelines.config.commands.annotate import ClipConfig, SamConfig
 from segray.pipelines.engine.guard import Guard
@@ -298,11 +304,10 @@ def test_null_options_are_the_model_s_own() -> None:
         assert getattr(chosen, name) == getattr(config, name)
     for name in ("crop_nms_thresh", "crop_overlap_ratio", "min_mask_region_area", "points_per_batch"):
         assert getattr(chosen, name) == getattr(config, name)
-    with pytest.raises(ValueError, match="crop_n_points_downscale_factor"):
-        mask_generator(
-            sam,
-            SamConfig(model="builtin", points_per_side=2, crop_n_layers=2, crop_n_points_downscale_factor=2),
-        )
+    wrong = SamConfig(model="builtin", points_per_side=2, crop_n_layers=2, crop_n_points_downscale_factor=2)
+    for refuse in (partial(mask_generator, sam), check_sam_options):
+        with pytest.raises(ValueError, match="crop_n_points_downscale_factor"):
+            refuse(wrong)
 
 
 # Name
@@ -320,7 +325,7 @@ def test_classes_follow_the_method(segmented: pa.Table, named: pa.Table, text: T
         pooled = pool_segments(grid, segments, row["height"], row["width"]).half()
         assert row["embeddings"] == pooled.numpy().tobytes()
         found, expected = classes_from_bytes(row["classes"]), classify_segments(pooled.float(), bank, 0.05)
-        for name in ("class_id", "score", "margin", "confidence", "runner_up_class", "named"):
+        for name in ("class_id", "score", "margin", "confidence", "runner_up_class", "has_class"):
             assert np.array_equal(getattr(found, name), getattr(expected, name)), name
 
 
@@ -366,8 +371,11 @@ def test_embeddings_and_size_are_options(segmented: pa.Table, text: TextEmbeddin
     assert all(row["embeddings"] is None for row in stage(segmented).to_pylist())
     clip = build_clip("builtin")
     assert clip_features(clip, plain, [np.zeros((9, 7, 3), np.uint8)] * 2).shape == (2, 4, 4, 64)
+    wrong = ClipConfig(model="builtin", image_size=70)
     with pytest.raises(ValueError, match="does not fit patches of 16x16 px"):
-        clip_features(clip, ClipConfig(model="builtin", image_size=70), [np.zeros((9, 7, 3), np.uint8)])
+        clip_features(clip, wrong, [np.zeros((9, 7, 3), np.uint8)])
+    with pytest.raises(ValueError, match="does not fit patches of 16x16 px"):
+        check_clip_options(clip, wrong)
 
 
 def test_text_embeddings_are_the_text_bank() -> None:
