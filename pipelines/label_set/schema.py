@@ -25,6 +25,7 @@ _RLE = pa.struct([("size", _list(pa.int32(), 2)), ("counts", pa.binary())])
 ID_LIST = _list(pa.int64())
 # Batches stay far below the 2 GiB that one Arrow binary array can hold, with whole photographs embedded too.
 _BATCH_ROWS = 32
+_COUNTED = 1 << 22
 
 _LABEL_FIELDS = [
     ("image_id", pa.string()),
@@ -123,9 +124,17 @@ def class_counts(label: NDArray[np.uint8], ignore_index: int = 255) -> tuple[lis
 
     Pixels of the ignore index are not counted: it is not a class.
     """
-    pixels = np.bincount(label.ravel(), minlength=256)
+    pixels = pixel_counts(label)
     ids = [int(i) for i in np.flatnonzero(pixels) if i != ignore_index]
     return ids, [int(pixels[i]) for i in ids]
+
+
+def pixel_counts(label: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Pixels of each id, int64 [256]; bincount makes 8 bytes of a pixel, so they are counted in pieces."""
+    flat, pixels = label.ravel(), np.zeros(256, np.int64)
+    for start in range(0, flat.size, _COUNTED):
+        pixels += np.bincount(flat[start : start + _COUNTED], minlength=256)
+    return pixels
 
 
 def _metadata(provenance: Mapping[str, object]) -> dict[str, str]:

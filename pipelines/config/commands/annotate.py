@@ -140,7 +140,7 @@ class LabelConfig(Config):
 class ImageConfig(Config):
     """Which images are accepted, and how they are decoded."""
 
-    max_pixels: int = Field(default=100_000_000, ge=1)
+    max_pixels: int = Field(default=100_000_000, ge=1, le=1 << 28)
     """An image with more pixels becomes an error row; its header is checked before it is decoded."""
     min_size: int = Field(default=8, ge=1)
     """An image whose shorter side has fewer pixels becomes an error row."""

@@ -13,14 +13,14 @@ from segray.models.label_space import IGNORE_INDEX
 from segray.models.metrics import class_iou, pixel_accuracy
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.ground_truth import TruthMasks
-from segray.pipelines.io.images import ImageOptions, ImageProblem, decode, decode_gray_png
+from segray.pipelines.io.images import MAX_LABEL_PIXELS, ImageOptions, ImageProblem, decode, decode_gray_png
 from segray.pipelines.io.sources import read_labelled
 from segray.pipelines.printing import visible
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.evaluation import compare
 
-# Limits were applied when the label was made, to the same bytes: see the checksum below.
-_ANY_SIZE = ImageOptions(max_pixels=1 << 40, min_size=1, frames="first")
+# The user's limit was applied when the label was made; this one holds for label sets of others.
+_ANY_SIZE = ImageOptions(max_pixels=MAX_LABEL_PIXELS, min_size=1, frames="first")
 
 
 @dataclass(frozen=True)
