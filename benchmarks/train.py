@@ -4,11 +4,11 @@
     python -m benchmarks.train --device cuda --network segformer_b4 --crop 321 --loaders 8
 
 The peer works like public code: a DataLoader that augments image by image on the CPU with torchvision and
-PIL, the same network and losses in fp32, one process. `ratio` is the peer's time per step over segray's;
-above 1, segray is faster. The two alternate, so that other load on the machine affects both. On a GPU
-segray takes `--steps` steps in each `--precision` (default: all; `ratio` is that of `auto`), one after the
-other, and the clock stops when the GPU is through; `plain_bf16` is the peer with autocast. `--profile` lists
-the operations that take the GPU's time.
+PIL, the published network and the same losses in fp32, one process. `ratio` is the peer's time per step over
+segray's; above 1, segray is faster. The two alternate, so that other load on the machine affects both. On a
+GPU segray takes `--steps` steps in each `--precision` (default: all; `ratio` is that of `auto`), one after
+the other, and the clock stops when the GPU is through; `plain_bf16` is the peer with autocast. `--profile`
+lists the operations that take the GPU's time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ from benchmarks.common import (
     table,
     write_result,
 )
+from segray.models.segmenters.base import resample
 from segray.models.segmenters.registry import Segmenter, build_segmenter
+from segray.models.segmenters.segformer import SegFormer
 from segray.models.semi.student import Logits, Student
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import load
@@ -122,6 +124,13 @@ class PlainViews(Dataset[tuple[Tensor, ...]]):
         return box
 
 
+def published(network: Segmenter) -> Callable[[tuple[Tensor, ...], tuple[int, int]], Tensor]:
+    """`network.decode` as the network's authors compute it: segray's SegFormer has another order of sums."""
+    if isinstance(network, SegFormer):
+        return lambda maps, size: resample(network.decoder(maps), size)
+    return network.decode
+
+
 class PlainLoop:
     """A straightforward loop of the paper's method: three forward passes, as in public code."""
 
@@ -174,10 +183,11 @@ class PlainLoop:
         weak_maps = tuple(m[len(image) :] for m in maps)
         dropped = tuple(F.dropout2d(m, 0.5) for m in weak_maps)
         joined = tuple(torch.cat([m, d]) for m, d in zip(maps, dropped, strict=True))
-        logits = self.network.decode(joined, (image.shape[-2], image.shape[-1]))
+        size = (image.shape[-2], image.shape[-1])
+        logits = published(self.network)(joined, size)
         labelled, weak_logits, feature = logits.split([len(image), len(weak), len(weak)])
         strong = [torch.where(b[:, None], v.flip(0), v) for v, b in zip(views, boxes, strict=True)]
-        predicted = self.network(torch.cat(strong)).chunk(2)
+        predicted = published(self.network)(self.network.encode(torch.cat(strong)), size).chunk(2)
         confidence, predicted_class = weak_logits.detach().softmax(1).max(1)
         label = torch.where((confidence >= TAU) & (zero_shot != 255), predicted_class, zero_shot)
         terms = [0.5 * self._loss(feature, label)]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from segray.models.class_files import ENDINGS, class_lines
 
 
 def _split(text: str) -> list[str]:
@@ -53,7 +57,26 @@ VOC_ALIASES = {
     "boat": ("boat", "ship"),
 }
 
-_NO_CLASS = ("background", "void")
+_NO_CLASS = {
+    "background": "background",
+    "unlabeled": "background",
+    "unlabelled": "background",
+    "void": "void",
+}
+"""Names that mean "no class", by `name_key`, and the name that id 0 gets for each."""
+
+
+def name_key(name: str) -> str:
+    """A name as CLIP's tokenizer sees it: lower case, and blanks, `_` and `-` alike."""
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
+
+
+def no_class_name(name: str) -> str | None:
+    """The name of id 0 that a name stands for: `background` or `void`; None for a class.
+
+    `_background_`, `Background` and `unlabeled` are names that other tools give to it.
+    """
+    return _NO_CLASS.get(name_key(name))
 
 
 @dataclass(frozen=True)
@@ -89,18 +112,23 @@ def label_space(
     classes: str | Sequence[str],
     background_names: Sequence[str] | None = None,
     aliases: Mapping[str, Sequence[str]] | None = None,
+    *,
+    in_order: bool = False,
 ) -> LabelSpace:
     """The label space of a class list.
 
     Args:
         classes: `voc`, `coco`, `picture_book`, a text file (one class a line, aliases after a colon:
-            `person: people, man`), a comma list, or a sequence of such lines. "background" or "void" may
-            stand first, else "background" is added as id 0.
+            `person: people, man`) or another tool's, see `class_files`, a comma list, or a sequence of such
+            lines. Names such as "background" and "void" (`no_class_name`) become id 0, wherever they are;
+            without one, "background" is added.
         background_names: prompt names of id 0; None: a list fit for the classes.
         aliases: further names a class; they replace its own name in the prompts where given.
+        in_order: the classes are in the order of existing ids: a background that is not first is refused.
 
     Raises:
-        ValueError: no class, an empty or doubled name, more than 254 classes, aliases of an unknown class.
+        ValueError: no class, an empty name, the same name or prompt for two ids (as `name_key` compares
+            them), more than 254 classes, aliases of an unknown class.
     """
     lines, known_aliases, void = _read_classes(classes)
     names: list[str] = []
@@ -110,8 +138,10 @@ def label_space(
         names.append(name.strip())
         if others.strip():
             spoken[name.strip()] = (name.strip(), *_split(others))
-    if names and names[0].lower() in _NO_CLASS:
-        void = names.pop(0)
+    if in_order:
+        _check_order(names)
+    void = next((word for name in names if (word := no_class_name(name))), void)
+    names = [name for name in names if no_class_name(name) is None]
     _check(names)
     unknown = sorted(set(aliases or {}) - set(names))
     if unknown:
@@ -119,10 +149,13 @@ def label_space(
     spoken.update({name: tuple(value) for name, value in (aliases or {}).items()})
     prompts = tuple(spoken.get(name, (name,)) for name in names)
     if background_names is None:
-        default = PICTURE_BOOK_GROUNDS if tuple(names) == PICTURE_BOOK else BACKGROUND_NAMES
-        taken = {word for group in prompts for word in group}
-        background_names = [name for name in default if name not in taken]
-    return LabelSpace((void, *names), (tuple(background_names), *prompts))
+        picture_book = [name_key(name) for name in names] == [name_key(name) for name in PICTURE_BOOK]
+        default = PICTURE_BOOK_GROUNDS if picture_book else BACKGROUND_NAMES
+        taken = {name_key(word) for group in (names, *prompts) for word in group}
+        background_names = [name for name in default if name_key(name) not in taken]
+    space = LabelSpace((void, *names), (tuple(background_names), *prompts))
+    _check_prompts(space)
+    return space
 
 
 def _read_classes(classes: str | Sequence[str]) -> tuple[list[str], dict[str, tuple[str, ...]], str]:
@@ -134,14 +167,43 @@ def _read_classes(classes: str | Sequence[str]) -> tuple[list[str], dict[str, tu
         return list(COCO), {}, "void"
     if classes == "picture_book":
         return list(PICTURE_BOOK), {}, "background"
-    if "," not in classes and (classes.endswith(".txt") or "/" in classes or Path(classes).is_file()):
-        if not Path(classes).is_file():
-            raise ValueError(
-                f"classes: no file {classes!r}; give a file, a comma list, voc, coco or picture_book"
-            )
-        text = Path(classes).read_text(encoding="utf-8-sig")
-        return [line.strip() for line in text.splitlines() if line.strip()], {}, "background"
+    if "," not in classes and (classes.endswith(ENDINGS) or "/" in classes or Path(classes).is_file()):
+        return _read_file(classes), {}, "background"
     return _split(classes), {}, "background"
+
+
+def _read_file(path: str) -> list[str]:
+    if not Path(path).is_file():
+        raise ValueError(f"classes: no file {path!r}; give a file, a comma list, voc, coco or picture_book")
+    try:
+        return class_lines(Path(path).read_text(encoding="utf-8-sig"), path)
+    except ValueError as problem:
+        raise ValueError(f"classes: {path}: {problem}") from None
+
+
+def _check_order(names: Sequence[str]) -> None:
+    late = next((i for i, name in enumerate(names) if i and no_class_name(name)), None)
+    if late is not None:
+        raise ValueError(
+            f"classes: {names[late]!r} is name {late + 1} of the list, which makes it id {late}; id 0 is the "
+            f"background: put it first, and give its pixels id 0 in the masks"
+        )
+
+
+def _check_prompts(space: LabelSpace) -> None:
+    """Refuse two ids with the same prompt: neither could ever win over the other."""
+    owner: dict[str, tuple[int, str]] = {}
+    for class_id, prompt in space.names():
+        other, text = owner.setdefault(name_key(prompt), (class_id, prompt))
+        if other != class_id:
+            raise ValueError(_same_prompt(space, (other, text), (class_id, prompt)))
+
+
+def _same_prompt(space: LabelSpace, first: tuple[int, str], second: tuple[int, str]) -> str:
+    ids = f"{space.classes[first[0]]!r} (id {first[0]}) and {space.classes[second[0]]!r} (id {second[0]})"
+    words = f"{first[1]!r}" if first[1] == second[1] else f"{first[1]!r} and {second[1]!r}"
+    key = "label.background_names" if first[0] == 0 else "label.aliases"
+    return f"{key}: {ids} have the same prompt, {words}; CLIP cannot tell them apart: drop one"
 
 
 def _check(names: list[str]) -> None:
@@ -149,9 +211,13 @@ def _check(names: list[str]) -> None:
         raise ValueError("classes: no class name; give at least one")
     if "" in names:
         raise ValueError("classes: an empty name; give one name between commas or on a line")
-    double = next((name for i, name in enumerate(names) if name in names[:i]), None)
-    if double is not None:
-        raise ValueError(f"classes: {double!r} is there twice; each class once")
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.get(name_key(name))
+        if other is not None:
+            same = "is there twice" if other == name else f"and {other!r} are the same name"
+            raise ValueError(f"classes: {name!r} {same}; each class once")
+        first[name_key(name)] = name
     if len(names) > 254:
         raise ValueError(
             f"classes: {len(names)} classes; an 8-bit label map holds at most 254 and background"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from segray.models.segmenters.base import Segmenter, at_least, resample
@@ -90,14 +91,39 @@ class SegFormer(Segmenter):
         return tuple(maps)
 
     def decode(self, maps: tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
-        """Logits at stride 4, resampled to `size`."""
-        return resample(self.decoder(maps), size)
+        """Logits at stride 4, resampled to `size`.
+
+        The head of transformers projects each map to 768 channels, enlarges it to stride 4, and mixes all
+        3,072 channels there. All of that is linear, and mixing commutes with enlarging: here each map is
+        projected and mixed by one product at its own size, and the four results are added up.
+        """
+        head = self.decoder
+        mixed = [_mixed(x, *projection) for x, projection in zip(maps, _projections(head), strict=True)]
+        fine = (maps[0].shape[-2], maps[0].shape[-1])
+        total = mixed[0]
+        for part in mixed[1:]:
+            total = total + resample(part, fine)
+        return resample(head.classifier(head.dropout(head.activation(head.batch_norm(total)))), size)
 
     def official_key(self, key: str) -> str:
         """The name in NVIDIA's files on the hub, which keep the layout of transformers before 5.23."""
         for pattern, replacement in _OFFICIAL:
             key = re.sub(pattern, replacement, key)
         return f"segformer.{key}"
+
+
+def _projections(head: Any) -> list[tuple[Tensor, Tensor]]:
+    """For each map, weights [768, C] and biases [768] that project and mix it."""
+    # The head joins the maps from coarse to fine.
+    mixing = head.linear_fuse.weight.flatten(1).chunk(len(head.linear_projections), 1)[::-1]
+    linear = [projection.proj for projection in head.linear_projections]
+    return [(mix @ part.weight, mix @ part.bias) for mix, part in zip(mixing, linear, strict=True)]
+
+
+def _mixed(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Maps [B, C, h, w] projected to [B, 768, h, w]."""
+    tokens = F.linear(maps.flatten(2).transpose(1, 2), weight, bias)
+    return tokens.transpose(1, 2).unflatten(2, maps.shape[2:])
 
 
 def _transformers() -> ModuleType:

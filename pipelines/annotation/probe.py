@@ -66,7 +66,7 @@ def choose(prepared: Prepared, resources: Resources, n_pending: int, pending: It
     except Exception as error:  # noqa: BLE001  whatever is wrong, the run itself reports it or does without a probe
         click.echo(f"probe: failed ({_reason(error)}); workers as without auto", err=True)
         return usual
-    found = replace(_sized(config, resources, seconds, usual), probe=seconds)
+    found = replace(_sized(config, resources, n_pending, seconds, usual), probe=seconds)
     click.echo(probe_line(seconds, found), err=True)
     return found
 
@@ -88,9 +88,11 @@ def _wanted(config: AnnotateConfig, n_pending: int) -> bool:
     return True
 
 
-def _sized(config: AnnotateConfig, resources: Resources, seconds: Mapping[str, float], usual: Pools) -> Pools:
+def _sized(
+    config: AnnotateConfig, resources: Resources, n_pending: int, seconds: Mapping[str, float], usual: Pools
+) -> Pools:
     """The usual pools if explicit settings of one leave too little for the other, or if both share GPUs."""
-    sizes = pools.balanced(seconds, resources)
+    sizes = pools.at_most(pools.balanced(seconds, resources), n_pending)
     if usual.shared and sizes[0].num_gpus < 1:
         return usual
     try:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from segray.models.label_space import LabelSpace, label_space
+from segray.models.label_space import LabelSpace, label_space, name_key
 from segray.pipelines.annotation import local
 from segray.pipelines.annotation.auto_precision import recorded_precisions, with_precisions
 from segray.pipelines.annotation.models import Models, open_models
@@ -32,6 +32,7 @@ from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.io.sources import image_roots, list_images
 from segray.pipelines.label_set.store import LabelStore, prepare_output, write_run
+from segray.pipelines.understood import classes_line, show
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def execute(config: AnnotateConfig) -> LabelSetResult:
     """
     began = time.monotonic()
     space = space_of(config)
+    show([classes_line(space.classes)])
     prepare_output(config.out)
     images = list_images(config.images, config.image.roots)
     first = list(islice(images, single_process.FEW + 1))
@@ -175,10 +177,12 @@ def _open_store(prepared: Prepared, images: Iterable[ImageRef]) -> tuple[int, in
     if removed:
         _log.info("removed %d unfinished files of an earlier run", removed)
     total, changed = pending.refresh_manifest(config.out, images)
-    storage.write_atomic(storage.join(config.out, "config.yaml"), dump(config).encode())
     done = _done(store, changed)
     pending.commit_manifest(config.out)
     n_pending = pending.write_pending(config.out, done)
+    stored = storage.join(config.out, "config.yaml")
+    if n_pending or not storage.exists(stored):
+        storage.write_atomic(stored, dump(config).encode())
     if n_pending:
         storage.delete(storage.join(config.out, "run.json"))
     return total, n_pending
@@ -201,7 +205,8 @@ def _done(store: LabelStore, changed: set[str]) -> set[str]:
 def _warn_of_unknown_names(config: AnnotateConfig, space: LabelSpace) -> None:
     """The built-in models label anything with any names; nothing else shows that the labels mean nothing."""
     builtin = "builtin" in (config.sam.model, config.clip.model)
-    unknown = set(space.classes) - set(label_space("picture_book").classes)
+    known = {name_key(name) for name in label_space("picture_book").classes}
+    unknown = {name_key(name) for name in space.classes[1:]} - known
     if builtin and unknown:
         click.echo(
             "note: the built-in models know the picture book and nothing else: labels of other images mean "

@@ -15,6 +15,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.binary_masks import all_look_binary, refuse_binary, with_object_as_class
 from segray.pipelines.io.ground_truth import TruthMasks
+from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.reporting.evaluation import Evaluation, compare, table, to_csv, to_dict
 from segray.pipelines.reporting.label_maps import LabelMaps, NetworkMaps, open_labels
 
@@ -111,7 +112,8 @@ def _source(config: EvaluateConfig) -> LabelMaps:
     if config.checkpoint is not None:
         if config.images is None:
             raise UserError("images: checkpoint needs them, give images=FOLDER")
-        return NetworkMaps(config.checkpoint, config.images, config.window, config.image.roots)
+        options = ImageOptions(**config.image.model_dump(exclude={"roots"}))
+        return NetworkMaps(config.checkpoint, config.images, config.window, config.image.roots, options)
     if config.labels is None:
         raise UserError("labels: required, give labels=DIR, or checkpoint=DIR and images=FOLDER")
     if config.images is not None or config.window is not None:

@@ -29,6 +29,7 @@ from segray.pipelines.prediction import local
 from segray.pipelines.prediction.graph import pool_plan, predictions
 from segray.pipelines.prediction.output import TABLE, begin, check_same, made_with, write_table
 from segray.pipelines.prediction.stages import MASKS, OVERLAYS, STOP, Job
+from segray.pipelines.understood import classes_line, show
 
 _SHOWN = 20
 
@@ -115,6 +116,7 @@ def execute(config: PredictConfig) -> PredictResult:
     images = list_images(config.images, config.image.roots)
     job, record = prepare(config)
     check_same(config.out, before, record)
+    show([classes_line(job.classes)])
     with RunLock(config.out):
         total, n_pending = begin(job, record, images)
         doing = f"{n_pending} to do, into" if n_pending else "nothing to do in"

@@ -39,6 +39,7 @@ from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.label_set.schema import labels_schema, segments_schema
 from segray.pipelines.label_set.store import LabelStore, prepare_output, write_part, write_run
 from segray.pipelines.printing import visible
+from segray.pipelines.understood import classes_line, show
 
 _LAYERS = 8
 """How often the boxes of all segments may cover an image; SAM's do so two to four times."""
@@ -119,6 +120,7 @@ def _prepare(config: RelabelConfig, source: LabelStore) -> _Target:
         text, templates = _embed_names(config, old, space)
     except ValueError as error:
         raise UserError(str(error)) from error
+    show([classes_line(space.classes)])
     clip = {key: value for key, value in old["clip"].items() if key != "logit_scale"}
     record = provenance(
         config, space, sam=old["sam"], clip=clip, templates=templates, logit_scale=text.logit_scale

@@ -9,17 +9,21 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
+from segray.pipelines.io import tiff_bands
+from segray.pipelines.io.pixel_values import PixelProblem, PixelRules
+from segray.pipelines.io.rgb import bands_to_rgb, to_rgb, wide_values
+
 UInt8Array = NDArray[np.uint8]
 
 # Formats are named, not "whatever Pillow knows": its EPS reader, for one, starts Ghostscript on the bytes.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
-_MODES = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LA", "La", "PA", "RGBA", "RGBa"})
 _BROKEN_HEADER = (SyntaxError, IndexError, TypeError, KeyError, struct.error, OSError)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -31,20 +35,19 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
+_TIFF = frozenset({b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"})
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale with alpha", 6: "RGBA"}
-_TO_8_BITS = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 @dataclass(frozen=True)
-class ImageOptions:
-    """Which images are accepted.
+class ImageOptions(PixelRules):
+    """Which images are accepted, and how their values become pixels.
 
     Attributes:
         max_pixels: width times height above this is refused from the header, before any pixel is decoded.
         min_size: shortest side in pixels.
         frames: what to do with animations and multi-page files: skip them, or take the first frame.
-        background_color: RGB colour behind transparent pixels.
         jpeg_size: minimum (long side, short side) of a reduced JPEG in pixels; None: do not reduce.
         roots: the folders and files of the user below which an image must be; None: anywhere.
     """
@@ -52,7 +55,6 @@ class ImageOptions:
     max_pixels: int = 100_000_000
     min_size: int = 8
     frames: Literal["skip", "first"] = "skip"
-    background_color: tuple[int, int, int] = (255, 255, 255)
     jpeg_size: tuple[int, int] | None = None
     roots: tuple[str, ...] | None = None
 
@@ -96,27 +98,32 @@ def decode(data: bytes, options: ImageOptions) -> UInt8Array:
 def decode_image(data: bytes, options: ImageOptions) -> DecodedImage:
     """Decode an image and turn it upright by its EXIF orientation.
 
-    Transparent pixels show `options.background_color`; 16-bit grey is scaled by 255/65535, not by its range.
+    Transparent pixels show `options.background_color`; what has more than 8 bits follows `options.range`.
     Neither Pillow's global limits nor the warning filters are touched, so threads may share the process.
 
     Raises:
         ImageProblem: for every kind of bad file, and for nothing else.
     """
     try:
+        if data[:4] in _TIFF and (bands := _tiff_bands(data, options)) is not None:
+            return bands
         with _open(data) as image:
             _check_header(image, options)
             size = image.size
             reduced = _reduce(image, options.jpeg_size) if options.jpeg_size else 1
+            wide = wide_values(image, lambda: _open(data))
             image.load()
             size = size if reduced > 1 else image.size
             # Read after load(), which turns a TIFF upright by itself and then drops its tag.
             turn = _UPRIGHT.get(_orientation(image))
-            rgb = _to_rgb(image, options.background_color)
+            rgb = to_rgb(image, wide, options)
             upright = rgb if turn is None else rgb.transpose(turn)
             width, height = size[::-1] if turn in _SIDEWAYS else size
             return DecodedImage(np.array(upright, np.uint8), height, width, reduced)
     except ImageProblem:
         raise
+    except PixelProblem as problem:
+        raise ImageProblem("error", str(problem)) from problem
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _bomb(error, options) from error
     except Exception as error:
@@ -151,16 +158,39 @@ def _broken_header(name: str, data: bytes) -> ImageProblem:
     return ImageProblem("error", f"not an image (broken {name} header)")
 
 
+def _tiff_bands(data: bytes, options: ImageOptions) -> DecodedImage | None:
+    """A TIFF that Pillow does not open, or of which it drops bands that are asked for; else None."""
+    tags = tiff_bands.header(data)
+    try:
+        with _open(data) as image:
+            asked = max(options.bands or (0,))
+            if tags is None or (asked <= len(image.getbands()) and not tiff_bands.is_separate(tags)):
+                return None
+    except ImageProblem:
+        if tags is None:
+            return None
+    if find_spec("tifffile") is None:
+        need = f"{tiff_bands.EXTRA} reads it, with image.bands=1,2,3"
+        raise ImageProblem("error", f"a TIFF of {tiff_bands.describe(tags)}: {need}")
+    width, height = tiff_bands.size_of(data)
+    _check_size(width, height, options)
+    rgb = np.asarray(bands_to_rgb(tiff_bands.read_bands(data), options, tiff_bands.is_geotiff(tags)))
+    return DecodedImage(rgb, height, width, 1)
+
+
 def _check_header(image: ImageFile.ImageFile, options: ImageOptions) -> None:
-    width, height = image.size
-    if width * height > options.max_pixels:
-        raise _too_large(width * height, options)
-    if min(width, height) < options.min_size:
-        raise ImageProblem("error", f"too small ({width}x{height} px, min_size is {options.min_size})")
+    _check_size(*image.size, options)
     # An MPO is a camera's JPEG with previews or a gain map behind the image.
     animated = image.format != "MPO" and getattr(image, "is_animated", False)
     if animated and options.frames == "skip":
         raise ImageProblem("skipped", f"animated ({getattr(image, 'n_frames', 1)} frames)")
+
+
+def _check_size(width: int, height: int, options: ImageOptions) -> None:
+    if width * height > options.max_pixels:
+        raise _too_large(width * height, options)
+    if min(width, height) < options.min_size:
+        raise ImageProblem("error", f"too small ({width}x{height} px, min_size is {options.min_size})")
 
 
 def _reduce(image: ImageFile.ImageFile, keep: tuple[int, int]) -> int:
@@ -171,18 +201,6 @@ def _reduce(image: ImageFile.ImageFile, keep: tuple[int, int]) -> int:
     share = max(keep[0] / max(width, height), keep[1] / min(width, height))
     image.draft(image.mode, (math.ceil(width * share), math.ceil(height * share)))
     return next(s for s in (1, 2, 4, 8) if -(-width // s) == image.width and -(-height // s) == image.height)
-
-
-def _to_rgb(image: Image.Image, background_color: tuple[int, int, int]) -> Image.Image:
-    # Pillow opens 16-bit PGM as "I"; elsewhere "I" means 32 or signed bits, of unknown range.
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        return Image.fromarray(_TO_8_BITS[np.asarray(image)]).convert("RGB")
-    if image.mode not in _MODES:
-        raise ImageProblem("error", f"unsupported mode {image.mode}")
-    if image.has_transparency_data:
-        background = Image.new("RGBA", image.size, (*background_color, 255))
-        return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -7,33 +7,38 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from segray.models.label_space import IGNORE_INDEX, LabelSpace, label_space
+from segray.models.class_files import class_lines
+from segray.models.label_space import IGNORE_INDEX, LabelSpace, label_space, no_class_name
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 
 FILE = "class_names.txt"
-_BACKGROUNDS = {"background": "background", "_background_": "background", "void": "void"}
 
 
 def configured_space(classes: str | Sequence[str]) -> LabelSpace:
     """The label space of `data.classes`, as in annotate: id 0 is "background" or "void".
 
     Raises:
-        UserError: no class, one twice, or more than 254.
+        UserError: no class, one twice, more than 254, or a background that is not the first.
     """
     try:
-        return label_space(classes)
+        return label_space(classes, in_order=True)
     except ValueError as problem:
         raise UserError(f"data.{problem}") from None
 
 
-def dataset_space(root: str) -> LabelSpace | None:
+def dataset_space(root: str, ignore_index: int = IGNORE_INDEX) -> LabelSpace | None:
     """The label space of the file class_names.txt in a data set; None without one.
 
-    Its first line is id 0, which may be the background or a class like all others.
+    Its first line is id 0, which may be the background or a class like all others. A last line such as "void"
+    whose id is the ignore index is no class.
+
+    Args:
+        root: the data set.
+        ignore_index: the id of mask pixels that are ignored.
 
     Raises:
-        UserError: the file is empty, or has a name twice.
+        UserError: the file is empty, has a name twice, or a background that is not the first.
     """
     where = storage.join(root, FILE)
     try:
@@ -42,12 +47,14 @@ def dataset_space(root: str) -> LabelSpace | None:
         return None
     except UnicodeDecodeError as error:
         raise UserError(f"{storage.display(where)}: not UTF-8 text ({error.reason})") from None
-    names = [line.partition(":")[0].strip() for line in text.splitlines() if line.strip()]
     try:
-        if names and names[0].lower() in _BACKGROUNDS:
-            return label_space([_BACKGROUNDS[names[0].lower()], *names[1:]])
-        # Checks the names, but adds a background that this data set does not have: its id 0 is a class.
-        space = label_space(names)
+        names = [line.partition(":")[0].strip() for line in class_lines(text, FILE)]
+        if names and len(names) == ignore_index + 1 and no_class_name(names[-1]):
+            names.pop()
+        space = label_space(names, in_order=True)
+        if names and no_class_name(names[0]):
+            return space
+        # A background was added that this data set does not have: its id 0 is a class.
     except ValueError as problem:
         raise UserError(f"{storage.display(where)}: {problem}") from None
     return LabelSpace(space.classes[1:], space.aliases[1:])
@@ -55,7 +62,7 @@ def dataset_space(root: str) -> LabelSpace | None:
 
 def has_background(classes: Sequence[str]) -> bool:
     """Whether id 0 is the background, which means "no class", and not a class like all others."""
-    return classes[0].lower() in _BACKGROUNDS
+    return no_class_name(classes[0]) is not None
 
 
 def class_id_table(

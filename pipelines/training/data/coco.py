@@ -13,7 +13,7 @@ from typing import NotRequired, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from segray.models.label_space import IGNORE_INDEX, LabelSpace, label_space
+from segray.models.label_space import IGNORE_INDEX, LabelSpace, label_space, no_class_name
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -116,20 +116,20 @@ class CocoImages(DataSet):
         return samples
 
     def _read(self, part: _Part) -> dict[int, str]:
-        """Fill a part from its file; return the categories, sorted by id."""
+        """Fill a part from its file; return the categories but the background, sorted by id."""
         try:
             content = parse_json(storage.read_bytes(part.uri))
             categories = {int(c["id"]): str(c["name"]) for c in content["categories"]}
             ids = {image["id"]: _image_id(part.folder, image["file_name"]) for image in content["images"]}
             part.images = {ids[image["id"]]: _image_record(image) for image in content["images"]}
-            class_of = {category: i for i, category in enumerate(sorted(categories), start=1)}
+            class_of, classes = _class_ids(categories)
             for a in content["annotations"]:
                 shape = (int(a["id"]), class_of[a["category_id"]], a["segmentation"])
                 part.shapes[ids[a["image_id"]]].append(shape)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             why = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise UserError(f"{storage.display(part.uri)} is not a COCO instances file: {why}") from None
-        return dict(sorted(categories.items()))
+        return classes
 
     def _part_of(self, sample: Sample) -> _Part:
         return next(part for part in self._parts if sample.image_id in part.images)
@@ -175,6 +175,13 @@ class CocoImages(DataSet):
 
 def _image_record(image: ImageRecord) -> ImageRecord:
     return {"id": image["id"], "height": int(image["height"]), "width": int(image["width"])}
+
+
+def _class_ids(categories: dict[int, str]) -> tuple[dict[int, int], dict[int, str]]:
+    """The class id of each category, 0 for one named background, and the other categories by their ids."""
+    classes = {i: name for i, name in sorted(categories.items()) if no_class_name(name) is None}
+    class_of = dict.fromkeys(categories, 0) | {i: number for number, i in enumerate(classes, start=1)}
+    return class_of, classes
 
 
 def open_coco(config: DataConfig) -> DataSet:

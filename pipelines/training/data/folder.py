@@ -37,7 +37,7 @@ def open_folder(config: DataConfig) -> DataSet:
 def _space(config: DataConfig) -> LabelSpace:
     if config.classes is not None:
         return configured_space(config.classes)
-    space = dataset_space(config.root)
+    space = dataset_space(config.root, config.ignore_index)
     if space is None and config.kind != "picture_book":
         where = f"data.root={storage.display(config.root)}"
         raise UserError(f"{where} has no class_names.txt; write it (line 1 is id 0) or set data.classes")

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 
 from segray.models.label_space import LabelSpace
 from segray.pipelines.errors import UserError
-from segray.pipelines.io import storage
+from segray.pipelines.io import storage, tiff_bands
 from segray.pipelines.io.binary_masks import check_two_classes, count_ids, look_binary, refuse_binary
 from segray.pipelines.io.ground_truth import TruthMasks
 from segray.pipelines.io.images import FORMATS, ImageProblem
@@ -45,7 +45,11 @@ def image_shape(uri: str) -> tuple[int, int]:
     except FileNotFoundError:
         raise ImageProblem("error", "no such file") from None
     except Exception as error:
-        raise ImageProblem("error", "not an image") from error
+        # A TIFF with more bands than Pillow knows has a size all the same.
+        tags = tiff_bands.header(read_image(uri)) if uri.lower().endswith((".tif", ".tiff")) else None
+        if tags is None or not {256, 257} <= set(tags):
+            raise ImageProblem("error", "not an image") from error
+        width, height, turned = int(tags[256]), int(tags[257]), tags.get(274) in _SIDEWAYS
     if width * height > READ.max_pixels:
         raise ImageProblem("error", f"too large ({width}x{height} px)")
     return (width, height) if turned else (height, width)

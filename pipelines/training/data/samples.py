@@ -11,7 +11,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.understood import PixelCounts
 
-READ = ImageOptions(min_size=1, frames="first")
+READ = ImageOptions(min_size=1, frames="first", check_span=False)
 """How training reads images: it accepts every image that annotation could accept."""
 
 
@@ -28,6 +28,7 @@ class Sample:
         binary: whether 255 in the mask is class 1.
         shapes: its annotations in COCO, packed (`coco_masks.render_label_map`); None if `mask` is a PNG.
         label_id: its image_id in the label set, if that is another.
+        read: how the image is decoded.
     """
 
     image_id: str
@@ -38,6 +39,7 @@ class Sample:
     binary: bool = False
     shapes: bytes | None = None
     label_id: str | None = None
+    read: ImageOptions = READ
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def open_voc(config: DataConfig) -> DataSet:
     """
     images = list_samples(config.root, IMAGES)
     configured = None if config.classes is None else configured_space(config.classes)
-    space = configured or dataset_space(config.root) or configured_space("voc")
+    space = configured or dataset_space(config.root, config.ignore_index) or configured_space("voc")
     masks = MaskFolders(config.root, MASKS, config.binary)
     data = MaskedImages(config.root, space, images, masks, folder=IMAGES, void=config.ignore_index)
     val = _image_set(data, "val")

@@ -116,7 +116,9 @@ def test_segformer_is_that_of_transformers() -> None:
     with torch.no_grad():
         published = segmenter.encoder(images, output_hidden_states=True).hidden_states
         maps = segmenter.encode(images)
+        logits = resample(segmenter.decoder(published), (70, 50))
     assert all(torch.equal(a, b) for a, b in zip(maps, published, strict=True))
+    torch.testing.assert_close(segmenter.decode(maps, (70, 50)), logits)
 
 
 def test_the_built_in_network_treats_each_image_alone() -> None:

@@ -50,6 +50,17 @@ class Unread:
         pytest.fail("a probe was begun")
 
 
+@pytest.mark.parametrize("resources", [TWO, Resources(256, 0), Resources(256, 128)], ids=str)
+@pytest.mark.parametrize("n_images", [17, 40, WORTH])
+def test_no_more_workers_start_than_there_are_images(
+    images: Path, n_images: int, resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "_on_cluster", lambda *_: MEASURED)
+    for words in ((), ("sam.model=none",)):
+        plans = choose(prepared_for(images, *words), resources, n_images, []).plans
+        assert all(1 <= plan.workers <= plan.max_workers <= n_images for plan in plans.values())
+
+
 def test_a_probe_labels_a_few_good_images_and_writes_nothing(images: Path) -> None:
     before = sorted(images.parent.rglob("*"))
     seconds = measure(prepared_for(images), list(list_images(str(images))))

@@ -183,3 +183,15 @@ def test_a_cut_file_and_no_file(tmp_path: Path) -> None:
     assert f"{path} is not a COCO instances file" in refusal(root, kind="coco")
     path.unlink()
     assert "no instances_train*.json in" in refusal(root, kind="coco")
+
+
+def test_a_category_named_background_is_id_0(tmp_path: Path) -> None:
+    root = coco_set(tmp_path)
+    for path in (root / "annotations").glob("*.json"):
+        content = json.loads(path.read_text())
+        next(c for c in content["categories"] if c["id"] == 18)["name"] = "Background"
+        path.write_text(json.dumps(content))
+    data = opened(root, kind="coco")
+    assert data.space.classes == ("void", "person", "toothbrush")
+    assert set(LabelledImages(data.labelled)[1][1].unique().tolist()) == {0}
+    assert set(LabelledImages(data.labelled)[2][1].unique().tolist()) == {0, 2}

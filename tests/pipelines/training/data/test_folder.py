@@ -205,3 +205,34 @@ def test_street_photographs_in_the_order_of_their_class_names() -> None:
     assert set(mask.unique().tolist()) <= {*range(11), 255}
     assert 255 in mask
     assert refusal(shared("camvid-mini")).startswith("40 bad masks or images:\n")
+
+
+def class_names(root: Path, text: str) -> Path:
+    (root / "class_names.txt").write_text(text)
+    return root
+
+
+def test_class_names_of_other_tools(tmp_path: Path) -> None:
+    root = folder_set(tmp_path)
+    cvat = "# label:color_rgb:parts:actions\nunlabeled:0,0,0::\ncat:1,2,3::\ndog:4,5,6::\n"
+    assert opened(class_names(root, cvat)).space.classes == CLASSES
+    assert opened(class_names(root, "0: _background_\n1: cat\n2: dog\n")).space.classes == CLASSES
+    (tmp_path / "data.yaml").write_text("names: [cat, dog]\n")
+    assert opened(root, classes=str(tmp_path / "data.yaml")).space.classes == CLASSES
+
+
+def test_a_background_that_is_not_first_is_refused_as_masks_have_ids(tmp_path: Path) -> None:
+    root = class_names(folder_set(tmp_path), "cat\ndog\nbackground\n")
+    message = "'background' is name 3 of the list, which makes it id 2; id 0 is the background: put it first"
+    assert message in refusal(root)
+    assert message in refusal(root, classes="cat,dog,background")
+    assert "'Dog' and 'dog' are the same name" in refusal(class_names(root, "cat\ndog\nDog\n"))
+
+
+def test_a_last_name_that_is_the_ignore_index_is_no_class(tmp_path: Path) -> None:
+    root = class_names(folder_set(tmp_path), "sky\ncat\ndog\nunlabelled\n")
+    for path in root.glob("masks/*/*.png"):
+        write_mask(path, mask_of(1, 2, void=3))
+    data = opened(root, ignore_index=3)
+    assert data.space.classes == ("sky", "cat", "dog")
+    assert data.labelled_pixels.ignored == 4 * WIDTH
