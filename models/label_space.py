@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import category
 
 import numpy as np
 from numpy.typing import NDArray
@@ -204,6 +205,14 @@ def _same_prompt(space: LabelSpace, first: tuple[int, str], second: tuple[int, s
     words = f"{first[1]!r}" if first[1] == second[1] else f"{first[1]!r} and {second[1]!r}"
     key = "label.background_names" if first[0] == 0 else "label.aliases"
     return f"{key}: {ids} have the same prompt, {words}; CLIP cannot tell them apart: drop one"
+
+
+_DIRECTION = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def hidden_characters(name: str) -> bool:
+    """Whether a terminal obeys characters of a name instead of showing them: escapes, ends of lines."""
+    return any(category(c) in ("Cc", "Cs", "Zl", "Zp") or c in _DIRECTION for c in name)
 
 
 def _check(names: list[str]) -> None:
