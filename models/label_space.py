@@ -220,6 +220,8 @@ def _check(names: list[str]) -> None:
         raise ValueError("classes: no class name; give at least one")
     if "" in names:
         raise ValueError("classes: an empty name; give one name between commas or on a line")
+    if hidden := next(filter(hidden_characters, names), None):
+        raise ValueError(f"classes: {hidden!r} has control characters; allowed are those that can be seen")
     first: dict[str, str] = {}
     for name in names:
         other = first.get(name_key(name))
