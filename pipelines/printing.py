@@ -12,9 +12,11 @@ def visible(text: str) -> str:
 
 def csv_text(cell: object) -> object:
     """A cell of a CSV file: spreadsheets run a text that starts like a formula, so it gets a ' in front."""
-    if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(cell):
-        return f"'{cell}"
-    return cell
+    if not isinstance(cell, str):
+        return cell
+    # csv does not quote a lone carriage return, and no reader takes it.
+    text = cell.replace("\r", "\\r")
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) and not _is_number(text) else text
 
 
 def _is_number(text: str) -> bool:

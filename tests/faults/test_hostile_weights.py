@@ -158,9 +158,7 @@ def _checkpoint(folder: Path, names: dict[str, bytes], more: dict[str, str]) -> 
     return str(folder)
 
 
-@pytest.mark.parametrize(
-    "name", ["../secret", "/etc/passwd", "a/b", "..", "x?endpoint_override=evil", "extra.bin"]
-)
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "..", "x?scheme=http", "extra.bin"])
 def test_a_checkpoint_names_its_own_files_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret").write_bytes(b"secret")
     digest = hashlib.sha256(b"secret").hexdigest()
