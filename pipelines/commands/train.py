@@ -112,6 +112,7 @@ def _fit(config: TrainConfig, data: TrainingData) -> str | None:
     """Train to the end, in this process or on a cluster; the reason, if the run stopped early."""
     if local.suits(config):
         return local.fit(config, data)
+    single_process.tell_of_death(config.out)
     problem = _fit_on_cluster(config, data)
     single_process.forget_death(config.out)
     return problem
