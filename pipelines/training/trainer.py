@@ -5,6 +5,7 @@ The training loop that each worker runs is `loop.Trainer`.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ from segray.pipelines.training.run_folder import CHECKPOINTS
 if TYPE_CHECKING:
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
+
+    from segray.pipelines.training.failures import Failure
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,27 +45,38 @@ class WorkerInputs:
     tracker_folder: str | None
 
 
-def train_worker(inputs: WorkerInputs) -> str | None:
-    """Run one Ray Train worker to the end of training; the reason, if the run must stop early."""
-    from segray.models.weights import WeightsError
-    from segray.pipelines.engine.compiling import CannotCompileError
+def train_worker(inputs: WorkerInputs) -> Failure | None:
+    """Run one Ray Train worker to the end of training; why, if the run must stop early.
+
+    An error that would happen again is returned by a worker alone; one of several raises it, so that the
+    others stop waiting for it, and all return it when Ray starts them again.
+    """
+    import ray
+
+    from segray.pipelines.training.failures import lasting_failure
     from segray.pipelines.training.loop import Trainer
-    from segray.pipelines.training.meter import DivergedError
     from segray.pipelines.training.session import RaySession
 
-    config = inputs.config
-    session = RaySession(storage.join(config.out, CHECKPOINTS), inputs.log_collector)
+    config, collector = inputs.config, inputs.log_collector
+    session = RaySession(storage.join(config.out, CHECKPOINTS), collector)
+    if session.workers > 1 and (earlier := ray.get(collector.failure.remote())):
+        return earlier
     try:
         Trainer(config, inputs.data, session, inputs.tracker_folder).run()
-    except (CannotCompileError, DivergedError) as error:
-        return str(error)
-    except WeightsError as error:
-        return f"network: {error}"
+    except Exception as error:
+        failure = lasting_failure(error)
+        if failure is None:
+            raise
+        _log.exception("the worker cannot go on")
+        if session.workers == 1 or failure.everywhere:
+            return failure
+        ray.get(collector.fail.remote(failure))
+        raise
     return None
 
 
 def torch_trainer(
-    config: TrainConfig, train_loop: Callable[[], str | None], workers: ScalingConfig
+    config: TrainConfig, train_loop: Callable[[], Failure | str | None], workers: ScalingConfig
 ) -> TorchTrainer:
     """A `TorchTrainer` whose checkpoints go into the run's folder.
 
