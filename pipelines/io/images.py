@@ -8,15 +8,26 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
 from segray.pipelines.io import tiff_bands
+from segray.pipelines.io.decoder_process import DecoderDiedError, decoder
+from segray.pipelines.io.image_cost import (
+    COUNT_READS,
+    MAX_SCANS,
+    TimedFile,
+    TookTooLongError,
+    TooManyReadsError,
+    is_unstoppable,
+    jpeg_scans,
+)
 from segray.pipelines.io.pixel_values import PixelProblem, PixelRules
 from segray.pipelines.io.rgb import bands_to_rgb, to_rgb, wide_values
 
@@ -36,6 +47,7 @@ _UPRIGHT = {
 }
 _SIDEWAYS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
 _TIFF = frozenset({b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"})
+_WIDTH, _HEIGHT = 256, 257
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale with alpha", 6: "RGBA"}
 
@@ -46,6 +58,8 @@ class ImageOptions(PixelRules):
 
     Attributes:
         max_pixels: width times height above this is refused from the header, before any pixel is decoded.
+        max_side: longest side in pixels, from the header too.
+        max_seconds: an image that takes longer to decode is given up.
         min_size: shortest side in pixels.
         frames: what to do with animations and multi-page files: skip them, or take the first frame.
         jpeg_size: minimum (long side, short side) of a reduced JPEG in pixels; None: do not reduce.
@@ -53,6 +67,8 @@ class ImageOptions(PixelRules):
     """
 
     max_pixels: int = 100_000_000
+    max_side: int = 100_000
+    max_seconds: float = 30.0
     min_size: int = 8
     frames: Literal["skip", "first"] = "skip"
     jpeg_size: tuple[int, int] | None = None
@@ -104,26 +120,34 @@ def decode_image(data: bytes, options: ImageOptions) -> DecodedImage:
     Raises:
         ImageProblem: for every kind of bad file, and for nothing else.
     """
-    try:
-        if data[:4] in _TIFF and (bands := _tiff_bands(data, options)) is not None:
-            return bands
+    with _one_reason(options):
+        file = TimedFile(data, options.max_seconds)
+        decoded = _decode(file, data, options)
+        file.check()
+        return decoded
+
+
+def decode_alone(data: bytes, options: ImageOptions) -> DecodedImage:
+    """`decode_image` for the process that is killed when its time is up; everything happens in this one."""
+    with _one_reason(options):
+        if data[:4] in _TIFF and (tags := _banded(data, options)) is not None:
+            return _decode_bands(data, options, tags)
         with _open(data) as image:
-            _check_header(image, options)
-            size = image.size
-            reduced = _reduce(image, options.jpeg_size) if options.jpeg_size else 1
-            wide = wide_values(image, lambda: _open(data))
-            image.load()
-            size = size if reduced > 1 else image.size
-            # Read after load(), which turns a TIFF upright by itself and then drops its tag.
-            turn = _UPRIGHT.get(_orientation(image))
-            rgb = to_rgb(image, wide, options)
-            upright = rgb if turn is None else rgb.transpose(turn)
-            width, height = size[::-1] if turn in _SIDEWAYS else size
-            return DecodedImage(np.array(upright, np.uint8), height, width, reduced)
+            return _pixels(image, data, options)
+
+
+@contextmanager
+def _one_reason(options: ImageOptions) -> Iterator[None]:
+    try:
+        yield
     except ImageProblem:
         raise
     except PixelProblem as problem:
         raise ImageProblem("error", str(problem)) from problem
+    except (TookTooLongError, TimeoutError):
+        raise ImageProblem("error", f"took longer than {options.max_seconds:g} s") from None
+    except DecoderDiedError:
+        raise ImageProblem("error", "cannot decode: the decoder crashed or ran out of memory") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _bomb(error, options) from error
     except Exception as error:
@@ -131,7 +155,37 @@ def decode_image(data: bytes, options: ImageOptions) -> DecodedImage:
         raise _undecodable(error) from error
 
 
-def _open(data: bytes) -> ImageFile.ImageFile:
+def _decode(file: TimedFile, data: bytes, options: ImageOptions) -> DecodedImage:
+    if data[:4] in _TIFF and (tags := _banded(data, options)) is not None:
+        width, height = int(tags[_WIDTH]), int(tags[_HEIGHT])
+        _check_size(width, height, options)
+        return _decode_elsewhere(data, options, width * height)
+    with _open(data, file) as image:
+        _check_header(image, file, data, options)
+        if is_unstoppable(image, data):
+            return _decode_elsewhere(data, options, image.width * image.height)
+        return _pixels(image, data, options)
+
+
+def _decode_elsewhere(data: bytes, options: ImageOptions, pixels: int) -> DecodedImage:
+    return decoder.call("decode_alone", (data, options), options.max_seconds, pixels)
+
+
+def _pixels(image: ImageFile.ImageFile, data: bytes, options: ImageOptions) -> DecodedImage:
+    size = image.size
+    reduced = _reduce(image, options.jpeg_size) if options.jpeg_size else 1
+    wide = wide_values(image, lambda: _open(data, TimedFile(data, options.max_seconds)))
+    image.load()
+    size = size if reduced > 1 else image.size
+    # Read after load(), which turns a TIFF upright by itself and then drops its tag.
+    turn = _UPRIGHT.get(_orientation(image))
+    rgb = to_rgb(image, wide, options)
+    upright = rgb if turn is None else rgb.transpose(turn)
+    width, height = size[::-1] if turn in _SIDEWAYS else size
+    return DecodedImage(np.array(upright, np.uint8), height, width, reduced)
+
+
+def _open(data: bytes, file: TimedFile | None = None) -> ImageFile.ImageFile:
     """Open by content, like Image.open, but without its pixel limit, which holds for the whole process.
 
     Pillow has no public way to do that. `Image.OPEN`, which `Image.register_open` fills, is used only here.
@@ -144,7 +198,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         if factory is None or accept is None or accept(data[:16]) is not True:
             continue
         try:
-            return factory(io.BytesIO(data), "")
+            return factory(io.BytesIO(data) if file is None else file, "")
         except _BROKEN_HEADER as error:
             raise _broken_header(name, data) from error
     hint = " (HEIC is not supported)" if data[4:12] in {b"ftypheic", b"ftypheix", b"ftypmif1"} else ""
@@ -158,8 +212,8 @@ def _broken_header(name: str, data: bytes) -> ImageProblem:
     return ImageProblem("error", f"not an image (broken {name} header)")
 
 
-def _tiff_bands(data: bytes, options: ImageOptions) -> DecodedImage | None:
-    """A TIFF that Pillow does not open, or of which it drops bands that are asked for; else None."""
+def _banded(data: bytes, options: ImageOptions) -> dict[int, Any] | None:
+    """Tags of a TIFF that Pillow does not open, or of which it drops bands that are asked for; else None."""
     tags = tiff_bands.header(data)
     try:
         with _open(data) as image:
@@ -172,23 +226,39 @@ def _tiff_bands(data: bytes, options: ImageOptions) -> DecodedImage | None:
     if find_spec("tifffile") is None:
         need = f"{tiff_bands.EXTRA} reads it, with image.bands=1,2,3"
         raise ImageProblem("error", f"a TIFF of {tiff_bands.describe(tags)}: {need}")
+    return tags
+
+
+def _decode_bands(data: bytes, options: ImageOptions, tags: dict[int, Any]) -> DecodedImage:
     width, height = tiff_bands.size_of(data)
     _check_size(width, height, options)
     rgb = np.asarray(bands_to_rgb(tiff_bands.read_bands(data), options, tiff_bands.is_geotiff(tags)))
     return DecodedImage(rgb, height, width, 1)
 
 
-def _check_header(image: ImageFile.ImageFile, options: ImageOptions) -> None:
+def _check_header(image: ImageFile.ImageFile, file: TimedFile, data: bytes, options: ImageOptions) -> None:
     _check_size(*image.size, options)
+    if image.format in {"JPEG", "MPO"} and jpeg_scans(data) > MAX_SCANS:
+        raise ImageProblem("error", f"more than {MAX_SCANS} scans")
     # An MPO is a camera's JPEG with previews or a gain map behind the image.
-    animated = image.format != "MPO" and getattr(image, "is_animated", False)
-    if animated and options.frames == "skip":
-        raise ImageProblem("skipped", f"animated ({getattr(image, 'n_frames', 1)} frames)")
+    if options.frames == "skip" and image.format != "MPO" and getattr(image, "is_animated", False):
+        raise ImageProblem("skipped", f"animated ({_count_frames(image, file)} frames)")
+
+
+def _count_frames(image: ImageFile.ImageFile, file: TimedFile) -> str:
+    """How many, or "many": some formats are read through to their end for it."""
+    file.allow_reads(COUNT_READS)
+    try:
+        return str(getattr(image, "n_frames", 1))
+    except TooManyReadsError:
+        return "many"
 
 
 def _check_size(width: int, height: int, options: ImageOptions) -> None:
     if width * height > options.max_pixels:
         raise _too_large(width * height, options)
+    if max(width, height) > options.max_side:
+        raise ImageProblem("error", f"too large ({width}x{height} px, max_side is {options.max_side})")
     if min(width, height) < options.min_size:
         raise ImageProblem("error", f"too small ({width}x{height} px, min_size is {options.min_size})")
 
@@ -206,6 +276,8 @@ def _reduce(image: ImageFile.ImageFile, keep: tuple[int, int]) -> int:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except TookTooLongError:
+        raise
     except Exception:  # noqa: BLE001 (a broken EXIF block raises anything, and the pixels are still good)
         return 1
 

@@ -182,7 +182,8 @@ def _opacity(image: ImageFile.ImageFile, values: Values, rules: PixelRules) -> N
 def _blended(image: ImageFile.ImageFile, rules: PixelRules) -> Image.Image:
     """An 8-bit image in mode RGB."""
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        # convert() would copy it.
+        return image if image.mode == "RGB" else image.convert("RGB")
     rgba = image.convert("RGBA")
     if not _blends(image, np.asarray(rgba.getchannel("A")), rules):
         return rgba.convert("RGB")

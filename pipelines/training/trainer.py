@@ -15,6 +15,7 @@ from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.engine import cluster
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.training.checkpoints import CHECKPOINTS_KEPT
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.log_collector import LogActor
 from segray.pipelines.training.run_folder import CHECKPOINTS
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
     from segray.pipelines.training.failures import Failure
+    from segray.pipelines.training.session import Session
 
 _log = logging.getLogger(__name__)
 
@@ -54,24 +56,45 @@ def train_worker(inputs: WorkerInputs) -> Failure | None:
     import ray
 
     from segray.pipelines.training.failures import lasting_failure
-    from segray.pipelines.training.loop import Trainer
     from segray.pipelines.training.session import RaySession
 
-    config, collector = inputs.config, inputs.log_collector
-    session = RaySession(storage.join(config.out, CHECKPOINTS), collector)
+    collector = inputs.log_collector
+    session = RaySession(storage.join(inputs.config.out, CHECKPOINTS), collector)
     if session.workers > 1 and (earlier := ray.get(collector.failure.remote())):
         return earlier
     try:
-        Trainer(config, inputs.data, session, inputs.tracker_folder).run()
+        return train_until_end(inputs.config, inputs.data, session, inputs.tracker_folder)
+    except Exception as error:
+        if failure := lasting_failure(error):
+            ray.get(collector.fail.remote(failure))
+        raise
+
+
+def train_until_end(
+    config: TrainConfig, data: TrainingData, session: Session, tracker_folder: str | None
+) -> Failure | None:
+    """Run one worker, in a Ray Train worker or not, to the end of training.
+
+    Args:
+        config: the run.
+        data: checked images, masks and labels.
+        session: connects the worker to the others.
+        tracker_folder: folder for the trackers' files; None: no trackers.
+
+    Returns:
+        Why, if the run must stop early, and no other worker waits for this one.
+    """
+    from segray.pipelines.training.failures import lasting_failure
+    from segray.pipelines.training.loop import Trainer
+
+    try:
+        Trainer(config, data, session, tracker_folder).run()
     except Exception as error:
         failure = lasting_failure(error)
-        if failure is None:
+        if failure is None or not (session.workers == 1 or failure.everywhere):
             raise
-        _log.exception("the worker cannot go on")
-        if session.workers == 1 or failure.everywhere:
-            return failure
-        ray.get(collector.fail.remote(failure))
-        raise
+        _log.debug("the worker cannot go on", exc_info=True)
+        return failure
     return None
 
 
@@ -101,7 +124,7 @@ def torch_trainer(
             storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=3, checkpoint_score_attribute="miou", checkpoint_score_order="max"
+                num_to_keep=CHECKPOINTS_KEPT, checkpoint_score_attribute="miou", checkpoint_score_order="max"
             ),
         ),
     )

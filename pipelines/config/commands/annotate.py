@@ -169,6 +169,10 @@ class ImageConfig(PixelConfig):
 
     max_pixels: int = Field(default=100_000_000, ge=1)
     """An image with more pixels becomes an error row; its header is checked before it is decoded."""
+    max_side: int = Field(default=100_000, ge=1)
+    """An image with a longer side, in pixels, becomes an error row; checked in the same way."""
+    max_seconds: Annotated[float, Field(gt=0, le=86_400), RunOnly] = 30.0
+    """An image that takes longer to decode becomes an error row."""
     min_size: int = Field(default=8, ge=1)
     """An image whose shorter side has fewer pixels becomes an error row."""
     frames: Literal["skip", "first"] = "skip"

@@ -50,7 +50,7 @@ def image_shape(uri: str) -> tuple[int, int]:
         if tags is None or not {256, 257} <= set(tags):
             raise ImageProblem("error", "not an image") from error
         width, height, turned = int(tags[256]), int(tags[257]), tags.get(274) in _SIDEWAYS
-    if width * height > READ.max_pixels:
+    if width * height > READ.max_pixels or max(width, height) > READ.max_side:
         raise ImageProblem("error", f"too large ({width}x{height} px)")
     return (width, height) if turned else (height, width)
 

@@ -17,6 +17,8 @@ IMAGE_KEYS = (
     "bands",
     "alpha",
     "max_pixels",
+    "max_side",
+    "max_seconds",
     "min_size",
     "frames",
     "background_color",
