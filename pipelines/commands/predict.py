@@ -199,6 +199,7 @@ def _execute(config: PredictConfig, job: Job, n_pending: int, outcome: Outcome) 
 
 
 def _on_cluster(config: PredictConfig, job: Job, n_pending: int) -> Generator[pa.Table]:
+    single_process.tell_of_death(job.out)
     with cluster.session(config.address, config.grow) as resources:
         require_shared(config.out, [config.images, *config.image.roots, job.checkpoint])
         ray_data.configure()
