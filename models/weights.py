@@ -217,7 +217,9 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
-    except zipfile.BadZipFile as error:
+    except OSError:
+        raise
+    except Exception as error:  # damaged bytes raise almost anything in zipfile
         raise WeightsError(f"{path} is damaged: {_line(error)}; get it again") from error
     if bad is not None:
         raise WeightsError(f"{path} is damaged: the checksum of its record {bad} is wrong; get it again")

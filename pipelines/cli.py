@@ -17,6 +17,7 @@ import click
 
 from segray.pipelines.config.command_table import COMMANDS
 from segray.pipelines.errors import UserError
+from segray.pipelines.printing import visible
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -25,7 +26,7 @@ class _Lines(logging.Handler):
     """Log records as plain lines on whatever stderr is at the time."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record), err=True)
+        click.echo("\n".join(visible(line) for line in self.format(record).splitlines()), err=True)
 
 
 class _Command(click.Command):
@@ -126,7 +127,8 @@ def _log_to_stderr(debug: bool) -> None:
 
 def _print_error(message: str) -> None:
     for line in message.splitlines():
-        click.echo(f"segray: {line}", err=True)
+        # Messages quote received files, whose escape sequences a terminal would obey.
+        click.echo(f"segray: {visible(line)}", err=True)
 
 
 def _print_unexpected(error: Exception, debug: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -37,10 +38,10 @@ class ManifestRow(TypedDict, total=False):
 
     image_id: object
     uri: object
-    size: int | None
-    mtime: float | None
-    problem: str | None
-    mask_uri: str | None
+    size: object
+    mtime: object
+    problem: object
+    mask_uri: object
 
 
 @dataclass(frozen=True)
@@ -152,10 +153,10 @@ def _ref(row: ManifestRow, manifest: str, where: str) -> ImageRef:
     return ImageRef(
         image_id,
         absolute_uri(uri, manifest),
-        int(row.get("size") or 0),
-        float(row.get("mtime") or 0.0),
-        row.get("problem") or None,
-        absolute_uri(mask, manifest) if (mask := row.get("mask_uri")) else None,
+        int(_number("size", row.get("size"), where)),
+        _number("mtime", row.get("mtime"), where),
+        _text("problem", problem, where) if (problem := row.get("problem")) else None,
+        absolute_uri(_text("mask_uri", mask, where), manifest) if (mask := row.get("mask_uri")) else None,
     )
 
 
@@ -166,5 +167,14 @@ def _allowed(ref: ImageRef, roots: Sequence[str]) -> ImageRef:
 
 def _text(name: str, value: object, where: str) -> str:
     if not isinstance(value, str) or not value:
-        raise UserError(f"{where}: {name} {value!r} is not text; each row needs an image_id and a uri")
+        shown = repr(value)[:100]
+        raise UserError(f"{where}: {name} {shown} is not text; each row needs an image_id and a uri")
+    return value
+
+
+def _number(name: str, value: object, where: str) -> float:
+    if value is None:
+        return 0.0
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{where}: {name} {repr(value)[:100]} is not a number")
     return value
