@@ -17,6 +17,7 @@ import click
 
 from segray.pipelines.config.command_table import COMMANDS
 from segray.pipelines.errors import UserError
+from segray.pipelines.io.uris import redacted
 from segray.pipelines.printing import visible
 
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -26,7 +27,7 @@ class _Lines(logging.Handler):
     """Log records as plain lines on whatever stderr is at the time."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo("\n".join(visible(line) for line in self.format(record).splitlines()), err=True)
+        click.echo("\n".join(_shown(line) for line in self.format(record).splitlines()), err=True)
 
 
 class _Command(click.Command):
@@ -127,13 +128,17 @@ def _log_to_stderr(debug: bool) -> None:
 
 def _print_error(message: str) -> None:
     for line in message.splitlines():
-        # Messages quote received files, whose escape sequences a terminal would obey.
-        click.echo(f"segray: {visible(line)}", err=True)
+        click.echo(f"segray: {_shown(line)}", err=True)
+
+
+def _shown(line: str) -> str:
+    """Without keys, and without escape sequences of quoted files, which a terminal would obey."""
+    return visible(redacted(line))
 
 
 def _print_unexpected(error: Exception, debug: bool) -> None:
     if debug or os.environ.get("SEGRAY_DEBUG", "") not in ("", "0"):
-        traceback.print_exception(error)
+        click.echo(redacted("".join(traceback.format_exception(error))), err=True, nl=False)
         return
     message = " ".join(str(error).split())[:300]
     _print_error(f"unexpected {type(error).__name__}: {message} (--debug shows the traceback)")
