@@ -27,7 +27,7 @@ class _Lines(logging.Handler):
     """Log records as plain lines on whatever stderr is at the time."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo("\n".join(_shown(line) for line in self.format(record).splitlines()), err=True)
+        click.echo("\n".join(_shown(line) for line in self.format(record).split("\n")), err=True)
 
 
 class _Command(click.Command):
@@ -127,7 +127,7 @@ def _log_to_stderr(debug: bool) -> None:
 
 
 def _print_error(message: str) -> None:
-    for line in message.splitlines():
+    for line in message.split("\n"):
         click.echo(f"segray: {_shown(line)}", err=True)
 
 

@@ -326,35 +326,68 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def decode_gray_png(data: bytes) -> UInt8Array:
+MAX_LABEL_PIXELS = 1 << 28
+"""Pixels of the largest label map that is read."""
+_BLOCK = 1 << 24
+_DEPTHS = {0: (8,), 3: (1, 2, 4, 8)}
+
+
+def decode_gray_png(data: bytes, shape: tuple[int, int] | None = None) -> UInt8Array:
     """The class ids of a label PNG as uint8 [H, W]: 8-bit grey values, or the indices of a palette.
 
+    Its header decides, before a pixel is unpacked: 1 kB can hold a map of any size.
+
+    Args:
+        data: the file.
+        shape: (height, width) that it must have; None: any, up to `MAX_LABEL_PIXELS`.
+
     Raises:
-        ValueError: not a PNG, truncated or damaged (every checksum is verified), or another kind of PNG.
+        ValueError: not a PNG, truncated or damaged (every checksum is verified), another kind of PNG, or
+            another size.
     """
     chunks = list(_chunks(data))
     if len(chunks[0][1]) != 13 or chunks[0][0] != b"IHDR":
         raise ValueError("damaged PNG: no header")
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
-    if interlaced or (colour != 3 and (colour, depth) != (0, 8)):
+    if interlaced or depth not in _DEPTHS.get(colour, ()):
         kind = f"{depth}-bit {_COLOURS.get(colour, 'unknown')} PNG{' with interlacing' if interlaced else ''}"
         raise ValueError(f"{kind}; a label map is an 8-bit greyscale or a palette PNG, not interlaced")
-    n_bytes = height * (1 + (width * depth + 7) // 8)
-    rows = _inflate(b"".join(body for kind, body in chunks if kind == b"IDAT"), n_bytes)
-    if colour == 0 and not any(rows[:: width + 1]):
-        return np.frombuffer(rows, np.uint8).reshape(height, width + 1)[:, 1:].copy()
-    return _filtered_rows(data)
+    if shape is not None and (height, width) != shape:
+        raise ValueError(f"the PNG is {width}x{height}, its image {shape[1]}x{shape[0]}")
+    if width * height > MAX_LABEL_PIXELS:
+        raise ValueError(f"a PNG of {width}x{height} pixels (allowed: at most {MAX_LABEL_PIXELS})")
+    stride = 1 + (width * depth + 7) // 8
+    pixels = np.empty((height if colour == 0 else 0, width), np.uint8)
+    filtered, row = colour != 0, 0
+    for block in _inflate(b"".join(body for kind, body in chunks if kind == b"IDAT"), height, stride):
+        filtered = filtered or block[:, 0].any()
+        if not filtered:
+            pixels[row : row + len(block)] = block[:, 1:]
+        row += len(block)
+    return _filtered_rows(data) if filtered else pixels
 
 
-def _inflate(data: bytes, n_bytes: int) -> bytes:
-    """Exactly `n_bytes`, however large the data would become. Pillow would read missing rows as black."""
+def _inflate(data: bytes, height: int, stride: int) -> Iterator[UInt8Array]:
+    """Exactly `height` rows, a few at a time, whatever follows. Pillow would read missing rows as black."""
+    rows = max(1, _BLOCK // stride)
+    decoder, size = zlib.decompressobj(), 0
+    for start in range(0, height, rows):
+        n_bytes = min(rows, height - start) * stride
+        block = _decompressed(decoder, data, n_bytes)
+        data, size = decoder.unconsumed_tail, size + len(block)
+        if len(block) != n_bytes:
+            break
+        yield np.frombuffer(block, np.uint8).reshape(-1, stride)
+    size += len(_decompressed(decoder, data, 1))
+    if not size or size != height * stride:
+        raise ValueError(f"damaged PNG: the pixels need {height * stride} bytes, it holds {size} or more")
+
+
+def _decompressed(decoder: zlib._Decompress, data: bytes, n_bytes: int) -> bytes:
     try:
-        rows = zlib.decompressobj().decompress(data, n_bytes + 1)
+        return decoder.decompress(data, n_bytes)
     except zlib.error as error:
         raise ValueError(f"damaged PNG: {error}") from error
-    if not n_bytes or len(rows) != n_bytes:
-        raise ValueError(f"damaged PNG: the pixels need {n_bytes} bytes, it holds {len(rows)} or more")
-    return rows
 
 
 def _filtered_rows(data: bytes) -> UInt8Array:
