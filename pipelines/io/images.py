@@ -32,6 +32,8 @@ _UPRIGHT = {
 }
 _SIDEWAYS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _COLOURS = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale with alpha", 6: "RGBA"}
 _TO_8_BITS = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
 
@@ -254,6 +256,25 @@ def decode_gray_png(data: bytes) -> UInt8Array:
     if colour == 0 and not any(rows[:: width + 1]):
         return np.frombuffer(rows, np.uint8).reshape(height, width + 1)[:, 1:].copy()
     return _filtered_rows(data)
+
+
+def check_png(data: bytes, max_pixels: int) -> None:
+    """Make sure that a PNG of any kind is whole: Pillow would read missing rows as black.
+
+    Raises:
+        ValueError: not a PNG, truncated, damaged (every checksum is verified), or of more pixels.
+    """
+    chunks = list(_chunks(data))
+    if len(chunks[0][1]) != 13 or chunks[0][0] != b"IHDR":
+        raise ValueError("damaged PNG: no header")
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
+    if width * height > max_pixels:
+        raise ValueError(f"{width}x{height} pixels (allowed: {max_pixels / 1e6:g} million)")
+    bits = depth * _CHANNELS.get(colour, 1)
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = ((len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes)
+    n_bytes = sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns)
+    _inflate(b"".join(body for kind, body in chunks if kind == b"IDAT"), n_bytes)
 
 
 def _inflate(data: bytes, n_bytes: int) -> bytes:
