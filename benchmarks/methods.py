@@ -74,7 +74,7 @@ def train_here(overrides: Sequence[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = load(TrainConfig, None, overrides)
     folder = Path(config.out)
-    trainer = Trainer(config, open_data(config.data, config.seed), LocalSession(folder), None)
+    trainer = Trainer(config, open_data(config.data, config.seed), LocalSession(str(folder)), None)
     history = trainer.run()
     temporary = folder / "history.tmp"
     temporary.write_text(json.dumps(history))

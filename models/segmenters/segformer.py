@@ -97,7 +97,7 @@ class SegFormer(Segmenter):
         3,072 channels there. All of that is linear, and mixing commutes with enlarging: here each map is
         projected and mixed by one product at its own size, and the four results are added up.
         """
-        head = self.decoder
+        head: Any = self.decoder
         mixed = [_mixed(x, *projection) for x, projection in zip(maps, _projections(head), strict=True)]
         fine = (maps[0].shape[-2], maps[0].shape[-1])
         total = mixed[0]

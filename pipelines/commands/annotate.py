@@ -177,10 +177,12 @@ def _open_store(prepared: Prepared, images: Iterable[ImageRef]) -> tuple[int, in
     if removed:
         _log.info("removed %d unfinished files of an earlier run", removed)
     total, changed = pending.refresh_manifest(config.out, images)
-    storage.write_atomic(storage.join(config.out, "config.yaml"), dump(config).encode())
     done = _done(store, changed)
     pending.commit_manifest(config.out)
     n_pending = pending.write_pending(config.out, done)
+    stored = storage.join(config.out, "config.yaml")
+    if n_pending or not storage.exists(stored):
+        storage.write_atomic(stored, dump(config).encode())
     if n_pending:
         storage.delete(storage.join(config.out, "run.json"))
     return total, n_pending

@@ -13,6 +13,7 @@ from segray.models.metrics import Confusion
 from segray.pipelines.config.commands.evaluate import EvaluateConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.masks.binary import all_look_binary, refuse_binary, with_object_as_class
 from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.masks.options import MaskOptions
@@ -108,7 +109,8 @@ def _source(config: EvaluateConfig) -> LabelMaps:
     if config.checkpoint is not None:
         if config.images is None:
             raise UserError("images: checkpoint needs them, give images=FOLDER")
-        return NetworkMaps(config.checkpoint, config.images, config.window, config.image.roots)
+        options = ImageOptions(**config.image.model_dump(exclude={"roots"}))
+        return NetworkMaps(config.checkpoint, config.images, config.window, config.image.roots, options)
     if config.labels is None:
         raise UserError("labels: required, give labels=DIR, or checkpoint=DIR and images=FOLDER")
     if config.images is not None or config.window is not None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from segray.pipelines.config.commands.predict import PredictConfig
 from segray.pipelines.config.loading import identity
+from segray.pipelines.config.schema import keys
 from segray.pipelines.engine import cluster, ray_data, single_process
 from segray.pipelines.engine.progress import StatusLine, clock
 from segray.pipelines.engine.shared_storage import require_shared
@@ -115,7 +116,7 @@ def execute(config: PredictConfig) -> PredictResult:
     before = made_with(config.out)
     images = list_images(config.images, config.image.roots)
     job, record = prepare(config)
-    check_same(config.out, before, record)
+    check_same(config.out, before and {**_image_defaults(), **before}, record)
     show([classes_line(job.classes)])
     with RunLock(config.out):
         total, n_pending = begin(job, record, images)
@@ -160,6 +161,11 @@ def prepare(config: PredictConfig) -> tuple[Job, dict[str, object]]:
     record = {"checkpoint": job.sha256, "images": _absolute(config.images), "window": job.window}
     options = {name: value for name, value in identity(config).items() if name.startswith("image.")}
     return job, record | options
+
+
+def _image_defaults() -> dict[str, object]:
+    """For records of an older segray, which did not have all of these keys."""
+    return {name: key.default for name, key in keys(PredictConfig).items() if name.startswith("image.")}
 
 
 def _image_options(config: PredictConfig) -> ImageOptions:

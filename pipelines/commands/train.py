@@ -1,4 +1,4 @@
-"""`segray train`: check the configuration and the data, run Ray Train, export the results."""
+"""`segray train`: check the configuration and the data, train, export the results."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import click
 
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.paths import absolute
-from segray.pipelines.engine import cluster
+from segray.pipelines.engine import cluster, single_process
 from segray.pipelines.engine.shared_storage import require_shared
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.run_lock import RunLock
+from segray.pipelines.training import local
 from segray.pipelines.training.auto_precision import recorded_precision, with_precision
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.summary import check_pixels, data_lines
@@ -108,7 +109,15 @@ def _check_network(config: TrainConfig, data: TrainingData) -> None:
 
 
 def _fit(config: TrainConfig, data: TrainingData) -> str | None:
-    """Run the workers to the end; the reason, if they stopped early."""
+    """Train to the end, in this process or on a cluster; the reason, if the run stopped early."""
+    if local.suits(config):
+        return local.fit(config, data)
+    problem = _fit_on_cluster(config, data)
+    single_process.forget_death(config.out)
+    return problem
+
+
+def _fit_on_cluster(config: TrainConfig, data: TrainingData) -> str | None:
     with cluster.session(config.address, config.grow) as resources, log_collector() as collector:
         require_shared(config.out, [place for place in (config.data.root, config.data.labels) if place])
         if resources.nodes == 1:

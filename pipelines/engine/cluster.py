@@ -112,6 +112,12 @@ def resources() -> Resources:
     return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0), len(nodes), cpus)
 
 
+def local_cpus() -> int:
+    """CPUs of a cluster that is started on this machine."""
+    # Listing a Parquet file takes one whole CPU beside the actors: a single core counts as two.
+    return max(2, available_cores())
+
+
 def _workable() -> Resources:
     available = resources()
     if available.cpus < 1:
@@ -173,12 +179,10 @@ def _connect(address: str) -> None:
                 "RAY_AUTH_TOKEN_PATH=FILE or the file ~/.ray/auth_token"
             ) from error
         return
-    # Listing a Parquet file takes one whole CPU beside the actors: a single core counts as two.
-    cpus = max(2, available_cores())
     try:
         keep_private()
         with _without_greeting():
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
+            ray.init(address="local", num_cpus=local_cpus(), include_dashboard=False, **options)
     except Exception as error:  # Ray raises bare ones, such as when a busy machine starts it too slowly
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"Ray did not start on this machine: {reason}", exit_code=1) from error

@@ -8,18 +8,34 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
+from segray.pipelines.io import tiff_bands
+from segray.pipelines.io.decoder_process import DecoderDiedError, decoder
+from segray.pipelines.io.image_cost import (
+    COUNT_READS,
+    MAX_SCANS,
+    TimedFile,
+    TookTooLongError,
+    TooManyReadsError,
+    is_unstoppable,
+    jpeg_scans,
+)
+from segray.pipelines.io.pixel_values import PixelProblem, PixelRules
+from segray.pipelines.io.png_chunks import SIGNATURE, chunk, chunks, inflate
+from segray.pipelines.io.rgb import bands_to_rgb, to_rgb, wide_values
+
 UInt8Array = NDArray[np.uint8]
 
 # Formats are named, not "whatever Pillow knows": its EPS reader, for one, starts Ghostscript on the bytes.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
-_MODES = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LA", "La", "PA", "RGBA", "RGBa"})
 _BROKEN_HEADER = (SyntaxError, IndexError, TypeError, KeyError, struct.error, OSError)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -31,30 +47,30 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_TIFF = frozenset({b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"})
+_WIDTH, _HEIGHT = 256, 257
 _COLOURS = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale with alpha", 6: "RGBA"}
-_TO_8_BITS = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 @dataclass(frozen=True)
-class ImageOptions:
-    """Which images are accepted.
+class ImageOptions(PixelRules):
+    """Which images are accepted, and how their values become pixels.
 
     Attributes:
         max_pixels: width times height above this is refused from the header, before any pixel is decoded.
+        max_side: longest side in pixels, from the header too.
+        max_seconds: an image that takes longer to decode is given up.
         min_size: shortest side in pixels.
         frames: what to do with animations and multi-page files: skip them, or take the first frame.
-        background_color: RGB colour behind transparent pixels.
         jpeg_size: minimum (long side, short side) of a reduced JPEG in pixels; None: do not reduce.
         roots: the folders and files of the user below which an image must be; None: anywhere.
     """
 
     max_pixels: int = 100_000_000
+    max_side: int = 100_000
+    max_seconds: float = 30.0
     min_size: int = 8
     frames: Literal["skip", "first"] = "skip"
-    background_color: tuple[int, int, int] = (255, 255, 255)
     jpeg_size: tuple[int, int] | None = None
     roots: tuple[str, ...] | None = None
 
@@ -98,27 +114,40 @@ def decode(data: bytes, options: ImageOptions) -> UInt8Array:
 def decode_image(data: bytes, options: ImageOptions) -> DecodedImage:
     """Decode an image and turn it upright by its EXIF orientation.
 
-    Transparent pixels show `options.background_color`; 16-bit grey is scaled by 255/65535, not by its range.
+    Transparent pixels show `options.background_color`; what has more than 8 bits follows `options.range`.
     Neither Pillow's global limits nor the warning filters are touched, so threads may share the process.
 
     Raises:
         ImageProblem: for every kind of bad file, and for nothing else.
     """
-    try:
+    with _one_reason(options):
+        file = TimedFile(data, options.max_seconds)
+        decoded = _decode(file, data, options)
+        file.check()
+        return decoded
+
+
+def decode_alone(data: bytes, options: ImageOptions) -> DecodedImage:
+    """`decode_image` for the process that is killed when its time is up; everything happens in this one."""
+    with _one_reason(options):
+        if data[:4] in _TIFF and (tags := _banded(data, options)) is not None:
+            return _decode_bands(data, options, tags)
         with _open(data) as image:
-            _check_header(image, options)
-            size = image.size
-            reduced = _reduce(image, options.jpeg_size) if options.jpeg_size else 1
-            image.load()
-            size = size if reduced > 1 else image.size
-            # Read after load(), which turns a TIFF upright by itself and then drops its tag.
-            turn = _UPRIGHT.get(_orientation(image))
-            rgb = _to_rgb(image, options.background_color)
-            upright = rgb if turn is None else rgb.transpose(turn)
-            width, height = size[::-1] if turn in _SIDEWAYS else size
-            return DecodedImage(np.array(upright, np.uint8), height, width, reduced)
+            return _pixels(image, data, options)
+
+
+@contextmanager
+def _one_reason(options: ImageOptions) -> Iterator[None]:
+    try:
+        yield
     except ImageProblem:
         raise
+    except PixelProblem as problem:
+        raise ImageProblem("error", str(problem)) from problem
+    except (TookTooLongError, TimeoutError):
+        raise ImageProblem("error", f"took longer than {options.max_seconds:g} s") from None
+    except DecoderDiedError:
+        raise ImageProblem("error", "cannot decode: the decoder crashed or ran out of memory") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _bomb(error, options) from error
     except Exception as error:
@@ -126,7 +155,37 @@ def decode_image(data: bytes, options: ImageOptions) -> DecodedImage:
         raise _undecodable(error) from error
 
 
-def _open(data: bytes) -> ImageFile.ImageFile:
+def _decode(file: TimedFile, data: bytes, options: ImageOptions) -> DecodedImage:
+    if data[:4] in _TIFF and (tags := _banded(data, options)) is not None:
+        width, height = int(tags[_WIDTH]), int(tags[_HEIGHT])
+        _check_size(width, height, options)
+        return _decode_elsewhere(data, options, width * height)
+    with _open(data, file) as image:
+        _check_header(image, file, data, options)
+        if is_unstoppable(image, data):
+            return _decode_elsewhere(data, options, image.width * image.height)
+        return _pixels(image, data, options)
+
+
+def _decode_elsewhere(data: bytes, options: ImageOptions, pixels: int) -> DecodedImage:
+    return decoder.call("decode_alone", (data, options), options.max_seconds, pixels)
+
+
+def _pixels(image: ImageFile.ImageFile, data: bytes, options: ImageOptions) -> DecodedImage:
+    size = image.size
+    reduced = _reduce(image, options.jpeg_size) if options.jpeg_size else 1
+    wide = wide_values(image, lambda: _open(data, TimedFile(data, options.max_seconds)))
+    image.load()
+    size = size if reduced > 1 else image.size
+    # Read after load(), which turns a TIFF upright by itself and then drops its tag.
+    turn = _UPRIGHT.get(_orientation(image))
+    rgb = to_rgb(image, wide, options)
+    upright = rgb if turn is None else rgb.transpose(turn)
+    width, height = size[::-1] if turn in _SIDEWAYS else size
+    return DecodedImage(np.array(upright, np.uint8), height, width, reduced)
+
+
+def _open(data: bytes, file: TimedFile | None = None) -> ImageFile.ImageFile:
     """Open by content, like Image.open, but without its pixel limit, which holds for the whole process.
 
     Pillow has no public way to do that. `Image.OPEN`, which `Image.register_open` fills, is used only here.
@@ -139,7 +198,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         if factory is None or accept is None or accept(data[:16]) is not True:
             continue
         try:
-            return factory(io.BytesIO(data), "")
+            return factory(io.BytesIO(data) if file is None else file, "")
         except _BROKEN_HEADER as error:
             raise _broken_header(name, data) from error
     hint = " (HEIC is not supported)" if data[4:12] in {b"ftypheic", b"ftypheix", b"ftypmif1"} else ""
@@ -153,16 +212,55 @@ def _broken_header(name: str, data: bytes) -> ImageProblem:
     return ImageProblem("error", f"not an image (broken {name} header)")
 
 
-def _check_header(image: ImageFile.ImageFile, options: ImageOptions) -> None:
-    width, height = image.size
+def _banded(data: bytes, options: ImageOptions) -> dict[int, Any] | None:
+    """Tags of a TIFF that Pillow does not open, or of which it drops bands that are asked for; else None."""
+    tags = tiff_bands.header(data)
+    try:
+        with _open(data) as image:
+            asked = max(options.bands or (0,))
+            if tags is None or (asked <= len(image.getbands()) and not tiff_bands.is_separate(tags)):
+                return None
+    except ImageProblem:
+        if tags is None:
+            return None
+    if find_spec("tifffile") is None:
+        need = f"{tiff_bands.EXTRA} reads it, with image.bands=1,2,3"
+        raise ImageProblem("error", f"a TIFF of {tiff_bands.describe(tags)}: {need}")
+    return tags
+
+
+def _decode_bands(data: bytes, options: ImageOptions, tags: dict[int, Any]) -> DecodedImage:
+    width, height = tiff_bands.size_of(data)
+    _check_size(width, height, options)
+    rgb = np.asarray(bands_to_rgb(tiff_bands.read_bands(data), options, tiff_bands.is_geotiff(tags)))
+    return DecodedImage(rgb, height, width, 1)
+
+
+def _check_header(image: ImageFile.ImageFile, file: TimedFile, data: bytes, options: ImageOptions) -> None:
+    _check_size(*image.size, options)
+    if image.format in {"JPEG", "MPO"} and jpeg_scans(data) > MAX_SCANS:
+        raise ImageProblem("error", f"more than {MAX_SCANS} scans")
+    # An MPO is a camera's JPEG with previews or a gain map behind the image.
+    if options.frames == "skip" and image.format != "MPO" and getattr(image, "is_animated", False):
+        raise ImageProblem("skipped", f"animated ({_count_frames(image, file)} frames)")
+
+
+def _count_frames(image: ImageFile.ImageFile, file: TimedFile) -> str:
+    """How many, or "many": some formats are read through to their end for it."""
+    file.allow_reads(COUNT_READS)
+    try:
+        return str(getattr(image, "n_frames", 1))
+    except TooManyReadsError:
+        return "many"
+
+
+def _check_size(width: int, height: int, options: ImageOptions) -> None:
     if width * height > options.max_pixels:
         raise _too_large(width * height, options)
+    if max(width, height) > options.max_side:
+        raise ImageProblem("error", f"too large ({width}x{height} px, max_side is {options.max_side})")
     if min(width, height) < options.min_size:
         raise ImageProblem("error", f"too small ({width}x{height} px, min_size is {options.min_size})")
-    # An MPO is a camera's JPEG with previews or a gain map behind the image.
-    animated = image.format != "MPO" and getattr(image, "is_animated", False)
-    if animated and options.frames == "skip":
-        raise ImageProblem("skipped", f"animated ({getattr(image, 'n_frames', 1)} frames)")
 
 
 def _reduce(image: ImageFile.ImageFile, keep: tuple[int, int]) -> int:
@@ -175,21 +273,11 @@ def _reduce(image: ImageFile.ImageFile, keep: tuple[int, int]) -> int:
     return next(s for s in (1, 2, 4, 8) if -(-width // s) == image.width and -(-height // s) == image.height)
 
 
-def _to_rgb(image: Image.Image, background_color: tuple[int, int, int]) -> Image.Image:
-    # Pillow opens 16-bit PGM as "I"; elsewhere "I" means 32 or signed bits, of unknown range.
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        return Image.fromarray(_TO_8_BITS[np.asarray(image)]).convert("RGB")
-    if image.mode not in _MODES:
-        raise ImageProblem("error", f"unsupported mode {image.mode}")
-    if image.has_transparency_data:
-        background = Image.new("RGBA", image.size, (*background_color, 255))
-        return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
-
-
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except TookTooLongError:
+        raise
     except Exception:  # noqa: BLE001 (a broken EXIF block raises anything, and the pixels are still good)
         return 1
 
@@ -230,12 +318,8 @@ def encode_gray_png(array: UInt8Array) -> bytes:
     rows = np.zeros((height, width + 1), np.uint8)
     rows[:, 1:] = array
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.data, 3)), (b"IEND", b""))
-    return _SIGNATURE + b"".join(_chunk(kind, body) for kind, body in chunks)
-
-
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.data, 3)), (b"IEND", b""))
+    return SIGNATURE + b"".join(chunk(kind, body) for kind, body in parts)
 
 
 def decode_gray_png(data: bytes) -> UInt8Array:
@@ -244,48 +328,18 @@ def decode_gray_png(data: bytes) -> UInt8Array:
     Raises:
         ValueError: not a PNG, truncated or damaged (every checksum is verified), or another kind of PNG.
     """
-    chunks = list(_chunks(data))
-    if len(chunks[0][1]) != 13 or chunks[0][0] != b"IHDR":
+    parts = list(chunks(data))
+    if len(parts[0][1]) != 13 or parts[0][0] != b"IHDR":
         raise ValueError("damaged PNG: no header")
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", parts[0][1])
     if interlaced or (colour != 3 and (colour, depth) != (0, 8)):
         kind = f"{depth}-bit {_COLOURS.get(colour, 'unknown')} PNG{' with interlacing' if interlaced else ''}"
         raise ValueError(f"{kind}; a label map is an 8-bit greyscale or a palette PNG, not interlaced")
     n_bytes = height * (1 + (width * depth + 7) // 8)
-    rows = _inflate(b"".join(body for kind, body in chunks if kind == b"IDAT"), n_bytes)
+    rows = inflate(b"".join(body for kind, body in parts if kind == b"IDAT"), n_bytes)
     if colour == 0 and not any(rows[:: width + 1]):
         return np.frombuffer(rows, np.uint8).reshape(height, width + 1)[:, 1:].copy()
     return _filtered_rows(data)
-
-
-def check_png(data: bytes, max_pixels: int) -> None:
-    """Make sure that a PNG of any kind is whole: Pillow would read missing rows as black.
-
-    Raises:
-        ValueError: not a PNG, truncated, damaged (every checksum is verified), or of more pixels.
-    """
-    chunks = list(_chunks(data))
-    if len(chunks[0][1]) != 13 or chunks[0][0] != b"IHDR":
-        raise ValueError("damaged PNG: no header")
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
-    if width * height > max_pixels:
-        raise ValueError(f"{width}x{height} pixels (allowed: {max_pixels / 1e6:g} million)")
-    bits = depth * _CHANNELS.get(colour, 1)
-    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
-    sizes = ((len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes)
-    n_bytes = sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns)
-    _inflate(b"".join(body for kind, body in chunks if kind == b"IDAT"), n_bytes)
-
-
-def _inflate(data: bytes, n_bytes: int) -> bytes:
-    """Exactly `n_bytes`, however large the data would become. Pillow would read missing rows as black."""
-    try:
-        rows = zlib.decompressobj().decompress(data, n_bytes + 1)
-    except zlib.error as error:
-        raise ValueError(f"damaged PNG: {error}") from error
-    if not n_bytes or len(rows) != n_bytes:
-        raise ValueError(f"damaged PNG: the pixels need {n_bytes} bytes, it holds {len(rows)} or more")
-    return rows
 
 
 def _filtered_rows(data: bytes) -> UInt8Array:
@@ -294,22 +348,3 @@ def _filtered_rows(data: bytes) -> UInt8Array:
             return np.array(image, np.uint8)
     except Exception as error:
         raise ValueError(f"damaged PNG: {_undecodable(error).reason}") from error
-
-
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(type, body) of each chunk up to IEND, checksums verified."""
-    if not data.startswith(_SIGNATURE):
-        raise ValueError("not a PNG" + ("" if data else " (empty)"))
-    offset, kind = len(_SIGNATURE), b""
-    while kind != b"IEND":
-        if offset + 12 > len(data):
-            raise ValueError("truncated PNG")
-        length = int.from_bytes(data[offset : offset + 4], "big")
-        end = offset + 8 + length
-        if end + 4 > len(data):
-            raise ValueError("truncated PNG")
-        kind, body = data[offset + 4 : offset + 8], data[offset + 8 : end]
-        if zlib.crc32(kind + body) != int.from_bytes(data[end : end + 4], "big"):
-            raise ValueError(f"damaged PNG: checksum of chunk {kind!r}")
-        yield kind, body
-        offset = end + 4

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from segray.pipelines.io.images import ImageOptions, check_png, decode_gray_png
+from segray.pipelines.io.images import ImageOptions, decode_gray_png
+from segray.pipelines.io.png_chunks import SIGNATURE, check_png
 from segray.pipelines.masks.color_table import GRAY, BoundColors
 
 IdMap = NDArray[np.uint8] | NDArray[np.uint16]
@@ -21,7 +22,7 @@ ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".pgm", ".webp", ".n
 LOSSY_ENDINGS = (".jpg", ".jpeg", ".jp2", ".avif")
 """Endings of files that are named as masks and cannot be."""
 
-_PNG = b"\x89PNG\r\n\x1a\n"
+
 _FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG", "JPEG2000", "AVIF")
 _LOSSY_TIFF = {
     6: "JPEG",
@@ -54,7 +55,7 @@ def read_ids(data: bytes, colors: BoundColors | None, key: str) -> IdMap:
         return _whole(_numpy(data))
     if data.startswith(b"P5"):
         return _whole(_pgm(data))
-    if data.startswith(_PNG):
+    if data.startswith(SIGNATURE):
         if colors is None and _is_plain(data):
             return decode_gray_png(data)
         check_png(data, _MAX_PIXELS)

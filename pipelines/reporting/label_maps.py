@@ -95,6 +95,7 @@ class NetworkMaps(LabelMaps):
         images: as `list_images` takes it.
         window: see `chosen_window`.
         also: folders of the images, as `list_images` takes them.
+        options: how images are decoded; None: by default.
 
     Raises:
         UserError: no image, or no usable checkpoint.
@@ -102,11 +103,19 @@ class NetworkMaps(LabelMaps):
 
     noun = "image"
 
-    def __init__(self, checkpoint: str, images: str, window: int | None, also: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        checkpoint: str,
+        images: str,
+        window: int | None,
+        also: Sequence[str] = (),
+        options: ImageOptions | None = None,
+    ) -> None:
         from segray.pipelines.training.session import device_of_worker
         from segray.pipelines.training.trained import chosen_window, load_network, run_folder, weights_sha256
 
         self._refs, self._roots = list(list_images(images, also)), image_roots(images, also)
+        self._options = options or ImageOptions()
         network, state = load_network(checkpoint)
         self._network, self._window = network.to(device_of_worker()), chosen_window(state, window)
         self._statuses = {ref.image_id: "skipped" if ref.problem else "ok" for ref in self._refs}
@@ -131,7 +140,7 @@ class NetworkMaps(LabelMaps):
             if ref.problem or ref.image_id not in wanted:
                 continue
             try:
-                pixels = decode(read_allowed(ref.uri, self._roots), ImageOptions())
+                pixels = decode(read_allowed(ref.uri, self._roots), self._options)
             except ImageProblem as problem:
                 self._statuses[ref.image_id] = problem.status
                 _log.warning("%s: %s", ref.image_id, problem.reason)

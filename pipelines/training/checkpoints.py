@@ -26,6 +26,9 @@ from segray.pipelines.training.history import HistoryEntry
 
 MODEL, TEACHER, OPTIMISER, STATE = "model.safetensors", "teacher.safetensors", "optimiser.pt", "state.json"
 
+CHECKPOINTS_KEPT = 3
+"""Checkpoints with the best mIoU that a run keeps, and its newest."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -94,6 +97,24 @@ def save_checkpoint(
 
 def _weights(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
+
+
+def store_checkpoint(folder: Path, uri: str) -> None:
+    """Copy a folder with a checkpoint to a path or URI; its state goes last: without it, it is none.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == STATE):
+        storage.write_atomic(storage.join(uri, path.name), path.read_bytes())
+
+
+def score(uri: str) -> float:
+    """Validation mIoU of a checkpoint, in [0, 1]; -1 if it is incomplete."""
+    try:
+        return _read_state(uri)["history"][-1]["miou"] or 0.0
+    except (UserError, LookupError):
+        return -1.0
 
 
 def load_checkpoint(uri: str) -> Checkpoint:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import shutil
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+import click
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from segray.pipelines.io import storage
+from segray.pipelines.training.checkpoints import CHECKPOINTS_KEPT, score, store_checkpoint
 from segray.pipelines.training.log_collector import LogActor
-
-_log = logging.getLogger(__name__)
 
 Metrics = Mapping[str, float | None]
 """Scalars of one validation."""
@@ -41,31 +40,42 @@ class Session(Protocol):
 
 
 class LocalSession:
-    """One process without Ray.
+    """One process without Ray. Names and choice of checkpoints are those of Ray Train.
 
     Args:
-        folder: the checkpoints go there.
+        folder: path or URI of the folder that checkpoints go to.
     """
 
     rank = 0
     workers = 1
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str) -> None:
         self.folder = folder
 
-    def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
-        """Keep a copy of the checkpoint; the metrics are in it."""
+    def report(self, metrics: Metrics, checkpoint: Path | None) -> None:  # noqa: ARG002
+        """Keep a copy of the checkpoint, which holds the metrics; remove those that are no longer needed."""
         if checkpoint is not None:
-            target = self.folder / f"checkpoint_{int(metrics['step'] or 0):08d}"
-            shutil.copytree(checkpoint, target, dirs_exist_ok=True)
+            target = storage.join(self.folder, f"checkpoint_{datetime.now():%Y-%m-%d_%H-%M-%S.%f}")
+            store_checkpoint(checkpoint, target)
+            self._remove_old()
 
     def checkpoints(self) -> list[str]:
-        """Folders of the checkpoints, newest first."""
-        return newest_first(str(self.folder))
+        """URIs of the checkpoints, newest first."""
+        return newest_first(self.folder)
 
     def log(self, line: str) -> None:
-        """Write it to the log."""
-        _log.info("%s", line)
+        """Print it."""
+        click.echo(line, err=True)
+
+    def _remove_old(self) -> None:
+        """Keep the newest checkpoint, the best ones, and those that Ray Train relies on when it resumes."""
+        newest, *others = self.checkpoints()
+        scores = {uri: score(uri) for uri in (newest, *others)}
+        best = sorted(scores, key=lambda uri: scores[uri], reverse=True)[:CHECKPOINTS_KEPT]
+        known_to_ray = _ray_snapshot(self.folder)
+        for uri in others:
+            if uri not in best and uri.rpartition("/")[2] not in known_to_ray:
+                storage.delete_tree(uri)
 
 
 class RaySession:
@@ -97,6 +107,14 @@ class RaySession:
     def log(self, line: str) -> None:
         """Send it to the driver."""
         self.log_collector.write.remote(line)
+
+
+def _ray_snapshot(folder: str) -> str:
+    """The text in which Ray Train lists its checkpoints: without one of them it refuses to resume."""
+    try:
+        return storage.read_bytes(storage.join(folder, "checkpoint_manager_snapshot.json")).decode()
+    except FileNotFoundError:
+        return ""
 
 
 def newest_first(folder: str) -> list[str]:

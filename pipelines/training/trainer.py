@@ -14,6 +14,7 @@ from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.engine import cluster
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.training.checkpoints import CHECKPOINTS_KEPT
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.log_collector import LogActor
 from segray.pipelines.training.run_folder import CHECKPOINTS
@@ -21,6 +22,8 @@ from segray.pipelines.training.run_folder import CHECKPOINTS
 if TYPE_CHECKING:
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
+
+    from segray.pipelines.training.session import Session
 
 
 @dataclass(frozen=True)
@@ -42,16 +45,33 @@ class WorkerInputs:
 
 def train_worker(inputs: WorkerInputs) -> str | None:
     """Run one Ray Train worker to the end of training; the reason, if the run must stop early."""
+    from segray.pipelines.training.session import RaySession
+
+    session = RaySession(storage.join(inputs.config.out, CHECKPOINTS), inputs.log_collector)
+    return train_until_end(inputs.config, inputs.data, session, inputs.tracker_folder)
+
+
+def train_until_end(
+    config: TrainConfig, data: TrainingData, session: Session, tracker_folder: str | None
+) -> str | None:
+    """Run one worker, in a Ray Train worker or not, to the end of training.
+
+    Args:
+        config: the run.
+        data: checked images, masks and labels.
+        session: connects the worker to the others.
+        tracker_folder: folder for the trackers' files; None: no trackers.
+
+    Returns:
+        The reason, if the run must stop early.
+    """
     from segray.models.weights import WeightsError
     from segray.pipelines.engine.compiling import CannotCompileError
     from segray.pipelines.training.loop import Trainer
     from segray.pipelines.training.meter import DivergedError
-    from segray.pipelines.training.session import RaySession
 
-    config = inputs.config
-    session = RaySession(storage.join(config.out, CHECKPOINTS), inputs.log_collector)
     try:
-        Trainer(config, inputs.data, session, inputs.tracker_folder).run()
+        Trainer(config, data, session, tracker_folder).run()
     except (CannotCompileError, DivergedError) as error:
         return str(error)
     except WeightsError as error:
@@ -85,7 +105,7 @@ def torch_trainer(
             storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=3, checkpoint_score_attribute="miou", checkpoint_score_order="max"
+                num_to_keep=CHECKPOINTS_KEPT, checkpoint_score_attribute="miou", checkpoint_score_order="max"
             ),
         ),
     )

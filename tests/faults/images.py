@@ -56,7 +56,7 @@ def bad_files() -> dict[str, tuple[bytes, str, str]]:
     broken = bytearray(whole_png)
     broken[20:24] = b"oops"
     bomb = png_chunk(b"zTXt", b"comment\0\0" + zlib.compress(bytes(4 << 20)))
-    floats = Image.fromarray(np.linspace(0, 1, HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH))
+    nothing = Image.fromarray(np.full((HEIGHT, WIDTH), np.nan, np.float32))
     no_image, cut, animated = "not an image", "truncated", "animated (3 frames)"
     return {
         "empty.jpg": (b"", "error", no_image),
@@ -73,8 +73,8 @@ def bad_files() -> dict[str, tuple[bytes, str, str]]:
         "huge_header.png": (png(20000, 20000, b""), "error", "too large (400 MP > limit "),
         "huge_gif.gif": (b"GIF89a\xff\xff\xff\xff" + encode(image, "GIF")[10:], "error", "too large ("),
         "text_bomb.png": (png(WIDTH, HEIGHT, b"", extra=bomb), "error", "cannot decode: Decompressed data"),
-        "float.tif": (encode(floats, "TIFF"), "error", "unsupported mode F"),
-        "int32.tif": (encode(Image.new("I", (WIDTH, HEIGHT)), "TIFF"), "error", "unsupported mode I"),
+        "nothing.tif": (encode(nothing, "TIFF"), "error", "no pixel has a value"),
+        "int32.tif": (encode(Image.new("I", (WIDTH, HEIGHT)), "TIFF"), "error", "next to nothing to see"),
         "lab.tif": (encode(image.convert("LAB"), "TIFF"), "error", "unsupported mode LAB"),
         "dot.png": (encode(image.resize((1, 1)), "PNG"), "error", "too small (1x1 px"),
         "line.png": (encode(image.resize((4000, 1)), "PNG"), "error", "too small (4000x1 px"),

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from segray.pipelines.config.commands.annotate import PixelConfig
 from segray.pipelines.config.schema import Config, Folder, Text
 from segray.pipelines.config.shared import ImageRoots, Images, Masks, Window
+
+
+class EvaluateImageConfig(PixelConfig, ImageRoots):
+    """Where the images of a manifest may be, and how they are decoded."""
 
 
 class EvaluateConfig(Config):
@@ -17,8 +22,8 @@ class EvaluateConfig(Config):
     """A checkpoint, or a training run for its best one, that labels `images`; null: use `labels`."""
     images: Images | None = None
     """Images for `checkpoint`: a folder, a glob, a file, or the same under s3:// or gs://; null: none."""
-    image: ImageRoots = ImageRoots()
-    """Where the images of a manifest may be."""
+    image: EvaluateImageConfig = EvaluateImageConfig()
+    """Where the images of a manifest may be, and how they are decoded."""
     window: Window = None
     """Sliding window for `checkpoint`, in pixels; 0: whole images, null: as in the run's validation."""
     masks: Masks

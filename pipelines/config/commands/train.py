@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from segray.pipelines.config.commands.annotate import PixelConfig
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Text
 from segray.pipelines.config.shared import GrowConfig
 
@@ -40,6 +41,8 @@ class DataConfig(Config):
     """As in annotate; null: from class_names.txt (one class per line, from id 0) or the JSON file."""
     ignore_index: int = Field(default=255, ge=0, le=255)
     """Class id of the mask pixels to ignore."""
+    image: PixelConfig = PixelConfig()
+    """How the values of images become 8-bit RGB: as the label set was made."""
     binary: bool | None = None
     """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
     colors: Text | None = None

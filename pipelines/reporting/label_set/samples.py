@@ -19,9 +19,6 @@ from segray.pipelines.printing import visible
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.evaluation import compare
 
-# Limits were applied when the label was made, to the same bytes: see the checksum below.
-_ANY_SIZE = ImageOptions(max_pixels=1 << 40, min_size=1, frames="first")
-
 
 @dataclass(frozen=True)
 class Legend:
@@ -118,8 +115,10 @@ def make_sample(
         UserError: a label map of the row, or the mask, is damaged.
     """
     label, confidence = _map_of(row, "label"), _map_of(row, "confidence")
-    photo, problem = _photo(row, photos)
     height, width = label.shape
+    # A label has the size of its image, which the run's own limits allowed.
+    limits = ImageOptions(max_pixels=label.size, max_side=max(label.shape), min_size=1, frames="first")
+    photo, problem = _photo(row, photos, limits)
     return Sample(
         image_id=visible(row["image_id"]),
         size=f"{width} x {height}",
@@ -143,9 +142,9 @@ def _map_of(row: dict[str, Any], column: str) -> NDArray[np.uint8]:
         raise UserError(f"{column} of {name}: {problem}; `segray verify` checks the whole set") from None
 
 
-def _photo(row: dict[str, Any], photos: Photos) -> tuple[str, str]:
+def _photo(row: dict[str, Any], photos: Photos, limits: ImageOptions) -> tuple[str, str]:
     try:
-        return thumbnails.photo(decode(photos.read(row), _ANY_SIZE)), ""
+        return thumbnails.photo(decode(photos.read(row), limits)), ""
     except ImageProblem as problem:
         return "", visible(problem.reason)
 

@@ -19,7 +19,7 @@ from segray.pipelines.io.sources import read_image
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.data.class_names import class_id_table
 from segray.pipelines.training.data.coco_masks import render_label_map
-from segray.pipelines.training.data.samples import READ, Sample
+from segray.pipelines.training.data.samples import Sample
 from segray.pipelines.training.data.stored_labels import StoredLabels
 
 _log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class UnlabelledImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 def _image(sample: Sample) -> Tensor:
-    return torch.from_numpy(decode(read_image(sample.image), READ)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(decode(read_image(sample.image), sample.read)).permute(2, 0, 1).contiguous()
 
 
 def _mask(sample: Sample) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 
 from segray.models.label_space import IGNORE_INDEX, LabelSpace
 from segray.pipelines.errors import UserError
-from segray.pipelines.io import storage
+from segray.pipelines.io import storage, tiff_bands
 from segray.pipelines.io.images import FORMATS, ImageProblem
 from segray.pipelines.io.sources import list_images, read_image
 from segray.pipelines.masks.binary import count_ids, look_binary, refuse_binary
@@ -45,8 +45,12 @@ def image_shape(uri: str) -> tuple[int, int]:
     except FileNotFoundError:
         raise ImageProblem("error", "no such file") from None
     except Exception as error:
-        raise ImageProblem("error", "not an image") from error
-    if width * height > READ.max_pixels:
+        # A TIFF with more bands than Pillow knows has a size all the same.
+        tags = tiff_bands.header(read_image(uri)) if uri.lower().endswith((".tif", ".tiff")) else None
+        if tags is None or not {256, 257} <= set(tags):
+            raise ImageProblem("error", "not an image") from error
+        width, height, turned = int(tags[256]), int(tags[257]), tags.get(274) in _SIDEWAYS
+    if width * height > READ.max_pixels or max(width, height) > READ.max_side:
         raise ImageProblem("error", f"too large ({width}x{height} px)")
     return (width, height) if turned else (height, width)
 
@@ -201,7 +205,8 @@ class MaskedImages(DataSet):
         new = list({sample.mask: sample for sample in samples if sample.mask not in self._counts}.values())
         with ThreadPoolExecutor(_READERS) as pool:
             results = list(pool.map(self._read, new))
-        refuse([result for result in results if isinstance(result, str)], "bad masks or images")
+        problems = [(sample, r) for sample, r in zip(new, results, strict=True) if isinstance(r, str)]
+        refuse(_grouped(problems), "bad masks or images")
         read = zip(new, results, strict=True)
         self._counts |= {str(sample.mask): ids for sample, ids in read if not isinstance(ids, str)}
         return [self._counts[str(sample.mask)] for sample in samples]
@@ -221,3 +226,19 @@ class MaskedImages(DataSet):
     def _masked(self, sample: Sample, mask_id: str) -> Sample:
         uri = storage.join(self.root, mask_id)
         return replace(sample, mask=uri, mask_id=mask_id, options=self._masks.options)
+
+
+def _grouped(problems: Sequence[tuple[Sample, str]]) -> list[str]:
+    """One line for many masks with the same problem, as a folder of colour masks has."""
+    lines: list[str] = []
+    alike: dict[str, list[str]] = {}
+    for sample, text in problems:
+        start = f"mask {sample.mask}: "
+        if text.startswith(start):
+            alike.setdefault(text.removeprefix(start), []).append(str(sample.mask))
+        else:
+            lines.append(text)
+    for reason, masks in alike.items():
+        more = f" and {len(masks) - 1} others" if len(masks) > 1 else ""
+        lines.append(f"mask {masks[0]}{more}: {reason}")
+    return lines

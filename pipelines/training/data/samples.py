@@ -12,7 +12,7 @@ from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.masks.options import IDS, MaskOptions
 from segray.pipelines.understood import PixelCounts
 
-READ = ImageOptions(min_size=1, frames="first")
+READ = ImageOptions(min_size=1, frames="first", check_span=False)
 """How training reads images: it accepts every image that annotation could accept."""
 
 
@@ -28,6 +28,7 @@ class Sample:
         options: how the mask is read.
         shapes: its annotations in COCO, packed (`coco_masks.render_label_map`); None if `mask` is a PNG.
         label_id: its image_id in the label set, if that is another.
+        read: how the image is decoded.
     """
 
     image_id: str
@@ -37,6 +38,7 @@ class Sample:
     options: MaskOptions = IDS
     shapes: bytes | None = None
     label_id: str | None = None
+    read: ImageOptions = READ
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.training.data.coco import open_coco
 from segray.pipelines.training.data.folder import open_folder
 from segray.pipelines.training.data.label_join import join_labels, open_label_set, readable
-from segray.pipelines.training.data.samples import DataSet, Sample, TrainingData
+from segray.pipelines.training.data.samples import READ, DataSet, Sample, TrainingData
 from segray.pipelines.training.data.split_sampling import amount, balanced_sample, is_amount
 from segray.pipelines.training.data.splits import read_split
 from segray.pipelines.training.data.voc import open_voc
@@ -58,14 +60,19 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
             joined = join_labels([*unlabelled, *validation], labels, config.root, counted=counted)
             validation = joined[len(unlabelled) :]
             unlabelled = readable(joined[: len(unlabelled)], labels)
+    read = replace(READ, **config.image.model_dump())
     return TrainingData(
         data.space,
-        data.ready(labelled),
-        tuple(unlabelled),
-        data.ready(validation),
+        _read_as(data.ready(labelled), read),
+        _read_as(unlabelled, read),
+        _read_as(data.ready(validation), read),
         data.pixels(labelled),
         data.pixels(validation),
     )
+
+
+def _read_as(samples: Sequence[Sample], read: ImageOptions) -> tuple[Sample, ...]:
+    return tuple(samples) if read == READ else tuple(replace(sample, read=read) for sample in samples)
 
 
 def _validation(config: DataConfig, data: DataSet, reserved: Sequence[Sample], seed: int) -> list[Sample]:

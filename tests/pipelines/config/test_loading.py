@@ -12,7 +12,19 @@ from segray.pipelines.config.loading import config_hash, dump, identity, load
 from segray.pipelines.errors import UserError
 
 REQUIRED = ("images=photos", "out=labels")
-IMAGE_KEYS = ("max_pixels", "min_size", "frames", "background_color", "roots", "reduce_jpeg")
+IMAGE_KEYS = (
+    "range",
+    "bands",
+    "alpha",
+    "max_pixels",
+    "max_side",
+    "max_seconds",
+    "min_size",
+    "frames",
+    "background_color",
+    "roots",
+    "reduce_jpeg",
+)
 
 
 def annotate(*overrides: str) -> AnnotateConfig:

@@ -48,7 +48,7 @@ def trainer(config: TrainConfig, folder: Path) -> Trainer:
     """A trainer in this process, with the checkpoints in `folder`."""
     torch.set_num_threads(1)
     logging.getLogger("pipelines").setLevel(logging.WARNING)
-    return Trainer(config, open_data(config.data, config.seed), LocalSession(folder), None)
+    return Trainer(config, open_data(config.data, config.seed), LocalSession(str(folder)), None)
 
 
 def curve(history: list[HistoryEntry]) -> list[tuple[float, float | None]]:

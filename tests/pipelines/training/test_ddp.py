@@ -21,7 +21,7 @@ class GroupSession(LocalSession):
     """One of several processes; the first one keeps the checkpoints."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+        super().__init__(str(folder))
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
 
     def report(self, metrics: Metrics, checkpoint: Path | None) -> None:

@@ -28,7 +28,7 @@ def trained(folder: Path, *words: str) -> Path:
     data = open_data(given.data, given.seed)
     run = RunFolder(given)
     run.begin(data)
-    Trainer(given, data, LocalSession(folder / "run" / "checkpoints"), None).run()
+    Trainer(given, data, LocalSession(str(folder / "run" / "checkpoints")), None).run()
     run.export()
     return folder / "run"
 

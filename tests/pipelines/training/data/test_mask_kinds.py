@@ -25,7 +25,9 @@ def colour_set(root: Path) -> Path:
 
 def test_colour_masks_are_read_by_a_table(tmp_path: Path) -> None:
     root = colour_set(tmp_path)
-    assert "a mask of colours (RGB), not of ids: data.colors=FILE" in refusal(root)
+    text = refusal(root)
+    assert "masks/train/00.png and 5 others: a mask of colours (RGB), not of ids: data.colors=FILE" in text
+    assert "\n" not in text
     data = opened(root, colors=str(root / "labelmap.txt"))
     assert np.array_equal(LabelledImages(data.labelled)[0][1].numpy(), mask_of(1, 2))
     (root / "class_names.txt").unlink()

@@ -1,0 +1,179 @@
+"""Images that are made to cost time or memory: each becomes one row with a reason, and soon."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segray.pipelines.io import decoder_process
+from segray.pipelines.io.image_cost import COUNT_READS, MAX_SCANS, is_unstoppable, jpeg_scans
+from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
+from tests.faults.images import encode, png, scene
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1200, 1200, 3), np.uint8))
+
+
+def reason(data: bytes, options: ImageOptions | None = None) -> str:
+    with pytest.raises(ImageProblem) as caught:
+        decode(data, options or ImageOptions())
+    return caught.value.reason
+
+
+def progressive(side: int, scans: int, *, comment: bytes = b"") -> bytes:
+    """A progressive JPEG whose last scan is repeated: a few bytes each, and a pass over all pixels."""
+    data = encode(Image.new("L", (side, side), 128), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    more = data[last:-2] * (scans - data.count(b"\xff\xda"))
+    extra = b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment if comment else b""
+    return data[:2] + extra + data[2:-2] + more + data[-2:]
+
+
+def test_a_jpeg_of_hundreds_of_scans_is_not_decoded() -> None:
+    # With 8,000 pixels a side and 400 scans, 290 kB took 40 seconds.
+    assert reason(progressive(800, 400)) == f"more than {MAX_SCANS} scans"
+    assert reason(progressive(800, 400, comment=b"\xff\xda" * 99)) == f"more than {MAX_SCANS} scans"
+
+
+@pytest.mark.parametrize("scans", [6, 30, 100])
+def test_scans_are_counted_as_they_are(scans: int) -> None:
+    data = progressive(64, scans, comment=b"\xff\xda\xff\xd9" * 500)
+    assert jpeg_scans(data) == scans
+    assert jpeg_scans(encode(NOISE, "JPEG", progressive=True)) == encode(
+        NOISE, "JPEG", progressive=True
+    ).count(b"\xff\xda")
+    assert decode(data, ImageOptions()).shape == (64, 64, 3)
+
+
+def tiff_of_frames(count: int) -> bytes:
+    """A TIFF of many frames that share one strip of 16 x 16 pixels."""
+    tags = [(256, 4, 1, 16), (257, 4, 1, 16), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
+    tags += [(273, 4, 1, 8), (277, 3, 1, 1), (278, 4, 1, 16), (279, 4, 1, 256)]
+    frame = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    size, start = len(frame) + 4, 8 + 256
+    ends = [start + size * (k + 1) for k in range(count - 1)] + [0]
+    return (
+        b"II*\0"
+        + struct.pack("<I", start)
+        + bytes(256)
+        + b"".join(frame + struct.pack("<I", e) for e in ends)
+    )
+
+
+def test_frames_of_a_tiff_are_not_counted_to_the_end() -> None:
+    data = tiff_of_frames(COUNT_READS)
+    assert reason(data) == "animated (many frames)"
+    assert reason(tiff_of_frames(3)) == "animated (3 frames)"
+
+
+def test_frames_are_not_counted_where_the_first_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "PIL.TiffImagePlugin.TiffImageFile.n_frames", property(lambda _: pytest.fail("counted"))
+    )
+    assert decode(tiff_of_frames(50), ImageOptions(frames="first")).shape == (16, 16, 3)
+
+
+def test_frames_of_a_gif_are_not_counted_to_the_end() -> None:
+    frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, 16, 16, 0) + b"\x02\x02\x44\x01\x00"
+    data = b"GIF89a" + struct.pack("<HHBBB", 16, 16, 0x80, 0, 0) + bytes(6) + frame * COUNT_READS + b"\x3b"
+    assert reason(data) == "animated (many frames)"
+
+
+@pytest.mark.parametrize(("width", "height"), [(8, 12_000_000), (12_000_000, 8), (100_001, 16)])
+def test_a_side_above_the_limit_is_told_from_the_header(width: int, height: int) -> None:
+    data = png(width, height, b"")
+    assert reason(data) == f"too large ({width}x{height} px, max_side is 100000)"
+    assert reason(data, ImageOptions(max_side=2**24)) != reason(data)
+
+
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF"])
+def test_an_image_that_takes_too_long_is_given_up(name: str) -> None:
+    assert reason(encode(NOISE, name), ImageOptions(max_seconds=1e-4)) == "took longer than 0.0001 s"
+
+
+@pytest.mark.parametrize(("name", "options"), [("JPEG2000", {}), ("AVIF", {"quality": 95})])
+def test_a_native_decoder_that_takes_too_long_is_killed(name: str, options: dict[str, int]) -> None:
+    data = encode(NOISE, name, **options)
+    whole = decode(data, ImageOptions())
+    process = decoder_process.decoder._process
+    assert process is not None
+    assert reason(data, ImageOptions(max_seconds=0.02)) == "took longer than 0.02 s"
+    assert process.poll() is not None
+    assert np.array_equal(decode(data, ImageOptions()), whole)
+
+
+def test_an_image_that_kills_its_decoder_is_one_bad_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(NOISE, "JPEG2000")
+    decode(data, ImageOptions())
+    process = decoder_process.decoder._process
+    assert process is not None
+    send = decoder_process._send
+
+    def send_and_die(*arguments: object) -> None:
+        send(*arguments)  # type: ignore[arg-type]
+        process.kill()
+
+    monkeypatch.setattr(decoder_process, "_send", send_and_die)
+    assert reason(data) == "cannot decode: the decoder crashed or ran out of memory"
+    monkeypatch.undo()
+    assert decode(data, ImageOptions()).shape == (1200, 1200, 3)
+
+
+def test_problems_and_options_pass_through_the_decoders_process() -> None:
+    data = encode(Image.fromarray(scene()), "JPEG2000")
+    assert reason(data[: len(data) // 2]) in {
+        "truncated",
+        "cannot decode: broken data stream when reading image file",
+    }
+    half = Image.new("RGBA", (16, 16), (200, 200, 200, 255))
+    half.paste((0, 0, 0, 0), (0, 0, 8, 16))
+    assert decode(encode(half, "JPEG2000"), ImageOptions(background_color=(1, 2, 3)))[0, 0].tolist() == [
+        1,
+        2,
+        3,
+    ]
+
+
+def test_strips_of_a_tiff_that_share_bytes_are_decoded_apart() -> None:
+    def stops_by_itself(data: bytes) -> bool:
+        with Image.open(io.BytesIO(data)) as image:
+            return not is_unstoppable(image, data)
+
+    plain = encode(Image.fromarray(scene()), "TIFF", compression="tiff_lzw")
+    assert stops_by_itself(plain)
+    assert stops_by_itself(encode(Image.fromarray(scene()), "TIFF"))
+    with Image.open(io.BytesIO(plain)) as image:
+        sizes = image.tag_v2[279]  # type: ignore[attr-defined]
+    head = struct.pack("<HHI", 279, 4, len(sizes))
+    place = plain.index(head) + len(head)
+    greedy = plain[:place] + struct.pack("<I", len(plain) + 1) + plain[place + 4 :]
+    assert len(sizes) == 1
+    assert not stops_by_itself(greedy)
+    assert not stops_by_itself(encode(Image.fromarray(scene()), "TIFF", compression="jpeg"))
+
+
+def test_the_decoders_process_ends_with_its_parent(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    if (pid := os.fork()) == 0:
+        os.close(read)
+        decode(encode(Image.fromarray(scene()), "JPEG2000"), ImageOptions())
+        process = decoder_process.decoder._process
+        os.write(write, str(process.pid if process else 0).encode())
+        os._exit(0)
+    os.close(write)
+    os.waitpid(pid, 0)
+    child = int(os.read(read, 20))
+    mine = decoder_process.decoder._process
+    assert child
+    assert mine is None or child != mine.pid
+    for _ in range(200):
+        if not Path(f"/proc/{child}").exists():
+            return
+        time.sleep(0.05)
+    pytest.fail("it lives on")
