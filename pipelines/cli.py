@@ -17,6 +17,7 @@ import click
 
 from segray.pipelines.config.command_table import COMMANDS
 from segray.pipelines.errors import UserError
+from segray.pipelines.io.uris import redacted
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -25,7 +26,7 @@ class _Lines(logging.Handler):
     """Log records as plain lines on whatever stderr is at the time."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record), err=True)
+        click.echo(redacted(self.format(record)), err=True)
 
 
 class _Command(click.Command):
@@ -126,12 +127,12 @@ def _log_to_stderr(debug: bool) -> None:
 
 def _print_error(message: str) -> None:
     for line in message.splitlines():
-        click.echo(f"segray: {line}", err=True)
+        click.echo(f"segray: {redacted(line)}", err=True)
 
 
 def _print_unexpected(error: Exception, debug: bool) -> None:
     if debug or os.environ.get("SEGRAY_DEBUG", "") not in ("", "0"):
-        traceback.print_exception(error)
+        click.echo(redacted("".join(traceback.format_exception(error))), err=True, nl=False)
         return
     message = " ".join(str(error).split())[:300]
     _print_error(f"unexpected {type(error).__name__}: {message} (--debug shows the traceback)")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from segray.pipelines.io.uris import redacted
+
 
 class UserError(Exception):
-    """Something that the user can repair: printed as one line, without a traceback.
+    """Something that the user can repair: printed as one line, without a traceback or a secret.
 
     Args:
         message: what is wrong, where, and what is allowed.
@@ -13,5 +15,5 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, *, exit_code: int = 2) -> None:
-        super().__init__(message)
+        super().__init__(redacted(message))
         self.exit_code = exit_code

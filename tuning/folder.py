@@ -15,7 +15,7 @@ from typing import Any
 
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.commands.tune import TuneConfig, dimensions_of, splits_of, train_config
-from segray.pipelines.config.loading import dump, identity, with_values
+from segray.pipelines.config.loading import dump_redacted, identity, with_values
 from segray.pipelines.config.previous import current_tree
 from segray.pipelines.config.search_space import SPLIT, THRESHOLD
 from segray.pipelines.io import storage
@@ -48,7 +48,7 @@ class SearchFolder:
 
     def begin(self) -> None:
         """Write the configuration, and read the trials of earlier commands."""
-        storage.write_atomic(storage.join(self.out, CONFIG), dump(self.config).encode())
+        storage.write_atomic(storage.join(self.out, CONFIG), dump_redacted(self.config).encode())
         known = _allowed_values(self.config)
         read = [trial for trial in read_trials(self.out) if trial.split in splits_of(self.config)]
         self._trials = {trial.file: trial for trial in read if _fits(trial, known)}

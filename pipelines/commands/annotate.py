@@ -21,7 +21,7 @@ from segray.pipelines.annotation.run import label_pending
 from segray.pipelines.annotation.run_summary import LabelSetResult, summarise
 from segray.pipelines.annotation.stages.classify import TextEmbeddings
 from segray.pipelines.config.commands.annotate import AnnotateConfig
-from segray.pipelines.config.loading import dump
+from segray.pipelines.config.loading import dump_redacted
 from segray.pipelines.engine import single_process
 from segray.pipelines.engine.ledger import Tally
 from segray.pipelines.engine.provenance import differences, other_configuration, provenance
@@ -182,7 +182,7 @@ def _open_store(prepared: Prepared, images: Iterable[ImageRef]) -> tuple[int, in
     n_pending = pending.write_pending(config.out, done)
     stored = storage.join(config.out, "config.yaml")
     if n_pending or not storage.exists(stored):
-        storage.write_atomic(stored, dump(config).encode())
+        storage.write_atomic(stored, dump_redacted(config).encode())
     if n_pending:
         storage.delete(storage.join(config.out, "run.json"))
     return total, n_pending

@@ -14,6 +14,7 @@ from segray.pipelines.config.commands.evaluate import EvaluateConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions
+from segray.pipelines.io.uris import redacted_tree
 from segray.pipelines.masks.binary import all_look_binary, refuse_binary, with_object_as_class
 from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.masks.options import MaskOptions
@@ -45,7 +46,7 @@ def execute(config: EvaluateConfig) -> tuple[Evaluation, str]:
     out = config.out or source.home
     storage.write_atomic(storage.join(out, "evaluation.csv"), to_csv(result).encode())
     document = {**source.record, "masks": config.masks, **to_dict(result)}
-    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(redacted_tree(document), indent=2, allow_nan=False, ensure_ascii=False)
     storage.write_atomic(storage.join(out, "evaluation.json"), f"{text}\n".encode())
     return result, out
 

@@ -26,6 +26,7 @@ from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.io.pending import read_pending
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.io.sources import image_roots, list_images
+from segray.pipelines.io.uris import redacted_tree
 from segray.pipelines.prediction import local
 from segray.pipelines.prediction.graph import pool_plan, predictions
 from segray.pipelines.prediction.output import TABLE, begin, check_same, made_with, write_table
@@ -116,7 +117,7 @@ def execute(config: PredictConfig) -> PredictResult:
     before = made_with(config.out)
     images = list_images(config.images, config.image.roots)
     job, record = prepare(config)
-    check_same(config.out, before and {**_image_defaults(), **before}, record)
+    check_same(config.out, before and redacted_tree({**_image_defaults(), **before}), record)
     show([classes_line(job.classes)])
     with RunLock(config.out):
         total, n_pending = begin(job, record, images)
@@ -158,7 +159,8 @@ def prepare(config: PredictConfig) -> tuple[Job, dict[str, object]]:
         window=chosen_window(state, config.window),
         options=_image_options(config),
     )
-    record = {"checkpoint": job.sha256, "images": _absolute(config.images), "window": job.window}
+    images = storage.redacted(_absolute(config.images))
+    record = {"checkpoint": job.sha256, "images": images, "window": job.window}
     options = {name: value for name, value in identity(config).items() if name.startswith("image.")}
     return job, record | options
 

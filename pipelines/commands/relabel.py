@@ -25,7 +25,7 @@ from segray.pipelines.annotation.run_summary import LabelSetResult, summarise
 from segray.pipelines.annotation.stages.classify import TextEmbeddings
 from segray.pipelines.annotation.stages.encode import encode_segments
 from segray.pipelines.config.commands.relabel import RelabelConfig
-from segray.pipelines.config.loading import dump
+from segray.pipelines.config.loading import dump_redacted
 from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.config.received import may_be_received
 from segray.pipelines.engine.ledger import Tally
@@ -89,7 +89,7 @@ def execute(config: RelabelConfig) -> LabelSetResult:
         store = LabelStore(config.out)
         store.drop_orphans()
         _copy_manifest(config)
-        storage.write_atomic(storage.join(config.out, "config.yaml"), dump(config).encode())
+        storage.write_atomic(storage.join(config.out, "config.yaml"), dump_redacted(config).encode())
         _drop_outdated(source, store)
         for part in sorted(set(source.parts()) - set(store.parts())):
             tally.rows.update(_relabel_part(source, part, config.out, target, lock.token))

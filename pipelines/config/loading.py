@@ -18,6 +18,7 @@ from segray.pipelines.config.problems import explain, not_a_section, unknown_key
 from segray.pipelines.config.schema import Config, Key, keys, section
 from segray.pipelines.config.source import Value, parse_flow, parse_override, read_yaml
 from segray.pipelines.errors import UserError
+from segray.pipelines.io.uris import redacted_tree
 
 T = TypeVar("T", bound=Config)
 
@@ -103,13 +104,25 @@ def with_values(config: T, values: Mapping[str, str]) -> T:
 
 def dump(config: Config) -> str:
     """The whole configuration, defaults included, as YAML that `load` reads back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    return _yaml(config.model_dump(mode="json"))
+
+
+def _yaml(tree: object) -> str:
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
+
+
+def dump_redacted(config: Config) -> str:
+    """`dump` for files that others may read: without the secrets of its URIs."""
+    return _yaml(redacted_tree(config.model_dump(mode="json")))
 
 
 def identity(config: Config) -> dict[str, object]:
-    """The keys that determine what a run writes, by dotted name; runs with equal ones may share an output."""
+    """The keys that determine what a run writes, by dotted name; runs with equal ones may share an output.
+
+    Values are redacted: a signature that was renewed is no other configuration.
+    """
     known = keys(type(config))
-    values = _flat(type(config), config.model_dump(mode="json"), "")
+    values = _flat(type(config), redacted_tree(config.model_dump(mode="json")), "")
     return {name: value for name, value in values if not known[name].run_only}
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from segray.pipelines.engine.rows import Row
 from segray.pipelines.io.images import ImageProblem
+from segray.pipelines.io.uris import redacted
 
 Process = Callable[[list[Row]], list[Row]]
 
@@ -85,7 +86,7 @@ def failed(row: Row, reason: str, status: str = "error") -> Row:
     return {
         **row,
         "status": status,
-        "error": " ".join(reason.split())[:500],
+        "error": redacted(" ".join(reason.split()))[:500],
         "pixels": None,
         "packed_segments": None,
         "segments": None,

@@ -11,6 +11,7 @@ from segray.pipelines.config.loading import config_hash, identity
 from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.config.schema import Config, keys
 from segray.pipelines.io import storage
+from segray.pipelines.io.uris import redacted_tree
 
 _PACKAGES = ("segray", "torch", "ray", "segment-anything", "open_clip_torch", "pyarrow", "numpy", "pillow")
 
@@ -34,7 +35,7 @@ def provenance(
         templates: the prompts, with {} for the name.
         logit_scale: CLIP's factor on cosines; relabelling needs it for the confidence.
     """
-    return {
+    record = {
         "classes": list(space.classes),
         "ignore_index": space.ignore_index,
         "palette": space.palette()[: len(space.classes)].tolist(),
@@ -48,6 +49,7 @@ def provenance(
         "config_hash": config_hash(config),
         "versions": {name: _version(name) for name in _PACKAGES},
     }
+    return redacted_tree(record)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], model: type[Config]) -> list[str]:
@@ -58,7 +60,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], model: type[Config]) -
         new: the same.
         model: of the new configuration. A key that an older segray did not have counts as its default.
     """
-    flat_old, flat_new = _flat(current_provenance(old)), _flat(new)
+    flat_old, flat_new = redacted_tree(_flat(current_provenance(old))), _flat(new)
     if old.get("config"):
         defaults = {f"config.{name}": key.default for name, key in keys(model).items()}
         flat_old = {name: defaults.get(name) for name in flat_new} | flat_old

@@ -14,6 +14,7 @@ from pyarrow import fs as pa_fs
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.uris import (
     display,
+    has_secret_option,
     is_chained,
     is_local,
     local_path,
@@ -74,6 +75,9 @@ def _open_store(uri: str, name: str, extra: str, options: Mapping[str, object]) 
 
 
 def _open_other(uri: str) -> tuple[AbstractFileSystem, str]:
+    if has_secret_option(uri):
+        advice = "download the files first"
+        raise UserError(f"{display(uri)}: signatures and keys inside URIs are refused; {advice}")
     if _PASSWORD.match(without_scheme(uri)):
         advice = f"set FSSPEC_{scheme(uri).upper()}_PASSWORD, or what else its client reads"
         raise UserError(f"{display(uri)}: passwords inside URIs are refused; {advice}")

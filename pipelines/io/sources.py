@@ -352,4 +352,4 @@ def _reason(error: Exception) -> str:
     if code == errno.ELOOP:
         return "symlink loop"
     text = os.strerror(code) if code else " ".join(str(error).split())[:200]
-    return f"cannot be read ({text})"
+    return f"cannot be read ({storage.redacted(text)})"

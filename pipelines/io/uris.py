@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar, cast
 from urllib.parse import unquote_to_bytes
+
+T = TypeVar("T")
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 # Object keys may hold "?", so only known options count as a query.
 _QUERY = re.compile(r"\?((?:region|scheme|endpoint_override|allow_bucket_\w+|anonymous|retry_\w+)=.*)$")
 _KEYS_ARE_TEXT = {"file", "local", "s3", "s3a", "gs", "gcs"}
 """Schemes whose paths `clients.open_storage` never hands to fsspec's reader of chains."""
-_USER_INFO = re.compile(r"(?<=://)(?:[A-Z0-9]{16,}:[^\s@]{16,}|[^/@\s]*)@")
+_USER_INFO = re.compile(r"://(?:[A-Z0-9]{16,}:[^\s@]{16,}|[^/@\s]*)@")
 _SECRET_OPTION = re.compile(
     r"((?:[?&;]|%3F|%26)"
-    r"(?:x-(?:amz|goog)-[\w-]+|[\w-]*(?:signature|secret|token|passw(?:or)?d|credential|(?:api|access)_?key)[\w-]*"
+    r"(?:x-(?:amz|goog)-[\w-]+|[\w-]*(?:signature|secret|token|passw(?:or)?d|credential|(?:api|access|account)[_-]?key)[\w-]*"
     r"|googleaccessid|key-pair-id|policy|expires|auth|key|jwt|pwd|sig|se|st|sp|sv|sr|spr|sip|sdd|sk[a-z]+)"
     r"(?:=|%3D))[^&;\s#\"'<>]+",
     re.IGNORECASE,
@@ -49,7 +53,27 @@ def redacted(text: str) -> str:
 
     Everything that is stored or shown goes through here. Applying it twice changes nothing.
     """
-    return _SECRET_OPTION.sub(r"\1***", _USER_INFO.sub("***@", text))
+    return _SECRET_OPTION.sub(r"\1***", _USER_INFO.sub("://***@", text))
+
+
+def redacted_tree(value: T) -> T:
+    """`redacted`, of every text in nested lists, tuples and mappings."""
+    return cast("T", _redacted_tree(value))
+
+
+def _redacted_tree(value: object) -> object:
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, Mapping):
+        return {name: _redacted_tree(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_redacted_tree, value))
+    return value
+
+
+def has_secret_option(uri: str) -> bool:
+    """Whether a signature or a key stands among the options of a URI."""
+    return _SECRET_OPTION.search(uri) is not None
 
 
 def display(uri: str) -> str:

@@ -86,7 +86,7 @@ def begin(job: Job, record: Mapping[str, object], images: Iterable[ImageRef]) ->
 
 
 def _write_record(job: Job, record: Mapping[str, object]) -> None:
-    document = {"made_with": record, "checkpoint": job.checkpoint, "classes": job.classes}
+    document = {"made_with": record, "checkpoint": storage.redacted(job.checkpoint), "classes": job.classes}
     text = json.dumps(document, indent=2, ensure_ascii=False)
     storage.write_atomic(storage.join(job.out, RECORD), f"{text}\n".encode())
     names = "".join(f"{name}\n" for name in job.classes)

@@ -59,7 +59,9 @@ def render(template: str, **values: object) -> str:
     environment.filters["percent"] = percent
     ramp = ["#" + bytes(colour).hex() for colour in thumbnails.ramp()[::51]]
     errors = {name: "#" + bytes(colour).hex() for name, colour in thumbnails.ERROR_COLOURS.items()}
-    return environment.get_template(template).render(ramp=ramp, error_colours=errors, **values)
+    page = environment.get_template(template).render(ramp=ramp, error_colours=errors, **values)
+    # What is shown was stored by any segray, or by anyone.
+    return storage.redacted(page)
 
 
 def percent(share: float | None) -> str:

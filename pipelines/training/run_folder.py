@@ -15,7 +15,7 @@ from functools import cached_property
 import yaml
 
 from segray.pipelines.config.commands.train import TrainConfig
-from segray.pipelines.config.loading import dump, identity
+from segray.pipelines.config.loading import dump_redacted, identity
 from segray.pipelines.config.previous import current_tree
 from segray.pipelines.engine.provenance import other_configuration
 from segray.pipelines.errors import UserError
@@ -150,7 +150,7 @@ class RunFolder:
         """Write the configuration and the splits."""
         for name in ("labelled", "unlabelled", "validation"):
             write_split(storage.join(self.out, "splits", f"{name}.txt"), getattr(data, name))
-        storage.write_atomic(storage.join(self.out, CONFIG), dump(self.config).encode())
+        storage.write_atomic(storage.join(self.out, CONFIG), dump_redacted(self.config).encode())
 
     def states(self) -> dict[str, CheckpointState]:
         """The state of each whole checkpoint by its URI, newest first."""

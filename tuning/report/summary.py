@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.commands.tune import TuneConfig, dimensions_of, splits_of
-from segray.pipelines.config.loading import dump
+from segray.pipelines.config.loading import dump_redacted
 from segray.pipelines.io import storage
 from segray.tuning.folder import SearchFolder, configured, split_names
 from segray.tuning.records import State, Trial, mean
@@ -32,7 +32,8 @@ def write(folder: SearchFolder) -> None:
     _put(folder, TABLE, table(folder))
     for result in split_results(folder):
         if result.best is not None:
-            _put(folder, result.config_file, dump(_best_config(folder.config, result.split, result.best)))
+            best = _best_config(folder.config, result.split, result.best)
+            _put(folder, result.config_file, dump_redacted(best))
     _put(folder, PAGE, build(folder))
 
 
