@@ -35,12 +35,14 @@ _log = logging.getLogger(__name__)
 class CheckpointState(TypedDict, total=False):
     """Contents of state.json, as far as the file has them.
 
-    `step` of `total` are trained; `network` is its name and `window` the side of its validation window in
-    pixels; `config` has the configuration by dotted key, `sha256` the checksum of each other file.
+    `step` of `total` are trained, and no more if the run has `stopped` early; `network` is its name and
+    `window` the side of its validation window in pixels; `config` has the configuration by dotted key,
+    `sha256` the checksum of each other file.
     """
 
     step: int
     total: int
+    stopped: bool
     history: list[HistoryEntry]
     classes: list[str]
     network: str
