@@ -134,6 +134,7 @@ def _fit(config: TrainConfig, data: TrainingData) -> Failure | None:
     """Train to the end, in this process or on a cluster; why, if the run stopped early."""
     if local.suits(config):
         return local.fit(config, data)
+    single_process.tell_of_death(config.out)
     failure = _fit_on_cluster(config, data)
     single_process.forget_death(config.out)
     return failure

@@ -322,24 +322,44 @@ def encode_gray_png(array: UInt8Array) -> bytes:
     return SIGNATURE + b"".join(chunk(kind, body) for kind, body in parts)
 
 
-def decode_gray_png(data: bytes) -> UInt8Array:
+MAX_LABEL_PIXELS = 1 << 28
+"""Pixels of the largest label map that is read."""
+_DEPTHS = {0: (8,), 3: (1, 2, 4, 8)}
+
+
+def decode_gray_png(data: bytes, shape: tuple[int, int] | None = None) -> UInt8Array:
     """The class ids of a label PNG as uint8 [H, W]: 8-bit grey values, or the indices of a palette.
 
+    Its header decides, before a pixel is unpacked: 1 kB can hold a map of any size.
+
+    Args:
+        data: the file.
+        shape: (height, width) that it must have; None: any, up to `MAX_LABEL_PIXELS`.
+
     Raises:
-        ValueError: not a PNG, truncated or damaged (every checksum is verified), or another kind of PNG.
+        ValueError: not a PNG, truncated or damaged (every checksum is verified), another kind of PNG, or
+            another size.
     """
     parts = list(chunks(data))
     if len(parts[0][1]) != 13 or parts[0][0] != b"IHDR":
         raise ValueError("damaged PNG: no header")
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", parts[0][1])
-    if interlaced or (colour != 3 and (colour, depth) != (0, 8)):
+    if interlaced or depth not in _DEPTHS.get(colour, ()):
         kind = f"{depth}-bit {_COLOURS.get(colour, 'unknown')} PNG{' with interlacing' if interlaced else ''}"
         raise ValueError(f"{kind}; a label map is an 8-bit greyscale or a palette PNG, not interlaced")
-    n_bytes = height * (1 + (width * depth + 7) // 8)
-    rows = inflate(b"".join(body for kind, body in parts if kind == b"IDAT"), n_bytes)
-    if colour == 0 and not any(rows[:: width + 1]):
-        return np.frombuffer(rows, np.uint8).reshape(height, width + 1)[:, 1:].copy()
-    return _filtered_rows(data)
+    if shape is not None and (height, width) != shape:
+        raise ValueError(f"the PNG is {width}x{height}, its image {shape[1]}x{shape[0]}")
+    if width * height > MAX_LABEL_PIXELS:
+        raise ValueError(f"a PNG of {width}x{height} pixels (allowed: at most {MAX_LABEL_PIXELS})")
+    stride = 1 + (width * depth + 7) // 8
+    pixels = np.empty((height if colour == 0 else 0, width), np.uint8)
+    filtered, row = colour != 0, 0
+    for block in inflate(b"".join(body for kind, body in parts if kind == b"IDAT"), height, stride):
+        filtered = filtered or block[:, 0].any()
+        if not filtered:
+            pixels[row : row + len(block)] = block[:, 1:]
+        row += len(block)
+    return _filtered_rows(data) if filtered else pixels
 
 
 def _filtered_rows(data: bytes) -> UInt8Array:

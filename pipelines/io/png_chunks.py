@@ -6,7 +6,11 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_BLOCK = 1 << 24
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
@@ -27,18 +31,31 @@ def check_png(data: bytes, max_pixels: int) -> None:
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
     sizes = ((len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes)
     n_bytes = sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns)
-    inflate(b"".join(body for kind, body in parts if kind == b"IDAT"), n_bytes)
+    for _ in inflate(b"".join(body for kind, body in parts if kind == b"IDAT"), n_bytes, 1):
+        pass
 
 
-def inflate(data: bytes, n_bytes: int) -> bytes:
-    """Exactly `n_bytes`, however large the data would become. Pillow would read missing rows as black."""
+def inflate(data: bytes, height: int, stride: int) -> Iterator[NDArray[np.uint8]]:
+    """Exactly `height` rows, a few at a time, whatever follows. Pillow would read missing rows as black."""
+    rows = max(1, _BLOCK // stride)
+    decoder, size = zlib.decompressobj(), 0
+    for start in range(0, height, rows):
+        n_bytes = min(rows, height - start) * stride
+        block = _decompressed(decoder, data, n_bytes)
+        data, size = decoder.unconsumed_tail, size + len(block)
+        if len(block) != n_bytes:
+            break
+        yield np.frombuffer(block, np.uint8).reshape(-1, stride)
+    size += len(_decompressed(decoder, data, 1))
+    if not size or size != height * stride:
+        raise ValueError(f"damaged PNG: the pixels need {height * stride} bytes, it holds {size} or more")
+
+
+def _decompressed(decoder: zlib._Decompress, data: bytes, n_bytes: int) -> bytes:
     try:
-        rows = zlib.decompressobj().decompress(data, n_bytes + 1)
+        return decoder.decompress(data, n_bytes)
     except zlib.error as error:
         raise ValueError(f"damaged PNG: {error}") from error
-    if not n_bytes or len(rows) != n_bytes:
-        raise ValueError(f"damaged PNG: the pixels need {n_bytes} bytes, it holds {len(rows)} or more")
-    return rows
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:

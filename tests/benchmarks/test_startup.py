@@ -38,5 +38,5 @@ def test_each_command_is_measured_against_its_plain_script(
     ]
     assert all(run["ratios"] == {"wall": 1.5, "cpu": 0.75} for run in runs)
     assert len(started) == 2 * 2 * len(runs)
-    shown = next(line for line in done.output.splitlines() if line.startswith("segray train"))
+    *_, shown = (line for line in done.output.splitlines() if line.startswith("segray train"))
     assert shown.split() == ["segray", "train", "2", "-", "6.0", "3.0", "1", "1.50", "0.75"]

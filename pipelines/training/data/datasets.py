@@ -99,25 +99,25 @@ class UnlabelledImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return None if stored is None else (torch.from_numpy(stored[0]), torch.from_numpy(stored[1]))
 
     def _label(self, sample: Sample, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        stored = self._stored(sample)
+        stored = self._stored(sample, shape)
         if stored is None:
             return torch.full(shape, IGNORE_INDEX, dtype=torch.uint8), torch.zeros(shape, dtype=torch.uint8)
-        label, confidence = stored
-        if label.shape != shape or confidence.shape != shape:
-            sizes = (
-                f"{label.shape[1]}x{label.shape[0]} pixels, the image {sample.image} {shape[1]}x{shape[0]}"
-            )
-            raise UserError(
-                f"the zero-shot label of {sample.label_id or sample.image_id} is {sizes}; annotate it again"
-            )
-        return torch.from_numpy(label), torch.from_numpy(confidence)
+        return torch.from_numpy(stored[0]), torch.from_numpy(stored[1])
 
-    def _stored(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+    def _stored(
+        self, sample: Sample, shape: tuple[int, int] | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
         pngs = self._labels.read(sample.label_id or sample.image_id) if self._labels else None
         if pngs is None:
             return None
-        label = self._ids[decode_gray_png(pngs[0])]
-        return label, np.where(label == IGNORE_INDEX, np.uint8(0), decode_gray_png(pngs[1]))
+        try:
+            label = self._ids[decode_gray_png(pngs[0], shape)]
+            confidence = decode_gray_png(pngs[1], (label.shape[0], label.shape[1]))
+        except ValueError as problem:
+            name = sample.label_id or sample.image_id
+            raise UserError(f"the zero-shot label of {name}: {problem}; annotate it again") from None
+        confidence[label == IGNORE_INDEX] = 0
+        return label, confidence
 
     def _warn_once(self, sample: Sample, problem: ImageProblem) -> None:
         if sample.image not in self._unreadable:
