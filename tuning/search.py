@@ -23,6 +23,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.auto_precision import recorded_precision, with_precision
+from segray.pipelines.training.data.training_data import NO_VALIDATION
 from segray.pipelines.training.trackers import check_trackers
 from segray.pipelines.training.trainer import scaling_config
 from segray.tuning.folder import SearchFolder, threshold_labels
@@ -80,6 +81,8 @@ def _check_address(config: TuneConfig) -> None:
 def _check_splits(config: TuneConfig, data: SharedData) -> int:
     """Open and check the data of every split before Ray starts; the number of classes."""
     base = train_config(config)
+    if base.data.validation == NO_VALIDATION:
+        raise UserError(f"data.validation={NO_VALIDATION}: a search compares trials by their validation mIoU")
     opened = []
     for split in splits_of(config):
         chosen = base.model_copy(update={"data": base.data.model_copy(update={"labelled": split})})

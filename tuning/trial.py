@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
     from ray.util.placement_group import PlacementGroup
 
+    from segray.pipelines.training.failures import Failure
+
 STOPPED = "stopped: behind the other trials of its split"
 
 
@@ -145,8 +147,9 @@ class WorkerInputs:
     may_stop: bool
 
 
-def trial_worker(inputs: WorkerInputs) -> str | None:
-    """Train as one worker of a trial; the reason where the run ended early."""
+def trial_worker(inputs: WorkerInputs) -> Failure | str | None:
+    """Train as one worker of a trial; the reason where the run ended early, a failure where it cannot end."""
+    from segray.pipelines.training.failures import lasting_failure
     from segray.pipelines.training.loop import Trainer
     from segray.pipelines.training.meter import DivergedError
 
@@ -159,6 +162,11 @@ def trial_worker(inputs: WorkerInputs) -> str | None:
         return STOPPED
     except DivergedError as error:
         return str(error)
+    except Exception as error:
+        failure = lasting_failure(error)
+        if failure is None or session.workers > 1:
+            raise
+        return failure
     return None
 
 
@@ -212,9 +220,13 @@ def _train(
 
 
 def _fit(inputs: WorkerInputs) -> str | None:
+    from segray.pipelines.training.failures import Failure
+
     workers = scaling_config(inputs.config, cluster.resources())
     result = torch_trainer(inputs.config, partial(trial_worker, inputs), workers).fit()
-    reason: str | None = result.return_value
+    reason: Failure | str | None = result.return_value
+    if isinstance(reason, Failure):
+        raise UserError(reason.message)
     return reason
 
 

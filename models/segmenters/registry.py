@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 
 from segray.models.clip.weights import find_weights
@@ -31,6 +32,7 @@ class NetworkEntry:
         licence: of those weights.
         find: finds, or fetches, the file that a weights text names.
         package: that the network's modules come from.
+        needs_two: whether training fails on a single image: batch normalisation of one value per channel.
     """
 
     build: Callable[[int], Segmenter]
@@ -38,6 +40,7 @@ class NetworkEntry:
     licence: str
     find: Callable[[str], Checkpoint] = find
     package: str = "torch"
+    needs_two: bool = False
 
 
 def _segformer(variant: str) -> NetworkEntry:
@@ -47,7 +50,8 @@ def _segformer(variant: str) -> NetworkEntry:
 
 def _deeplab(backbone: str) -> NetworkEntry:
     weights = f"hf-hub:timm/{backbone}.gluon_in1k"
-    return NetworkEntry(lambda classes: DeepLabV3Plus(backbone, classes), weights, "Apache-2.0")
+    build = partial(DeepLabV3Plus, backbone)
+    return NetworkEntry(build, weights, "Apache-2.0", needs_two=True)
 
 
 def _dinov2(size: str, features: int) -> NetworkEntry:

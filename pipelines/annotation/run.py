@@ -34,6 +34,7 @@ def label_pending(prepared: Prepared, token: str, n_pending: int, before: int) -
     """
     if local.suits(prepared.config, n_pending):
         return _label_here(prepared, token, n_pending, before)
+    single_process.tell_of_death(prepared.config.out)
     tally = _label_on_cluster(prepared, token, n_pending, before)
     single_process.forget_death(prepared.config.out)
     return tally

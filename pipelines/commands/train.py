@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,7 +19,7 @@ from segray.pipelines.training import local
 from segray.pipelines.training.auto_precision import recorded_precision, with_precision
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.summary import check_pixels, data_lines
-from segray.pipelines.training.data.training_data import open_data
+from segray.pipelines.training.data.training_data import NO_VALIDATION, open_data
 from segray.pipelines.training.log_collector import log_collector
 from segray.pipelines.training.run_folder import RunFolder, TrainResult
 from segray.pipelines.training.trackers import check_trackers
@@ -30,6 +31,9 @@ from segray.pipelines.training.trainer import (
     train_worker,
 )
 from segray.pipelines.understood import show
+
+if TYPE_CHECKING:
+    from segray.pipelines.training.failures import Failure
 
 
 def run(config: TrainConfig) -> None:
@@ -59,12 +63,11 @@ def execute(config: TrainConfig) -> TrainResult:
     check(config, data)
     with RunLock(config.out):
         folder.begin(data)
-        problem = None if folder.finished() else _fit(config, data)
+        failure = None if folder.finished() else _fit(config, data)
         folder.export()
-    if problem:
-        raise UserError(
-            f"{problem}; the checkpoints before it are in {storage.display(config.out)}", exit_code=1
-        )
+    if failure:
+        where = f"; the checkpoints before it are in {storage.display(config.out)}"
+        raise UserError(failure.message + where * bool(folder.states()), exit_code=failure.exit_code)
     return folder.result()
 
 
@@ -80,6 +83,7 @@ def check(config: TrainConfig, data: TrainingData) -> None:
 
 def _check_data(config: TrainConfig, data: TrainingData) -> None:
     from segray.models.semi.methods import METHODS
+    from segray.pipelines.training.build import class_weights
 
     pseudo = METHODS[config.method].pseudo
     if pseudo == "enhanced" and config.data.labels is None:
@@ -92,9 +96,27 @@ def _check_data(config: TrainConfig, data: TrainingData) -> None:
             f"data.unlabelled: method {config.method} needs images outside data.labelled="
             f"{config.data.labelled}, but there are none; label fewer, such as data.labelled=92 or 1/16"
         )
-    if not data.validation:
-        raise UserError("data.validation: there is no validation image")
+    if not data.validation and config.data.validation != NO_VALIDATION:
+        raise UserError(
+            f"data.validation: there is no validation image; data.validation={NO_VALIDATION} trains without"
+        )
+    if not data.validation and config.train.patience is not None:
+        raise UserError("train.patience needs validation images, and data.validation=none has none")
     check_pixels(data)
+    class_weights(config.loss, data.labelled_pixels)
+    _check_batch(config)
+
+
+def _check_batch(config: TrainConfig) -> None:
+    """Refuse a single image per step where batch normalisation has nothing to compare it with."""
+    from segray.models.segmenters.registry import NETWORKS
+
+    train = config.train
+    if NETWORKS[config.network.name].needs_two and train.workers == 1 and train.batch == train.accumulate:
+        raise UserError(
+            f"train.batch={train.batch}, train.accumulate={train.accumulate}: {config.network.name} takes at "
+            "least 2 images at once, as it normalises over the batch; raise train.batch"
+        )
 
 
 def _check_network(config: TrainConfig, data: TrainingData) -> None:
@@ -108,16 +130,17 @@ def _check_network(config: TrainConfig, data: TrainingData) -> None:
         raise UserError(f"network: {error}") from error
 
 
-def _fit(config: TrainConfig, data: TrainingData) -> str | None:
-    """Train to the end, in this process or on a cluster; the reason, if the run stopped early."""
+def _fit(config: TrainConfig, data: TrainingData) -> Failure | None:
+    """Train to the end, in this process or on a cluster; why, if the run stopped early."""
     if local.suits(config):
         return local.fit(config, data)
-    problem = _fit_on_cluster(config, data)
+    single_process.tell_of_death(config.out)
+    failure = _fit_on_cluster(config, data)
     single_process.forget_death(config.out)
-    return problem
+    return failure
 
 
-def _fit_on_cluster(config: TrainConfig, data: TrainingData) -> str | None:
+def _fit_on_cluster(config: TrainConfig, data: TrainingData) -> Failure | None:
     with cluster.session(config.address, config.grow) as resources, log_collector() as collector:
         require_shared(config.out, [place for place in (config.data.root, config.data.labels) if place])
         if resources.nodes == 1:

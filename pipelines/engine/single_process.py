@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import click
+
 from segray.pipelines.config.shared import GrowConfig
 from segray.pipelines.engine import cluster
 from segray.pipelines.engine.cpu import keep_thread_count
@@ -30,7 +32,17 @@ def suits(out: str, n_pending: int, address: str | None, grow: GrowConfig) -> bo
     """
     if n_pending > FEW or cluster.is_requested(address, grow):
         return False
-    return not storage.exists(storage.join(out, _MARK))
+    return not _has_died(out)
+
+
+def _has_died(out: str) -> bool:
+    return storage.exists(storage.join(out, _MARK))
+
+
+def tell_of_death(out: str) -> None:
+    """Print why a small run has a cluster, if an earlier one died in the command's own process."""
+    if _has_died(out):
+        click.echo("an earlier run died in the command's own process; this one has workers", err=True)
 
 
 @contextmanager

@@ -12,8 +12,17 @@ from torch.nn.parallel import DistributedDataParallel
 from segray.models.precision import allow_tf32
 from segray.models.segmenters.registry import Segmenter, build_segmenter
 from segray.models.semi.student import Logits, Student
-from segray.pipelines.config.commands.train import LearnConfig, TrainConfig
+from segray.models.semi.supervised import balanced_weights
+from segray.pipelines.config.commands.train import (
+    BALANCED,
+    LearnConfig,
+    LossConfig,
+    TrainConfig,
+    parse_weights,
+)
+from segray.pipelines.errors import UserError
 from segray.pipelines.training.graphed import GraphedStudent
+from segray.pipelines.understood import PixelCounts
 
 
 def build_network(config: TrainConfig, classes: int, device: torch.device, workers: int) -> Segmenter:
@@ -86,6 +95,25 @@ def load_optimiser_state(optimiser: torch.optim.Optimizer, state: dict[str, Any]
     for group, own in zip(state["param_groups"], optimiser.param_groups, strict=True):
         group["fused"] = own["fused"]
     optimiser.load_state_dict(state)
+
+
+def class_weights(config: LossConfig, labelled: PixelCounts) -> list[float] | None:
+    """The weight of each class in the loss of labelled images; None: all the same.
+
+    Raises:
+        UserError: not as many weights as classes.
+    """
+    if config.class_weights is None:
+        return None
+    if config.class_weights == BALANCED:
+        return balanced_weights(labelled.pixels)
+    weights = parse_weights(config.class_weights)
+    if len(weights) != len(labelled.pixels):
+        count = len(labelled.pixels)
+        raise UserError(
+            f"loss.class_weights: {len(weights)} weights, the data has {count} classes, from id 0"
+        )
+    return weights
 
 
 def learning_rate(config: LearnConfig, step: int, total: int) -> float:

@@ -60,3 +60,8 @@ def best_index(mious: Sequence[float | None]) -> int:
     """Position of the highest mIoU, the first of equals; of the last validation where none is defined."""
     defined = [i for i, miou in enumerate(mious) if miou is not None]
     return max(defined, key=lambda i: mious[i] or 0.0) if defined else len(mious) - 1
+
+
+def has_stopped(mious: Sequence[float | None], patience: int) -> bool:
+    """Whether the last `patience` validations were no better than one before them."""
+    return bool(mious) and len(mious) - 1 - best_index(mious) >= patience

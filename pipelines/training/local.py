@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import TYPE_CHECKING
 
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.engine import cluster, single_process
 from segray.pipelines.engine.cpu import use_threads
-from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.run_folder import CHECKPOINTS
 from segray.pipelines.training.trainer import tracker_folder, train_until_end
+
+if TYPE_CHECKING:
+    from segray.pipelines.training.failures import Failure
 
 _log = logging.getLogger(__name__)
 
@@ -26,14 +29,11 @@ def suits(config: TrainConfig) -> bool:
     return single_process.suits(config.out, 1, config.address, config.grow)
 
 
-def fit(config: TrainConfig, data: TrainingData) -> str | None:
+def fit(config: TrainConfig, data: TrainingData) -> Failure | None:
     """Train to the end, with as many threads as a worker on this machine has.
 
     Returns:
-        The reason, if the run stopped early.
-
-    Raises:
-        UserError: a file is missing or damaged, or cannot be written.
+        Why, if the run stopped early.
     """
     from segray.pipelines.training.session import LocalSession
 
@@ -44,8 +44,6 @@ def fit(config: TrainConfig, data: TrainingData) -> str | None:
         for failures_left in range(config.train.max_failures, -1, -1):
             try:
                 return train_until_end(config, data, session, tracker_folder(config))
-            except UserError:
-                raise
             except Exception as error:
                 if not failures_left:
                     raise

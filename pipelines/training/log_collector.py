@@ -5,18 +5,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import click
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+    from segray.pipelines.training.failures import Failure
 
 _INTERVAL_S = 0.5
 
 
 class LogCollector:
-    """Actor that holds the lines of the workers until the driver prints them."""
+    """Actor that holds the lines of the workers until the driver prints them, and what ended one for good."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
+        self._failure: Failure | None = None
 
     def write(self, line: str) -> None:
         """Add a line."""
@@ -27,6 +33,14 @@ class LogCollector:
         lines, self._lines = self._lines, []
         return lines
 
+    def fail(self, failure: Failure) -> None:
+        """Keep the first error that would happen again."""
+        self._failure = self._failure or failure
+
+    def failure(self) -> Failure | None:
+        """The error that was kept."""
+        return self._failure
+
 
 class RemoteWrite(Protocol):
     """`LogCollector.write` as Ray's workers call it."""
@@ -36,8 +50,34 @@ class RemoteWrite(Protocol):
         ...
 
 
+class RemoteFail(Protocol):
+    """`LogCollector.fail` as Ray's workers call it."""
+
+    def remote(self, failure: Failure) -> ObjectRef[None]:
+        """Keep an error."""
+        ...
+
+
+class RemoteFailure(Protocol):
+    """`LogCollector.failure` as Ray's workers call it."""
+
+    def remote(self) -> ObjectRef[Failure | None]:
+        """The error that was kept."""
+        ...
+
+
 class LogActor(Protocol):
-    """Handle of an actor with `write`."""
+    """Handle of an actor with `write`, `fail` and `failure`."""
+
+    @property
+    def fail(self) -> RemoteFail:
+        """See `LogCollector.fail`."""
+        ...
+
+    @property
+    def failure(self) -> RemoteFailure:
+        """See `LogCollector.failure`."""
+        ...
 
     @property
     def write(self) -> RemoteWrite:

@@ -23,6 +23,7 @@ from segray.pipelines.training.auto_precision import on_device
 from segray.pipelines.training.build import (
     build_network,
     build_student,
+    class_weights,
     learning_rate,
     load_optimiser_state,
     make_optimiser,
@@ -39,7 +40,12 @@ from segray.pipelines.training.data.sampler import (
     steps_in_epoch,
 )
 from segray.pipelines.training.data.samples import TrainingData
-from segray.pipelines.training.history import HistoryEntry, TrainingMetrics, ValidationMetrics
+from segray.pipelines.training.history import (
+    HistoryEntry,
+    TrainingMetrics,
+    ValidationMetrics,
+    has_stopped,
+)
 from segray.pipelines.training.meter import Meter, mean_metrics, progress_line
 from segray.pipelines.training.session import Session, device_of_worker
 from segray.pipelines.training.step import Objective, StepMetrics
@@ -80,7 +86,7 @@ class Trainer:
         self.config = config = on_device(config, self.device)
         self.session, self.classes = session, data.space.classes
         self.tracker_folder = tracker_folder if session.rank == 0 else None
-        self._build_network()
+        self._build_network(data)
         self._open_data(data)
         self.progress = self._resume()
 
@@ -93,13 +99,15 @@ class Trainer:
         """
         compiler = compiling("train.compile") if self.config.train.compile else nullcontext()
         with Trackers(self.config, self.tracker_folder) as trackers, compiler:
-            while self.progress.step < self.total:
+            while self.progress.step < self.total and not self._has_stopped():
                 training = self.train_until_validation()
                 entry = self._record(training, self.validate())
                 # Tracked before it is saved: a worker lost in between tracks an entry twice instead of never.
                 trackers.add(entry, self.classes)
                 self._print_progress(entry)
                 self.save(entry)
+        if self.progress.step < self.total and self.session.rank == 0:
+            self.session.log(f"stopped early: no better mIoU in {self.config.train.patience} validations")
         return self.progress.history
 
     def train_until_validation(self) -> TrainingMetrics:
@@ -151,6 +159,7 @@ class Trainer:
             state = {
                 "step": self.progress.step,
                 "total": self.total,
+                "stopped": self._has_stopped(),
                 "history": self.progress.history,
                 "classes": list(self.classes),
                 "network": self.config.network.name,
@@ -164,13 +173,19 @@ class Trainer:
         """The encoder's learning rate in a step, counted from 0."""
         return learning_rate(self.config.train, step, self.total)
 
-    def _build_network(self) -> None:
+    def _build_network(self, data: TrainingData) -> None:
         config, device = self.config, self.device
         if device.type == "cpu":
             reuse_freed_memory()
         torch.manual_seed(config.seed)
         self.network = build_network(config, len(self.classes), device, self.session.workers)
-        self.objective = Objective(config, self.network, len(self.classes), device)
+        self.objective = Objective(
+            config,
+            self.network,
+            len(self.classes),
+            device,
+            class_weights(config.loss, data.labelled_pixels),
+        )
         self.student = build_student(self.network, config.train, self.session.workers)
         self.optimiser = make_optimiser(self.network, config.train)
 
@@ -212,6 +227,12 @@ class Trainer:
             _log.info("resuming from step %d of %d", checkpoint.state["step"], self.total)
         return Progress(checkpoint.state["step"], checkpoint.state["history"])
 
+    def _has_stopped(self) -> bool:
+        """Whether the last `train.patience` validations were no better than one before them."""
+        patience = self.config.train.patience
+        mious = [entry["miou"] for entry in self.progress.history]
+        return patience is not None and has_stopped(mious, patience)
+
     def _next_validation(self) -> int:
         interval = self.config.train.validate_every * self.epoch_steps
         return min(self.total, (self.progress.step // interval + 1) * interval)
@@ -246,4 +267,6 @@ def _gradient_sync(student: object, last: bool) -> AbstractContextManager[None]:
 
 
 def _scalars(entry: HistoryEntry) -> dict[str, float | None]:
-    return {name: value for name, value in entry.items() if value is None or isinstance(value, int | float)}
+    scalars = {k: value for k, value in entry.items() if value is None or isinstance(value, int | float)}
+    # Ray orders checkpoints by it, and cannot order None.
+    return {**scalars, "miou": entry["miou"] or 0.0}

@@ -117,7 +117,7 @@ def progress_line(entry: HistoryEntry, epochs: int, left: float) -> str:
 def _of_classes(iou: list[float | None]) -> str:
     """How many of the classes a mean counts, where it does not count all."""
     counted = sum(value is not None for value in iou)
-    return f" of {counted}/{len(iou)} classes" if counted < len(iou) else ""
+    return f" of {counted}/{len(iou)} classes" if 0 < counted < len(iou) else ""
 
 
 def _percent(value: float | None) -> str:

@@ -115,6 +115,8 @@ class TrainResult:
 def _remarks(last: HistoryEntry, classes: Sequence[str]) -> tuple[str, ...]:
     """Which classes the validation masks lack, and how many of their pixels are ignored."""
     truth = [sum(row) for row in last["confusion"]]
+    if not any(truth) and not last.get("ignored"):
+        return ("no result: the run had no validation images",)
     absent = [name for name, pixels in zip(classes, truth, strict=True) if not pixels]
     remarks = [f"not in the validation masks: {name_some(absent)}"] if absent else []
     if len(absent) + 1 >= len(classes):
@@ -161,8 +163,9 @@ class RunFolder:
         return states
 
     def finished(self) -> bool:
-        """Whether a checkpoint of the last step exists."""
-        return any(state["step"] >= state["total"] for state in self.states().values())
+        """Whether a checkpoint of the last step exists, or of the step at which the run stopped early."""
+        states = self.states().values()
+        return any(state["step"] >= state["total"] or state.get("stopped") for state in states)
 
     def export(self) -> None:
         """Copy the last and the best checkpoint to last/ and best/, and write history.json."""

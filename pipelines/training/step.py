@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +21,7 @@ from segray.models.semi.objective import (
     total_loss,
 )
 from segray.models.semi.student import Drops, Logits, complementary_factors, drop_factors
+from segray.models.semi.supervised import supervised_sums, weights_tensor
 from segray.models.transfer import to_device
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.training.augmentation.augment import normalise
@@ -57,9 +58,18 @@ class Objective:
         network: the network that is trained; the teacher, where the method has one, starts as a copy of it.
         classes: how many.
         device: where the views are made.
+        class_weights: of each class in the loss of labelled images; None: all the same.
     """
 
-    def __init__(self, config: TrainConfig, network: Segmenter, classes: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        network: Segmenter,
+        classes: int,
+        device: torch.device,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
+        self.weights = weights_tensor(class_weights, device)
         self.config, self.network, self.device = config, network, device
         self.method = METHODS[config.method]
         self.tau = self.method.default_tau if config.pseudo.tau is None else config.pseudo.tau
@@ -137,7 +147,7 @@ class Objective:
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
     def _metrics(self, views: Views, logits: Logits, weak: Tensor | None) -> StepMetrics:
-        supervised = self._mean(logits.labelled, views.mask, views.mask != IGNORE, 0.0)
+        supervised = self._supervised(logits.labelled, views.mask)
         if weak is None:
             return StepMetrics(supervised, supervised.detach(), torch.zeros_like(supervised.detach()))
         pseudo = self.label(views, weak)
@@ -145,6 +155,15 @@ class Objective:
         loss = total_loss(supervised, unsupervised)
         counts = _counts(views, weak, pseudo)
         return StepMetrics(loss, supervised.detach(), unsupervised.detach(), counts)
+
+    def _supervised(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of the labelled images over all workers; OHEM chooses among each worker's pixels."""
+        share = self.config.loss.ohem
+        if self.weights is None and share is None:
+            return self._mean(logits, labels, labels != IGNORE, 0.0)
+        loss, weight = supervised_sums(logits, labels, self.weights, share)
+        all_weights, workers = sum_over_workers(torch.stack([weight, torch.ones_like(weight)]))
+        return loss * workers / all_weights.clamp(min=1e-12)
 
     def _unsupervised(self, views: Views, logits: Logits, pseudo: PseudoLabel) -> Tensor:
         method = self.method

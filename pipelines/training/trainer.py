@@ -5,6 +5,7 @@ The training loop that each worker runs is `loop.Trainer`.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from segray.pipelines.training.failures import Failure
     from segray.pipelines.training.session import Session
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,17 +47,32 @@ class WorkerInputs:
     tracker_folder: str | None
 
 
-def train_worker(inputs: WorkerInputs) -> str | None:
-    """Run one Ray Train worker to the end of training; the reason, if the run must stop early."""
+def train_worker(inputs: WorkerInputs) -> Failure | None:
+    """Run one Ray Train worker to the end of training; why, if the run must stop early.
+
+    An error that would happen again is returned by a worker alone; one of several raises it, so that the
+    others stop waiting for it, and all return it when Ray starts them again.
+    """
+    import ray
+
+    from segray.pipelines.training.failures import lasting_failure
     from segray.pipelines.training.session import RaySession
 
-    session = RaySession(storage.join(inputs.config.out, CHECKPOINTS), inputs.log_collector)
-    return train_until_end(inputs.config, inputs.data, session, inputs.tracker_folder)
+    collector = inputs.log_collector
+    session = RaySession(storage.join(inputs.config.out, CHECKPOINTS), collector)
+    if session.workers > 1 and (earlier := ray.get(collector.failure.remote())):
+        return earlier
+    try:
+        return train_until_end(inputs.config, inputs.data, session, inputs.tracker_folder)
+    except Exception as error:
+        if failure := lasting_failure(error):
+            ray.get(collector.fail.remote(failure))
+        raise
 
 
 def train_until_end(
     config: TrainConfig, data: TrainingData, session: Session, tracker_folder: str | None
-) -> str | None:
+) -> Failure | None:
     """Run one worker, in a Ray Train worker or not, to the end of training.
 
     Args:
@@ -63,24 +82,24 @@ def train_until_end(
         tracker_folder: folder for the trackers' files; None: no trackers.
 
     Returns:
-        The reason, if the run must stop early.
+        Why, if the run must stop early, and no other worker waits for this one.
     """
-    from segray.models.weights import WeightsError
-    from segray.pipelines.engine.compiling import CannotCompileError
+    from segray.pipelines.training.failures import lasting_failure
     from segray.pipelines.training.loop import Trainer
-    from segray.pipelines.training.meter import DivergedError
 
     try:
         Trainer(config, data, session, tracker_folder).run()
-    except (CannotCompileError, DivergedError) as error:
-        return str(error)
-    except WeightsError as error:
-        return f"network: {error}"
+    except Exception as error:
+        failure = lasting_failure(error)
+        if failure is None or not (session.workers == 1 or failure.everywhere):
+            raise
+        _log.debug("the worker cannot go on", exc_info=True)
+        return failure
     return None
 
 
 def torch_trainer(
-    config: TrainConfig, train_loop: Callable[[], str | None], workers: ScalingConfig
+    config: TrainConfig, train_loop: Callable[[], Failure | str | None], workers: ScalingConfig
 ) -> TorchTrainer:
     """A `TorchTrainer` whose checkpoints go into the run's folder.
 

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from segray.pipelines.annotation import graph
+from segray.pipelines.annotation import graph, in_process
 from segray.pipelines.cli import main
 from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
-from tests.faults.stages import DriverDies
+from tests.faults.stages import DriverDies, FaultySam
 
 
 def driver_dies() -> None:
@@ -33,7 +33,17 @@ def writer_dies() -> None:
     storage.write_atomic = write_atomic
 
 
-FAULTS: dict[str, Callable[[], None]] = {"driver-dies": driver_dies, "writer-dies": writer_dies}
+def sam_crashes() -> None:
+    """SAM's native code crashes on an image, in whichever process it runs."""
+    for module in (graph, in_process):
+        module.SegmentImages = FaultySam  # type: ignore[attr-defined]
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "driver-dies": driver_dies,
+    "writer-dies": writer_dies,
+    "sam-crashes": sam_crashes,
+}
 
 if __name__ == "__main__":
     FAULTS[sys.argv[1]]()

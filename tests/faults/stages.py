@@ -73,6 +73,11 @@ def _dies(row: Row, rows: list[Row]) -> None:
     os._exit(1)
 
 
+def _crashes(row: Row, rows: list[Row]) -> None:
+    _mark(row)
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
 def _memory_in_a_batch(row: Row, rows: list[Row]) -> None:
     _mark(row)
     if len(rows) > 1:
@@ -92,6 +97,7 @@ def _raises(row: Row, rows: list[Row]) -> None:
 _FAULTS: dict[str, Callable[[Row, list[Row]], None]] = {
     "dies-once": _dies_once,
     "dies": _dies,
+    "crashes": _crashes,
     "memory-batch": _memory_in_a_batch,
     "memory-alone": _memory_alone,
     "raises": _raises,

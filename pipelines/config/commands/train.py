@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from segray.pipelines.config.commands.annotate import PixelConfig
-from segray.pipelines.config.schema import Config, Folder, RunOnly, Text
+from segray.pipelines.config.schema import Config, Folder, RunOnly, Shown, Text
 from segray.pipelines.config.shared import GrowConfig
 
 Method = Literal["supervised", "fixmatch", "unimatch", "unimatch_v2", "segray", "segray_v2"]
@@ -25,6 +26,7 @@ Network = Literal[
     "dinov2_b_dpt",
     "clip_b16_dpt",
 ]
+BALANCED = "balanced"
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Part = Annotated[float, Field(gt=0, le=1)]
 _Factor = Annotated[float, Field(gt=0)]
@@ -45,6 +47,10 @@ class DataConfig(Config):
     """How the values of images become 8-bit RGB: as the label set was made."""
     binary: bool | None = None
     """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
+    colors: Text | None = None
+    """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
+    mask_suffix: Text | None = None
+    """What a mask's name has behind its image's, such as _mask; OLD:NEW replaces OLD by it; null: nothing."""
     labels: Folder | None = None
     """Label set of `segray annotate`: zero-shot labels of the unlabelled images; null: none."""
     labelled: Text = "all"
@@ -52,7 +58,7 @@ class DataConfig(Config):
     unlabelled: Text | None = None
     """A split file of images to train on without masks; null: all other training images."""
     validation: Text | None = None
-    """A split file, a count or a share; null: the data set's validation part, or else 1/5 of the masks."""
+    """A split file, a count, a share, or none; null: the data set's own part, or else 1/5 of the masks."""
 
 
 class NetworkConfig(Config):
@@ -122,6 +128,37 @@ class AugmentConfig(Config):
         return self
 
 
+class LossConfig(Config):
+    """The loss of labelled images."""
+
+    class_weights: Annotated[Text, Shown("WEIGHTS")] | None = None
+    """Weight of each class from id 0, such as 1,5,2; balanced: 1 / its pixels, scaled; null: all the same."""
+    ohem: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the pixels, those with the highest loss, that count (OHEM), such as 0.25; null: all."""
+
+    @field_validator("class_weights")
+    @classmethod
+    def _weights_are_numbers(cls, value: str | None) -> str | None:
+        if value not in {None, BALANCED}:
+            parse_weights(str(value))
+        return value
+
+
+def parse_weights(text: str) -> list[float]:
+    """The weights in a text such as 1,5,2.
+
+    Raises:
+        ValueError: not numbers of 0 or more, of which one is above 0.
+    """
+    try:
+        weights = [float(part) for part in text.split(",")]
+    except ValueError:
+        weights = []
+    if not weights or not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+        raise ValueError(f"{text[:100]!r} (allowed: {BALANCED}, or a number of 0 or more for each class)")
+    return weights
+
+
 class LearnConfig(Config):
     """Schedule, optimiser and workers."""
 
@@ -159,6 +196,8 @@ class LearnConfig(Config):
     """Epochs between validations; the last epoch is always validated."""
     window: int | None = Field(default=None, ge=32)
     """Side of the sliding window in validation, in pixels; null: whole images at their own size."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop when so many validations in a row have no better mIoU; null: train all epochs."""
     max_failures: Annotated[int, Field(ge=0), RunOnly] = 3
     """Worker failures to recover from before the run fails."""
 
@@ -185,6 +224,8 @@ class TrainConfig(Config):
     """The network to train."""
     pseudo: PseudoConfig = PseudoConfig()
     """Pseudo-labels of the unlabelled images."""
+    loss: LossConfig = LossConfig()
+    """The loss of labelled images."""
     augment: AugmentConfig = AugmentConfig()
     """Augmentation: the weak and the strong views."""
     train: LearnConfig = LearnConfig()

@@ -27,6 +27,7 @@ from segray.pipelines.reporting.training.confusion import confusion_table
 from segray.pipelines.reporting.training.examples import Examples, make_examples, tau_of
 from segray.pipelines.reporting.training.history import Entry, TrainingRun, read_run
 from segray.pipelines.training.data.samples import TrainingData
+from segray.pipelines.training.history import has_stopped
 from segray.pipelines.understood import name_some
 
 _LABELS = {"zero_shot": "zero-shot labels", "enhanced": "enhanced labels", "": "network"}
@@ -69,6 +70,7 @@ def build(out: str, n: int = 12) -> str:
         run=run,
         best=run.best,
         last=run.last,
+        stopped_early=_stopped_early(run),
         epochs=run.config.train.epochs if run.config else None,
         enhances=run.config is not None and METHODS[run.config.method].pseudo == "enhanced",
         tau=tau_of(run.config) if run.config else None,
@@ -86,6 +88,11 @@ def build(out: str, n: int = 12) -> str:
         facts=facts(_key_settings(run.config, examples, len(classes)), "run") if run.config else {},
         config=config_text(out),
     )
+
+
+def _stopped_early(run: TrainingRun) -> bool:
+    patience = run.config.train.patience if run.config else None
+    return patience is not None and has_stopped([entry.miou for entry in run.history], patience)
 
 
 def _metrics(run: TrainingRun) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ _AMOUNT = f"{_SPLIT}, a count such as 92, a share such as 1/16"
 _ALLOWED = {
     "data.labelled": f"{_AMOUNT}, all",
     "data.unlabelled": _SPLIT,
-    "data.validation": _AMOUNT,
+    "data.validation": f"{_AMOUNT}, none",
     "data.root": "a list of images",
 }
 

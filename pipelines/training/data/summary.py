@@ -10,6 +10,8 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.understood import PixelCounts, classes_line, line, name_some
 
+_NO_VALIDATION = "none: there will be no mIoU and no best epoch; best/ is the last checkpoint"
+
 
 def data_lines(config: TrainConfig, data: TrainingData) -> list[str]:
     """Classes, images, pixels of each class in the masks, and classes that no mask has."""
@@ -19,7 +21,7 @@ def data_lines(config: TrainConfig, data: TrainingData) -> list[str]:
         classes_line(classes),
         line("images", "{} labelled, {} unlabelled, {} validation".format(*counts)),
         line("labelled", data.labelled_pixels.text(classes)),
-        line("validation", data.validation_pixels.text(classes)),
+        line("validation", data.validation_pixels.text(classes) if data.validation else _NO_VALIDATION),
         *_absent_lines(config, data),
     ]
 

@@ -29,6 +29,9 @@ READERS: dict[str, Callable[[DataConfig], DataSet]] = {
 HELD_OUT = "1/5"
 """Share of the images with masks that is used for validation if the data set has no validation part."""
 
+NO_VALIDATION = "none"
+"""Value of `data.validation` that trains without validation images."""
+
 _LABELLED, _VALIDATION = 0, 1
 _log = logging.getLogger(__name__)
 
@@ -46,7 +49,7 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
         DamagedPartError: the label set is damaged.
     """
     if config.binary is not None and config.kind == "coco":
-        raise UserError("data.binary: only for masks in PNG files; COCO's are drawn from its JSON file")
+        raise UserError("data.binary: only for masks in files; COCO's are drawn from its JSON file")
     data = READERS[config.kind](config)
     listed = () if is_amount(config.labelled) else read_split(config.labelled, data, "data.labelled")
     validation = _validation(config, data, listed, seed)
@@ -78,6 +81,8 @@ def _read_as(samples: Sequence[Sample], read: ImageOptions) -> tuple[Sample, ...
 def _validation(config: DataConfig, data: DataSet, reserved: Sequence[Sample], seed: int) -> list[Sample]:
     """The images of `data.validation`, else the data set's own part, else a sample without `reserved`."""
     split = config.validation
+    if split == NO_VALIDATION:
+        return []
     if split is None and data.val is not None:
         return [data.samples[i] for i in data.val]
     if split is not None and (split == "all" or not is_amount(split)):
@@ -96,7 +101,10 @@ def _labelled(
         return list(listed)
     candidates = _candidates(data, validation)
     if not candidates:
-        raise UserError("data.labelled: no training image with a mask is left to learn from")
+        hint = (
+            "" if config.validation == NO_VALIDATION else f"; data.validation={NO_VALIDATION} holds none out"
+        )
+        raise UserError(f"data.labelled: no training image with a mask is left to learn from{hint}")
     return _sampled(config.labelled, data, candidates, [seed, _LABELLED], "data.labelled")
 
 

@@ -69,6 +69,7 @@ def config_here(images: Path, out: Path, *overrides: str) -> AnnotateConfig:
         (("clip.num_gpus=0",), 1, False),
         (("sam.num_cpus=1",), 1, False),
         (("address=auto",), 1, False),
+        (("address=local",), 1, False),
         (("grow.gpus=1",), 1, False),
     ],
 )

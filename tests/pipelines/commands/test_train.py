@@ -14,7 +14,7 @@ from segray.pipelines.commands import train
 from segray.pipelines.errors import UserError
 from segray.pipelines.training import loop, session
 from segray.pipelines.training.data.training_data import open_data
-from segray.pipelines.training.log_collector import RemoteWrite
+from segray.pipelines.training.log_collector import RemoteFail, RemoteFailure, RemoteWrite
 from segray.pipelines.training.run_folder import CHECKPOINTS
 from segray.pipelines.training.trainer import WorkerInputs, scaling_config, torch_trainer, train_worker
 from tests.pipelines.training.runs import book, config
@@ -71,7 +71,9 @@ def test_weights_that_a_worker_cannot_load_are_reported_without_a_retry(
     monkeypatch.setattr(session, "RaySession", lambda folder, collector: session.LocalSession(str(tmp_path)))
     monkeypatch.setattr(loop, "build_network", fail)
     inputs = WorkerInputs(run, open_data(run.data, run.seed), LogCollectorHandle(), None)
-    assert train_worker(inputs) == "network: cannot read encoder.safetensors"
+    failure = train_worker(inputs)
+    assert failure is not None
+    assert (failure.message, failure.exit_code) == ("network: cannot read encoder.safetensors", 2)
 
 
 class LogCollectorHandle:
@@ -79,4 +81,12 @@ class LogCollectorHandle:
 
     @property
     def write(self) -> RemoteWrite:
+        raise AssertionError
+
+    @property
+    def fail(self) -> RemoteFail:
+        raise AssertionError
+
+    @property
+    def failure(self) -> RemoteFailure:
         raise AssertionError
