@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 from segray.models.label_space import IGNORE_INDEX
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.binary_masks import with_object_as_class
 from segray.pipelines.io.images import ImageProblem, decode, decode_gray_png
 from segray.pipelines.io.sources import read_image
 from segray.pipelines.label_set.store import LabelStore
@@ -136,8 +135,6 @@ def _mask(sample: Sample) -> NDArray[np.uint8]:
     if sample.mask is None:
         raise UserError(f"image {sample.image_id} has no mask")
     try:
-        mask = decode_gray_png(storage.read_bytes(sample.mask))
+        return sample.options.label_map(sample.options.ids(storage.read_bytes(sample.mask)), IGNORE_INDEX)
     except (OSError, ValueError) as problem:
         raise UserError(f"mask {sample.mask}: {problem}") from None
-    ids = with_object_as_class(mask) if sample.binary else mask
-    return np.where(ids == sample.void, np.uint8(IGNORE_INDEX), ids)
