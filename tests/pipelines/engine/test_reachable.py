@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from segray.pipelines.cli import main
-from segray.pipelines.engine import reachable
 from segray.pipelines.engine.reachable import require_listener
 from segray.pipelines.errors import UserError
 
@@ -82,7 +81,7 @@ def test_a_host_that_never_answers_is_given_up_soon(monkeypatch: pytest.MonkeyPa
         assert (address, timeout) == (("10.0.0.1", 6379), 5.0)
         raise TimeoutError
 
-    monkeypatch.setattr(reachable.socket, "create_connection", silent)
+    monkeypatch.setattr("socket.create_connection", silent)
     with pytest.raises(UserError, match=r"nobody answers at 10\.0\.0\.1 port 6379 within 5 s"):
         require_listener("10.0.0.1:6379")
 
