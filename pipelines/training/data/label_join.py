@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from segray.models.label_space import IGNORE_INDEX
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.names import Names
 from segray.pipelines.label_set.part_files import damage
 from segray.pipelines.label_set.store import LABELS, DamagedPartError, LabelStore
 from segray.pipelines.training.data.class_names import class_id_table
@@ -103,18 +104,20 @@ def join_labels(
     Raises:
         UserError: no image of `counted` has a row, or two folders fit equally well.
     """
-    known = labels.ok | labels.bad
+    known = Names(labels.ok | labels.bad)
     counts: Counter[Folder] = Counter()
     for sample in samples if counted is None else counted:
-        counts.update(folder for folder, label_id in _label_ids(sample.image_id, root) if label_id in known)
+        counts.update(
+            folder for folder, label_id in _label_ids(sample.image_id, root) if known.find(label_id)
+        )
     folder = _best_folder(counts, labels, root)
     return [_joined(sample, folder, root, known) for sample in samples]
 
 
-def _joined(sample: Sample, annotated: Folder, root: str, known: Collection[str]) -> Sample:
+def _joined(sample: Sample, annotated: Folder, root: str, known: Names) -> Sample:
     candidates = _label_ids(sample.image_id, root)
-    matches = (label_id for folder, label_id in candidates if folder == annotated and label_id in known)
-    label_id = next(matches, None)
+    matches = (known.find(label_id) for folder, label_id in candidates if folder == annotated)
+    label_id = next(filter(None, matches), None)
     return sample if label_id is None else replace(sample, label_id=label_id)
 
 

@@ -61,15 +61,16 @@ def list_samples(root: str, folder: str) -> dict[str, Sample]:
     Raises:
         UserError: no such folder, or no image in it.
     """
-    where = storage.join(root, folder)
+    where = storage.join(root, folder) if folder else root
+    start = f"{folder}/" if folder else ""
     try:
         refs = list(list_images(where))
     except UserError as error:
         raise UserError(f"data.root={storage.display(root)}: {error}") from None
     for ref in refs:
         if ref.problem:
-            _log.warning("%s/%s is skipped: %s", folder, ref.image_id, ref.problem)
-    ids = {f"{folder}/{ref.image_id}": ref.uri for ref in refs if not ref.problem}
+            _log.warning("%s%s is skipped: %s", start, ref.image_id, ref.problem)
+    ids = {f"{start}{ref.image_id}": ref.uri for ref in refs if not ref.problem}
     return {image_id: Sample(image_id, uri) for image_id, uri in ids.items()}
 
 
@@ -112,7 +113,7 @@ class MaskFolders:
     def find(self, mask_id: str) -> str | None:
         """The mask_id in the spelling of the disk; None if there is no such mask."""
         folder, _, name = mask_id.partition("/")
-        file = self._truths[folder].find(name) if folder in self._truths else None
+        file = self._truths[folder].own(name) if folder in self._truths else None
         return f"{folder}/{file}" if file else None
 
     def looked_for(self, name: str) -> str:

@@ -71,6 +71,7 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
         _read_as(data.ready(validation), read),
         data.pixels(labelled),
         data.pixels(validation),
+        tuple(data.left_out),
     )
 
 
