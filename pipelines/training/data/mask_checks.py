@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,7 +19,7 @@ from segray.pipelines.io import storage, tiff_bands
 from segray.pipelines.io.binary_masks import check_two_classes, count_ids, look_binary, refuse_binary
 from segray.pipelines.io.ground_truth import TruthMasks
 from segray.pipelines.io.images import FORMATS, ImageProblem
-from segray.pipelines.io.sources import list_images, read_image
+from segray.pipelines.io.sources import ImageRef, list_images, read_image
 from segray.pipelines.training.data.samples import READ, DataSet, Sample, refuse
 from segray.pipelines.understood import PixelCounts
 
@@ -66,11 +67,18 @@ def list_samples(root: str, folder: str) -> dict[str, Sample]:
         refs = list(list_images(where))
     except UserError as error:
         raise UserError(f"data.root={storage.display(root)}: {error}") from None
-    for ref in refs:
-        if ref.problem:
-            _log.warning("%s/%s is skipped: %s", folder, ref.image_id, ref.problem)
+    _warn_of_left_out([ref for ref in refs if ref.problem], folder, len(refs))
     ids = {f"{folder}/{ref.image_id}": ref.uri for ref in refs if not ref.problem}
     return {image_id: Sample(image_id, uri) for image_id, uri in ids.items()}
+
+
+def _warn_of_left_out(refs: Sequence[ImageRef], folder: str, total: int) -> None:
+    """Say how many images are left out, for each reason with an example."""
+    reasons = Counter(ref.problem for ref in refs)
+    examples = {ref.problem: ref.image_id for ref in reversed(refs)}
+    texts = [f"{reason} ({n}, such as {examples[reason]})" for reason, n in reasons.most_common()]
+    if texts:
+        _log.warning("%s: %d of %d images are left out: %s", folder, len(refs), total, "; ".join(texts))
 
 
 class MaskFolders:
