@@ -18,6 +18,7 @@ import click
 from segray.pipelines.config.command_table import COMMANDS
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.uris import redacted
+from segray.pipelines.printing import visible
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -126,8 +127,8 @@ def _log_to_stderr(debug: bool) -> None:
 
 
 def _print_error(message: str) -> None:
-    for line in message.splitlines():
-        click.echo(f"segray: {redacted(line)}", err=True)
+    for line in message.split("\n"):
+        click.echo(f"segray: {visible(redacted(line))}", err=True)
 
 
 def _print_unexpected(error: Exception, debug: bool) -> None:

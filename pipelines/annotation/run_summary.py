@@ -99,11 +99,10 @@ def summarise(store: LabelStore, provenance: dict[str, Any], tally: Tally, secon
             empty["first"] = sorted([*empty["first"], row["image_id"]])[:_EMPTY_SHOWN]
         pixels.update(dict(zip(row["class_ids"], row["class_pixels"], strict=True)))
         images.update(row["class_ids"])
-    return {
+    record: RunRecord = {
         "rows": dict(rows),
         "labelled_fraction": labelled / area if area else 0.0,
         "n_segments": n_segments,
-        **({} if provenance.get("sam", {}).get("model") == "none" else {"no_segments": empty}),
         "classes": [
             {
                 "name": name,
@@ -128,3 +127,6 @@ def summarise(store: LabelStore, provenance: dict[str, Any], tally: Tally, secon
         "versions": provenance["versions"],
         "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
+    if provenance.get("sam", {}).get("model") != "none":
+        record["no_segments"] = empty
+    return record

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
+from segray.models.weights import check_archive
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.training.history import HistoryEntry
@@ -155,6 +156,7 @@ def load_optimiser(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     data = read_file(checkpoint.uri, OPTIMISER, checkpoint.state)
     try:
+        check_archive(io.BytesIO(data), checksums=False)
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError):
         path = storage.join(checkpoint.uri, OPTIMISER)
@@ -193,6 +195,9 @@ def _read_state(uri: str) -> CheckpointState:
         state: CheckpointState = json.loads(storage.read_bytes(path))
         if not isinstance(state["sha256"], dict) or MODEL not in state["sha256"]:
             raise ValueError("no checksums")
+        # Names become paths: a checkpoint may be anyone's.
+        if foreign := sorted(set(state["sha256"]) - {MODEL, TEACHER, OPTIMISER}):
+            raise ValueError(f"{foreign[0]!r} is none of its files")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{storage.display(uri)} is not a checkpoint of segray: {STATE} is missing") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -25,7 +26,7 @@ def test_images_that_are_left_out_are_counted_by_reason(
 def test_a_label_of_another_size_than_its_image_is_refused_before_a_worker_meets_it(tmp_path: Path) -> None:
     labels, root = book(tmp_path / "book", n=8)
     paths = sorted(path for path in (root / "images").rglob("*.png"))
-    keys = {"kind": "picture_book", "labels": str(labels), "labelled": "2", "validation": "2"}
+    keys: dict[str, Any] = {"kind": "picture_book", "labels": str(labels), "labelled": "2", "validation": "2"}
     assert opened(root, **keys).unlabelled
     for path in paths:
         with Image.open(path) as image:
