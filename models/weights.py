@@ -231,7 +231,9 @@ def check_archive(file: Path | IO[bytes], *, checksums: bool) -> None:
             if unpacked > archive.start_dir + _SLACK:
                 raise WeightsError(f"{name} unpacks to {unpacked} bytes, far more than it holds")
             bad = archive.testzip() if checksums else None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (OSError, WeightsError):
+        raise
+    except Exception as error:  # damaged bytes raise almost anything in zipfile
         raise WeightsError(f"{name} is damaged: {_line(error)}; get it again") from error
     if bad is not None:
         raise WeightsError(f"{name} is damaged: the checksum of its record {bad} is wrong; get it again")

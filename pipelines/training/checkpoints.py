@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import logging
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,8 +127,16 @@ def load_checkpoint(uri: str) -> Checkpoint:
     """
     state = _read_state(uri)
     files = {name: read_file(uri, name, state) for name in state["sha256"] if name != OPTIMISER}
-    teacher = load(files[TEACHER]) if TEACHER in files else {}
-    return Checkpoint(uri, load(files[MODEL]), teacher, state)
+    tensors = {name: _tensors(uri, name, files[name]) for name in (MODEL, TEACHER) if name in files}
+    return Checkpoint(uri, tensors[MODEL], tensors.get(TEACHER, {}), state)
+
+
+def _tensors(uri: str, name: str, data: bytes) -> dict[str, Tensor]:
+    try:
+        return load(data)
+    except Exception as error:  # a header that lies raises almost anything in safetensors and torch
+        path = storage.display(storage.join(uri, name))
+        raise UserError(f"{path} is damaged ({str(error).partition(chr(10))[0][:100]})") from error
 
 
 def check_weights(uri: str) -> CheckpointState:
@@ -158,7 +165,7 @@ def load_optimiser(checkpoint: Checkpoint) -> dict[str, Any]:
     try:
         check_archive(io.BytesIO(data), checksums=False)
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError):
+    except Exception:  # noqa: BLE001  damaged bytes raise almost anything in the unpickler
         path = storage.join(checkpoint.uri, OPTIMISER)
         raise UserError(f"{storage.display(path)} is refused: allowed are tensors and numbers") from None
 

@@ -6,21 +6,26 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from segray.models.label_space import IGNORE_INDEX
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.images import ImageProblem
 from segray.pipelines.io.names import Names
 from segray.pipelines.label_set.part_files import damage
 from segray.pipelines.label_set.store import LABELS, DamagedPartError, LabelStore
 from segray.pipelines.training.data.class_names import class_id_table
+from segray.pipelines.training.data.mask_checks import image_shape
 from segray.pipelines.training.data.samples import Sample
 
 Folder = tuple[int, str]
 """A folder relative to the data set's root: levels above it, or the path below it."""
 
 _log = logging.getLogger(__name__)
+_COMPARED = 64
+"""Images, evenly spaced, whose sizes are compared with their labels'."""
 _READERS = 4
 
 
@@ -162,6 +167,28 @@ def _folder_path(folder: Folder, root: str) -> str:
         return f"{storage.display(root)}/{below}"
     above = _above(root)
     return storage.display(root) if not levels else "/" + "/".join(above[: len(above) - levels])
+
+
+def check_sizes(samples: Sequence[Sample], labels: LabelSet) -> None:
+    """Compare the sizes of some images with those of their labels, before a worker meets one that differs.
+
+    Raises:
+        UserError: an image has another size than its label.
+    """
+    joined = [sample for sample in samples if sample.label_id in labels.ok]
+    chosen = {str(s.label_id): s for s in joined[:: max(1, len(joined) // _COMPARED)]}
+    for row in LabelStore(labels.root).rows(["image_id", "status", "height", "width"]):
+        sample = chosen.get(row["image_id"]) if row["status"] == "ok" else None
+        if sample is None:
+            continue
+        with suppress(ImageProblem):
+            height, width = image_shape(sample.image)
+            if (height, width) != (row["height"], row["width"]):
+                raise UserError(
+                    f"data.labels={storage.display(labels.root)}: the label of {sample.label_id} is "
+                    f"{row['width']}x{row['height']} pixels, the image {sample.image} {width}x{height}; "
+                    "annotate it again"
+                )
 
 
 def readable(samples: Sequence[Sample], labels: LabelSet) -> tuple[Sample, ...]:
