@@ -48,6 +48,7 @@ class Outcome:
         class_images: how many of the others hold each class id.
         class_pixels: int64 [256], pixels of each class id in them.
         seconds: how long it took.
+        notes: how many images had a note; the first is printed.
     """
 
     images: int = 0
@@ -55,6 +56,7 @@ class Outcome:
     class_images: Counter[int] = field(default_factory=Counter)
     class_pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
     seconds: float = 0.0
+    notes: int = 0
 
     def add(self, table: pa.Table) -> None:
         """Count rows of `prediction.stages.ROW_SCHEMA`.
@@ -67,6 +69,9 @@ class Outcome:
                 safe = "finished masks are safe; run the same command to resume when this is repaired"
                 raise UserError(f"{row['error']}; {safe}", exit_code=1)
             self.images += 1
+            if row["note"] and not self.notes:
+                click.echo(row["note"], err=True)
+            self.notes += bool(row["note"])
             if row["status"] != "ok":
                 self.bad[row["image_id"]] = (row["status"], row["error"])
                 continue
@@ -149,6 +154,7 @@ def prepare(config: PredictConfig) -> tuple[Job, dict[str, object]]:
         check_network,
         chosen_window,
         find_checkpoint,
+        named_window,
         weights_sha256,
     )
 
@@ -164,7 +170,7 @@ def prepare(config: PredictConfig) -> tuple[Job, dict[str, object]]:
         options=_image_options(config),
     )
     images = storage.redacted(_absolute(config.images))
-    record = {"checkpoint": job.sha256, "images": images, "window": job.window}
+    record = {"checkpoint": job.sha256, "images": images, "window": named_window(state, config.window)}
     options = {name: value for name, value in identity(config).items() if name.startswith("image.")}
     return job, record | options
 

@@ -112,7 +112,13 @@ class NetworkMaps(LabelMaps):
         options: ImageOptions | None = None,
     ) -> None:
         from segray.pipelines.training.session import device_of_worker
-        from segray.pipelines.training.trained import chosen_window, load_network, run_folder, weights_sha256
+        from segray.pipelines.training.trained import (
+            chosen_window,
+            load_network,
+            named_window,
+            run_folder,
+            weights_sha256,
+        )
 
         self._refs, self._roots = list(list_images(images, also)), image_roots(images, also)
         self._options = options or ImageOptions()
@@ -125,7 +131,7 @@ class NetworkMaps(LabelMaps):
             "weights_sha256": weights_sha256(state),
             "step": state.get("step"),
             "images": images,
-            "window": self._window,
+            "window": named_window(state, window),
         }
 
     def statuses(self) -> dict[str, str]:

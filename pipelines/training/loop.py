@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from segray.models.segmenters.inference import window_of
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import identity
 from segray.pipelines.engine.compiling import compiling
@@ -150,7 +151,7 @@ class Trainer:
             self.validation_labels,
             classes=len(self.classes),
             tau=self.objective.tau,
-            window=self.config.train.window,
+            window=window_of(self.config.train.window, self.config.augment.crop),
             session=self.session,
         )
 

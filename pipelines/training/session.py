@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -126,6 +126,18 @@ class RaySession:
         """Send it to the driver."""
         if self.rank == 0:
             self.log_collector.note.remote(doing)
+
+
+def once(write: Callable[[str], None]) -> Callable[[str], None]:
+    """The same function for the first line alone, where one stands for all."""
+    lines: list[str] = []
+
+    def first(line: str) -> None:
+        if not lines:
+            write(line)
+        lines.append(line)
+
+    return first
 
 
 class Notes:

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from segray.pipelines.config.commands.annotate import PixelConfig
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Shown, Text
-from segray.pipelines.config.shared import GrowConfig
+from segray.pipelines.config.shared import GrowConfig, Window
 
 Method = Literal["supervised", "fixmatch", "unimatch", "unimatch_v2", "segray", "segray_v2"]
 Network = Literal[
@@ -202,8 +202,8 @@ class LearnConfig(Config):
     """Compile the network with torch.compile."""
     validate_every: int = Field(default=1, ge=1)
     """Epochs between validations; the last epoch is always validated."""
-    window: int | None = Field(default=None, ge=32)
-    """Side of the sliding window in validation, in pixels; null: whole images at their own size."""
+    window: Window = None
+    """Sliding window in validation, in pixels; 0: whole images, null: windows for images of many crops."""
     patience: int | None = Field(default=None, ge=1)
     """Stop when so many validations in a row have no better mIoU; null: train all epochs."""
     max_failures: Annotated[int, Field(ge=0), RunOnly] = 3
