@@ -16,7 +16,7 @@ from segray.pipelines.training.data.datasets import LabelledImages
 from tests.pipelines.training.data.small_sets import HEIGHT, WIDTH, draw_image, names, opened, refusal
 
 
-def shape(label: str, points: list[list[float]], kind: str = "polygon", **more: Any) -> dict[str, Any]:
+def shape(label: str, points: list[Any], kind: str = "polygon", **more: Any) -> dict[str, Any]:
     return {"label": label, "points": points, "shape_type": kind, **more}
 
 
