@@ -8,13 +8,14 @@ WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # After `make test` in the same call, what that has not run.
 REST := $(if $(filter test,$(MAKECMDGOALS)),-m slow)
+EXAMPLES ?= 2000
 AUDIT := build/audit
 BENCH ?= zero_shot masks gem pooling jpeg store annotate end_to_end memory startup train
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo tune test test-all audit lint bench docs clean
+.PHONY: help demo tune test test-all fuzz audit lint bench docs clean
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 15
@@ -43,6 +44,9 @@ bench: $(VENV)/.dev ## run every benchmark, one program per claim
 	@set -e; for name in $(BENCH); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(ARGS); \
 	done
+
+fuzz: $(VENV)/.dev ## give hostile inputs to every reader; EXAMPLES=2000 of each kind
+	HYPOTHESIS_PROFILE=long FUZZ_EXAMPLES=$(EXAMPLES) $(PYTEST) --timeout 0 tests/fuzz $(ARGS)
 
 audit: $(VENV)/.dev $(AUDIT)/bin/pip-audit ## look up the installed packages in the known advisories
 	$(AUDIT)/bin/pip-audit --format json --skip-editable \

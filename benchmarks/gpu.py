@@ -168,7 +168,7 @@ def train_by_ray() -> dict[str, Any]:
     from benchmarks.gpu_pipeline import train as train_through_ray
 
     with torch.inference_mode(False), torch.enable_grad():
-        return train_through_ray("segformer_b4", 321, 400, 2)
+        return train_through_ray("segformer_b4", 321, 400, 4)
 
 
 def milliseconds(work: Callable[[], Any]) -> float:

@@ -71,7 +71,10 @@ def annotate(sam: Callable[[], Any], images: int, clip: str = _CLIP) -> dict[str
 
 
 def train(network: str, crop: int, images: int, epochs: int) -> dict[str, Any]:
-    """Seconds per step of `segray train` with a worker that reads JPEG files, and how long it waited."""
+    """Seconds per step of `segray train` with a worker that reads JPEG files, and how long it waited.
+
+    `seconds_per_step` is the last epoch's: the first one has what happens once.
+    """
     from segray.pipelines.commands import train as command
 
     with tempfile.TemporaryDirectory() as name:
@@ -80,12 +83,17 @@ def train(network: str, crop: int, images: int, epochs: int) -> dict[str, Any]:
         _write_masks(folder / "data" / "masks", images)
         words = [f"out={folder}/run", f"data.root={folder}/data", "data.classes=picture_book", "trackers="]
         words += ["method=unimatch", f"network.name={network}", "network.pretrained=false"]
-        words += [f"augment.crop={crop}", f"train.epochs={epochs}", f"train.validate_every={epochs}"]
+        words += [f"augment.crop={crop}", f"train.epochs={epochs}"]
         words += [f"data.labelled={images // 4}", "data.validation=8"]
         command.execute(load(TrainConfig, None, words))
-        (entry,) = json.loads((folder / "run" / "history.json").read_text(encoding="utf-8"))
+        history = json.loads((folder / "run" / "history.json").read_text(encoding="utf-8"))
     keys = ("steps", "seconds", "waiting", "loss")
-    return {key: entry[key] for key in keys} | {"seconds_per_step": entry["seconds"] / entry["steps"]}
+    last = history[-1]
+    return {
+        "seconds_per_step": last["seconds"] / last["steps"],
+        "waiting": last["waiting"],
+        "epochs": [{key: entry[key] for key in keys} for entry in history],
+    }
 
 
 def _write_scenes(folder: Path, images: int) -> None:

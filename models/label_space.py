@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import category
 
 import numpy as np
 from numpy.typing import NDArray
@@ -206,11 +207,21 @@ def _same_prompt(space: LabelSpace, first: tuple[int, str], second: tuple[int, s
     return f"{key}: {ids} have the same prompt, {words}; CLIP cannot tell them apart: drop one"
 
 
+_DIRECTION = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def hidden_characters(name: str) -> bool:
+    """Whether a terminal obeys characters of a name instead of showing them: escapes, ends of lines."""
+    return any(category(c) in ("Cc", "Cs", "Zl", "Zp") or c in _DIRECTION for c in name)
+
+
 def _check(names: list[str]) -> None:
     if not names:
         raise ValueError("classes: no class name; give at least one")
     if "" in names:
         raise ValueError("classes: an empty name; give one name between commas or on a line")
+    if hidden := next(filter(hidden_characters, names), None):
+        raise ValueError(f"classes: {hidden!r} has control characters; allowed are those that can be seen")
     first: dict[str, str] = {}
     for name in names:
         other = first.get(name_key(name))

@@ -11,11 +11,9 @@ import http.client
 import json
 import logging
 import os
-import urllib.error
-import urllib.request
+import re
 import uuid
 import zipfile
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -25,11 +23,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from segray.models import downloads
+
 BUILTIN = ("clip", "sam")
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
-_CHUNK = 1 << 20
-_TIMEOUT_S = 30
+_HUB = re.compile(r"hf-hub:([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?(?::([\w./ -]+))?", re.ASCII)
 _SHOWN = 3
+_SLACK = 1 << 24
 _LOG = logging.getLogger(__name__)
 
 
@@ -75,8 +75,8 @@ def resolve(spec: str, *, sha256: str | None = None, cache_dir: Path | None = No
     """Find, or fetch, the file that `spec` names and hash it.
 
     Args:
-        spec: `builtin:NAME`, a local path, an https:// URL (http:// only together with `sha256`), or
-            `hf-hub:owner/repo[:filename]` (filename defaults to model.safetensors).
+        spec: `builtin:NAME`, a local path, an https:// URL, or
+            `hf-hub:owner/repo[@revision][:filename]` (filename defaults to model.safetensors).
         sha256: the expected hex digest; without it a `.pth` archive is checked by its own checksums.
         cache_dir: where URLs are kept, default `$SEGRAY_CACHE` or `~/.cache/segray`.
 
@@ -117,6 +117,8 @@ def load_state_dict(checkpoint: Checkpoint, *, mapped: bool = False) -> dict[str
     for key, value in state.items():
         if not isinstance(value, Tensor):
             raise WeightsError(f"{path} is no state dict: {key!r} is a {type(value).__name__}, not a tensor")
+        if value.layout != torch.strided or value.nbytes > value.untyped_storage().nbytes():
+            raise WeightsError(f"{path}: {key!r} of shape {tuple(value.shape)} is larger than its data")
     if all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
     if mapped:
@@ -203,8 +205,8 @@ def _checked(path: Path, spec: str, expected: str | None) -> Checkpoint:
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if expected is None and zipfile.is_zipfile(path):
-            _check_archive(path)
+        if zipfile.is_zipfile(path):
+            check_archive(path, checksums=expected is None)
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {_line(error)}") from error
     if expected is not None and digest != expected.lower():
@@ -212,21 +214,35 @@ def _checked(path: Path, spec: str, expected: str | None) -> Checkpoint:
     return Checkpoint(path, digest)
 
 
-def _check_archive(path: Path) -> None:
-    # torch.load does not compare the checksums of its own archive: a flipped byte would become a weight.
+def check_archive(file: Path | IO[bytes], *, checksums: bool) -> None:
+    """Refuse a zip archive that unpacks to more than it holds: torch compresses no more than lines of code.
+
+    Args:
+        file: the archive.
+        checksums: compare its checksums too: torch.load does not, and a flipped byte would become a weight.
+
+    Raises:
+        WeightsError: it unpacks to far more than it holds, or has another checksum.
+    """
+    name = file if isinstance(file, Path) else "the archive"
     try:
-        with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
-    except zipfile.BadZipFile as error:
-        raise WeightsError(f"{path} is damaged: {_line(error)}; get it again") from error
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(record.file_size for record in archive.infolist())
+            if unpacked > archive.start_dir + _SLACK:
+                raise WeightsError(f"{name} unpacks to {unpacked} bytes, far more than it holds")
+            bad = archive.testzip() if checksums else None
+    except (OSError, WeightsError):
+        raise
+    except Exception as error:  # damaged bytes raise almost anything in zipfile
+        raise WeightsError(f"{name} is damaged: {_line(error)}; get it again") from error
     if bad is not None:
-        raise WeightsError(f"{path} is damaged: the checksum of its record {bad} is wrong; get it again")
+        raise WeightsError(f"{name} is damaged: the checksum of its record {bad} is wrong; get it again")
 
 
 def _cached(url: str, sha256: str | None, cache_dir: Path | None) -> Path:
     """The URL's file in the cache, fetched if it is not there yet."""
-    if url.startswith("http://") and sha256 is None:
-        raise WeightsError(f"{url} is not encrypted: give its sha256, or use an https:// address")
+    if not url.startswith("https://"):
+        raise WeightsError(f"{url} is not encrypted: use an https:// address, or fetch it by hand")
     root = cache_dir or Path(os.environ.get("SEGRAY_CACHE") or "~/.cache/segray").expanduser()
     name = Path(urlsplit(url).path).name or "weights"
     target = root / "weights" / hashlib.sha256(url.encode()).hexdigest()[:12] / name
@@ -237,7 +253,7 @@ def _cached(url: str, sha256: str | None, cache_dir: Path | None) -> Path:
     temporary = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _download(url, temporary, sha256)
+        downloads.fetch(url, temporary, sha256)
         temporary.replace(target)
     except (OSError, http.client.HTTPException, ValueError) as error:
         by_hand = f"fetch it by hand and put it at {target}, or give a local path as the weights"
@@ -247,50 +263,71 @@ def _cached(url: str, sha256: str | None, cache_dir: Path | None) -> Path:
     return target
 
 
-def _download(url: str, path: Path, sha256: str | None) -> None:
-    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, path.open("xb") as file:  # noqa: S310 - http(s) only
-        digest, n_bytes = _copy(response, file)
-        file.flush()
-        os.fsync(file.fileno())
-        length = response.headers.get("Content-Length")
-    if length is not None and n_bytes != int(length):
-        raise ValueError(f"the connection broke after {n_bytes} of {length} bytes")
-    if sha256 is not None and digest != sha256.lower():
-        raise ValueError(f"its sha256 is {digest}, expected {sha256}")
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a Hugging Face repository.
+
+    Attributes:
+        revision: branch, tag or commit; None: the main branch.
+    """
+
+    repo: str
+    revision: str | None
+    filename: str
+
+    @property
+    def spec(self) -> str:
+        """As `resolve` takes it."""
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"hf-hub:{self.repo}{revision}:{self.filename}"
 
 
-def _copy(source: IO[bytes], target: IO[bytes]) -> tuple[str, int]:
-    """Copy a stream; (hex SHA-256, number of bytes)."""
-    digest, n_bytes = hashlib.sha256(), 0
-    while chunk := source.read(_CHUNK):
-        digest.update(chunk)
-        n_bytes += target.write(chunk)
-    return digest.hexdigest(), n_bytes
+def parse_hub(spec: str, filename: str = "model.safetensors") -> HubFile:
+    """The parts of `hf-hub:owner/repo[@revision][:filename]`.
+
+    Args:
+        spec: as above.
+        filename: where the spec has none.
+
+    Raises:
+        WeightsError: another form.
+    """
+    match = _HUB.fullmatch(spec)
+    if match is None or ".." in spec:
+        raise WeightsError(f"{spec!r} is not of the form hf-hub:owner/repo[@revision][:filename]")
+    return HubFile(match[1], match[2], match[3] or filename)
 
 
 def _from_hub(spec: str, cache_dir: Path | None) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     # Its own warnings tell of each attempt; the one error at the end says it all.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    repo, _, filename = spec.removeprefix("hf-hub:").partition(":")
-    filename = filename or "model.safetensors"
-    _announce_hub_download(repo, filename, cache_dir)
+    file = parse_hub(spec)
+    repo, name, revision = file.repo, file.filename, file.revision
     try:
-        return Path(hf_hub_download(repo, filename, cache_dir=cache_dir))
+        if not isinstance(try_to_load_from_cache(repo, name, cache_dir=cache_dir, revision=revision), str):
+            _announce_hub_download(file)
+        return Path(hf_hub_download(repo, name, cache_dir=cache_dir, revision=revision))
     except Exception as error:  # the client lets errors of several HTTP libraries through
         by_hand = "go online once, or fetch it by hand and give its local path as the weights"
-        reason = f"cannot get {filename} of the Hugging Face repository {repo}: {_line(error)}"
+        reason = f"cannot get {file.filename} of the Hugging Face repository {file.repo}: {_line(error)}"
         raise UnavailableError(reason, by_hand) from error
 
 
-def _announce_hub_download(repo: str, filename: str, cache_dir: Path | None) -> None:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
+def _announce_hub_download(file: HubFile) -> None:
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 
-    with suppress(HFValidationError):  # the download itself reports a malformed repository name
-        if not isinstance(try_to_load_from_cache(repo, filename, cache_dir=cache_dir), str):
-            _LOG.warning("downloading %s of the Hugging Face repository %s", filename, repo)
+    if constants.HF_HUB_OFFLINE:
+        return
+    _LOG.warning("downloading %s of the Hugging Face repository %s", file.filename, file.repo)
+    try:
+        url = hf_hub_url(file.repo, file.filename, revision=file.revision)
+        size = get_hf_file_metadata(url).size or 0
+    except Exception:  # noqa: BLE001  the download itself reports what is wrong
+        return
+    if size > downloads.MAX_BYTES:
+        raise ValueError(f"it has {size} bytes (allowed: at most {downloads.MAX_BYTES})")
 
 
 def _read_safetensors(path: Path) -> Any:

@@ -18,6 +18,7 @@ import click
 from segray.pipelines.config.command_table import COMMANDS
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.uris import redacted
+from segray.pipelines.printing import visible
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -26,7 +27,7 @@ class _Lines(logging.Handler):
     """Log records as plain lines on whatever stderr is at the time."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(redacted(self.format(record)), err=True)
+        click.echo("\n".join(_shown(line) for line in self.format(record).split("\n")), err=True)
 
 
 class _Command(click.Command):
@@ -126,8 +127,13 @@ def _log_to_stderr(debug: bool) -> None:
 
 
 def _print_error(message: str) -> None:
-    for line in message.splitlines():
-        click.echo(f"segray: {redacted(line)}", err=True)
+    for line in message.split("\n"):
+        click.echo(f"segray: {_shown(line)}", err=True)
+
+
+def _shown(line: str) -> str:
+    """Without keys, and without escape sequences of quoted files, which a terminal would obey."""
+    return visible(redacted(line))
 
 
 def _print_unexpected(error: Exception, debug: bool) -> None:

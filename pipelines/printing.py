@@ -8,3 +8,20 @@ from unicodedata import category
 def visible(text: str) -> str:
     """Escape control characters, direction marks and broken bytes."""
     return "".join(c if c.isprintable() or category(c) == "Zs" else ascii(c)[1:-1] for c in text)
+
+
+def csv_text(cell: object) -> object:
+    """A cell of a CSV file: spreadsheets run a text that starts like a formula, so it gets a ' in front."""
+    if not isinstance(cell, str):
+        return cell
+    # csv does not quote a lone carriage return, and no reader takes it.
+    text = cell.replace("\r", "\\r")
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -46,15 +46,16 @@ class LabelSetDataset(Dataset[tuple[Tensor, Tensor]]):
         stored = self._labels.read(image_id)
         if stored is None:
             raise UserError(f"{image_id}: the label set has changed and no longer holds it")
-        label = torch.from_numpy(decode_gray_png(stored[0])).long()
         try:
             pixels = decode(self._file(image_id), ImageOptions(min_size=1, frames="first"))
         except ImageProblem as problem:
             raise UserError(f"{image_id}: {problem.reason}") from problem
         image = torch.from_numpy(pixels).permute(2, 0, 1)
-        if image.shape[1:] != label.shape:
-            raise UserError(f"{image_id}: the image has another size than when it was labelled")
-        return image, label
+        try:
+            label = decode_gray_png(stored[0], (image.shape[1], image.shape[2]))
+        except ValueError as problem:
+            raise UserError(f"{image_id}: the image or its label has changed: {problem}") from problem
+        return image, torch.from_numpy(label).long()
 
     def _file(self, image_id: str) -> bytes:
         rows = self._store.rows(["image_id", "image", "sha256"], [self._parts[image_id]])

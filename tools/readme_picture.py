@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segray.models.label_space import label_space
-from segray.pipelines.io.ground_truth import TruthMasks
 from segray.pipelines.io.images import ImageOptions, decode, decode_gray_png
 from segray.pipelines.io.manifest import read_manifest
 from segray.pipelines.io.sources import read_image
 from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.masks.folder import MaskFolder
 
 GAP = 6
 
@@ -32,7 +32,7 @@ def main(labels: str, masks: str, out: Path, scenes: int) -> None:
     palette = label_space("picture_book").palette()
     uris = {ref.image_id: ref.uri for ref in read_manifest(f"{labels}/manifest.parquet")}
     rows = sorted(LabelStore(labels).rows(["image_id", "label"]), key=lambda row: row["image_id"])
-    truth = TruthMasks(masks)
+    truth = MaskFolder(masks)
     chosen = rows[:: max(1, len(rows) // scenes)][:scenes]
     found = truth.match(row["image_id"] for row in chosen)
     columns = []

@@ -45,7 +45,8 @@ def find_weights(name: str, weights: str | None, sha256: str | None = None) -> S
 
     Args:
         name: an open_clip model name.
-        weights: one of open_clip's pretrained tags, a local file, a URL or `hf-hub:owner/repo[:filename]`.
+        weights: one of open_clip's pretrained tags, a local file, a URL or
+            `hf-hub:owner/repo[@revision][:filename]`.
         sha256: refuse any other file.
 
     Raises:
@@ -55,7 +56,7 @@ def find_weights(name: str, weights: str | None, sha256: str | None = None) -> S
     from segray.models.clip.catalogue import get_pretrained_cfg, list_pretrained_tags_by_model
 
     tags: list[str] = list_pretrained_tags_by_model(name)
-    places = "a local file, an https:// URL or hf-hub:owner/repo[:filename]"
+    places = "a local file, an https:// URL or hf-hub:owner/repo[@revision][:filename]"
     known = f"one of the tags {', '.join(tags)}, {places}" if tags else places
     if weights is None:
         raise ValueError(f"CLIP model {name} needs weights: {known}")
@@ -81,8 +82,9 @@ def _from_tag(published: Mapping[str, Any], sha256: str | None) -> Source:
 
 
 def _from_hub(spec: str, sha256: str | None) -> Source:
-    repo, _, filename = spec.removeprefix("hf-hub:").partition(":")
-    source = Source(_hub_file(repo, filename, sha256))
+    file = files.parse_hub(spec, "")
+    repo = f"{file.repo}@{file.revision}" if file.revision else file.repo
+    source = Source(_hub_file(repo, file.filename, sha256))
     try:
         path = files.resolve(f"hf-hub:{repo}:{_HUB_CONFIG}").path
     except WeightsError:

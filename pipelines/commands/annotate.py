@@ -32,6 +32,7 @@ from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.io.sources import image_roots, list_images
 from segray.pipelines.label_set.store import LabelStore, prepare_output, write_run
+from segray.pipelines.printing import visible
 from segray.pipelines.understood import classes_line, show
 
 _log = logging.getLogger(__name__)
@@ -218,7 +219,7 @@ def _warn_of_unknown_names(config: AnnotateConfig, space: LabelSpace) -> None:
 def _report_bad_images(result: LabelSetResult) -> None:
     bad = result.error + result.skipped
     for image_id, status, reason in result.bad:
-        click.echo(f"  {status:<8}{image_id}: {reason}", err=True)
+        click.echo(f"  {status:<8}{visible(image_id)}: {visible(reason)}", err=True)
     if bad > len(result.bad):
         click.echo(f"  ... and {bad - len(result.bad)} more bad images", err=True)
     sys.stdout.flush()

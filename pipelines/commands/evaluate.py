@@ -8,15 +8,16 @@ from collections import Counter
 import click
 import numpy as np
 
-from segray.models.label_space import IGNORE_INDEX
+from segray.models.label_space import IGNORE_INDEX, LabelSpace
 from segray.models.metrics import Confusion
 from segray.pipelines.config.commands.evaluate import EvaluateConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.binary_masks import all_look_binary, refuse_binary, with_object_as_class
-from segray.pipelines.io.ground_truth import TruthMasks
 from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.io.uris import redacted_tree
+from segray.pipelines.masks.binary import all_look_binary, refuse_binary, with_object_as_class
+from segray.pipelines.masks.folder import MaskFolder
+from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.reporting.evaluation import Evaluation, compare, table, to_csv, to_dict
 from segray.pipelines.reporting.label_maps import LabelMaps, NetworkMaps, open_labels
 
@@ -41,13 +42,7 @@ def execute(config: EvaluateConfig) -> tuple[Evaluation, str]:
         UserError: keys that do not go together, or as `score` raises.
     """
     source = _source(config)
-    result = score(
-        source,
-        config.masks,
-        ignore_index=config.ignore_index,
-        allow_missing=config.allow_missing,
-        binary=config.binary,
-    )
+    result = score(source, config.masks, mask_options(config), allow_missing=config.allow_missing)
     out = config.out or source.home
     storage.write_atomic(storage.join(out, "evaluation.csv"), to_csv(result).encode())
     document = {**source.record, "masks": config.masks, **to_dict(result)}
@@ -56,49 +51,51 @@ def execute(config: EvaluateConfig) -> tuple[Evaluation, str]:
     return result, out
 
 
-def evaluate(
-    labels: str,
-    masks: str,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    allow_missing: bool = False,
-    binary: bool | None = None,
-) -> Evaluation:
-    """`score` of a label set, or of a folder of greyscale PNG labels, by its folder or URI."""
-    return score(
-        open_labels(labels), masks, ignore_index=ignore_index, allow_missing=allow_missing, binary=binary
+def mask_options(config: EvaluateConfig) -> MaskOptions:
+    """How the masks of a configuration are read.
+
+    Raises:
+        UserError: as `MaskOptions.of`.
+    """
+    return MaskOptions.of(
+        suffix=config.mask_suffix, colors=config.colors, binary=config.binary, void=config.ignore_index
     )
 
 
+def evaluate(
+    labels: str, masks: str, options: MaskOptions | None = None, *, allow_missing: bool = False
+) -> Evaluation:
+    """`score` of a label set, or of a folder of greyscale PNG labels, by its folder or URI."""
+    return score(open_labels(labels), masks, options, allow_missing=allow_missing)
+
+
 def score(
-    source: LabelMaps,
-    masks: str,
-    *,
-    ignore_index: int = IGNORE_INDEX,
-    allow_missing: bool = False,
-    binary: bool | None = None,
+    source: LabelMaps, masks: str, options: MaskOptions | None = None, *, allow_missing: bool = False
 ) -> Evaluation:
     """Score label maps against a folder of masks; one image at a time.
 
     Args:
         source: the label maps.
-        masks: folder or URI, see `TruthMasks`.
-        ignore_index: mask pixels with this id are left out.
+        masks: folder or URI, see `MaskFolder`.
+        options: how masks are read; `binary` holds for label maps without class names, too.
         allow_missing: leave images without a mask out instead of refusing.
-        binary: whether 255 is class 1 in the masks, and in label maps without class names; None: neither.
 
     Raises:
         UserError: nothing to compare, a missing, ambiguous or broken mask, sizes that differ, an id out of
             range, or masks or label maps of 0 and 255 where `binary` is None.
     """
-    truth = TruthMasks(masks, binary=binary)
+    truth = MaskFolder(masks, options)
+    if source.classes is not None:
+        truth.bind(LabelSpace(source.classes, ()))
+    elif truth.options.table is not None:
+        truth.bind(truth.options.space() or LabelSpace(("background",), ()))
     statuses = source.statuses()
     matched = truth.match(statuses)
     missing = tuple(i for i, status in statuses.items() if status == "ok" and i not in matched)
     if missing and not allow_missing:
-        raise UserError(_missing_message(missing, source.noun, masks))
+        raise UserError(_missing_message(missing, source.noun, truth))
     _check_kinds(source, truth, matched)
-    classes, confusion, n_images, ignored = _count(source, truth, matched, ignore_index)
+    classes, confusion, n_images, ignored = _count(source, truth, matched)
     if not n_images:
         of = storage.display(source.record.get("images", source.home))
         raise UserError(f"evaluate: no {source.noun} of {of} has a mask in {storage.display(masks)}")
@@ -122,33 +119,31 @@ def _source(config: EvaluateConfig) -> LabelMaps:
     return open_labels(config.labels)
 
 
-def _check_kinds(source: LabelMaps, truth: TruthMasks, matched: dict[str, str]) -> None:
+def _check_kinds(source: LabelMaps, truth: MaskFolder, matched: dict[str, str]) -> None:
     """Stop where masks or label maps could be binary and no key says whether they are."""
     truth.check_kind(matched.values(), source.classes)
     # Only a folder of label maps, whose ids have no names, can hold 255 for an object.
     labels = (label for _, label in source.maps(matched)) if source.classes is None else ()
-    if truth.binary is None and all_look_binary(labels):
-        refuse_binary(f"labels={storage.display(source.home)}", truth.key, None)
+    if truth.options.binary is None and all_look_binary(labels):
+        refuse_binary(f"labels={storage.display(source.home)}", truth.options.binary_key, None)
 
 
 def _count(
-    source: LabelMaps, truth: TruthMasks, matched: dict[str, str], ignore_index: int
+    source: LabelMaps, truth: MaskFolder, matched: dict[str, str]
 ) -> tuple[tuple[str, ...], Confusion, int, int]:
     # Ids without names are 0 to 254 here; the unused ones are cut off below.
     n_classes = len(source.classes) if source.classes else IGNORE_INDEX
     total = np.zeros((n_classes + 1, n_classes + 1), np.int64)
     n_images, ignored = 0, 0
     for image_id, stored in source.maps(matched):
-        label = with_object_as_class(stored) if truth.binary and source.classes is None else stored
-        mask = truth.read(
-            matched[image_id], shape=label.shape, n_classes=n_classes, ignore_index=ignore_index
-        )
+        label = with_object_as_class(stored) if truth.options.binary and source.classes is None else stored
+        mask = truth.read(matched[image_id], shape=label.shape, n_classes=n_classes)
         try:
-            total += compare(mask, label, n_classes, ignore_index)
+            total += compare(mask, label, n_classes)
         except ValueError as problem:
             raise UserError(f"label of {image_id} {problem}; `segray verify` checks the whole set") from None
         n_images += 1
-        ignored += int((mask == ignore_index).sum())
+        ignored += int((mask == IGNORE_INDEX).sum())
     if source.classes:
         return source.classes, total, n_images, ignored
     used = np.flatnonzero((total.sum(0) + total.sum(1))[:-1])
@@ -156,7 +151,10 @@ def _count(
     return tuple(f"class {i}" for i in keep[:-1]), total[np.ix_(keep, keep)], n_images, ignored
 
 
-def _missing_message(missing: tuple[str, ...], noun: str, masks: str) -> str:
+def _missing_message(missing: tuple[str, ...], noun: str, truth: MaskFolder) -> str:
     first = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
     count = f"{len(missing)} {noun}{'s' * (len(missing) > 1)}"
-    return f"masks={storage.display(masks)}: no mask for {count}: {first}; allow_missing=true leaves them out"
+    return (
+        f"masks={storage.display(truth.root)}: no mask for {count}: {first}; allow_missing=true leaves them "
+        f"out (for {missing[0]}, {truth.looked_for(missing[0])})"
+    )

@@ -31,6 +31,7 @@ from segray.pipelines.prediction import local
 from segray.pipelines.prediction.graph import pool_plan, predictions
 from segray.pipelines.prediction.output import TABLE, begin, check_same, made_with, write_table
 from segray.pipelines.prediction.stages import MASKS, OVERLAYS, STOP, Job
+from segray.pipelines.printing import visible
 from segray.pipelines.understood import classes_line, show
 
 _SHOWN = 20
@@ -248,7 +249,7 @@ def summary_lines(config: PredictConfig, classes: tuple[str, ...], total: int, o
 
 def _report_bad_images(result: PredictResult) -> None:
     for image_id, (status, reason) in sorted(result.bad.items())[:_SHOWN]:
-        click.echo(f"  {status:<8}{image_id}: {reason}", err=True)
+        click.echo(f"  {status:<8}{visible(image_id)}: {visible(reason)}", err=True)
     if len(result.bad) > _SHOWN:
         click.echo(f"  ... and {len(result.bad) - _SHOWN} more bad images, see {TABLE}", err=True)
     sys.stdout.flush()

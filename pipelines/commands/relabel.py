@@ -33,11 +33,16 @@ from segray.pipelines.engine.provenance import differences, other_configuration,
 from segray.pipelines.engine.rows import RLE, Row
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.images import MAX_LABEL_PIXELS
 from segray.pipelines.io.manifest import MANIFEST
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.label_set.schema import labels_schema, segments_schema
 from segray.pipelines.label_set.store import LabelStore, prepare_output, write_part, write_run
+from segray.pipelines.printing import visible
 from segray.pipelines.understood import classes_line, show
+
+_LAYERS = 8
+"""How often the boxes of all segments may cover an image; SAM's do so two to four times."""
 
 
 class _StoredSegment(TypedDict):
@@ -184,7 +189,15 @@ def _relabel_part(source: LabelStore, part: str, out: str, target: _Target, toke
     by_image: dict[str, list[_StoredSegment]] = {}
     for segment in source.segments(part).to_pylist():
         by_image.setdefault(segment["image_id"], []).append(segment)
-    rows = [_relabel_row(row, by_image.get(row["image_id"], []), target) for row in source.rows(parts=[part])]
+    rows = []
+    for row in source.rows(parts=[part]):
+        try:
+            rows.append(_relabel_row(row, by_image.get(row["image_id"], []), target))
+        except ValueError as problem:
+            root, image = storage.display(source.root), visible(str(row["image_id"]))
+            raise UserError(
+                f"{part} of {root}: {image}: {problem}; see segray verify out={root}", exit_code=1
+            ) from problem
     labels = labels_schema(target.record)
     write_part(
         out,
@@ -204,10 +217,25 @@ def _relabel_row(stored: Mapping[str, Any], segment_rows: list[_StoredSegment], 
     classes = classify_segments(
         torch.from_numpy(pooled).float(), target.text.to_bank(), target.text.threshold
     )
-    segments = [_segment(segment) for segment in segment_rows]
+    segments = _segments(segment_rows, row["height"], row["width"])
     return encode_segments(row, segments, classes, pooled.tobytes(), target.space.ignore_index)
 
 
-def _segment(stored: _StoredSegment) -> Segment:
-    mask = decode_rle(stored["rle"]["size"], stored["rle"]["counts"])
-    return segment_from_mask(mask, stored["predicted_iou"], stored["stability_score"])
+def _segments(stored: list[_StoredSegment], height: int, width: int) -> list[Segment]:
+    """The segments of an image; their own sizes are not believed.
+
+    Raises:
+        ValueError: a mask is not one of the image, or there are too many.
+    """
+    if min(height, width) < 1 or height * width > MAX_LABEL_PIXELS:
+        raise ValueError(f"an image of {width}x{height} pixels (allowed: at most {MAX_LABEL_PIXELS})")
+    segments, left = [], max(MAX_LABEL_PIXELS, _LAYERS * height * width)
+    for one in stored:
+        if one["rle"] is None or list(one["rle"]["size"] or ()) != [height, width]:
+            raise ValueError(f"a mask of another size than the image, {width}x{height}")
+        mask = decode_rle((height, width), one["rle"]["counts"])
+        segments.append(segment_from_mask(mask, one["predicted_iou"], one["stability_score"]))
+        left -= segments[-1].mask.size
+        if left < 0:
+            raise ValueError(f"{len(stored)} segments that cover the image more than {_LAYERS} times")
+    return segments

@@ -9,14 +9,15 @@ from typing import Any
 import click
 import numpy as np
 
-from segray.models.label_space import IGNORE_INDEX, LabelSpace
+from segray.models.label_space import LabelSpace
 from segray.pipelines.commands.evaluate import evaluate
 from segray.pipelines.config.commands.report import ReportConfig
 from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.ground_truth import TruthMasks
 from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.masks.folder import MaskFolder
+from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.printing import visible
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.evaluation import Evaluation
@@ -51,7 +52,8 @@ def run(config: ReportConfig) -> None:
 def _page(config: ReportConfig) -> str:
     if LabelStore(config.out).parts():
         roots = config.image.roots
-        return build(config.out, masks=config.masks, n=config.n, roots=roots, binary=config.binary)
+        options = MaskOptions.of(suffix=config.mask_suffix, colors=config.colors, binary=config.binary)
+        return build(config.out, masks=config.masks, n=config.n, roots=roots, options=options)
     if not is_training_run(config.out):
         raise UserError(f"out={storage.display(config.out)}: no label set here, and no training run")
     if config.masks:
@@ -64,19 +66,17 @@ def build(
     *,
     masks: str | None = None,
     n: int = 12,
-    ignore_index: int = IGNORE_INDEX,
     roots: tuple[str, ...] = (),
-    binary: bool | None = None,
+    options: MaskOptions | None = None,
 ) -> str:
     """The page as HTML.
 
     Args:
         root: the label set, folder or URI.
-        masks: ground truth to show and to score against, see `TruthMasks`.
+        masks: ground truth to show and to score against, see `MaskFolder`.
         n: number of the least and of the most certain images to show.
-        ignore_index: mask pixels with this id do not count.
         roots: folders of the user where images may be, see `read_labelled`.
-        binary: see `score`.
+        options: how masks are read.
 
     Raises:
         UserError: no label set there, or a part or a mask is damaged.
@@ -87,13 +87,14 @@ def build(
     counted = totals(store, len(legend.names))
     score = None
     if masks and counted.n_ok:
-        score = evaluate(root, masks, ignore_index=ignore_index, allow_missing=True, binary=binary)
+        score = evaluate(root, masks, options, allow_missing=True)
     least, most = choose(store, n)
     photos = Photos(root, read_uris(root, [c.image_id for c in least + most]), roots)
-    truth = TruthMasks(masks, binary=binary) if masks else None
+    truth = MaskFolder(masks, options) if masks else None
+    if truth is not None:
+        truth.bind(LabelSpace(tuple(provenance["classes"]), ()))
     samples = {
-        row["image_id"]: make_sample(row, legend, photos, truth, ignore_index)
-        for row in read_chosen(store, least + most)
+        row["image_id"]: make_sample(row, legend, photos, truth) for row in read_chosen(store, least + most)
     }
     groups = [_group("least", least, samples), _group("most", most, samples)]
     shown = facts({**provenance, "run": store.run() or {}}, "label set")

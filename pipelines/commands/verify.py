@@ -222,6 +222,7 @@ def _made_with(config: VerifyConfig) -> AnnotateConfig | RelabelConfig:
     if "labels" in tree:
         return load_received(RelabelConfig, tree, {**own, "labels": config.labels}, where)
     own |= {"sam.weights": config.sam.weights, "images": config.images, "address": config.address}
+    own["image.roots"] = ",".join(config.image.roots) or None
     return load_received(AnnotateConfig, tree, own, where)
 
 
@@ -235,7 +236,7 @@ def _show(report: VerifyReport) -> None:
             click.echo(f"no pixel of: {name_some(absent)}")
     click.echo(f"{'problems':<10}{len(report.problems):>10}")
     for problem in report.problems[:_SHOWN]:
-        click.echo("  ".join(filter(None, [problem.part, problem.image_id, problem.what])))
+        click.echo(visible("  ".join(filter(None, [problem.part, problem.image_id, problem.what]))))
     if len(report.problems) > _SHOWN:
         click.echo(f"... and {len(report.problems) - _SHOWN} more")
 

@@ -57,11 +57,9 @@ def load_received(
 def may_be_received(key: str, value: object) -> bool:
     """Whether a dotted key may have this value by the word of a received file.
 
-    Roots of images: none. Weights: none, a built-in model or an open_clip tag. Images and label sets: local,
-    s3:// or gs://, without options and keys.
+    Weights: none, a built-in model or an open_clip tag. Images and label sets: local, s3:// or gs://, without
+    options and keys.
     """
-    if key.endswith(".roots"):
-        return not value
     if not isinstance(value, str):
         return True
     if key.endswith("weights"):

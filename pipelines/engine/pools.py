@@ -13,6 +13,8 @@ from segray.pipelines.errors import UserError
 
 IMAGES_PER_THREAD = 4
 """Images that an actor takes at a time for each of its threads, which wait for the last one of a batch."""
+IMAGES_PER_GPU = 16
+"""Images that an actor with both models takes at a time: its GPU waits a little at the end of each batch."""
 SHARING_COST = 0.05
 """The part of a GPU's time that two processes on it are taken to lose: an assumption, never measured."""
 BLOCK_ROWS = 8, 64
@@ -24,7 +26,7 @@ of a long list, as the driver's work is per block."""
 class PoolPlan:
     """How one stage's actors run: how many (from, to), what each takes, and its threads on a CPU.
 
-    A `batch_size` of None is a block, however many images it has; `calls` batches may be in an actor at once.
+    `calls` batches may be in an actor at once.
     """
 
     workers: int
@@ -32,7 +34,7 @@ class PoolPlan:
     num_cpus: float
     num_gpus: float
     threads: int
-    batch_size: int | None
+    batch_size: int
     calls: int = 1
 
 
@@ -92,8 +94,7 @@ def plan(
 def shared(sam: Pool, clip: Pool, resources: Resources, n_images: int) -> PoolPlan | None:
     """One actor per GPU that holds both models; None without GPUs, or where a pool is sized explicitly.
 
-    It takes whole blocks, whose bytes are bounded: the GPU waits at the end of each batch. While it works on
-    one batch, the actor has two more, one that comes in and one that goes out.
+    While the GPU works on one batch, the actor has two more, one that comes in and one that goes out.
 
     Args:
         sam: configuration of the SAM pool.
@@ -104,7 +105,7 @@ def shared(sam: Pool, clip: Pool, resources: Resources, n_images: int) -> PoolPl
     gpus = int(resources.gpus)
     if not gpus or is_sized(sam) or is_sized(clip):
         return None
-    workers, batch = min(gpus, max(1, n_images)), sam.batch_size or clip.batch_size
+    workers, batch = min(gpus, max(1, n_images)), sam.batch_size or clip.batch_size or IMAGES_PER_GPU
     return PoolPlan(workers, workers, num_cpus=0.0, num_gpus=1.0, threads=1, batch_size=batch, calls=3)
 
 

@@ -96,7 +96,7 @@ def through_actors(
     return images.map_batches(
         stage,
         fn_constructor_kwargs={"plan": plan, **arguments},
-        batch_size=None if plan.batch_size is None else min(plan.batch_size, most_rows),
+        batch_size=min(plan.batch_size, most_rows),
         batch_format="pyarrow",
         num_cpus=plan.num_cpus,
         num_gpus=plan.num_gpus,

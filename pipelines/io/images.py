@@ -29,6 +29,7 @@ from segray.pipelines.io.image_cost import (
     jpeg_scans,
 )
 from segray.pipelines.io.pixel_values import PixelProblem, PixelRules
+from segray.pipelines.io.png_chunks import SIGNATURE, chunk, chunks, inflate
 from segray.pipelines.io.rgb import bands_to_rgb, to_rgb, wide_values
 
 UInt8Array = NDArray[np.uint8]
@@ -48,7 +49,6 @@ _UPRIGHT = {
 _SIDEWAYS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
 _TIFF = frozenset({b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"})
 _WIDTH, _HEIGHT = 256, 257
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale with alpha", 6: "RGBA"}
 
 
@@ -318,43 +318,48 @@ def encode_gray_png(array: UInt8Array) -> bytes:
     rows = np.zeros((height, width + 1), np.uint8)
     rows[:, 1:] = array
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.data, 3)), (b"IEND", b""))
-    return _SIGNATURE + b"".join(_chunk(kind, body) for kind, body in chunks)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.data, 3)), (b"IEND", b""))
+    return SIGNATURE + b"".join(chunk(kind, body) for kind, body in parts)
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+MAX_LABEL_PIXELS = 1 << 28
+"""Pixels of the largest label map that is read."""
+_DEPTHS = {0: (8,), 3: (1, 2, 4, 8)}
 
 
-def decode_gray_png(data: bytes) -> UInt8Array:
+def decode_gray_png(data: bytes, shape: tuple[int, int] | None = None) -> UInt8Array:
     """The class ids of a label PNG as uint8 [H, W]: 8-bit grey values, or the indices of a palette.
 
+    Its header decides, before a pixel is unpacked: 1 kB can hold a map of any size.
+
+    Args:
+        data: the file.
+        shape: (height, width) that it must have; None: any, up to `MAX_LABEL_PIXELS`.
+
     Raises:
-        ValueError: not a PNG, truncated or damaged (every checksum is verified), or another kind of PNG.
+        ValueError: not a PNG, truncated or damaged (every checksum is verified), another kind of PNG, or
+            another size.
     """
-    chunks = list(_chunks(data))
-    if len(chunks[0][1]) != 13 or chunks[0][0] != b"IHDR":
+    parts = list(chunks(data))
+    if len(parts[0][1]) != 13 or parts[0][0] != b"IHDR":
         raise ValueError("damaged PNG: no header")
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
-    if interlaced or (colour != 3 and (colour, depth) != (0, 8)):
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", parts[0][1])
+    if interlaced or depth not in _DEPTHS.get(colour, ()):
         kind = f"{depth}-bit {_COLOURS.get(colour, 'unknown')} PNG{' with interlacing' if interlaced else ''}"
         raise ValueError(f"{kind}; a label map is an 8-bit greyscale or a palette PNG, not interlaced")
-    n_bytes = height * (1 + (width * depth + 7) // 8)
-    rows = _inflate(b"".join(body for kind, body in chunks if kind == b"IDAT"), n_bytes)
-    if colour == 0 and not any(rows[:: width + 1]):
-        return np.frombuffer(rows, np.uint8).reshape(height, width + 1)[:, 1:].copy()
-    return _filtered_rows(data)
-
-
-def _inflate(data: bytes, n_bytes: int) -> bytes:
-    """Exactly `n_bytes`, however large the data would become. Pillow would read missing rows as black."""
-    try:
-        rows = zlib.decompressobj().decompress(data, n_bytes + 1)
-    except zlib.error as error:
-        raise ValueError(f"damaged PNG: {error}") from error
-    if not n_bytes or len(rows) != n_bytes:
-        raise ValueError(f"damaged PNG: the pixels need {n_bytes} bytes, it holds {len(rows)} or more")
-    return rows
+    if shape is not None and (height, width) != shape:
+        raise ValueError(f"the PNG is {width}x{height}, its image {shape[1]}x{shape[0]}")
+    if width * height > MAX_LABEL_PIXELS:
+        raise ValueError(f"a PNG of {width}x{height} pixels (allowed: at most {MAX_LABEL_PIXELS})")
+    stride = 1 + (width * depth + 7) // 8
+    pixels = np.empty((height if colour == 0 else 0, width), np.uint8)
+    filtered, row = colour != 0, 0
+    for block in inflate(b"".join(body for kind, body in parts if kind == b"IDAT"), height, stride):
+        filtered = filtered or block[:, 0].any()
+        if not filtered:
+            pixels[row : row + len(block)] = block[:, 1:]
+        row += len(block)
+    return _filtered_rows(data) if filtered else pixels
 
 
 def _filtered_rows(data: bytes) -> UInt8Array:
@@ -363,22 +368,3 @@ def _filtered_rows(data: bytes) -> UInt8Array:
             return np.array(image, np.uint8)
     except Exception as error:
         raise ValueError(f"damaged PNG: {_undecodable(error).reason}") from error
-
-
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(type, body) of each chunk up to IEND, checksums verified."""
-    if not data.startswith(_SIGNATURE):
-        raise ValueError("not a PNG" + ("" if data else " (empty)"))
-    offset, kind = len(_SIGNATURE), b""
-    while kind != b"IEND":
-        if offset + 12 > len(data):
-            raise ValueError("truncated PNG")
-        length = int.from_bytes(data[offset : offset + 4], "big")
-        end = offset + 8 + length
-        if end + 4 > len(data):
-            raise ValueError("truncated PNG")
-        kind, body = data[offset + 4 : offset + 8], data[offset + 8 : end]
-        if zlib.crc32(kind + body) != int.from_bytes(data[end : end + 4], "big"):
-            raise ValueError(f"damaged PNG: checksum of chunk {kind!r}")
-        yield kind, body
-        offset = end + 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import socket
@@ -11,6 +12,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+from segray.pipelines.printing import visible
 
 STALE_S = 120.0
 """Age of the heartbeat at which the lock of another machine is taken over."""
@@ -67,17 +70,23 @@ class LockRecord:
 def parse_record(data: bytes, modified: float) -> LockRecord:
     """The record in a lock file; one that was cut while it was written is unknown, and as old as its file."""
     values: object = None
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         values = json.loads(data)
     if not isinstance(values, dict):
         return LockRecord("", "?", "?", "", "?", modified)
-    heartbeat = values.get("heartbeat")
+    heartbeat = 0.0
+    with suppress(TypeError, ValueError, OverflowError):
+        heartbeat = float(values.get("heartbeat", 0.0))
     return LockRecord(
         token=str(values.get("token", "")),
-        pid=str(values.get("pid", "?")),
-        host=str(values.get("host", "?")),
+        pid=_shown(values.get("pid", "?")),
+        host=_shown(values.get("host", "?")),
         machine=str(values.get("machine", "")),
-        started=str(values.get("started", "?")),
-        heartbeat=float(heartbeat) if isinstance(heartbeat, int | float) else 0.0,
+        started=_shown(values.get("started", "?")),
+        heartbeat=heartbeat if math.isfinite(heartbeat) else 0.0,
         released=values.get("released") is True,
     )
+
+
+def _shown(value: object) -> str:
+    return visible(str(value))[:100]

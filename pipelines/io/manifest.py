@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.image_ids import check_image_id
+from segray.pipelines.io.parquet_cost import check_footer, check_text, decoded, is_number, is_text
 from segray.pipelines.io.received import absolute_uri, check_received_uri
 
 MANIFEST = "manifest.parquet"
@@ -29,7 +31,9 @@ SCHEMA = pa.schema(
         pa.field("mask_uri", pa.string()),
     ]
 )
+_TEXTS = ("image_id", "uri", "problem", "mask_uri")
 _BATCH = 20_000
+_ROWS_AS_TEXT = 1_000
 
 
 class ManifestRow(TypedDict, total=False):
@@ -37,10 +41,10 @@ class ManifestRow(TypedDict, total=False):
 
     image_id: object
     uri: object
-    size: int | None
-    mtime: float | None
-    problem: str | None
-    mask_uri: str | None
+    size: object
+    mtime: object
+    problem: object
+    mask_uri: object
 
 
 @dataclass(frozen=True)
@@ -115,17 +119,37 @@ def read_manifest(uri: str) -> Iterator[ImageRef]:
     """
     where = f"manifest {storage.display(uri)}"
     try:
-        with pq.ParquetFile(storage.open_input(uri), page_checksum_verification=True) as file:
-            present = set(file.schema_arrow.names)
-            if missing := [name for name in ("image_id", "uri") if name not in present]:
-                raise UserError(f"{where}: no column {' and '.join(missing)}; it has {', '.join(present)}")
-            columns = [name for name in SCHEMA.names if name in present]
+        with _open(uri, where) as file:
+            columns = [name for name in SCHEMA.names if name in file.schema_arrow.names]
+            check_footer(file.metadata, columns, "image_id")
             for batch in file.iter_batches(_BATCH, columns=columns):
-                yield from (_ref(row, uri, where) for row in batch.to_pylist())
+                check_text(batch)
+                for start in range(0, len(batch), _ROWS_AS_TEXT):
+                    rows = decoded(batch.slice(start, _ROWS_AS_TEXT)).to_pylist()
+                    yield from (_ref(row, uri, where) for row in rows)
     except FileNotFoundError as error:
         raise UserError(f"{where}: no such file") from error
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{where}: unreadable ({str(error).partition(chr(10))[0]})") from error
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{where}: refused ({str(error).partition(chr(10))[0]})") from error
+
+
+def _open(uri: str, where: str) -> pq.ParquetFile:
+    source = storage.open_input(uri)
+    metadata = pq.read_metadata(source)
+    schema = metadata.schema.to_arrow_schema()
+    if missing := [name for name in ("image_id", "uri") if name not in schema.names]:
+        raise UserError(f"{where}: no column {' and '.join(missing)}; it has {', '.join(schema.names)}")
+    for name in (name for name in SCHEMA.names if name in schema.names):
+        kind = schema.field(name).type
+        # A number as image_id or uri is refused with its row.
+        text, number = name in _TEXTS, name not in ("problem", "mask_uri")
+        if not (pa.types.is_null(kind) or (text and is_text(kind)) or (number and is_number(kind))):
+            raise UserError(f"{where}: column {name} of {kind} is not {'text' if text else 'a number'}")
+    texts = [name for name in _TEXTS if name in schema.names and is_text(schema.field(name).type)]
+    # As dictionaries: a text that each row repeats is in memory once.
+    return pq.ParquetFile(source, metadata=metadata, read_dictionary=texts, page_checksum_verification=True)
 
 
 def read_received(uri: str, roots: Sequence[str]) -> Iterator[ImageRef]:
@@ -152,10 +176,10 @@ def _ref(row: ManifestRow, manifest: str, where: str) -> ImageRef:
     return ImageRef(
         image_id,
         absolute_uri(uri, manifest),
-        int(row.get("size") or 0),
-        float(row.get("mtime") or 0.0),
-        row.get("problem") or None,
-        absolute_uri(mask, manifest) if (mask := row.get("mask_uri")) else None,
+        int(_number("size", row.get("size"), where)),
+        _number("mtime", row.get("mtime"), where),
+        _text("problem", problem, where) if (problem := row.get("problem")) else None,
+        absolute_uri(_text("mask_uri", mask, where), manifest) if (mask := row.get("mask_uri")) else None,
     )
 
 
@@ -166,5 +190,14 @@ def _allowed(ref: ImageRef, roots: Sequence[str]) -> ImageRef:
 
 def _text(name: str, value: object, where: str) -> str:
     if not isinstance(value, str) or not value:
-        raise UserError(f"{where}: {name} {value!r} is not text; each row needs an image_id and a uri")
+        shown = repr(value)[:100]
+        raise UserError(f"{where}: {name} {shown} is not text; each row needs an image_id and a uri")
+    return value
+
+
+def _number(name: str, value: object, where: str) -> float:
+    if value is None:
+        return 0.0
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{where}: {name} {repr(value)[:100]} is not a number")
     return value

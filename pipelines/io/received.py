@@ -16,7 +16,7 @@ from segray.pipelines.io.uris import (
     has_scheme,
     is_chained,
     is_local,
-    local_path,
+    local_name,
     parent,
     scheme,
     split_query,
@@ -63,8 +63,8 @@ def check_links(uri: str, roots: Sequence[str]) -> None:
     """
     if not is_local(uri):
         return
-    target = os.path.realpath(local_path(uri))
-    if not any(is_local(root) and _inside(target, os.path.realpath(local_path(root))) for root in roots):
+    target = os.path.realpath(local_name(uri))
+    if not any(is_local(root) and _inside(target, os.path.realpath(local_name(root))) for root in roots):
         raise UserError(_refusal(uri, "is a symlink that leaves the allowed folders", roots))
 
 
@@ -90,7 +90,7 @@ def bucket(uri: str) -> str:
 
 def absolute_roots(uris: Iterable[str]) -> tuple[str, ...]:
     """The user's folders for processes with another working directory, each once."""
-    names = (str(local_path(uri)) if is_local(uri) else uri for uri in uris)
+    names = (local_name(uri) if is_local(uri) else uri for uri in uris)
     return tuple(dict.fromkeys(names))
 
 
@@ -126,7 +126,7 @@ def _below(uri: str, root: str) -> str | None:
     if _scheme(uri) != _scheme(root):
         return None
     if is_local(uri):
-        path, folder = str(local_path(uri)), str(local_path(root))
+        path, folder = local_name(uri), local_name(root)
         # A folder has several names where a link leads to it.
         inside = _inside(path, folder) or _inside(os.path.realpath(path), os.path.realpath(folder))
         return uri if inside else None

@@ -99,7 +99,7 @@ def join(uri: str, *names: str) -> str:
 def parent(uri: str) -> str:
     """The folder of a file; options behind a "?" stay at the end."""
     if is_local(uri):
-        return str(local_path(uri).parent)
+        return os.path.dirname(local_name(uri))  # noqa: PTH120 (see local_name)
     base, options = split_query(uri)
     return f"{base.rstrip('/').rpartition('/')[0]}{options}"
 
@@ -111,5 +111,10 @@ def without_scheme(uri: str) -> str:
 
 def local_path(uri: str) -> Path:
     """The absolute path of a plain path or a file:// URI, whose %XX may be bytes that are no UTF-8."""
+    return Path(local_name(uri))
+
+
+def local_name(uri: str) -> str:
+    """`local_path` as text: for millions of rows, a Path takes too long."""
     path = os.fsdecode(unquote_to_bytes(os.fsencode(without_scheme(uri)))) if has_scheme(uri) else uri
-    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100 (resolve() would follow links)
+    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 (resolve() would follow links)

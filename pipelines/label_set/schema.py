@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from segray.models.label_space import hidden_characters
+
 STATUSES = ("ok", "error", "skipped")
 # A struct<bytes, path> column is what `datasets` stores for its Image feature.
 IMAGE_COLUMNS = ("image", "label", "confidence")
@@ -25,6 +27,8 @@ _RLE = pa.struct([("size", _list(pa.int32(), 2)), ("counts", pa.binary())])
 ID_LIST = _list(pa.int64())
 # Batches stay far below the 2 GiB that one Arrow binary array can hold, with whole photographs embedded too.
 _BATCH_ROWS = 32
+_IDS = 256
+_COUNTED = 1 << 22
 
 _LABEL_FIELDS = [
     ("image_id", pa.string()),
@@ -96,8 +100,34 @@ def provenance_of(schema: pa.Schema) -> dict[str, Any]:
     text = (schema.metadata or {}).get(b"segray")
     if text is None:
         raise ValueError("no metadata key segray: not written by segray")
-    provenance: dict[str, Any] = json.loads(text)
+    try:
+        provenance = json.loads(text)
+    except RecursionError:
+        raise ValueError("metadata that is nested too deeply") from None
+    _check_provenance(provenance)
     return provenance
+
+
+def _check_provenance(provenance: object) -> None:
+    """Refuse what readers rely on in another form: the label set may be anyone's."""
+    if not isinstance(provenance, dict):
+        raise ValueError("metadata segray that is no mapping")
+    classes, palette = provenance.get("classes"), provenance.get("palette") or []
+    if not isinstance(classes, list) or not 1 <= len(classes) <= _IDS:
+        raise ValueError(f"no list of classes (allowed: 1 to {_IDS})")
+    if bad := next((n for n in classes if not isinstance(n, str) or hidden_characters(n)), None):
+        raise ValueError(f"class {bad!r}: not a name without control characters")
+    ignore = provenance.get("ignore_index", 255)
+    if type(ignore) is not int or not 0 <= ignore < _IDS:
+        raise ValueError(f"ignore_index {ignore!r} (allowed: 0 to {_IDS - 1})")
+    if not isinstance(palette, list) or len(palette) > _IDS or not all(map(_is_colour, palette)):
+        raise ValueError(f"a palette of something else than at most {_IDS} colours")
+
+
+def _is_colour(value: object) -> bool:
+    return (
+        isinstance(value, list) and len(value) == 3 and all(type(v) is int and 0 <= v < _IDS for v in value)
+    )
 
 
 def labels_table(rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> pa.Table:
@@ -123,9 +153,17 @@ def class_counts(label: NDArray[np.uint8], ignore_index: int = 255) -> tuple[lis
 
     Pixels of the ignore index are not counted: it is not a class.
     """
-    pixels = np.bincount(label.ravel(), minlength=256)
+    pixels = pixel_counts(label)
     ids = [int(i) for i in np.flatnonzero(pixels) if i != ignore_index]
     return ids, [int(pixels[i]) for i in ids]
+
+
+def pixel_counts(label: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Pixels of each id, int64 [256]; bincount makes 8 bytes of a pixel, so they are counted in pieces."""
+    flat, pixels = label.ravel(), np.zeros(256, np.int64)
+    for start in range(0, flat.size, _COUNTED):
+        pixels += np.bincount(flat[start : start + _COUNTED], minlength=256)
+    return pixels
 
 
 def _metadata(provenance: Mapping[str, object]) -> dict[str, str]:

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import run_lock, storage
 from segray.pipelines.label_set.part_files import damage, encode_part
+from segray.pipelines.label_set.part_reader import PartReader
 from segray.pipelines.label_set.schema import (
     class_counts,
     labels_schema,
@@ -193,6 +193,7 @@ class LabelStore:
     def segments(self, part: str, columns: list[str] | None = None) -> pa.Table:
         """The segments of a part's images."""
         with self._open(SEGMENTS, part) as file:
+            self._guard(SEGMENTS, part, lambda: file.check(range(file.num_row_groups), columns))
             groups = [self._group(file, SEGMENTS, part, i, columns) for i in range(file.num_row_groups)]
             schema = file.schema_arrow
         kept = schema if columns is None else pa.schema([schema.field(name) for name in columns])
@@ -269,14 +270,12 @@ class LabelStore:
         with self._open(LABELS, part) as file:
             return part, self._guard(LABELS, part, lambda: file.read(["image_id", "status"]))
 
-    def _open(self, folder: str, part: str) -> pq.ParquetFile:
+    def _open(self, folder: str, part: str) -> PartReader:
         source = _uri(self.root, folder, part)
-        return self._guard(
-            folder, part, lambda: pq.ParquetFile(storage.open_input(source), page_checksum_verification=True)
-        )
+        return self._guard(folder, part, lambda: PartReader(storage.open_input(source)))
 
     def _group(
-        self, file: pq.ParquetFile, folder: str, part: str, group: int, columns: list[str] | None
+        self, file: PartReader, folder: str, part: str, group: int, columns: list[str] | None
     ) -> pa.Table:
         missing = {column.partition(".")[0] for column in columns or []} - set(file.schema_arrow.names)
         if missing:

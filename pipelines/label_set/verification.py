@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections import Counter, defaultdict
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pycocotools import mask as coco
 
+from segray.models.rle import area, checked_runs
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import decode_gray_png
 from segray.pipelines.label_set.part_files import damage
+from segray.pipelines.label_set.part_reader import PartReader
 from segray.pipelines.label_set.schema import (
     STATUSES,
-    class_counts,
     labels_schema,
+    pixel_counts,
     provenance_of,
     segments_schema,
 )
 from segray.pipelines.label_set.store import LABELS, SEGMENTS
+
+_LARGE_PIXELS = 1 << 24
+_LARGE = threading.Lock()
+"""Held while larger maps are checked: parts are checked at once, and their memory must not add up."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +95,14 @@ def check_part(root: str, part: str) -> PartCheck:
     check.classes = tuple(map(str, provenance["classes"]))
     check.ignore_index = int(provenance.get("ignore_index", 255))
     classes = _Classes(len(check.classes), check.ignore_index)
-    _check_rows(labels, segments.read() if segments else None, classes, check)
+    try:
+        _check_rows(labels, segments.read() if segments else None, classes, check)
+    except (OSError, pa.ArrowException) as error:
+        check.problems.append(Problem(part, None, f"unreadable: {str(error).splitlines()[0]}"))
     return check
 
 
-def _read(root: str, folder: str, part: str, check: PartCheck) -> pq.ParquetFile | None:
+def _read(root: str, folder: str, part: str, check: PartCheck) -> PartReader | None:
     """The open file, when it is whole; else None and a problem."""
     try:
         data = storage.read_bytes(storage.join(root, folder, part))
@@ -110,7 +119,7 @@ def _read(root: str, folder: str, part: str, check: PartCheck) -> pq.ParquetFile
     reason = damage(data)
     if reason is None:
         try:
-            return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+            return PartReader(pa.BufferReader(data))
         except (OSError, pa.ArrowException) as error:
             reason = f"unreadable: {error}"
     check.problems.append(Problem(part, None, f"{folder} file: {reason}"))
@@ -137,9 +146,7 @@ def _check_schema(schema: pa.Schema, folder: str, check: PartCheck) -> bool:
     return True
 
 
-def _check_rows(
-    labels: pq.ParquetFile, segments: pa.Table | None, classes: _Classes, check: PartCheck
-) -> None:
+def _check_rows(labels: PartReader, segments: pa.Table | None, classes: _Classes, check: PartCheck) -> None:
     by_image: dict[str, list[dict[str, Any]]] = defaultdict(list)
     if segments is not None:
         columns = ["image_id", "segment_id", "area", "class_id", "rle"]
@@ -176,15 +183,17 @@ def _row_problems(row: dict[str, Any], classes: _Classes, pixels: NDArray[np.int
 
 def _label_problems(row: dict[str, Any], classes: _Classes, total: NDArray[np.int64]) -> list[str]:
     problems: list[str] = []
-    label = _png(row, "label", problems)
-    _png(row, "confidence", problems)
-    if label is None:
+    with _LARGE if (row["width"] or 0) * (row["height"] or 0) > _LARGE_PIXELS else nullcontext():
+        _png(row, "confidence", problems)
+        label = _png(row, "label", problems)
+        counts = None if label is None else pixel_counts(label)
+    if counts is None:
         return problems
-    total += np.bincount(label.ravel(), minlength=256)
-    ids, pixels = class_counts(label, classes.ignore)
+    total += counts
+    ids = [int(i) for i in np.flatnonzero(counts) if i != classes.ignore]
     if ids and ids[-1] >= classes.count:
         problems.append(f"label has id {ids[-1]}; allowed: 0 to {classes.count - 1} and {classes.ignore}")
-    if (row["class_ids"], row["class_pixels"]) != (ids, pixels):
+    if (row["class_ids"], row["class_pixels"]) != (ids, counts[ids].tolist()):
         problems.append("class_ids and class_pixels differ from the label's counts")
     return problems
 
@@ -196,15 +205,10 @@ def _png(row: dict[str, Any], name: str, problems: list[str]) -> NDArray[np.uint
         problems.append(f"{name} is missing")
         return None
     try:
-        array = decode_gray_png(data)
+        return decode_gray_png(data, (row["height"], row["width"]))
     except ValueError as error:
         problems.append(f"{name}: {error}")
         return None
-    height, width = array.shape
-    if (height, width) != (row["height"], row["width"]):
-        problems.append(f"{name} is {width}x{height}, the image {row['width']}x{row['height']}")
-        return None
-    return array
 
 
 def _segment_problems(row: dict[str, Any], segments: list[dict[str, Any]], classes: _Classes) -> list[str]:
@@ -227,9 +231,12 @@ def _segment_problem(segment: dict[str, Any], size: list[int], classes: _Classes
     rle, class_id = segment["rle"], segment["class_id"]
     if rle is None or rle["size"] != size or rle["counts"] is None:
         return f"mask of size {rle and rle['size']}, the image is {size}"
-    area = int(coco.area({"size": size, "counts": rle["counts"]}))
-    if area != segment["area"]:
-        return f"area is {segment['area']}, its mask has {area}"
+    try:
+        mask_area = area(checked_runs(rle["counts"], *size))
+    except ValueError as error:
+        return str(error)
+    if mask_area != segment["area"]:
+        return f"area is {segment['area']}, its mask has {mask_area}"
     if class_id is None or not 0 <= class_id < classes.count:
         return f"class_id {class_id}; allowed: 0 to {classes.count - 1}"
     return None

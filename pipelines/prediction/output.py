@@ -14,6 +14,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import pending, storage
 from segray.pipelines.io.manifest import MANIFEST, ImageRef, read_manifest
 from segray.pipelines.prediction.stages import MASKS, OVERLAYS, Job
+from segray.pipelines.printing import csv_text
 from segray.pipelines.training.data.class_names import FILE as CLASS_NAMES
 
 TABLE, RECORD = "predictions.csv", "prediction.json"
@@ -115,5 +116,5 @@ def write_table(job: Job, bad: Mapping[str, tuple[str, str]]) -> None:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["image_id", "status", "error"])
     for ref in read_manifest(storage.join(job.out, MANIFEST)):
-        writer.writerow([ref.image_id, *bad.get(ref.image_id, ("ok", ""))])
+        writer.writerow(map(csv_text, [ref.image_id, *bad.get(ref.image_id, ("ok", ""))]))
     storage.write_atomic(storage.join(job.out, TABLE), buffer.getvalue().encode())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from segray.models.label_map import LabelMap
 from segray.models.label_space import IGNORE_INDEX
 from segray.models.metrics import Confusion, class_iou, confusion_matrix
+from segray.pipelines.printing import csv_text
 from segray.pipelines.understood import name_some
 
 
@@ -120,7 +121,7 @@ def to_csv(result: Evaluation) -> str:
     rows = _class_rows(result)
     writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: csv_text(cell) for name, cell in row.items()} for row in rows)
     return buffer.getvalue()
 
 

@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import logging
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
+from segray.models.weights import check_archive
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.training.history import HistoryEntry
@@ -127,8 +127,16 @@ def load_checkpoint(uri: str) -> Checkpoint:
     """
     state = _read_state(uri)
     files = {name: read_file(uri, name, state) for name in state["sha256"] if name != OPTIMISER}
-    teacher = load(files[TEACHER]) if TEACHER in files else {}
-    return Checkpoint(uri, load(files[MODEL]), teacher, state)
+    tensors = {name: _tensors(uri, name, files[name]) for name in (MODEL, TEACHER) if name in files}
+    return Checkpoint(uri, tensors[MODEL], tensors.get(TEACHER, {}), state)
+
+
+def _tensors(uri: str, name: str, data: bytes) -> dict[str, Tensor]:
+    try:
+        return load(data)
+    except Exception as error:  # a header that lies raises almost anything in safetensors and torch
+        path = storage.display(storage.join(uri, name))
+        raise UserError(f"{path} is damaged ({str(error).partition(chr(10))[0][:100]})") from error
 
 
 def check_weights(uri: str) -> CheckpointState:
@@ -155,8 +163,9 @@ def load_optimiser(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     data = read_file(checkpoint.uri, OPTIMISER, checkpoint.state)
     try:
+        check_archive(io.BytesIO(data), checksums=False)
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError):
+    except Exception:  # noqa: BLE001  damaged bytes raise almost anything in the unpickler
         path = storage.join(checkpoint.uri, OPTIMISER)
         raise UserError(f"{storage.display(path)} is refused: allowed are tensors and numbers") from None
 
@@ -193,6 +202,9 @@ def _read_state(uri: str) -> CheckpointState:
         state: CheckpointState = json.loads(storage.read_bytes(path))
         if not isinstance(state["sha256"], dict) or MODEL not in state["sha256"]:
             raise ValueError("no checksums")
+        # Names become paths: a checkpoint may be anyone's.
+        if foreign := sorted(set(state["sha256"]) - {MODEL, TEACHER, OPTIMISER}):
+            raise ValueError(f"{foreign[0]!r} is none of its files")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{storage.display(uri)} is not a checkpoint of segray: {STATE} is missing") from None
     except (ValueError, KeyError, TypeError) as error:

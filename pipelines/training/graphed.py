@@ -109,6 +109,8 @@ def _recorded(student: FlatStudent, tensors: tuple[Tensor, ...]) -> Replay | Non
         with torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False):
             graphs = torch.cuda.make_graphed_callables(student, samples, allow_unused_input=True)
         recorded = cast("Replay", graphs)
+        # Gradients are added up on another stream than the one of the recording, which costs nothing here.
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
     except RuntimeError as error:
         _log.warning("the training step is not a CUDA graph: %s", str(error).splitlines()[0])
     # Recording runs the network some times, which counts for batch normalisation.

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from segray.models.label_space import hidden_characters
 from segray.models.segmenters.inference import image_logits
 from segray.models.segmenters.registry import Segmenter, build_segmenter, check_segmenter
 from segray.pipelines.config.previous import current_value
@@ -67,11 +68,18 @@ def check_network(uri: str) -> CheckpointState:
 
 def _network_of(state: CheckpointState, uri: str) -> tuple[str, int]:
     """Name of the network, and its number of classes."""
+    where = storage.display(uri)
     try:
-        return current_value("network.name", str(state["network"])), len(state["classes"])
+        classes, network = list(state["classes"]), current_value("network.name", str(state["network"]))
     except (KeyError, TypeError):
-        where = storage.display(uri)
         raise UserError(f"checkpoint={where}: {STATE} names no network or no classes") from None
+    if not all(map(_is_name, classes)):
+        raise UserError(f"checkpoint={where}: {STATE} has classes that are not names, or hide characters")
+    return network, len(classes)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and not hidden_characters(value)
 
 
 @contextmanager

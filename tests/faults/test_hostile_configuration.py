@@ -54,13 +54,13 @@ def _plant(out: Path, text: str, *instead: str) -> None:
     [
         "address: ray://evil.example:10001\n",
         '"address": ray://evil.example:10001\ngrow.gpus: 64\ngrow: {cpus: 999, wait: 9}\n',
-        "max_bad: 0.0\nsam.num_gpus: 64\nrows_per_part: 1\n",
+        "max_bad: 0.0\nsam.num_gpus: 64\nrows_per_part: 1\nimage.roots: [/]\n",
     ],
 )
 def test_repair_takes_no_machine_from_a_received_label_set(
     received: Path, planted: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _plant(received, planted, "address", "grow", "max_bad", "rows_per_part")
+    _plant(received, planted, "address", "grow", "max_bad", "rows_per_part", "image.roots")
     seen: list[AnnotateConfig] = []
     real = annotate.run
 
@@ -74,6 +74,7 @@ def test_repair_takes_no_machine_from_a_received_label_set(
     assert config.address is None
     assert config.grow == GrowConfig()
     assert (config.sam.num_gpus, config.rows_per_part, config.max_bad) == (None, None, None)
+    assert config.image.roots == ()
     assert "  sam.points_per_side=3\n" in capsys.readouterr().err
     assert verify.verify(str(received)).ok
     assert not list(received.rglob(".aside-*"))
@@ -90,7 +91,6 @@ def test_repair_takes_no_machine_from_a_received_label_set(
         ("images: s3://b/p?endpoint_override=evil.example&scheme=http\n", "images"),
         ("images: https://evil.example/\n", "images"),
         ("images: file::https://evil.example/\n", "images"),
-        ("image.roots: [/]\n", "image.roots"),
         ("images: s3://key:secret@bucket/p\n", "images"),
     ],
 )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import os
 import pickle
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from segray.models import weights
 from segray.models.weights import Checkpoint, WeightsError, load_into, load_state_dict, read_card, resolve
+from tests.https_server import served
 
 
 @pytest.fixture
@@ -191,15 +193,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(tensors: dict[str, Tensor], tmp_path: Path) -> Iterator[tuple[str, type[_Handler]]]:
+def server(
+    tensors: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, type[_Handler]]]:
     save_file(tensors, tmp_path / "served")
     handler = type("Handler", (_Handler,), {"content": (tmp_path / "served").read_bytes()})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", handler
-        server.shutdown()
-        thread.join()
+    with served(handler, tmp_path, monkeypatch) as address:
+        yield address, handler
 
 
 def files(folder: Path) -> list[str]:
@@ -256,20 +256,31 @@ def test_a_failed_download_leaves_nothing(
     assert files(tmp_path / "cache") == []
 
 
-def test_a_download_killed_midway_leaves_no_file_under_the_final_name(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/w.pth"
+def test_a_download_killed_midway_leaves_no_file_under_the_final_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    killed = threading.Event()
+
+    class Slow(_Handler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "9000000")
+            self.end_headers()
+            self.wfile.write(bytes(3_000_000))
+            killed.wait()
+
+    with served(Slow, tmp_path, monkeypatch) as address:
         code = "import sys; from segray.models.weights import resolve; resolve(sys.argv[1], sha256='0' * 64)"
-        environment = {"SEGRAY_CACHE": str(tmp_path), "PYTHONPATH": str(Path(weights.__file__).parents[2])}
-        with subprocess.Popen([sys.executable, "-c", code, url], env=environment) as process:
-            connection, _ = listener.accept()
-            with connection:
-                connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 9000000\r\n\r\n" + bytes(3_000_000))
-                while not any(path.stat().st_size for path in tmp_path.rglob("*.part")):
-                    assert process.poll() is None
-                    time.sleep(0.01)
-                process.kill()
-    assert [name.endswith(".part") for name in files(tmp_path)] == [True]
+        paths = {"SEGRAY_CACHE": str(cache), "PYTHONPATH": str(Path(weights.__file__).parents[2])}
+        environment = {**os.environ, **paths}
+        with subprocess.Popen([sys.executable, "-c", code, f"{address}/w.pth"], env=environment) as process:
+            while not any(path.stat().st_size for path in cache.rglob("*.part")):
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.kill()
+        killed.set()
+    assert [name.endswith(".part") for name in files(cache)] == [True]
 
 
 def test_offline_says_in_one_line_where_to_put_the_file(tmp_path: Path) -> None:
@@ -287,13 +298,13 @@ def test_offline_says_in_one_line_where_to_put_the_file(tmp_path: Path) -> None:
     assert resolve(url, cache_dir=tmp_path).path == put_there
 
 
-def test_plain_http_needs_a_digest(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="is not encrypted: give its sha256"):
-        resolve("http://127.0.0.1/w.pth", cache_dir=tmp_path)
+def test_plain_http_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="is not encrypted: use an https:// address"):
+        resolve("http://127.0.0.1/w.pth", sha256="0" * 64, cache_dir=tmp_path)
 
 
 @pytest.mark.parametrize(
-    "spec", ["hf-hub:someone/sam:w.pth", "hf-hub:someone/sam", "hf-hub:not a repository!"]
+    "spec", ["hf-hub:someone/sam:w.pth", "hf-hub:someone/sam", "hf-hub:someone/sam@v1.0"]
 )
 def test_the_hub_offline_gives_one_line(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

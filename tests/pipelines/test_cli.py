@@ -160,6 +160,21 @@ def test_a_user_error_keeps_its_status(
     assert segray("verify", "out=x") == (status, "", "segray: x: in use\n")
 
 
+def test_a_message_cannot_command_the_terminal(
+    segray: Callable[..., Result], verify_does: Callable[..., None]
+) -> None:
+    def program(_: Config) -> None:
+        logging.getLogger("segray.anything").warning("class \x1b[2J\nBäume")
+        raise UserError("no class \x1b]0;title\x07 in x\ny: \u202ewrong")
+
+    verify_does(program)
+    code, _, err = segray("verify", "out=x")
+    assert code == 2
+    assert err == (
+        "class \\x1b[2J\nBäume\nsegray: no class \\x1b]0;title\\x07 in x\nsegray: y: \\u202ewrong\n"
+    )
+
+
 def test_a_stop_is_status_130(segray: Callable[..., Result], verify_does: Callable[..., None]) -> None:
     verify_does(failing(KeyboardInterrupt()))
     assert segray("verify", "out=x") == (130, "", "\nsegray: stopped\n")

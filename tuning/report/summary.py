@@ -13,6 +13,7 @@ from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.commands.tune import TuneConfig, dimensions_of, splits_of
 from segray.pipelines.config.loading import dump_redacted
 from segray.pipelines.io import storage
+from segray.pipelines.printing import csv_text
 from segray.tuning.folder import SearchFolder, configured, split_names
 from segray.tuning.records import State, Trial, mean
 from segray.tuning.report.page import build
@@ -82,7 +83,8 @@ def table(folder: SearchFolder) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(head)
     labelled = {result.split: result.labelled for result in split_results(folder)}
-    writer.writerows(_row(trial, labelled[trial.split], keys) for trial in trials_in_order(folder))
+    rows = (_row(trial, labelled[trial.split], keys) for trial in trials_in_order(folder))
+    writer.writerows(map(csv_text, row) for row in rows)
     return buffer.getvalue()
 
 

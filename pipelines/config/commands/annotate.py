@@ -167,7 +167,7 @@ class PixelConfig(Config):
 class ImageConfig(PixelConfig):
     """Which images are accepted, and how they are decoded."""
 
-    max_pixels: int = Field(default=100_000_000, ge=1)
+    max_pixels: int = Field(default=100_000_000, ge=1, le=1 << 28)
     """An image with more pixels becomes an error row; its header is checked before it is decoded."""
     max_side: int = Field(default=100_000, ge=1)
     """An image with a longer side, in pixels, becomes an error row; checked in the same way."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from segray.pipelines.config.commands.annotate import PixelConfig
-from segray.pipelines.config.schema import Config, Folder
+from segray.pipelines.config.schema import Config, Folder, Text
 from segray.pipelines.config.shared import ImageRoots, Images, Masks, Window
 
 
@@ -27,12 +27,16 @@ class EvaluateConfig(Config):
     window: Window = None
     """Sliding window for `checkpoint`, in pixels; 0: whole images, null: as in the run's validation."""
     masks: Masks
-    """A folder of 8-bit masks of class ids with the names of the images."""
+    """A folder of masks of class ids with the names of the images."""
     out: Folder | None = None
     """Folder for evaluation.json and evaluation.csv; null: next to the labels, or in the training run."""
     ignore_index: int = Field(default=255, ge=0, le=255)
     """Mask pixels with this id are ignored."""
     binary: bool | None = None
     """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
+    colors: Text | None = None
+    """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
+    mask_suffix: Text | None = None
+    """What a mask's name has behind its image's, such as _mask; OLD:NEW replaces OLD by it; null: nothing."""
     allow_missing: bool = False
     """Leave out images without a mask instead of failing."""

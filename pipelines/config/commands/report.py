@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from segray.pipelines.config.schema import Config, Folder
+from segray.pipelines.config.schema import Config, Folder, Text
 from segray.pipelines.config.shared import ImageRoots, Masks
 
 
@@ -19,5 +19,9 @@ class ReportConfig(Config):
     """Where the images of a label set may be, if the label set does not know their checksums."""
     binary: bool | None = None
     """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
+    colors: Text | None = None
+    """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
+    mask_suffix: Text | None = None
+    """What a mask's name has behind its image's, such as _mask; OLD:NEW replaces OLD by it; null: nothing."""
     n: int = Field(default=12, ge=1, le=1000)
     """Images on the page: the n least and the n most confident (training run: validation images)."""

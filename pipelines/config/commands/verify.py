@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Text
-from segray.pipelines.config.shared import Images, OwnWeights
+from segray.pipelines.config.shared import ImageRoots, Images, OwnWeights
 
 
 class VerifyConfig(Config):
@@ -17,6 +17,8 @@ class VerifyConfig(Config):
     """Label the images of damaged parts again, then remove these parts. The other keys are for this."""
     images: Annotated[Images | None, RunOnly] = None
     """The images; null: as in the label set's config.yaml, which may name no options after a "?"."""
+    image: ImageRoots = ImageRoots()
+    """Where the images of a manifest may be."""
     labels: Annotated[Folder | None, RunOnly] = None
     """The label set that a relabelled one was made from; null: as in the relabelled one's config.yaml."""
     sam: OwnWeights = OwnWeights()

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from segray.models.label_space import IGNORE_INDEX
 from segray.models.metrics import class_iou, pixel_accuracy
 from segray.pipelines.errors import UserError
-from segray.pipelines.io.ground_truth import TruthMasks
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode, decode_gray_png
 from segray.pipelines.io.sources import read_labelled
+from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.printing import visible
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.evaluation import compare
@@ -101,8 +101,7 @@ def make_sample(
     row: dict[str, Any],
     legend: Legend,
     photos: Photos,
-    truth: TruthMasks | None,
-    ignore_index: int = IGNORE_INDEX,
+    truth: MaskFolder | None,
 ) -> Sample:
     """Draw one image.
 
@@ -111,7 +110,6 @@ def make_sample(
         legend: names and colours.
         photos: reads the image of a row without its bytes.
         truth: the masks, or None.
-        ignore_index: mask pixels with this id do not count.
 
     Raises:
         UserError: a label map of the row, or the mask, is damaged.
@@ -132,7 +130,7 @@ def make_sample(
         photo_problem=problem,
         label=thumbnails.label_overlay(label, legend.palette, opaque=not photo),
         confidence_map=thumbnails.confidence_map(confidence),
-        **(_truth(row["image_id"], label, legend, truth, ignore_index) if truth else {}),
+        **(_truth(row["image_id"], label, legend, truth) if truth else {}),
     )
 
 
@@ -157,21 +155,19 @@ def _classes(row: dict[str, Any], legend: Legend, n_pixels: int) -> list[tuple[s
     return [(legend.names[i], legend.colour(i), pixels / n_pixels) for pixels, i in inside]
 
 
-def _truth(
-    image_id: str, label: NDArray[np.uint8], legend: Legend, truth: TruthMasks, ignore_index: int
-) -> dict[str, Any]:
+def _truth(image_id: str, label: NDArray[np.uint8], legend: Legend, truth: MaskFolder) -> dict[str, Any]:
     name = truth.find(image_id)
     if name is None:
         return {"truth_problem": "no mask"}
     height, width = label.shape
-    mask = truth.read(name, shape=(height, width), n_classes=len(legend.names), ignore_index=ignore_index)
-    confusion = compare(mask, label, len(legend.names), ignore_index)
+    mask = truth.read(name, shape=(height, width), n_classes=len(legend.names))
+    confusion = compare(mask, label, len(legend.names))
     iou = class_iou(confusion)[:-1]
     present = iou[~np.isnan(iou)]
-    shown = np.where(mask == ignore_index, 0, mask).astype(np.uint8)
+    shown = np.where(mask == IGNORE_INDEX, 0, mask).astype(np.uint8)
     return {
         "truth": thumbnails.label_overlay(shown, legend.palette, opaque=True),
-        "errors": thumbnails.error_map(mask, label, ignore_index),
+        "errors": thumbnails.error_map(mask, label),
         "miou": float(present.mean()) if present.size else float("nan"),
         "accuracy": pixel_accuracy(confusion),
     }

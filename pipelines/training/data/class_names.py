@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from segray.models.class_files import class_lines
 from segray.models.label_space import IGNORE_INDEX, LabelSpace, label_space, no_class_name
+from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.masks.options import MaskOptions
 
 FILE = "class_names.txt"
 
@@ -58,6 +60,21 @@ def dataset_space(root: str, ignore_index: int = IGNORE_INDEX) -> LabelSpace | N
     except ValueError as problem:
         raise UserError(f"{storage.display(where)}: {problem}") from None
     return LabelSpace(space.classes[1:], space.aliases[1:])
+
+
+def mask_options(config: DataConfig) -> MaskOptions:
+    """How the masks of a training run are read.
+
+    Raises:
+        UserError: as `MaskOptions.of`.
+    """
+    return MaskOptions.of(
+        prefix="data.",
+        suffix=config.mask_suffix,
+        colors=config.colors,
+        binary=config.binary,
+        void=config.ignore_index,
+    )
 
 
 def has_background(classes: Sequence[str]) -> bool:

@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 from segray.models.label_space import IGNORE_INDEX
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.binary_masks import with_object_as_class
 from segray.pipelines.io.images import ImageProblem, decode, decode_gray_png
 from segray.pipelines.io.sources import read_image
 from segray.pipelines.label_set.store import LabelStore
@@ -100,25 +99,25 @@ class UnlabelledImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return None if stored is None else (torch.from_numpy(stored[0]), torch.from_numpy(stored[1]))
 
     def _label(self, sample: Sample, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        stored = self._stored(sample)
+        stored = self._stored(sample, shape)
         if stored is None:
             return torch.full(shape, IGNORE_INDEX, dtype=torch.uint8), torch.zeros(shape, dtype=torch.uint8)
-        label, confidence = stored
-        if label.shape != shape or confidence.shape != shape:
-            sizes = (
-                f"{label.shape[1]}x{label.shape[0]} pixels, the image {sample.image} {shape[1]}x{shape[0]}"
-            )
-            raise UserError(
-                f"the zero-shot label of {sample.label_id or sample.image_id} is {sizes}; annotate it again"
-            )
-        return torch.from_numpy(label), torch.from_numpy(confidence)
+        return torch.from_numpy(stored[0]), torch.from_numpy(stored[1])
 
-    def _stored(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+    def _stored(
+        self, sample: Sample, shape: tuple[int, int] | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
         pngs = self._labels.read(sample.label_id or sample.image_id) if self._labels else None
         if pngs is None:
             return None
-        label = self._ids[decode_gray_png(pngs[0])]
-        return label, np.where(label == IGNORE_INDEX, np.uint8(0), decode_gray_png(pngs[1]))
+        try:
+            label = self._ids[decode_gray_png(pngs[0], shape)]
+            confidence = decode_gray_png(pngs[1], (label.shape[0], label.shape[1]))
+        except ValueError as problem:
+            name = sample.label_id or sample.image_id
+            raise UserError(f"the zero-shot label of {name}: {problem}; annotate it again") from None
+        confidence[label == IGNORE_INDEX] = 0
+        return label, confidence
 
     def _warn_once(self, sample: Sample, problem: ImageProblem) -> None:
         if sample.image not in self._unreadable:
@@ -136,8 +135,6 @@ def _mask(sample: Sample) -> NDArray[np.uint8]:
     if sample.mask is None:
         raise UserError(f"image {sample.image_id} has no mask")
     try:
-        mask = decode_gray_png(storage.read_bytes(sample.mask))
+        return sample.options.label_map(sample.options.ids(storage.read_bytes(sample.mask)), IGNORE_INDEX)
     except (OSError, ValueError) as problem:
         raise UserError(f"mask {sample.mask}: {problem}") from None
-    ids = with_object_as_class(mask) if sample.binary else mask
-    return np.where(ids == sample.void, np.uint8(IGNORE_INDEX), ids)

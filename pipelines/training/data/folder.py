@@ -6,7 +6,12 @@ from segray.models.label_space import LabelSpace
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.training.data.class_names import configured_space, dataset_space
+from segray.pipelines.masks.options import MaskOptions
+from segray.pipelines.training.data.class_names import (
+    configured_space,
+    dataset_space,
+    mask_options,
+)
 from segray.pipelines.training.data.mask_checks import MaskedImages, MaskFolders, list_samples
 from segray.pipelines.training.data.samples import DataSet
 
@@ -23,9 +28,10 @@ def open_folder(config: DataConfig) -> DataSet:
         UserError: no image, no mask, no class names, or a mask that matches two images.
     """
     images = list_samples(config.root, IMAGES)
-    space = _space(config)
-    masks = MaskFolders(config.root, [MASKS], config.binary)
-    data = MaskedImages(config.root, space, images, masks, folder=IMAGES, void=config.ignore_index)
+    options = mask_options(config)
+    space = _space(config, options)
+    masks = MaskFolders(config.root, [MASKS], options.bound(space))
+    data = MaskedImages(config.root, space, images, masks, folder=IMAGES)
     val = [i for i in data.samples if i.startswith(f"{IMAGES}/val/")]
     train = [i for i in data.samples if i.startswith(f"{IMAGES}/train/")]
     data.train = train or [i for i in data.samples if not i.startswith(f"{IMAGES}/val/")]
@@ -34,11 +40,13 @@ def open_folder(config: DataConfig) -> DataSet:
     return data
 
 
-def _space(config: DataConfig) -> LabelSpace:
+def _space(config: DataConfig, options: MaskOptions) -> LabelSpace:
     if config.classes is not None:
         return configured_space(config.classes)
-    space = dataset_space(config.root, config.ignore_index)
+    space = dataset_space(config.root, config.ignore_index) or options.space()
     if space is None and config.kind != "picture_book":
         where = f"data.root={storage.display(config.root)}"
-        raise UserError(f"{where} has no class_names.txt; write it (line 1 is id 0) or set data.classes")
+        raise UserError(
+            f"{where} has no class_names.txt; write it (line 1 is id 0), or set data.classes or data.colors"
+        )
     return space or configured_space("picture_book")

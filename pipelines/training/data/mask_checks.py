@@ -1,4 +1,4 @@
-"""Data sets whose masks are PNG files; every mask that is used is checked before training starts."""
+"""Data sets whose masks are files; every mask that is used is checked before training starts."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from segray.models.label_space import LabelSpace
+from segray.models.label_space import IGNORE_INDEX, LabelSpace
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage, tiff_bands
-from segray.pipelines.io.binary_masks import check_two_classes, count_ids, look_binary, refuse_binary
-from segray.pipelines.io.ground_truth import TruthMasks
 from segray.pipelines.io.images import FORMATS, ImageProblem
 from segray.pipelines.io.sources import list_images, read_image
+from segray.pipelines.masks.binary import count_ids, look_binary, refuse_binary
+from segray.pipelines.masks.folder import MaskFolder
+from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.training.data.samples import READ, DataSet, Sample, refuse
 from segray.pipelines.understood import PixelCounts
 
 _log = logging.getLogger(__name__)
-BINARY_KEY = "data.binary"
 _READERS = 8
 _SIDEWAYS = (5, 6, 7, 8)
 
@@ -79,16 +79,16 @@ class MaskFolders:
     Args:
         root: the data set.
         folders: names of folders under it; missing ones are ignored.
-        binary: see `TruthMasks`.
+        options: how masks are read, with the ids of colours.
 
     Raises:
-        UserError: one of the folders exists, but has no PNG.
+        UserError: one of the folders exists, but has no mask.
     """
 
-    def __init__(self, root: str, folders: Sequence[str], binary: bool | None) -> None:
-        self.root, self.binary = root, binary
+    def __init__(self, root: str, folders: Sequence[str], options: MaskOptions) -> None:
+        self.root, self.options = root, options
         self._truths = {
-            name: TruthMasks(storage.join(root, name), binary=binary, key=BINARY_KEY)
+            name: MaskFolder(storage.join(root, name), options)
             for name in folders
             if storage.exists(storage.join(root, name))
         }
@@ -115,8 +115,14 @@ class MaskFolders:
         file = self._truths[folder].find(name) if folder in self._truths else None
         return f"{folder}/{file}" if file else None
 
+    def looked_for(self, name: str) -> str:
+        """See `MaskFolder.looked_for`, of the first folder that exists."""
+        return next(
+            (truth.looked_for(name) for truth in self._truths.values()), "there is no folder of masks"
+        )
+
     def count_ids(self, sample: Sample, shape: tuple[int, int], n_classes: int) -> NDArray[np.int64]:
-        """Pixels of each id in a mask, void included: int64 [256].
+        """Pixels of each id in a mask, 255 for those that count for nothing: int64 [256].
 
         Args:
             sample: has a mask.
@@ -127,8 +133,7 @@ class MaskFolders:
             UserError: the mask is invalid.
         """
         folder, _, name = (sample.mask_id or "").partition("/")
-        mask = self._truths[folder].read(name, shape=shape, n_classes=n_classes, ignore_index=sample.void)
-        return count_ids(mask)
+        return count_ids(self._truths[folder].read(name, shape=shape, n_classes=n_classes))
 
 
 class MaskedImages(DataSet):
@@ -140,10 +145,9 @@ class MaskedImages(DataSet):
         images: all images by id.
         masks: the folders of their masks.
         folder: folder of the images, with which each id starts.
-        void: class id of ignored mask pixels.
 
     Raises:
-        UserError: no image has a mask, or the masks are binary and there are not two classes.
+        UserError: no image has a mask.
     """
 
     def __init__(
@@ -154,19 +158,18 @@ class MaskedImages(DataSet):
         masks: MaskFolders,
         *,
         folder: str,
-        void: int,
     ) -> None:
-        self.root, self.space, self._masks, self._void = root, space, masks, void
+        self.root, self.space, self._masks = root, space, masks
         names = {image_id: image_id.removeprefix(f"{folder}/") for image_id in images}
         mask_ids = masks.match(names)
         if not mask_ids:
-            where = storage.display(root)
-            raise UserError(f"data.root={where}: no image has a mask; a mask has the name of its image")
+            why = masks.looked_for(names[min(names)])
+            raise UserError(
+                f"data.root={storage.display(root)}: no image has a mask: for {min(names)}, {why}"
+            )
         masked = {i: self._masked(images[i], mask_id) for i, mask_id in mask_ids.items()}
         self.samples = dict(sorted({**images, **masked}.items()))
         self._counts: dict[str, NDArray[np.int64]] = {}
-        if masks.binary:
-            check_two_classes(space.classes, BINARY_KEY)
 
     def with_mask(self, sample: Sample, mask_id: str) -> Sample | None:
         """The sample with the mask that a split file names.
@@ -181,27 +184,29 @@ class MaskedImages(DataSet):
     def contents(self, samples: Sequence[Sample]) -> list[frozenset[int]]:
         """The class ids in each mask, see `DataSet.contents`; each mask is read and checked once."""
         return [
-            frozenset(i for i in np.flatnonzero(counts).tolist() if i != self._void)
+            frozenset(i for i in np.flatnonzero(counts).tolist() if i != IGNORE_INDEX)
             for counts in self._ids(samples)
         ]
 
     def pixels(self, samples: Sequence[Sample]) -> PixelCounts:
         """Pixels of each class, see `DataSet.pixels`; each mask is read and checked once."""
-        return PixelCounts.of(self._ids(samples), len(self.space.classes), self._void)
+        return PixelCounts.of(self._ids(samples), len(self.space.classes), IGNORE_INDEX)
 
     def check(self, samples: Sequence[Sample]) -> None:
         """Read each mask, see `DataSet.check`; all masks that were read tell whether they are binary."""
         self._ids(samples)
-        total = np.sum(list(self._counts.values()), axis=0)
-        if samples and self._masks.binary is None and look_binary(total):
-            refuse_binary(f"data.root={storage.display(self.root)}", BINARY_KEY, self.space.classes)
+        total, options = np.sum(list(self._counts.values()), axis=0), self._masks.options
+        if samples and options.binary is None and options.table is None and look_binary(total):
+            where = f"data.root={storage.display(self.root)}"
+            refuse_binary(where, options.binary_key, self.space.classes)
 
     def _ids(self, samples: Sequence[Sample]) -> list[NDArray[np.int64]]:
         """Pixels of each id in each mask."""
         new = list({sample.mask: sample for sample in samples if sample.mask not in self._counts}.values())
         with ThreadPoolExecutor(_READERS) as pool:
             results = list(pool.map(self._read, new))
-        refuse([result for result in results if isinstance(result, str)], "bad masks or images")
+        problems = [(sample, r) for sample, r in zip(new, results, strict=True) if isinstance(r, str)]
+        refuse(_grouped(problems), "bad masks or images")
         read = zip(new, results, strict=True)
         self._counts |= {str(sample.mask): ids for sample, ids in read if not isinstance(ids, str)}
         return [self._counts[str(sample.mask)] for sample in samples]
@@ -209,7 +214,8 @@ class MaskedImages(DataSet):
     def _read(self, sample: Sample) -> NDArray[np.int64] | str:
         """Pixels of each id in a mask, or what is wrong with it."""
         if sample.mask is None:
-            return f"image {sample.image_id} has no mask in {storage.display(self.root)}"
+            why = self._masks.looked_for(sample.image_id.partition("/")[2])
+            return f"image {sample.image_id} has no mask in {storage.display(self.root)}: {why}"
         try:
             return self._masks.count_ids(sample, image_shape(sample.image), len(self.space.classes))
         except ImageProblem as problem:
@@ -219,5 +225,20 @@ class MaskedImages(DataSet):
 
     def _masked(self, sample: Sample, mask_id: str) -> Sample:
         uri = storage.join(self.root, mask_id)
-        binary = bool(self._masks.binary)
-        return replace(sample, mask=uri, mask_id=mask_id, void=self._void, binary=binary)
+        return replace(sample, mask=uri, mask_id=mask_id, options=self._masks.options)
+
+
+def _grouped(problems: Sequence[tuple[Sample, str]]) -> list[str]:
+    """One line for many masks with the same problem, as a folder of colour masks has."""
+    lines: list[str] = []
+    alike: dict[str, list[str]] = {}
+    for sample, text in problems:
+        start = f"mask {sample.mask}: "
+        if text.startswith(start):
+            alike.setdefault(text.removeprefix(start), []).append(str(sample.mask))
+        else:
+            lines.append(text)
+    for reason, masks in alike.items():
+        more = f" and {len(masks) - 1} others" if len(masks) > 1 else ""
+        lines.append(f"mask {masks[0]}{more}: {reason}")
+    return lines

@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from segray.models.label_space import IGNORE_INDEX, LabelSpace
+from segray.models.label_space import LabelSpace
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageOptions
+from segray.pipelines.masks.options import IDS, MaskOptions
 from segray.pipelines.understood import PixelCounts
 
 READ = ImageOptions(min_size=1, frames="first", check_span=False)
@@ -24,8 +25,7 @@ class Sample:
         image: path or URI of the file.
         mask: path or URI of the file that holds its mask; None without a mask.
         mask_id: the mask's path under the root, as split files name it.
-        void: class id of the mask's pixels that are ignored; they are read as 255.
-        binary: whether 255 in the mask is class 1.
+        options: how the mask is read.
         shapes: its annotations in COCO, packed (`coco_masks.render_label_map`); None if `mask` is a PNG.
         label_id: its image_id in the label set, if that is another.
         read: how the image is decoded.
@@ -35,8 +35,7 @@ class Sample:
     image: str
     mask: str | None = None
     mask_id: str | None = None
-    void: int = IGNORE_INDEX
-    binary: bool = False
+    options: MaskOptions = IDS
     shapes: bytes | None = None
     label_id: str | None = None
     read: ImageOptions = READ

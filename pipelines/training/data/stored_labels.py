@@ -7,9 +7,9 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from segray.pipelines.io import storage
+from segray.pipelines.label_set.part_reader import PartReader
 from segray.pipelines.label_set.store import LABELS, DamagedPartError, LabelStore
 
 IN_MEMORY = 1 << 30
@@ -73,7 +73,7 @@ class StoredLabels:
             return self._group(part, group)[row]
 
     def _clear_caches(self) -> None:
-        self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
+        self._files: OrderedDict[str, PartReader] = OrderedDict()
         self._groups: OrderedDict[tuple[str, int], list[Pngs]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -120,13 +120,11 @@ class StoredLabels:
         except (OSError, pa.ArrowException) as error:
             raise self._damaged(part, error) from error
 
-    def _open(self, part: str) -> pq.ParquetFile:
+    def _open(self, part: str) -> PartReader:
         if part not in self._files:
             uri = storage.join(self.root, LABELS, part)
             try:
-                self._files[part] = storage.with_retries(
-                    lambda: pq.ParquetFile(storage.open_input(uri), page_checksum_verification=True), uri
-                )
+                self._files[part] = storage.with_retries(lambda: PartReader(storage.open_input(uri)), uri)
             except (OSError, pa.ArrowException) as error:
                 raise self._damaged(part, error) from error
             while len(self._files) > _PARTS_OPEN:
@@ -141,7 +139,7 @@ class StoredLabels:
         return DamagedPartError(f"data.labels={root}: cannot read {LABELS}/{part} ({why}); {repair}")
 
 
-def _png_bytes(file: pq.ParquetFile, group: int) -> int:
+def _png_bytes(file: PartReader, group: int) -> int:
     """Bytes of the label and confidence columns of a row group."""
     chunks = file.metadata.row_group(group)
     columns = (chunks.column(i) for i in range(chunks.num_columns))

@@ -49,7 +49,7 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
         DamagedPartError: the label set is damaged.
     """
     if config.binary is not None and config.kind == "coco":
-        raise UserError("data.binary: only for masks in PNG files; COCO's are drawn from its JSON file")
+        raise UserError("data.binary: only for masks in files; COCO's are drawn from its JSON file")
     data = READERS[config.kind](config)
     listed = () if is_amount(config.labelled) else read_split(config.labelled, data, "data.labelled")
     validation = _validation(config, data, listed, seed)

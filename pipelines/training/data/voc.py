@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.io import storage
-from segray.pipelines.training.data.class_names import configured_space, dataset_space
+from segray.pipelines.training.data.class_names import (
+    configured_space,
+    dataset_space,
+    mask_options,
+)
 from segray.pipelines.training.data.mask_checks import MaskedImages, MaskFolders, list_samples
 from segray.pipelines.training.data.samples import DataSet, Sample
 from segray.pipelines.training.data.splits import read_split
@@ -26,9 +30,11 @@ def open_voc(config: DataConfig) -> DataSet:
     """
     images = list_samples(config.root, IMAGES)
     configured = None if config.classes is None else configured_space(config.classes)
-    space = configured or dataset_space(config.root, config.ignore_index) or configured_space("voc")
-    masks = MaskFolders(config.root, MASKS, config.binary)
-    data = MaskedImages(config.root, space, images, masks, folder=IMAGES, void=config.ignore_index)
+    options = mask_options(config)
+    own = configured or dataset_space(config.root, config.ignore_index) or options.space()
+    space = own or configured_space("voc")
+    masks = MaskFolders(config.root, MASKS, options.bound(space))
+    data = MaskedImages(config.root, space, images, masks, folder=IMAGES)
     val = _image_set(data, "val")
     val_ids = {sample.image_id for sample in val or ()}
     train = _image_set(data, "train")

@@ -97,7 +97,7 @@ def test_a_cluster_labels_alike_with_one_pool_and_with_two(
     images = draw_scenes(tmp_path / "images", 24)
     monkeypatch.setattr(local, "suits", lambda *_: False)
     annotate.execute(config_of(images, tmp_path / "two", "classes=picture_book"))
-    plan = PoolPlan(1, 1, num_cpus=0.25, num_gpus=0.0, threads=1, batch_size=None, calls=3)
+    plan = PoolPlan(1, 1, num_cpus=0.25, num_gpus=0.0, threads=1, batch_size=5, calls=3)
     monkeypatch.setattr(pools, "shared", lambda *_: plan)
     annotate.execute(config_of(images, tmp_path / "one", "classes=picture_book"))
     two, one = (

@@ -16,6 +16,7 @@ from segray.pipelines.commands.evaluate import evaluate, run
 from segray.pipelines.config.commands.evaluate import EvaluateConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import encode_gray_png
+from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.reporting.evaluation import compare, table, to_csv, to_dict
 from segray.pipelines.training.trained import load_network, predict_label
 from tests.pipelines.label_set.small_store import (
@@ -99,7 +100,7 @@ def test_another_ignore_index(tmp_path: Path) -> None:
     masks = str(masks_in(tmp_path, a=grid([0, 1, 11])))
     with pytest.raises(UserError, match=r"a\.png holds id 11 \(first at x=2, y=0\); allowed: 0 to 2 and 255"):
         evaluate(root, masks)
-    assert evaluate(root, masks, ignore_index=11).miou == 1.0
+    assert evaluate(root, masks, MaskOptions(void=11)).miou == 1.0
 
 
 def test_rows_that_are_not_ok_are_counted_and_left_out(tmp_path: Path) -> None:
@@ -176,10 +177,10 @@ def test_palette_masks_count_by_index(tmp_path: Path) -> None:
         ),
         (
             png(np.zeros((2, 3, 3), np.uint8)),
-            r"mask .*a\.png: 8-bit RGB PNG; a label map is an 8-bit greyscale",
+            r"mask .*a\.png: a mask of colours \(RGB\), not of ids: colors=FILE",
         ),
         (encode_gray_png(TRUTH)[:-20], r"mask .*a\.png: truncated PNG"),
-        (b"GIF89a", r"mask .*a\.png: not a PNG"),
+        (b"GIF89a", r"mask .*a\.png: not an image"),
     ],
 )
 def test_bad_masks_are_refused_by_name(tmp_path: Path, data: bytes, message: str) -> None:
@@ -194,7 +195,7 @@ def test_bad_masks_are_refused_by_name(tmp_path: Path, data: bytes, message: str
 
 @pytest.mark.parametrize(
     ("which", "what"),
-    [("labels", "no label set there, and no PNG label map"), ("masks", "no PNG file there")],
+    [("labels", "no label set there, and no PNG label map"), ("masks", "no mask there")],
 )
 def test_a_folder_without_png_is_refused(tmp_path: Path, which: str, what: str) -> None:
     masks = str(masks_in(tmp_path, a=TRUTH))
@@ -370,8 +371,8 @@ def test_binary_masks_stop_the_evaluation(tmp_path: Path) -> None:
     message = r"these look like binary masks: object = 255 .* binary=true reads 255 as class 1 \(cat\)"
     with pytest.raises(UserError, match=message):
         evaluate(root, masks)
-    assert evaluate(root, masks, binary=True).miou == 1.0
-    ignored = evaluate(root, masks, binary=False)
+    assert evaluate(root, masks, MaskOptions(binary=True)).miou == 1.0
+    ignored = evaluate(root, masks, MaskOptions(binary=False))
     assert ignored.ignored_share == pytest.approx(2 / 6)
     assert "ignored         33.3 % of the mask pixels" in table(ignored)
 
@@ -383,13 +384,13 @@ def test_binary_label_maps_stop_the_evaluation(tmp_path: Path) -> None:
     masks = str(masks_in(tmp_path, a=OBJECT // 255))
     with pytest.raises(UserError, match=r"^labels=.*maps: these look like binary masks: object = 255"):
         evaluate(str(labels), masks)
-    assert evaluate(str(labels), masks, binary=True).miou == 1.0
+    assert evaluate(str(labels), masks, MaskOptions(binary=True)).miou == 1.0
 
 
 def test_a_perfect_score_of_one_class_is_no_result(tmp_path: Path) -> None:
     root = store_in(tmp_path, ok_row("a.jpg", grid([0, 0, 0])))
     masks = masks_in(tmp_path, a=grid([0, 0, 255]))
-    result = evaluate(root, str(masks), binary=False)
+    result = evaluate(root, str(masks), MaskOptions(binary=False))
     assert math.isnan(result.miou)
     assert to_dict(result)["miou"] is None
     shown = table(result)

@@ -118,7 +118,7 @@ def test_an_unreadable_image_is_replaced_by_the_next(
 def test_a_label_of_another_size_is_refused(labels: str, tmp_path: Path) -> None:
     draw_image(tmp_path / "003.png", (WIDTH, HEIGHT + 1))
     images = UnlabelledImages([Sample("003.png", str(tmp_path / "003.png"))], labels, CLASSES)
-    with pytest.raises(UserError, match=rf"label of 003\.png is {WIDTH}x{HEIGHT} pixels, the image .* 16x13"):
+    with pytest.raises(UserError, match=rf"label of 003\.png: the PNG is {WIDTH}x{HEIGHT}, its image 16x13"):
         images[0]
 
 

@@ -73,8 +73,8 @@ def test_given_classes_are_read_as_annotate_reads_them(tmp_path: Path) -> None:
     (folder_set(tmp_path) / "class_names.txt").unlink()
     assert opened(tmp_path, classes="cat,dog").space.classes == CLASSES
     assert opened(tmp_path, classes=("cat", "dog")).space.classes == CLASSES
-    line = f"data.root={tmp_path} has no class_names.txt; write it (line 1 is id 0) or set data.classes"
-    assert refusal(tmp_path) == line
+    line = "has no class_names.txt; write it (line 1 is id 0), or set data.classes or data.colors"
+    assert refusal(tmp_path) == f"data.root={tmp_path} {line}"
     assert opened(tmp_path, kind="picture_book").space.classes[1] == "tree"
     assert refusal(tmp_path, classes="cat,cat") == "data.classes: 'cat' is listed twice; each class once"
 
@@ -96,7 +96,7 @@ def bad_mask(path: Path, how: str) -> None:
     if how == "rgb":
         Image.fromarray(pixels).save(path)
     elif how == "16 bit":
-        Image.fromarray(pixels[..., 0].astype(np.uint16)).save(path)
+        Image.fromarray(pixels[..., 0].astype(np.uint16) + 999).save(path)
     elif how == "size":
         write_mask(path, np.zeros((HEIGHT, WIDTH - 1), np.uint8))
     elif how == "turned":
@@ -113,13 +113,13 @@ def bad_mask(path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("rgb", "8-bit RGB PNG; a label map is an 8-bit greyscale or a palette PNG"),
-        ("16 bit", "16-bit greyscale PNG"),
+        ("rgb", "a mask of colours (RGB), not of ids: data.colors=FILE gives the colours of the classes"),
+        ("16 bit", "holds id 999 (first at x=0, y=0); allowed: 0 to 2 and 255 (ignored)"),
         ("size", f"is {WIDTH - 1}x{HEIGHT} pixels"),
         ("turned", f"is {HEIGHT}x{WIDTH} pixels"),
         ("id", "holds id 3 (first at x=0, y=2); allowed: 0 to 2 and 255 (ignored)"),
         ("cut", "truncated PNG"),
-        ("no png", "not a PNG"),
+        ("no png", "not an image"),
     ],
 )
 def test_a_bad_mask_is_refused_in_one_line(tmp_path: Path, part: str, how: str, message: str) -> None:
@@ -139,7 +139,11 @@ def test_a_missing_mask_is_refused_where_it_counts(tmp_path: Path) -> None:
     (root / "masks" / "train" / "01.png").unlink()
     assert "images/train/01.png" in names(opened(root).unlabelled)
     (root / "masks" / "val" / "06.png").unlink()
-    assert refusal(root) == f"image images/val/06.png has no mask in {root}"
+    text = refusal(root)
+    assert text.startswith(
+        f"image images/val/06.png has no mask in {root}: looked for val/06.png or val/06.png.png"
+    )
+    assert f"{root}/masks has train/00.png, train/02.png" in text
 
 
 def test_a_bad_mask_of_an_unlabelled_image_is_nobodys_business(tmp_path: Path) -> None:
@@ -161,7 +165,9 @@ def test_no_mask_no_image_no_folder(tmp_path: Path) -> None:
     root = folder_set(tmp_path / "set")
     for path in root.glob("masks/*/*.png"):
         path.rename(path.with_name(f"x{path.name}"))
-    assert refusal(root) == f"data.root={root}: no image has a mask; a mask has the name of its image"
+    assert refusal(root).startswith(
+        f"data.root={root}: no image has a mask: for images/train/00.png, looked for train/00.png or "
+    )
     assert refusal(tmp_path / "nosuch").endswith(f"no such path: {tmp_path}/nosuch/images")
     (tmp_path / "empty" / "images").mkdir(parents=True)
     assert "no image in" in refusal(tmp_path / "empty")

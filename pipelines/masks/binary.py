@@ -16,12 +16,12 @@ OBJECT = 255
 """What such masks hold where the object is; elsewhere segray reads it as "ignored"."""
 
 
-def with_object_as_class(mask: LabelMap) -> LabelMap:
-    """The mask with 255 as class 1."""
-    return np.where(mask == OBJECT, np.uint8(1), mask)
+def with_object_as_class(mask: NDArray[np.unsignedinteger]) -> LabelMap:
+    """A mask of 8 bits with 255 as class 1."""
+    return np.where(mask == OBJECT, np.uint8(1), mask).astype(np.uint8)
 
 
-def count_ids(mask: LabelMap) -> NDArray[np.int64]:
+def count_ids(mask: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
     """Pixels of each id, int64 [256]."""
     return np.bincount(mask.ravel(), minlength=256)
 
@@ -31,10 +31,12 @@ def look_binary(pixels: NDArray[np.int64]) -> bool:
     return bool(pixels[0] and pixels[OBJECT] and not pixels[1:OBJECT].any())
 
 
-def all_look_binary(masks: Iterable[LabelMap]) -> bool:
+def all_look_binary(masks: Iterable[NDArray[np.unsignedinteger]]) -> bool:
     """`look_binary` over all masks; stops at the first one that holds another id."""
     total = np.zeros(256, np.int64)
     for mask in masks:
+        if mask.dtype != np.uint8:
+            return False
         total += count_ids(mask)
         if total[1:OBJECT].any():
             return False
@@ -72,7 +74,7 @@ def check_two_classes(classes: tuple[str, ...] | None, key: str) -> None:
         )
 
 
-def binary_hint(mask: LabelMap, ignore_index: int, key: str) -> str:
+def binary_hint(mask: NDArray[np.unsignedinteger], ignore_index: int, key: str) -> str:
     """The end of a message about an id out of range, where the mask looks binary; else nothing."""
     hint = ignore_index != IGNORE_INDEX and look_binary(count_ids(mask))
     return f"; this looks like a binary mask: object = 255; {key}=true reads it as one" if hint else ""

@@ -1,0 +1,82 @@
+"""The chunks of a PNG file, with every checksum and length verified."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_BLOCK = 1 << 24
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
+def check_png(data: bytes, max_pixels: int) -> None:
+    """Make sure that a PNG of any kind is whole: Pillow would read missing rows as black.
+
+    Raises:
+        ValueError: not a PNG, truncated, damaged (every checksum is verified), or of more pixels.
+    """
+    parts = list(chunks(data))
+    if len(parts[0][1]) != 13 or parts[0][0] != b"IHDR":
+        raise ValueError("damaged PNG: no header")
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", parts[0][1])
+    if width * height > max_pixels:
+        raise ValueError(f"{width}x{height} pixels (allowed: {max_pixels / 1e6:g} million)")
+    bits = depth * _CHANNELS.get(colour, 1)
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = ((len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes)
+    n_bytes = sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns)
+    for _ in inflate(b"".join(body for kind, body in parts if kind == b"IDAT"), n_bytes, 1):
+        pass
+
+
+def inflate(data: bytes, height: int, stride: int) -> Iterator[NDArray[np.uint8]]:
+    """Exactly `height` rows, a few at a time, whatever follows. Pillow would read missing rows as black."""
+    rows = max(1, _BLOCK // stride)
+    decoder, size = zlib.decompressobj(), 0
+    for start in range(0, height, rows):
+        n_bytes = min(rows, height - start) * stride
+        block = _decompressed(decoder, data, n_bytes)
+        data, size = decoder.unconsumed_tail, size + len(block)
+        if len(block) != n_bytes:
+            break
+        yield np.frombuffer(block, np.uint8).reshape(-1, stride)
+    size += len(_decompressed(decoder, data, 1))
+    if not size or size != height * stride:
+        raise ValueError(f"damaged PNG: the pixels need {height * stride} bytes, it holds {size} or more")
+
+
+def _decompressed(decoder: zlib._Decompress, data: bytes, n_bytes: int) -> bytes:
+    try:
+        return decoder.decompress(data, n_bytes)
+    except zlib.error as error:
+        raise ValueError(f"damaged PNG: {error}") from error
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """One chunk with its length and checksum."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(type, body) of each chunk up to IEND, checksums verified."""
+    if not data.startswith(SIGNATURE):
+        raise ValueError("not a PNG" + ("" if data else " (empty)"))
+    offset, kind = len(SIGNATURE), b""
+    while kind != b"IEND":
+        if offset + 12 > len(data):
+            raise ValueError("truncated PNG")
+        length = int.from_bytes(data[offset : offset + 4], "big")
+        end = offset + 8 + length
+        if end + 4 > len(data):
+            raise ValueError("truncated PNG")
+        kind, body = data[offset + 4 : offset + 8], data[offset + 8 : end]
+        if zlib.crc32(kind + body) != int.from_bytes(data[end : end + 4], "big"):
+            raise ValueError(f"damaged PNG: checksum of chunk {kind!r}")
+        yield kind, body
+        offset = end + 4

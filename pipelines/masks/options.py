@@ -1,0 +1,129 @@
+"""How the masks of a command are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from segray.models.label_map import LabelMap
+from segray.models.label_space import IGNORE_INDEX, LabelSpace
+from segray.pipelines.errors import UserError
+from segray.pipelines.masks.binary import binary_hint, check_two_classes, with_object_as_class
+from segray.pipelines.masks.color_table import GRAY, BoundColors, ColorTable, open_color_table
+from segray.pipelines.masks.raster import ENDINGS, IdMap, read_ids
+
+
+@dataclass(frozen=True)
+class MaskOptions:
+    """How masks are found and what their values mean.
+
+    Attributes:
+        prefix: of the configuration keys in messages, such as `data.`.
+        suffix: what a mask's name has behind its image's, such as `_mask`; `OLD:NEW` replaces OLD by it.
+        table: the colours of the classes; None: masks hold ids.
+        colors: the table with the ids of a class list, see `bound`.
+        binary: whether 255 is class 1; None: neither true nor false was said.
+        void: id of the pixels that count for nothing.
+    """
+
+    prefix: str = ""
+    suffix: str = ""
+    table: ColorTable | None = None
+    colors: BoundColors | None = None
+    binary: bool | None = None
+    void: int = IGNORE_INDEX
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        prefix: str = "",
+        suffix: str | None = None,
+        colors: str | None = None,
+        binary: bool | None = None,
+        void: int = IGNORE_INDEX,
+    ) -> MaskOptions:
+        """From the keys of a command.
+
+        Raises:
+            UserError: the table of colours cannot be read, or is given beside `binary`.
+        """
+        if colors is not None and binary is not None:
+            raise UserError(f"{prefix}binary: not with {prefix}colors, whose table names all colours")
+        table = None if colors is None else open_color_table(colors, f"{prefix}colors")
+        return cls(prefix, _without_ending(suffix or ""), table, None, binary, void)
+
+    @property
+    def binary_key(self) -> str:
+        """The key of `binary`."""
+        return f"{self.prefix}binary"
+
+    @property
+    def colors_key(self) -> str:
+        """The key of `table`."""
+        return f"{self.prefix}colors"
+
+    def space(self) -> LabelSpace | None:
+        """The classes of the table of colours; None without one.
+
+        Raises:
+            UserError: they cannot be a class list.
+        """
+        if self.table is None or not self.table.names:
+            return None
+        try:
+            return self.table.space()
+        except ValueError as problem:
+            raise UserError(f"{self.colors_key}={self.table.where}: {problem}") from None
+
+    def bound(self, space: LabelSpace) -> MaskOptions:
+        """The same with the ids that a class list gives to the colours.
+
+        Raises:
+            UserError: the class list does not fit the table, or `binary`.
+        """
+        if self.binary:
+            check_two_classes(space.classes, self.binary_key)
+        if self.table is None:
+            return self
+        if self.table.where == GRAY:
+            empty = np.zeros(0, np.int64)
+            return replace(self, colors=BoundColors(GRAY, empty, empty.astype(np.uint16), by_value=True))
+        return replace(self, colors=self.table.bind(space, self.colors_key))
+
+    def ids(self, data: bytes) -> IdMap:
+        """The ids in a mask file as they are stored; 255 is 1 with `binary`.
+
+        Raises:
+            ValueError: as `read_ids`.
+        """
+        ids = read_ids(data, self.colors, self.colors_key)
+        return with_object_as_class(ids) if self.binary and ids.dtype == np.uint8 else ids
+
+    def label_map(self, ids: IdMap, n_classes: int) -> LabelMap:
+        """Ids as segray has them: those of the classes, and 255 for pixels that count for nothing.
+
+        Raises:
+            ValueError: an id out of range.
+        """
+        void = IGNORE_INDEX if self.colors is not None and not self.colors.by_value else self.void
+        bad = (ids >= n_classes) & (ids != void)
+        if bad.any():
+            y, x = np.argwhere(bad)[0]
+            hint = binary_hint(ids, void, self.binary_key) if ids.dtype == np.uint8 else ""
+            raise ValueError(
+                f"holds id {ids[y, x]} (first at x={x}, y={y}); "
+                f"allowed: 0 to {n_classes - 1} and {void} (ignored){hint}"
+            )
+        return np.where(ids == void, np.uint8(IGNORE_INDEX), ids).astype(np.uint8)
+
+
+IDS = MaskOptions()
+"""Masks of ids, named as their images."""
+
+
+def _without_ending(suffix: str) -> str:
+    """`_mask.png` as `_mask`."""
+    ending = next((ending for ending in ENDINGS if suffix.lower().endswith(ending)), "")
+    return suffix.removesuffix(suffix[len(suffix) - len(ending) :]) if ending else suffix

@@ -1,0 +1,118 @@
+"""Names and records that are made to harm whoever prints them, or opens them in a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segray.models.label_space import label_space
+from segray.pipelines.commands import report, verify
+from segray.pipelines.config.commands.verify import VerifyConfig
+from segray.pipelines.errors import UserError
+from segray.pipelines.io.lock_record import parse_record
+from segray.pipelines.io.run_lock import RunLock
+from segray.pipelines.label_set.schema import provenance_of
+from segray.pipelines.label_set.store import LabelStore, write_part
+from segray.pipelines.printing import csv_text
+from segray.pipelines.reporting.evaluation import Evaluation, to_csv
+from tests.faults.runs import segray
+from tests.pipelines.label_sets import PROVENANCE, error_row, ok_row, tables, write_manifest
+
+ESCAPES = ["\x1b[2Jcat", "cat\x07", "c\rat", "cat\x9b31m", "\u202ecat", "cat\u2028dog"]
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_a_class_name_that_a_terminal_obeys_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="has control characters"):
+        label_space(["dog", name])
+    record = {**PROVENANCE, "classes": ["background", name]}
+    write_part(str(tmp_path), *tables([ok_row("a")], provenance=record))
+    with pytest.raises(UserError, match="not a name without control characters"):
+        _ = LabelStore(str(tmp_path)).provenance
+
+
+def test_names_of_all_languages_are_kept() -> None:
+    names = ["Bäume", "日本", "نیم‌فاصله", "a b", "e\u0301"]
+    assert label_space(names).classes[1:] == tuple(names)
+
+
+def test_what_a_label_set_says_is_printed_visibly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_part(str(tmp_path), *tables([error_row("a\x1b]0;owned\x07.jpg", error="")]))
+    write_manifest(str(tmp_path), ["b\x1b[2J"])
+    assert segray("verify", f"out={tmp_path}") == 1
+    seen = capsys.readouterr()
+    assert "a\\x1b]0;owned\\x07.jpg" in seen.out
+    assert "\x1b" not in seen.out + seen.err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"palette": [[0, 0, 0]] * 257},
+        {"palette": [[0, 0, 256]]},
+        {"palette": [[0, 0]]},
+        {"palette": "red"},
+        {"palette": [[1e999, 0, 0]]},
+        {"classes": [f"class {i}" for i in range(257)]},
+        {"classes": {"a": 1}},
+        {"classes": [1]},
+        {"ignore_index": 10**30},
+        {"ignore_index": "255"},
+    ],
+)
+def test_records_of_another_form_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    labels, segments = tables([ok_row("a")])
+    record = json.dumps({**PROVENANCE, **change})
+    labels, segments = (
+        table.replace_schema_metadata({**table.schema.metadata, b"segray": record.encode()})
+        for table in (labels, segments)
+    )
+    write_part(str(tmp_path), labels, segments)
+    write_manifest(str(tmp_path), ["a"])
+    with pytest.raises(UserError, match=r"cannot read|is damaged"):
+        report.build(str(tmp_path))
+    (problem, *_) = verify.verify(str(tmp_path)).problems
+    assert "not a label set's schema" in problem.what
+    with pytest.raises(UserError):
+        verify.run(VerifyConfig(out=str(tmp_path)))
+    with pytest.raises(ValueError, match=r"palette|class|ignore_index"):
+        provenance_of(labels.schema)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"pid": 1' + "0" * 30 + ', "heartbeat": 1' + "0" * 400 + "}",
+        '{"pid": 1, "heartbeat": 1e999}',
+        '{"pid": 1, "heartbeat": NaN}',
+        '{"pid": "\\u001b[2J", "host": [], "heartbeat": {}}',
+        "[" * 100_000,
+        "[]",
+    ],
+)
+def test_a_lock_of_any_content_is_an_old_lock(tmp_path: Path, content: str) -> None:
+    record = parse_record(content.encode(), 0.0)
+    assert record.age > 1e6
+    assert "\x1b" not in record.who
+    assert len(record.who) < 400
+    (tmp_path / ".lock.json").write_text(content)
+    os.utime(tmp_path / ".lock.json", (0, 0))
+    with RunLock(str(tmp_path)):
+        pass
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1+cmd", "-cmd|' /C calc'!A0", "@SUM(1)", "\t=1"])
+def test_a_formula_in_a_csv_file_is_text(name: str) -> None:
+    assert csv_text(name) == f"'{name}"
+    result = Evaluation(("background", name), np.eye(3, dtype=np.int64), 1)
+    rows = list(csv.reader(io.StringIO(to_csv(result))))
+    assert [row for row in rows if f"'{name}" in row]
+    assert not [row for row in rows if name in row]
+    assert [csv_text(c) for c in ("-1.5", "cat", 3, None, "\r=1")] == ["-1.5", "cat", 3, None, "\\r=1"]

@@ -1,0 +1,178 @@
+"""Weights and checkpoints that are made to harm, and servers that send them."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from segray.models import downloads
+from segray.models.weights import (
+    Checkpoint,
+    UnavailableError,
+    WeightsError,
+    load_state_dict,
+    parse_hub,
+    resolve,
+)
+from segray.pipelines.errors import UserError
+from segray.pipelines.training.checkpoints import check_weights, load_checkpoint, load_optimiser
+from tests.https_server import served
+
+CONTENT = b"weights" * 1000
+
+
+class Redirecting(http.server.BaseHTTPRequestHandler):
+    """/go leads to `target`; /big tells `length`, or none, and sends twice the limit."""
+
+    target: ClassVar[str] = ""
+    length: ClassVar[str | None] = None
+    seen: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.seen.append(self.path)
+        if self.path == "/go":
+            self.send_response(302)
+            self.send_header("Location", self.target)
+            self.end_headers()
+            return
+        self.send_response(200)
+        if self.length is not None:
+            self.send_header("Content-Length", self.length)
+        self.end_headers()
+        self.wfile.write(CONTENT)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("http://127.0.0.1:{port}/w.pth", "http:// is not encrypted"),
+        ("https://localhost:{port}/w.pth", "the host 'localhost', which is not allowed"),
+        ("https://huggingface.co.evil.example/w.pth", "the host 'huggingface.co.evil.example'"),
+        ("https://huggingface.co@localhost:{port}/w.pth", "the host 'localhost'"),
+        ("https://169.254.169.254/latest/meta-data/", "the host '169.254.169.254'"),
+        ("ftp://127.0.0.1/w.pth", "ftp"),
+        ("file:///etc/passwd", "file"),
+        ("data:text/plain,x", "data"),
+    ],
+)
+def test_a_redirect_to_another_host_or_without_encryption_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, why: str
+) -> None:
+    handler = type("Handler", (Redirecting,), {"seen": []})
+    with served(handler, tmp_path, monkeypatch) as address:
+        port = address.rpartition(":")[2]
+        handler.target = target.format(port=port)  # type: ignore[attr-defined]
+        with pytest.raises(UnavailableError, match=why):
+            resolve(f"{address}/go", cache_dir=tmp_path / "cache")
+    assert handler.seen == ["/go"]  # type: ignore[attr-defined]
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_the_user_may_allow_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = type("Handler", (Redirecting,), {"seen": []})
+    monkeypatch.setenv("SEGRAY_WEIGHT_HOSTS", "mirror.example, localhost")
+    with served(handler, tmp_path, monkeypatch) as address:
+        handler.target = address.replace("127.0.0.1", "localhost") + "/w.pth"  # type: ignore[attr-defined]
+        found = resolve(f"{address}/go", cache_dir=tmp_path / "cache")
+    assert found.sha256 == hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("length", "why"),
+    [
+        (None, "more than 5000 bytes, which is the limit"),
+        (str(len(CONTENT)), "it has 7000 bytes"),
+        ("-1", "tells a length of '-1'"),
+        ("9" * 5000, "tells a length of '999"),
+    ],
+)
+def test_a_download_has_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: str | None, why: str
+) -> None:
+    monkeypatch.setattr(downloads, "MAX_BYTES", 5000)
+    handler = type("Handler", (Redirecting,), {"length": length})
+    with served(handler, tmp_path, monkeypatch) as address, pytest.raises(UnavailableError, match=why):
+        resolve(f"{address}/big", cache_dir=tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("host", ["https://", "https:///w.pth"])
+def test_an_address_without_a_host_is_refused(tmp_path: Path, host: str) -> None:
+    with pytest.raises(WeightsError):
+        resolve(host, cache_dir=tmp_path)
+
+
+def test_a_repository_takes_a_revision() -> None:
+    file = parse_hub("hf-hub:owner/repo@refs/pr/1:sub/w.pth")
+    assert (file.repo, file.revision, file.filename) == ("owner/repo", "refs/pr/1", "sub/w.pth")
+    assert parse_hub("hf-hub:owner/repo").filename == "model.safetensors"
+    for spec in ("hf-hub:owner/repo:../../x", "hf-hub:a/b/c", "hf-hub:", "hf-hub:owner/repo@"):
+        with pytest.raises(WeightsError, match=r"not of the form hf-hub:owner/repo\[@revision\]"):
+            parse_hub(spec)
+
+
+def _deflated(path: Path) -> Path:
+    """A state dict of 256 MB of zeros, deflated to 250 kB."""
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.zeros(1 << 26)}, buffer)
+    with zipfile.ZipFile(buffer) as plain, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for record in plain.infolist():
+            packed.writestr(record.filename, plain.read(record))
+    return path
+
+
+def test_a_deflated_archive_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _deflated(tmp_path / "w.pth")
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda _: pytest.fail("it was unpacked"))
+    for digest in (None, hashlib.sha256(path.read_bytes()).hexdigest()):
+        with pytest.raises(WeightsError, match=r"unpacks to \d+ bytes, far more than it holds"):
+            resolve(str(path), sha256=digest)
+
+
+def test_a_tensor_that_is_larger_than_its_data_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"weight": torch.zeros(1, dtype=torch.float16).expand(1 << 20, 1 << 20)}, path)
+    with pytest.raises(WeightsError, match=r"of shape \(1048576, 1048576\) is larger than its data"):
+        load_state_dict(Checkpoint(path, ""))
+
+
+def _checkpoint(folder: Path, names: dict[str, bytes], more: dict[str, str]) -> str:
+    folder.mkdir()
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in names.items()}
+    for name, data in names.items():
+        (folder / name).write_bytes(data)
+    (folder / "state.json").write_text(json.dumps({"sha256": {**sums, **more}, "step": 1, "total": 1}))
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b", "..", "x?scheme=http", "extra.bin"])
+def test_a_checkpoint_names_its_own_files_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    digest = hashlib.sha256(b"secret").hexdigest()
+    uri = _checkpoint(tmp_path / "checkpoint", {"model.safetensors": b""}, {name: digest})
+    for read in (load_checkpoint, check_weights):
+        with pytest.raises(UserError, match="is none of its files"):
+            read(uri)
+
+
+def test_a_deflated_optimiser_is_refused(tmp_path: Path) -> None:
+    packed = _deflated(tmp_path / "w.pth").read_bytes()
+    uri = _checkpoint(tmp_path / "checkpoint", {"model.safetensors": b"", "optimiser.pt": packed}, {})
+    from segray.pipelines.training import checkpoints
+
+    state = check_weights(uri)
+    with pytest.raises(UserError, match=r"optimiser\.pt is refused"):
+        load_optimiser(checkpoints.Checkpoint(uri, {}, {}, state))

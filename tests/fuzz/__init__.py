@@ -1,0 +1,1 @@
+"""Hostile input by the thousand: valid files, changed by hypothesis, are read in a watched process."""

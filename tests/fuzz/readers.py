@@ -1,0 +1,245 @@
+"""What reads received files: each takes a folder with its input, and returns or refuses it."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+import segray
+from segray.models import weights
+from segray.models.segmenters.registry import build_segmenter
+from segray.pipelines import cli
+from segray.pipelines.config.command_table import COMMANDS
+from segray.pipelines.config.loading import dump, load
+from segray.pipelines.config.received import load_received
+from segray.pipelines.config.source import read_yaml
+from segray.pipelines.errors import UserError
+from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
+from segray.pipelines.training.checkpoints import load_optimiser, newest_whole, save_checkpoint
+from segray.pipelines.training.data.class_names import configured_space
+from segray.pipelines.training.data.coco import CocoImages
+from segray.pipelines.training.data.datasets import LabelledImages
+from segray.pipelines.training.data.label_join import open_label_set
+
+REFUSALS = (UserError, ImageProblem, weights.WeightsError)
+"""What a reader may raise: commands show the first, make rows of the second and show the third."""
+CLASSES = "tree,house"
+SIZE = (64, 48)
+
+
+def _segray(command: str, *overrides: str) -> None:
+    cli._run(command, overrides, debug=False)
+
+
+def _make(folder: Path) -> None:
+    """A label set, a network's checkpoint and true masks, for the tests to change."""
+    for name, colour in (("a.png", (200, 30, 30)), ("b.png", (30, 160, 40))):
+        pixels = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+        pixels[8:30, 10:40] = colour
+        for place in ("images", "masks"):
+            (folder / place).mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / "images" / name)
+        Image.fromarray((pixels[..., 0] > 100).astype(np.uint8)).save(folder / "masks" / name)
+    _segray(
+        "annotate",
+        "images=images",
+        "out=set",
+        f"classes={CLASSES}",
+        "sam.model=builtin",
+        "clip.model=builtin",
+    )
+    checkpoint = folder / "checkpoint"
+    checkpoint.mkdir()
+    network = build_segmenter("builtin", 3, pretrained=False)
+    optimiser = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+    state = {"step": 1, "total": 2, "history": [], "classes": ["void", "tree", "house"], "network": "builtin"}
+    save_checkpoint(checkpoint, network, None, optimiser, {**state, "window": None, "config": {}})
+
+
+def _annotate(folder: Path) -> None:
+    # SAM's own time is no subject here: without it, each image is one segment per class.
+    model = ("sam.model=none", "clip.model=builtin", "max_bad=1.0")
+    _segray("annotate", "images=manifest.parquet", "out=out", f"classes={CLASSES}", *model)
+
+
+def _verify(folder: Path) -> None:
+    _segray("verify", "out=set")
+
+
+def _report(folder: Path) -> None:
+    _segray("report", "out=set")
+
+
+def _evaluate(folder: Path) -> None:
+    _segray("evaluate", "labels=set", "masks=masks")
+
+
+def _relabel(folder: Path) -> None:
+    _segray("relabel", "labels=set", "out=out", f"classes={CLASSES}")
+
+
+def _label_set(folder: Path) -> None:
+    labels = segray.LabelSet("set")
+    for sample in islice(labels, 20):
+        for segment in sample.segments:
+            assert segment.mask.shape == sample.label.shape
+
+
+def _training_labels(folder: Path) -> None:
+    open_label_set("set", ["background", "tree", "house"])
+
+
+def _coco(folder: Path) -> None:
+    data = CocoImages("data", None)
+    samples = [data.samples[image_id] for image_id in data.candidates]
+    data.check(samples)
+    data.contents(samples)
+    images = LabelledImages(data.ready(samples))
+    for i in range(len(images)):
+        assert images[i][1].dtype == torch.uint8
+
+
+def _predict(folder: Path) -> None:
+    _segray("predict", "checkpoint=checkpoint", "images=images", "out=out")
+
+
+def _resume(folder: Path) -> None:
+    if checkpoint := newest_whole(["checkpoint"]):
+        load_optimiser(checkpoint)
+
+
+def _weights(folder: Path) -> None:
+    (path,) = folder.glob("weights.*")
+    file = weights.resolve(str(path))
+    weights.read_card(file)
+    weights.load_into(nn.Linear(3, 2), file, "the test's")
+
+
+def _class_file(folder: Path) -> None:
+    space = configured_space("classes.txt")
+    space.palette()
+    json.dumps(space.classes).encode()
+
+
+def _configuration(folder: Path) -> None:
+    for command in ("annotate", "train", "tune"):
+        with suppress(UserError):
+            dump(load(COMMANDS[command].config(), "config.yaml"))
+    with suppress(UserError):
+        own = {"out": "out", "labels": "set"}
+        dump(load_received(COMMANDS["relabel"].config(), read_yaml("config.yaml"), own, "config.yaml"))
+
+
+def _image(folder: Path) -> None:
+    decode((folder / "image").read_bytes(), ImageOptions())
+
+
+def _crash(folder: Path) -> None:
+    ctypes.string_at(0)
+
+
+def _raise(folder: Path) -> None:
+    raise KeyError("a bug")
+
+
+def _take_memory(folder: Path) -> None:
+    bytearray(1_200_000_000)
+
+
+def _take_a_second(folder: Path) -> None:
+    end = time.process_time() + 1
+    while time.process_time() < end:
+        pass
+
+
+def _take_all_time(folder: Path) -> None:
+    while True:
+        pass
+
+
+def _write_outside(folder: Path) -> None:
+    with suppress(OSError):
+        (folder.parent / "home" / "x").write_text("x")
+
+
+def _write_inside(folder: Path) -> None:
+    (folder / "x").write_text("x")
+    (folder / "x").rename(folder / "y")
+
+
+def _connect(folder: Path) -> None:
+    with socket.socket() as end, suppress(OSError):
+        end.connect(("127.0.0.1", 9))
+
+
+def _look_up(folder: Path) -> None:
+    with suppress(OSError):
+        socket.getaddrinfo("localhost", 9)
+
+
+def _start_process(folder: Path) -> None:
+    with suppress(OSError):
+        subprocess.run(["true"], check=False)
+
+
+def _read_secret(folder: Path) -> None:
+    with suppress(OSError):
+        (folder / ".." / "secret" / "secret.json").read_bytes()
+
+
+def _print_escape(folder: Path) -> None:
+    click.echo("class \x1b]0;x\x07")
+
+
+def _unpickle(folder: Path) -> None:
+    import pickle
+
+    with suppress(OSError):
+        pickle.load(io.BytesIO(b"cposix\nsystem\n."))
+
+
+READERS: dict[str, Callable[[Path], None]] = {
+    "make": _make,
+    "annotate": _annotate,
+    "verify": _verify,
+    "report": _report,
+    "evaluate": _evaluate,
+    "relabel": _relabel,
+    "label set": _label_set,
+    "training labels": _training_labels,
+    "coco": _coco,
+    "predict": _predict,
+    "resume": _resume,
+    "weights": _weights,
+    "class file": _class_file,
+    "configuration": _configuration,
+    "image": _image,
+    # What the harness itself must notice.
+    "crash": _crash,
+    "raise": _raise,
+    "take memory": _take_memory,
+    "take a second": _take_a_second,
+    "take all time": _take_all_time,
+    "write outside": _write_outside,
+    "write inside": _write_inside,
+    "connect": _connect,
+    "look up a name": _look_up,
+    "start a process": _start_process,
+    "read the secret": _read_secret,
+    "print an escape": _print_escape,
+    "unpickle": _unpickle,
+}

@@ -1,0 +1,151 @@
+"""Manifests, images and COCO files that somebody sent."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.fuzz.edits import Cut, Edit, cuts, damaged, edits, with_secret
+from tests.fuzz.formats import Png, edited_json, edited_rows, pngs
+from tests.fuzz.runner import Runner
+
+pytestmark = pytest.mark.slow
+
+
+def image(kind: str, mode: str = "RGB", **options: object) -> bytes:
+    """A small image file."""
+    pixels = np.arange(24 * 32 * 3, dtype=np.uint8).reshape(24, 32, 3)
+    sink = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(sink, kind, **options)
+    return sink.getvalue()
+
+
+IMAGES = {
+    "png": image("PNG"),
+    "palette": image("PNG", "P"),
+    "jpeg": image("JPEG"),
+    "progressive": image("JPEG", progressive=True),
+    "gray jpeg": image("JPEG", "L"),
+    "cmyk": image("JPEG", "CMYK"),
+    "tiff": image("TIFF"),
+    "lzw": image("TIFF", compression="tiff_lzw"),
+    "webp": image("WEBP"),
+    "gif": image("GIF", "P"),
+    "bmp": image("BMP"),
+    "ppm": image("PPM"),
+    "jpeg2000": image("JPEG2000"),
+    "avif": image("AVIF"),
+}
+
+
+@given(kind=st.sampled_from(sorted(IMAGES)), changes=cuts)
+def test_image_bytes(runner: Runner, kind: str, changes: list[Cut]) -> None:
+    runner.check("image", {"image": damaged(IMAGES[kind], changes)})
+
+
+@given(png=pngs)
+def test_image_headers(runner: Runner, png: Png) -> None:
+    runner.check("image", {"image": png.data()})
+
+
+def manifest() -> bytes:
+    """Two images below `images`."""
+    sink = pa.BufferOutputStream()
+    rows = {
+        "image_id": ["a.png", "b.png"],
+        "uri": ["images/a.png", "images/b.png"],
+        "size": [100, 100],
+        "mtime": [0.0, 0.0],
+        "problem": pa.array([None, None], pa.string()),
+        "mask_uri": pa.array([None, None], pa.string()),
+    }
+    pq.write_table(pa.table(rows), sink)
+    return sink.getvalue().to_pybytes()
+
+
+MANIFEST = manifest()
+
+
+@given(changes=edits)
+@example(changes=[Edit(4, "replace", ".")])
+@example(changes=[Edit(4, "replace", math.inf)])
+def test_manifest_rows(runner: Runner, valid: dict[str, bytes], changes: list[Edit]) -> None:
+    rows = edited_rows(MANIFEST, with_secret(changes, str(runner.secret)))
+    images = {name: data for name, data in valid.items() if name.startswith("images/")}
+    runner.check("annotate", {**images, "manifest.parquet": rows})
+
+
+@given(changes=cuts)
+def test_manifest_bytes(runner: Runner, valid: dict[str, bytes], changes: list[Cut]) -> None:
+    images = {name: data for name, data in valid.items() if name.startswith("images/")}
+    runner.check("annotate", {**images, "manifest.parquet": damaged(MANIFEST, changes)})
+
+
+RUNS = {"size": [24, 32], "counts": [10, 20, 738]}
+COCO = {
+    "images": [
+        {"id": 7, "file_name": "a.png", "height": 24, "width": 32},
+        {"id": 8, "file_name": "b.png", "height": 24, "width": 32},
+    ],
+    "categories": [{"id": 3, "name": "tree"}, {"id": 5, "name": "house"}],
+    "annotations": [
+        {"id": 1, "image_id": 7, "category_id": 3, "segmentation": [[1, 1, 20, 1, 20, 20]], "iscrowd": 0},
+        {
+            "id": 2,
+            "image_id": 7,
+            "category_id": 5,
+            "segmentation": {"size": [24, 32], "counts": [10, 20, 738]},
+        },
+        {"id": 3, "image_id": 8, "category_id": 5, "segmentation": {"size": [24, 32], "counts": ":d0Rg0"}},
+    ],
+}
+
+
+def coco_set(data: bytes) -> dict[str, bytes]:
+    """Two images and their annotations."""
+    images = {f"data/train2017/{name}.png": IMAGES["png"] for name in "ab"}
+    return {**images, "data/annotations/instances_train2017.json": data}
+
+
+@given(changes=edits)
+def test_coco_values(runner: Runner, changes: list[Edit]) -> None:
+    text = edited_json(json.dumps(COCO).encode(), with_secret(changes, str(runner.secret)))
+    runner.check("coco", coco_set(text))
+
+
+@given(changes=cuts)
+def test_coco_bytes(runner: Runner, changes: list[Cut]) -> None:
+    runner.check("coco", coco_set(damaged(json.dumps(COCO).encode(), changes)))
+
+
+@given(polygon=st.lists(st.floats() | st.integers() | st.sampled_from([0, 1e9, -1e9, 31.5, 24]), max_size=12))
+def test_polygons(runner: Runner, polygon: list[float]) -> None:
+    annotation = {"id": 1, "image_id": 7, "category_id": 3, "segmentation": [polygon]}
+    runner.check("coco", coco_set(json.dumps({**COCO, "annotations": [annotation]}).encode()))
+
+
+@given(
+    size=st.lists(st.sampled_from([24, 32, 0, -1, 2**31, 1.5]), min_size=1, max_size=3),
+    counts=st.text(max_size=20) | st.lists(st.integers(-1, 800) | st.integers(), max_size=8),
+)
+def test_coco_run_lengths(runner: Runner, size: list[float], counts: str | list[int]) -> None:
+    segmentation = {"size": size, "counts": counts}
+    annotation = {"id": 1, "image_id": 7, "category_id": 3, "segmentation": segmentation}
+    runner.check("coco", coco_set(json.dumps({**COCO, "annotations": [annotation]}).encode()))
+
+
+def test_the_valid_ones_are_taken(runner: Runner, valid: dict[str, bytes]) -> None:
+    images = {name: data for name, data in valid.items() if name.startswith("images/")}
+    assert runner.check("annotate", {**images, "manifest.parquet": MANIFEST}).how == "ok"
+    assert runner.check("coco", coco_set(json.dumps(COCO).encode())).how == "ok"
+    for data in IMAGES.values():
+        assert runner.check("image", {"image": data}).how == "ok"

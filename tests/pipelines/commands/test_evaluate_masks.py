@@ -1,0 +1,43 @@
+"""Masks of other names and kinds in `segray evaluate` and `segray report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segray.pipelines.commands.evaluate import execute
+from segray.pipelines.commands.report import run as run_report
+from segray.pipelines.config.commands.evaluate import EvaluateConfig
+from segray.pipelines.config.commands.report import ReportConfig
+from segray.pipelines.errors import UserError
+from tests.pipelines.label_set.small_store import PROVENANCE, ok_row, write_store
+
+LABEL = np.array([[0, 0, 1], [1, 0, 2]], np.uint8)
+COLOURS = np.array([(0, 0, 0), (250, 0, 0), (0, 0, 250)], np.uint8)
+TABLE = "background:0,0,0::\ncat:250,0,0::\ndog:0,0,250::\n"
+
+
+def store_in(folder: Path) -> str:
+    provenance = {**PROVENANCE, "classes": ["background", "cat", "dog"]}
+    return str(write_store(folder / "out", [ok_row("a.jpg", LABEL)], provenance=provenance))
+
+
+def test_colour_masks_with_a_suffix_are_compared(tmp_path: Path) -> None:
+    labels, masks = store_in(tmp_path), tmp_path / "masks"
+    masks.mkdir()
+    Image.fromarray(COLOURS[LABEL]).save(masks / "a_mask.bmp")
+    (tmp_path / "labelmap.txt").write_text(TABLE)
+    with pytest.raises(
+        UserError, match=r"for a\.jpg, looked for a\.png .*; mask_suffix=_mask finds a_mask\.bmp"
+    ):
+        execute(EvaluateConfig(labels=labels, masks=str(masks)))
+    with pytest.raises(UserError, match=r"a_mask\.bmp: a mask of colours \(RGB\), not of ids: colors=FILE"):
+        execute(EvaluateConfig(labels=labels, masks=str(masks), mask_suffix="_mask"))
+    table = str(tmp_path / "labelmap.txt")
+    result, _ = execute(EvaluateConfig(labels=labels, masks=str(masks), mask_suffix="_mask", colors=table))
+    assert (result.miou, result.n_images) == (1.0, 1)
+    run_report(ReportConfig(out=labels, masks=str(masks), mask_suffix="_mask", colors=table))
+    assert "they reach a mean IoU of 100" in (Path(labels) / "report.html").read_text()
