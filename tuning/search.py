@@ -23,9 +23,11 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.auto_precision import recorded_precision, with_precision
+from segray.pipelines.training.data.summary import data_lines
 from segray.pipelines.training.data.training_data import NO_VALIDATION
 from segray.pipelines.training.trackers import check_trackers
 from segray.pipelines.training.trainer import scaling_config
+from segray.pipelines.understood import show
 from segray.tuning.folder import SearchFolder, threshold_labels
 from segray.tuning.plans import Job, OnEnd, Rerun, RerunPlan, SearchPlan, proposer_of
 from segray.tuning.records import Trial
@@ -78,6 +80,10 @@ def _check_address(config: TuneConfig) -> None:
         )
 
 
+_OF_A_SPLIT = ("images", "labelled", "not taught")
+"""Starts of the lines about the data that differ between splits."""
+
+
 def _check_splits(config: TuneConfig, data: SharedData) -> int:
     """Open and check the data of every split before Ray starts; the number of classes."""
     base = train_config(config)
@@ -87,6 +93,8 @@ def _check_splits(config: TuneConfig, data: SharedData) -> int:
     for split in splits_of(config):
         chosen = base.model_copy(update={"data": base.data.model_copy(update={"labelled": split})})
         opened.append(data.open(chosen))
+        lines = data_lines(chosen, opened[-1])
+        show(lines if len(opened) == 1 else [text for text in lines if text.startswith(_OF_A_SPLIT)])
         check(chosen, opened[-1])
     return len(opened[0].space.classes)
 

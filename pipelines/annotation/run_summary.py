@@ -9,11 +9,12 @@ from typing import Any
 
 from segray.pipelines.engine.ledger import Tally
 from segray.pipelines.engine.progress import summary_lines
-from segray.pipelines.engine.run_record import RunRecord
+from segray.pipelines.engine.run_record import NoSegments, RunRecord
 from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
 
 _BAD_SHOWN = 20
+_EMPTY_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def summarise(store: LabelStore, provenance: dict[str, Any], tally: Tally, secon
     images: Counter[int] = Counter()
     bad: list[tuple[str, str, str]] = []
     area, labelled, n_segments = 0, 0.0, 0
+    empty: NoSegments = {"count": 0, "first": []}
     columns = [
         "image_id",
         "status",
@@ -92,9 +94,12 @@ def summarise(store: LabelStore, provenance: dict[str, Any], tally: Tally, secon
         size = row["width"] * row["height"]
         area, labelled = area + size, labelled + size * row["labelled_fraction"]
         n_segments += row["n_segments"]
+        if not row["n_segments"]:
+            empty["count"] += 1
+            empty["first"] = sorted([*empty["first"], row["image_id"]])[:_EMPTY_SHOWN]
         pixels.update(dict(zip(row["class_ids"], row["class_pixels"], strict=True)))
         images.update(row["class_ids"])
-    return {
+    record: RunRecord = {
         "rows": dict(rows),
         "labelled_fraction": labelled / area if area else 0.0,
         "n_segments": n_segments,
@@ -122,3 +127,6 @@ def summarise(store: LabelStore, provenance: dict[str, Any], tally: Tally, secon
         "versions": provenance["versions"],
         "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
+    if provenance.get("sam", {}).get("model") != "none":
+        record["no_segments"] = empty
+    return record

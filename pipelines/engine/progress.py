@@ -123,6 +123,10 @@ def summary_lines(run: RunRecord, out: str) -> list[str]:
         f"labelled    {100 * run['labelled_fraction']:.1f} % of the pixels lie in a named segment",
         f"segments    {run['n_segments']}",
     ]
+    if (empty := run.get("no_segments")) and empty["count"]:
+        more = f" and {empty['count'] - len(empty['first'])} more" * (empty["count"] > len(empty["first"]))
+        lines.append(f"no segment  in {empty['count']} of the ok images: {', '.join(empty['first'])}{more}")
+        lines.append("            (blank images, or values in a small part of the range: see image.range)")
     named = [c for c in run["classes"] if c["images"]]
     width = max((len(c["name"]) for c in named), default=5)
     lines += ["", f"{'class':<{width}}  {'pixels':>8}  {'images':>8}"]

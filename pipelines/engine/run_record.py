@@ -30,6 +30,13 @@ class ThisRun(TypedDict):
     gpu_busy: NotRequired[float | None]
 
 
+class NoSegments(TypedDict):
+    """Images with a label in which SAM found nothing, and the ids of the first few."""
+
+    count: int
+    first: list[str]
+
+
 class RunRecord(TypedDict):
     """A label set and its last run.
 
@@ -37,6 +44,7 @@ class RunRecord(TypedDict):
         rows: images by status.
         labelled_fraction: of the pixels, those in a segment with a class.
         n_segments: of all images.
+        no_segments: images in which SAM found nothing; missing without SAM, and in older label sets.
         classes: by class id.
         bad: id, status and reason of the first few bad images.
         this_run: the last run.
@@ -48,6 +56,7 @@ class RunRecord(TypedDict):
     rows: dict[str, int]
     labelled_fraction: float
     n_segments: int
+    no_segments: NotRequired[NoSegments]
     classes: list[ClassRecord]
     bad: list[tuple[str, str, str]]
     this_run: ThisRun

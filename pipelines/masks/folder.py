@@ -9,6 +9,7 @@ from segray.models.label_map import LabelMap
 from segray.models.label_space import LabelSpace
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.names import Names
 from segray.pipelines.masks.binary import all_look_binary, refuse_binary
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.masks.raster import ENDINGS, LOSSY_ENDINGS, IdMap
@@ -34,6 +35,7 @@ class MaskFolder:
     def __init__(self, root: str, options: MaskOptions | None = None) -> None:
         self.root, self.options = root, options or MaskOptions()
         self._names = list_masks(root)
+        self._index = Names(self._names)
         if not self._names:
             raise UserError(
                 f"masks={storage.display(root)}: no mask there; give a folder of masks of class ids "
@@ -53,7 +55,17 @@ class MaskFolder:
 
     def find(self, image_id: str) -> str | None:
         """The mask's path under the root, or None."""
-        return next((self._names[name] for name in self._candidates(image_id) if name in self._names), None)
+        candidates = list(self._candidates(image_id))
+        exact = next((self._names[name] for name in candidates if name in self._names), None)
+        if exact is not None or image_id.isascii():
+            return exact
+        found = next(filter(None, map(self._index.find, candidates)), None)
+        return None if found is None else self._names[found]
+
+    def own(self, name: str) -> str | None:
+        """The mask of a path under the root, as the disk spells it; None if there is none."""
+        found = self._index.find(name)
+        return self.find(name) if found is None else self._names[found]
 
     def _candidates(self, image_id: str) -> Iterator[str]:
         whole, stem = self._wanted(image_id)

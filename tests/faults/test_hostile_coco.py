@@ -123,7 +123,7 @@ TRIANGLE = [0, 0, 9, 0, 9, 9]
     ("annotations", "why"),
     [
         (
-            [annotation(i, 1, 1, []) for i in range(coco_masks.MAX_ANNOTATIONS + 1)],
+            [annotation(i, 1, 1, [TRIANGLE]) for i in range(coco_masks.MAX_ANNOTATIONS + 1)],
             "#1: 10001 annotations (allowed: at most 10000 per image)",
         ),
         (

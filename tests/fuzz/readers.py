@@ -24,6 +24,7 @@ from segray.models import weights
 from segray.models.segmenters.registry import build_segmenter
 from segray.pipelines import cli
 from segray.pipelines.config.command_table import COMMANDS
+from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.config.received import load_received
 from segray.pipelines.config.source import read_yaml
@@ -31,7 +32,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
 from segray.pipelines.training.checkpoints import load_optimiser, newest_whole, save_checkpoint
 from segray.pipelines.training.data.class_names import configured_space
-from segray.pipelines.training.data.coco import CocoImages
+from segray.pipelines.training.data.coco import open_coco
 from segray.pipelines.training.data.datasets import LabelledImages
 from segray.pipelines.training.data.label_join import open_label_set
 
@@ -104,7 +105,7 @@ def _training_labels(folder: Path) -> None:
 
 
 def _coco(folder: Path) -> None:
-    data = CocoImages("data", None)
+    data = open_coco(DataConfig(kind="coco", root="data"))
     samples = [data.samples[image_id] for image_id in data.candidates]
     data.check(samples)
     data.contents(samples)

@@ -51,6 +51,14 @@ class DataConfig(Config):
     """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
     mask_suffix: Text | None = None
     """What a mask's name has behind its image's, such as _mask; OLD:NEW replaces OLD by it; null: nothing."""
+    annotations: Text | None = None
+    """COCO's JSON file of the training images; null: instances_train*.json or the file of a known tool."""
+    val_annotations: Text | None = None
+    """COCO's JSON file of the validation images, with `data.annotations`; null: none."""
+    images: Text | None = None
+    """Folder below `data.root` with the images of the JSON file; null: where known tools put them."""
+    val_images: Text | None = None
+    """The same for the validation images; null: where known tools put them, or `data.images`."""
     labels: Folder | None = None
     """Label set of `segray annotate`: zero-shot labels of the unlabelled images; null: none."""
     labelled: Text = "all"

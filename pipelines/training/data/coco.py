@@ -1,226 +1,253 @@
-"""COCO's layout: annotations/instances_*.json, from which masks are rendered on demand."""
+"""COCO's instances files, as COCO has them and as labelling tools write them."""
 
 from __future__ import annotations
 
-import json
-import re
-import zlib
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NotRequired, TypedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from segray.models.label_space import IGNORE_INDEX, LabelSpace, label_space, no_class_name
+from segray.models.label_space import IGNORE_INDEX, LabelSpace, label_space, name_key, no_class_name
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.image_ids import check_image_id, escape_name
-from segray.pipelines.io.images import ImageProblem
+from segray.pipelines.io.names import Names
+from segray.pipelines.training.data.annotated import AnnotatedImages, Annotations, Drawing
 from segray.pipelines.training.data.class_names import configured_space
-from segray.pipelines.training.data.coco_area import area
-from segray.pipelines.training.data.coco_masks import Segmentation, check_segmentations, parse_json
-from segray.pipelines.training.data.mask_checks import image_shape, list_samples
-from segray.pipelines.training.data.samples import DataSet, Sample, refuse
-from segray.pipelines.understood import PixelCounts
+from segray.pipelines.training.data.coco_layout import Place, find_places
+from segray.pipelines.training.data.coco_masks import Segmentation, parse_json
+from segray.pipelines.training.data.mask_checks import list_samples
+from segray.pipelines.training.data.samples import DataSet, Sample
 
-ANNOTATIONS = "annotations"
-
-
-Shape = tuple[int, int, Segmentation]
-"""Annotation id, class id and segmentation."""
-
-
-class ImageRecord(TypedDict):
-    """An image in the JSON file; sides in pixels."""
-
-    id: int
-    height: int
-    width: int
-    file_name: NotRequired[str]
+_BAD = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+_BOX_ONLY = "annotations are boxes without an outline: the pixels of their boxes are ignored"
+_NO_OUTLINE = "annotations have neither an outline nor a box"
+_UNLISTED = "annotations are of images that the file does not list"
+_UNKNOWN = "annotations have a category that the file does not list: their pixels are ignored"
+_ABSENT = "images of the file are not there"
+_VAL_ONLY = "annotations have a category of the validation file alone: their pixels are ignored"
+_NOT_CHOSEN = "annotations have a category that data.classes leaves out: their pixels are background"
+_IN_BOTH = "images are in both files: they are used for validation alone"
 
 
-@dataclass
-class _Part:
-    """Contents of one instances_*.json, by image_id (the path under the root)."""
+@dataclass(frozen=True)
+class _File:
+    """An instances file.
 
-    uri: str
-    folder: str
-    images: dict[str, ImageRecord] = field(default_factory=dict)
-    shapes: dict[str, list[Shape]] = field(default_factory=lambda: defaultdict(list))
-
-
-class CocoImages(DataSet):
-    """COCO's training and validation images.
-
-    Args:
-        root: the data set's folder or URI.
-        classes: as many as there are categories; None: the file's own names.
-
-    Raises:
-        UserError: files are missing or invalid, or name a file outside the data set.
+    Attributes:
+        place: where it and its images are.
+        content: of the JSON file.
+        categories: names by id, sorted by id.
     """
 
-    def __init__(self, root: str, classes: str | Sequence[str] | None) -> None:
-        self.root = root
-        train = _part(root, "train")
-        if train is None:
-            where = storage.display(storage.join(root, ANNOTATIONS))
-            raise UserError(f"data.root: no instances_train*.json in {where}")
-        val = _part(root, "val")
-        categories = self._read(train)
-        self.space = _space(categories, classes, train.uri)
-        if val and self._read(val) != categories:
-            names = f"{storage.display(val.uri)} and {storage.display(train.uri)}"
-            raise UserError(f"{names} have different categories; both must have the same")
-        self._parts = [part for part in (train, val) if part]
-        self.samples = {i: sample for part in self._parts for i, sample in self._samples(part).items()}
-        self.train = [i for i in self.samples if i.startswith(f"{train.folder}/")]
-        self.candidates = [i for i in self.train if self.samples[i].mask]
-        if not self.candidates:
-            where = storage.display(storage.join(root, train.folder))
-            raise UserError(f"{storage.display(train.uri)} names none of the images in {where}")
-        self.val = [i for i in val.images if i in self.samples] if val else None
+    place: Place
+    content: Mapping[str, Any]
+    categories: dict[int, str]
 
-    def with_mask(self, sample: Sample, mask_id: str) -> Sample | None:  # noqa: ARG002  masks come from the JSON file
-        """The sample itself: published split files name PNG masks, but its mask comes from the JSON file."""
-        return sample if sample.mask else None
-
-    def contents(self, samples: Sequence[Sample]) -> list[frozenset[int]]:
-        """The classes of each image's annotations, see `DataSet.contents`; no file is read."""
-        return [frozenset(shape[1] for shape in self._shapes(sample)) for sample in samples]
-
-    def pixels(self, samples: Sequence[Sample]) -> PixelCounts:
-        """Pixels of each class by the areas of its annotations, see `DataSet.pixels`; no mask is rendered."""
-        counts = [self._areas(sample) for sample in samples]
-        return PixelCounts.of(counts, len(self.space.classes), IGNORE_INDEX)
-
-    def check(self, samples: Sequence[Sample]) -> None:
-        """Compare annotations with the images' headers, see `DataSet.check`; no mask is rendered."""
-        refuse([problem for sample in samples if (problem := self._problem(sample))], "bad masks or images")
-
-    def ready(self, samples: Iterable[Sample]) -> tuple[Sample, ...]:
-        """The samples with their annotations."""
-        return tuple(
-            replace(sample, shapes=self._pack(sample)) if sample.mask else sample for sample in samples
-        )
-
-    def _samples(self, part: _Part) -> dict[str, Sample]:
-        samples = list_samples(self.root, part.folder)
-        for image_id, record in part.images.items():
-            if image_id in samples:
-                mask_id = f"{ANNOTATIONS}/{part.uri.rpartition('/')[2]}#{record['id']}"
-                samples[image_id] = replace(samples[image_id], mask=part.uri, mask_id=mask_id)
-        return samples
-
-    def _read(self, part: _Part) -> dict[int, str]:
-        """Fill a part from its file; return the categories but the background, sorted by id."""
-        try:
-            content = parse_json(storage.read_bytes(part.uri))
-            categories = {int(c["id"]): str(c["name"]) for c in content["categories"]}
-            ids = {image["id"]: _image_id(part.folder, image["file_name"]) for image in content["images"]}
-            part.images = {ids[image["id"]]: _image_record(image) for image in content["images"]}
-            class_of, classes = _class_ids(categories)
-            for a in content["annotations"]:
-                shape = (int(a["id"]), class_of[a["category_id"]], a["segmentation"])
-                part.shapes[ids[a["image_id"]]].append(shape)
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            why = f"no {error}" if isinstance(error, KeyError) else str(error)
-            raise UserError(f"{storage.display(part.uri)} is not a COCO instances file: {why}") from None
-        return classes
-
-    def _part_of(self, sample: Sample) -> _Part:
-        return next(part for part in self._parts if sample.image_id in part.images)
-
-    def _shapes(self, sample: Sample) -> list[Shape]:
-        return self._part_of(sample).shapes.get(sample.image_id, [])
-
-    def _areas(self, sample: Sample) -> NDArray[np.int64]:
-        """Pixels of each id in an image, [256]; where annotations overlap, the pixels count for each."""
-        record = self._part_of(sample).images[sample.image_id]
-        counts = np.zeros(256, np.int64)
-        for _, class_id, segmentation in self._shapes(sample):
-            counts[class_id] += area(segmentation)
-        counts[0] = max(0, record["height"] * record["width"] - int(counts.sum()))
-        return counts
-
-    def _pack(self, sample: Sample) -> bytes:
-        record = self._part_of(sample).images[sample.image_id]
-        packed = {"size": [record["height"], record["width"]], "shapes": self._shapes(sample)}
-        return zlib.compress(json.dumps(packed, separators=(",", ":")).encode())
-
-    def _problem(self, sample: Sample) -> str | None:
-        if sample.mask is None:
-            return f"image {sample.image_id} is in no instances_*.json of {storage.display(self.root)}"
-        record = self._part_of(sample).images[sample.image_id]
-        try:
-            height, width = image_shape(sample.image)
-        except ImageProblem as problem:
-            return f"image {sample.image}: {problem.reason}"
-        if (height, width) == (record["height"], record["width"]):
-            return self._shape_problem(sample, height, width)
-        sizes = f"{record['width']}x{record['height']} pixels, its image {sample.image} {width}x{height}"
-        return f"{sample.mask_id} is {sizes}; both must have the same size"
-
-    def _shape_problem(self, sample: Sample, height: int, width: int) -> str | None:
-        shapes = self._shapes(sample)
-        try:
-            check_segmentations([(number, segmentation) for number, _, segmentation in shapes], height, width)
-        except ValueError as problem:
-            return f"{sample.mask_id}{problem}"
-        return None
-
-
-def _image_record(image: ImageRecord) -> ImageRecord:
-    return {"id": image["id"], "height": int(image["height"]), "width": int(image["width"])}
-
-
-def _class_ids(categories: dict[int, str]) -> tuple[dict[int, int], dict[int, str]]:
-    """The class id of each category, 0 for one named background, and the other categories by their ids."""
-    classes = {i: name for i, name in sorted(categories.items()) if no_class_name(name) is None}
-    class_of = dict.fromkeys(categories, 0) | {i: number for number, i in enumerate(classes, start=1)}
-    return class_of, classes
+    @property
+    def shown(self) -> str:
+        """The file, for messages."""
+        return storage.display(self.place.uri)
 
 
 def open_coco(config: DataConfig) -> DataSet:
-    """COCO in its own layout, of any year; void is 0, the classes are 1, 2, ... in the order of category ids.
+    """Images with a COCO instances file; void is 0, the classes are 1, 2, ... in the order of category ids.
 
     Raises:
-        UserError: see `CocoImages`.
+        UserError: files are missing or invalid, name an image outside the data set, or have other classes.
     """
-    return CocoImages(config.root, config.classes)
+    places = find_places(config)
+    train, val = (None if place is None else _read(place) for place in places)
+    assert train is not None
+    chosen = _choose(train, config.classes)
+    annotations = Annotations()
+    samples, ids = _add(annotations, config.root, train, chosen.ids(train))
+    val_samples, val_ids = _add(annotations, config.root, val, chosen.ids(val)) if val else ({}, [])
+    for image_id in sorted(set(ids) & set(val_ids)):
+        annotations.leave_out(_IN_BOTH, image_id)
+    held_out = set(val_ids)
+    return AnnotatedImages(
+        config.root,
+        chosen.space,
+        {**samples, **val_samples},
+        annotations,
+        train=[i for i in samples if i not in held_out],
+        val=val_ids if val else None,
+    )
 
 
-def _part(root: str, kind: str) -> _Part | None:
-    """The newest year's file of a kind and the folder of its images."""
-    names = storage.list_names(storage.join(root, ANNOTATIONS))
-    files = [name for name in names if re.fullmatch(rf"instances_{kind}\w*\.json", name)]
-    if not files:
-        return None
-    folder = files[-1].removeprefix("instances_").removesuffix(".json")
-    if not storage.exists(storage.join(root, folder)):
-        folder = f"images/{folder}"
-    return _Part(storage.join(root, ANNOTATIONS, files[-1]), folder)
+def _read(place: Place) -> _File:
+    try:
+        content = parse_json(storage.read_bytes(place.uri))
+        categories = {int(c["id"]): str(c["name"]) for c in content["categories"]}
+        unused = _super(content)
+        return _File(place, content, {i: n for i, n in sorted(categories.items()) if i not in unused})
+    except _BAD as error:
+        raise _no_file(storage.display(place.uri), error) from None
 
 
-def _image_id(folder: str, file_name: str) -> str:
-    image_id = "/".join(escape_name(part) for part in file_name.split("/"))
-    check_image_id(image_id, f"file_name in instances_{folder.rpartition('/')[2]}.json")
-    return f"{folder}/{image_id}"
+def _no_file(shown: str, error: Exception) -> UserError:
+    why = f"no {error}" if isinstance(error, KeyError) else str(error)
+    return UserError(f"{shown} is not a COCO instances file: {why}")
 
 
-def _space(categories: dict[int, str], classes: str | Sequence[str] | None, where: str) -> LabelSpace:
-    """The label space: `classes` if configured, else the names in the file."""
-    names = list(categories.values())
+def _super(content: Mapping[str, Any]) -> set[int]:
+    """Ids of categories that only group the others, as Roboflow writes one: nothing is annotated with it."""
+    used = {a["category_id"] for a in content["annotations"]}
+    names = {c.get("supercategory") for c in content["categories"] if c.get("supercategory") != c["name"]}
+    return {int(c["id"]) for c in content["categories"] if c["name"] in names and c["id"] not in used}
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """The classes that are learnt.
+
+    Attributes:
+        space: of the masks.
+        by_name: class ids, by `name_key`.
+        train: names of the training file's categories, by `name_key`.
+        own: whether the user chose some of them.
+    """
+
+    space: LabelSpace
+    by_name: Mapping[str, int]
+    train: frozenset[str]
+    own: bool
+
+    def ids(self, file: _File) -> dict[int, tuple[int, str]]:
+        """The class id of each category of a file, and why its annotations are not used ("": they are)."""
+        return {i: self._id(name) for i, name in file.categories.items()}
+
+    def _id(self, name: str) -> tuple[int, str]:
+        key = name_key(name)
+        if no_class_name(name):
+            return 0, ""
+        if key in self.by_name:
+            return self.by_name[key], ""
+        return (0, _NOT_CHOSEN) if key in self.train else (IGNORE_INDEX, _VAL_ONLY)
+
+
+def _choose(train: _File, classes: str | Sequence[str] | None) -> _Classes:
+    """The classes of `data.classes`, matched by name or else by their order; else those of the training file.
+
+    Raises:
+        UserError: the class list does not fit the categories.
+    """
+    names = [name for name in train.categories.values() if no_class_name(name) is None]
+    known = frozenset(name_key(name) for name in names)
+    try:
+        own = label_space(["void", *names])
+    except ValueError as problem:
+        raise UserError(f"{train.shown}: {problem}") from None
     if classes is None:
-        try:
-            return label_space(["void", *names])
-        except ValueError as problem:
-            raise UserError(f"{storage.display(where)}: {problem}") from None
+        return _Classes(own, _by_name(own.classes), known, own=False)
     space = configured_space(classes)
-    if len(space.classes) != len(names) + 1:
-        have = len(space.classes) - 1
-        raise UserError(f"data.classes: {have} classes, {storage.display(where)} has {len(names)} categories")
-    return space
+    wanted = [name_key(name) for name in space.classes[1:]]
+    if known.issuperset(wanted):
+        return _Classes(space, _by_name(space.classes), known, own=True)
+    if len(wanted) != len(names):
+        raise UserError(
+            f"data.classes: {len(wanted)} classes, {train.shown} has {len(names)} categories; "
+            "give the names of the file, or as many as it has"
+        )
+    moved = next(
+        (n for n, m in zip(space.classes[1:], names, strict=True) if name_key(n) in known - {name_key(m)}),
+        None,
+    )
+    if moved is not None:
+        raise UserError(
+            f"data.classes: {moved!r} is another category of {train.shown}; give the names of the file"
+        )
+    return _Classes(space, {name_key(name): i for i, name in enumerate(names, start=1)}, known, own=True)
+
+
+def _by_name(classes: Sequence[str]) -> dict[str, int]:
+    return {name_key(name): i for i, name in enumerate(classes) if i}
+
+
+def _add(
+    annotations: Annotations, root: str, file: _File, class_of: Mapping[int, tuple[int, str]]
+) -> tuple[dict[str, Sample], list[str]]:
+    """Add a file's images and outlines; all images of its folder, and the ids of those that the file has."""
+    try:
+        names = {image["id"]: _file_name(image) for image in file.content["images"]}
+        sizes = {i["id"]: (int(i["height"]), int(i["width"])) for i in file.content["images"]}
+        samples, ids = _match(root, file, names)
+        for number, name in names.items():
+            if number not in ids:
+                annotations.leave_out(_ABSENT, name)
+                continue
+            mask_id = f"{file.place.name}#{number}"
+            annotations.drawings[ids[number]] = Drawing(file.place.uri, mask_id, *sizes[number])
+        for place, annotation in enumerate(file.content["annotations"]):
+            _add_one(annotations, annotation, place, names, ids, class_of)
+    except _BAD as error:
+        if isinstance(error, UserError):
+            raise
+        raise _no_file(file.shown, error) from None
+    return samples, [i for i in dict.fromkeys(ids.values()) if i is not None]
+
+
+def _add_one(
+    annotations: Annotations,
+    annotation: Mapping[str, Any],
+    place: int,
+    names: Mapping[object, str],
+    ids: Mapping[object, str],
+    class_of: Mapping[int, tuple[int, str]],
+) -> None:
+    number = int(annotation.get("id", place))
+    example = f"annotation {number}"
+    if annotation["image_id"] not in names:
+        annotations.leave_out(_UNLISTED, example)
+        return
+    if annotation["image_id"] not in ids:
+        return
+    class_id, reason = class_of.get(annotation["category_id"], (IGNORE_INDEX, _UNKNOWN))
+    segmentation = annotation.get("segmentation") or None
+    if segmentation is None:
+        box = _box(annotation.get("bbox"))
+        class_id, reason, segmentation = IGNORE_INDEX, _BOX_ONLY if box else _NO_OUTLINE, box
+    if reason:
+        annotations.leave_out(reason, example)
+    if segmentation is not None:
+        annotations.shapes[ids[annotation["image_id"]]].append((number, class_id, segmentation))
+
+
+def _box(box: object) -> Segmentation | None:
+    """A box of x, y, width, height as a polygon; None for anything else."""
+    if not isinstance(box, list) or len(box) != 4 or any(type(v) not in (int, float) for v in box):
+        return None
+    x, y, width, height = box
+    return [[x, y, x + width, y, x + width, y + height, x, y + height]]
+
+
+def _file_name(image: Mapping[str, Any]) -> str:
+    """The image's path, with the separators of any system, escaped as image ids are."""
+    parts = image["file_name"].replace("\\", "/").removeprefix("./").split("/")
+    return "/".join(escape_name(part) for part in parts)
+
+
+def _match(
+    root: str, file: _File, names: Mapping[object, str]
+) -> tuple[dict[str, Sample], dict[object, str]]:
+    """The images of the first folder that has some of the file's, and the image_id of each that is there.
+
+    Names are only compared with those of a listing: no path of the file is opened.
+
+    Raises:
+        UserError: no folder has one of them, or a name leads out of the data set.
+    """
+    tried = []
+    for folder in file.place.folders:
+        samples = list_samples(root, folder)
+        listed = Names(i.removeprefix(f"{folder}/") if folder else i for i in samples)
+        found = {number: listed.find_path(name) for number, name in names.items()}
+        ids = {n: f"{folder}/{name}" if folder else name for n, name in found.items() if name is not None}
+        for number in names.keys() - ids.keys():
+            check_image_id(names[number], f"file_name in {file.place.name.rpartition('/')[2]}")
+        if ids:
+            return samples, ids
+        tried.append(storage.display(storage.join(root, folder)))
+    key = "data.val_images" if "val" in file.place.name else "data.images"
+    raise UserError(f"{file.shown} names none of the images in {' or '.join(tried)}; {key}=FOLDER names it")

@@ -123,10 +123,10 @@ def render_label_map(shapes: bytes) -> NDArray[np.uint8]:
     """The mask of one image, uint8 [H, W]: 0 without an annotation, else the class.
 
     Larger annotations are drawn first, of equal areas the later id first: the smaller one is on top, as in a
-    label set. Crowds are drawn like all others.
+    label set. Crowds are drawn like all others. "ordered" annotations are drawn as they come.
 
     Args:
-        shapes: the image's annotations, packed by `CocoImages.ready` after `check_segmentations`.
+        shapes: the image's annotations, packed by `AnnotatedImages.ready` after `check_segmentations`.
     """
     packed = json.loads(zlib.decompress(shapes))
     height, width = packed["size"]
@@ -136,7 +136,9 @@ def render_label_map(shapes: bytes) -> NDArray[np.uint8]:
         rle = _rle(segmentation, height, width)
         if rle is not None:
             layers.append((-int(coco_mask.area(rle)), -number, class_id, rle))
-    for _, _, class_id, rle in sorted(layers, key=lambda layer: layer[:2]):
+    for _, _, class_id, rle in (
+        layers if packed.get("ordered") else sorted(layers, key=lambda layer: layer[:2])
+    ):
         mask[coco_mask.decode(rle).astype(bool)] = class_id
     return mask
 

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from segray.models.label_space import IGNORE_INDEX
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.images import ImageProblem
+from segray.pipelines.io.names import Names
 from segray.pipelines.label_set.part_files import damage
 from segray.pipelines.label_set.store import LABELS, DamagedPartError, LabelStore
 from segray.pipelines.training.data.class_names import class_id_table
+from segray.pipelines.training.data.mask_checks import image_shape
 from segray.pipelines.training.data.samples import Sample
 
 Folder = tuple[int, str]
 """A folder relative to the data set's root: levels above it, or the path below it."""
 
 _log = logging.getLogger(__name__)
+_COMPARED = 64
+"""Images, evenly spaced, whose sizes are compared with their labels'."""
 _READERS = 4
 
 
@@ -103,18 +109,20 @@ def join_labels(
     Raises:
         UserError: no image of `counted` has a row, or two folders fit equally well.
     """
-    known = labels.ok | labels.bad
+    known = Names(labels.ok | labels.bad)
     counts: Counter[Folder] = Counter()
     for sample in samples if counted is None else counted:
-        counts.update(folder for folder, label_id in _label_ids(sample.image_id, root) if label_id in known)
+        counts.update(
+            folder for folder, label_id in _label_ids(sample.image_id, root) if known.find(label_id)
+        )
     folder = _best_folder(counts, labels, root)
     return [_joined(sample, folder, root, known) for sample in samples]
 
 
-def _joined(sample: Sample, annotated: Folder, root: str, known: Collection[str]) -> Sample:
+def _joined(sample: Sample, annotated: Folder, root: str, known: Names) -> Sample:
     candidates = _label_ids(sample.image_id, root)
-    matches = (label_id for folder, label_id in candidates if folder == annotated and label_id in known)
-    label_id = next(matches, None)
+    matches = (known.find(label_id) for folder, label_id in candidates if folder == annotated)
+    label_id = next(filter(None, matches), None)
     return sample if label_id is None else replace(sample, label_id=label_id)
 
 
@@ -159,6 +167,28 @@ def _folder_path(folder: Folder, root: str) -> str:
         return f"{storage.display(root)}/{below}"
     above = _above(root)
     return storage.display(root) if not levels else "/" + "/".join(above[: len(above) - levels])
+
+
+def check_sizes(samples: Sequence[Sample], labels: LabelSet) -> None:
+    """Compare the sizes of some images with those of their labels, before a worker meets one that differs.
+
+    Raises:
+        UserError: an image has another size than its label.
+    """
+    joined = [sample for sample in samples if sample.label_id in labels.ok]
+    chosen = {str(s.label_id): s for s in joined[:: max(1, len(joined) // _COMPARED)]}
+    for row in LabelStore(labels.root).rows(["image_id", "status", "height", "width"]):
+        sample = chosen.get(row["image_id"]) if row["status"] == "ok" else None
+        if sample is None:
+            continue
+        with suppress(ImageProblem):
+            height, width = image_shape(sample.image)
+            if (height, width) != (row["height"], row["width"]):
+                raise UserError(
+                    f"data.labels={storage.display(labels.root)}: the label of {sample.label_id} is "
+                    f"{row['width']}x{row['height']} pixels, the image {sample.image} {width}x{height}; "
+                    "annotate it again"
+                )
 
 
 def readable(samples: Sequence[Sample], labels: LabelSet) -> tuple[Sample, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,7 +17,7 @@ from segray.models.label_space import IGNORE_INDEX, LabelSpace
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage, tiff_bands
 from segray.pipelines.io.images import FORMATS, ImageProblem
-from segray.pipelines.io.sources import list_images, read_image
+from segray.pipelines.io.sources import ImageRef, list_images, read_image
 from segray.pipelines.masks.binary import count_ids, look_binary, refuse_binary
 from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.masks.options import MaskOptions
@@ -61,16 +62,24 @@ def list_samples(root: str, folder: str) -> dict[str, Sample]:
     Raises:
         UserError: no such folder, or no image in it.
     """
-    where = storage.join(root, folder)
+    where = storage.join(root, folder) if folder else root
+    start = f"{folder}/" if folder else ""
     try:
         refs = list(list_images(where))
     except UserError as error:
         raise UserError(f"data.root={storage.display(root)}: {error}") from None
-    for ref in refs:
-        if ref.problem:
-            _log.warning("%s/%s is skipped: %s", folder, ref.image_id, ref.problem)
-    ids = {f"{folder}/{ref.image_id}": ref.uri for ref in refs if not ref.problem}
+    _warn_of_left_out([ref for ref in refs if ref.problem], folder, len(refs))
+    ids = {f"{start}{ref.image_id}": ref.uri for ref in refs if not ref.problem}
     return {image_id: Sample(image_id, uri) for image_id, uri in ids.items()}
+
+
+def _warn_of_left_out(refs: Sequence[ImageRef], folder: str, total: int) -> None:
+    """Say how many images are left out, for each reason with an example."""
+    reasons = Counter(ref.problem for ref in refs)
+    examples = {ref.problem: ref.image_id for ref in reversed(refs)}
+    texts = [f"{reason} ({n}, such as {examples[reason]})" for reason, n in reasons.most_common()]
+    if texts:
+        _log.warning("%s: %d of %d images are left out: %s", folder, len(refs), total, "; ".join(texts))
 
 
 class MaskFolders:
@@ -112,7 +121,7 @@ class MaskFolders:
     def find(self, mask_id: str) -> str | None:
         """The mask_id in the spelling of the disk; None if there is no such mask."""
         folder, _, name = mask_id.partition("/")
-        file = self._truths[folder].find(name) if folder in self._truths else None
+        file = self._truths[folder].own(name) if folder in self._truths else None
         return f"{folder}/{file}" if file else None
 
     def looked_for(self, name: str) -> str:

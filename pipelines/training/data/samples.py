@@ -52,6 +52,7 @@ class TrainingData:
         validation: each has a mask.
         labelled_pixels: of the labelled images' masks.
         validation_pixels: of the validation images' masks.
+        left_out: what the data set has and training does not use, with reasons.
     """
 
     space: LabelSpace
@@ -60,6 +61,7 @@ class TrainingData:
     validation: tuple[Sample, ...]
     labelled_pixels: PixelCounts
     validation_pixels: PixelCounts
+    left_out: tuple[str, ...] = ()
 
 
 class DataSet(ABC):
@@ -72,6 +74,7 @@ class DataSet(ABC):
         train: ids of the training images.
         candidates: ids of the training images that labelled ones are sampled from; each has a mask.
         val: ids of its own validation part; None without one.
+        left_out: what it has and cannot be used, one line per reason.
     """
 
     root: str
@@ -80,6 +83,7 @@ class DataSet(ABC):
     train: Sequence[str]
     candidates: Sequence[str]
     val: Sequence[str] | None
+    left_out: Sequence[str] = ()
 
     @abstractmethod
     def with_mask(self, sample: Sample, mask_id: str) -> Sample | None:

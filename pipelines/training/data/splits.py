@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.names import nfc
 from segray.pipelines.training.data.samples import DataSet, Sample, refuse
 
 _SPLIT = "a split file"
@@ -102,6 +103,7 @@ class Names:
 
     def __init__(self, samples: Mapping[str, Sample]) -> None:
         self._samples = samples
+        self._composed = {nfc(image_id): image_id for image_id in samples}
         self._ends: dict[str, list[str]] | None = None
 
     def find(self, name: str) -> str:
@@ -112,9 +114,14 @@ class Names:
         """
         if name in self._samples:
             return name
+        name = nfc(name)
+        if name in self._composed:
+            return self._composed[name]
         parts = PurePosixPath(name).parts
         longer = ("/".join(parts[i:]) for i in range(1, len(parts)))
-        ids = next(([end] for end in longer if end in self._samples), None) or self._by_end(name)
+        ids = next(([self._composed[end]] for end in longer if end in self._composed), None) or self._by_end(
+            name
+        )
         if not ids:
             raise UserError(f"no image {name} in the data set")
         if len(ids) > 1:
@@ -125,7 +132,7 @@ class Names:
         if self._ends is None:
             self._ends = {}
             for image_id in self._samples:
-                for end in _ends(image_id):
+                for end in _ends(nfc(image_id)):
                     self._ends.setdefault(end, []).append(image_id)
         return self._ends.get(name, [])
 

@@ -22,6 +22,7 @@ def data_lines(config: TrainConfig, data: TrainingData) -> list[str]:
         line("images", "{} labelled, {} unlabelled, {} validation".format(*counts)),
         line("labelled", data.labelled_pixels.text(classes)),
         line("validation", data.validation_pixels.text(classes) if data.validation else _NO_VALIDATION),
+        *(line("left out", text) for text in data.left_out),
         *_absent_lines(config, data),
     ]
 

@@ -12,7 +12,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.training.data.coco import open_coco
 from segray.pipelines.training.data.folder import open_folder
-from segray.pipelines.training.data.label_join import join_labels, open_label_set, readable
+from segray.pipelines.training.data.label_join import check_sizes, join_labels, open_label_set, readable
 from segray.pipelines.training.data.samples import READ, DataSet, Sample, TrainingData
 from segray.pipelines.training.data.split_sampling import amount, balanced_sample, is_amount
 from segray.pipelines.training.data.splits import read_split
@@ -61,6 +61,7 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
         labels = open_label_set(config.labels, data.space.classes)
         if counted := unlabelled or validation:
             joined = join_labels([*unlabelled, *validation], labels, config.root, counted=counted)
+            check_sizes(joined, labels)
             validation = joined[len(unlabelled) :]
             unlabelled = readable(joined[: len(unlabelled)], labels)
     read = replace(READ, **config.image.model_dump())
@@ -71,6 +72,7 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
         _read_as(data.ready(validation), read),
         data.pixels(labelled),
         data.pixels(validation),
+        tuple(data.left_out),
     )
 
 

@@ -40,9 +40,11 @@ def test_it_counts_what_the_parts_hold(store: LabelStore) -> None:
 def test_images_count_by_their_size(tmp_path: Path) -> None:
     rows = [ok_row("a", labelled_fraction=1.0), ok_row("b", labelled_fraction=0.0, width=90, n_segments=0)]
     write_part(str(tmp_path), *tables(rows, []))
-    assert summarise(LabelStore(str(tmp_path)), RECORD, Tally(), 0.0)["labelled_fraction"] == pytest.approx(
-        0.25
-    )
+    found = summarise(LabelStore(str(tmp_path)), RECORD, Tally(), 0.0)
+    assert found["labelled_fraction"] == pytest.approx(0.25)
+    assert found["no_segments"] == {"count": 1, "first": ["b"]}
+    without_sam = summarise(LabelStore(str(tmp_path)), {**RECORD, "sam": {"model": "none"}}, Tally(), 0.0)
+    assert "no_segments" not in without_sam
 
 
 def test_the_first_bad_images_are_listed_in_order(tmp_path: Path) -> None:

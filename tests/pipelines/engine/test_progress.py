@@ -176,3 +176,9 @@ def test_workers_that_died_are_told() -> None:
     run = _run()
     run["this_run"]["restarts"] = 2
     assert "  workers died 2 times; their images were processed again" in summary_lines(run, "labels")
+
+
+def test_images_without_a_segment_are_no_quiet_ok_rows() -> None:
+    lines = summary_lines(_run(no_segments={"count": 3, "first": ["a.tif", "b.tif"]}), "labels")
+    assert "no segment  in 3 of the ok images: a.tif, b.tif and 1 more" in lines
+    assert not any("no segment" in line for line in summary_lines(_run(), "labels"))

@@ -1,0 +1,106 @@
+"""Where COCO, Roboflow, CVAT and Label Studio put their JSON files and images."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from segray.pipelines.config.commands.train import DataConfig
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.understood import name_some
+
+ANNOTATIONS = "annotations"
+_ROBOFLOW = "_annotations.coco.json"
+_PARTS = {"train": ("train",), "val": ("val", "valid", "validation")}
+_SINGLE = ("instances_default.json", "result.json", "annotations.json", "_annotations.coco.json", "coco.json")
+
+
+@dataclass(frozen=True)
+class Place:
+    """An instances file and the folders where its images may be.
+
+    Attributes:
+        uri: the file.
+        name: its path under the root.
+        folders: paths under the root, the likeliest first; "" is the root.
+    """
+
+    uri: str
+    name: str
+    folders: tuple[str, ...]
+
+
+def find_places(config: DataConfig) -> tuple[Place, Place | None]:
+    """The training and the validation file: those of the keys, or else those of a known layout.
+
+    Raises:
+        UserError: no instances file, or several that nothing tells apart.
+    """
+    if config.annotations is not None:
+        val = config.val_annotations
+        return (
+            _named(config.root, config.annotations, config.images, "data.annotations"),
+            None
+            if val is None
+            else _named(config.root, val, config.val_images or config.images, "data.val_annotations"),
+        )
+    if config.val_annotations is not None:
+        raise UserError("data.val_annotations: only with data.annotations, which names the training file")
+    train = _part(config.root, "train", config.images)
+    if train is None:
+        train = _single(config.root, config.images)
+    return train, _part(config.root, "val", config.val_images)
+
+
+def _named(root: str, name: str, images: str | None, key: str) -> Place:
+    inside = storage.join(root, name)
+    uri = inside if storage.is_local(name) and not name.startswith("/") and storage.exists(inside) else name
+    if not storage.exists(uri):
+        raise UserError(f"{key}: no file {storage.display(name)!r}, neither there nor below data.root")
+    return _place(root, uri, name, images)
+
+
+def _place(root: str, uri: str, name: str, images: str | None) -> Place:
+    if images is not None:
+        return Place(uri, name, (images.strip("/").removeprefix("./"),))
+    own = name.rpartition("/")[0] if uri != name else ""
+    stem = name.rpartition("/")[2].removesuffix(".json").removeprefix("instances_")
+    folders = dict.fromkeys([stem, f"images/{stem}", own, f"{own}/images".strip("/"), "images", ""])
+    return Place(
+        uri,
+        name,
+        tuple(f for f in folders if f != ANNOTATIONS and (not f or storage.exists(storage.join(root, f)))),
+    )
+
+
+def _part(root: str, kind: str, images: str | None) -> Place | None:
+    """The newest year's instances file of a part, or Roboflow's file in the part's folder."""
+    names = storage.list_names(storage.join(root, ANNOTATIONS))
+    words = "|".join(_PARTS[kind])
+    files = [name for name in names if re.fullmatch(rf"instances_({words})\w*\.json", name, re.IGNORECASE)]
+    if files:
+        name = f"{ANNOTATIONS}/{files[-1]}"
+        return _place(root, storage.join(root, name), name, images)
+    for word in _PARTS[kind]:
+        name = f"{word}/{_ROBOFLOW}"
+        if storage.exists(storage.join(root, name)):
+            return _place(root, storage.join(root, name), name, images)
+    return None
+
+
+def _single(root: str, images: str | None) -> Place:
+    """The one JSON file of a tool that does not divide its images."""
+    files = [f"{ANNOTATIONS}/{name}" for name in storage.list_names(storage.join(root, ANNOTATIONS))]
+    files = [name for name in [*files, *storage.list_names(root)] if _may_train(name)]
+    usual = [name for name in files if name.rpartition("/")[2] in _SINGLE] or files
+    if len(usual) == 1:
+        return _place(root, storage.join(root, usual[0]), usual[0], images)
+    where = storage.display(storage.join(root, ANNOTATIONS))
+    there = f"; there is {name_some(files, 5)}" if files else ""
+    raise UserError(f"data.root: no instances_train*.json in {where}{there}; data.annotations=FILE names it")
+
+
+def _may_train(name: str) -> bool:
+    """Whether a file is JSON and not named as one of validation or test images."""
+    return re.search(r"\.json$", name, re.IGNORECASE) is not None and re.search(r"_(val|test)", name) is None
