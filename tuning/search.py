@@ -48,6 +48,7 @@ def run(config: TuneConfig) -> None:
     config = with_precision(config, recorded_precision(config.out))
     folder = SearchFolder(config)
     folder.check()
+    cluster.check_start(config.address)
     check_trackers(config.trackers)
     for split in splits_of(config):
         proposer_of(config, split)

@@ -62,6 +62,14 @@ def segray(*arguments: str) -> int:
     return int(stop.value.code or 0)
 
 
+def only_error(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that an error took; before it stands what the command understood, the classes."""
+    *before, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("segray: ")
+    assert all(other.startswith("classes") for other in before), before
+    return line
+
+
 def finished_parts(out: Path) -> list[str]:
     """Names of the parts that are committed."""
     return sorted(path.name for path in out.glob("labels/part-*.parquet"))
