@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from segray.models import downloads
 from segray.models import weights as weight_files
 from segray.pipelines.commands import annotate, relabel, verify
 from segray.pipelines.config.commands.annotate import AnnotateConfig
@@ -103,7 +104,7 @@ def test_repair_loads_and_lists_nothing_by_the_word_of_a_received_label_set(
 ) -> None:
     _plant(received, planted, key)
     before = files(received)
-    monkeypatch.setattr(weight_files, "_download", lambda *_: pytest.fail("a request"))
+    monkeypatch.setattr(downloads, "fetch", lambda *_: pytest.fail("a request"))
     assert segray("verify", f"out={received}", "repair=true") == 1
     seen = capsys.readouterr().err
     assert f"{key}=" in seen
