@@ -16,6 +16,7 @@ from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.config.loading import load
+from segray.pipelines.config.shared import GrowConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.label_set.store import LabelStore, write_part
 from segray.tuning.folder import SearchFolder
@@ -72,7 +73,7 @@ def test_repair_takes_no_machine_from_a_received_label_set(
     assert segray("verify", f"out={received}", "repair=true") == 0
     (config,) = seen
     assert config.address is None
-    assert config.grow == AnnotateConfig(images="x", out="y").grow
+    assert config.grow == GrowConfig()
     assert (config.sam.num_gpus, config.rows_per_part, config.max_bad) == (None, None, None)
     assert config.image.roots == ()
     assert "  sam.points_per_side=3\n" in capsys.readouterr().err
