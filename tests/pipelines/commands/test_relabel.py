@@ -269,7 +269,7 @@ def test_the_set_that_is_read_is_not_written(labels: Path) -> None:
 @pytest.mark.parametrize(
     ("word", "text"),
     [
-        ("classes=a,a", "classes: 'a' is there twice"),
+        ("classes=a,a", "classes: 'a' is listed twice"),
         ("label.aliases.cow=cow", "aliases of unknown class 'cow'"),
         ("classes=none.txt", "classes: no file 'none.txt'"),
     ],
