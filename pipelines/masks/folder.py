@@ -42,7 +42,7 @@ class MaskFolder:
         if not self._names:
             raise UserError(
                 f"masks={storage.display(root)}: no mask there; give a folder of masks of class ids "
-                f"({' '.join(ENDINGS)}); `segray masks` converts annotation files (COCO, LabelMe, CVAT) to one"
+                f"({' '.join(ENDINGS)}); `segray masks` converts annotation files (COCO, LabelMe, CVAT)"
             )
 
     def __len__(self) -> int:
