@@ -212,8 +212,7 @@ class LabelStore:
             return None
         try:
             run = json.loads(data)
-            if not isinstance(run, dict):
-                raise ValueError("not a mapping")
+            _check_run(run)
         except (ValueError, RecursionError) as error:
             where = storage.display(storage.join(self.root, RUN))
             raise UserError(f"{where} is damaged: {error}; delete it") from error
@@ -320,6 +319,13 @@ class LabelStore:
     def _damaged(self, uri: str, reason: str) -> UserError:
         repair = f"segray verify out={storage.display(self.root)} repair=true"
         return DamagedPartError(f"{storage.display(uri)} is damaged ({reason}); run: {repair}")
+
+
+def _check_run(run: object) -> None:
+    """Refuse what readers rely on in another form: it may be anyone's."""
+    rows = run.get("rows", {}) if isinstance(run, dict) else None
+    if not isinstance(rows, dict) or not all(type(count) is int for count in rows.values()):
+        raise ValueError("not a record of a run, with its rows by status")
 
 
 def _uri(root: str, folder: str, name: str) -> str:

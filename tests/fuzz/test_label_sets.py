@@ -90,6 +90,7 @@ def test_run_lengths(
 @every_reader
 @given(changes=edits)
 @example(changes=[Edit(0, "replace", Built("nested", 3000))])
+@example(changes=[Edit(475, "replace", "")])
 def test_run_records(runner: Runner, valid: dict[str, bytes], reader: str, changes: list[Edit]) -> None:
     record = edited_json(valid["set/run.json"], with_secret(changes, str(runner.secret)))
     config = edited_yaml(valid["set/config.yaml"], with_secret(changes, str(runner.secret)))

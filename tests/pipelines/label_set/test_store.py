@@ -414,7 +414,7 @@ def test_run_json_is_plain_json(tmp_path: Path) -> None:
     text = (tmp_path / "run.json").read_text(encoding="utf-8")
     assert json.loads(text) == {"a": [1, 2], "b": 1}
     assert text.endswith("}\n")
-    for damaged in ('{"a"', "[1]", "[" * 100_000):
+    for damaged in ('{"a"', "[1]", "[" * 100_000, '{"rows": 1}', '{"rows": {"ok": "1"}}'):
         (tmp_path / "run.json").write_text(damaged, encoding="utf-8")
         with pytest.raises(UserError, match=r"run.json is damaged: .*; delete it"):
             LabelStore(str(tmp_path)).run()
