@@ -187,3 +187,20 @@ def test_a_received_search_sets_nothing_but_what_is_searched(
     again = SearchFolder(folder.config)
     again.begin()
     assert [one.number for one in again.trials()] == [0]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{}, {"sam": []}, {"sam": {"model": "vit_b"}, "clip": {"model": 7, "sha256": None}, "config": {}}],
+    ids=["nothing", "another type", "a number for a name"],
+)
+def test_relabel_refuses_records_of_another_form(
+    tmp_path: Path, record: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = tmp_path / "received"
+    kept = {name: value for name, value in PROVENANCE.items() if name not in ("sam", "clip", "config")}
+    write_part(str(labels), *tables([ok_row("a.png")], provenance={**kept, **record}))
+    write_manifest(str(labels), ["a.png"])
+    assert segray("relabel", f"labels={labels}", f"out={tmp_path / 'out'}", "classes=cat") == 2
+    assert "its record of what made it has no valid" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
