@@ -20,6 +20,7 @@ from segray.pipelines.config.schema import keys
 from segray.pipelines.engine import cluster, ray_data, single_process
 from segray.pipelines.engine.progress import StatusLine, clock
 from segray.pipelines.engine.shared_storage import require_shared
+from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions
@@ -115,6 +116,8 @@ def execute(config: PredictConfig) -> PredictResult:
             an output in use (4).
     """
     began = time.monotonic()
+    if not storage.exists(storage.join(config.out, TABLE)):
+        cluster.check_start(config.address)
     before = made_with(config.out)
     images = list_images(config.images, config.image.roots)
     job, record = prepare(config)
@@ -186,8 +189,9 @@ def _execute(config: PredictConfig, job: Job, n_pending: int, outcome: Outcome) 
     tables = local.predictions(job, read_pending(job.out)) if here else _on_cluster(config, job, n_pending)
     line = _Line(n_pending)
     try:
-        with closing(tables):
+        with closing(tables), Waiting("the workers to load the network and the first images") as wait:
             for table in tables:
+                wait.heard("the next images")
                 outcome.add(table)
                 line.show(outcome)
     except KeyboardInterrupt:

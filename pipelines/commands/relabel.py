@@ -29,7 +29,7 @@ from segray.pipelines.config.loading import dump_redacted
 from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.config.received import may_be_received
 from segray.pipelines.engine.ledger import Tally
-from segray.pipelines.engine.provenance import differences, other_configuration, provenance
+from segray.pipelines.engine.provenance import differences, other_configuration, provenance, stored_section
 from segray.pipelines.engine.rows import RLE, Row
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -64,38 +64,6 @@ class _Target:
     record: dict[str, Any]
     dim: int
     run_id: str
-
-
-@dataclass(frozen=True)
-class _Record:
-    """What relabelling needs of the record of what made a label set."""
-
-    sam: dict[str, Any]
-    clip: dict[str, Any]
-    templates: str | tuple[str, ...]
-
-
-def _record_of(source: LabelStore) -> _Record:
-    """The record, whose values may be anything where the label set was received.
-
-    Raises:
-        UserError: there is no label set, or its record lacks a value or has one of another kind.
-    """
-    record = current_provenance(source.provenance)
-    sam, clip, config = (_mapping(record.get(name)) for name in ("sam", "clip", "config"))
-    stored = config.get("label.templates")
-    templates = tuple(stored) if isinstance(stored, list) else stored
-    texts = [sam.get("model"), clip.get("model"), clip.get("sha256")]
-    texts += [*templates] if isinstance(templates, tuple) else [templates]
-    weights = clip.get("weights")
-    if not all(isinstance(text, str) for text in texts) or not isinstance(weights, str | None):
-        where = storage.display(source.root)
-        raise UserError(f"{where}: its record of sam, clip and label.templates is damaged; annotate again")
-    return _Record(sam, clip, cast("str | tuple[str, ...]", templates))
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def run(config: RelabelConfig) -> None:
@@ -139,22 +107,24 @@ def _with_stored_templates(config: RelabelConfig, source: LabelStore) -> Relabel
     """The configuration with the prompt templates of the label set, unless the user names some."""
     if "templates" in config.label.model_fields_set:
         return config
-    templates = _record_of(source).templates
+    record = current_provenance(source.provenance)
+    stored = stored_section(record, "config", ["label.templates"], config.labels)["label.templates"]
+    templates = stored if isinstance(stored, str) else tuple(map(str, stored or ()))
     return config.model_copy(update={"label": config.label.model_copy(update={"templates": templates})})
 
 
 def _prepare(config: RelabelConfig, source: LabelStore) -> _Target:
-    old = _record_of(source)
-    _require_embeddings(config.labels, source, old)
+    old = current_provenance(source.provenance)
+    _require_embeddings(config.labels, source)
     try:
         space = label_space(config.classes, config.label.background_names, config.label.aliases)
         text, templates = _embed_names(config, old, space)
     except ValueError as error:
         raise UserError(str(error)) from error
     show([classes_line(space.classes)])
-    clip = {key: value for key, value in old.clip.items() if key != "logit_scale"}
+    clip = {key: value for key, value in _clip_of(old, config).items() if key != "logit_scale"}
     record = provenance(
-        config, space, sam=old.sam, clip=clip, templates=templates, logit_scale=text.logit_scale
+        config, space, sam=old["sam"], clip=clip, templates=templates, logit_scale=text.logit_scale
     )
     store = LabelStore(config.out)
     if changed := differences(store.provenance, record, RelabelConfig) if store.parts() else []:
@@ -162,8 +132,8 @@ def _prepare(config: RelabelConfig, source: LabelStore) -> _Target:
     return _Target(space, text, record, text.embeddings.shape[1], uuid.uuid4().hex[:12])
 
 
-def _require_embeddings(labels: str, source: LabelStore, old: _Record) -> None:
-    if old.sam["model"] == "none":
+def _require_embeddings(labels: str, source: LabelStore) -> None:
+    if stored_section(source.provenance, "sam", ["model"], labels)["model"] == "none":
         raise UserError(
             f"{storage.display(labels)} was made with sam.model=none and has no segments; "
             "annotate with another SAM to relabel"
@@ -176,13 +146,13 @@ def _require_embeddings(labels: str, source: LabelStore, old: _Record) -> None:
 
 
 def _embed_names(
-    config: RelabelConfig, old: _Record, space: LabelSpace
+    config: RelabelConfig, old: dict[str, Any], space: LabelSpace
 ) -> tuple[TextEmbeddings, tuple[str, ...]]:
     """The new names, embedded by the same CLIP as the stored embeddings, and their prompt templates."""
     from segray.models.clip.model import build_text_clip
     from segray.models.clip.text import embed_label_space, resolve_templates
 
-    made_with = old.clip
+    made_with = _clip_of(old, config)
     weights = config.clip.weights or made_with.get("weights")
     if config.clip.weights is None and not may_be_received("clip.weights", weights):
         where = storage.display(config.labels)
@@ -195,6 +165,10 @@ def _embed_names(
     templates = resolve_templates(config.label.templates)
     bank = embed_label_space(clip, space, templates)
     return TextEmbeddings.from_bank(bank, config.label.threshold), templates
+
+
+def _clip_of(old: dict[str, Any], config: RelabelConfig) -> dict[str, Any]:
+    return stored_section(old, "clip", ["model", "sha256"], config.labels)
 
 
 def _drop_outdated(source: LabelStore, store: LabelStore) -> None:

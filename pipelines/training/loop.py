@@ -47,7 +47,7 @@ from segray.pipelines.training.history import (
     has_stopped,
 )
 from segray.pipelines.training.meter import Meter, mean_metrics, progress_line
-from segray.pipelines.training.session import Session, device_of_worker
+from segray.pipelines.training.session import Notes, Session, device_of_worker
 from segray.pipelines.training.step import Objective, StepMetrics
 from segray.pipelines.training.trackers import Trackers
 from segray.pipelines.training.validate import validate
@@ -86,6 +86,7 @@ class Trainer:
         self.config = config = on_device(config, self.device)
         self.session, self.classes = session, data.space.classes
         self.tracker_folder = tracker_folder if session.rank == 0 else None
+        session.note("the network to load")
         self._build_network(data)
         self._open_data(data)
         self.progress = self._resume()
@@ -115,7 +116,10 @@ class Trainer:
         first, last = self.progress.step, self._next_validation()
         meter = Meter(first)
         self.network.train()
+        steps = Notes(self.session, f"steps {first + 1} to {last} of {self.total}")
+        steps.show(0)
         for batch in meter.timed(self._batches(first, last)):
+            steps.show(batch.step - first)
             meter.add(self.train_step(batch))
             if (batch.step + 1) % CHECK_EVERY == 0:
                 meter.check()

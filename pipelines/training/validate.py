@@ -13,7 +13,7 @@ from segray.models.segmenters.registry import Segmenter
 from segray.models.semi.objective import IGNORE
 from segray.pipelines.training.data.datasets import LabelledImages, UnlabelledImages
 from segray.pipelines.training.history import ValidationMetrics
-from segray.pipelines.training.session import Session, sum_over_workers
+from segray.pipelines.training.session import Notes, Session, sum_over_workers
 
 MODEL, ZERO_SHOT, ENHANCED = range(3)
 """Labels that are compared with the masks: the network's, the label set's, and Eq. 7's."""
@@ -46,7 +46,9 @@ def validate(
     device = next(network.parameters()).device
     counts = torch.zeros(3, classes, classes, dtype=torch.int64, device=device)
     ignored = torch.zeros((), dtype=torch.int64, device=device)
+    notes = Notes(session, f"the validation of {len(images)} images")
     for index in range(session.rank, len(images), session.workers):
+        notes.show(index)
         image, mask = images[index]
         logits = image_logits(network, image, window=window)
         _count(counts[MODEL], mask, logits.argmax(0))
