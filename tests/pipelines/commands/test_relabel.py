@@ -318,7 +318,6 @@ def test_a_folder_of_something_else_and_one_in_use_are_refused(labels: Path, tmp
         {"config": []},
         {"config": {"label.templates": [1]}},
         {"clip": {"model": 7, "sha256": "0"}},
-        {"clip": {"model": "builtin", "sha256": "0", "weights": []}},
     ],
 )
 def test_a_record_of_another_kind_is_refused(labels: Path, tmp_path: Path, change: dict[str, Any]) -> None:
