@@ -198,7 +198,7 @@ def _relabel_part(source: LabelStore, part: str, out: str, target: _Target, toke
     for row in source.rows(parts=[part]):
         try:
             rows.append(_relabel_row(row, by_image.get(row["image_id"], []), target))
-        except ValueError as problem:
+        except (ValueError, TypeError) as problem:  # nulls where values must be
             root, image = storage.display(source.root), visible(str(row["image_id"]))
             raise UserError(
                 f"{part} of {root}: {image}: {problem}; see segray verify out={root}", exit_code=1
