@@ -45,11 +45,15 @@ def session(address: str | None, grow: GrowConfig | None = None) -> Iterator[Res
         yield _workable()
 
 
+def has_joined() -> bool:
+    """Whether this process is connected to a cluster; where it is not, Ray, slow to import, stays out."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
 def is_requested(address: str | None, grow: GrowConfig) -> bool:
     """Whether the user names a cluster, wants one to grow, or has this process connected to one."""
-    ray = sys.modules.get("ray")
-    connected = ray is not None and ray.is_initialized()
-    return bool(connected or address or os.environ.get("RAY_ADDRESS") or grow.gpus or grow.cpus)
+    return bool(has_joined() or address or os.environ.get("RAY_ADDRESS") or grow.gpus or grow.cpus)
 
 
 @contextlib.contextmanager

@@ -35,8 +35,8 @@ _Factor = Annotated[float, Field(gt=0)]
 class DataConfig(Config):
     """The images, masks and labels of a training run."""
 
-    kind: Literal["folder", "voc", "coco", "picture_book"] = "folder"
-    """folder, picture_book: images/ and masks/; voc: PASCAL VOC's folders; coco: instances_*.json."""
+    kind: Literal["folder", "voc", "coco", "labelme", "cvat", "picture_book"] = "folder"
+    """folder, picture_book: images/, masks/; voc: its folders; coco, labelme, cvat: annotation files."""
     root: Folder
     """The data set's folder."""
     classes: Text | tuple[Text, ...] | None = None
@@ -52,13 +52,15 @@ class DataConfig(Config):
     mask_suffix: Text | None = None
     """What a mask's name has behind its image's, such as _mask; OLD:NEW replaces OLD by it; null: nothing."""
     annotations: Text | None = None
-    """COCO's JSON file of the training images; null: instances_train*.json or the file of a known tool."""
+    """COCO's JSON file of the training images, or CVAT's XML; null: the name that a known tool gives it."""
     val_annotations: Text | None = None
     """COCO's JSON file of the validation images, with `data.annotations`; null: none."""
     images: Text | None = None
-    """Folder below `data.root` with the images of the JSON file; null: where known tools put them."""
+    """Folder below `data.root` with the images; null: images, or where known tools put them."""
     val_images: Text | None = None
     """The same for the validation images; null: where known tools put them, or `data.images`."""
+    masks: Text | None = None
+    """Folder below `data.root` with the masks of kind folder; null: masks."""
     labels: Folder | None = None
     """Label set of `segray annotate`: zero-shot labels of the unlabelled images; null: none."""
     labelled: Text = "all"
