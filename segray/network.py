@@ -20,10 +20,10 @@ class Network:
     Attributes:
         classes: the name of each class id.
         module: the torch module; `network.module.to("cuda")` moves it.
-        window: which images are predicted piece by piece.
+        window: which images are predicted piece by piece; None: none.
     """
 
-    def __init__(self, module: Segmenter, classes: tuple[str, ...], window: Window) -> None:
+    def __init__(self, module: Segmenter, classes: tuple[str, ...], window: Window | None) -> None:
         self.module, self.classes, self.window = module, classes, window
 
     def predict(self, image: str | PathLike[str] | Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -37,10 +37,11 @@ class Network:
         """
         import torch
 
+        from segray.models.segmenters.inference import WHOLE
         from segray.pipelines.training.trained import predict_label
 
         with torch.inference_mode():
-            return predict_label(self.module, _pixels(image), self.window)
+            return predict_label(self.module, _pixels(image), self.window or WHOLE)
 
 
 def load_network(run: str | PathLike[str], window: int | None = None) -> Network:
