@@ -32,7 +32,7 @@ def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*arguments: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(annotate, "_load", load)
+    monkeypatch.setattr(annotate, "open_models", load)
 
 
 @pytest.mark.slow

@@ -102,7 +102,7 @@ def test_without_a_server_it_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert line.startswith("segray: no job server at http://127.0.0.1:9 (")
+    assert line.startswith("segray: address=http://127.0.0.1:9: nobody listens there (")
 
 
 # On a head that asks for a token

@@ -307,7 +307,7 @@ def test_repair_of_what_lost_no_image_needs_no_model(
 
 
 def test_repair_says_why_images_cannot_be_made_again(folder: Path) -> None:
-    (folder / "config.yaml").write_text(f"images: {folder}/nowhere\nout: elsewhere\n")
+    (folder / "config.yaml").write_text(f"images: {folder}/nowhere\nout: elsewhere\nclasses: cat\n")
     (folder / "labels" / part_name(IDS[4:])).write_bytes(b"")
     why = rf"2 images of {folder} cannot be labelled again, .*: images: no such path: {folder}/nowhere"
     with pytest.raises(UserError, match=why) as caught:
