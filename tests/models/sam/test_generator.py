@@ -398,7 +398,7 @@ def test_offline_the_default_weights_name_both_ways_to_continue(
     def unreachable(*_: Any, **__: Any) -> None:
         raise OSError("Network is unreachable")
 
-    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", unreachable)
     monkeypatch.setenv("SEGRAY_CACHE", str(tmp_path))
     with pytest.raises(WeightsError) as error:
         build_sam("vit_b")
