@@ -177,7 +177,11 @@ def test_constructors_download_nothing(network: str, monkeypatch: pytest.MonkeyP
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a constructor went online")
 
-    for name in ("huggingface_hub.hf_hub_download", "socket.socket.connect", "urllib.request.OpenerDirector.open"):
+    for name in (
+        "huggingface_hub.hf_hub_download",
+        "socket.socket.connect",
+        "urllib.request.OpenerDirector.open",
+    ):
         monkeypatch.setattr(name, refuse)
     with torch.device("meta"):
         assert NETWORKS[network].build(3).encoder is not None
