@@ -103,7 +103,7 @@ def _read_yaml(text: str) -> list[str]:
 def _read_json(text: str) -> list[str]:
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("not JSON") from None
     for key in ("categories", "id2label", "names", "labels", "classes"):
         if isinstance(content, Mapping) and key in content:

@@ -177,7 +177,7 @@ def read_card(checkpoint: Checkpoint) -> dict[str, Any]:
     try:
         with safe_open(checkpoint.path, framework="pt") as file:
             card = json.loads((file.metadata() or {}).get("segray", "{}"))
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise WeightsError(f"{checkpoint.path} is damaged: {_line(error)}") from error
     if not isinstance(card, dict):
         raise WeightsError(f"{checkpoint.path}: its metadata 'segray' must be a JSON object")

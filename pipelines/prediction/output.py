@@ -33,7 +33,7 @@ def made_with(out: str) -> dict[str, object] | None:
             return dict(json.loads(storage.read_bytes(path))["made_with"])
     except OSError as error:
         raise UserError(f"out={storage.display(out)} cannot be read: {error}") from error
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{storage.display(path)} is damaged; give another out=DIR") from None
     if foreign := [name for name in names if not name.startswith(".")]:
         raise UserError(

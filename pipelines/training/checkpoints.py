@@ -13,7 +13,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import torch
 from safetensors.torch import load, save_file
@@ -29,6 +29,14 @@ MODEL, TEACHER, OPTIMISER, STATE = "model.safetensors", "teacher.safetensors", "
 CHECKPOINTS_KEPT = 3
 """Checkpoints with the best mIoU that a run keeps, and its newest."""
 
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("step", "total"), (int,)),
+    **dict.fromkeys(("history", "classes"), (list,)),
+    **dict.fromkeys(("config", "sha256"), (dict,)),
+    "network": (str,),
+    "window": (int, type(None)),
+}
+"""Those of `CheckpointState`: a checkpoint may be anyone's."""
 _log = logging.getLogger(__name__)
 
 
@@ -200,16 +208,24 @@ def _read_state(uri: str) -> CheckpointState:
     path = storage.join(uri, STATE)
     try:
         state: CheckpointState = json.loads(storage.read_bytes(path))
-        if not isinstance(state["sha256"], dict) or MODEL not in state["sha256"]:
+        if MODEL not in state["sha256"]:
             raise ValueError("no checksums")
+        _check_types(state)
         # Names become paths: a checkpoint may be anyone's.
         if foreign := sorted(set(state["sha256"]) - {MODEL, TEACHER, OPTIMISER}):
             raise ValueError(f"{foreign[0]!r} is none of its files")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{storage.display(uri)} is not a checkpoint of segray: {STATE} is missing") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{storage.display(path)} is damaged ({str(error)[:100]})") from None
     return state
+
+
+def _check_types(state: Mapping[str, object]) -> None:
+    if wrong := [key for key, kinds in _TYPES.items() if key in state and type(state[key]) not in kinds]:
+        raise ValueError(f"{wrong[0]} has another type")
+    if not all(isinstance(name, str) for name in cast("list[object]", state.get("classes", []))):
+        raise ValueError("a class without a name")
 
 
 def read_file(uri: str, name: str, state: CheckpointState) -> bytes:

@@ -114,7 +114,8 @@ def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _apply(node: Any, key: Any, change: Edit) -> None:
-    value = change.value.value() if isinstance(change.value, Built) else change.value
+    # A list that two examples share would hold what the first one put into it.
+    value = change.value.value() if isinstance(change.value, Built) else copy.deepcopy(change.value)
     if change.action == "delete":
         del node[key]
     elif change.action == "twice" and isinstance(node, list):

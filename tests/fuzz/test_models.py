@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from tests.fuzz.edits import Cut, Edit, cuts, damaged, edits, with_secret
+from tests.fuzz.edits import Built, Cut, Edit, cuts, damaged, edits, with_secret
 from tests.fuzz.formats import PICKLED_PROGRAM, edited_tensors, repacked, with_checksums
 from tests.fuzz.runner import Runner
 
@@ -38,6 +38,8 @@ def checkpoint(valid: dict[str, bytes]) -> dict[str, bytes]:
 
 @both_readers
 @given(changes=edits)
+@example(changes=[Edit(161, "replace", Built("nested", 3000))])
+@example(changes=[Edit(383, "replace", 0)])
 def test_states(runner: Runner, valid: dict[str, bytes], reader: str, changes: list[Edit]) -> None:
     files = with_checksums(checkpoint(valid), "checkpoint", with_secret(changes, str(runner.secret)))
     runner.check(reader, files)

@@ -65,10 +65,27 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, harm: Callable[[Path
         load_checkpoint(str(folder))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"step": 1}', '{"sha256": {}}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"step": 1}', '{"sha256": {}}', "[" * 100_000])
 def test_an_invalid_state_is_reported(tmp_path: Path, text: str) -> None:
     folder = write(tmp_path / "c")
     (folder / "state.json").write_text(text)
+    with pytest.raises(UserError, match=r"state.json is damaged"):
+        load_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"step": "1"}, {"total": None}, {"history": {}}, {"classes": "void"}, {"classes": [1]}),
+        *({"network": 7}, {"window": 0.5}, {"window": True}, {"config": 0}),
+    ],
+)
+def test_a_state_of_other_types_is_reported(tmp_path: Path, change: dict[str, object]) -> None:
+    folder = write(tmp_path / "c")
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**state, "window": None, "classes": ["void"]}))
+    load_checkpoint(str(folder))
+    (folder / "state.json").write_text(json.dumps({**state, **change}))
     with pytest.raises(UserError, match=r"state.json is damaged"):
         load_checkpoint(str(folder))
 
