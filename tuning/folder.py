@@ -21,7 +21,7 @@ from segray.pipelines.config.search_space import SPLIT, THRESHOLD
 from segray.pipelines.io import storage
 from segray.pipelines.training.run_folder import BEST, CHECKPOINTS, CONFIG, LAST, check_folder
 from segray.tuning.records import Run, Trial
-from segray.tuning.space import written_value
+from segray.tuning.space import as_number, written_value
 
 TRIALS, LABELS, RECORD = "trials", "labels", "trial.json"
 
@@ -149,15 +149,13 @@ def _allowed_values(config: TuneConfig) -> dict[str, set[str]]:
 def _fits(trial: Trial, known: Mapping[str, set[str]]) -> bool:
     """Whether a record sets what is searched and nothing else: the folder may have been received."""
     return all(
-        key in known and (value in known[key] or _is_number(value)) for key, value in trial.values.items()
+        key in known and (value in known[key] or _is_finite(as_number(value)))
+        for key, value in trial.values.items()
     )
 
 
-def _is_number(value: str) -> bool:
-    try:
-        return math.isfinite(float(value))
-    except ValueError:
-        return False
+def _is_finite(number: float | None) -> bool:
+    return number is not None and math.isfinite(number)
 
 
 def split_names(splits: Sequence[str]) -> dict[str, str]:

@@ -136,7 +136,7 @@ class TrialSession(RaySession):
         """Print nothing: the search has its own table."""
 
     def note(self, doing: str) -> None:
-        """Likewise."""
+        """Tell nobody: the search says itself what is running."""
 
 
 @dataclass(frozen=True)

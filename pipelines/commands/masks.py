@@ -21,10 +21,11 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageProblem, decode, encode_gray_png
 from segray.pipelines.io.sources import read_image
-from segray.pipelines.masks.binary import count_ids
+from segray.pipelines.label_set.schema import pixel_counts
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.masks import MaskFigures, MaskSample, page
 from segray.pipelines.training.data.class_names import FILE
+from segray.pipelines.training.data.coco_layout import is_coco
 from segray.pipelines.training.data.cvat import FILE as CVAT_FILE
 from segray.pipelines.training.data.datasets import read_mask
 from segray.pipelines.training.data.labelme import is_labelme
@@ -34,6 +35,7 @@ from segray.pipelines.training.data.voc import IMAGES as VOC_IMAGES
 from segray.pipelines.understood import PixelCounts, classes_line, line, name_some, show
 
 _WORKERS = 4
+_KEYS = re.compile(rf"\bdata\.({'|'.join(DataConfig.model_fields)})\b")
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,6 @@ def run(config: MasksConfig) -> None:
         # The readers are those of train, whose keys have a section.
         text = _KEYS.sub(lambda key: "in" if key[1] == "root" else key[1], str(error))
         raise UserError(text, exit_code=error.exit_code) from None
-
-
-_KEYS = re.compile(rf"\bdata\.({'|'.join(DataConfig.model_fields)})\b")
 
 
 def _run(config: MasksConfig) -> None:
@@ -110,17 +109,9 @@ def _kind(config: MasksConfig) -> str:
         return "voc"
     if (config.masks or "masks") in names:
         return "folder"
-    if "annotations" in names or any(storage.exists(storage.join(root, name)) for name in _COCO_FILES):
+    if is_coco(root):
         return "coco"
     return "labelme" if is_labelme(root) else "coco" if any(n.endswith(".json") for n in names) else "folder"
-
-
-_COCO_FILES = (
-    "train/_annotations.coco.json",
-    "valid/_annotations.coco.json",
-    "_annotations.coco.json",
-    "result.json",
-)
 
 
 def _images_text(data: DataSet, good: Sequence[Sample], masked: Sequence[Sample]) -> str:
@@ -143,7 +134,7 @@ def _convert(config: MasksConfig, data: DataSet, samples: Sequence[Sample]) -> M
     with ThreadPoolExecutor(_WORKERS) as pool:
         written_masks = pool.map(lambda n, s: _write(config.out, n, s, stems), names, data.ready(samples))
         for place, written in enumerate(written_masks):
-            counts.append(count_ids(written.mask))
+            counts.append(pixel_counts(written.mask))
             if shown is None or place in shown:
                 sheet.append(_shown(written, data.space, palette))
     pixels = PixelCounts.of(counts, len(data.space.classes), IGNORE_INDEX)
@@ -178,7 +169,7 @@ def _names(data: DataSet, samples: Sequence[Sample]) -> list[str]:
 
 def _shown(written: _Written, space: LabelSpace, palette: NDArray[np.uint8]) -> MaskSample:
     height, width = written.mask.shape
-    ids = np.flatnonzero(count_ids(written.mask)[: len(space.classes)])
+    shares = pixel_counts(written.mask)[: len(space.classes)] / written.mask.size
     try:
         photo, problem = thumbnails.photo(decode(written.image, READ)), ""
     except ImageProblem as error:
@@ -187,10 +178,14 @@ def _shown(written: _Written, space: LabelSpace, palette: NDArray[np.uint8]) -> 
     first = int(no_class_name(space.classes[0]) is None)
     raised = np.where(written.mask == IGNORE_INDEX, np.uint8(0), written.mask + np.uint8(first))
     label = thumbnails.label_overlay(raised, np.roll(palette, first, axis=0), opaque=not photo)
-    names = [(space.classes[i], "#" + bytes(palette[i]).hex()) for i in ids.tolist() if i or first]
+    classes = [
+        (space.classes[i], "#" + bytes(palette[i]).hex(), float(shares[i]))
+        for i in np.flatnonzero(shares).tolist()
+        if i or first
+    ]
     ignored = float((written.mask == IGNORE_INDEX).mean())
     return MaskSample(
-        written.name, f"{width} x {height}", width / height, photo, problem, label, names, ignored
+        written.name, f"{width} x {height}", width / height, photo, problem, label, classes, ignored
     )
 
 

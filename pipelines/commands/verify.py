@@ -201,7 +201,7 @@ def _plan(config: VerifyConfig, n_images: int) -> AnnotateConfig | RelabelConfig
     try:
         plan = _made_with(config)
         if isinstance(plan, AnnotateConfig):
-            next(iter(list_images(plan.images)), None)
+            next(list_images(plan.images, plan.image.roots), None)
     except UserError as error:
         raise _not_repaired(config.out, n_images, error) from error
     click.echo(f"as {storage.display(config.out)}/config.yaml says:", err=True)

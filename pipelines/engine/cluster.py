@@ -80,8 +80,7 @@ def check_start(address: str | None) -> None:
     Raises:
         UserError: nobody listens at the address, or Ray's sockets have no folder here.
     """
-    ray = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized():
+    if has_joined():
         return
     if (address or os.environ.get("RAY_ADDRESS") or "local") == "local":
         local_ray.check_folder()

@@ -17,9 +17,9 @@ _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
 _BARE = frozenset({0x01, 0xD8})
 _END = 0xD9
 _SCAN_CODE = 0xDA
-# One call of these decodes a whole file, and nothing from Python can stop it.
 # How long these take follows from the pixels: `raw` is read piece by piece, the others once per strip.
 _STEADY = frozenset({"raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "tiff_raw_16"})
+# One call of these decodes a whole file, and nothing from Python can stop it.
 _ONE_CALL = frozenset({"JPEG2000", "AVIF"})
 _STRIP_BYTES, _TILE_BYTES = 279, 325
 COUNT_READS = 10_000

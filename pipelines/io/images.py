@@ -29,7 +29,7 @@ from segray.pipelines.io.image_cost import (
     jpeg_scans,
 )
 from segray.pipelines.io.pixel_values import PixelProblem, PixelRules
-from segray.pipelines.io.png_chunks import SIGNATURE, chunk, chunks, inflate
+from segray.pipelines.io.png_chunks import SIGNATURE, chunk, inflate, parts
 from segray.pipelines.io.rgb import bands_to_rgb, to_rgb, wide_values
 
 UInt8Array = NDArray[np.uint8]
@@ -318,8 +318,8 @@ def encode_gray_png(array: UInt8Array) -> bytes:
     rows = np.zeros((height, width + 1), np.uint8)
     rows[:, 1:] = array
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.data, 3)), (b"IEND", b""))
-    return SIGNATURE + b"".join(chunk(kind, body) for kind, body in parts)
+    bodies = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.data, 3)), (b"IEND", b""))
+    return SIGNATURE + b"".join(chunk(kind, body) for kind, body in bodies)
 
 
 MAX_LABEL_PIXELS = 1 << 28
@@ -340,10 +340,7 @@ def decode_gray_png(data: bytes, shape: tuple[int, int] | None = None) -> UInt8A
         ValueError: not a PNG, truncated or damaged (every checksum is verified), another kind of PNG, or
             another size.
     """
-    parts = list(chunks(data))
-    if len(parts[0][1]) != 13 or parts[0][0] != b"IHDR":
-        raise ValueError("damaged PNG: no header")
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", parts[0][1])
+    (width, height, depth, colour, interlaced), packed = parts(data)
     if interlaced or depth not in _DEPTHS.get(colour, ()):
         kind = f"{depth}-bit {_COLOURS.get(colour, 'unknown')} PNG{' with interlacing' if interlaced else ''}"
         raise ValueError(f"{kind}; a label map is an 8-bit greyscale or a palette PNG, not interlaced")
@@ -354,8 +351,8 @@ def decode_gray_png(data: bytes, shape: tuple[int, int] | None = None) -> UInt8A
     stride = 1 + (width * depth + 7) // 8
     pixels = np.empty((height if colour == 0 else 0, width), np.uint8)
     filtered, row = colour != 0, 0
-    for block in inflate(b"".join(body for kind, body in parts if kind == b"IDAT"), height, stride):
-        filtered = filtered or block[:, 0].any()
+    for block in inflate(packed, height, stride):
+        filtered = filtered or bool(block[:, 0].any())
         if not filtered:
             pixels[row : row + len(block)] = block[:, 1:]
         row += len(block)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,24 +16,47 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
+class Header(NamedTuple):
+    """What the first chunk says of the pixels; the numbers are the format's own."""
+
+    width: int
+    height: int
+    depth: int
+    colour: int
+    interlaced: int
+
+
 def check_png(data: bytes, max_pixels: int) -> None:
     """Make sure that a PNG of any kind is whole: Pillow would read missing rows as black.
 
     Raises:
         ValueError: not a PNG, truncated, damaged (every checksum is verified), or of more pixels.
     """
-    parts = list(chunks(data))
-    if len(parts[0][1]) != 13 or parts[0][0] != b"IHDR":
-        raise ValueError("damaged PNG: no header")
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", parts[0][1])
+    header, pixels = parts(data)
+    width, height = header.width, header.height
     if width * height > max_pixels:
         raise ValueError(f"{width}x{height} pixels (allowed: {max_pixels / 1e6:g} million)")
-    bits = depth * _CHANNELS.get(colour, 1)
-    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    bits = header.depth * _CHANNELS.get(header.colour, 1)
+    passes = _ADAM7 if header.interlaced else ((0, 0, 1, 1),)
     sizes = ((len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes)
     n_bytes = sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns)
-    for _ in inflate(b"".join(body for kind, body in parts if kind == b"IDAT"), n_bytes, 1):
+    for _ in inflate(pixels, n_bytes, 1):
         pass
+
+
+def parts(data: bytes) -> tuple[Header, bytes]:
+    """The header of a PNG, and its pixels as they are packed.
+
+    Raises:
+        ValueError: not a PNG, truncated or damaged.
+    """
+    (first, body), *others = chunks(data)
+    if first != b"IHDR" or len(body) != 13:
+        raise ValueError("damaged PNG: no header")
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", body)
+    return Header(width, height, depth, colour, interlaced), b"".join(
+        body for kind, body in others if kind == b"IDAT"
+    )
 
 
 def inflate(data: bytes, height: int, stride: int) -> Iterator[NDArray[np.uint8]]:

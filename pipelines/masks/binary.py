@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from segray.models.label_map import LabelMap
 from segray.models.label_space import IGNORE_INDEX
 from segray.pipelines.errors import UserError
+from segray.pipelines.label_set.schema import pixel_counts
 from segray.pipelines.understood import name_some
 
 OBJECT = 255
@@ -19,11 +20,6 @@ OBJECT = 255
 def with_object_as_class(mask: NDArray[np.unsignedinteger]) -> LabelMap:
     """A mask of 8 bits with 255 as class 1."""
     return np.where(mask == OBJECT, np.uint8(1), mask).astype(np.uint8)
-
-
-def count_ids(mask: NDArray[np.unsignedinteger]) -> NDArray[np.int64]:
-    """Pixels of each id, int64 [256]."""
-    return np.bincount(mask.ravel(), minlength=256)
 
 
 def look_binary(pixels: NDArray[np.int64]) -> bool:
@@ -37,7 +33,7 @@ def all_look_binary(masks: Iterable[NDArray[np.unsignedinteger]]) -> bool:
     for mask in masks:
         if mask.dtype != np.uint8:
             return False
-        total += count_ids(mask)
+        total += pixel_counts(mask.astype(np.uint8, copy=False))
         if total[1:OBJECT].any():
             return False
     return look_binary(total)
@@ -76,5 +72,5 @@ def check_two_classes(classes: tuple[str, ...] | None, key: str) -> None:
 
 def binary_hint(mask: NDArray[np.unsignedinteger], ignore_index: int, key: str) -> str:
     """The end of a message about an id out of range, where the mask looks binary; else nothing."""
-    hint = ignore_index != IGNORE_INDEX and look_binary(count_ids(mask))
+    hint = ignore_index != IGNORE_INDEX and look_binary(pixel_counts(mask.astype(np.uint8, copy=False)))
     return f"; this looks like a binary mask: object = 255; {key}=true reads it as one" if hint else ""

@@ -25,7 +25,7 @@ class MaskSample:
         photo: the image, or "".
         problem: why there is no image.
         label: the mask in colours.
-        classes: (name, colour) of the classes in it but 0.
+        classes: (name, colour, share of the pixels) of the classes in it; without the background.
         ignored: share of ignored pixels.
     """
 
@@ -35,7 +35,7 @@ class MaskSample:
     photo: str
     problem: str
     label: str
-    classes: Sequence[tuple[str, str]]
+    classes: Sequence[tuple[str, str, float]]
     ignored: float
 
 

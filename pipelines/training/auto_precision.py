@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import torch
 import yaml
 
-from segray.models.precision import best_train_precision
+from segray.models.precision import TrainPrecision, best_train_precision
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.engine import devices
 from segray.pipelines.io import storage
@@ -17,10 +17,11 @@ ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
 
 def recorded_precision(out: str) -> str | None:
-    """`train.precision` of the run or search in `out`; None if there is none, or none that can be read."""
+    """`train.precision` of the run or search in `out`; None if there is none that is known."""
     try:
         stored = yaml.safe_load(storage.read_bytes(storage.join(out, CONFIG)))
-        return str(stored["train"]["precision"])
+        precision = stored["train"]["precision"]
+        return precision if precision in get_args(TrainPrecision) else None
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return None
 

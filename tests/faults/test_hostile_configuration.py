@@ -18,6 +18,8 @@ from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.config.shared import GrowConfig
 from segray.pipelines.errors import UserError
+from segray.pipelines.io.manifest import write_manifest as write_image_list
+from segray.pipelines.io.sources import list_images
 from segray.pipelines.label_set.store import LabelStore, write_part
 from segray.tuning.folder import SearchFolder
 from tests.faults.invariant import files
@@ -189,18 +191,17 @@ def test_a_received_search_sets_nothing_but_what_is_searched(
     assert [one.number for one in again.trials()] == [0]
 
 
-@pytest.mark.parametrize(
-    "record",
-    [{}, {"sam": []}, {"sam": {"model": "vit_b"}, "clip": {"model": 7, "sha256": None}, "config": {}}],
-    ids=["nothing", "another type", "a number for a name"],
-)
-def test_relabel_refuses_records_of_another_form(
-    tmp_path: Path, record: dict[str, object], capsys: pytest.CaptureFixture[str]
+def test_repair_reads_images_below_the_roots_of_the_user(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    labels = tmp_path / "received"
-    kept = {name: value for name, value in PROVENANCE.items() if name not in ("sam", "clip", "config")}
-    write_part(str(labels), *tables([ok_row("a.png")], provenance={**kept, **record}))
-    write_manifest(str(labels), ["a.png"])
-    assert segray("relabel", f"labels={labels}", f"out={tmp_path / 'out'}", "classes=cat") == 2
-    assert "its record of what made it has no valid" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    images, manifest, out = (
+        draw_scenes(tmp_path / "images", 4),
+        tmp_path / "lists/some.parquet",
+        tmp_path / "out",
+    )
+    write_image_list(list_images(str(images)), str(manifest))
+    label_plainly(config_of(manifest, out, f"image.roots={images}"), [2, 2])
+    (out / "labels" / LabelStore(str(out)).parts()[0]).write_bytes(b"PAR1")
+    assert segray("verify", f"out={out}", "repair=true") == 1
+    assert "others with image.roots=FOLDER" in capsys.readouterr().err
+    assert segray("verify", f"out={out}", "repair=true", f"image.roots={images}") == 0

@@ -70,7 +70,7 @@ def label_plainly(config: AnnotateConfig, part_sizes: Sequence[int]) -> Prepared
     schemas = labels_schema(prepared.provenance), segments_schema(dim, prepared.provenance)
     manifest = f"{config.out}/manifest.parquet"
     Path(config.out).mkdir(parents=True)
-    write_manifest(list_images(config.images), manifest)
+    write_manifest(list_images(config.images, config.image.roots), manifest)
     (Path(config.out) / "config.yaml").write_text(dump(config))
     refs = [{"image_id": r.image_id, "uri": r.uri, "problem": r.problem} for r in read_manifest(manifest)]
     assert sum(part_sizes) == len(refs)

@@ -13,7 +13,7 @@ from segray.pipelines.understood import name_some
 ANNOTATIONS = "annotations"
 _ROBOFLOW = "_annotations.coco.json"
 _PARTS = {"train": ("train",), "val": ("val", "valid", "validation")}
-_SINGLE = ("instances_default.json", "result.json", "annotations.json", "_annotations.coco.json", "coco.json")
+_SINGLE = ("instances_default.json", "result.json", "annotations.json", _ROBOFLOW, "coco.json")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,12 @@ def find_places(config: DataConfig) -> tuple[Place, Place | None]:
     if train is None:
         train = _single(config.root, config.images)
     return train, _part(config.root, "val", config.val_images)
+
+
+def is_coco(root: str) -> bool:
+    """Whether a folder has COCO's folder of annotations, or a file that a known tool writes."""
+    in_parts = (f"{part}/{_ROBOFLOW}" for parts in _PARTS.values() for part in parts)
+    return any(storage.exists(storage.join(root, name)) for name in (ANNOTATIONS, *_SINGLE, *in_parts))
 
 
 def named_file(root: str, name: str, key: str) -> str:

@@ -18,7 +18,8 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage, tiff_bands
 from segray.pipelines.io.images import FORMATS, ImageProblem
 from segray.pipelines.io.sources import ImageRef, list_images, read_image
-from segray.pipelines.masks.binary import count_ids, look_binary, refuse_binary
+from segray.pipelines.label_set.schema import pixel_counts
+from segray.pipelines.masks.binary import look_binary, refuse_binary
 from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.training.data.samples import READ, DataSet, Sample, grouped, refuse
@@ -147,7 +148,7 @@ class MaskFolders:
             UserError: the mask is invalid.
         """
         folder, name = self._split(sample.mask_id or "")
-        return count_ids(self._truths[folder].read(name, shape=shape, n_classes=n_classes))
+        return pixel_counts(self._truths[folder].read(name, shape=shape, n_classes=n_classes))
 
 
 class MaskedImages(DataSet):

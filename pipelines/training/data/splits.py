@@ -57,7 +57,7 @@ def read_split(path: str, data: DataSet, key: str) -> tuple[Sample, ...]:
             listed twice.
     """
     text = _read(path, key)
-    names = Names(data.samples)
+    names = SampleFinder(data.samples)
     samples: dict[str, Sample] = {}
     problems = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -85,7 +85,7 @@ def _read(path: str, key: str) -> str:
         raise UserError(f"{key}: cannot read {storage.display(path)!r}: {error}") from None
 
 
-def _sample(line: str, names: Names, data: DataSet) -> Sample:
+def _sample(line: str, names: SampleFinder, data: DataSet) -> Sample:
     # A line of UniMatch has one space. With more spaces and no tab, it is one name that contains spaces.
     fields = line.split("\t") if "\t" in line else line.strip().split(" ")
     image, mask = (fields[0], fields[1].strip()) if len(fields) == 2 else (line.strip(), "")
@@ -98,7 +98,7 @@ def _sample(line: str, names: Names, data: DataSet) -> Sample:
     return masked
 
 
-class Names:
+class SampleFinder:
     """Finds an image by its id, by the end of its id, or by a longer path."""
 
     def __init__(self, samples: Mapping[str, Sample]) -> None:
