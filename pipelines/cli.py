@@ -124,6 +124,13 @@ def _log_to_stderr(debug: bool) -> None:
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     if not logger.handlers:
         logger.addHandler(_Lines())
+    root = logging.getLogger()
+    if not root.handlers:
+        # Or a library's first `logging.info` adds one, which prints our lines a second time.
+        others = logging.StreamHandler()
+        others.setLevel(logging.WARNING)
+        others.addFilter(lambda record: not record.name.startswith("segray"))
+        root.addHandler(others)
 
 
 def _print_error(message: str) -> None:

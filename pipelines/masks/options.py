@@ -25,6 +25,7 @@ class MaskOptions:
         colors: the table with the ids of a class list, see `bound`.
         binary: whether 255 is class 1; None: neither true nor false was said.
         void: id of the pixels that count for nothing.
+        void_key: the configuration key of `void`; "" where a command has none.
     """
 
     prefix: str = ""
@@ -33,6 +34,7 @@ class MaskOptions:
     colors: BoundColors | None = None
     binary: bool | None = None
     void: int = IGNORE_INDEX
+    void_key: str = ""
 
     @classmethod
     def of(
@@ -42,9 +44,9 @@ class MaskOptions:
         suffix: str | None = None,
         colors: str | None = None,
         binary: bool | None = None,
-        void: int = IGNORE_INDEX,
+        void: int | None = None,
     ) -> MaskOptions:
-        """From the keys of a command.
+        """From the keys of a command; None: the command has no such key, or it is not set.
 
         Raises:
             UserError: the table of colours cannot be read, or is given beside `binary`.
@@ -52,7 +54,9 @@ class MaskOptions:
         if colors is not None and binary is not None:
             raise UserError(f"{prefix}binary: not with {prefix}colors, whose table names all colours")
         table = None if colors is None else open_color_table(colors, f"{prefix}colors")
-        return cls(prefix, _without_ending(suffix or ""), table, None, binary, void)
+        void_key = "" if void is None else f"{prefix}ignore_index"
+        ignored = IGNORE_INDEX if void is None else void
+        return cls(prefix, _without_ending(suffix or ""), table, None, binary, ignored, void_key)
 
     @property
     def binary_key(self) -> str:
@@ -112,6 +116,8 @@ class MaskOptions:
         if bad.any():
             y, x = np.argwhere(bad)[0]
             hint = binary_hint(ids, void, self.binary_key) if ids.dtype == np.uint8 else ""
+            if not hint and self.void_key:
+                hint = f"; {self.void_key}={ids[y, x]} ignores these pixels"
             raise ValueError(
                 f"holds id {ids[y, x]} (first at x={x}, y={y}); "
                 f"allowed: 0 to {n_classes - 1} and {void} (ignored){hint}"

@@ -215,3 +215,23 @@ def test_what_the_verb_logs_is_seen_once(
     verify_does(program)
     assert segray("verify", "out=x")[2] == "3 of 4 images\n"
     assert segray("verify", "out=x", "--debug")[2] == "3 of 4 images\ndetail\n"
+
+
+def test_a_line_is_printed_once_whatever_libraries_log(tmp_path: Path) -> None:
+    program = (
+        "import logging\n"
+        "from segray.pipelines import cli\n"
+        "from segray.pipelines.config.command_table import COMMANDS\n"
+        "class Command:\n"
+        "    @staticmethod\n"
+        "    def run(config):\n"
+        "        logging.info('of a library')\n"
+        "        logging.getLogger('segray.models').warning('downloading')\n"
+        "        logging.getLogger('library').warning('take care')\n"
+        "cli.import_module = lambda name: Command\n"
+        "cli.main(['verify', 'out=x'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.stderr.splitlines() == ["downloading", "take care"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,6 +123,7 @@ class DataSet(ABC):
         return tuple(samples)
 
 
+_PLACE = re.compile(r" \(first at x=\d+, y=\d+\)")
 SHOWN = 20
 """Problems that a message lists; the others are counted."""
 
@@ -143,14 +145,15 @@ def refuse(problems: Sequence[str], what: str) -> None:
 def grouped(problems: Sequence[tuple[Sample, str]]) -> list[str]:
     """One line for many masks with the same problem, as a folder of colour masks has."""
     lines: list[str] = []
-    alike: dict[str, list[str]] = {}
+    alike: dict[str, list[tuple[str, str]]] = {}
     for sample, text in problems:
-        start = f"mask {sample.mask}: "
+        start = f"mask {sample.mask}"
         if text.startswith(start):
-            alike.setdefault(text.removeprefix(start), []).append(str(sample.mask))
+            reason = text.removeprefix(start)
+            alike.setdefault(_PLACE.sub("", reason), []).append((start, reason))
         else:
             lines.append(text)
-    for reason, masks in alike.items():
-        more = f" and {len(masks) - 1} others" if len(masks) > 1 else ""
-        lines.append(f"mask {masks[0]}{more}: {reason}")
+    for masks in alike.values():
+        (mask, reason), *others = masks
+        lines.append(f"{mask}{f' and {len(others)} others' if others else ''}{reason}")
     return lines

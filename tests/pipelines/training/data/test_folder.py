@@ -9,6 +9,7 @@ from PIL import Image
 
 from segray.pipelines.commands.picture_book import run as draw_book
 from segray.pipelines.config.commands.picture_book import PictureBookConfig
+from segray.pipelines.io.images import encode_gray_png
 from segray.pipelines.training.data.datasets import LabelledImages
 from tests.pipelines.training.data.small_sets import (
     CLASSES,
@@ -155,10 +156,22 @@ def test_a_bad_mask_of_an_unlabelled_image_is_nobodys_business(tmp_path: Path) -
 
 def test_many_bad_masks_are_counted(tmp_path: Path) -> None:
     root = folder_set(tmp_path, train=30, val=3)
-    for path in root.glob("masks/*/*.png"):
-        bad_mask(path, "id")
+    for number, path in enumerate(sorted(root.glob("masks/*/*.png")), 10):
+        path.write_bytes(encode_gray_png(np.full((HEIGHT, WIDTH), number, np.uint8)))
     lines = refusal(root).split("\n")
     assert (len(lines), lines[0], lines[-1]) == (22, "31 bad masks or images:", "  ... and 11 more")
+
+
+def test_masks_with_the_same_bad_id_are_one_line_with_the_key(tmp_path: Path) -> None:
+    root = folder_set(tmp_path, train=30, val=3)
+    for number, path in enumerate(sorted(root.glob("masks/*/*.png"))):
+        mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+        mask[0, number % WIDTH] = 11
+        path.write_bytes(encode_gray_png(mask))
+    line = refusal(root)
+    assert line.startswith(f"mask {root}/masks/")
+    assert " and 30 others holds id 11 (first at x=" in line
+    assert line.endswith("(ignored); data.ignore_index=11 ignores these pixels")
 
 
 def test_no_mask_no_image_no_folder(tmp_path: Path) -> None:
@@ -210,7 +223,7 @@ def test_street_photographs_in_the_order_of_their_class_names() -> None:
     _, mask = LabelledImages(data.labelled)[0]
     assert set(mask.unique().tolist()) <= {*range(11), 255}
     assert 255 in mask
-    assert refusal(shared("camvid-mini")).startswith("40 bad masks or images:\n")
+    assert " and 39 others holds id 11 " in refusal(shared("camvid-mini"))
 
 
 def class_names(root: Path, text: str) -> Path:
