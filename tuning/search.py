@@ -27,7 +27,7 @@ from segray.pipelines.training.auto_precision import recorded_precision, with_pr
 from segray.pipelines.training.data.summary import data_lines
 from segray.pipelines.training.data.training_data import NO_VALIDATION
 from segray.pipelines.training.trackers import check_trackers
-from segray.pipelines.training.trainer import scaling_config
+from segray.pipelines.training.trainer import places, scaling_config
 from segray.pipelines.understood import show
 from segray.tuning.folder import SearchFolder, threshold_labels
 from segray.tuning.plans import Job, OnEnd, Rerun, RerunPlan, SearchPlan, proposer_of
@@ -165,7 +165,7 @@ class Search:
 
         config, folder = self._config, self._folder
         with cluster.session(config.address, config.grow) as resources:
-            require_shared(config.out, [place for place in (config.data.root, config.data.labels) if place])
+            require_shared(config.out, places(train_config(config)))
             concurrent = self._concurrent(resources)
             finished = [trial for trial in folder.trials() if trial.finished]
             table = Table([dimension.key for dimension in dimensions_of(config)], len(finished))

@@ -22,10 +22,12 @@ from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.summary import check_pixels, data_lines
 from segray.pipelines.training.data.training_data import NO_VALIDATION, open_data
 from segray.pipelines.training.log_collector import log_collector
-from segray.pipelines.training.run_folder import HISTORY, RunFolder, TrainResult
+from segray.pipelines.training.run_folder import CHECKPOINTS, HISTORY, RunFolder, TrainResult
+from segray.pipelines.training.session import newest_first
 from segray.pipelines.training.trackers import check_trackers
 from segray.pipelines.training.trainer import (
     WorkerInputs,
+    places,
     scaling_config,
     torch_trainer,
     tracker_folder,
@@ -126,10 +128,14 @@ def _check_batch(config: TrainConfig) -> None:
 def _check_network(config: TrainConfig, data: TrainingData) -> None:
     """Check the network's name, packages and weights, without building it where that is not needed."""
     from segray.models.segmenters.registry import check_segmenter
+    from segray.pipelines.training.finetune import check_start
 
     network, classes = config.network, len(data.space.classes)
+    if network.checkpoint is not None and not newest_first(storage.join(config.out, CHECKPOINTS)):
+        check_start(network, data.space.classes)
+    pretrained = network.pretrained and network.checkpoint is None
     try:
-        check_segmenter(network.name, classes, weights=network.weights, pretrained=network.pretrained)
+        check_segmenter(network.name, classes, weights=network.weights, pretrained=pretrained)
     except (ValueError, ImportError) as error:
         raise UserError(f"network: {error}") from error
 
@@ -146,7 +152,7 @@ def _fit(config: TrainConfig, data: TrainingData) -> Failure | None:
 
 def _fit_on_cluster(config: TrainConfig, data: TrainingData) -> Failure | None:
     with cluster.session(config.address, config.grow) as resources, log_collector() as collector:
-        require_shared(config.out, [place for place in (config.data.root, config.data.labels) if place])
+        require_shared(config.out, places(config))
         if resources.nodes == 1:
             # Ray Train's watcher for preempted nodes would be one more process.
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")

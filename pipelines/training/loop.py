@@ -30,7 +30,7 @@ from segray.pipelines.training.build import (
     make_optimiser,
     set_learning_rate,
 )
-from segray.pipelines.training.checkpoints import load_optimiser, newest_whole, save_checkpoint
+from segray.pipelines.training.checkpoints import Checkpoint, load_optimiser, newest_whole, save_checkpoint
 from segray.pipelines.training.data.datasets import LabelledImages, UnlabelledImages
 from segray.pipelines.training.data.sampler import (
     StepBatch,
@@ -41,6 +41,7 @@ from segray.pipelines.training.data.sampler import (
     steps_in_epoch,
 )
 from segray.pipelines.training.data.samples import TrainingData
+from segray.pipelines.training.finetune import load_start
 from segray.pipelines.training.history import (
     HistoryEntry,
     TrainingMetrics,
@@ -88,9 +89,10 @@ class Trainer:
         self.session, self.classes = session, data.space.classes
         self.tracker_folder = tracker_folder if session.rank == 0 else None
         session.note("the network to load")
-        self._build_network(data)
+        checkpoint = newest_whole(session.checkpoints())
+        self._build_network(data, fresh=checkpoint is None)
         self._open_data(data)
-        self.progress = self._resume()
+        self.progress = self._resume(checkpoint)
 
     def run(self) -> list[HistoryEntry]:
         """Train to the end, and return the history.
@@ -178,12 +180,14 @@ class Trainer:
         """The encoder's learning rate in a step, counted from 0."""
         return learning_rate(self.config.train, step, self.total)
 
-    def _build_network(self, data: TrainingData) -> None:
+    def _build_network(self, data: TrainingData, *, fresh: bool) -> None:
         config, device = self.config, self.device
         if device.type == "cpu":
             reuse_freed_memory()
         torch.manual_seed(config.seed)
         self.network = build_network(config, len(self.classes), device, self.session.workers)
+        if fresh:
+            load_start(self.network, config.network, self.classes)
         self.objective = Objective(
             config,
             self.network,
@@ -219,9 +223,8 @@ class Trainer:
         batches = step_batches(self.dataset, first, last, self.config.train.loaders)
         return read_ahead(map(StepBatch.pin_memory, batches)) if self.device.type == "cuda" else batches
 
-    def _resume(self) -> Progress:
-        """Load the newest checkpoint, if there is one."""
-        checkpoint = newest_whole(self.session.checkpoints())
+    def _resume(self, checkpoint: Checkpoint | None) -> Progress:
+        """Continue from the newest checkpoint, if there is one."""
         if checkpoint is None:
             return Progress(0, [])
         self.network.load_state_dict(checkpoint.model)

@@ -28,6 +28,8 @@ from segray.pipelines.training.session import newest_first
 from segray.pipelines.understood import name_some
 
 CHECKPOINTS, BEST, LAST, HISTORY, CONFIG = "checkpoints", "best", "last", "history.json", "config.yaml"
+RUN = "training run"
+"""What a folder of this kind is called in messages."""
 
 
 def check_folder(
@@ -69,7 +71,15 @@ def _check_config(
         f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)
     ]
     if changed:
-        raise UserError(other_configuration(out, changed, "give another out=DIR"))
+        raise UserError(other_configuration(out, changed, _advice(out, what, old, new)))
+
+
+def _advice(out: str, what: str, old: Mapping[str, object], new: Mapping[str, object]) -> str:
+    advice = "give another out=DIR"
+    if what != RUN or old.get("train.epochs") == new.get("train.epochs"):
+        return advice
+    # The learning rate of each step follows from the number of steps, so that a schedule cannot be prolonged.
+    return f"{advice}; with network.checkpoint={storage.display(out)} it starts from this run's weights"
 
 
 @dataclass(frozen=True)
@@ -146,7 +156,7 @@ class RunFolder:
         def read(tree: object) -> Mapping[str, object]:
             return identity(TrainConfig.model_validate(current_tree(tree)))
 
-        check_folder(self.out, "training run", identity(self.config), read)
+        check_folder(self.out, RUN, identity(self.config), read)
 
     def begin(self, data: TrainingData) -> None:
         """Write the configuration and the splits."""

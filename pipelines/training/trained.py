@@ -37,7 +37,8 @@ def load_network(uri: str) -> tuple[Segmenter, CheckpointState]:
         UserError: no checkpoint there, a damaged one, or one of a network that cannot be built here.
     """
     checkpoint = load_checkpoint(find_checkpoint(uri))
-    name, classes = _network_of(checkpoint.state, checkpoint.uri)
+    name, names = stored_network(checkpoint.state, checkpoint.uri)
+    classes = len(names)
     with _user_errors(checkpoint.uri):
         network = build_segmenter(name, classes, pretrained=False)
     try:
@@ -61,14 +62,18 @@ def check_network(uri: str) -> CheckpointState:
     """
     folder = find_checkpoint(uri)
     state = check_weights(folder)
-    name, classes = _network_of(state, folder)
+    name, classes = stored_network(state, folder)
     with _user_errors(folder):
-        check_segmenter(name, classes, pretrained=False)
+        check_segmenter(name, len(classes), pretrained=False)
     return state
 
 
-def _network_of(state: CheckpointState, uri: str) -> tuple[str, int]:
-    """Name of the network, and its number of classes."""
+def stored_network(state: CheckpointState, uri: str) -> tuple[str, tuple[str, ...]]:
+    """Name of a checkpoint's network, and the name of each class id.
+
+    Raises:
+        UserError: the state does not have them.
+    """
     where = storage.display(uri)
     try:
         classes, network = list(state["classes"]), current_value("network.name", str(state["network"]))
@@ -76,7 +81,7 @@ def _network_of(state: CheckpointState, uri: str) -> tuple[str, int]:
         raise UserError(f"checkpoint={where}: {STATE} names no network or no classes") from None
     if not all(map(_is_name, classes)):
         raise UserError(f"checkpoint={where}: {STATE} has classes that are not names, or hide characters")
-    return network, len(classes)
+    return network, tuple(classes)
 
 
 def _is_name(value: object) -> bool:

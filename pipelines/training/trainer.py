@@ -163,6 +163,11 @@ def _cpus_per_worker(workers: int, resources: cluster.Resources) -> int:
     return next((cpus for cpus in range(most, 1, -1) if resources.room(cpus) >= workers), 1)
 
 
+def places(config: TrainConfig) -> list[str]:
+    """Folders and URIs that the workers read."""
+    return [place for place in (config.data.root, config.data.labels, config.network.checkpoint) if place]
+
+
 def tracker_folder(config: TrainConfig) -> str | None:
     """Folder for the trackers' files; None in an object store, whose files cannot be appended to."""
     return str(storage.local_path(config.out)) if storage.is_local(config.out) else None

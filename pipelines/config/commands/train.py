@@ -80,6 +80,20 @@ class NetworkConfig(Config):
     """Encoder weights: a file, an https:// URL or hf-hub:OWNER/REPO; null: the official ones."""
     pretrained: bool = True
     """Start from pretrained encoder weights; false: start from random ones."""
+    checkpoint: Folder | None = None
+    """A run or checkpoint to start from: its whole network, with a new optimiser and schedule; null: none."""
+    new_head: bool = False
+    """With checkpoint: start the layer that gives the classes anew, as other classes need it."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> NetworkConfig:
+        if self.checkpoint is not None and self.weights is not None:
+            raise ValueError(
+                "checkpoint and weights: only one of them; a checkpoint has the encoder's weights"
+            )
+        if self.new_head and self.checkpoint is None:
+            raise ValueError("new_head needs network.checkpoint")
+        return self
 
 
 class PseudoConfig(Config):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from segray.models.label_space import LabelSpace
 from segray.models.semi.methods import METHODS
 from segray.models.semi.objective import default_epsilon
-from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.commands.train import NetworkConfig, TrainConfig
 from segray.pipelines.engine.progress import clock
 from segray.pipelines.io import storage
 from segray.pipelines.printing import visible
@@ -202,12 +202,18 @@ def _key_settings(config: TrainConfig, examples: Examples, n_classes: int) -> di
     return {
         "method": config.method,
         "network": config.network.name,
-        "weights": config.network.weights if config.network.pretrained else "random",
+        "weights": _start(config.network),
         "seed": config.seed,
         "data": _data_settings(config, examples.data),
         "unlabelled images": _pseudo_settings(config, n_classes),
         "train": {key: getattr(train, key) for key in keys} | {"crop": config.augment.crop},
     }
+
+
+def _start(network: NetworkConfig) -> str | None:
+    if network.checkpoint is not None:
+        return f"of {storage.display(network.checkpoint)}"
+    return network.weights if network.pretrained else "random"
 
 
 def _data_settings(config: TrainConfig, data: TrainingData | None) -> dict[str, object]:
