@@ -11,6 +11,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.training.checkpoints import CheckpointState, load_checkpoint
 from segray.pipelines.training.trained import check_network, find_checkpoint, stored_network
+from segray.pipelines.understood import name_some
 
 _HEAD = "classifier."
 """In the names of a decoder's tensors that give the classes."""
@@ -67,7 +68,7 @@ def _check_fit(config: NetworkConfig, state: CheckpointState, classes: Sequence[
         )
     if not config.new_head and [*map(name_key, before)] != [*map(name_key, classes)]:
         raise UserError(
-            f"{_where(config)}: its classes are {_shown(before)}, the data's are {_shown(classes)}; "
+            f"{_where(config)}: its classes are {name_some(before, _SHOWN)}, the data's are {name_some(classes, _SHOWN)}; "
             "network.new_head=true keeps all but the layer that gives the classes"
         )
 
@@ -78,8 +79,3 @@ def _is_head(name: str) -> bool:
 
 def _where(config: NetworkConfig) -> str:
     return f"network.checkpoint={storage.display(config.checkpoint or '')}"
-
-
-def _shown(classes: Sequence[str]) -> str:
-    more = f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""
-    return ", ".join(classes[:_SHOWN]) + more
