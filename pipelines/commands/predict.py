@@ -25,14 +25,14 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.io.pending import read_pending
 from segray.pipelines.io.run_lock import RunLock
-from segray.pipelines.io.sources import image_roots, list_images
+from segray.pipelines.io.sources import LeftOut, follows_links, image_roots, list_images
 from segray.pipelines.io.uris import redacted_tree
 from segray.pipelines.prediction import local
 from segray.pipelines.prediction.graph import pool_plan, predictions
 from segray.pipelines.prediction.output import TABLE, begin, check_same, made_with, write_table
 from segray.pipelines.prediction.stages import MASKS, OVERLAYS, STOP, Job
 from segray.pipelines.printing import visible
-from segray.pipelines.understood import classes_line, show
+from segray.pipelines.understood import classes_line, line, show
 
 _SHOWN = 20
 
@@ -116,12 +116,15 @@ def execute(config: PredictConfig) -> PredictResult:
     """
     began = time.monotonic()
     before = made_with(config.out)
-    images = list_images(config.images, config.image.roots)
+    left_out = LeftOut()
+    follow = config.image.follow_links
+    images = list_images(config.images, config.image.roots, follow=follow, left_out=left_out)
     job, record = prepare(config)
     check_same(config.out, before and redacted_tree({**_image_defaults(), **before}), record)
     show([classes_line(job.classes)])
     with RunLock(config.out):
         total, n_pending = begin(job, record, images)
+        show([line("left out", str(left_out))] if left_out else [])
         doing = f"{n_pending} to do, into" if n_pending else "nothing to do in"
         click.echo(f"{total} images, {doing} {storage.display(config.out)}", err=True)
         outcome = Outcome()
@@ -173,7 +176,10 @@ def _image_defaults() -> dict[str, object]:
 
 def _image_options(config: PredictConfig) -> ImageOptions:
     roots = image_roots(config.images, config.image.roots)
-    return ImageOptions(**config.image.model_dump(exclude={"roots"}), roots=roots)
+    follow = follows_links(config.images, config.image.follow_links)
+    return ImageOptions(
+        **config.image.model_dump(exclude={"roots", "links"}), roots=roots, follow_links=follow
+    )
 
 
 def _absolute(uri: str) -> str:
@@ -184,18 +190,18 @@ def _absolute(uri: str) -> str:
 def _execute(config: PredictConfig, job: Job, n_pending: int, outcome: Outcome) -> None:
     here = local.suits(config, n_pending)
     tables = local.predictions(job, read_pending(job.out)) if here else _on_cluster(config, job, n_pending)
-    line = _Line(n_pending)
+    status = _Line(n_pending)
     try:
         with closing(tables):
             for table in tables:
                 outcome.add(table)
-                line.show(outcome)
+                status.show(outcome)
     except KeyboardInterrupt:
         where = storage.display(config.out)
         click.echo(f"\nstopped; the masks in {where} are safe; run the same command to resume", err=True)
         raise
     finally:
-        line.clear()
+        status.clear()
 
 
 def _on_cluster(config: PredictConfig, job: Job, n_pending: int) -> Generator[pa.Table]:

@@ -222,6 +222,7 @@ def _made_with(config: VerifyConfig) -> AnnotateConfig | RelabelConfig:
     if "labels" in tree:
         return load_received(RelabelConfig, tree, {**own, "labels": config.labels}, where)
     own |= {"sam.weights": config.sam.weights, "images": config.images, "address": config.address}
+    own["image.links"] = config.image.links
     own["image.roots"] = ",".join(config.image.roots) or None
     return load_received(AnnotateConfig, tree, own, where)
 

@@ -25,6 +25,7 @@ class MaskOptions:
         colors: the table with the ids of a class list, see `bound`.
         binary: whether 255 is class 1; None: neither true nor false was said.
         void: id of the pixels that count for nothing.
+        follow_links: which links in a folder of masks are followed, see `FolderLinks`.
     """
 
     prefix: str = ""
@@ -33,6 +34,7 @@ class MaskOptions:
     colors: BoundColors | None = None
     binary: bool | None = None
     void: int = IGNORE_INDEX
+    follow_links: bool = True
 
     @classmethod
     def of(
@@ -43,6 +45,7 @@ class MaskOptions:
         colors: str | None = None,
         binary: bool | None = None,
         void: int = IGNORE_INDEX,
+        follow_links: bool = True,
     ) -> MaskOptions:
         """From the keys of a command.
 
@@ -52,7 +55,7 @@ class MaskOptions:
         if colors is not None and binary is not None:
             raise UserError(f"{prefix}binary: not with {prefix}colors, whose table names all colours")
         table = None if colors is None else open_color_table(colors, f"{prefix}colors")
-        return cls(prefix, _without_ending(suffix or ""), table, None, binary, void)
+        return cls(prefix, _without_ending(suffix or ""), table, None, binary, void, follow_links)
 
     @property
     def binary_key(self) -> str:

@@ -27,7 +27,7 @@ def open_folder(config: DataConfig) -> DataSet:
     Raises:
         UserError: no image, no mask, no class names, or a mask that matches two images.
     """
-    images = list_samples(config.root, IMAGES)
+    images = list_samples(config.root, IMAGES, follow=config.image.follow_links)
     options = mask_options(config)
     space = _space(config, options)
     masks = MaskFolders(config.root, [MASKS], options.bound(space))
