@@ -36,6 +36,7 @@ from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
 
 BARE, ONE, AUTO = "bare loop", "one worker a model", "default workers"
+_NEEDED = ("out=none", "classes=picture_book")
 _ONE_WORKER = ("sam.workers=1", "clip.workers=1")
 
 
@@ -45,7 +46,7 @@ def ways(
     """What is to be timed, by name."""
 
     def config(*more: str) -> AnnotateConfig:
-        return load(AnnotateConfig, None, [*words, *more, f"images={paths[0].parent}", "out=none"])
+        return load(AnnotateConfig, None, [*_NEEDED, *words, *more, f"images={paths[0].parent}"])
 
     found: dict[str, Callable[[], Timing]] = {
         BARE: partial(in_fresh_process, bare_loop, config(), list(paths), threads),

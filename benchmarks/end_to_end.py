@@ -136,7 +136,8 @@ def measure(
         drawn: the seed of what replaces SAM's outputs; None: nothing does.
         one_core: run the plain loop on one core too.
     """
-    config = load(AnnotateConfig, None, [f"images={paths[0].parent}", f"out={work / 'labels'}", *words])
+    places = [f"images={paths[0].parent}", f"out={work / 'labels'}"]
+    config = load(AnnotateConfig, None, [*places, "classes=picture_book", *words])
     threads = {1, available_cores()} if one_core else {available_cores()}
     some = paths[:loop_images]
     folders = {n: work / f"plain-{n}" for n in sorted(threads)}

@@ -105,7 +105,6 @@ def everything(
     images: int,
     precisions: Sequence[Precision],
     seed: int,
-    compiled: bool = False,
 ) -> dict[str, Any]:
     """Images per second of everything mode, and upstream's seconds for one image."""
     sam = official(model, seed)
@@ -117,8 +116,7 @@ def everything(
         upstream.generate(pictures[0])
         peer = fmean(clocked(partial(upstream.generate, image), "cuda")[1] for image in pictures[:2])
         ways = {
-            name: _rate(MaskGenerator(sam, precision=name, compiled=compiled), pictures, images, peer)
-            for name in precisions
+            name: _rate(MaskGenerator(sam, precision=name), pictures, images, peer) for name in precisions
         }
     return {"upstream_seconds": peer, "images": images, "ways": ways}
 
@@ -230,7 +228,6 @@ def plan(seed: int) -> dict[str, Part]:
         "gem": partial(gem_features, seed),
         "vit_l_375": run("vit_l", (375, 500), 24, "fp16"),
         "vit_h_375": run("vit_h", (375, 500), 24, "fp16"),
-        "vit_b_375_compiled": partial(everything, "vit_b", (375, 500), 24, ("fp32",), seed, compiled=True),
     }
 
 

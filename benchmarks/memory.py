@@ -151,6 +151,7 @@ def main(images: int, size: int, points_per_side: int, seed: int, interval: floa
         source, labels = Path(folder) / "images", Path(folder) / "labels"
         draw_images(source, images, seed, size)
         words = [f"images={source}", f"out={labels}", f"sam.points_per_side={points_per_side}"]
+        words.append("classes=picture_book")
         samples = watch([sys.executable, "-m", "segray.pipelines.cli", "annotate", *words], labels, interval)
     record |= {"images": images, "size": size, "points_per_side": points_per_side, "interval": interval}
     record |= summary(samples, images)

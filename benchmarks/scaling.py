@@ -36,7 +36,7 @@ def engine(folder: Path, rows: int, seconds: float, interval: float, words: list
     (picture,) = draw_images(folder / "picture", 1, 0, SIZE)
     manifest, out = folder / "images.parquet", folder / "labels"
     write_manifest((ImageRef(f"{i:09}.png", str(picture)) for i in range(rows)), str(manifest))
-    given = [f"images={manifest}", f"out={out}", *words]
+    given = [f"images={manifest}", f"out={out}", "classes=picture_book", *words]
     return watch([sys.executable, "-c", _PROGRAM, str(seconds), "annotate", *given], out, interval)
 
 

@@ -36,7 +36,7 @@ _PREDICT = (
     "from segray.pipelines.training.trained import load_network, predict_label\n"
     "network, _ = load_network(sys.argv[1]); out = Path(sys.argv[3]); out.mkdir()\n"
     "for path in sorted(Path(sys.argv[2]).iterdir()):\n"
-    "    label = predict_label(network, np.array(Image.open(path).convert('RGB')), None)\n"
+    "    label = predict_label(network, np.array(Image.open(path).convert('RGB')))\n"
     "    Image.fromarray(label).save(out / path.name)\n"
 )
 _ONE_STEP = (

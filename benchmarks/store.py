@@ -234,7 +234,7 @@ def main(images: int, size: int, rows_per_part: int, rounds: int, seed: int, out
     record = circumstances([seed])
     record |= {"images": images, "size": size, "rows_per_part": rows_per_part, "rounds": rounds}
     with tempfile.TemporaryDirectory() as folder:
-        config = load(AnnotateConfig, None, ["images=none", f"out={folder}/none"])
+        config = load(AnnotateConfig, None, ["images=none", f"out={folder}/none", "classes=picture_book"])
         prepared = prepare(config, space_of(config))
         pile, todo = annotate(prepared, images, size, seed), formats(prepared, rows_per_part)
         taken: dict[str, list[dict[str, float]]] = {name: [] for name in todo}

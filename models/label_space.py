@@ -226,7 +226,7 @@ def _check(names: list[str]) -> None:
     for name in names:
         other = first.get(name_key(name))
         if other is not None:
-            same = "is there twice" if other == name else f"and {other!r} are the same name"
+            same = "is listed twice" if other == name else f"and {other!r} are the same name"
             raise ValueError(f"classes: {name!r} {same}; each class once")
         first[name_key(name)] = name
     if len(names) > 254:

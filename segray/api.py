@@ -6,7 +6,6 @@ Progress is written to stderr, as on the command line. A Ray that is already ini
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, TypeVar
@@ -166,9 +165,8 @@ def evaluate(config: Source = None, /, **keys: object) -> Evaluation:
 def _load(model: type[C], source: Source, keys: dict[str, object]) -> C:
     from segray.pipelines.config.loading import load_values
     from segray.pipelines.config.paths import absolute, joins_cluster
+    from segray.pipelines.engine.cluster import has_joined
 
     config = load_values(model, None if source is None else fspath(source), keys)
-    ray = sys.modules.get("ray")
     # Processes of a cluster, and of a Ray that is already initialised, may have another working directory.
-    runs_elsewhere = joins_cluster(config) or (ray is not None and ray.is_initialized())
-    return absolute(config) if runs_elsewhere else config
+    return absolute(config) if joins_cluster(config) or has_joined() else config

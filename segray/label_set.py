@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
 _BLOBS = ("image", "label", "confidence")
+_SAMPLE_COLUMNS = ["image_id", "status", "width", "height", "label", "confidence"]
 _SEGMENT_COLUMNS = ["image_id", "segment_id", "bbox", "area", "class_id", "score", "margin", "rle"]
 
 
@@ -38,13 +39,25 @@ class LabelledSegment:
     score: float
     margin: float
     _rle: dict[str, Any] = field(repr=False)
+    _shape: tuple[int, int] = field(repr=False)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """bool [H, W] of the whole image."""
-        from segray.models.masks import decode_rle
+        """bool [H, W] of the whole image.
 
-        return decode_rle(self._rle["size"], self._rle["counts"])
+        Raises:
+            UserError: the label set holds no mask of the image's size.
+        """
+        from segray.models.masks import decode_rle
+        from segray.pipelines.errors import UserError
+
+        try:
+            # Its own size decides the memory, and is not believed.
+            if tuple(self._rle["size"]) != self._shape:
+                raise ValueError(f"a mask of {self._rle['size']} pixels, the image has {list(self._shape)}")
+            return decode_rle(self._shape, self._rle["counts"])
+        except (ValueError, TypeError) as error:
+            raise UserError(f"segment {self.segment_id} is damaged ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -93,12 +106,12 @@ class LabelSet:
     def __iter__(self) -> Iterator[Sample]:
         """The labelled images; one part of the label set is in memory at a time."""
         for part in self._store.parts():
-            segments: dict[str, list[LabelledSegment]] = {}
+            segments: dict[str, list[dict[str, Any]]] = {}
             for row in self._store.segments(part, _SEGMENT_COLUMNS).to_pylist():
-                segments.setdefault(row.pop("image_id"), []).append(_segment(row))
-            for row in self._store.rows(["image_id", "status", "label", "confidence"], [part]):
+                segments.setdefault(row.pop("image_id"), []).append(row)
+            for row in self._store.rows(_SAMPLE_COLUMNS, [part]):
                 if row["status"] == "ok":
-                    yield _sample(row, segments.get(row["image_id"], []))
+                    yield _sample(row, segments.get(row["image_id"], []), self.path)
 
     def to_pandas(self) -> pd.DataFrame:
         """The labels table without its image columns, one row per image, failed ones too.
@@ -126,19 +139,22 @@ class LabelSet:
         return LabelSetDataset(self.path, images)
 
 
-def _segment(row: dict[str, Any]) -> LabelledSegment:
-    return LabelledSegment(_rle=row.pop("rle"), bbox=tuple(row.pop("bbox")), **row)
+def _segment(row: dict[str, Any], shape: tuple[int, int]) -> LabelledSegment:
+    return LabelledSegment(_rle=row.pop("rle"), _shape=shape, bbox=tuple(row.pop("bbox")), **row)
 
 
-def _sample(row: dict[str, Any], segments: list[LabelledSegment]) -> Sample:
+def _sample(row: dict[str, Any], segments: list[dict[str, Any]], path: str) -> Sample:
     import numpy as np
 
+    from segray.pipelines.errors import UserError
     from segray.pipelines.io.images import decode_gray_png
 
-    label, confidence = (decode_gray_png(row[name]["bytes"]) for name in ("label", "confidence"))
-    return Sample(
-        row["image_id"],
-        label,
-        np.divide(confidence, 255, dtype=np.float32),
-        tuple(sorted(segments, key=lambda segment: segment.segment_id)),
-    )
+    shape = (row["height"], row["width"])
+    try:
+        label, confidence = (decode_gray_png(row[name]["bytes"], shape) for name in ("label", "confidence"))
+        labelled = [_segment(segment, shape) for segment in segments]
+        labelled.sort(key=lambda segment: segment.segment_id)
+    except (ValueError, TypeError) as error:
+        # A part may be anyone's: nulls where values must be, PNGs of other images.
+        raise UserError(f"{path}: {row['image_id']} is damaged ({error}); see segray verify") from error
+    return Sample(row["image_id"], label, np.divide(confidence, 255, dtype=np.float32), tuple(labelled))

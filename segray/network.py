@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+    from segray.models.segmenters.inference import Window
     from segray.models.segmenters.registry import Segmenter
 
 
@@ -19,10 +20,10 @@ class Network:
     Attributes:
         classes: the name of each class id.
         module: the torch module; `network.module.to("cuda")` moves it.
-        window: side of the sliding window in pixels; None: images are taken whole.
+        window: which images are predicted piece by piece; None: none.
     """
 
-    def __init__(self, module: Segmenter, classes: tuple[str, ...], window: int | None) -> None:
+    def __init__(self, module: Segmenter, classes: tuple[str, ...], window: Window | None) -> None:
         self.module, self.classes, self.window = module, classes, window
 
     def predict(self, image: str | PathLike[str] | Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -36,10 +37,11 @@ class Network:
         """
         import torch
 
+        from segray.models.segmenters.inference import WHOLE
         from segray.pipelines.training.trained import predict_label
 
         with torch.inference_mode():
-            return predict_label(self.module, _pixels(image), self.window)
+            return predict_label(self.module, _pixels(image), self.window or WHOLE)
 
 
 def load_network(run: str | PathLike[str], window: int | None = None) -> Network:
@@ -47,7 +49,8 @@ def load_network(run: str | PathLike[str], window: int | None = None) -> Network
 
     Args:
         run: folder or URI of a run (its best checkpoint is taken) or of a checkpoint.
-        window: side of the sliding window; 0: whole images, None: as the run validated.
+        window: side of the sliding window; 0: whole images, None: as the run validated,
+            by default a window for large images.
 
     Raises:
         UserError: no checkpoint there, or a damaged one.

@@ -11,6 +11,7 @@ from segray.models.semi.objective import default_epsilon
 from segray.pipelines.config.commands.tune import TuneConfig, dimensions_of, splits_of, train_config
 from segray.pipelines.config.loading import identity
 from segray.pipelines.config.search_space import THRESHOLD
+from segray.pipelines.engine.provenance import stored_section
 from segray.pipelines.label_set.store import LabelStore
 from segray.tuning.folder import SearchFolder, split_names
 from segray.tuning.records import Outcome, Trial, Values
@@ -171,7 +172,8 @@ def baseline_values(config: TuneConfig, classes: int) -> Values:
     if base.pseudo.epsilon is None:
         values["pseudo.epsilon"] = float(f"{default_epsilon(classes):.4g}")
     if any(dimension.key == THRESHOLD for dimension in dimensions) and base.data.labels is not None:
-        values[THRESHOLD] = LabelStore(base.data.labels).provenance["config"]["label.threshold"]
+        record, labels = LabelStore(base.data.labels).provenance, base.data.labels
+        values[THRESHOLD] = stored_section(record, "config", ["label.threshold"], labels)["label.threshold"]
     return {dimension.key: written_value(values[dimension.key]) for dimension in dimensions}
 
 

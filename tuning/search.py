@@ -17,6 +17,7 @@ from segray.pipelines.config.paths import absolute
 from segray.pipelines.config.search_space import THRESHOLD
 from segray.pipelines.config.shared import OwnWeights
 from segray.pipelines.engine import cluster
+from segray.pipelines.engine.provenance import stored_section
 from segray.pipelines.engine.shared_storage import require_shared
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -48,6 +49,7 @@ def run(config: TuneConfig) -> None:
     config = with_precision(config, recorded_precision(config.out))
     folder = SearchFolder(config)
     folder.check()
+    cluster.check_start(config.address)
     check_trackers(config.trackers)
     for split in splits_of(config):
         proposer_of(config, split)
@@ -118,7 +120,8 @@ def thresholds_of(config: TuneConfig) -> Sequence[str]:
 def relabelling(config: TuneConfig, threshold: str) -> RelabelConfig:
     """The configuration of a label set that differs from `data.labels` in its threshold alone."""
     labels = config.data.labels or ""
-    made_with = LabelStore(labels).provenance["config"]
+    wanted = [f"label.{name}" for name in LabelConfig.model_fields]
+    made_with = stored_section(LabelStore(labels).provenance, "config", [*wanted, "classes"], labels)
     values = {name: made_with[f"label.{name}"] for name in LabelConfig.model_fields}
     return RelabelConfig(
         labels=labels,

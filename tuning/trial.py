@@ -135,6 +135,9 @@ class TrialSession(RaySession):
     def log(self, line: str) -> None:
         """Print nothing: the search has its own table."""
 
+    def note(self, doing: str) -> None:
+        """Likewise."""
+
 
 @dataclass(frozen=True)
 class WorkerInputs:

@@ -16,6 +16,7 @@ from segray.pipelines.engine import pools
 from segray.pipelines.engine.cluster import Resources
 from segray.pipelines.engine.pools import PoolPlan
 from segray.pipelines.engine.ray_data import NO_PROGRESS_S
+from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.manifest import ImageRef
 
@@ -117,7 +118,8 @@ def _on_cluster(prepared: Prepared, refs: Sequence[ImageRef], gpu: bool) -> dict
 
     actor = ray.remote(num_cpus=0 if gpu else 1, num_gpus=1 if gpu else 0)(_Probe).remote()
     try:
-        return ray.get(actor.measure.remote(prepared, refs), timeout=NO_PROGRESS_S)
+        with Waiting("the probe, which labels a few images to size the pools"):
+            return ray.get(actor.measure.remote(prepared, refs), timeout=NO_PROGRESS_S)
     finally:
         ray.kill(actor)
 

@@ -22,9 +22,10 @@ from segray.pipelines.annotation.run_summary import LabelSetResult, summarise
 from segray.pipelines.annotation.stages.classify import TextEmbeddings
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import dump_redacted
-from segray.pipelines.engine import single_process
+from segray.pipelines.engine import cluster, single_process
 from segray.pipelines.engine.ledger import Tally
 from segray.pipelines.engine.provenance import differences, other_configuration, provenance
+from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import pending, storage
 from segray.pipelines.io.images import ImageOptions
@@ -61,6 +62,8 @@ def execute(config: AnnotateConfig) -> LabelSetResult:
     space = space_of(config)
     show([classes_line(space.classes)])
     prepare_output(config.out)
+    if LabelStore(config.out).run() is None:
+        cluster.check_start(config.address)
     left_out = LeftOut()
     follow = config.image.follow_links
     images = list_images(config.images, config.image.roots, follow=follow, left_out=left_out)
@@ -95,8 +98,9 @@ def prepare(config: AnnotateConfig, space: LabelSpace, *, load: bool = False) ->
     """
     out, chosen = config.out, with_precisions(config, recorded_precisions(config.out))
     try:
-        models = open_models(config, load=load)
-        prepared = _prepared(chosen, space, models)
+        with Waiting("both models to load, or their weights to be checked"):
+            models = open_models(config, load=load)
+            prepared = _prepared(chosen, space, models)
     except ValueError as error:
         raise UserError(str(error)) from error
     if changed := _changes(out, prepared.provenance):

@@ -20,6 +20,7 @@ from segray.pipelines.config.schema import keys
 from segray.pipelines.engine import cluster, ray_data, single_process
 from segray.pipelines.engine.progress import StatusLine, clock
 from segray.pipelines.engine.shared_storage import require_shared
+from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions
@@ -47,6 +48,7 @@ class Outcome:
         class_images: how many of the others hold each class id.
         class_pixels: int64 [256], pixels of each class id in them.
         seconds: how long it took.
+        notes: how many images had a note; the first is printed.
     """
 
     images: int = 0
@@ -54,6 +56,7 @@ class Outcome:
     class_images: Counter[int] = field(default_factory=Counter)
     class_pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
     seconds: float = 0.0
+    notes: int = 0
 
     def add(self, table: pa.Table) -> None:
         """Count rows of `prediction.stages.ROW_SCHEMA`.
@@ -66,6 +69,9 @@ class Outcome:
                 safe = "finished masks are safe; run the same command to resume when this is repaired"
                 raise UserError(f"{row['error']}; {safe}", exit_code=1)
             self.images += 1
+            if row["note"] and not self.notes:
+                click.echo(row["note"], err=True)
+            self.notes += bool(row["note"])
             if row["status"] != "ok":
                 self.bad[row["image_id"]] = (row["status"], row["error"])
                 continue
@@ -115,6 +121,8 @@ def execute(config: PredictConfig) -> PredictResult:
             an output in use (4).
     """
     began = time.monotonic()
+    if not storage.exists(storage.join(config.out, TABLE)):
+        cluster.check_start(config.address)
     before = made_with(config.out)
     left_out = LeftOut()
     follow = config.image.follow_links
@@ -149,6 +157,7 @@ def prepare(config: PredictConfig) -> tuple[Job, dict[str, object]]:
         check_network,
         chosen_window,
         find_checkpoint,
+        named_window,
         weights_sha256,
     )
 
@@ -164,7 +173,7 @@ def prepare(config: PredictConfig) -> tuple[Job, dict[str, object]]:
         options=_image_options(config),
     )
     images = storage.redacted(_absolute(config.images))
-    record = {"checkpoint": job.sha256, "images": images, "window": job.window}
+    record = {"checkpoint": job.sha256, "images": images, "window": named_window(state, config.window)}
     options = {name: value for name, value in identity(config).items() if name.startswith("image.")}
     return job, record | options
 
@@ -192,8 +201,9 @@ def _execute(config: PredictConfig, job: Job, n_pending: int, outcome: Outcome) 
     tables = local.predictions(job, read_pending(job.out)) if here else _on_cluster(config, job, n_pending)
     status = _Line(n_pending)
     try:
-        with closing(tables):
+        with closing(tables), Waiting("the workers to load the network and the first images") as wait:
             for table in tables:
+                wait.heard("the next images")
                 outcome.add(table)
                 status.show(outcome)
     except KeyboardInterrupt:

@@ -29,7 +29,7 @@ from segray.pipelines.config.loading import dump_redacted
 from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.config.received import may_be_received
 from segray.pipelines.engine.ledger import Tally
-from segray.pipelines.engine.provenance import differences, other_configuration, provenance
+from segray.pipelines.engine.provenance import differences, other_configuration, provenance, stored_section
 from segray.pipelines.engine.rows import RLE, Row
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -107,8 +107,9 @@ def _with_stored_templates(config: RelabelConfig, source: LabelStore) -> Relabel
     """The configuration with the prompt templates of the label set, unless the user names some."""
     if "templates" in config.label.model_fields_set:
         return config
-    stored = current_provenance(source.provenance)["config"]["label.templates"]
-    templates = stored if isinstance(stored, str) else tuple(stored)
+    record = current_provenance(source.provenance)
+    stored = stored_section(record, "config", ["label.templates"], config.labels)["label.templates"]
+    templates = stored if isinstance(stored, str) else tuple(map(str, stored or ()))
     return config.model_copy(update={"label": config.label.model_copy(update={"templates": templates})})
 
 
@@ -121,7 +122,7 @@ def _prepare(config: RelabelConfig, source: LabelStore) -> _Target:
     except ValueError as error:
         raise UserError(str(error)) from error
     show([classes_line(space.classes)])
-    clip = {key: value for key, value in old["clip"].items() if key != "logit_scale"}
+    clip = {key: value for key, value in _clip_of(old, config).items() if key != "logit_scale"}
     record = provenance(
         config, space, sam=old["sam"], clip=clip, templates=templates, logit_scale=text.logit_scale
     )
@@ -132,7 +133,7 @@ def _prepare(config: RelabelConfig, source: LabelStore) -> _Target:
 
 
 def _require_embeddings(labels: str, source: LabelStore) -> None:
-    if source.provenance["sam"]["model"] == "none":
+    if stored_section(source.provenance, "sam", ["model"], labels)["model"] == "none":
         raise UserError(
             f"{storage.display(labels)} was made with sam.model=none and has no segments; "
             "annotate with another SAM to relabel"
@@ -151,7 +152,7 @@ def _embed_names(
     from segray.models.clip.model import build_text_clip
     from segray.models.clip.text import embed_label_space, resolve_templates
 
-    made_with = old["clip"]
+    made_with = _clip_of(old, config)
     weights = config.clip.weights or made_with.get("weights")
     if config.clip.weights is None and not may_be_received("clip.weights", weights):
         where = storage.display(config.labels)
@@ -164,6 +165,10 @@ def _embed_names(
     templates = resolve_templates(config.label.templates)
     bank = embed_label_space(clip, space, templates)
     return TextEmbeddings.from_bank(bank, config.label.threshold), templates
+
+
+def _clip_of(old: dict[str, Any], config: RelabelConfig) -> dict[str, Any]:
+    return stored_section(old, "clip", ["model", "sha256"], config.labels)
 
 
 def _drop_outdated(source: LabelStore, store: LabelStore) -> None:
@@ -193,7 +198,7 @@ def _relabel_part(source: LabelStore, part: str, out: str, target: _Target, toke
     for row in source.rows(parts=[part]):
         try:
             rows.append(_relabel_row(row, by_image.get(row["image_id"], []), target))
-        except ValueError as problem:
+        except (ValueError, TypeError) as problem:  # nulls where values must be
             root, image = storage.display(source.root), visible(str(row["image_id"]))
             raise UserError(
                 f"{part} of {root}: {image}: {problem}; see segray verify out={root}", exit_code=1

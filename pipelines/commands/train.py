@@ -12,6 +12,7 @@ from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.paths import absolute
 from segray.pipelines.engine import cluster, single_process
 from segray.pipelines.engine.shared_storage import require_shared
+from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.run_lock import RunLock
@@ -21,7 +22,7 @@ from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.summary import check_pixels, data_lines
 from segray.pipelines.training.data.training_data import NO_VALIDATION, open_data
 from segray.pipelines.training.log_collector import log_collector
-from segray.pipelines.training.run_folder import RunFolder, TrainResult
+from segray.pipelines.training.run_folder import HISTORY, RunFolder, TrainResult
 from segray.pipelines.training.trackers import check_trackers
 from segray.pipelines.training.trainer import (
     WorkerInputs,
@@ -57,8 +58,11 @@ def execute(config: TrainConfig) -> TrainResult:
     config = with_precision(config, recorded_precision(config.out))
     folder = RunFolder(config)
     folder.check()
+    if not storage.exists(storage.join(config.out, HISTORY)):
+        cluster.check_start(config.address)
     check_trackers(config.trackers)
-    data = open_data(config.data, config.seed)
+    with Waiting("the images to be listed and their masks checked"):
+        data = open_data(config.data, config.seed)
     show(data_lines(config, data))
     check(config, data)
     with RunLock(config.out):

@@ -48,6 +48,7 @@ COMMANDS = dict(
         _command("relabel", "Relabel with new classes, prompts or threshold, without SAM."),
         _command("train", "Train a network on a few masks and many zero-shot labels."),
         _command("tune", "Search the best values of train's keys for each split.", "segray.tuning.search"),
+        _command("masks", "Convert masks of any kind to PNG, and show them."),
         _command("predict", "Label images with a trained network: masks and overlays."),
         _command("verify", "Check that a label set is complete, and repair it."),
         _command("evaluate", "Compare labels or predictions with true masks: IoU and mIoU."),

@@ -15,7 +15,7 @@ def _check_window(value: int | None) -> int | None:
     return value
 
 
-Classes = Text | tuple[Text, ...]
+Classes = Annotated[Text | tuple[Text, ...], Shown("cat,dog")]
 Images = Annotated[str, Field(min_length=1), Shown("FOLDER")]
 Masks = Annotated[str, Field(min_length=1), Shown("FOLDER")]
 Roots = Annotated[tuple[Text, ...], RunOnly, Shown("FOLDER,...")]

@@ -6,14 +6,15 @@ import contextlib
 import logging
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from segray.pipelines.config.shared import GrowConfig
-from segray.pipelines.engine.auth_token import keep_private
-from segray.pipelines.engine.cpu import available_cores
+from segray.pipelines.engine import local_ray
+from segray.pipelines.engine.ray_output import QUIET, quieten, without_greeting
+from segray.pipelines.engine.reachable import require_listener
+from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -44,11 +45,15 @@ def session(address: str | None, grow: GrowConfig | None = None) -> Iterator[Res
         yield _workable()
 
 
+def has_joined() -> bool:
+    """Whether this process is connected to a cluster; where it is not, Ray, slow to import, stays out."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
 def is_requested(address: str | None, grow: GrowConfig) -> bool:
     """Whether the user names a cluster, wants one to grow, or has this process connected to one."""
-    ray = sys.modules.get("ray")
-    connected = ray is not None and ray.is_initialized()
-    return bool(connected or address or os.environ.get("RAY_ADDRESS") or grow.gpus or grow.cpus)
+    return bool(has_joined() or address or os.environ.get("RAY_ADDRESS") or grow.gpus or grow.cpus)
 
 
 @contextlib.contextmanager
@@ -60,17 +65,45 @@ def connected(address: str | None) -> Iterator[str]:
     """
     import ray
 
-    _quieten()
+    quieten()
     if ray.is_initialized():
         yield _dashboard()
         return
     where = address or os.environ.get("RAY_ADDRESS") or "local"
-    with on_loopback() if where == "local" else contextlib.nullcontext():
-        _connect(where)
-        try:
-            yield _dashboard()
-        finally:
-            ray.shutdown()
+    with _local() if where == "local" else _joined(where):
+        yield _dashboard()
+
+
+def check_start(address: str | None) -> None:
+    """Check what can be known before Ray is started or joined; cheap, so that it comes before anything loads.
+
+    Raises:
+        UserError: nobody listens at the address, or Ray's sockets have no folder here.
+    """
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        return
+    if (address or os.environ.get("RAY_ADDRESS") or "local") == "local":
+        local_ray.check_folder()
+    else:
+        require_listener(address)
+
+
+@contextlib.contextmanager
+def _local() -> Iterator[None]:
+    with on_loopback(), local_ray.started():
+        yield
+
+
+@contextlib.contextmanager
+def _joined(address: str) -> Iterator[None]:
+    import ray
+
+    _join(address)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 @contextlib.contextmanager
@@ -110,12 +143,6 @@ def resources() -> Resources:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = tuple(node["CPU"] for node in nodes if node.get("CPU"))
     return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0), len(nodes), cpus)
-
-
-def local_cpus() -> int:
-    """CPUs of a cluster that is started on this machine."""
-    # Listing a Parquet file takes one whole CPU beside the actors: a single core counts as two.
-    return max(2, available_cores())
 
 
 def _workable() -> Resources:
@@ -164,55 +191,16 @@ def _requested(wanted: GrowConfig) -> str:
     return " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
 
 
-def _connect(address: str) -> None:
+def _join(address: str) -> None:
     import ray
 
-    options = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
-    if address != "local":
-        try:
-            with _without_greeting():
-                ray.init(address=address, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"address: no Ray cluster at {address} ({str(error).splitlines()[0]}); "
-                "if it requires a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, "
-                "RAY_AUTH_TOKEN_PATH=FILE or the file ~/.ray/auth_token"
-            ) from error
-        return
+    require_listener(address)
     try:
-        keep_private()
-        with _without_greeting():
-            ray.init(address="local", num_cpus=local_cpus(), include_dashboard=False, **options)
-    except Exception as error:  # Ray raises bare ones, such as when a busy machine starts it too slowly
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"Ray did not start on this machine: {reason}", exit_code=1) from error
-
-
-@contextlib.contextmanager
-def _without_greeting() -> Iterator[None]:
-    """Ray's native code tells on stderr that RAY_BACKEND_LOG_LEVEL is set; what else it says is passed on."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
-        os.dup2(caught.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            caught.seek(0)
-            for line in caught:
-                if b"RAY_BACKEND_LOG_LEVEL" not in line:
-                    os.write(2, line)
-
-
-def _quieten() -> None:
-    """Silence Ray's progress bars and warnings, which would drown ours; call before importing ray.data."""
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    # Workers of low priority starve on a busy machine, and Ray starts more and more of them.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray's native code writes to stderr, past every logger, that actors may restart.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    for name in ("ray", "ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        with Waiting(f"the Ray cluster at {address} to answer"), without_greeting():
+            ray.init(address=address, **QUIET)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"address: no Ray cluster at {address} ({str(error).splitlines()[0]}); "
+            "if it requires a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, "
+            "RAY_AUTH_TOKEN_PATH=FILE or the file ~/.ray/auth_token"
+        ) from error

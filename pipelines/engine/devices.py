@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from segray.pipelines.config.shared import GrowConfig
 from segray.pipelines.engine import cluster
@@ -53,7 +52,5 @@ def have_bf16(address: str | None) -> bool:
 
 
 def is_this_machine(address: str | None) -> bool:
-    """Whether a run with this address starts on this machine alone; Ray, slow to import, stays out."""
-    ray = sys.modules.get("ray")
-    connected = ray is not None and ray.is_initialized()
-    return address in (None, "local") and not connected
+    """Whether a run with this address starts on this machine alone."""
+    return address in (None, "local") and not cluster.has_joined()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import click
 
 from segray.pipelines.engine.auth_token import use_token
+from segray.pipelines.engine.reachable import require_listener
 from segray.pipelines.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def open_client(address: str | None) -> JobSubmissionClient:
     for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     server = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
+    require_listener(address, ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"))
     try:
         with _without_ray_address(address):
             return JobSubmissionClient(address)

@@ -88,6 +88,9 @@ def progress_line(tally: Tally, total: int, before: int, seconds: float) -> str:
     written = sum(tally.rows.values())
     segmented = min(total, max(written, tally.images["sam"], tally.images["clip"]))
     bad = tally.rows["error"] + tally.rows["skipped"]
+    if not segmented:
+        wait = f"waiting for the models and the first images ({clock(seconds)})"
+        return f"annotate  {before}/{before + total}  {wait}"
     rate = segmented / seconds if seconds else 0.0
     left = clock((total - segmented) / rate) if rate else "?"
     text = f"annotate  {before + segmented}/{before + total}  {rate:.1f} images/s  {left} left"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -10,6 +10,7 @@ from segray.models.label_space import LabelSpace
 from segray.pipelines.config.loading import config_hash, identity
 from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.config.schema import Config, keys
+from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.uris import redacted_tree
 
@@ -72,6 +73,33 @@ def differences(old: dict[str, Any], new: dict[str, Any], model: type[Config]) -
     ]
 
 
+def stored_section(
+    record: Mapping[str, Any], name: str, required: Sequence[str], labels: str
+) -> dict[str, Any]:
+    """A section of a label set's record, which anyone may have written.
+
+    Args:
+        record: of `provenance`.
+        name: `sam`, `clip` or `config`.
+        required: keys that the section must have.
+        labels: the label set, for the message.
+
+    Raises:
+        UserError: the section is missing, is no mapping, or lacks a key or has another type there.
+    """
+    section = record.get(name)
+    values = section if isinstance(section, dict) else {}
+    # A model and a checksum are text; what a configuration holds is validated where it is used.
+    good = [key for key in required if key in values and (name == "config" or _is_text(values[key]))]
+    if section is not values or len(good) < len(required):
+        bad = next((f"{name}.{key}" for key in required if key not in good), name)
+        raise UserError(
+            f"{storage.display(labels)}: its record of what made it has no valid {bad}; "
+            "a label set that segray wrote is needed"
+        )
+    return values
+
+
 def other_configuration(out: str, changed: Sequence[str], advice: str) -> str:
     """The error message that refuses to mix two configurations in one label set."""
     shown = "\n".join(f"  {line}" for line in changed)
@@ -88,6 +116,10 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
         "prompts": prompts.get("templates"),
     }
     return {**config, **models, **names}
+
+
+def _is_text(value: object) -> bool:
+    return value is None or isinstance(value, str)
 
 
 def _version(package: str) -> str | None:

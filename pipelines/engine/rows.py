@@ -70,6 +70,8 @@ class Row(TypedDict, total=False):
     mean_confidence: float
     labelled_fraction: float
     segments: list[SegmentRow] | None
+    # Predict
+    note: str | None
     # Encode, of predictions
     mask: bytes
     overlay: bytes | None

@@ -91,6 +91,22 @@ def segments_schema(dim: int | None, provenance: Mapping[str, object]) -> pa.Sch
     return pa.schema([*SEGMENT_FIELDS, ("embedding", embedding)], metadata=_metadata(provenance))
 
 
+def other_columns(schema: pa.Schema, *, segments: bool) -> list[str]:
+    """Columns of the labels or segments table that a file lacks, or has with another type."""
+    wanted = SEGMENT_FIELDS if segments else _LABEL_FIELDS
+    other = [name for name, kind in wanted if name not in schema.names or schema.field(name).type != kind]
+    if segments and not _is_embedding(schema):
+        other.append("embedding")
+    return other
+
+
+def _is_embedding(schema: pa.Schema) -> bool:
+    kind = schema.field("embedding").type if "embedding" in schema.names else None
+    if kind is None or pa.types.is_null(kind):
+        return kind is not None
+    return pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float16()
+
+
 def provenance_of(schema: pa.Schema) -> dict[str, Any]:
     """The provenance that a schema of this module carries.
 

@@ -23,6 +23,7 @@ from segray.pipelines.label_set.schema import (
     class_counts,
     labels_schema,
     labels_table,
+    other_columns,
     provenance_of,
     segments_schema,
     segments_table,
@@ -210,9 +211,11 @@ class LabelStore:
         except FileNotFoundError:
             return None
         try:
-            run: dict[str, Any] = json.loads(data)
-        except ValueError as error:
-            raise UserError(f"{storage.join(self.root, RUN)} is damaged: {error}; delete it") from error
+            run = json.loads(data)
+            _check_run(run)
+        except (ValueError, RecursionError) as error:
+            where = storage.display(storage.join(self.root, RUN))
+            raise UserError(f"{where} is damaged: {error}; delete it") from error
         return run
 
     def discard(self, part: str) -> None:
@@ -268,11 +271,15 @@ class LabelStore:
 
     def _part_statuses(self, part: str) -> tuple[str, pa.Table]:
         with self._open(LABELS, part) as file:
-            return part, self._guard(LABELS, part, lambda: file.read(["image_id", "status"]))
+            table = self._guard(LABELS, part, lambda: file.read(["image_id", "status"]))
+            return part, self._with_keys(table, LABELS, part)
 
     def _open(self, folder: str, part: str) -> PartReader:
         source = _uri(self.root, folder, part)
-        return self._guard(folder, part, lambda: PartReader(storage.open_input(source)))
+        file = self._guard(folder, part, lambda: PartReader(storage.open_input(source)))
+        if other := other_columns(file.schema_arrow, segments=folder == SEGMENTS):
+            raise self._damaged(source, f"other columns than a label set's: {', '.join(other)}")
+        return file
 
     def _group(
         self, file: PartReader, folder: str, part: str, group: int, columns: list[str] | None
@@ -280,7 +287,15 @@ class LabelStore:
         missing = {column.partition(".")[0] for column in columns or []} - set(file.schema_arrow.names)
         if missing:
             raise ValueError(f"no columns {sorted(missing)} in {folder}; allowed: {file.schema_arrow.names}")
-        return self._guard(folder, part, lambda: file.read_row_group(group, columns=columns))
+        table = self._guard(folder, part, lambda: file.read_row_group(group, columns=columns))
+        return self._with_keys(table, folder, part)
+
+    def _with_keys(self, table: pa.Table, folder: str, part: str) -> pa.Table:
+        """The table, if every row has an image and a status: readers rely on them."""
+        for name in ("image_id", "status"):
+            if name in table.column_names and table[name].null_count:
+                raise self._damaged(_uri(self.root, folder, part), f"a row without {name}")
+        return table
 
     def _guard(self, folder: str, part: str, call: Callable[[], T]) -> T:
         try:
@@ -299,8 +314,18 @@ class LabelStore:
             reason = None
         if reason is None:
             return UserError(f"cannot read {storage.display(uri)}: {why}", exit_code=1)
+        return self._damaged(uri, reason)
+
+    def _damaged(self, uri: str, reason: str) -> UserError:
         repair = f"segray verify out={storage.display(self.root)} repair=true"
         return DamagedPartError(f"{storage.display(uri)} is damaged ({reason}); run: {repair}")
+
+
+def _check_run(run: object) -> None:
+    """Refuse what readers rely on in another form: it may be anyone's."""
+    rows = run.get("rows", {}) if isinstance(run, dict) else None
+    if not isinstance(rows, dict) or not all(type(count) is int for count in rows.values()):
+        raise ValueError("not a record of a run, with its rows by status")
 
 
 def _uri(root: str, folder: str, name: str) -> str:

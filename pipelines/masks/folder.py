@@ -34,12 +34,15 @@ class MaskFolder:
 
     def __init__(self, root: str, options: MaskOptions | None = None) -> None:
         self.root, self.options = root, options or MaskOptions()
-        self._names = list_masks(root, follow=self.options.follow_links)
+        try:
+            self._names = list_masks(root, follow=self.options.follow_links)
+        except NotADirectoryError:
+            self._names = {}
         self._index = Names(self._names)
         if not self._names:
             raise UserError(
                 f"masks={storage.display(root)}: no mask there; give a folder of masks of class ids "
-                f"({' '.join(ENDINGS)})"
+                f"({' '.join(ENDINGS)}); `segray masks` converts annotation files (COCO, LabelMe, CVAT)"
             )
 
     def __len__(self) -> int:

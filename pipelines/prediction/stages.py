@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segray.models.label_space import LabelSpace
+from segray.models.segmenters.inference import Window
 from segray.models.segmenters.registry import Segmenter
 from segray.pipelines.annotation.stages.base import Stage, to_table
 from segray.pipelines.annotation.stages.schemas import READ_SCHEMA, pixels_of
@@ -33,8 +34,10 @@ BATCH = 4
 STOP = "stop"
 """Status of a row whose error must end the run: Ray Data keeps only the text of a worker's exception."""
 
-PREDICTED_SCHEMA = READ_SCHEMA.append(pa.field("label", pa.binary()))
-"""After the network: `label` is the raw uint8 [H, W]; the pixels stay only where an overlay needs them."""
+_NOTE = pa.field("note", pa.string())
+PREDICTED_SCHEMA = READ_SCHEMA.append(pa.field("label", pa.binary())).append(_NOTE)
+"""After the network: `label` is the raw uint8 [H, W]; the pixels stay only where an overlay needs them, and
+`note` is what the user should know."""
 ROW_SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -42,6 +45,7 @@ ROW_SCHEMA = pa.schema(
         ("error", pa.string()),
         ("class_ids", ID_LIST),
         ("class_pixels", ID_LIST),
+        _NOTE,
     ]
 )
 """What remains of an image when its files are written."""
@@ -60,7 +64,7 @@ class Job:
         classes: the name of each id.
         out: absolute path or URI of the output.
         overlays: whether to write them.
-        window: side of the sliding window, or None.
+        window: which images are predicted piece by piece.
         options: of the decoder.
     """
 
@@ -69,7 +73,7 @@ class Job:
     classes: tuple[str, ...]
     out: str
     overlays: bool
-    window: int | None
+    window: Window
     options: ImageOptions
 
     def mask(self, image_id: str) -> str:
@@ -111,8 +115,10 @@ class PredictImages(Stage):
     def _predict(self, row: Row) -> Row:
         from segray.pipelines.training.trained import predict_label
 
-        label = predict_label(self._network, pixels_of(row), self._job.window)
-        return {**row, "label": label.tobytes(), "pixels": row["pixels"] if self._job.overlays else None}
+        notes: list[str] = []
+        label = predict_label(self._network, pixels_of(row), self._job.window, notes.append)
+        pixels = row["pixels"] if self._job.overlays else None
+        return {**row, "label": label.tobytes(), "pixels": pixels, "note": notes[-1] if notes else None}
 
 
 def _load(job: Job, plan: PoolPlan) -> Segmenter:

@@ -116,7 +116,13 @@ class NetworkMaps(LabelMaps):
         follow: bool = True,
     ) -> None:
         from segray.pipelines.training.session import device_of_worker
-        from segray.pipelines.training.trained import chosen_window, load_network, run_folder, weights_sha256
+        from segray.pipelines.training.trained import (
+            chosen_window,
+            load_network,
+            named_window,
+            run_folder,
+            weights_sha256,
+        )
 
         self._refs, self._roots = list(list_images(images, also, follow=follow)), image_roots(images, also)
         self._options = replace(options or ImageOptions(), follow_links=follows_links(images, follow))
@@ -129,7 +135,7 @@ class NetworkMaps(LabelMaps):
             "weights_sha256": weights_sha256(state),
             "step": state.get("step"),
             "images": images,
-            "window": self._window,
+            "window": named_window(state, window),
         }
 
     def statuses(self) -> dict[str, str]:

@@ -114,6 +114,9 @@ def _recorded(student: FlatStudent, tensors: tuple[Tensor, ...]) -> Replay | Non
     except RuntimeError as error:
         _log.warning("the training step is not a CUDA graph: %s", str(error).splitlines()[0])
     # Recording runs the network some times, which counts for batch normalisation.
+    if tensors[0].is_cuda:
+        # So it does for random numbers, of which nothing in a step has drawn any on the GPU before.
+        torch.cuda.manual_seed(torch.cuda.initial_seed())
     with torch.no_grad():
         for buffer, value in zip(buffers, kept, strict=True):
             buffer.copy_(value)

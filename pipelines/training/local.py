@@ -7,8 +7,9 @@ import os
 from typing import TYPE_CHECKING
 
 from segray.pipelines.config.commands.train import TrainConfig
-from segray.pipelines.engine import cluster, single_process
+from segray.pipelines.engine import local_ray, single_process
 from segray.pipelines.engine.cpu import use_threads
+from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.io import storage
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.run_folder import CHECKPOINTS
@@ -37,10 +38,10 @@ def fit(config: TrainConfig, data: TrainingData) -> Failure | None:
     """
     from segray.pipelines.training.session import LocalSession
 
-    session = LocalSession(storage.join(config.out, CHECKPOINTS))
-    with single_process.running(config.out):
+    with single_process.running(config.out), Waiting("the network to load") as wait:
+        session = LocalSession(storage.join(config.out, CHECKPOINTS), wait)
         if "OMP_NUM_THREADS" not in os.environ:
-            use_threads(cluster.local_cpus())
+            use_threads(local_ray.local_cpus())
         for failures_left in range(config.train.max_failures, -1, -1):
             try:
                 return train_until_end(config, data, session, tracker_folder(config))

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
+from segray.pipelines.engine.waiting import Waiting
+
 if TYPE_CHECKING:
     from ray import ObjectRef
 
     from segray.pipelines.training.failures import Failure
 
 _INTERVAL_S = 0.5
+_START = "the training workers: their place on the cluster, then their start"
 
 
 class LogCollector:
@@ -23,15 +26,20 @@ class LogCollector:
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._failure: Failure | None = None
+        self._doing = ""
+
+    def note(self, doing: str) -> None:
+        """What the run is doing now, which is shown only if nothing else is for a while."""
+        self._doing = doing
 
     def write(self, line: str) -> None:
         """Add a line."""
         self._lines.append(line)
 
-    def drain(self) -> list[str]:
-        """The lines since the last call."""
+    def drain(self) -> tuple[list[str], str]:
+        """The lines since the last call, and what the run is doing now."""
         lines, self._lines = self._lines, []
-        return lines
+        return lines, self._doing
 
     def fail(self, failure: Failure) -> None:
         """Keep the first error that would happen again."""
@@ -43,7 +51,7 @@ class LogCollector:
 
 
 class RemoteWrite(Protocol):
-    """`LogCollector.write` as Ray's workers call it."""
+    """`LogCollector.write` or `note` as Ray's workers call it."""
 
     def remote(self, line: str) -> object:
         """Send a line without waiting."""
@@ -67,7 +75,7 @@ class RemoteFailure(Protocol):
 
 
 class LogActor(Protocol):
-    """Handle of an actor with `write`, `fail` and `failure`."""
+    """Handle of an actor with `write`, `note`, `fail` and `failure`."""
 
     @property
     def fail(self) -> RemoteFail:
@@ -84,6 +92,11 @@ class LogActor(Protocol):
         """See `LogCollector.write`."""
         ...
 
+    @property
+    def note(self) -> RemoteWrite:
+        """See `LogCollector.note`."""
+        ...
+
 
 @contextmanager
 def log_collector() -> Iterator[LogActor]:
@@ -96,13 +109,19 @@ def log_collector() -> Iterator[LogActor]:
     actor = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(LogCollector).remote()
     ended = threading.Event()
 
-    def print_lines() -> None:
-        for line in ray.get(actor.drain.remote()):
+    def print_lines(wait: Waiting) -> None:
+        lines, doing = ray.get(actor.drain.remote())
+        for line in lines:
             click.echo(line, err=True)
+            wait.heard()
+        if doing:
+            wait.what = doing
 
     def follow() -> None:
-        while not ended.wait(_INTERVAL_S):
-            print_lines()
+        with Waiting(_START) as wait:
+            while not ended.wait(_INTERVAL_S):
+                print_lines(wait)
+            print_lines(wait)
 
     thread = threading.Thread(target=follow, name="segray-train-lines", daemon=True)
     thread.start()
@@ -111,4 +130,3 @@ def log_collector() -> Iterator[LogActor]:
     finally:
         ended.set()
         thread.join()
-        print_lines()

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from segray.models.segmenters.inference import window_of
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import identity
 from segray.pipelines.engine.compiling import compiling
@@ -47,7 +48,7 @@ from segray.pipelines.training.history import (
     has_stopped,
 )
 from segray.pipelines.training.meter import Meter, mean_metrics, progress_line
-from segray.pipelines.training.session import Session, device_of_worker
+from segray.pipelines.training.session import Notes, Session, device_of_worker
 from segray.pipelines.training.step import Objective, StepMetrics
 from segray.pipelines.training.trackers import Trackers
 from segray.pipelines.training.validate import validate
@@ -86,6 +87,7 @@ class Trainer:
         self.config = config = on_device(config, self.device)
         self.session, self.classes = session, data.space.classes
         self.tracker_folder = tracker_folder if session.rank == 0 else None
+        session.note("the network to load")
         self._build_network(data)
         self._open_data(data)
         self.progress = self._resume()
@@ -115,7 +117,10 @@ class Trainer:
         first, last = self.progress.step, self._next_validation()
         meter = Meter(first)
         self.network.train()
+        steps = Notes(self.session, f"steps {first + 1} to {last} of {self.total}")
+        steps.show(0)
         for batch in meter.timed(self._batches(first, last)):
+            steps.show(batch.step - first)
             meter.add(self.train_step(batch))
             if (batch.step + 1) % CHECK_EVERY == 0:
                 meter.check()
@@ -146,7 +151,7 @@ class Trainer:
             self.validation_labels,
             classes=len(self.classes),
             tau=self.objective.tau,
-            window=self.config.train.window,
+            window=window_of(self.config.train.window, self.config.augment.crop),
             session=self.session,
         )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -12,9 +13,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.io import storage
 from segray.pipelines.training.checkpoints import CHECKPOINTS_KEPT, score, store_checkpoint
 from segray.pipelines.training.log_collector import LogActor
+
+_NOTE_S = 5.0
 
 Metrics = Mapping[str, float | None]
 """Scalars of one validation."""
@@ -38,19 +42,24 @@ class Session(Protocol):
         """Show a line to the user."""
         ...
 
+    def note(self, doing: str) -> None:
+        """What the run is doing now, for a user who waits: a noun, as in "waiting for {doing}"."""
+        ...
+
 
 class LocalSession:
     """One process without Ray. Names and choice of checkpoints are those of Ray Train.
 
     Args:
         folder: path or URI of the folder that checkpoints go to.
+        wait: says what a user waits for.
     """
 
     rank = 0
     workers = 1
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
+    def __init__(self, folder: str, wait: Waiting | None = None) -> None:
+        self.folder, self._wait = folder, wait or Waiting("")
 
     def report(self, metrics: Metrics, checkpoint: Path | None) -> None:  # noqa: ARG002
         """Keep a copy of the checkpoint, which holds the metrics; remove those that are no longer needed."""
@@ -65,7 +74,12 @@ class LocalSession:
 
     def log(self, line: str) -> None:
         """Print it."""
+        self._wait.heard()
         click.echo(line, err=True)
+
+    def note(self, doing: str) -> None:
+        """Change what a user waits for."""
+        self._wait.what = doing
 
     def _remove_old(self) -> None:
         """Keep the newest checkpoint, the best ones, and those that Ray Train relies on when it resumes."""
@@ -107,6 +121,42 @@ class RaySession:
     def log(self, line: str) -> None:
         """Send it to the driver."""
         self.log_collector.write.remote(line)
+
+    def note(self, doing: str) -> None:
+        """Send it to the driver."""
+        if self.rank == 0:
+            self.log_collector.note.remote(doing)
+
+
+def once(write: Callable[[str], None]) -> Callable[[str], None]:
+    """The same function for the first line alone, where one stands for all."""
+    lines: list[str] = []
+
+    def first(line: str) -> None:
+        if not lines:
+            write(line)
+        lines.append(line)
+
+    return first
+
+
+class Notes:
+    """Tells the session from time to time how much of something is done.
+
+    Args:
+        session: of the worker.
+        what: what is being done, such as "steps 1 to 400 of 4000".
+    """
+
+    def __init__(self, session: Session, what: str) -> None:
+        self._session, self._what, self._next = session, what, 0.0
+
+    def show(self, done: int) -> None:
+        """So many are done; cheap, for it tells only every few seconds."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._session.note(f"{self._what}, {done} done")
+            self._next = now + _NOTE_S
 
 
 def _ray_snapshot(folder: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from segray.models.label_space import hidden_characters
-from segray.models.segmenters.inference import image_logits
+from segray.models.segmenters.inference import WHOLE, Window, predict, window_of
 from segray.models.segmenters.registry import Segmenter, build_segmenter, check_segmenter
+from segray.pipelines.config.commands.train import AugmentConfig
 from segray.pipelines.config.previous import current_value
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -130,24 +131,36 @@ def weights_sha256(state: CheckpointState) -> str:
     return str(state["sha256"][weights_file(state)])
 
 
-def chosen_window(state: CheckpointState, window: int | None) -> int | None:
-    """Side of the sliding window, or None for whole images.
+def chosen_window(state: CheckpointState, window: int | None) -> Window:
+    """Which images are predicted piece by piece.
 
     Args:
-        state: of the checkpoint; its window is the default.
+        state: of the checkpoint; how its run validated is the default.
         window: the user's choice; 0: whole images, None: the default.
     """
-    return (state.get("window") if window is None else window) or None
+    crop = state.get("config", {}).get("augment.crop")
+    return window_of(named_window(state, window), crop if isinstance(crop, int) else AugmentConfig().crop)
 
 
-def predict_label(network: Segmenter, pixels: NDArray[np.uint8], window: int | None) -> NDArray[np.uint8]:
+def named_window(state: CheckpointState, window: int | None) -> int | None:
+    """Side of the window that the user chose here or for the run, 0 for whole images; None: neither."""
+    return state.get("window") if window is None else window
+
+
+def predict_label(
+    network: Segmenter,
+    pixels: NDArray[np.uint8],
+    window: Window = WHOLE,
+    warn: Callable[[str], None] | None = None,
+) -> NDArray[np.uint8]:
     """Class ids [H, W] of an image [H, W, 3] RGB at its own size.
 
     Args:
         network: in evaluation mode, with at most 255 classes; its device is used.
         pixels: a writable array.
-        window: see `image_logits`.
+        window: whether to go piece by piece.
+        warn: receives a line if memory ran out for the image in one piece.
     """
     image = torch.from_numpy(pixels).permute(2, 0, 1)
-    label = image_logits(network, image, window=window).argmax(0)
+    label = predict(network, image, window, warn).label
     return label.to(torch.uint8).cpu().numpy()

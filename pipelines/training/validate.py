@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from segray.models.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
-from segray.models.segmenters.inference import image_logits
+from segray.models.segmenters.inference import Prediction, Window, predict
 from segray.models.segmenters.registry import Segmenter
 from segray.models.semi.objective import IGNORE
 from segray.pipelines.training.data.datasets import LabelledImages, UnlabelledImages
 from segray.pipelines.training.history import ValidationMetrics
-from segray.pipelines.training.session import Session, sum_over_workers
+from segray.pipelines.training.session import Notes, Session, once, sum_over_workers
 
 MODEL, ZERO_SHOT, ENHANCED = range(3)
 """Labels that are compared with the masks: the network's, the label set's, and Eq. 7's."""
@@ -27,7 +27,7 @@ def validate(
     *,
     classes: int,
     tau: float,
-    window: int | None,
+    window: Window,
     session: Session,
 ) -> ValidationMetrics:
     """Metrics over all validation images, the same on every worker.
@@ -38,7 +38,7 @@ def validate(
         zero_shot: the label set's view of the same images; None without a label set.
         classes: how many.
         tau: confidence from which the enhanced label is the network's.
-        window: see `image_logits`.
+        window: which images are predicted piece by piece.
         session: this worker takes every n-th image, by its rank.
     """
     training = network.training
@@ -46,15 +46,18 @@ def validate(
     device = next(network.parameters()).device
     counts = torch.zeros(3, classes, classes, dtype=torch.int64, device=device)
     ignored = torch.zeros((), dtype=torch.int64, device=device)
+    warn = once(session.log)
+    notes = Notes(session, f"the validation of {len(images)} images")
     for index in range(session.rank, len(images), session.workers):
+        notes.show(index)
         image, mask = images[index]
-        logits = image_logits(network, image, window=window)
-        _count(counts[MODEL], mask, logits.argmax(0))
+        prediction = predict(network, image, window, warn)
+        _count(counts[MODEL], mask, prediction.label)
         ignored += (mask == IGNORE).sum().to(device)
         if zero_shot is not None:
             label = _zero_shot_label(zero_shot, index, mask).to(device)
             _count(counts[ZERO_SHOT], mask, torch.where(label == IGNORE, 0, label))
-            _count(counts[ENHANCED], mask, _enhanced(logits, label, tau))
+            _count(counts[ENHANCED], mask, _enhanced(prediction, label, tau))
     network.train(training)
     metrics = _metrics(sum_over_workers(counts).cpu(), zero_shot is not None)
     counted, left_out = sum(map(sum, metrics["confusion"])), int(sum_over_workers(ignored))
@@ -67,10 +70,10 @@ def _zero_shot_label(zero_shot: UnlabelledImages, index: int, mask: Tensor) -> T
     return torch.full_like(mask, IGNORE, dtype=torch.int64) if labels is None else labels[0].long()
 
 
-def _enhanced(logits: Tensor, zero_shot: Tensor, tau: float) -> Tensor:
+def _enhanced(prediction: Prediction, zero_shot: Tensor, tau: float) -> Tensor:
     """Eq. 7 as a complete label: the network's class also where there is no zero-shot class."""
-    confidence, predicted = logits.softmax(0).max(0)
-    return torch.where((confidence >= tau) | (zero_shot == IGNORE), predicted, zero_shot)
+    replaced = (prediction.confidence >= tau) | (zero_shot == IGNORE)
+    return torch.where(replaced, prediction.label, zero_shot)
 
 
 def _count(counts: Tensor, mask: Tensor, label: Tensor) -> None:

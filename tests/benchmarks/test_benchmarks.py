@@ -219,7 +219,7 @@ def test_the_clock_runs_from_sams_first_image_to_the_last_part(tmp_path: Path, m
 
 def test_bare_loop_labels_every_image(tmp_path: Path) -> None:
     paths = common.draw_images(tmp_path / "images", 2, 11, 64)
-    config = load(AnnotateConfig, None, [QUICK, f"images={tmp_path}", "out=none"])
+    config = load(AnnotateConfig, None, [QUICK, f"images={tmp_path}", "out=none", "classes=picture_book"])
     threads = torch.get_num_threads()
     try:
         timing = throughput.bare_loop(config, paths, 1)

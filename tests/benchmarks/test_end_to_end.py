@@ -27,7 +27,7 @@ from segray.pipelines.io.images import ImageOptions
 
 def test_plain_way_labels_as_segray_does(tmp_path: Path) -> None:
     paths = common.draw_images(tmp_path / "images", 2, 11, 96)
-    config = load(AnnotateConfig, None, [f"images={tmp_path}", "out=none"])
+    config = load(AnnotateConfig, None, [f"images={tmp_path}", "out=none", "classes=picture_book"])
     threads = torch.get_num_threads()
     try:
         assert end_to_end.plain_loop(config, paths, tmp_path / "plain", 1) > 0
@@ -74,7 +74,7 @@ def test_random_weights_fit_the_models_that_the_words_name(
     monkeypatch.setattr(real_size, "build_sam_vit_b", lambda: build_builtin_sam(SAM_ARCH))
     monkeypatch.setattr("open_clip.get_model_config", lambda _: CLIP_ARCH)
     words = real_size.random_models(tmp_path, 5)
-    config = load(AnnotateConfig, None, [f"images={tmp_path}", "out=none", *words])
+    config = load(AnnotateConfig, None, [f"images={tmp_path}", "out=none", "classes=picture_book", *words])
     assert (config.sam.model, config.clip.model, config.label.threshold) == ("vit_b", "ViT-B-16", -1)
     sam, _ = build_sam("builtin", config.sam.weights)
     clip = build_clip("builtin", config.clip.weights)

@@ -26,7 +26,7 @@ ROWS_PER_PART = 2
 N_PARTS = len(NAMES) // ROWS_PER_PART
 # Every prompt's masks are kept, so that there are segments however well or badly the weights are trained.
 OPTIONS = (
-    *("sam.model=builtin", "clip.model=builtin"),
+    *("classes=picture_book", "sam.model=builtin", "clip.model=builtin"),
     *("sam.points_per_side=2", "sam.pred_iou_thresh=0", "sam.stability_score_thresh=0"),
     *("sam.workers=1", "sam.batch_size=2", "clip.batch_size=2", f"rows_per_part={ROWS_PER_PART}"),
 )
@@ -60,6 +60,14 @@ def segray(*arguments: str) -> int:
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
     return int(stop.value.code or 0)
+
+
+def only_error(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that an error took; before it stands what the command understood, the classes."""
+    *before, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("segray: ")
+    assert all(other.startswith("classes") for other in before), before
+    return line
 
 
 def finished_parts(out: Path) -> list[str]:

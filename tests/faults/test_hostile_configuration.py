@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
+from segray.models import downloads
 from segray.models import weights as weight_files
 from segray.pipelines.commands import annotate, relabel, verify
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.config.loading import load
+from segray.pipelines.config.shared import GrowConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.label_set.store import LabelStore, write_part
 from segray.tuning.folder import SearchFolder
@@ -71,7 +73,7 @@ def test_repair_takes_no_machine_from_a_received_label_set(
     assert segray("verify", f"out={received}", "repair=true") == 0
     (config,) = seen
     assert config.address is None
-    assert config.grow == AnnotateConfig(images="x", out="y").grow
+    assert config.grow == GrowConfig()
     assert (config.sam.num_gpus, config.rows_per_part, config.max_bad) == (None, None, None)
     assert config.image.roots == ()
     assert "  sam.points_per_side=3\n" in capsys.readouterr().err
@@ -102,7 +104,7 @@ def test_repair_loads_and_lists_nothing_by_the_word_of_a_received_label_set(
 ) -> None:
     _plant(received, planted, key)
     before = files(received)
-    monkeypatch.setattr(weight_files, "_download", lambda *_: pytest.fail("a request"))
+    monkeypatch.setattr(downloads, "fetch", lambda *_: pytest.fail("a request"))
     assert segray("verify", f"out={received}", "repair=true") == 1
     seen = capsys.readouterr().err
     assert f"{key}=" in seen
@@ -185,3 +187,20 @@ def test_a_received_search_sets_nothing_but_what_is_searched(
     again = SearchFolder(folder.config)
     again.begin()
     assert [one.number for one in again.trials()] == [0]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{}, {"sam": []}, {"sam": {"model": "vit_b"}, "clip": {"model": 7, "sha256": None}, "config": {}}],
+    ids=["nothing", "another type", "a number for a name"],
+)
+def test_relabel_refuses_records_of_another_form(
+    tmp_path: Path, record: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = tmp_path / "received"
+    kept = {name: value for name, value in PROVENANCE.items() if name not in ("sam", "clip", "config")}
+    write_part(str(labels), *tables([ok_row("a.png")], provenance={**kept, **record}))
+    write_manifest(str(labels), ["a.png"])
+    assert segray("relabel", f"labels={labels}", f"out={tmp_path / 'out'}", "classes=cat") == 2
+    assert "its record of what made it has no valid" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

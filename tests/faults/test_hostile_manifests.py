@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.faults.runs import overrides, segray
+from tests.faults.runs import only_error, overrides, segray
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def annotate(folder: Path, uri: str, *more: str) -> int:
 
 
 def only_line(capsys: pytest.CaptureFixture[str]) -> str:
-    (line,) = capsys.readouterr().err.splitlines()
+    line = only_error(capsys)
     assert line.startswith("segray: manifest ")
     assert "row 1 (a.png): " in line
     assert "allowed: files below " in line

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from segray.pipelines.io.manifest import SCHEMA
-from tests.faults.runs import overrides, segray
+from tests.faults.runs import only_error, overrides, segray
 
 
 class Bomb:
@@ -37,8 +37,7 @@ def refused(
     """Run `segray annotate`; its one line."""
     source = [] if config is None else [str(config)]
     assert segray("annotate", *source, *overrides(images, out, *more)) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("segray: ")
+    line = only_error(capsys)
     assert not out.exists()
     return line
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from segray.models.weights import BUILTIN_FOLDER
-from tests.faults.runs import overrides, segray
+from tests.faults.runs import only_error, overrides, segray
 from tests.processes import started
 
 FILES = {
@@ -19,9 +19,8 @@ FILES = {
 
 def refused(images: Path, out: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
     assert segray("annotate", *overrides(images, out, *more)) == 2
-    (line,) = capsys.readouterr().err.splitlines()
     assert not out.exists()
-    return line
+    return only_error(capsys)
 
 
 def test_weights_are_missing(images: Path, tmp_path: Path) -> None:
@@ -31,7 +30,7 @@ def test_weights_are_missing(images: Path, tmp_path: Path) -> None:
     with started(command, tmp_path / "log") as process:
         ended = process.wait()
     assert (ended.code, ended.out) == (2, "")
-    (line,) = ended.err.splitlines()
+    (line,) = ended.complaints
     assert line.startswith("segray: ")
     assert str(missing) in line
     assert not (tmp_path / "out").exists()

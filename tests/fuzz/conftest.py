@@ -18,10 +18,17 @@ _COMMON = {
 }
 LABEL_SET_READERS = ("verify", "report", "evaluate", "relabel", "label set", "training labels")
 
-settings.register_profile("short", max_examples=25, derandomize=True, database=None, **_COMMON)  # type: ignore[arg-type]
+_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES") or 0)
+settings.register_profile(
+    "short",
+    max_examples=_EXAMPLES or 25,
+    derandomize=True,
+    database=None,
+    **_COMMON,  # type: ignore[arg-type]
+)
 settings.register_profile(
     "long",
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES") or 2000),
+    max_examples=_EXAMPLES or 2000,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
     **_COMMON,  # type: ignore[arg-type]
 )

@@ -44,7 +44,10 @@ def edited_footer(parquet: bytes, changes: Sequence[Edit]) -> bytes:
 def _array(values: list[Any], kind: pa.DataType | None) -> pa.Array:
     for wanted in (kind, None):
         with suppress(pa.ArrowException, ValueError, TypeError, OverflowError, RecursionError):
-            return pa.array(values, wanted)
+            array = pa.array(values, wanted)
+            # Not everything that Arrow holds can be written: structs without fields cannot.
+            _parquet(pa.table({"column": array}))
+            return array
     return pa.array([_text(value) for value in values])
 
 

@@ -29,7 +29,10 @@ from segray.pipelines.scenes.picture_book import draw_scene
 PLAN = PoolPlan(workers=1, max_workers=1, num_cpus=0, num_gpus=0, threads=1, batch_size=4)
 # Every prompt's masks are kept, so that there are segments however well or badly the weights are trained.
 BUILTIN_MODELS = ("sam.model=builtin", "clip.model=builtin")
-OPTIONS = (*BUILTIN_MODELS, "sam.points_per_side=3", "sam.pred_iou_thresh=0", "sam.stability_score_thresh=0")
+OPTIONS = (
+    *("classes=picture_book", *BUILTIN_MODELS),
+    *("sam.points_per_side=3", "sam.pred_iou_thresh=0", "sam.stability_score_thresh=0"),
+)
 
 
 def draw_scenes(folder: Path, count: int, first: int = 0) -> Path:

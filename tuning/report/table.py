@@ -10,7 +10,7 @@ import click
 from segray.pipelines.engine.progress import clock
 from segray.tuning.records import Run, Trial, mean, mean_miou
 
-_HEARTBEAT_S = 60.0
+_FIRST_HEARTBEAT_S, _HEARTBEAT_S = 10.0, 60.0
 
 Progress = Mapping[str, tuple[float, float]]
 """(epoch, mIoU) of running trials by their folder."""
@@ -44,14 +44,14 @@ class Table:
         self._print(trial, trial.held_out, "unseen", "done" if trial.held_out else "crashed")
 
     def heartbeat(self, running: Sequence[Trial], progress: Callable[[], Progress]) -> None:
-        """Print what is running, at most once per minute.
+        """Print what is running, at most once per minute; the first time after ten seconds.
 
         Args:
             running: the running trials.
             progress: gets their figures.
         """
         now = time.monotonic()
-        if now - self._printed < _HEARTBEAT_S:
+        if now - self._printed < (_FIRST_HEARTBEAT_S if self._printed == self._began else _HEARTBEAT_S):
             return
         self._printed, known = now, progress()
         trials = ", ".join(_progress(trial, known) for trial in running) or "nothing"

@@ -78,4 +78,7 @@ def _stream_before_others(plan: PoolPlan) -> Callable[[], AbstractContextManager
         return nullcontext
     import torch
 
-    return partial(torch.cuda.stream, torch.cuda.Stream(priority=-1))
+    stream = torch.cuda.Stream(priority=-1)
+    # The models' weights are copied by then.
+    stream.wait_stream(torch.cuda.current_stream())
+    return partial(torch.cuda.stream, stream)

@@ -197,7 +197,7 @@ class AnnotateConfig(Config):
     """The images: a folder, a glob such as `photos/**/*.jpg`, a file, or the same under s3:// or gs://."""
     out: Annotated[Folder, RunOnly]
     """Folder of the label set. Running the same command again labels only the images that are missing."""
-    classes: Classes = "picture_book"
+    classes: Classes
     """picture_book, voc, coco, the names: cat,dog, or a file: one class per line, or another tool's."""
     sam: SamConfig = SamConfig()
     """SAM, which finds the segments."""
@@ -253,7 +253,7 @@ def with_default_models(values: Mapping[str, object]) -> dict[str, object]:
     the 80 ImageNet templates. A CLIP that the user names keeps the defaults of its own keys.
     """
     sam, clip, label = (_set_values(values.get(name)) for name in ("sam", "clip", "label"))
-    builtin = values.get("classes", "picture_book") == "picture_book"
+    builtin = values.get("classes") == "picture_book"
     sam.setdefault("model", "builtin" if builtin else "vit_b")
     if "model" not in clip and builtin:
         clip["model"] = "builtin"

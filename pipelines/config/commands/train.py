@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from segray.pipelines.config.commands.annotate import PixelConfig
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Shown, Text
-from segray.pipelines.config.shared import GrowConfig, LinksConfig
+from segray.pipelines.config.shared import GrowConfig, LinksConfig, Window
 
 Method = Literal["supervised", "fixmatch", "unimatch", "unimatch_v2", "segray", "segray_v2"]
 Network = Literal[
@@ -39,8 +39,8 @@ class TrainImageConfig(PixelConfig, LinksConfig):
 class DataConfig(Config):
     """The images, masks and labels of a training run."""
 
-    kind: Literal["folder", "voc", "coco", "picture_book"] = "folder"
-    """folder, picture_book: images/ and masks/; voc: PASCAL VOC's folders; coco: instances_*.json."""
+    kind: Literal["folder", "voc", "coco", "labelme", "cvat", "picture_book"] = "folder"
+    """folder, picture_book: images/, masks/; voc: its folders; coco, labelme, cvat: annotation files."""
     root: Folder
     """The data set's folder."""
     classes: Text | tuple[Text, ...] | None = None
@@ -56,13 +56,15 @@ class DataConfig(Config):
     mask_suffix: Text | None = None
     """What a mask's name has behind its image's, such as _mask; OLD:NEW replaces OLD by it; null: nothing."""
     annotations: Text | None = None
-    """COCO's JSON file of the training images; null: instances_train*.json or the file of a known tool."""
+    """COCO's JSON file of the training images, or CVAT's XML; null: the name that a known tool gives it."""
     val_annotations: Text | None = None
     """COCO's JSON file of the validation images, with `data.annotations`; null: none."""
     images: Text | None = None
-    """Folder below `data.root` with the images of the JSON file; null: where known tools put them."""
+    """Folder below `data.root` with the images; null: images, or where known tools put them."""
     val_images: Text | None = None
     """The same for the validation images; null: where known tools put them, or `data.images`."""
+    masks: Text | None = None
+    """Folder below `data.root` with the masks of kind folder; null: masks."""
     labels: Folder | None = None
     """Label set of `segray annotate`: zero-shot labels of the unlabelled images; null: none."""
     labelled: Text = "all"
@@ -206,8 +208,8 @@ class LearnConfig(Config):
     """Compile the network with torch.compile."""
     validate_every: int = Field(default=1, ge=1)
     """Epochs between validations; the last epoch is always validated."""
-    window: int | None = Field(default=None, ge=32)
-    """Side of the sliding window in validation, in pixels; null: whole images at their own size."""
+    window: Window = None
+    """Sliding window in validation, in pixels; 0: whole images, null: windows for images of many crops."""
     patience: int | None = Field(default=None, ge=1)
     """Stop when so many validations in a row have no better mIoU; null: train all epochs."""
     max_failures: Annotated[int, Field(ge=0), RunOnly] = 3

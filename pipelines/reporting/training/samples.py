@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from segray.models.metrics import class_iou, confusion_matrix, mean_iou
-from segray.models.segmenters.inference import image_logits
+from segray.models.segmenters.inference import Window, predict
 from segray.models.segmenters.registry import Segmenter
 from segray.models.semi.objective import IGNORE
 from segray.pipelines.printing import visible
@@ -67,19 +67,18 @@ class Network:
 
     Attributes:
         segmenter: in evaluation mode; its device is used.
-        window: see `image_logits`.
+        window: which images are predicted piece by piece.
         tau: from this probability on the enhanced label is the network's class.
     """
 
     segmenter: Segmenter
-    window: int | None
+    window: Window
     tau: float
 
     def predict(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The classes of an image uint8 [3, H, W] and their probabilities, [H, W] on the CPU."""
-        logits = image_logits(self.segmenter, image, window=self.window)
-        probability, label = logits.softmax(0).max(0)
-        return label.cpu(), probability.cpu()
+        prediction = predict(self.segmenter, image, self.window)
+        return prediction.label.cpu(), prediction.confidence.cpu()
 
 
 class ExampleRenderer:

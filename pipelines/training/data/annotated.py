@@ -115,7 +115,11 @@ class AnnotatedImages(DataSet):
 
     def check(self, samples: Sequence[Sample]) -> None:
         """Compare annotations with the images' headers, see `DataSet.check`; no mask is rendered."""
-        refuse([problem for sample in samples if (problem := self._problem(sample))], "bad masks or images")
+        refuse(list(self.problems(samples).values()), "bad masks or images")
+
+    def problems(self, samples: Sequence[Sample]) -> dict[str, str]:
+        """What is wrong with the annotations of each bad image, see `DataSet.problems`."""
+        return {sample.image_id: problem for sample in samples if (problem := self._problem(sample))}
 
     def ready(self, samples: Iterable[Sample]) -> tuple[Sample, ...]:
         """The samples with their annotations."""

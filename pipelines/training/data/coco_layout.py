@@ -53,12 +53,22 @@ def find_places(config: DataConfig) -> tuple[Place, Place | None]:
     return train, _part(config.root, "val", config.val_images)
 
 
-def _named(root: str, name: str, images: str | None, key: str) -> Place:
+def named_file(root: str, name: str, key: str) -> str:
+    """A file that a key names, below the root or anywhere.
+
+    Raises:
+        UserError: there is none.
+    """
     inside = storage.join(root, name)
-    uri = inside if storage.is_local(name) and not name.startswith("/") and storage.exists(inside) else name
-    if not storage.exists(uri):
+    if storage.is_local(name) and not name.startswith("/") and storage.exists(inside):
+        return inside
+    if not storage.exists(name):
         raise UserError(f"{key}: no file {storage.display(name)!r}, neither there nor below data.root")
-    return _place(root, uri, name, images)
+    return name
+
+
+def _named(root: str, name: str, images: str | None, key: str) -> Place:
+    return _place(root, named_file(root, name, key), name, images)
 
 
 def _place(root: str, uri: str, name: str, images: str | None) -> Place:

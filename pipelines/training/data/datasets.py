@@ -46,7 +46,7 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
             image = _image(sample)
         except ImageProblem as problem:
             raise UserError(f"image {sample.image}: {problem.reason}") from None
-        mask = torch.from_numpy(_mask(sample))
+        mask = torch.from_numpy(read_mask(sample))
         if mask.shape != image.shape[1:]:
             raise UserError(f"mask {sample.mask} no longer has the size of its image {sample.image}")
         return image, mask
@@ -129,7 +129,12 @@ def _image(sample: Sample) -> Tensor:
     return torch.from_numpy(decode(read_image(sample.image), sample.read)).permute(2, 0, 1).contiguous()
 
 
-def _mask(sample: Sample) -> NDArray[np.uint8]:
+def read_mask(sample: Sample) -> NDArray[np.uint8]:
+    """The mask of a sample that is ready, uint8 [H, W], void as 255.
+
+    Raises:
+        UserError: there is none, or the file has changed since it was checked.
+    """
     if sample.shapes is not None:
         return render_label_map(sample.shapes)
     if sample.mask is None:

@@ -21,20 +21,22 @@ IMAGES, MASKS = "images", "masks"
 def open_folder(config: DataConfig) -> DataSet:
     """A folder with images/ and masks/, which mirror each other: `images/a/1.jpg` has `masks/a/1.png`.
 
-    images/train/ and images/val/ are its parts. Without images/train/, all images outside images/val/ are
-    training images; without images/val/, the data set has no validation part.
+    `data.images` and `data.masks` give the two other names. images/train/ and images/val/ are its parts.
+    Without images/train/, all images outside images/val/ are training images; without images/val/, the data
+    set has no validation part.
 
     Raises:
         UserError: no image, no mask, no class names, or a mask that matches two images.
     """
-    images = list_samples(config.root, IMAGES, follow=config.image.follow_links)
+    folder = (config.images or IMAGES).strip("/")
+    images = list_samples(config.root, folder, follow=config.image.follow_links)
     options = mask_options(config)
     space = _space(config, options)
-    masks = MaskFolders(config.root, [MASKS], options.bound(space))
-    data = MaskedImages(config.root, space, images, masks, folder=IMAGES)
-    val = [i for i in data.samples if i.startswith(f"{IMAGES}/val/")]
-    train = [i for i in data.samples if i.startswith(f"{IMAGES}/train/")]
-    data.train = train or [i for i in data.samples if not i.startswith(f"{IMAGES}/val/")]
+    masks = MaskFolders(config.root, [(config.masks or MASKS).strip("/")], options.bound(space))
+    data = MaskedImages(config.root, space, images, masks, folder=folder)
+    val = [i for i in data.samples if i.startswith(f"{folder}/val/")]
+    train = [i for i in data.samples if i.startswith(f"{folder}/train/")]
+    data.train = train or [i for i in data.samples if not i.startswith(f"{folder}/val/")]
     data.candidates = [i for i in data.train if data.samples[i].mask]
     data.val = val or None
     return data

@@ -21,7 +21,7 @@ from segray.pipelines.io.sources import ImageRef, LeftOut, list_images, read_ima
 from segray.pipelines.masks.binary import count_ids, look_binary, refuse_binary
 from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.masks.options import MaskOptions
-from segray.pipelines.training.data.samples import READ, DataSet, Sample, refuse
+from segray.pipelines.training.data.samples import READ, DataSet, Sample, grouped, refuse
 from segray.pipelines.understood import PixelCounts
 
 _log = logging.getLogger(__name__)
@@ -131,9 +131,14 @@ class MaskFolders:
 
     def find(self, mask_id: str) -> str | None:
         """The mask_id in the spelling of the disk; None if there is no such mask."""
-        folder, _, name = mask_id.partition("/")
-        file = self._truths[folder].own(name) if folder in self._truths else None
+        folder, name = self._split(mask_id)
+        file = self._truths[folder].own(name) if folder else None
         return f"{folder}/{file}" if file else None
+
+    def _split(self, mask_id: str) -> tuple[str, str]:
+        """The folder of a mask and its path there; "" for a mask of another folder."""
+        folder = next((name for name in self._truths if mask_id.startswith(f"{name}/")), "")
+        return folder, mask_id.removeprefix(f"{folder}/") if folder else mask_id
 
     def looked_for(self, name: str) -> str:
         """See `MaskFolder.looked_for`, of the first folder that exists."""
@@ -152,7 +157,7 @@ class MaskFolders:
         Raises:
             UserError: the mask is invalid.
         """
-        folder, _, name = (sample.mask_id or "").partition("/")
+        folder, name = self._split(sample.mask_id or "")
         return count_ids(self._truths[folder].read(name, shape=shape, n_classes=n_classes))
 
 
@@ -214,22 +219,29 @@ class MaskedImages(DataSet):
 
     def check(self, samples: Sequence[Sample]) -> None:
         """Read each mask, see `DataSet.check`; all masks that were read tell whether they are binary."""
-        self._ids(samples)
+        refuse(grouped(list(self._count(samples).items())), "bad masks or images")
         total, options = np.sum(list(self._counts.values()), axis=0), self._masks.options
         if samples and options.binary is None and options.table is None and look_binary(total):
             where = f"data.root={storage.display(self.root)}"
             refuse_binary(where, options.binary_key, self.space.classes)
 
+    def problems(self, samples: Sequence[Sample]) -> dict[str, str]:
+        """What is wrong with each bad mask, see `DataSet.problems`."""
+        return {sample.image_id: problem for sample, problem in self._count(samples).items()}
+
     def _ids(self, samples: Sequence[Sample]) -> list[NDArray[np.int64]]:
         """Pixels of each id in each mask."""
+        refuse(grouped(list(self._count(samples).items())), "bad masks or images")
+        return [self._counts[str(sample.mask)] for sample in samples]
+
+    def _count(self, samples: Sequence[Sample]) -> dict[Sample, str]:
+        """Count the ids of the masks that were not read yet; what is wrong with the others."""
         new = list({sample.mask: sample for sample in samples if sample.mask not in self._counts}.values())
         with ThreadPoolExecutor(_READERS) as pool:
             results = list(pool.map(self._read, new))
-        problems = [(sample, r) for sample, r in zip(new, results, strict=True) if isinstance(r, str)]
-        refuse(_grouped(problems), "bad masks or images")
         read = zip(new, results, strict=True)
         self._counts |= {str(sample.mask): ids for sample, ids in read if not isinstance(ids, str)}
-        return [self._counts[str(sample.mask)] for sample in samples]
+        return {s: text for s, text in zip(new, results, strict=True) if isinstance(text, str)}
 
     def _read(self, sample: Sample) -> NDArray[np.int64] | str:
         """Pixels of each id in a mask, or what is wrong with it."""
@@ -246,19 +258,3 @@ class MaskedImages(DataSet):
     def _masked(self, sample: Sample, mask_id: str) -> Sample:
         uri = storage.join(self.root, mask_id)
         return replace(sample, mask=uri, mask_id=mask_id, options=self._masks.options)
-
-
-def _grouped(problems: Sequence[tuple[Sample, str]]) -> list[str]:
-    """One line for many masks with the same problem, as a folder of colour masks has."""
-    lines: list[str] = []
-    alike: dict[str, list[str]] = {}
-    for sample, text in problems:
-        start = f"mask {sample.mask}: "
-        if text.startswith(start):
-            alike.setdefault(text.removeprefix(start), []).append(str(sample.mask))
-        else:
-            lines.append(text)
-    for reason, masks in alike.items():
-        more = f" and {len(masks) - 1} others" if len(masks) > 1 else ""
-        lines.append(f"mask {masks[0]}{more}: {reason}")
-    return lines

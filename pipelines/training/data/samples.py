@@ -113,6 +113,10 @@ class DataSet(ABC):
             UserError: one line per bad mask, see `refuse`.
         """
 
+    @abstractmethod
+    def problems(self, samples: Sequence[Sample]) -> dict[str, str]:
+        """As `check`, without raising: by image_id what is wrong."""
+
     def ready(self, samples: Iterable[Sample]) -> tuple[Sample, ...]:
         """The samples with everything that is needed to load them on another machine."""
         return tuple(samples)
@@ -134,3 +138,19 @@ def refuse(problems: Sequence[str], what: str) -> None:
         raise UserError(problems[0])
     more = [f"... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
     raise UserError("\n  ".join([f"{len(problems)} {what}:", *problems[:SHOWN], *more]))
+
+
+def grouped(problems: Sequence[tuple[Sample, str]]) -> list[str]:
+    """One line for many masks with the same problem, as a folder of colour masks has."""
+    lines: list[str] = []
+    alike: dict[str, list[str]] = {}
+    for sample, text in problems:
+        start = f"mask {sample.mask}: "
+        if text.startswith(start):
+            alike.setdefault(text.removeprefix(start), []).append(str(sample.mask))
+        else:
+            lines.append(text)
+    for reason, masks in alike.items():
+        more = f" and {len(masks) - 1} others" if len(masks) > 1 else ""
+        lines.append(f"mask {masks[0]}{more}: {reason}")
+    return lines

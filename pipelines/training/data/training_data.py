@@ -11,8 +11,10 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.training.data.coco import open_coco
+from segray.pipelines.training.data.cvat import open_cvat
 from segray.pipelines.training.data.folder import open_folder
 from segray.pipelines.training.data.label_join import check_sizes, join_labels, open_label_set, readable
+from segray.pipelines.training.data.labelme import open_labelme
 from segray.pipelines.training.data.samples import READ, DataSet, Sample, TrainingData
 from segray.pipelines.training.data.split_sampling import amount, balanced_sample, is_amount
 from segray.pipelines.training.data.splits import read_split
@@ -23,6 +25,8 @@ READERS: dict[str, Callable[[DataConfig], DataSet]] = {
     "picture_book": open_folder,
     "voc": open_voc,
     "coco": open_coco,
+    "labelme": open_labelme,
+    "cvat": open_cvat,
 }
 """Opens each kind of data set."""
 
@@ -48,8 +52,7 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
             are in one message, one per line.
         DamagedPartError: the label set is damaged.
     """
-    if config.binary is not None and config.kind == "coco":
-        raise UserError("data.binary: only for masks in files; COCO's are drawn from its JSON file")
+    check_mask_keys(config)
     data = READERS[config.kind](config)
     listed = () if is_amount(config.labelled) else read_split(config.labelled, data, "data.labelled")
     validation = _validation(config, data, listed, seed)
@@ -74,6 +77,20 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
         data.pixels(validation),
         tuple(data.left_out),
     )
+
+
+def check_mask_keys(config: DataConfig) -> None:
+    """Refuse keys of mask files where masks are drawn from annotations.
+
+    Raises:
+        UserError: such a key is set.
+    """
+    keys = {"binary": config.binary, "colors": config.colors, "mask_suffix": config.mask_suffix}
+    given = next((key for key, value in keys.items() if value is not None), None)
+    if given is not None and config.kind in {"coco", "labelme", "cvat"}:
+        raise UserError(
+            f"data.{given}: only for masks in files; those of {config.kind} are drawn from outlines"
+        )
 
 
 def _read_as(samples: Sequence[Sample], read: ImageOptions) -> tuple[Sample, ...]:

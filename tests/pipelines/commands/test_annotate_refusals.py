@@ -47,7 +47,7 @@ def _assert_refused(images: Path, out: Path, text: str, *words: str, code: int =
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["classes=a,a"], "classes: 'a' is there twice"),
+        (["classes=a,a"], "classes: 'a' is listed twice"),
         (["label.aliases.cow=cow"], "aliases of unknown class 'cow'"),
         (["images=/nowhere/at/all"], "images: no such path: /nowhere"),
         (["clip.model=ViT-B-17"], "unknown CLIP model 'ViT-B-17'; did you mean"),

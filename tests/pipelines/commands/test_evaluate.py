@@ -289,7 +289,7 @@ def test_a_checkpoint_is_scored_by_what_it_predicts(
     trained = write_run(tmp_path / "run")
     images = pictures_in(tmp_path / "images", "a.png", "b.png", "c.png")
     network, _ = load_network(str(trained))
-    predicted = {p.stem: predict_label(network, np.array(Image.open(p)), None) for p in images.iterdir()}
+    predicted = {p.stem: predict_label(network, np.array(Image.open(p))) for p in images.iterdir()}
     assert len(np.unique(predicted["a"])) > 1
     wrong = (predicted["b"] + 1) % 3
     masks = masks_in(tmp_path, a=predicted["a"], b=wrong, c=predicted["c"], bad=predicted["a"])
@@ -318,7 +318,7 @@ def test_the_window_of_the_run_is_taken_unless_another_is_given(tmp_path: Path) 
         run(config)
         document = json.loads((trained / "evaluation.json").read_text())
         found.append((document["window"], document["confusion"]))
-    assert [window for window, _ in found] == [32, 32, None]
+    assert [window for window, _ in found] == [32, 32, 0]
     assert found[0] == found[1]
     assert found[0][1] != found[2][1]
 

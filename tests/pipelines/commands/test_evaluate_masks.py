@@ -41,3 +41,12 @@ def test_colour_masks_with_a_suffix_are_compared(tmp_path: Path) -> None:
     assert (result.miou, result.n_images) == (1.0, 1)
     run_report(ReportConfig(out=labels, masks=str(masks), mask_suffix="_mask", colors=table))
     assert "they reach a mean IoU of 100" in (Path(labels) / "report.html").read_text()
+
+
+def test_an_annotation_file_as_masks_is_told_what_converts_it(tmp_path: Path) -> None:
+    labels, path = store_in(tmp_path), tmp_path / "instances.json"
+    path.write_text("{}")
+    with pytest.raises(
+        UserError, match=r"instances\.json: no mask there; .* `segray masks` converts annotation"
+    ):
+        execute(EvaluateConfig(labels=labels, masks=str(path)))

@@ -13,9 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from segray.models.segmenters.base import Segmenter
+from segray.models.segmenters.inference import Window
 from segray.pipelines.annotation.stages.read import ReadImages
 from segray.pipelines.commands import predict
 from segray.pipelines.commands.evaluate import run as evaluate_run
@@ -36,7 +39,14 @@ from segray.pipelines.io.sources import list_images
 from segray.pipelines.prediction import local
 from segray.pipelines.prediction.graph import pool_plan
 from segray.pipelines.prediction.output import begin, made_with, write_table
-from segray.pipelines.prediction.stages import PREDICTED_SCHEMA, Job, PredictImages, WriteMasks, overlay
+from segray.pipelines.prediction.stages import (
+    PREDICTED_SCHEMA,
+    ROW_SCHEMA,
+    Job,
+    PredictImages,
+    WriteMasks,
+    overlay,
+)
 from segray.pipelines.training.trained import load_network, predict_label
 from tests.faults.invariant import files
 from tests.pipelines import object_stores
@@ -121,7 +131,7 @@ def test_a_run_from_beginning_to_end(
         with Image.open(images / name) as image, Image.open(out / "overlays" / f"{name}.jpg") as picture:
             pixels = np.array(image.convert("RGB"))
             assert (picture.format, picture.size) == ("JPEG", image.size)
-        assert np.array_equal(_mask(out, name), predict_label(network, pixels, None))
+        assert np.array_equal(_mask(out, name), predict_label(network, pixels))
     assert (out / "class_names.txt").read_text() == "background\ncat\ndog\n"
     assert "images      6: 4 ok, 2 error, 0 skipped" in shown.out
     assert "this run    6 images" in shown.out
@@ -155,7 +165,7 @@ def test_few_images_are_predicted_without_a_cluster(
     for name in GOOD:
         with Image.open(images / name) as image:
             pixels = np.array(image.convert("RGB"))
-        assert np.array_equal(_mask(tmp_path / "out", name), predict_label(network, pixels, None))
+        assert np.array_equal(_mask(tmp_path / "out", name), predict_label(network, pixels))
     assert "this run    6 images" in capsys.readouterr().out
     assert not (tmp_path / "out" / ".in-process").exists()
 
@@ -304,9 +314,44 @@ def test_a_damaged_record_is_told(tmp_path: Path, text: str) -> None:
 
 
 def test_a_window_is_none_or_large_enough(trained: Path, images: Path, tmp_path: Path) -> None:
-    assert predict.prepare(_config(trained, images, tmp_path, "window=0"))[0].window is None
+    assert predict.prepare(_config(trained, images, tmp_path, "window=0"))[0].window.whole is None
+    assert predict.prepare(_config(trained, images, tmp_path, "window=32"))[0].window == Window(32, whole=0)
     with pytest.raises(UserError, match=r"^window: 31 is out of range \(allowed: 0, or at least 32\)$"):
         _config(trained, images, tmp_path, "window=31")
+
+
+def test_a_large_image_is_predicted_in_windows_unless_it_is_to_be_whole(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(local, "suits", lambda config, n: True)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (1700, 1300)).save(folder / "large.png")
+    sizes, forward = [], Segmenter.forward
+
+    def recorded(self: Segmenter, images: torch.Tensor) -> torch.Tensor:
+        sizes.append(tuple(images.shape[-2:]))
+        return forward(self, images)
+
+    monkeypatch.setattr(Segmenter, "forward", recorded)
+    predict.run(_config(trained, folder, tmp_path / "out", "overlays=false"))
+    assert len(sizes) == 12
+    assert max(max(size) for size in sizes) < 640 + 32
+    assert _mask(tmp_path / "out", "large.png").shape == (1300, 1700)
+    sizes.clear()
+    predict.run(_config(trained, folder, tmp_path / "whole", "overlays=false", "window=0"))
+    assert sizes == [(1300, 1700)]
+
+
+def test_a_lack_of_memory_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = predict.Outcome()
+    row = {"image_id": "a.png", "status": "ok", "class_ids": [0], "class_pixels": [72]}
+    for name in ("a.png", "b.png"):
+        noted = {**row, "image_id": name, "error": None, "note": f"not enough memory for {name}"}
+        outcome.add(pa.Table.from_pylist([noted], schema=ROW_SCHEMA))
+    assert capsys.readouterr().err == "not enough memory for a.png\n"
+    assert (outcome.images, outcome.notes, outcome.bad) == (2, 2, {})
 
 
 # The stages

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -269,7 +270,7 @@ def test_the_set_that_is_read_is_not_written(labels: Path) -> None:
 @pytest.mark.parametrize(
     ("word", "text"),
     [
-        ("classes=a,a", "classes: 'a' is there twice"),
+        ("classes=a,a", "classes: 'a' is listed twice"),
         ("label.aliases.cow=cow", "aliases of unknown class 'cow'"),
         ("classes=none.txt", "classes: no file 'none.txt'"),
     ],
@@ -307,6 +308,28 @@ def test_a_folder_of_something_else_and_one_in_use_are_refused(labels: Path, tmp
     _assert_refused(_config(labels, tmp_path), "holds 1 files of something else")
     with RunLock(str(tmp_path / "busy")):
         _assert_refused(_config(labels, tmp_path / "busy"), "is in use by pid", 4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"clip": 0},
+        {"sam": None},
+        {"config": []},
+        {"config": {"label.templates": [1]}},
+        {"clip": {"model": 7, "sha256": "0"}},
+    ],
+)
+def test_a_record_of_another_kind_is_refused(labels: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    shutil.copytree(labels, tmp_path / "labels")
+    config = _config(tmp_path / "labels", tmp_path / "out")
+    for path in (tmp_path / "labels" / "labels").iterdir():
+        table = pq.read_table(path)
+        record = {**json.loads(table.schema.metadata[b"segray"]), **change}
+        pq.write_table(table.replace_schema_metadata({b"segray": json.dumps(record).encode()}), path)
+    message = _assert_refused(config, "label set|template|weights")
+    assert "\n" not in message
+    assert not (tmp_path / "out" / "labels").exists()
 
 
 def test_a_damaged_part_is_named(labels: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_the_job_gets_the_whole_configuration_with_absolute_paths(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("weights.pth").write_bytes(b"")
-    Path("my.yaml").write_text("images: photos\nsam: {weights: weights.pth}\naddress: auto\n")
+    Path("my.yaml").write_text("images: photos\nclasses: voc\nsam: {weights: weights.pth}\naddress: auto\n")
     command, config = check_command(["annotate", "my.yaml", "out=s3://bucket/labels", "clip.weights=openai"])
     assert isinstance(config, AnnotateConfig)
     assert command == "annotate"

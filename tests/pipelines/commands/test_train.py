@@ -84,6 +84,10 @@ class LogCollectorHandle:
         raise AssertionError
 
     @property
+    def note(self) -> RemoteWrite:
+        raise AssertionError
+
+    @property
     def fail(self) -> RemoteFail:
         raise AssertionError
 

@@ -11,8 +11,9 @@ from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.config.loading import config_hash, dump, identity, load
 from segray.pipelines.errors import UserError
 
-REQUIRED = ("images=photos", "out=labels")
+REQUIRED = ("images=photos", "out=labels", "classes=picture_book")
 IMAGE_KEYS = (
+    "links",
     "range",
     "bands",
     "alpha",
@@ -51,7 +52,7 @@ def file_refusal(folder: Path, text: str) -> str:
 
 
 def test_overrides_win_over_the_file_and_the_last_over_the_first(tmp_path: Path) -> None:
-    path = write(tmp_path, "out: a\nsam: {model: vit_b, points_per_side: 8}\nclip.depth: 5\n")
+    path = write(tmp_path, "classes: cat\nout: a\nsam: {model: vit_b, points_per_side: 8}\nclip.depth: 5\n")
     config = load(AnnotateConfig, path, ["images=i", "sam.points_per_side=16", "out=b", "out=c"])
     assert (config.out, config.sam.model, config.sam.points_per_side, config.clip.depth) == (
         "c",
@@ -213,6 +214,7 @@ def test_required_keys_say_how_to_give_them() -> None:
     assert str(caught.value).splitlines() == [
         "images: required, give images=FOLDER",
         "out: required, give out=DIR",
+        "classes: required, give classes=cat,dog",
     ]
 
 
@@ -225,6 +227,7 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
         "'nonsense' is not of the form key=value",
         "unknown key clip.dept; did you mean clip.depth?",
         "images: required, give images=FOLDER",
+        "classes: required, give classes=cat,dog",
         "sam.points_per_side: 'many' is not a whole number (allowed: 1 to 256)",
         "label.threshold: 3 is out of range (allowed: -1 to 1)",
     ]

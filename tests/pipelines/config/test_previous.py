@@ -14,7 +14,7 @@ from segray.pipelines.config.received import load_received
 from segray.pipelines.config.source import read_yaml
 from segray.pipelines.errors import UserError
 
-REQUIRED = ["images=photos", "out=labels"]
+REQUIRED = ["images=photos", "out=labels", "classes=cat"]
 
 
 def test_an_old_key_is_refused_with_the_new_one(tmp_path: Path) -> None:
@@ -37,7 +37,9 @@ def test_an_old_value_is_refused_with_the_new_one(monkeypatch: pytest.MonkeyPatc
 def test_a_stored_configuration_is_translated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(previous.VALUES, "clip.model", {"tiny": "small"})
     file = tmp_path / "config.yaml"
-    file.write_text("images: a\nout: b\nimage: {min_size: 9, matte: [1, 2, 3]}\nclip: {model: tiny}\n")
+    file.write_text(
+        "images: a\nout: b\nclasses: cat\nimage: {min_size: 9, matte: [1, 2, 3]}\nclip: {model: tiny}\n"
+    )
     config = load_received(AnnotateConfig, read_yaml(str(file)), {"out": "c"}, "b/config.yaml")
     assert (config.out, config.image.min_size, config.image.background_color) == ("c", 9, (1, 2, 3))
     assert config.clip.model == "small"

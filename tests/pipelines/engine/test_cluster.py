@@ -10,14 +10,14 @@ import pytest
 
 from segray.pipelines.engine import cluster
 from segray.pipelines.engine.cluster import Resources
-from segray.pipelines.errors import UserError
+from segray.pipelines.engine.ray_output import without_greeting
 from tests.pipelines.ray_heads import head_with_token
 
 
 def test_what_ray_says_of_its_log_level_is_left_out_and_nothing_else(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with cluster._without_greeting():
+    with without_greeting():
         os.write(
             2, b"before\n[x] Set ray log level from environment variable RAY_BACKEND_LOG_LEVEL to 3\nafter"
         )
@@ -34,16 +34,6 @@ def test_a_session_joins_the_ray_that_runs_and_leaves_it_running() -> None:
     assert ray.is_initialized()
 
 
-def test_ray_that_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(**options: object) -> None:
-        raise Exception("The current node timed out during startup.\nmore")
-
-    monkeypatch.setattr("ray.init", fails)
-    with pytest.raises(UserError, match=r"^Ray did not start on this machine: The .* startup.$") as told:
-        cluster._connect("local")
-    assert told.value.exit_code == 1
-
-
 def test_workers_are_not_spread_over_nodes() -> None:
     resources = Resources(6, 0, 4, (2, 2, 2))
     assert [resources.room(cpus) for cpus in (0.5, 1, 2, 3, 6)] == [12, 6, 3, 0, 0]
@@ -54,6 +44,7 @@ _GROWING = """
 import json, sys
 from segray.pipelines.engine import cluster
 from segray.pipelines.config.shared import GrowConfig
+from segray.pipelines.engine.ray_output import without_greeting
 from segray.pipelines.errors import UserError
 try:
     with cluster.session(sys.argv[1]): pass

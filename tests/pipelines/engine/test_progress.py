@@ -19,7 +19,7 @@ def tally(sam: int = 0, restarts: int = 0, **rows: int) -> Tally:
 @pytest.mark.parametrize(
     ("found", "line"),
     [
-        (tally(), "annotate  50/150  0.0 images/s  ? left  written: 0 ok  0 bad"),
+        (tally(), "annotate  50/150  waiting for the models and the first images (0:10)"),
         (tally(sam=20), "annotate  70/150  2.0 images/s  0:40 left  written: 0 ok  0 bad"),
         (
             tally(sam=20, ok=7, error=2, skipped=1),
@@ -88,7 +88,7 @@ def test_a_log_gets_a_line_when_something_has_moved(capsys: pytest.CaptureFixtur
     lines = err.splitlines()
     assert out == ""
     assert "\r" not in err
-    assert lines[0].startswith("annotate  0/4  0.0 images/s  ? left")
+    assert lines[0].startswith("annotate  0/4  waiting for the models and the first images")
     assert "annotate  4/4" in lines[-1]
     assert lines.count(lines[0]) == 1
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from segray.pipelines.engine import cluster, ray_data
+from segray.pipelines.config.commands.annotate import ClipConfig, SamConfig
+from segray.pipelines.engine import cluster, pools, ray_data
+from segray.pipelines.engine.cluster import Resources
 
 
 class _Keep:
@@ -60,3 +62,14 @@ def test_ray_data_is_quiet_and_waits_no_half_hour() -> None:
         assert [str(warning.message) for warning in shown] == ["ours"]
     finally:
         ray.data.DataContext._set_current(before)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_ray_data_accepts_the_pool_of_a_gpu() -> None:
+    """It refuses some calls for actors with GPUs alone, before any of them starts."""
+    import ray
+
+    plan = pools.shared(SamConfig(), ClipConfig(), Resources(16, 1), 100)
+    assert plan is not None
+    ray_data.through_actors(ray.data.range(3), _Keep, plan, 8)

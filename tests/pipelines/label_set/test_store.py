@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import segray
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.run_lock import RunLock
@@ -353,11 +354,67 @@ def test_an_output_folder_with_other_files_is_refused(tmp_path: Path) -> None:
         prepare_output(str(tmp_path / "photo" / "photo.jpg"))
 
 
+@pytest.mark.parametrize(
+    ("folder", "column", "values", "why"),
+    [
+        ("labels", "width", pa.array(["wide"]), r"other columns than a label set's: width"),
+        ("labels", "status", pa.array([None], pa.string()), "a row without status"),
+        ("labels", "image_id", pa.array([None], pa.string()), "a row without image_id"),
+        ("segments", "rle", pa.array([1, 2]), r"other columns than a label set's: rle"),
+        ("segments", "embedding", pa.array(["a", "b"]), r"other columns than a label set's: embedding"),
+        ("segments", "score", None, r"other columns than a label set's: score"),
+    ],
+)
+def test_readers_refuse_columns_of_another_type_and_rows_without_keys(
+    tmp_path: Path, folder: str, column: str, values: pa.Array | None, why: str
+) -> None:
+    part = write_part(str(tmp_path), *tables([ok_row("a")]))
+    path = tmp_path / folder / part
+    table = pq.read_table(path)
+    table = table.drop_columns([column]) if values is None else _with_column(table, column, values)
+    pq.write_table(table, path)
+    store = LabelStore(str(tmp_path))
+    readers = {
+        "labels": [lambda: list(store.rows()), lambda: list(store.statuses())],
+        "segments": [lambda: store.segments(part)],
+    }
+    for read in readers[folder]:
+        with pytest.raises(DamagedPartError, match=rf"{part} is damaged \({why}\); run: segray verify"):
+            read()
+
+
+def _with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), name, values)
+
+
+@pytest.mark.parametrize(
+    "segment", [{"rle": None}, {"rle": {"size": [20, 31], "counts": b"1"}}, {"rle": {"size": [20, 30]}}]
+)
+def test_the_python_api_refuses_masks_that_are_not_the_images(
+    tmp_path: Path, segment: dict[str, Any]
+) -> None:
+    write_part(str(tmp_path), *tables([ok_row("a")], segment_rows("a", **segment)))
+    (sample,) = segray.LabelSet(tmp_path)
+    with pytest.raises(UserError, match="segment 0 is damaged"):
+        _ = sample.segments[0].mask
+    assert sample.segments[1].mask.shape == sample.label.shape
+
+
+@pytest.mark.parametrize("change", [{"label": None}, {"label": b"PNG"}, {"height": 21}, {"width": None}])
+def test_the_python_api_refuses_labels_that_are_not_the_images(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    write_part(str(tmp_path), *tables([ok_row("a", **change)]))
+    with pytest.raises(UserError, match="a is damaged"):
+        list(segray.LabelSet(tmp_path))
+
+
 def test_run_json_is_plain_json(tmp_path: Path) -> None:
     write_run(str(tmp_path), {"b": 1, "a": [1, 2]})
     text = (tmp_path / "run.json").read_text(encoding="utf-8")
     assert json.loads(text) == {"a": [1, 2], "b": 1}
     assert text.endswith("}\n")
-    (tmp_path / "run.json").write_text('{"a"', encoding="utf-8")
-    with pytest.raises(UserError, match=r"run.json is damaged: .*; delete it"):
-        LabelStore(str(tmp_path)).run()
+    for damaged in ('{"a"', "[1]", "[" * 100_000, '{"rows": 1}', '{"rows": {"ok": "1"}}'):
+        (tmp_path / "run.json").write_text(damaged, encoding="utf-8")
+        with pytest.raises(UserError, match=r"run.json is damaged: .*; delete it"):
+            LabelStore(str(tmp_path)).run()

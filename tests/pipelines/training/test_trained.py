@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from segray.models.segmenters.inference import image_logits
+from segray.models.segmenters.inference import Window, image_logits
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.training.checkpoints import save_checkpoint
@@ -57,7 +57,7 @@ def test_the_averaged_teacher_predicts(tmp_path: Path) -> None:
 def test_a_label_has_the_size_of_its_image_and_the_class_of_the_highest_logit(trained: Path) -> None:
     loaded, _ = load_network(str(trained))
     pixels = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
-    label = predict_label(loaded, pixels, None)
+    label = predict_label(loaded, pixels)
     logits = image_logits(loaded, torch.from_numpy(pixels.transpose(2, 0, 1).copy()))
     assert label.shape == (37, 50)
     assert label.dtype == np.uint8
@@ -66,10 +66,11 @@ def test_a_label_has_the_size_of_its_image_and_the_class_of_the_highest_logit(tr
 
 
 def test_the_window_is_that_of_the_run_unless_another_is_chosen() -> None:
-    assert chosen_window({"window": 64}, None) == 64
-    assert chosen_window({"window": 64}, 96) == 96
-    assert chosen_window({"window": 64}, 0) is None
-    assert chosen_window({}, None) is None
+    assert chosen_window({"window": 64}, None) == Window(64, whole=0)
+    assert chosen_window({"window": 64}, 96) == Window(96, whole=0)
+    assert chosen_window({"window": 64}, 0) == Window(640, whole=None)
+    assert chosen_window({}, None) == Window(640, whole=2 * 640 * 640)
+    assert chosen_window({"window": None, "config": {"augment.crop": 96}}, None) == Window(512, 2 * 512 * 512)
 
 
 def test_a_folder_without_a_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from segray.models.label_space import LabelSpace
 from segray.models.segmenters.builtin import BuiltinNetwork
+from segray.models.segmenters.inference import WHOLE
 from segray.pipelines.commands.report import run
 from segray.pipelines.config.commands.report import ReportConfig
 from segray.pipelines.errors import UserError
@@ -97,7 +98,7 @@ def test_the_enhanced_label_is_the_networks_where_it_is_sure(made: Path) -> None
     assert given.config is not None
     data, labels = open_data(given.config.data, 0), given.config.data.labels
     renderer = ExampleRenderer(
-        HalfSure(BuiltinNetwork(10), None, 0.7), data.validation[:1], labels, legend_of(made), given.classes
+        HalfSure(BuiltinNetwork(10), WHOLE, 0.7), data.validation[:1], labels, legend_of(made), given.classes
     )
     sample = renderer.render(0)
     zero_shot, enhanced, prediction, truth = (np.asarray(decoded(p.image)) for p in sample.panels)

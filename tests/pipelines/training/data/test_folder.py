@@ -76,7 +76,7 @@ def test_given_classes_are_read_as_annotate_reads_them(tmp_path: Path) -> None:
     line = "has no class_names.txt; write it (line 1 is id 0), or set data.classes or data.colors"
     assert refusal(tmp_path) == f"data.root={tmp_path} {line}"
     assert opened(tmp_path, kind="picture_book").space.classes[1] == "tree"
-    assert refusal(tmp_path, classes="cat,cat") == "data.classes: 'cat' is there twice; each class once"
+    assert refusal(tmp_path, classes="cat,cat") == "data.classes: 'cat' is listed twice; each class once"
 
 
 def test_masks_are_read_with_void_as_255(tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""The configuration of `segray masks`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, create_model
+
+from segray.pipelines.config.schema import Config, Folder, Text
+
+if TYPE_CHECKING:
+    _Source = Config
+else:
+    # `in` is a word of Python's grammar, and cannot be written as a field.
+    _Source = create_model(
+        "_Source",
+        __base__=Config,
+        **{"in": (Folder, Field(description="The data set: a folder with images and masks or annotations."))},
+    )
+
+
+class MasksConfig(_Source):
+    """Convert masks of any kind to PNG files of class ids beside their images, and show them on a page."""
+
+    out: Folder
+    """An empty folder: images/, masks/, class_names.txt and masks.html are written into it."""
+    kind: Literal["auto", "folder", "voc", "coco", "labelme", "cvat"] = "auto"
+    """Layout of `in`, as `data.kind` of train; auto: by the files that are there."""
+    classes: Text | tuple[Text, ...] | None = None
+    """Class names, as in train; null: from class_names.txt, the table of colours or the annotations."""
+    images: Text | None = None
+    """Folder of the images below `in`; null: images, or where known tools put them."""
+    masks: Text | None = None
+    """Folder of the masks below `in`; null: masks."""
+    annotations: Text | None = None
+    """Annotation file, of COCO or CVAT; null: the name that a known tool gives it."""
+    val_annotations: Text | None = None
+    """COCO's JSON file of the validation images, with `annotations`; null: none."""
+    val_images: Text | None = None
+    """Folder of the validation images of COCO; null: where known tools put them."""
+    colors: Text | None = None
+    """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
+    mask_suffix: Text | None = None
+    """What a mask's name has behind its image's, such as _mask; OLD:NEW replaces OLD by it; null: nothing."""
+    binary: bool | None = None
+    """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
+    ignore_index: int = Field(default=255, ge=0, le=255)
+    """Class id of the mask pixels to ignore; they are written as 255."""
+    n: int = Field(default=12, ge=1, le=1000)
+    """Images on the page, evenly spaced."""
+
+    @property
+    def source(self) -> str:
+        """The value of `in`."""
+        return str(getattr(self, "in"))

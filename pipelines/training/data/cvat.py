@@ -1,0 +1,133 @@
+"""CVAT's own XML ("CVAT for images"): all images and outlines in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from xml.etree.ElementTree import Element, ParseError
+
+import numpy as np
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from segray.pipelines.config.commands.train import DataConfig
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.io.names import Names
+from segray.pipelines.training.data.annotated import Annotations, Drawing
+from segray.pipelines.training.data.coco_layout import named_file
+from segray.pipelines.training.data.coco_masks import Segmentation
+from segray.pipelines.training.data.labelled_outlines import (
+    VALIDATION,
+    AnnotatedImage,
+    Outline,
+    ellipse,
+    outlined_images,
+)
+from segray.pipelines.training.data.mask_checks import list_samples
+from segray.pipelines.training.data.samples import READ, DataSet
+
+FILE = "annotations.xml"
+_MAX_BYTES = 1 << 30
+_NO_AREA = "shapes have no area (points, lines, tags): they are left out"
+_ABSENT = "images of the file are not there"
+_UNANNOTATED = "images of the file have no annotation: they count as background alone"
+
+
+def open_cvat(config: DataConfig) -> DataSet:
+    """Images with a file of CVAT: `annotations.xml`, or `data.annotations`.
+
+    Raises:
+        UserError: no such file, another file, one that is made to harm, or none of its images.
+    """
+    where = named_file(config.root, config.annotations or FILE, "data.annotations")
+    root = _parse(where)
+    folder = (config.images or "").strip("/")
+    samples = list_samples(config.root, folder, follow=config.image.follow_links)
+    listed, annotations = Names(samples), Annotations()
+    images = []
+    try:
+        for element in root.findall("image"):
+            name = _required(element, "name").replace("\\", "/")
+            image_id = listed.find_path(f"{config.images}/{name}" if config.images else name)
+            if image_id is None:
+                annotations.leave_out(_ABSENT, name)
+                continue
+            images.append(_image(element, image_id, where, annotations))
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{storage.display(where)} is not a file of CVAT: {str(error)[:200]}") from None
+    names = [label.text.strip() for label in root.iterfind(".//meta//label/name") if label.text]
+    return outlined_images(config, samples, images, annotations, list(dict.fromkeys(names)))
+
+
+def _parse(where: str) -> Element:
+    shown = storage.display(where)
+    try:
+        root: Element = fromstring(storage.read_bytes(where, _MAX_BYTES), forbid_dtd=True)
+    except DefusedXmlException:
+        raise UserError(f"{shown} is refused: it declares entities or a document type") from None
+    except (ParseError, ValueError) as error:
+        raise UserError(f"{shown} is not XML: {str(error)[:200]}") from None
+    if root.tag != "annotations":
+        raise UserError(f"{shown} is not a file of CVAT: its root is <{root.tag[:40]}>")
+    if root.find("track") is not None:
+        raise UserError(f"{shown} holds tracks of a video; export it as 'CVAT for images'")
+    return root
+
+
+def _image(element: Element, image_id: str, where: str, annotations: Annotations) -> AnnotatedImage:
+    height, width = int(_required(element, "height")), int(_required(element, "width"))
+    shapes = sorted(element, key=lambda shape: int(shape.get("z_order") or 0))
+    outlines = []
+    for shape in shapes:
+        segmentation = _segmentation(shape, height, width)
+        if segmentation is None:
+            annotations.leave_out(_NO_AREA, f"<{shape.tag}> in {element.get('name')}")
+        else:
+            outlines.append(Outline(_required(shape, "label"), segmentation))
+    if not outlines:
+        annotations.leave_out(_UNANNOTATED, image_id)
+    mask_id = f"{where.rpartition('/')[2]}#{element.get('id', '')}"
+    validation = (element.get("subset") or "").lower() in VALIDATION
+    return AnnotatedImage(image_id, Drawing(where, mask_id, height, width), tuple(outlines), validation)
+
+
+def _segmentation(shape: Element, height: int, width: int) -> Segmentation | None:
+    """Where a shape is; None for points, lines and tags."""
+    if shape.tag == "polygon":
+        points = [pair.split(",") for pair in _required(shape, "points").split(";")]
+        return [[float(v) for x, y in points for v in (x, y)]]
+    if shape.tag == "box":
+        if float(shape.get("rotation") or 0):
+            raise ValueError("a rotated box; draw it as a polygon")
+        x0, y0, x1, y1 = (float(_required(shape, key)) for key in ("xtl", "ytl", "xbr", "ybr"))
+        return [[x0, y0, x1, y0, x1, y1, x0, y1]]
+    if shape.tag == "ellipse":
+        return ellipse(*(float(_required(shape, key)) for key in ("cx", "cy", "rx", "ry")))
+    if shape.tag == "mask":
+        return _mask(shape.attrib, height, width)
+    return None
+
+
+def _mask(shape: Mapping[str, str], height: int, width: int) -> Segmentation:
+    """Run lengths inside a box, row by row, the background first."""
+    left, top, columns, rows = (int(shape[key]) for key in ("left", "top", "width", "height"))
+    if not (left >= 0 and top >= 0 and 0 < columns <= width - left and 0 < rows <= height - top):
+        raise ValueError("a mask outside of its image")
+    if height * width > READ.max_pixels:
+        raise ValueError(f"{width}x{height} pixels")
+    runs = [int(run) for run in shape["rle"].split(",")]
+    if min(runs) < 0 or sum(runs) != columns * rows:
+        raise ValueError(f"run lengths of {sum(runs)} pixels in a mask of {columns}x{rows}")
+    values: NDArray[np.uint8] = np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8)
+    whole = np.zeros((height, width), np.uint8, order="F")
+    whole[top : top + rows, left : left + columns] = values.reshape(rows, columns)
+    return {"size": [height, width], "counts": coco_mask.encode(whole)["counts"].decode()}
+
+
+def _required(element: Element, key: str) -> str:
+    value = element.get(key)
+    if value is None:
+        raise ValueError(f"<{element.tag[:40]}> without {key}")
+    return value

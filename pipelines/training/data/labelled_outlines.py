@@ -1,0 +1,129 @@
+"""Outlines with class names, as LabelMe and CVAT write them, as a data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from segray.models.label_space import IGNORE_INDEX, LabelSpace, label_space, name_key, no_class_name
+from segray.pipelines.config.commands.train import DataConfig
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.training.data.annotated import AnnotatedImages, Annotations, Drawing
+from segray.pipelines.training.data.class_names import configured_space, dataset_space
+from segray.pipelines.training.data.coco_masks import Segmentation
+from segray.pipelines.training.data.samples import DataSet, Sample
+
+VALIDATION = frozenset({"val", "valid", "validation"})
+"""Folders, or parts of an annotation file, whose images are for validation."""
+
+_NOT_CHOSEN = "outlines have a name that the class list leaves out: their pixels are background"
+_IGNORED = frozenset({"ignore", "ignored"})
+_CORNERS = 64
+
+
+@dataclass(frozen=True)
+class Outline:
+    """One annotated object.
+
+    Attributes:
+        name: of its class.
+        segmentation: where it is.
+    """
+
+    name: str
+    segmentation: Segmentation
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image and its outlines, the lowest first.
+
+    Attributes:
+        image_id: of the image.
+        drawing: where the outlines come from.
+        outlines: of its objects.
+        validation: whether the annotations say that it is for validation.
+    """
+
+    image_id: str
+    drawing: Drawing
+    outlines: tuple[Outline, ...]
+    validation: bool = False
+
+
+def outlined_images(
+    config: DataConfig,
+    samples: dict[str, Sample],
+    images: Sequence[AnnotatedImage],
+    annotations: Annotations,
+    names: Sequence[str] = (),
+) -> DataSet:
+    """The data set of some annotated images; later outlines lie on top of earlier ones.
+
+    Args:
+        config: of the data.
+        samples: all images by id.
+        images: those with annotations.
+        annotations: what was left out already.
+        names: class names in the order of the annotation file; else all names in alphabetical order.
+
+    Raises:
+        UserError: no image is annotated, or the names cannot be a class list.
+    """
+    if not images:
+        raise UserError(f"data.root={storage.display(config.root)}: no image has annotations")
+    space = _space(config, images, names)
+    ids = {name_key(name): i for i, name in enumerate(space.classes)}
+    annotations.ordered = True
+    for image in images:
+        annotations.drawings[image.image_id] = image.drawing
+        for number, outline in enumerate(image.outlines, start=1):
+            class_id = _class_id(outline.name, ids, space)
+            if class_id is None:
+                annotations.leave_out(_NOT_CHOSEN, outline.name)
+            annotations.shapes[image.image_id].append((number, class_id or 0, outline.segmentation))
+    marked = {image.image_id for image in images if image.validation}
+    val = [image.image_id for image in images if image.validation or _in_validation(image.image_id)]
+    return AnnotatedImages(
+        config.root,
+        space,
+        samples,
+        annotations,
+        train=[i for i in samples if i not in marked and not _in_validation(i)],
+        val=val or None,
+    )
+
+
+def ellipse(x: float, y: float, across: float, down: float) -> Segmentation:
+    """A polygon along an ellipse, given by its centre and radii in pixels."""
+    turns = [2 * math.pi * i / _CORNERS for i in range(_CORNERS)]
+    return [[v for turn in turns for v in (x + across * math.cos(turn), y + down * math.sin(turn))]]
+
+
+def _space(config: DataConfig, images: Sequence[AnnotatedImage], names: Sequence[str]) -> LabelSpace:
+    if config.classes is not None:
+        return configured_space(config.classes)
+    own = dataset_space(config.root, config.ignore_index)
+    if own is not None:
+        return own
+    found = names or sorted({outline.name for image in images for outline in image.outlines})
+    wanted = dict.fromkeys(n for n in found if not no_class_name(n) and name_key(n).strip() not in _IGNORED)
+    try:
+        return label_space(["background", *wanted])
+    except ValueError as problem:
+        raise UserError(f"data.root={storage.display(config.root)}: {problem}") from None
+
+
+def _class_id(name: str, ids: dict[str, int], space: LabelSpace) -> int | None:
+    """The id of a class name; None if the class list does not have it."""
+    if name_key(name).strip() in _IGNORED:
+        return IGNORE_INDEX
+    if no_class_name(name):
+        return 0 if no_class_name(space.classes[0]) else IGNORE_INDEX
+    return ids.get(name_key(name))
+
+
+def _in_validation(image_id: str) -> bool:
+    return any(part.lower() in VALIDATION for part in image_id.split("/")[:-1])

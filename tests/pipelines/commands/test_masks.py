@@ -1,0 +1,107 @@
+"""`segray masks`: any kind of masks becomes PNG files of ids, with a page that shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segray.pipelines.commands.masks import run
+from segray.pipelines.config.commands.masks import MasksConfig
+from segray.pipelines.config.loading import load
+from segray.pipelines.errors import UserError
+from segray.pipelines.io.images import decode_gray_png
+from segray.pipelines.training.data.datasets import LabelledImages
+from tests.pipelines.training.data.small_sets import coco_set, folder_set, mask_of, opened, voc_set
+from tests.pipelines.training.data.test_mask_kinds import colour_set
+from tests.pipelines.training.data.test_outlines import LOW, SQUARE, cvat_set, labelme_set, shape
+
+
+def convert(source: Path, out: Path, *overrides: str) -> None:
+    run(load(MasksConfig, None, [f"in={source}", f"out={out}", *overrides]))
+
+
+def masks_of(root: Path, **keys: Any) -> dict[str, Any]:
+    data = opened(root, **{"validation": "none", **keys})
+    pairs = zip(data.labelled, LabelledImages(data.labelled), strict=True)  # type: ignore[call-overload]
+    return {sample.image_id.rpartition("/")[2]: mask.tolist() for sample, (_, mask) in pairs}
+
+
+def make(kind: str, root: Path) -> Path:
+    if kind == "coco":
+        return coco_set(root)
+    if kind == "labelme":
+        return labelme_set(root, shape("dog", SQUARE))
+    return cvat_set(root, LOW) if kind == "cvat" else voc_set(root) if kind == "voc" else folder_set(root)
+
+
+@pytest.mark.parametrize("kind", ["folder", "voc", "coco", "labelme", "cvat"])
+def test_each_kind_becomes_the_plain_layout_with_the_same_masks(tmp_path: Path, kind: str) -> None:
+    convert(make(kind, tmp_path / "in"), tmp_path / "out")
+    before = opened(tmp_path / "in", kind=kind)
+    after = opened(tmp_path / "out")
+    assert after.space.classes == before.space.classes
+    assert len(after.validation) == len(before.validation)
+    wanted = masks_of(tmp_path / "in", kind=kind)
+    got = masks_of(tmp_path / "out")
+    assert wanted.items() <= got.items()
+
+
+def test_colours_become_ids_and_the_page_shows_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = colour_set(tmp_path / "in")
+    out = tmp_path / "out"
+    convert(root, out, f"colors={root}/labelmap.txt")
+    assert np.array_equal(decode_gray_png((out / "masks" / "train" / "00.png").read_bytes()), mask_of(1, 2))
+    assert (out / "class_names.txt").read_text() == "background\ncat\ndog\n"
+    text = (out / "masks.html").read_text()
+    assert text.count("data:image/png") == 6
+    assert "Masks with the class" in text
+    printed = capsys.readouterr()
+    assert "  1  cat             8.33      6" in printed.out
+    assert printed.err.splitlines() == [
+        "classes     0 background, 1 cat, 2 dog",
+        "images      6 with a mask, 2 without a mask are not copied",
+    ]
+
+
+def test_bad_masks_are_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder_set(tmp_path / "in")
+    (root / "masks" / "train" / "01.png").write_bytes(b"hello")
+    convert(root, tmp_path / "out")
+    assert not (tmp_path / "out" / "masks" / "train" / "01.png").exists()
+    assert f"left out    mask {root}/masks/train/01.png: not an image" in capsys.readouterr().err
+    assert "01.png: not an image" in (tmp_path / "out" / "masks.html").read_text()
+
+
+def test_messages_name_the_keys_of_this_command(tmp_path: Path) -> None:
+    root = colour_set(tmp_path / "in")
+    with pytest.raises(
+        UserError, match=r"00\.png and 5 others: a mask of colours \(RGB\), not of ids: colors=FILE"
+    ):
+        convert(root, tmp_path / "out")
+    with pytest.raises(UserError, match=rf"^in={tmp_path}/nowhere: "):
+        convert(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(UserError, match=r"^in: required, give in=DIR$"):
+        load(MasksConfig, None, ["out=x"])
+
+
+def test_a_folder_with_files_is_not_written_into(tmp_path: Path) -> None:
+    root = folder_set(tmp_path / "in")
+    with pytest.raises(UserError, match="is not an empty folder; give a new one"):
+        convert(root, root)
+
+
+def test_masks_of_images_that_differ_by_their_ending_alone_keep_apart(tmp_path: Path) -> None:
+    root = coco_set(tmp_path / "in")
+    first = root / "train2017" / f"{1:012}.jpg"
+    path = root / "annotations" / "instances_train2017.json"
+    Image.open(first).save(root / "train2017" / f"{1:012}.png")
+    path.write_text(path.read_text().replace(f"{2:012}.jpg", f"{1:012}.png"))
+    convert(root, tmp_path / "out")
+    names = {p.name for p in (tmp_path / "out" / "masks" / "train").iterdir()}
+    assert {f"{1:012}.jpg.png", f"{1:012}.png.png", f"{3:012}.png"} <= names
