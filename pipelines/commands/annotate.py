@@ -31,7 +31,7 @@ from segray.pipelines.io import pending, storage
 from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.run_lock import RunLock
-from segray.pipelines.io.sources import image_roots, list_images
+from segray.pipelines.io.sources import LeftOut, follows_links, image_roots, list_images
 from segray.pipelines.label_set.store import LabelStore, prepare_output, write_run
 from segray.pipelines.printing import visible
 from segray.pipelines.understood import classes_line, show
@@ -64,12 +64,15 @@ def execute(config: AnnotateConfig) -> LabelSetResult:
     prepare_output(config.out)
     if LabelStore(config.out).run() is None:
         cluster.check_start(config.address)
-    images = list_images(config.images, config.image.roots)
+    left_out = LeftOut()
+    follow = config.image.follow_links
+    images = list_images(config.images, config.image.roots, follow=follow, left_out=left_out)
     first = list(islice(images, single_process.FEW + 1))
     prepared = prepare(config, space, load=local.suits(config, len(first)))
     config = prepared.config
     with RunLock(config.out) as lock:
         total, n_pending = _open_store(prepared, chain(first, images))
+        show([str(left_out)] if left_out else [])
         tally = Tally()
         if n_pending:
             click.echo(f"{total} images, {n_pending} to do, into {storage.display(config.out)}", err=True)
@@ -151,8 +154,10 @@ def _prepared(config: AnnotateConfig, space: LabelSpace, models: Models) -> Prep
 
 
 def _image_options(config: AnnotateConfig, keep: tuple[int, int] | None) -> ImageOptions:
-    values = config.image.model_dump(exclude={"reduce_jpeg", "roots"})
-    return ImageOptions(**values, jpeg_size=keep, roots=image_roots(config.images, config.image.roots))
+    values = config.image.model_dump(exclude={"reduce_jpeg", "roots", "links"})
+    roots = image_roots(config.images, config.image.roots)
+    follow = follows_links(config.images, config.image.follow_links)
+    return ImageOptions(**values, jpeg_size=keep, roots=roots, follow_links=follow)
 
 
 def _changes(out: str, record: dict[str, Any]) -> list[str]:

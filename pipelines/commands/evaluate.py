@@ -58,7 +58,11 @@ def mask_options(config: EvaluateConfig) -> MaskOptions:
         UserError: as `MaskOptions.of`.
     """
     return MaskOptions.of(
-        suffix=config.mask_suffix, colors=config.colors, binary=config.binary, void=config.ignore_index
+        suffix=config.mask_suffix,
+        colors=config.colors,
+        binary=config.binary,
+        void=config.ignore_index,
+        follow_links=config.image.follow_links,
     )
 
 
@@ -110,8 +114,15 @@ def _source(config: EvaluateConfig) -> LabelMaps:
     if config.checkpoint is not None:
         if config.images is None:
             raise UserError("images: checkpoint needs them, give images=FOLDER")
-        options = ImageOptions(**config.image.model_dump(exclude={"roots"}))
-        return NetworkMaps(config.checkpoint, config.images, config.window, config.image.roots, options)
+        options = ImageOptions(**config.image.model_dump(exclude={"roots", "links"}))
+        return NetworkMaps(
+            config.checkpoint,
+            config.images,
+            config.window,
+            config.image.roots,
+            options,
+            follow=config.image.follow_links,
+        )
     if config.labels is None:
         raise UserError("labels: required, give labels=DIR, or checkpoint=DIR and images=FOLDER")
     if config.images is not None or config.window is not None:

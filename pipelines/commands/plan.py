@@ -72,7 +72,9 @@ def run(config: PlanConfig) -> None:
         UserError: no images, bad weights or options.
     """
     space = space_of(config)
-    pile = survey(list_images(config.images, config.image.roots), config.probe)
+    pile = survey(
+        list_images(config.images, config.image.roots, follow=config.image.follow_links), config.probe
+    )
     with tempfile.TemporaryDirectory(prefix="segray-plan-") as folder:
         prepared = prepare(config.model_copy(update={"out": folder}), space, load=True)
         click.echo(f"{pile.images} images; labelling {len(pile.sample)} of them here", err=True)

@@ -26,7 +26,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.io.pending import read_pending
 from segray.pipelines.io.run_lock import RunLock
-from segray.pipelines.io.sources import image_roots, list_images
+from segray.pipelines.io.sources import LeftOut, follows_links, image_roots, list_images
 from segray.pipelines.io.uris import redacted_tree
 from segray.pipelines.prediction import local
 from segray.pipelines.prediction.graph import pool_plan, predictions
@@ -124,12 +124,15 @@ def execute(config: PredictConfig) -> PredictResult:
     if not storage.exists(storage.join(config.out, TABLE)):
         cluster.check_start(config.address)
     before = made_with(config.out)
-    images = list_images(config.images, config.image.roots)
+    left_out = LeftOut()
+    follow = config.image.follow_links
+    images = list_images(config.images, config.image.roots, follow=follow, left_out=left_out)
     job, record = prepare(config)
     check_same(config.out, before and redacted_tree({**_image_defaults(), **before}), record)
     show([classes_line(job.classes)])
     with RunLock(config.out):
         total, n_pending = begin(job, record, images)
+        show([str(left_out)] if left_out else [])
         doing = f"{n_pending} to do, into" if n_pending else "nothing to do in"
         click.echo(f"{total} images, {doing} {storage.display(config.out)}", err=True)
         outcome = Outcome()
@@ -182,7 +185,10 @@ def _image_defaults() -> dict[str, object]:
 
 def _image_options(config: PredictConfig) -> ImageOptions:
     roots = image_roots(config.images, config.image.roots)
-    return ImageOptions(**config.image.model_dump(exclude={"roots"}), roots=roots)
+    follow = follows_links(config.images, config.image.follow_links)
+    return ImageOptions(
+        **config.image.model_dump(exclude={"roots", "links"}), roots=roots, follow_links=follow
+    )
 
 
 def _absolute(uri: str) -> str:
@@ -193,19 +199,19 @@ def _absolute(uri: str) -> str:
 def _execute(config: PredictConfig, job: Job, n_pending: int, outcome: Outcome) -> None:
     here = local.suits(config, n_pending)
     tables = local.predictions(job, read_pending(job.out)) if here else _on_cluster(config, job, n_pending)
-    line = _Line(n_pending)
+    status = _Line(n_pending)
     try:
         with closing(tables), Waiting("the workers to load the network and the first images") as wait:
             for table in tables:
                 wait.heard("the next images")
                 outcome.add(table)
-                line.show(outcome)
+                status.show(outcome)
     except KeyboardInterrupt:
         where = storage.display(config.out)
         click.echo(f"\nstopped; the masks in {where} are safe; run the same command to resume", err=True)
         raise
     finally:
-        line.clear()
+        status.clear()
 
 
 def _on_cluster(config: PredictConfig, job: Job, n_pending: int) -> Generator[pa.Table]:

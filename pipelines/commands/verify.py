@@ -201,7 +201,7 @@ def _plan(config: VerifyConfig, n_images: int) -> AnnotateConfig | RelabelConfig
     try:
         plan = _made_with(config)
         if isinstance(plan, AnnotateConfig):
-            next(list_images(plan.images, plan.image.roots), None)
+            next(list_images(plan.images, plan.image.roots, follow=plan.image.follow_links), None)
     except UserError as error:
         raise _not_repaired(config.out, n_images, error) from error
     click.echo(f"as {storage.display(config.out)}/config.yaml says:", err=True)
@@ -222,6 +222,7 @@ def _made_with(config: VerifyConfig) -> AnnotateConfig | RelabelConfig:
     if "labels" in tree:
         return load_received(RelabelConfig, tree, {**own, "labels": config.labels}, where)
     own |= {"sam.weights": config.sam.weights, "images": config.images, "address": config.address}
+    own["image.links"] = config.image.links
     own["image.roots"] = ",".join(config.image.roots) or None
     return load_received(AnnotateConfig, tree, own, where)
 

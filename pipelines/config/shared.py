@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -23,7 +23,19 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Window = Annotated[int | None, AfterValidator(_check_window), Shown("PIXELS", "0, or at least 32")]
 
 
-class ImageRoots(Config):
+class LinksConfig(Config):
+    """Whether symlinks are followed."""
+
+    links: Annotated[Literal["follow", "refuse"], RunOnly] = "follow"
+    """Symlinks in folders of images and masks: follow; or refuse those to folders or out of the folder."""
+
+    @property
+    def follow_links(self) -> bool:
+        """Whether `links` is "follow"."""
+        return self.links == "follow"
+
+
+class ImageRoots(LinksConfig):
     """Where the images of a manifest may be."""
 
     roots: Roots = ()

@@ -64,6 +64,7 @@ class ImageOptions(PixelRules):
         frames: what to do with animations and multi-page files: skip them, or take the first frame.
         jpeg_size: minimum (long side, short side) of a reduced JPEG in pixels; None: do not reduce.
         roots: the folders and files of the user below which an image must be; None: anywhere.
+        follow_links: links below the roots may lead out of them.
     """
 
     max_pixels: int = 100_000_000
@@ -73,6 +74,7 @@ class ImageOptions(PixelRules):
     frames: Literal["skip", "first"] = "skip"
     jpeg_size: tuple[int, int] | None = None
     roots: tuple[str, ...] | None = None
+    follow_links: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from segray.pipelines.io.links import FolderLinks, entered
+
 TEMPORARY_SUFFIX = ".tmp"
 
 
@@ -49,21 +51,28 @@ def is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
 
 
-def walk(folder: Path) -> Iterator[tuple[str, int, float]]:
+def walk(folder: Path, *, follow: bool = True) -> Iterator[tuple[str, int, float]]:
     """(path under the folder, bytes, seconds since 1970) of each regular file below it.
+
+    Args:
+        folder: where to start.
+        follow: which links are followed, see `FolderLinks`.
 
     Raises:
         OSError: a folder that cannot be listed.
     """
     if not folder.exists():
         return
-    for base, _, names in os.walk(folder, onerror=_raise, followlinks=True):
-        for name in names:
-            path = Path(base, name)
-            if path.is_file():
-                status = path.stat()
-                yield str(path.relative_to(folder)), status.st_size, status.st_mtime
-
-
-def _raise(error: OSError) -> None:
-    raise error
+    links = FolderLinks(str(folder), follow)
+    folders: list[tuple[str, str, tuple[str, ...]]] = [(str(folder), "", (links.real_root,))]
+    while folders:
+        path, prefix, reals = folders.pop()
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_symlink() and links.problem(entry.path, reals):
+                    continue
+                if entry.is_dir():
+                    folders.append((entry.path, f"{prefix}{entry.name}/", entered(entry, reals)))
+                elif entry.is_file():
+                    status = entry.stat()
+                    yield f"{prefix}{entry.name}", status.st_size, status.st_mtime

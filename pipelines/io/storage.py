@@ -180,11 +180,16 @@ def list_names(uri: str) -> list[str]:
     return sorted(name.rpartition("/")[2] for info in infos if (name := _relative(info, path)))
 
 
-def list_files(uri: str) -> list[StoredFile]:
-    """All files below a folder, in no order; [] if it is missing. Local links are followed."""
+def list_files(uri: str, *, follow: bool = True) -> list[StoredFile]:
+    """All files below a folder, in no order; [] if it is missing.
+
+    Args:
+        uri: of the folder.
+        follow: which links of a local folder are followed, see `FolderLinks`.
+    """
     if is_local(uri):
         # The local client of fsspec does not follow links.
-        return [StoredFile(*file) for file in local_files.walk(local_path(uri))]
+        return [StoredFile(*file) for file in local_files.walk(local_path(uri), follow=follow)]
     client, path = open_storage(uri)
     if scheme(uri) in _OBJECT_STORES:
         infos = with_retries(lambda: list(client.find(path, detail=True).values()), uri)

@@ -35,7 +35,7 @@ class MaskFolder:
     def __init__(self, root: str, options: MaskOptions | None = None) -> None:
         self.root, self.options = root, options or MaskOptions()
         try:
-            self._names = list_masks(root)
+            self._names = list_masks(root, follow=self.options.follow_links)
         except NotADirectoryError:
             self._names = {}
         self._index = Names(self._names)
@@ -164,9 +164,11 @@ class MaskFolder:
             refuse_binary(f"masks={storage.display(self.root)}", options.binary_key, classes)
 
 
-def list_masks(root: str, endings: Sequence[str] = (*ENDINGS, *LOSSY_ENDINGS)) -> dict[str, str]:
+def list_masks(
+    root: str, endings: Sequence[str] = (*ENDINGS, *LOSSY_ENDINGS), *, follow: bool = True
+) -> dict[str, str]:
     """The mask files under a folder: path with a lower-case ending -> path, sorted; no hidden ones."""
-    names = sorted(file.name for file in storage.list_files(root))
+    names = sorted(file.name for file in storage.list_files(root, follow=follow))
     shown = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
     split = [(name, name.rpartition(".")) for name in shown]
     return {f"{a}.{b.lower()}": name for name, (a, _, b) in split if f".{b.lower()}" in endings and a}

@@ -26,6 +26,7 @@ class MaskOptions:
         binary: whether 255 is class 1; None: neither true nor false was said.
         void: id of the pixels that count for nothing.
         void_key: the configuration key of `void`; "" where a command has none.
+        follow_links: which links in a folder of masks are followed, see `FolderLinks`.
     """
 
     prefix: str = ""
@@ -35,6 +36,7 @@ class MaskOptions:
     binary: bool | None = None
     void: int = IGNORE_INDEX
     void_key: str = ""
+    follow_links: bool = True
 
     @classmethod
     def of(
@@ -45,6 +47,7 @@ class MaskOptions:
         colors: str | None = None,
         binary: bool | None = None,
         void: int | None = None,
+        follow_links: bool = True,
     ) -> MaskOptions:
         """From the keys of a command; None: the command has no such key, or it is not set.
 
@@ -56,7 +59,9 @@ class MaskOptions:
         table = None if colors is None else open_color_table(colors, f"{prefix}colors")
         void_key = "" if void is None else f"{prefix}ignore_index"
         ignored = IGNORE_INDEX if void is None else void
-        return cls(prefix, _without_ending(suffix or ""), table, None, binary, ignored, void_key)
+        return cls(
+            prefix, _without_ending(suffix or ""), table, None, binary, ignored, void_key, follow_links
+        )
 
     @property
     def binary_key(self) -> str:

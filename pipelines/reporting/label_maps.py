@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from segray.models.label_map import LabelMap
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode, decode_gray_png
-from segray.pipelines.io.sources import EXTENSIONS, image_roots, list_images, read_allowed
+from segray.pipelines.io.sources import EXTENSIONS, follows_links, image_roots, list_images, read_allowed
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.masks.folder import list_png
 
@@ -96,6 +97,7 @@ class NetworkMaps(LabelMaps):
         window: see `chosen_window`.
         also: folders of the images, as `list_images` takes them.
         options: how images are decoded; None: by default.
+        follow: as in `list_images`.
 
     Raises:
         UserError: no image, or no usable checkpoint.
@@ -110,6 +112,8 @@ class NetworkMaps(LabelMaps):
         window: int | None,
         also: Sequence[str] = (),
         options: ImageOptions | None = None,
+        *,
+        follow: bool = True,
     ) -> None:
         from segray.pipelines.training.session import device_of_worker
         from segray.pipelines.training.trained import (
@@ -120,8 +124,8 @@ class NetworkMaps(LabelMaps):
             weights_sha256,
         )
 
-        self._refs, self._roots = list(list_images(images, also)), image_roots(images, also)
-        self._options = options or ImageOptions()
+        self._refs, self._roots = list(list_images(images, also, follow=follow)), image_roots(images, also)
+        self._options = replace(options or ImageOptions(), follow_links=follows_links(images, follow))
         network, state = load_network(checkpoint)
         self._network, self._window = network.to(device_of_worker()), chosen_window(state, window)
         self._statuses = {ref.image_id: "skipped" if ref.problem else "ok" for ref in self._refs}
@@ -146,7 +150,9 @@ class NetworkMaps(LabelMaps):
             if ref.problem or ref.image_id not in wanted:
                 continue
             try:
-                pixels = decode(read_allowed(ref.uri, self._roots), self._options)
+                pixels = decode(
+                    read_allowed(ref.uri, self._roots, follow=self._options.follow_links), self._options
+                )
             except ImageProblem as problem:
                 self._statuses[ref.image_id] = problem.status
                 _log.warning("%s: %s", ref.image_id, problem.reason)

@@ -67,8 +67,9 @@ def _check_fit(config: NetworkConfig, state: CheckpointState, classes: Sequence[
             f"{_where(config)} is a {name}, network.name is {config.name}; give network.name={name}"
         )
     if not config.new_head and [*map(name_key, before)] != [*map(name_key, classes)]:
+        old, new = (name_some(names, _SHOWN) for names in (before, classes))
         raise UserError(
-            f"{_where(config)}: its classes are {name_some(before, _SHOWN)}, the data's are {name_some(classes, _SHOWN)}; "
+            f"{_where(config)}: its classes are {old}, the data's are {new}; "
             "network.new_head=true keeps all but the layer that gives the classes"
         )
 

@@ -69,7 +69,7 @@ def read_row(row: Row, options: ImageOptions, embed_images: bool) -> Row:
     if row.get("problem"):
         return {**common, "status": "skipped", "error": row["problem"]}
     try:
-        data = read_allowed(row["uri"], options.roots)
+        data = read_allowed(row["uri"], options.roots, follow=options.follow_links)
         common["sha256"] = hashlib.sha256(data).hexdigest()
         image = decode_image(data, options)
     except ImageProblem as problem:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Sha256, Shown, Text
-from segray.pipelines.config.shared import Classes, GrowConfig, Images, Roots
+from segray.pipelines.config.shared import Classes, GrowConfig, Images, LinksConfig, Roots
 
 _Band = Annotated[int, Field(ge=1, le=1024)]
 _Channel = Annotated[int, Field(ge=0, le=255)]
@@ -164,7 +164,7 @@ class PixelConfig(Config):
         return value
 
 
-class ImageConfig(PixelConfig):
+class ImageConfig(PixelConfig, LinksConfig):
     """Which images are accepted, and how they are decoded."""
 
     max_pixels: int = Field(default=100_000_000, ge=1, le=1 << 28)

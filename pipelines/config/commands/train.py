@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from segray.pipelines.config.commands.annotate import PixelConfig
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Shown, Text
-from segray.pipelines.config.shared import GrowConfig, Window
+from segray.pipelines.config.shared import GrowConfig, LinksConfig, Window
 
 Method = Literal["supervised", "fixmatch", "unimatch", "unimatch_v2", "segray", "segray_v2"]
 Network = Literal[
@@ -32,6 +32,10 @@ _Part = Annotated[float, Field(gt=0, le=1)]
 _Factor = Annotated[float, Field(gt=0)]
 
 
+class TrainImageConfig(PixelConfig, LinksConfig):
+    """How the values of images become 8-bit RGB, and whether symlinks are followed."""
+
+
 class DataConfig(Config):
     """The images, masks and labels of a training run."""
 
@@ -43,7 +47,7 @@ class DataConfig(Config):
     """As in annotate; null: from class_names.txt (one class per line, from id 0) or the JSON file."""
     ignore_index: int = Field(default=255, ge=0, le=255)
     """Class id of the mask pixels to ignore."""
-    image: PixelConfig = PixelConfig()
+    image: TrainImageConfig = TrainImageConfig()
     """How the values of images become 8-bit RGB: as the label set was made."""
     binary: bool | None = None
     """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""

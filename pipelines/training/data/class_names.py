@@ -74,6 +74,7 @@ def mask_options(config: DataConfig) -> MaskOptions:
         colors=config.colors,
         binary=config.binary,
         void=config.ignore_index,
+        follow_links=config.image.follow_links,
     )
 
 

@@ -61,8 +61,8 @@ def open_coco(config: DataConfig) -> DataSet:
     assert train is not None
     chosen = _choose(train, config.classes)
     annotations = Annotations()
-    samples, ids = _add(annotations, config.root, train, chosen.ids(train))
-    val_samples, val_ids = _add(annotations, config.root, val, chosen.ids(val)) if val else ({}, [])
+    samples, ids = _add(annotations, config, train, chosen.ids(train))
+    val_samples, val_ids = _add(annotations, config, val, chosen.ids(val)) if val else ({}, [])
     for image_id in sorted(set(ids) & set(val_ids)):
         annotations.leave_out(_IN_BOTH, image_id)
     held_out = set(val_ids)
@@ -166,13 +166,13 @@ def _by_name(classes: Sequence[str]) -> dict[str, int]:
 
 
 def _add(
-    annotations: Annotations, root: str, file: _File, class_of: Mapping[int, tuple[int, str]]
+    annotations: Annotations, config: DataConfig, file: _File, class_of: Mapping[int, tuple[int, str]]
 ) -> tuple[dict[str, Sample], list[str]]:
     """Add a file's images and outlines; all images of its folder, and the ids of those that the file has."""
     try:
         names = {image["id"]: _file_name(image) for image in file.content["images"]}
         sizes = {i["id"]: (int(i["height"]), int(i["width"])) for i in file.content["images"]}
-        samples, ids = _match(root, file, names)
+        samples, ids = _match(config, file, names)
         for number, name in names.items():
             if number not in ids:
                 annotations.leave_out(_ABSENT, name)
@@ -229,7 +229,7 @@ def _file_name(image: Mapping[str, Any]) -> str:
 
 
 def _match(
-    root: str, file: _File, names: Mapping[object, str]
+    config: DataConfig, file: _File, names: Mapping[object, str]
 ) -> tuple[dict[str, Sample], dict[object, str]]:
     """The images of the first folder that has some of the file's, and the image_id of each that is there.
 
@@ -240,7 +240,7 @@ def _match(
     """
     tried = []
     for folder in file.place.folders:
-        samples = list_samples(root, folder)
+        samples = list_samples(config.root, folder, follow=config.image.follow_links)
         listed = Names(i.removeprefix(f"{folder}/") if folder else i for i in samples)
         found = {number: listed.find_path(name) for number, name in names.items()}
         ids = {n: f"{folder}/{name}" if folder else name for n, name in found.items() if name is not None}
@@ -248,6 +248,6 @@ def _match(
             check_image_id(names[number], f"file_name in {file.place.name.rpartition('/')[2]}")
         if ids:
             return samples, ids
-        tried.append(storage.display(storage.join(root, folder)))
+        tried.append(storage.display(storage.join(config.root, folder)))
     key = "data.val_images" if "val" in file.place.name else "data.images"
     raise UserError(f"{file.shown} names none of the images in {' or '.join(tried)}; {key}=FOLDER names it")

@@ -43,7 +43,8 @@ def open_cvat(config: DataConfig) -> DataSet:
     """
     where = named_file(config.root, config.annotations or FILE, "data.annotations")
     root = _parse(where)
-    samples = list_samples(config.root, (config.images or "").strip("/"))
+    folder = (config.images or "").strip("/")
+    samples = list_samples(config.root, folder, follow=config.image.follow_links)
     listed, annotations = Names(samples), Annotations()
     images = []
     try:

@@ -29,7 +29,7 @@ def open_folder(config: DataConfig) -> DataSet:
         UserError: no image, no mask, no class names, or a mask that matches two images.
     """
     folder = (config.images or IMAGES).strip("/")
-    images = list_samples(config.root, folder)
+    images = list_samples(config.root, folder, follow=config.image.follow_links)
     options = mask_options(config)
     space = _space(config, options)
     masks = MaskFolders(config.root, [(config.masks or MASKS).strip("/")], options.bound(space))

@@ -38,10 +38,12 @@ def open_labelme(config: DataConfig) -> DataSet:
     Raises:
         UserError: no image, no LabelMe file, or one that is something else.
     """
-    samples = list_samples(config.root, "")
+    follow = config.image.follow_links
+    samples = list_samples(config.root, "", follow=follow)
     images = Names(samples)
     annotations = Annotations()
-    files = [file.name for file in storage.list_files(config.root) if file.name.lower().endswith(".json")]
+    listed = storage.list_files(config.root, follow=follow)
+    files = [file.name for file in listed if file.name.lower().endswith(".json")]
     with ThreadPoolExecutor(_READERS) as pool:
         contents = list(pool.map(lambda name: _read(config.root, name), files))
     annotated = []

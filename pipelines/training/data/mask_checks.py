@@ -17,7 +17,7 @@ from segray.models.label_space import IGNORE_INDEX, LabelSpace
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage, tiff_bands
 from segray.pipelines.io.images import FORMATS, ImageProblem
-from segray.pipelines.io.sources import ImageRef, list_images, read_image
+from segray.pipelines.io.sources import ImageRef, LeftOut, list_images, read_image
 from segray.pipelines.label_set.schema import pixel_counts
 from segray.pipelines.masks.binary import look_binary, refuse_binary
 from segray.pipelines.masks.folder import MaskFolder
@@ -57,8 +57,13 @@ def image_shape(uri: str) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def list_samples(root: str, folder: str) -> dict[str, Sample]:
+def list_samples(root: str, folder: str, *, follow: bool = True) -> dict[str, Sample]:
     """The images under a folder of a data set, by their ids, which start with the folder.
+
+    Args:
+        root: the data set.
+        folder: below it; "" for the root itself.
+        follow: as in `list_images`.
 
     Raises:
         UserError: no such folder, or no image in it.
@@ -66,21 +71,27 @@ def list_samples(root: str, folder: str) -> dict[str, Sample]:
     where = storage.join(root, folder) if folder else root
     start = f"{folder}/" if folder else ""
     try:
-        refs = list(list_images(where))
+        others = LeftOut()
+        refs = list(list_images(where, follow=follow, left_out=others))
     except UserError as error:
         raise UserError(f"data.root={storage.display(root)}: {error}") from None
-    _warn_of_left_out([ref for ref in refs if ref.problem], folder, len(refs))
+    left_out = _left_out([ref for ref in refs if ref.problem], folder, len(refs))
     ids = {f"{start}{ref.image_id}": ref.uri for ref in refs if not ref.problem}
+    if not ids:
+        raise UserError(f"data.root={storage.display(root)}: no usable image; {left_out}")
+    if left_out:
+        _log.warning("%s", left_out)
+    if others:
+        _log.info("%s: %s", folder, others)
     return {image_id: Sample(image_id, uri) for image_id, uri in ids.items()}
 
 
-def _warn_of_left_out(refs: Sequence[ImageRef], folder: str, total: int) -> None:
-    """Say how many images are left out, for each reason with an example."""
+def _left_out(refs: Sequence[ImageRef], folder: str, total: int) -> str:
+    """How many images are left out, for each reason with an example; empty without any."""
     reasons = Counter(ref.problem for ref in refs)
     examples = {ref.problem: ref.image_id for ref in reversed(refs)}
     texts = [f"{reason} ({n}, such as {examples[reason]})" for reason, n in reasons.most_common()]
-    if texts:
-        _log.warning("%s: %d of %d images are left out: %s", folder, len(refs), total, "; ".join(texts))
+    return f"{folder}: {len(refs)} of {total} images are left out: {'; '.join(texts)}" if texts else ""
 
 
 class MaskFolders:

@@ -67,7 +67,7 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
             check_sizes(joined, labels)
             validation = joined[len(unlabelled) :]
             unlabelled = readable(joined[: len(unlabelled)], labels)
-    read = replace(READ, **config.image.model_dump())
+    read = replace(READ, **config.image.model_dump(exclude={"links"}))
     return TrainingData(
         data.space,
         _read_as(data.ready(labelled), read),

@@ -28,7 +28,7 @@ def open_voc(config: DataConfig) -> DataSet:
     Raises:
         UserError: no image, no mask, a list with images that do not exist, or bad class names.
     """
-    images = list_samples(config.root, IMAGES)
+    images = list_samples(config.root, IMAGES, follow=config.image.follow_links)
     configured = None if config.classes is None else configured_space(config.classes)
     options = mask_options(config)
     own = configured or dataset_space(config.root, config.ignore_index) or options.space()

@@ -13,6 +13,7 @@ from segray.pipelines.errors import UserError
 
 REQUIRED = ("images=photos", "out=labels", "classes=picture_book")
 IMAGE_KEYS = (
+    "links",
     "range",
     "bands",
     "alpha",
