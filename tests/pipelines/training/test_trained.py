@@ -87,9 +87,9 @@ def test_a_folder_without_a_checkpoint_is_refused(trained: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"network": None}, "unknown network 'None'"),
+        ({"network": None}, r"state\.json is damaged \(network has another type\)"),
         ({"network": "segformer_b9"}, r"unknown network 'segformer_b9'; did you mean"),
-        ({"classes": 3}, r"state\.json names no network or no classes"),
+        ({"classes": 3}, r"state\.json is damaged \(classes has another type\)"),
         ({"classes": ["a", "b"]}, "the weights are not those of builtin, 2 classes"),
     ],
 )
