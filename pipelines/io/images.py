@@ -31,6 +31,7 @@ from segray.pipelines.io.image_cost import (
 from segray.pipelines.io.pixel_values import PixelProblem, PixelRules
 from segray.pipelines.io.png_chunks import SIGNATURE, chunk, inflate, parts
 from segray.pipelines.io.rgb import bands_to_rgb, to_rgb, wide_values
+from segray.pipelines.io.tiff_frames import TiffProblem, is_tiff, single_image
 
 UInt8Array = NDArray[np.uint8]
 
@@ -47,7 +48,6 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
-_TIFF = frozenset({b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"})
 _WIDTH, _HEIGHT = 256, 257
 _COLOURS = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale with alpha", 6: "RGBA"}
 
@@ -123,6 +123,7 @@ def decode_image(data: bytes, options: ImageOptions) -> DecodedImage:
         ImageProblem: for every kind of bad file, and for nothing else.
     """
     with _one_reason(options):
+        data = single_image(data, options.frames) if is_tiff(data) else data
         file = TimedFile(data, options.max_seconds)
         decoded = _decode(file, data, options)
         file.check()
@@ -132,7 +133,7 @@ def decode_image(data: bytes, options: ImageOptions) -> DecodedImage:
 def decode_alone(data: bytes, options: ImageOptions) -> DecodedImage:
     """`decode_image` for the process that is killed when its time is up; everything happens in this one."""
     with _one_reason(options):
-        if data[:4] in _TIFF and (tags := _banded(data, options)) is not None:
+        if is_tiff(data) and (tags := _banded(data, options)) is not None:
             return _decode_bands(data, options, tags)
         with _open(data) as image:
             return _pixels(image, data, options)
@@ -146,6 +147,8 @@ def _one_reason(options: ImageOptions) -> Iterator[None]:
         raise
     except PixelProblem as problem:
         raise ImageProblem("error", str(problem)) from problem
+    except TiffProblem as problem:
+        raise ImageProblem(problem.status, problem.reason) from problem
     except (TookTooLongError, TimeoutError):
         raise ImageProblem("error", f"took longer than {options.max_seconds:g} s") from None
     except DecoderDiedError:
@@ -158,7 +161,7 @@ def _one_reason(options: ImageOptions) -> Iterator[None]:
 
 
 def _decode(file: TimedFile, data: bytes, options: ImageOptions) -> DecodedImage:
-    if data[:4] in _TIFF and (tags := _banded(data, options)) is not None:
+    if is_tiff(data) and (tags := _banded(data, options)) is not None:
         width, height = int(tags[_WIDTH]), int(tags[_HEIGHT])
         _check_size(width, height, options)
         return _decode_elsewhere(data, options, width * height)
