@@ -29,7 +29,7 @@ from segray.pipelines.io.image_cost import (
     jpeg_scans,
 )
 from segray.pipelines.io.pixel_values import PixelProblem, PixelRules
-from segray.pipelines.io.png_chunks import SIGNATURE, chunk, inflate, parts
+from segray.pipelines.io.png_chunks import SIGNATURE, chunk, for_pixels, inflate, parts
 from segray.pipelines.io.rgb import bands_to_rgb, to_rgb, wide_values
 from segray.pipelines.io.tiff_frames import TiffProblem, is_tiff, single_image
 
@@ -123,11 +123,18 @@ def decode_image(data: bytes, options: ImageOptions) -> DecodedImage:
         ImageProblem: for every kind of bad file, and for nothing else.
     """
     with _one_reason(options):
-        data = single_image(data, options.frames) if is_tiff(data) else data
+        data = _without_rest(data, options)
         file = TimedFile(data, options.max_seconds)
         decoded = _decode(file, data, options)
         file.check()
         return decoded
+
+
+def _without_rest(data: bytes, options: ImageOptions) -> bytes:
+    """The file without what its image does not need, at which decoders stumble."""
+    if is_tiff(data):
+        return single_image(data, options.frames)
+    return for_pixels(data) if data.startswith(SIGNATURE) else data
 
 
 def decode_alone(data: bytes, options: ImageOptions) -> DecodedImage:
