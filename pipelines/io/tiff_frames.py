@@ -94,7 +94,9 @@ def single_image(data: bytes, several: Literal["skip", "first"]) -> bytes:
         if found is None:
             return data
         if found.has_more_inside:
-            raise TiffProblem("error", "its images are previews; the full one is in a SubIFD, which is not read")
+            raise TiffProblem(
+                "error", "its images are previews; the full one is in a SubIFD, which is not read"
+            )
     if several == "skip" and (count := full_images(data)) > 1:
         raise TiffProblem("skipped", f"animated ({'many' if count > MAX_FRAMES else count} frames)")
     return _alone(data, found)

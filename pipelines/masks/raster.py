@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from segray.pipelines.io.images import ImageOptions, decode_gray_png
+from segray.pipelines.io.images import ImageOptions, one_line
+from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.io.png_chunks import SIGNATURE, check_png
 from segray.pipelines.io.tiff_frames import full_images, is_tiff, single_image
 from segray.pipelines.masks.color_table import GRAY, BoundColors
@@ -83,7 +84,7 @@ def _pillow(data: bytes, colors: BoundColors | None, key: str) -> IdMap:
     except UnidentifiedImageError:
         raise ValueError("not an image") from None
     except Exception as error:
-        raise ValueError(f"cannot be read ({_reason(error)})") from error
+        raise ValueError(f"cannot be read ({one_line(error)})") from error
     return _whole(values)
 
 
@@ -190,7 +191,7 @@ def _numpy(data: bytes) -> NDArray[np.generic]:
             raise ValueError("its header does not fit its content")
         values: NDArray[np.generic] = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:
-        raise ValueError(f"cannot be read ({_reason(error)})") from error
+        raise ValueError(f"cannot be read ({one_line(error)})") from error
     # (H, W, 1) and (1, H, W) are usual, too.
     return values.reshape([side for side in shape if side != 1]) if values.ndim == 3 else values
 
@@ -205,8 +206,3 @@ def _pgm(data: bytes) -> NDArray[np.generic]:
     if width * height * dtype.itemsize > len(data) - head.end():
         raise ValueError("a truncated PGM")
     return np.frombuffer(data, dtype, width * height, head.end()).reshape(height, width)
-
-
-def _reason(error: Exception) -> str:
-    text = "".join(character for character in str(error).partition("\n")[0] if character.isprintable())
-    return re.sub(r"\s*<[^>]*>", "", text)[:120] or type(error).__name__

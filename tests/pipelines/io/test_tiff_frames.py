@@ -32,9 +32,7 @@ def tiff(*pages: tuple[Array, int], subifds: int = 0, **options: Any) -> bytes:
             colours = "rgb" if values.ndim == 3 and values.shape[2] == 3 else "minisblack"
             colours = "mask" if kind & MASK else colours
             planes = "contig" if values.ndim == 3 else None
-            writer.write(
-                values, subfiletype=kind, subifds=inner, photometric=colours, planarconfig=planes
-            )
+            writer.write(values, subfiletype=kind, subifds=inner, photometric=colours, planarconfig=planes)
     return file.getvalue()
 
 
