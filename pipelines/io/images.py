@@ -29,8 +29,9 @@ from segray.pipelines.io.image_cost import (
 )
 from segray.pipelines.io.pixel_values import PixelProblem, PixelRules
 from segray.pipelines.io.png_chunks import SIGNATURE, for_pixels
-from segray.pipelines.io.rgb import bands_to_rgb, to_rgb, wide_values
+from segray.pipelines.io.rgb import bands_to_rgb, to_rgb
 from segray.pipelines.io.tiff_frames import TiffProblem, is_tiff, single_image
+from segray.pipelines.io.wide_values import keep_byte_order, wide_values
 
 UInt8Array = NDArray[np.uint8]
 
@@ -190,7 +191,8 @@ def _decode_elsewhere(data: bytes, options: ImageOptions, pixels: int) -> Decode
 def _pixels(image: ImageFile.ImageFile, data: bytes, options: ImageOptions) -> DecodedImage:
     size = image.size
     reduced = _reduce(image, options.jpeg_size) if options.jpeg_size else 1
-    wide = wide_values(image, lambda: _open(data, TimedFile(data, options.max_seconds)))
+    keep_byte_order(image)
+    wide = wide_values(image, data, lambda: _open(data, TimedFile(data, options.max_seconds)))
     image.load()
     size = size if reduced > 1 else image.size
     # Read after load(), which turns a TIFF upright by itself and then drops its tag.
