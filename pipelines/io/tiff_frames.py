@@ -34,7 +34,7 @@ class _Layout(NamedTuple):
 
     order: str
     first: int
-    count: struct.Struct
+    number: struct.Struct
     entry: struct.Struct
     offset: struct.Struct
 
@@ -132,16 +132,16 @@ def _directories(data: bytes) -> Iterator[_Directory]:
     start, seen = _number(layout.offset, data, layout.first), set[int]()
     while start and start not in seen:
         seen.add(start)
-        count = _number(layout.count, data, start)
+        count = _number(layout.number, data, start)
         if count is not None and count > MAX_TAGS:
             raise TiffProblem("error", f"a TIFF of {count} tags (allowed: {MAX_TAGS})")
-        link = start + layout.count.size + layout.entry.size * (count or 0)
+        link = start + layout.number.size + layout.entry.size * (count or 0)
         following = None if count is None else _number(layout.offset, data, link)
         if following is None:
             if len(seen) == 1:
                 return
             raise TiffProblem("error", "truncated")
-        entries = layout.entry.iter_unpack(data[start + layout.count.size : link])
+        entries = layout.entry.iter_unpack(data[start + layout.number.size : link])
         yield _described(start, link, list(entries), layout.order)
         start = following
 

@@ -113,4 +113,4 @@ def _jpeg2000(data: bytes) -> UInt16Array | None:
 
     values: UInt16Array = imagecodecs.jpeg2k_decode(data)
     # Pillow reads grey ones so, too.
-    return values << (16 - depth)
+    return values << np.uint16(16 - depth)
