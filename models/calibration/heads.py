@@ -74,7 +74,7 @@ def candidates(labelled: Evidence, classes: NDArray[np.int64], group: NDArray[np
     Args:
         labelled: all labelled segments.
         classes: [n], their true classes.
-        group: [n], the group (image) of each, which prototypes of its own would flatter.
+        group: [n], the group (image) of each, which its own prototypes would flatter.
     """
     centres = score_centres(labelled, classes, group)
     fits: dict[str, Fit] = {"text": lambda evidence, _: text_head(evidence)}
@@ -110,7 +110,12 @@ def prototypes(embeddings: Array, classes: NDArray[np.int64], n_classes: int) ->
     """[C, D]: the normalised mean of each class's embeddings; zeros for a class without any."""
     sums = np.zeros((n_classes, embeddings.shape[1]))
     np.add.at(sums, classes, embeddings)
-    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+    return normalised(sums)
+
+
+def normalised(vectors: Array) -> Array:
+    """[n, D] vectors of length 1; zeros stay zeros."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def score_centres(

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segray.models.label_map import LabelMap
 from segray.models.masks import Segment
-from segray.models.metrics import Confusion
 
 _IDS = 256
 
@@ -56,19 +56,35 @@ class Regions:
         return np.array(counts, np.int64).reshape(n_classes, n_images, n_classes + 1).transpose(1, 0, 2)
 
 
-def image_regions(
-    segments: Sequence[Segment], truth: LabelMap, n_classes: int
-) -> tuple[list[tuple[int, ...]], Confusion, Confusion]:
-    """The regions of one image.
+@dataclass(frozen=True)
+class MaskedImage:
+    """The K segments of an image with a mask.
+
+    Attributes:
+        embeddings: [K, D], as they are stored.
+        stability: [K], SAM's stability score.
+        pixels: int64 [K, C], true pixels of each segment.
+        stacks: int64 [A, L], the segments over each region, the topmost first; -1 after the last.
+        truth: int64 [A, C], true pixels of each region, at least one.
+    """
+
+    embeddings: NDArray[np.floating[Any]]
+    stability: NDArray[np.float64]
+    pixels: NDArray[np.int64]
+    stacks: NDArray[np.int64]
+    truth: NDArray[np.int64]
+
+
+def masked_image(
+    segments: Sequence[Segment], embeddings: NDArray[np.floating[Any]], truth: LabelMap, n_classes: int
+) -> MaskedImage:
+    """What calibration needs of an image.
 
     Args:
         segments: K of them.
+        embeddings: [K, D].
         truth: uint8 [H, W]; ids from `n_classes` on are ignored.
         n_classes: C.
-
-    Returns:
-        The segments over each region, topmost first; true pixels of each region, int64 [A, C]; of each
-        segment, [K, C].
     """
     region = np.zeros(truth.shape, np.int64)
     stacks: list[tuple[int, ...]] = [()]
@@ -82,24 +98,21 @@ def image_regions(
         pixels[k] = np.bincount(truth[y : y + h, x : x + w][segments[k].mask], minlength=_IDS)[:n_classes]
     counted = np.bincount((region * _IDS + truth).ravel(), minlength=len(stacks) * _IDS)
     counted = counted.reshape(-1, _IDS)[:, :n_classes]
-    kept = counted.any(1)
-    return [stack for stack, keep in zip(stacks, kept, strict=True) if keep], counted[kept], pixels
+    kept = np.flatnonzero(counted.any(1))
+    depth = max((len(stacks[r]) for r in kept), default=0) + 1
+    padded = [[*stacks[r], *[-1] * (depth - len(stacks[r]))] for r in kept]
+    stability = np.array([segment.stability_score for segment in segments], float)
+    table = np.array(padded, np.int64).reshape(len(kept), depth)
+    return MaskedImage(embeddings, stability, pixels, table, counted[kept])
 
 
-def join_regions(
-    images: Sequence[tuple[list[tuple[int, ...]], Confusion]], first: Sequence[int], n_classes: int
-) -> Regions:
-    """The regions of images, each as `image_regions` gives them; `first` is the number of its first segment."""
-    depth = max((len(stack) for stacks, _ in images for stack in stacks), default=0)
-    rows = [
-        [*(start + k for k in stack), *[-1] * (depth + 1 - len(stack))]
-        for (stacks, _), start in zip(images, first, strict=True)
-        for stack in stacks
-    ]
-    truth = [counts for _, counts in images]
-    number = np.repeat(np.arange(len(images)), [len(stacks) for stacks, _ in images])
-    return Regions(
-        np.array(rows, np.int64).reshape(len(rows), depth + 1),
-        np.concatenate(truth) if truth else np.zeros((0, n_classes), np.int64),
-        number,
-    )
+def join_regions(images: Sequence[MaskedImage]) -> Regions:
+    """The regions of at least one image, with their segments numbered through all of them."""
+    first = np.cumsum([0, *(len(image.pixels) for image in images)])
+    depth = max(image.stacks.shape[1] for image in images)
+    tables = []
+    for image, start in zip(images, first, strict=False):
+        stacks = np.where(image.stacks >= 0, image.stacks + start, -1)
+        tables.append(np.pad(stacks, ((0, 0), (0, depth - stacks.shape[1])), constant_values=-1))
+    number = np.repeat(np.arange(len(images)), [len(image.stacks) for image in images])
+    return Regions(np.concatenate(tables), np.concatenate([image.truth for image in images]), number)

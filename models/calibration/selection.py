@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,12 @@ from segray.models.calibration.heads import (
     Evidence,
     Head,
     candidates,
+    normalised,
     out_of_group,
     softmax,
     temperature,
 )
-from segray.models.calibration.regions import Regions
+from segray.models.calibration.regions import MaskedImage, Regions, join_regions
 from segray.models.metrics import mean_iou
 
 LEAST_GAIN = 0.01
@@ -70,6 +71,28 @@ class Labelled:
         """The score of a naming, by the greatest of its shares or scores [n, C]."""
         found = self.regions.confusions(share.argmax(1), shown, self.n_images)
         return Outcome(found[:, :, :-1])
+
+
+def gather(images: Sequence[MaskedImage]) -> Labelled:
+    """The segments of at least one image, without text scores: `prompts.with_prompts` adds them.
+
+    A segment that lies on ignored pixels alone says nothing and is left out.
+    """
+    pixels = np.concatenate([image.pixels for image in images])
+    kept = pixels.any(1)
+    number = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)
+    regions = join_regions(images)
+    embeddings = normalised(np.concatenate([image.embeddings for image in images]).astype(float)[kept])
+    n_classes = pixels.shape[1]
+    nothing = Evidence(embeddings, np.zeros((len(embeddings), n_classes)), np.zeros(n_classes, bool))
+    return Labelled(
+        nothing,
+        pixels[kept].argmax(1),
+        np.concatenate([image.stability for image in images])[kept],
+        np.repeat(np.arange(len(images)), [len(image.pixels) for image in images])[kept],
+        replace(regions, stacks=number[regions.stacks]),
+        len(images),
+    )
 
 
 @dataclass(frozen=True)

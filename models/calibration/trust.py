@@ -19,8 +19,8 @@ def conformal_quantiles(
     """[C]: a label z is trusted where 1 - its share is at most the quantile of z.
 
     The nonconformity of a segment of true class y is a = 1 - share of y; per class its
-    ceil((n + 1)(1 - alpha)) / n quantile, 1 where that exceeds n (split conformal prediction, class-conditional:
-    Vovk, "Conditional validity of inductive conformal predictors", 2012). Segments of an image are not
+    ceil((n + 1)(1 - alpha)) / n quantile, 1 where that exceeds 1: class-conditional conformal prediction
+    (Vovk, "Conditional validity of inductive conformal predictors", 2012). Segments of an image are not
     exchangeable, so the coverage is approximate.
 
     Args:

@@ -1,4 +1,4 @@
-"""Write a label set again from its stored embeddings and masks, part by part: memory does not grow with it."""
+"""Write a label set again from its stored embeddings and masks, part by part."""
 
 from __future__ import annotations
 

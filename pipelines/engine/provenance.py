@@ -115,7 +115,9 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
         "prompt names": prompts.get("names"),
         "prompts": prompts.get("templates"),
     }
-    return {**config, **models, **names}
+    calibration = record.get("calibration")
+    masks = {"what the masks chose": calibration.get("sha256")} if isinstance(calibration, dict) else {}
+    return {**config, **models, **names, **masks}
 
 
 def _is_text(value: object) -> bool:
