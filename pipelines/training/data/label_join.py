@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from segray.models.label_space import IGNORE_INDEX
 from segray.pipelines.config.commands.train import DataConfig
+from segray.pipelines.engine.provenance import fingerprint
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageProblem
@@ -40,11 +41,13 @@ class LabelSet:
         root: its folder or URI.
         ok: ids of the images that have a label.
         bad: ids of the images that could not be read, and have no label.
+        fingerprint: of the settings that made the labels, without places and versions.
     """
 
     root: str
     ok: frozenset[str]
     bad: frozenset[str]
+    fingerprint: str = ""
 
 
 def open_label_set(root: str, classes: Sequence[str]) -> LabelSet:
@@ -65,7 +68,7 @@ def open_label_set(root: str, classes: Sequence[str]) -> LabelSet:
     statuses = {image_id: status for image_id, status, _ in store.statuses()}
     _check_complete(store, len(statuses))
     ok = frozenset(image_id for image_id, status in statuses.items() if status == "ok")
-    return LabelSet(root, ok, frozenset(statuses) - ok)
+    return LabelSet(root, ok, frozenset(statuses) - ok, fingerprint(provenance))
 
 
 def _check_parts(store: LabelStore) -> None:

@@ -91,7 +91,8 @@ def list_samples(root: str, folder: str, *, follow: bool = True) -> dict[str, Sa
     where = storage.join(root, folder) if folder else root
     start = f"{folder}/" if folder else ""
     refs = usable_images(where, f"data.root={storage.display(root)}", folder, follow=follow)
-    return {f"{start}{ref.image_id}": Sample(f"{start}{ref.image_id}", ref.uri) for ref in refs}
+    samples = (Sample(f"{start}{ref.image_id}", ref.uri, size=ref.size) for ref in refs)
+    return {sample.image_id: sample for sample in samples}
 
 
 def usable_images(

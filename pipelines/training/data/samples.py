@@ -30,6 +30,7 @@ class Sample:
         shapes: its annotations in COCO, packed (`coco_masks.render_label_map`); None if `mask` is a PNG.
         label_id: its image_id in the label set, if that is another; "" if it has none there.
         read: how the image is decoded.
+        size: bytes of the file; 0 where unknown.
         outside: the image is not in the data set; its image_id counts from its own source.
     """
 
@@ -41,6 +42,7 @@ class Sample:
     shapes: bytes | None = None
     label_id: str | None = None
     read: ImageOptions = READ
+    size: int = 0
     outside: bool = False
 
     @property
@@ -63,6 +65,7 @@ class TrainingData:
         left_out: what the data set has and training does not use, with reasons.
         matched: how many images have a zero-shot label, and how they were found, one line per part.
         source: where the unlabelled images are, if they are not in the data set.
+        label_set: fingerprint of the label set, see `label_join.LabelSet`; None without one.
     """
 
     space: LabelSpace
@@ -74,6 +77,7 @@ class TrainingData:
     left_out: tuple[str, ...] = ()
     matched: tuple[str, ...] = ()
     source: str | None = None
+    label_set: str | None = None
 
 
 class DataSet(ABC):

@@ -67,8 +67,10 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
     data.check([*labelled, *validation])
     unlabelled = _unlabelled(config, data, labelled, validation)
     matched: tuple[str, ...] = ()
+    label_set = None
     if config.labels is not None:
         labels = open_label_set(config.labels, data.space.classes)
+        label_set = labels.fingerprint
         if unlabelled or validation:
             unlabelled, validation = join_parts(config, unlabelled, validation, labels)
             check_sizes([*unlabelled, *validation], labels)
@@ -84,6 +86,7 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
         tuple(data.left_out),
         matched,
         config.unlabelled if has_source(config) else None,
+        label_set,
     )
 
 

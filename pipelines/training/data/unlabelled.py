@@ -39,7 +39,7 @@ def list_unlabelled(config: DataConfig, masked: Sequence[Sample]) -> tuple[Sampl
         _log.info("%s: %d images are labelled or validation images too", key, len(refs) - len(left))
     roots, follows = image_roots(source, also), follows_links(source, follow)
     read = replace(READ, roots=roots, follow_links=follows)
-    return tuple(Sample(ref.image_id, ref.uri, read=read, outside=True) for ref in left)
+    return tuple(Sample(ref.image_id, ref.uri, read=read, size=ref.size, outside=True) for ref in left)
 
 
 class _SameFile:
