@@ -54,7 +54,7 @@ from benchmarks.throughput import clocked_ledger, in_fresh_process, on_cluster
 from segray.models.label_map import LabelMap
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
-from segray.pipelines.io.images import decode_gray_png
+from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.label_set.store import LabelStore
 
 SEGRAY = "segray annotate"

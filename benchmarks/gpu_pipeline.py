@@ -23,7 +23,7 @@ from segray.pipelines.annotation.stages.segment_and_classify import SegmentAndCl
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import load
-from segray.pipelines.io.images import encode_gray_png
+from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.scenes.picture_book import draw_scene
 
 SHAPE = 375, 500

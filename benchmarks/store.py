@@ -42,7 +42,7 @@ from segray.pipelines.commands.annotate import prepare, space_of
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.engine.rows import Row
-from segray.pipelines.io.images import decode_gray_png
+from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.label_set.store import LabelStore, labels_schema, segments_schema, write_part
 from segray.pipelines.scenes.picture_book import draw_scene
 from segray.pipelines.training.data.stored_labels import IN_MEMORY, StoredLabels

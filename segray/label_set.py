@@ -147,7 +147,7 @@ def _sample(row: dict[str, Any], segments: list[dict[str, Any]], path: str) -> S
     import numpy as np
 
     from segray.pipelines.errors import UserError
-    from segray.pipelines.io.images import decode_gray_png
+    from segray.pipelines.io.label_png import decode_gray_png
 
     shape = (row["height"], row["width"])
     try:

@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.images import ImageOptions, ImageProblem, decode, decode_gray_png
+from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
+from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.io.manifest import MANIFEST, read_manifest
 from segray.pipelines.io.sources import read_labelled
 from segray.pipelines.label_set.store import LabelStore

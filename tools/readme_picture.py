@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segray.models.label_space import label_space
-from segray.pipelines.io.images import ImageOptions, decode, decode_gray_png
+from segray.pipelines.io.images import ImageOptions, decode
+from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.io.manifest import read_manifest
 from segray.pipelines.io.sources import read_image
 from segray.pipelines.label_set.store import LabelStore

@@ -19,7 +19,8 @@ from segray.pipelines.config.commands.masks import MasksConfig
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.images import ImageProblem, decode, encode_gray_png
+from segray.pipelines.io.images import ImageProblem, decode
+from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.io.sources import read_image
 from segray.pipelines.label_set.schema import pixel_counts
 from segray.pipelines.reporting import thumbnails

@@ -8,7 +8,7 @@ from PIL import Image
 from segray.models.label_space import PICTURE_BOOK
 from segray.pipelines.config.commands.picture_book import PictureBookConfig
 from segray.pipelines.errors import UserError
-from segray.pipelines.io.images import encode_gray_png
+from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.io.storage import local_path
 from segray.pipelines.scenes.picture_book import draw_scene
 

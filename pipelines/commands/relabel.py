@@ -33,7 +33,7 @@ from segray.pipelines.engine.provenance import differences, other_configuration,
 from segray.pipelines.engine.rows import RLE, Row
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.images import MAX_LABEL_PIXELS
+from segray.pipelines.io.label_png import MAX_LABEL_PIXELS
 from segray.pipelines.io.manifest import MANIFEST
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.label_set.schema import labels_schema, segments_schema

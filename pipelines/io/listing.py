@@ -17,10 +17,10 @@ from segray.pipelines.io.links import FolderLinks, entered
 from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.uris import redacted
 
-# HEIC may not be decoded, but a phone's images must become rows with a reason and not vanish.
+# HEIC may not be decoded, and JPEG XL is not, but they must become rows with a reason and not vanish.
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".heic", ".heif", ".hif"),
-    *(".bmp", ".dib", ".gif", ".tif", ".tiff", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".bmp", ".dib", ".gif", ".tif", ".tiff", ".jp2", ".j2k", ".jxl", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
 _ENDINGS_KEPT, _ENDINGS_SHOWN = 100, 6
 

@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BLOCK = 1 << 24
+_FOR_PIXELS = frozenset({b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"})
+"""Of the ancillary chunks: transparency, orientation, and what makes an animation."""
+_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+_TURNED = frozenset({b"XML:com.adobe.xmp", b"Raw profile type exif"})
+"""Keywords of texts in which programs without `eXIf` keep the orientation."""
+_TEXT_BYTES, _PACKED_BYTES = 1 << 24, 1 << 20
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
@@ -42,6 +48,51 @@ def check_png(data: bytes, max_pixels: int) -> None:
     n_bytes = sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns)
     for _ in inflate(pixels, n_bytes, 1):
         pass
+
+
+def for_pixels(data: bytes) -> bytes:
+    """The PNG without chunks that its pixels do not need, such as colour profiles and long texts.
+
+    Decoders refuse files for the size of such a chunk, or for damage in it. What cannot be followed is kept,
+    so that the reason is the decoder's.
+    """
+    kept, start, kind, text = [SIGNATURE], len(SIGNATURE), b"", _TEXT_BYTES
+    while kind != b"IEND" and start + 12 <= len(data):
+        kind = data[start + 4 : start + 8]
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        cost = _text_bytes(kind, data[start + 8 : end]) if kind in _TEXTS else None
+        text -= cost or 0
+        if _is_needed(kind) or (cost is not None and text >= 0):
+            kept.append(data[start:end])
+        start = end
+    whole = [*kept, data[start:]]
+    return b"".join(whole) if sum(map(len, whole)) < len(data) else data
+
+
+def _is_needed(kind: bytes) -> bool:
+    # A capital first letter: the pixels cannot be read without it.
+    return kind in _FOR_PIXELS or not kind[0] & 0x20
+
+
+def _text_bytes(kind: bytes, body: bytes) -> int | None:
+    """Size of a text that may hold the orientation; None for any other, and for a damaged one.
+
+    Args:
+        kind: of `_TEXTS`.
+        body: with its checksum.
+    """
+    body, check = body[:-4], body[-4:]
+    keyword, _, rest = body.partition(b"\0")
+    if keyword not in _TURNED or zlib.crc32(kind + body) != int.from_bytes(check, "big"):
+        return None
+    if kind == b"tEXt" or (kind == b"iTXt" and rest[:1] == b"\0"):
+        return len(rest)
+    packed = rest[1:] if kind == b"zTXt" else rest[2:].split(b"\0", 2)[-1]
+    try:
+        size = len(zlib.decompressobj().decompress(packed, _PACKED_BYTES + 1))
+    except zlib.error:
+        return None
+    return size if size <= _PACKED_BYTES else None
 
 
 def parts(data: bytes) -> tuple[Header, bytes]:

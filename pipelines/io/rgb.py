@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +12,9 @@ from PIL import Image, ImageFile
 from segray.pipelines.io.pixel_values import PixelProblem, PixelRules, Values, check_span, to_8_bits
 from segray.pipelines.io.tiff_bands import Bands, is_geotiff
 
-Open = Callable[[], ImageFile.ImageFile]
-
 _MODES = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LA", "La", "PA", "RGBA", "RGBa"})
 _BANDS_OF = frozenset({"L", "LA", "RGB", "RGBX", "RGBA", "CMYK"})
 _PHOTOMETRIC, _NODATA = 262, 42113
-_HOST = "L" if sys.byteorder == "little" else "B"
-_OTHER = {"L": "B", "B": "L"}
 _MOSTLY = 0.5
 """Share of half-transparent pixels above which a TIFF's fourth band looks like data."""
 _RANGE_HINT = "image.range=minmax or LO,HI stretches the values"
@@ -93,42 +88,6 @@ def bands_to_rgb(bands: Bands, rules: PixelRules, geo: bool) -> Image.Image:
     return _checked(_scaled(source, rules), source, rules)
 
 
-def wide_values(image: ImageFile.ImageFile, reopen: Open) -> Values | None:
-    """uint16 [H, W, C] of an image of 16 bits in several bands, of which Pillow keeps the high bytes alone.
-
-    Pillow has unpackers for either byte order: with the wrong one, it keeps the low bytes.
-
-    Args:
-        image: opened, not loaded.
-        reopen: opens it again.
-    """
-    order = _byte_order(image)
-    if order is None:
-        return None
-    with reopen() as high, reopen() as low:
-        low.tile = [_with_order(tile, _OTHER[order]) for tile in low.tile]
-        upper, lower = np.asarray(high), np.asarray(low)
-        return upper.astype(np.uint16) << 8 | lower
-
-
-def _byte_order(image: ImageFile.ImageFile) -> str | None:
-    """ "B" or "L" where each band has 16 bits of which 8 would be lost; else None."""
-    mode = _rawmode(image.tile[0]) if image.tile else ""
-    name, _, depth = mode.partition(";")
-    if name not in {"RGB", "RGBA", "RGBX"} or depth not in {"16B", "16L", "16N"}:
-        return None
-    return _HOST if depth == "16N" else depth[-1]
-
-
-def _rawmode(tile: ImageFile._Tile) -> str:
-    return str(tile.args[0] if isinstance(tile.args, tuple) else tile.args)
-
-
-def _with_order(tile: ImageFile._Tile, order: str) -> ImageFile._Tile:
-    mode = _rawmode(tile).partition(";")[0] + f";16{order}"
-    return tile._replace(args=(mode, *tile.args[1:]) if isinstance(tile.args, tuple) else mode)
-
-
 def _source(image: ImageFile.ImageFile, wide: Values | None, rules: PixelRules) -> _Source | None:
     """The values to scale; None where 8 bits are taken as they are."""
     tags = getattr(image, "tag_v2", {})
@@ -150,7 +109,16 @@ def _source(image: ImageFile.ImageFile, wide: Values | None, rules: PixelRules) 
         raise PixelProblem(f"unsupported mode {image.mode}")
     if rules.range in {"auto", "full"}:
         return None
-    return _Source(np.asarray(_blended(image, rules)), nodata)
+    return _stretched(image, nodata, rules)
+
+
+def _stretched(image: ImageFile.ImageFile, nodata: float | None, rules: PixelRules) -> _Source:
+    """The values of an 8-bit image; what shines through it does not count for the range."""
+    if not image.has_transparency_data:
+        return _Source(np.asarray(_blended(image, rules)), nodata)
+    rgba = np.asarray(image.convert("RGBA"))
+    blends = _blends(image, rgba[..., 3], rules)
+    return _Source(rgba[..., :3], nodata, opacity=rgba[..., 3] / 255 if blends else None)
 
 
 def _three_axes(values: Values) -> Values:

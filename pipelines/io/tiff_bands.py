@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
+from segray.pipelines.io.tiff_frames import check_first
+
 EXTRA = 'pip install "segray[tiff]"'
 _GEO_TAGS = (33550, 33922, 34264, 34735)
 """Pixel scale, tie points, transformation and keys of a GeoTIFF."""
@@ -39,8 +41,9 @@ def is_geotiff(tags: object) -> bool:
 
 
 def header(data: bytes) -> dict[int, Any] | None:
-    """The tags of the first image, by number; None if they cannot be read."""
+    """The tags of the first image, by number; None if they cannot be read, or are too many."""
     try:
+        check_first(data)
         size = 16 if data[2:3] in b"+" else 8
         tags = TiffImagePlugin.ImageFileDirectory_v2(data[:size])
         file = io.BytesIO(data)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from segray.models.rle import area, checked_runs
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.images import decode_gray_png
+from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.label_set.part_files import damage
 from segray.pipelines.label_set.part_reader import PartReader
 from segray.pipelines.label_set.schema import (

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from segray.pipelines.io.images import ImageOptions, decode_gray_png
+from segray.pipelines.io.images import ImageOptions, one_line
+from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.io.png_chunks import SIGNATURE, check_png
+from segray.pipelines.io.tiff_frames import full_images, is_tiff, single_image
 from segray.pipelines.masks.color_table import GRAY, BoundColors
 
 IdMap = NDArray[np.uint8] | NDArray[np.uint16]
@@ -32,7 +34,7 @@ _LOSSY_TIFF = {
     34712: "JPEG 2000",
     50001: "WebP",
 }
-_BITS, _COMPRESSION, _PHOTOMETRIC, _SUBFILE = 258, 259, 262, 254
+_BITS, _COMPRESSION, _PHOTOMETRIC = 258, 259, 262
 _WHITE_IS_ZERO = 0
 _PGM = re.compile(rb"P5(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)\s")
 _MAX_PIXELS = ImageOptions().max_pixels
@@ -59,6 +61,9 @@ def read_ids(data: bytes, colors: BoundColors | None, key: str) -> IdMap:
         if colors is None and _is_plain(data):
             return decode_gray_png(data)
         check_png(data, _MAX_PIXELS)
+    if is_tiff(data):
+        _check_pages(full_images(data))
+        data = single_image(data, "first")
     return _pillow(data, colors, key)
 
 
@@ -79,7 +84,7 @@ def _pillow(data: bytes, colors: BoundColors | None, key: str) -> IdMap:
     except UnidentifiedImageError:
         raise ValueError("not an image") from None
     except Exception as error:
-        raise ValueError(f"cannot be read ({_reason(error)})") from error
+        raise ValueError(f"cannot be read ({one_line(error)})") from error
     return _whole(values)
 
 
@@ -91,11 +96,14 @@ def _check(image: Image.Image, data: bytes) -> None:
         raise ValueError(
             f"{lossy} is lossy, it mixes ids along every edge; save the original masks as PNG, TIFF or BMP"
         )
-    pages = _pages(image)
-    if pages > 1:
-        raise ValueError(f"{pages} pages; a mask has one")
+    _check_pages(getattr(image, "n_frames", 1))
     if image.format == "TIFF" and _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO and image.mode != "1":
         raise ValueError("a TIFF that stores 0 as white, so that its ids are inverted; save it as a PNG")
+
+
+def _check_pages(pages: int) -> None:
+    if pages > 1:
+        raise ValueError(f"{pages} pages; a mask has one")
 
 
 def _lossy(image: Image.Image, data: bytes) -> str:
@@ -105,19 +113,6 @@ def _lossy(image: Image.Image, data: bytes) -> str:
     if image.format == "WEBP":
         return "" if b"VP8L" in data[:64] else "WebP"
     return image.format or "" if image.format in {"JPEG", "MPO", "JPEG2000", "AVIF"} else ""
-
-
-def _pages(image: Image.Image) -> int:
-    """Pages but the overviews and masks of a TIFF."""
-    pages = getattr(image, "n_frames", 1)
-    if image.format != "TIFF" or pages == 1:
-        return int(pages)
-    full = 0
-    for page in range(pages):
-        image.seek(page)
-        full += not _tag(image, _SUBFILE)
-    image.seek(0)
-    return full
 
 
 def _tag(image: Image.Image, number: int) -> int:
@@ -196,7 +191,7 @@ def _numpy(data: bytes) -> NDArray[np.generic]:
             raise ValueError("its header does not fit its content")
         values: NDArray[np.generic] = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:
-        raise ValueError(f"cannot be read ({_reason(error)})") from error
+        raise ValueError(f"cannot be read ({one_line(error)})") from error
     # (H, W, 1) and (1, H, W) are usual, too.
     return values.reshape([side for side in shape if side != 1]) if values.ndim == 3 else values
 
@@ -211,8 +206,3 @@ def _pgm(data: bytes) -> NDArray[np.generic]:
     if width * height * dtype.itemsize > len(data) - head.end():
         raise ValueError("a truncated PGM")
     return np.frombuffer(data, dtype, width * height, head.end()).reshape(height, width)
-
-
-def _reason(error: Exception) -> str:
-    text = "".join(character for character in str(error).partition("\n")[0] if character.isprintable())
-    return re.sub(r"\s*<[^>]*>", "", text)[:120] or type(error).__name__

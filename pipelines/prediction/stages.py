@@ -22,7 +22,8 @@ from segray.pipelines.engine.pools import PoolPlan
 from segray.pipelines.engine.rows import Row
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.images import ImageOptions, encode_gray_png
+from segray.pipelines.io.images import ImageOptions
+from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.label_set.schema import ID_LIST, class_counts
 from segray.pipelines.training.data.class_names import has_background
 

@@ -11,7 +11,8 @@ from typing import Any
 from segray.models.label_map import LabelMap
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.images import ImageOptions, ImageProblem, decode, decode_gray_png
+from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
+from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.io.sources import EXTENSIONS, follows_links, image_roots, list_images, read_allowed
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.masks.folder import list_png

@@ -46,6 +46,11 @@ def png(
     return b"\x89PNG\r\n\x1a\n" + body + png_chunk(b"IEND", b"")
 
 
+def text_bomb() -> bytes:
+    """A PNG chunk that decoders refuse for its size."""
+    return png_chunk(b"zTXt", b"comment\0\0" + zlib.compress(bytes(4 << 20)))
+
+
 def bad_files() -> dict[str, tuple[bytes, str, str]]:
     """name -> (bytes, expected status, start of the expected reason)."""
     image = Image.fromarray(scene())
@@ -55,7 +60,6 @@ def bad_files() -> dict[str, tuple[bytes, str, str]]:
     jpeg, whole_png = encode(noise, "JPEG"), encode(noise, "PNG")
     broken = bytearray(whole_png)
     broken[20:24] = b"oops"
-    bomb = png_chunk(b"zTXt", b"comment\0\0" + zlib.compress(bytes(4 << 20)))
     nothing = Image.fromarray(np.full((HEIGHT, WIDTH), np.nan, np.float32))
     no_image, cut, animated = "not an image", "truncated", "animated (3 frames)"
     return {
@@ -63,8 +67,9 @@ def bad_files() -> dict[str, tuple[bytes, str, str]]:
         "text.jpg": (b"these are not the pixels you are looking for\n", "error", no_image),
         "page.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "error", no_image),
         "vector.png": (b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', "error", no_image),
+        "new.jxl": (b"\xff\x0a" + bytes(99), "error", "not an image that can be read (JPEG XL)"),
         "postscript.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n", "error", no_image),
-        "phone.heic": (b"\0\0\0\x18ftypheic" + bytes(99), "error", "not an image (HEIC"),
+        "phone.heic": (b"\0\0\0\x18ftypheic" + bytes(99), "error", "not an image (broken HEIF"),
         "stub.jpg": (jpeg[:20], "error", no_image),
         "broken_chunk.png": (bytes(broken), "error", no_image),
         "cut.jpg": (jpeg[: len(jpeg) * 6 // 10], "error", cut),
@@ -72,7 +77,7 @@ def bad_files() -> dict[str, tuple[bytes, str, str]]:
         "cut.webp": (encode(noise, "WEBP")[:-500], "error", cut),
         "huge_header.png": (png(20000, 20000, b""), "error", "too large (400 MP > limit "),
         "huge_gif.gif": (b"GIF89a\xff\xff\xff\xff" + encode(image, "GIF")[10:], "error", "too large ("),
-        "text_bomb.png": (png(WIDTH, HEIGHT, b"", extra=bomb), "error", "cannot decode: Decompressed data"),
+        "text_bomb.png": (png(WIDTH, HEIGHT, b"", extra=text_bomb()), "error", cut),
         "nothing.tif": (encode(nothing, "TIFF"), "error", "no pixel has a value"),
         "int32.tif": (encode(Image.new("I", (WIDTH, HEIGHT)), "TIFF"), "error", "next to nothing to see"),
         "lab.tif": (encode(image.convert("LAB"), "TIFF"), "error", "unsupported mode LAB"),
@@ -100,6 +105,8 @@ def good_files() -> dict[str, bytes]:
         "palette_clear.png": encode(image.convert("P"), "PNG", transparency=3),
         "rgba.png": encode(alpha, "PNG"),
         "gray_alpha.png": encode(alpha.convert("LA"), "PNG"),
+        "long_text.png": encode(image, "PNG")[:33] + text_bomb() + encode(image, "PNG")[33:],
+        "overviews.tif": encode(image, "TIFF", save_all=True, append_images=[_overview(image)]),
         "gray16.png": encode(Image.fromarray(grays), "PNG"),
         "modern.webp": encode(image, "WEBP"),
         "still.gif": encode(image, "GIF"),
@@ -123,6 +130,13 @@ def good_files() -> dict[str, bytes]:
         exif[0x0112] = orientation
         files[f"exif{orientation}.jpg"] = encode(image, "JPEG", quality=95, exif=exif)
     return files
+
+
+def _overview(image: Image.Image) -> Image.Image:
+    """Half the size, for one page of a TIFF, which says so (NewSubfileType)."""
+    half = image.reduce(2)
+    half.encoderinfo = {"tiffinfo": {254: 1}}
+    return half
 
 
 def write_good_images(folder: Path) -> Expected:

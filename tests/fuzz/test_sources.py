@@ -7,9 +7,11 @@ import json
 import math
 
 import numpy as np
+import pillow_heif
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
@@ -29,6 +31,22 @@ def image(kind: str, mode: str = "RGB", **options: object) -> bytes:
     return sink.getvalue()
 
 
+def overviews() -> bytes:
+    """A BigTIFF of one image with two overviews."""
+    sink = io.BytesIO()
+    with tifffile.TiffWriter(sink, bigtiff=True) as writer:
+        for factor in (1, 2, 4):
+            pixels = np.zeros((24 // factor, 32 // factor, 3), np.uint8)
+            writer.write(pixels, photometric="rgb", subfiletype=int(factor > 1))
+    return sink.getvalue()
+
+
+def heic() -> bytes:
+    sink = io.BytesIO()
+    pillow_heif.from_pillow(Image.new("RGB", (32, 24), (9, 99, 200))).save(sink)
+    return sink.getvalue()
+
+
 IMAGES = {
     "png": image("PNG"),
     "palette": image("PNG", "P"),
@@ -44,6 +62,8 @@ IMAGES = {
     "ppm": image("PPM"),
     "jpeg2000": image("JPEG2000"),
     "avif": image("AVIF"),
+    "overviews": overviews(),
+    "heic": heic(),
 }
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segray.models.masks import encode_rle, segment_from_mask
 from segray.pipelines.io import storage
-from segray.pipelines.io.images import encode_gray_png
+from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.label_set.store import (
     class_counts,
     labels_schema,

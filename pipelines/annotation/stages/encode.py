@@ -12,7 +12,7 @@ from segray.pipelines.annotation.stages.base import Stage
 from segray.pipelines.annotation.stages.schemas import ENCODED_SCHEMA, classes_from_bytes
 from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.rows import Row, SegmentRow
-from segray.pipelines.io.images import encode_gray_png
+from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.label_set.schema import class_counts
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from segray.models.label_space import IGNORE_INDEX
 from segray.models.metrics import class_iou, pixel_accuracy
 from segray.pipelines.errors import UserError
-from segray.pipelines.io.images import ImageOptions, ImageProblem, decode, decode_gray_png
+from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
+from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.io.sources import read_labelled
 from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.printing import visible

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 from segray.models.label_space import IGNORE_INDEX
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.images import ImageProblem, decode, decode_gray_png
+from segray.pipelines.io.images import ImageProblem, decode
+from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.io.sources import read_allowed
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.data.class_names import class_id_table

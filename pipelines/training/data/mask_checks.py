@@ -16,9 +16,10 @@ from PIL import ExifTags, Image
 from segray.models.label_space import IGNORE_INDEX, LabelSpace
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage, tiff_bands
-from segray.pipelines.io.images import FORMATS, ImageProblem
+from segray.pipelines.io.images import FORMATS, ImageProblem, decode_image
 from segray.pipelines.io.received import ROOTS_KEY
 from segray.pipelines.io.sources import ImageRef, LeftOut, list_images, read_allowed, read_image
+from segray.pipelines.io.tiff_frames import TiffProblem, is_tiff, single_image
 from segray.pipelines.label_set.schema import pixel_counts
 from segray.pipelines.masks.binary import look_binary, refuse_binary
 from segray.pipelines.masks.folder import MaskFolder
@@ -29,6 +30,7 @@ from segray.pipelines.understood import PixelCounts
 _log = logging.getLogger(__name__)
 _READERS = 8
 _SIDEWAYS = (5, 6, 7, 8)
+_NEW_SUBFILE_TYPE = 254
 
 
 def sample_shape(sample: Sample) -> tuple[int, int]:
@@ -53,28 +55,43 @@ def image_shape(uri: str, data: bytes | None = None) -> tuple[int, int]:
     Raises:
         ImageProblem: it cannot be opened, or is larger than an image may be.
     """
+    if data is None and uri.startswith("file:"):
+        # A file name that is not UTF-8 has a file:// URI, which only `read_image` can decode.
+        data = read_image(uri)
+    height, width = _header_shape(uri, data) or _decoded_shape(read_image(uri) if data is None else data)
+    if width * height > READ.max_pixels or max(width, height) > READ.max_side:
+        raise ImageProblem("error", f"too large ({width}x{height} px)")
+    return height, width
+
+
+def _header_shape(uri: str, data: bytes | None) -> tuple[int, int] | None:
+    """None for what Pillow cannot open, and for a TIFF with a preview in front."""
     try:
-        if data is None and uri.startswith("file:"):
-            # A file name that is not UTF-8 has a file:// URI, which only `read_image` can decode.
-            data = read_image(uri)
         source = storage.open_input(uri) if data is None else io.BytesIO(data)
         with source, Image.open(source, formats=FORMATS) as image:
-            width, height = image.size
+            if getattr(image, "tag_v2", {}).get(_NEW_SUBFILE_TYPE):
+                return None
             turned = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+            return image.size if turned else image.size[::-1]
     except ImageProblem:
         raise
     except FileNotFoundError:
         raise ImageProblem("error", "no such file") from None
-    except Exception as error:
-        # A TIFF with more bands than Pillow knows has a size all the same.
-        is_tiff = uri.lower().endswith((".tif", ".tiff"))
-        tags = tiff_bands.header(read_image(uri) if data is None else data) if is_tiff else None
-        if tags is None or not {256, 257} <= set(tags):
-            raise ImageProblem("error", "not an image") from error
-        width, height, turned = int(tags[256]), int(tags[257]), tags.get(274) in _SIDEWAYS
-    if width * height > READ.max_pixels or max(width, height) > READ.max_side:
-        raise ImageProblem("error", f"too large ({width}x{height} px)")
-    return (width, height) if turned else (height, width)
+    except Exception:  # noqa: BLE001 (damaged bytes raise anything)
+        return None
+
+
+def _decoded_shape(data: bytes) -> tuple[int, int]:
+    try:
+        tags = tiff_bands.header(single_image(data, "first")) if is_tiff(data) else None
+    except TiffProblem:
+        tags = None
+    if tags is None or not {256, 257} <= set(tags):
+        image = decode_image(data, READ)
+        return image.height, image.width
+    # Bands without colours cannot be decoded here, but have a size.
+    size = int(tags[257]), int(tags[256])
+    return size[::-1] if tags.get(274) in _SIDEWAYS else size
 
 
 def list_samples(root: str, folder: str, *, follow: bool = True) -> dict[str, Sample]:

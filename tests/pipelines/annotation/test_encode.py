@@ -13,7 +13,7 @@ from segray.models.masks import Segment, decode_rle, full_mask, segment_from_mas
 from segray.pipelines.annotation.stages.encode import encode_segments
 from segray.pipelines.annotation.stages.schemas import classes_from_bytes, classes_to_bytes
 from segray.pipelines.engine.rows import Row
-from segray.pipelines.io.images import decode_gray_png
+from segray.pipelines.io.label_png import decode_gray_png
 
 SPACE = label_space("picture_book")
 IMAGE: Row = {"image_id": "a.png", "status": "ok", "height": 10, "width": 12}

@@ -43,7 +43,8 @@ from segray.pipelines.config.commands.annotate import ClipConfig, SamConfig
 from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.errors import UserError
-from segray.pipelines.io.images import ImageOptions, decode_gray_png
+from segray.pipelines.io.images import ImageOptions
+from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.scenes.picture_book import draw_scene
 from tests.pipelines.plain_runs import PLAN, config_of, draw_scenes, label_plainly, manifest_table
 

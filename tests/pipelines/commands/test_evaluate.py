@@ -15,7 +15,7 @@ from PIL import Image
 from segray.pipelines.commands.evaluate import evaluate, run
 from segray.pipelines.config.commands.evaluate import EvaluateConfig
 from segray.pipelines.errors import UserError
-from segray.pipelines.io.images import encode_gray_png
+from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.reporting.evaluation import compare, table, to_csv, to_dict
 from segray.pipelines.training.trained import load_network, predict_label

@@ -13,7 +13,7 @@ from segray.pipelines.commands.masks import run
 from segray.pipelines.config.commands.masks import MasksConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.errors import UserError
-from segray.pipelines.io.images import decode_gray_png
+from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.training.data.datasets import LabelledImages
 from tests.pipelines.training.data.small_sets import coco_set, folder_set, mask_of, opened, voc_set
 from tests.pipelines.training.data.test_mask_kinds import colour_set

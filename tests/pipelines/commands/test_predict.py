@@ -32,7 +32,7 @@ from segray.pipelines.engine.pools import PoolPlan
 from segray.pipelines.engine.single_process import FEW
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.images import decode_gray_png, encode_gray_png
+from segray.pipelines.io.label_png import decode_gray_png, encode_gray_png
 from segray.pipelines.io.pending import PENDING, PENDING_COLUMNS
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.io.sources import list_images

@@ -19,7 +19,7 @@ from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.config.shared import OwnWeights
 from segray.pipelines.errors import UserError
-from segray.pipelines.io.images import decode_gray_png
+from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.label_set.store import LabelStore
 from tests.faults.invariant import contents, files

@@ -17,7 +17,7 @@ from PIL import Image
 from segray.pipelines.commands.report import build, run
 from segray.pipelines.config.commands.report import ReportConfig
 from segray.pipelines.errors import UserError
-from segray.pipelines.io.images import encode_gray_png
+from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.printing import visible
 from segray.pipelines.reporting import thumbnails

@@ -14,7 +14,7 @@ from segray.pipelines.commands.verify import Problem, VerifyReport, damaged_part
 from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.images import encode_gray_png
+from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.label_set.part_files import damage
 from segray.pipelines.label_set.store import LabelStore, part_name, write_part, write_run

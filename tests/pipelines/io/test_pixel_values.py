@@ -7,14 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
 
 from segray.pipelines.config.commands.annotate import PixelConfig
-from segray.pipelines.io import images
-from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
+from segray.pipelines.io import images, wide_values
+from segray.pipelines.io.images import ImageOptions, ImageProblem, decode, decode_alone
 from segray.pipelines.io.pixel_values import parse_range, to_8_bits
 
 HEIGHT, WIDTH = 20, 30
@@ -64,6 +65,23 @@ def test_16_bit_colours_keep_their_low_bytes(writer: str) -> None:
     values = noise(3000)
     expected = np.floor(values * (255 / 2999) + 0.5)
     np.testing.assert_array_equal(decode(WRITERS[writer](values), ImageOptions(range="0,2999")), expected)
+
+
+def test_compressed_big_endian_values_keep_their_order() -> None:
+    """Pillow swaps what libtiff has swapped already."""
+    for dtype in ("int16", "int32", "uint32", "float32", "float64"):
+        values = noise(3000, 1)[..., 0].astype(dtype)
+        image = decode(tiff(values, byteorder=">", compression="zlib"), ImageOptions(range="minmax"))
+        np.testing.assert_array_equal(image, decode(tiff(values), ImageOptions(range="minmax")))
+
+
+def test_jpeg_2000_of_16_bits_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = bytes(imagecodecs.jpeg2k_encode(noise(3000), level=0))
+    expected = np.floor(noise(3000) * (255 / 2999) + 0.5)
+    np.testing.assert_array_equal(decode(data, ImageOptions(range="0,2999")), expected)
+    monkeypatch.setattr(wide_values, "find_spec", lambda name: None)
+    with pytest.raises(ImageProblem, match="of 16 bits per colour: pip install"):
+        decode_alone(data, ImageOptions())
 
 
 GREY: dict[str, Callable[[Array], bytes]] = {

@@ -278,10 +278,10 @@ def test_the_images_behind_a_users_links_are_read_and_refused_ones_are_not(tmp_p
 
 
 def test_other_endings_are_counted(tmp_path: Path) -> None:
-    touch(tmp_path, "a.png", "b.NEF", "sub/c.jxl", "d.jxl", "e", ".hidden.txt", "sub/.f/g.txt")
+    touch(tmp_path, "a.png", "b.NEF", "sub/c.psd", "d.psd", "e", ".hidden.txt", "sub/.f/g.txt")
     left_out = LeftOut()
     assert len(list(list_images(str(tmp_path), left_out=left_out))) == 1
-    assert str(left_out) == "4 files with other endings left out (.jxl 2, .nef 1, none 1)"
+    assert str(left_out) == "4 files with other endings left out (.psd 2, .nef 1, none 1)"
     (tmp_path / "a.png").unlink()
     with pytest.raises(UserError, match=r"^images: no image in .*/sub \(1 file with other endings left out"):
         list_images(str(tmp_path / "sub"))

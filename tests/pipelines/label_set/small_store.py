@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segray.models.label_space import label_space
-from segray.pipelines.io.images import encode_gray_png
+from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.label_set.store import (
     class_counts,
     labels_schema,

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segray.pipelines.io.images import encode_gray_png
+from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.masks.raster import read_ids
 
 IDS = np.arange(6, dtype=np.uint8).reshape(2, 3)

@@ -10,7 +10,7 @@ from segray.models.label_space import PICTURE_BOOK, PICTURE_BOOK_GROUNDS
 from segray.pipelines.commands.picture_book import run
 from segray.pipelines.config.commands.picture_book import PictureBookConfig
 from segray.pipelines.errors import UserError
-from segray.pipelines.io.images import decode_gray_png
+from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.scenes import picture_book
 from segray.pipelines.scenes.picture_book import MIN_VISIBLE, Scene, draw_scene
 from segray.pipelines.scenes.shapes import SHAPES

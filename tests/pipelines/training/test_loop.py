@@ -12,7 +12,7 @@ import torch
 from segray.models.semi.methods import METHODS
 from segray.models.semi.student import Logits
 from segray.pipelines.engine.compiling import CannotCompileError
-from segray.pipelines.io.images import encode_gray_png
+from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.training.data.sampler import StepBatch
 from segray.pipelines.training.data.training_data import open_data
 from segray.pipelines.training.history import HistoryEntry

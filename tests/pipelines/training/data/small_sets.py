@@ -15,7 +15,7 @@ from PIL import Image
 from segray.models.label_space import label_space
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
-from segray.pipelines.io.images import encode_gray_png
+from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.training.data.samples import Sample, TrainingData
 from segray.pipelines.training.data.training_data import open_data
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from segray.pipelines.commands.picture_book import run as draw_book
 from segray.pipelines.config.commands.picture_book import PictureBookConfig
-from segray.pipelines.io.images import encode_gray_png
+from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.training.data.datasets import LabelledImages
 from tests.pipelines.training.data.small_sets import (
     CLASSES,

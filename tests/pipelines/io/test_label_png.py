@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segray.pipelines.io.images import decode_gray_png, encode_gray_png
+from segray.pipelines.io.label_png import decode_gray_png, encode_gray_png
 from tests.faults.images import HEIGHT, WIDTH, encode, good_files, png, scene
 
 
