@@ -34,7 +34,7 @@ def match_by_content(samples: Sequence[Sample], labels: str) -> list[Sample]:
     for row in rows:
         ids.setdefault(row["sha256"], row["image_id"])
     with ThreadPoolExecutor(_READERS) as pool:
-        found = [ids.get(digest) for digest in pool.map(_digest, samples)]
+        found = [ids.get(digest or "") for digest in pool.map(_digest, samples)]
     return _with_ids(samples, found)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from segray.pipelines.commands import train
 from segray.pipelines.config.commands.train import TrainConfig
-from segray.pipelines.config.source import parse_yaml
+from segray.pipelines.config.loading import load
 from segray.pipelines.errors import UserError
 from segray.pipelines.training.data.training_data import open_data
 from segray.pipelines.training.data_record import data_differences, data_record
@@ -77,8 +77,7 @@ def test_a_run_is_resumed_with_moved_data(tmp_path: Path, original: Path) -> Non
     moved = config(tmp_path / "run", *places(tmp_path / "new", original), "train.epochs=1")
     train.execute(moved)
     assert (tmp_path / "run" / "history.json").read_bytes() == history
-    stored = parse_yaml((tmp_path / "run" / "config.yaml").read_bytes(), "config")
-    assert stored["data"]["root"] == moved.data.root
+    assert load(TrainConfig, str(tmp_path / "run" / "config.yaml")).data == moved.data
 
 
 def test_moved_data_is_the_same_data(tmp_path: Path, original: Path) -> None:
