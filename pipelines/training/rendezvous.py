@@ -85,7 +85,7 @@ def _join(
     timeout = timedelta(seconds=timeout_s)
     for name in _INTERFACES:
         os.environ.setdefault(name, _interface())
-    store = dist.TCPStore(
+    store = dist.TCPStore(  # type: ignore[attr-defined]  # documented, but its stub exports none of its names
         _LOOPBACK, port, workers, is_master=rank == 0, timeout=timeout, master_listen_fd=descriptor
     )
     dist.init_process_group(backend, store=store, rank=rank, world_size=workers, timeout=timeout)

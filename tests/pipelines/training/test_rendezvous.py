@@ -99,7 +99,7 @@ def test_workers_of_one_machine_meet_on_loopback(count: int, monkeypatch: pytest
     for name in rendezvous._INTERFACES:
         monkeypatch.delenv(name, raising=False)
     group = Group(count)
-    monkeypatch.setattr(rendezvous.ray, "get", lambda calls: [group.result(rank) for rank in calls])
+    monkeypatch.setattr("ray.get", lambda calls: [group.result(rank) for rank in calls])
     try:
         rendezvous.join_here(group, rendezvous.RendezvousConfig(backend="gloo", timeout_s=60))
         sums = [group.execute_single_async(rank, _sum_of_ranks) for rank in range(count)]
