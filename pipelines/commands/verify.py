@@ -10,20 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import click
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.commands.calibrate import CalibrateConfig
 from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.commands.verify import VerifyConfig
-from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.config.received import load_received, shown_keys
 from segray.pipelines.config.schema import keys
 from segray.pipelines.config.source import parse_yaml
+from segray.pipelines.engine.provenance import settings
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.manifest import MANIFEST
+from segray.pipelines.io.manifest import MANIFEST, read_ids
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.io.sources import list_images
 from segray.pipelines.label_set.store import LabelStore
@@ -129,8 +127,8 @@ def lost_images(report: VerifyReport, store: LabelStore) -> list[str]:
     left = {image_id for image_id, _, _ in store.statuses(sorted(set(store.parts()) - damaged))}
     reported = {problem.image_id for problem in report.problems if problem.image_id}
     try:
-        wanted = set(_manifest_ids(store.root))
-    except (OSError, pa.ArrowException):
+        wanted = set(read_ids(storage.join(store.root, MANIFEST)))
+    except UserError:
         wanted = reported
     return sorted(wanted - left)
 
@@ -266,14 +264,10 @@ def _other_provenance(checks: list[PartCheck]) -> list[Problem]:
 
 
 def _settings(provenance: bytes) -> str:
-    """What must be equal in all parts: not versions, names of keys and defaults that an upgrade changes."""
-    record = current_provenance(json.loads(provenance))
-    for name in ("versions", "config_hash"):
-        record.pop(name, None)
-    if config := record.get("config"):
-        defaults = {name: key.default for name, key in keys(_model(config)).items()}
-        record["config"] = {**defaults, **config}
-    return json.dumps(record, sort_keys=True)
+    """What must be equal in all parts."""
+    record = json.loads(provenance)
+    model = _model(record.get("config") or {})
+    return settings(record, {name: key.default for name, key in keys(model).items()})
 
 
 def _duplicates(checks: list[PartCheck]) -> list[Problem]:
@@ -290,10 +284,10 @@ def _duplicates(checks: list[PartCheck]) -> list[Problem]:
 
 def _against_manifest(root: str, checks: list[PartCheck], expected: Iterable[str] | None) -> list[Problem]:
     try:
-        ids = list(_manifest_ids(root) if expected is None else expected)
-    except (OSError, pa.ArrowException) as error:
-        missing_file = isinstance(error, FileNotFoundError)
-        why = "missing" if missing_file else f"unreadable ({str(error).splitlines()[0]})"
+        ids = list(read_ids(storage.join(root, MANIFEST)) if expected is None else expected)
+    except UserError as error:
+        absent = isinstance(error.__cause__, FileNotFoundError)
+        why = "missing" if absent else f"unreadable ({error})"
         return [Problem("", None, f"{MANIFEST} is {why}: missing images cannot be detected")]
     wanted = set(ids)
     problems = [
@@ -305,9 +299,3 @@ def _against_manifest(root: str, checks: list[PartCheck], expected: Iterable[str
     return problems + [
         Problem("", image_id, "missing: in the manifest, but in no readable part") for image_id in missing
     ]
-
-
-def _manifest_ids(root: str) -> list[str]:
-    data = storage.read_bytes(storage.join(root, MANIFEST))
-    ids: list[str] = pq.read_table(pa.BufferReader(data), columns=["image_id"])["image_id"].to_pylist()
-    return ids
