@@ -14,10 +14,10 @@ import click
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.commands.verify import VerifyConfig
-from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.config.received import load_received, shown_keys
 from segray.pipelines.config.schema import keys
 from segray.pipelines.config.source import parse_yaml
+from segray.pipelines.engine.provenance import settings
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.manifest import MANIFEST, read_ids
@@ -249,15 +249,10 @@ def _other_provenance(checks: list[PartCheck]) -> list[Problem]:
 
 
 def _settings(provenance: bytes) -> str:
-    """What must be equal in all parts: not versions, names of keys and defaults that an upgrade changes."""
-    record = current_provenance(json.loads(provenance))
-    for name in ("versions", "config_hash"):
-        record.pop(name, None)
-    if config := record.get("config"):
-        model = RelabelConfig if "labels" in config else AnnotateConfig
-        defaults = {name: key.default for name, key in keys(model).items()}
-        record["config"] = {**defaults, **config}
-    return json.dumps(record, sort_keys=True)
+    """What must be equal in all parts."""
+    record = json.loads(provenance)
+    model = RelabelConfig if "labels" in (record.get("config") or {}) else AnnotateConfig
+    return settings(record, {name: key.default for name, key in keys(model).items()})
 
 
 def _duplicates(checks: list[PartCheck]) -> list[Problem]:

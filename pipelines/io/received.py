@@ -55,6 +55,11 @@ def check_received_uri(uri: str, roots: Sequence[str]) -> str:
     return found
 
 
+def below(uri: str, roots: Iterable[str]) -> bool:
+    """Whether a file is in one of the folders."""
+    return any(_below(uri, root) is not None for root in roots)
+
+
 def check_links(uri: str, roots: Sequence[str]) -> None:
     """Refuse a local file that a symlink on its path leads to from outside of all roots.
 

@@ -14,7 +14,7 @@ _SPLIT = "a split file"
 _AMOUNT = f"{_SPLIT}, a count such as 92, a share such as 1/16"
 _ALLOWED = {
     "data.labelled": f"{_AMOUNT}, all",
-    "data.unlabelled": _SPLIT,
+    "data.unlabelled": f"{_SPLIT}, a folder, a glob or a manifest of images",
     "data.validation": f"{_AMOUNT}, none",
     "data.root": "a list of images",
 }
@@ -22,6 +22,8 @@ _ALLOWED = {
 
 def write_split(path: str, samples: Iterable[Sample]) -> None:
     """Write `image mask` lines, paths under the data set's root; an image without a mask has its line alone.
+
+    An image outside of the data set has its whole path or URI.
 
     A tab separates the two if a path contains a space, as `read_split` expects it.
 
@@ -32,8 +34,21 @@ def write_split(path: str, samples: Iterable[Sample]) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    lines = [_line(sample.image_id, sample.mask_id or "") for sample in samples]
+    lines = [
+        _line(sample.image if sample.outside else sample.image_id, sample.mask_id or "") for sample in samples
+    ]
     storage.write_atomic(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def is_split(text: str) -> bool:
+    """Whether the text of `data.unlabelled` names a split file, or nothing, and not a source of images."""
+    base, options = storage.split_query(text)
+    if base.endswith(".parquet"):
+        return False
+    try:
+        return storage.stat(base.rstrip("/") + options) is not None
+    except OSError:
+        return not any(c in base for c in ("*?[" if storage.is_local(text) else "*["))
 
 
 def _line(image: str, mask: str) -> str:
