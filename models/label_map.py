@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,13 @@ class SegmentClasses:
         """uint8 [K], the value of each segment in a label map."""
         ids = self.class_id.astype(np.uint8)
         return ids if self.unknown is None else np.where(self.unknown, np.uint8(ignore_index), ids)
+
+
+def split(classes: SegmentClasses, counts: Sequence[int]) -> list[SegmentClasses]:
+    """The classes of several images' segments, image by image."""
+    cuts = np.cumsum(counts)[:-1]
+    columns = [np.split(getattr(classes, field.name), cuts) for field in fields(classes)]
+    return [SegmentClasses(*parts) for parts in zip(*columns, strict=True)]
 
 
 def render_label_map(
