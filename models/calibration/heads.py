@@ -169,7 +169,7 @@ def ridge_head(evidence: Evidence, classes: NDArray[np.int64], strength: float) 
     prior = np.where(evidence.named, slope * evidence.text + offset, 0.0)
     known = target.any(0)
     gram = evidence.embeddings.T @ evidence.embeddings + strength * np.eye(dim)
-    weights = np.linalg.solve(gram, evidence.embeddings.T @ ((target - prior) * known))
+    weights = np.linalg.solve(gram, evidence.embeddings.T @ ((target - prior) * known)).astype(np.float64)
     bias = np.where(evidence.named, offset, np.where(known, 0.0, _NEVER))
     return Head(np.where(evidence.named, slope, 0.0), weights, bias)
 

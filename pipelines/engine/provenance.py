@@ -17,7 +17,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.uris import redacted_tree
 
 _NOT_SETTINGS = ("versions", "config_hash")
-_PLACES = ("images", "labels")
+_PLACES = ("images", "labels", "masks", "split")
 _PACKAGES = ("segray", "torch", "ray", "segment-anything", "open_clip_torch", "pyarrow", "numpy", "pillow")
 
 
