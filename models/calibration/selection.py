@@ -155,8 +155,8 @@ def choose_rule(labelled: Labelled, threshold: float) -> tuple[Rule, Outcome]:
     """The rule for the text scores with the best mIoU on the labelled images, and how it does.
 
     No threshold and the stored one, each with the least stable segments left out, or none: with a handful of
-    masks their mIoU says little, so the first of them in this order is taken that is not clearly worse. Another
-    threshold has to pay clearly.
+    masks their mIoU says little, so the first of them in this order is taken that is not clearly worse.
+    Another threshold has to pay clearly.
     """
     scores = named_scores(labelled.evidence)
     rule, result = _preferred(labelled, scores, threshold)
