@@ -72,6 +72,6 @@ def test_validation_masks_are_never_read(root: Path) -> None:
 @pytest.mark.parametrize("word", ["method=supervised", "data.labels=null"])
 def test_without_labels_to_correct_it_is_refused(root: Path, word: str) -> None:
     words = [word, "method=supervised"] if word != "method=supervised" else [word]
-    with pytest.raises(UserError, match="data.calibrate: method supervised with data.labels="):
+    with pytest.raises(UserError, match=r"data\.calibrate: method supervised with data.labels="):
         train.execute(_config(root, *words))
     assert not (root / "new").exists()
