@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,13 @@ class SegmentClasses:
     confidence: NDArray[np.float32]
     runner_up_class: NDArray[np.int16]
     has_class: NDArray[np.bool_]
+
+
+def split(classes: SegmentClasses, counts: Sequence[int]) -> list[SegmentClasses]:
+    """The classes of several images' segments, image by image."""
+    cuts = np.cumsum(counts)[:-1]
+    columns = [np.split(getattr(classes, field.name), cuts) for field in fields(classes)]
+    return [SegmentClasses(*parts) for parts in zip(*columns, strict=True)]
 
 
 def render_label_map(

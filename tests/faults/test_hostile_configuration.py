@@ -193,6 +193,37 @@ def test_a_received_search_sets_nothing_but_what_is_searched(
     assert [one.number for one in again.trials()] == [0]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": "1/../../../../victim"},
+        {"seed": True},
+        {"miou": "0.9"},
+        {"miou": None},
+        {"curve": [[1.0]]},
+        {"curve": [["a", "b"]]},
+        {"labelled": []},
+        {"more": 1},
+    ],
+)
+def test_a_received_search_deletes_nothing_outside_of_its_folder(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    good, other = searches.trial(0, 0.9), searches.trial(1, 0.1)
+    config = searches.config(tmp_path / "search", "search.final_seeds=0")
+    folder = searches.search_folder(config, good, other)
+    (tmp_path / "victim" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "search" / "trials" / "2-001" / "seed-1").mkdir()
+    path = tmp_path / "search" / "trials" / "2-001" / "trial.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "runs": [{**record["runs"][0], **change}]}))
+    again = SearchFolder(folder.config)
+    again.begin()
+    again.drop_weights("2")
+    assert (tmp_path / "victim" / "checkpoints").is_dir()
+    assert [one.number for one in again.trials()] == [0]
+
+
 def test_repair_reads_images_below_the_roots_of_the_user(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
