@@ -467,7 +467,7 @@ def test_images_of_the_hub_are_read_where_the_user_names_it(
 ) -> None:
     write_table(tmp_path / "datasets" / "me" / "set" / "data" / "train-0.parquet", {"image": structs(IMAGES)})
 
-    class Hub(DirFileSystem):  # type: ignore[misc]
+    class Hub(DirFileSystem):
         """The hub's file system, on a folder of this machine."""
 
         protocol = "hf"
