@@ -19,7 +19,7 @@ from segray.pipelines.io import storage
 
 T = TypeVar("T", bound=Config)
 
-_PLACES = ("images", "labels")
+_PLACES = ("images", "labels", "masks", "split")
 _SCHEMES = ("file", "s3", "gs")
 _TAG = re.compile(r"[A-Za-z0-9_-]+")
 

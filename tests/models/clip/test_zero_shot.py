@@ -216,7 +216,9 @@ def test_a_single_class_has_no_runner_up() -> None:
 def test_naming_types() -> None:
     for count in (0, 3):
         naming = classify_segments(torch.randn(count, 2).half(), bank_2d((0, 0), (1, 90)), 0.0)
-        types = {name: getattr(naming, name).dtype for name in SegmentClasses.__dataclass_fields__}
+        assert naming.unknown is None
+        named = [name for name in SegmentClasses.__dataclass_fields__ if name != "unknown"]
+        types = {name: getattr(naming, name).dtype for name in named}
         assert types == {
             "class_id": np.int16,
             "score": np.float32,
