@@ -48,7 +48,8 @@ class SegmentClasses:
 def split(classes: SegmentClasses, counts: Sequence[int]) -> list[SegmentClasses]:
     """The classes of several images' segments, image by image."""
     cuts = np.cumsum(counts)[:-1]
-    columns = [np.split(getattr(classes, field.name), cuts) for field in fields(classes)]
+    values = (getattr(classes, field.name) for field in fields(classes))
+    columns = [[None] * len(counts) if column is None else np.split(column, cuts) for column in values]
     return [SegmentClasses(*parts) for parts in zip(*columns, strict=True)]
 
 
