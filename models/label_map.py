@@ -48,8 +48,11 @@ class SegmentClasses:
 def split(classes: SegmentClasses, counts: Sequence[int]) -> list[SegmentClasses]:
     """The classes of several images' segments, image by image."""
     cuts = np.cumsum(counts)[:-1]
-    columns = [np.split(getattr(classes, field.name), cuts) for field in fields(classes)]
-    return [SegmentClasses(*parts) for parts in zip(*columns, strict=True)]
+    values = {field.name: getattr(classes, field.name) for field in fields(classes)}
+    columns = {name: np.split(value, cuts) for name, value in values.items() if value is not None}
+    return [
+        SegmentClasses(**{name: column[i] for name, column in columns.items()}) for i in range(len(counts))
+    ]
 
 
 def render_label_map(
