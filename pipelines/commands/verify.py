@@ -23,7 +23,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.manifest import MANIFEST, read_ids
 from segray.pipelines.io.run_lock import RunLock
-from segray.pipelines.io.sources import list_images
+from segray.pipelines.io.sources import list_images, sources_of
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.label_set.verification import PartCheck, Problem, check_part
 from segray.pipelines.printing import visible
@@ -227,7 +227,8 @@ def _made_with(config: VerifyConfig) -> _MadeWith:
         return load_received(model, tree, own, where)
     if model is RelabelConfig:
         return load_received(model, tree, {**own, "labels": config.labels}, where)
-    own |= {"sam.weights": config.sam.weights, "images": config.images, "address": config.address}
+    images = config.images if config.images is None else ",".join(sources_of(config.images))
+    own |= {"sam.weights": config.sam.weights, "images": images, "address": config.address}
     own["image.links"] = config.image.links
     own["image.roots"] = ",".join(config.image.roots) or None
     return load_received(AnnotateConfig, tree, own, where)
