@@ -50,9 +50,8 @@ def split(classes: SegmentClasses, counts: Sequence[int]) -> list[SegmentClasses
     cuts = np.cumsum(counts)[:-1]
     values = {field.name: getattr(classes, field.name) for field in fields(classes)}
     columns = {name: np.split(value, cuts) for name, value in values.items() if value is not None}
-    return [
-        SegmentClasses(**{name: column[i] for name, column in columns.items()}) for i in range(len(counts))
-    ]
+    parts = ({name: column[i] for name, column in columns.items()} for i in range(len(counts)))
+    return [SegmentClasses(**part) for part in parts]
 
 
 def render_label_map(

@@ -329,9 +329,9 @@ def test_naming_and_dense_labels_leave_gradients_alone() -> None:
 
 @pytest.mark.parametrize("with_unknown", [False, True])
 def test_classes_of_several_images_are_parted(with_unknown: bool) -> None:
-    values = [np.arange(5).astype(kind) for kind in "hfffh"]
-    unknown = np.arange(5) > 2 if with_unknown else None
-    parts = split(SegmentClasses(*values, np.ones(5, bool), unknown), [2, 0, 3])
+    ids, scores, all_true = np.arange(5, dtype=np.int16), np.arange(5, dtype=np.float32), np.ones(5, bool)
+    unknown = ids > 2 if with_unknown else None
+    parts = split(SegmentClasses(ids, scores, scores, scores, ids, all_true, unknown), [2, 0, 3])
     assert [part.class_id.tolist() for part in parts] == [[0, 1], [], [2, 3, 4]]
     assert [part.score.dtype for part in parts] == [np.float32] * 3
     expected = [[False, False], [], [False, True, True]] if with_unknown else [None] * 3
