@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segray.models.label_space import IGNORE_INDEX
 from segray.models.masks import Segment
 
 LabelMap = NDArray[np.uint8]
@@ -26,6 +27,8 @@ class SegmentClasses:
         runner_up_class: int16 [K], the second best class; -1 where there is only one.
         has_class: bool [K], the score is above the threshold. Only such segments are rendered. A
             segment whose best name is a background name has a class, 0, and covers what lies under it.
+        unknown: bool [K], the class is not trusted: the segment is rendered as the ignore index. None: no
+            segment is.
     """
 
     class_id: NDArray[np.int16]
@@ -34,23 +37,44 @@ class SegmentClasses:
     confidence: NDArray[np.float32]
     runner_up_class: NDArray[np.int16]
     has_class: NDArray[np.bool_]
+    unknown: NDArray[np.bool_] | None = None
+
+    def rendered(self, ignore_index: int) -> NDArray[np.uint8]:
+        """uint8 [K], the value of each segment in a label map."""
+        ids = self.class_id.astype(np.uint8)
+        return ids if self.unknown is None else np.where(self.unknown, np.uint8(ignore_index), ids)
+
+
+def split(classes: SegmentClasses, counts: Sequence[int]) -> list[SegmentClasses]:
+    """The classes of several images' segments, image by image."""
+    cuts = np.cumsum(counts)[:-1]
+    columns = [np.split(getattr(classes, field.name), cuts) for field in fields(classes)]
+    return [SegmentClasses(*parts) for parts in zip(*columns, strict=True)]
 
 
 def render_label_map(
-    segments: Sequence[Segment], classes: SegmentClasses, height: int, width: int
+    segments: Sequence[Segment],
+    classes: SegmentClasses,
+    height: int,
+    width: int,
+    ignore_index: int = IGNORE_INDEX,
 ) -> tuple[LabelMap, NDArray[np.uint8]]:
     """Label map and confidence (value / 255), both uint8 [height, width], of classified segments.
 
     Larger segments are drawn first; of equal areas, the lower score first. So the smaller segment, then the
-    one with the higher score, lies on top. Pixels without a classified segment have label 0 and confidence 0.
+    one with the higher score, lies on top. Pixels without a classified segment have label 0 and confidence 0,
+    those of a segment whose class is not trusted the ignore index and confidence 0.
     """
     label, confidence = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
+    values = classes.rendered(ignore_index)
     levels = levels_of(classes.confidence)
+    if classes.unknown is not None:
+        levels = np.where(classes.unknown, np.uint8(0), levels)
     order = sorted(range(len(segments)), key=lambda k: (-segments[k].area, classes.score[k]))
     for k in order:
         if classes.has_class[k]:
             x, y, w, h = segments[k].box
-            label[y : y + h, x : x + w][segments[k].mask] = classes.class_id[k]
+            label[y : y + h, x : x + w][segments[k].mask] = values[k]
             confidence[y : y + h, x : x + w][segments[k].mask] = levels[k]
     return label, confidence
 

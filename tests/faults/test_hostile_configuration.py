@@ -93,6 +93,8 @@ def test_repair_takes_no_machine_from_a_received_label_set(
         ("clip.weights: weights.pth\n", "clip.weights"),
         ("images: s3://b/p?endpoint_override=evil.example&scheme=http\n", "images"),
         ("images: https://evil.example/\n", "images"),
+        ("images: [scenes, 'https://evil.example/']\n", "images"),
+        ("images: scenes, https://evil.example/\n", "images"),
         ("images: file::https://evil.example/\n", "images"),
         ("images: s3://key:secret@bucket/p\n", "images"),
     ],

@@ -31,7 +31,8 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Search:
     folder = tmp_path_factory.mktemp("search")
     labels, root = book(folder / "book")
     overrides = [override for override in SHORT if not override.startswith("data.labelled")]
-    places = [f"data.root={root}", f"data.labels={labels}"]
+    # Folders that tests prepare hold, as those of searches do, what `auto` became.
+    places = [f"data.root={root}", f"data.labels={labels}", "train.precision=fp32"]
 
     def make(name: str, *more: str) -> TuneConfig:
         few = ["space.data.labelled=grid(2,4)", "search.held_out=0", "search.final_seeds=0", "train.epochs=2"]

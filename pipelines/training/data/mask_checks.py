@@ -17,6 +17,7 @@ from segray.models.label_space import IGNORE_INDEX, LabelSpace
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage, tiff_bands
 from segray.pipelines.io.images import FORMATS, ImageProblem, decode_image
+from segray.pipelines.io.members import parse_member
 from segray.pipelines.io.received import ROOTS_KEY
 from segray.pipelines.io.sources import ImageRef, LeftOut, list_images, read_allowed, read_image
 from segray.pipelines.io.tiff_frames import TiffProblem, is_tiff, single_image
@@ -55,8 +56,8 @@ def image_shape(uri: str, data: bytes | None = None) -> tuple[int, int]:
     Raises:
         ImageProblem: it cannot be opened, or is larger than an image may be.
     """
-    if data is None and uri.startswith("file:"):
-        # A file name that is not UTF-8 has a file:// URI, which only `read_image` can decode.
+    if data is None and (uri.startswith("file:") or parse_member(uri)):
+        # Only `read_image` decodes the file:// URI of a name that is not UTF-8, and opens parts of files.
         data = read_image(uri)
     height, width = _header_shape(uri, data) or _decoded_shape(read_image(uri) if data is None else data)
     if width * height > READ.max_pixels or max(width, height) > READ.max_side:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segray.models.clip import zero_shot
 from segray.models.clip.text import TextBank
 from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_segments
 from segray.models.label_map import SegmentClasses, render_label_map
@@ -68,6 +69,17 @@ def test_pooling_is_the_mean_of_the_upsampled_features(
     assert pooled.shape == (12, 48)
     assert pooled.device.type == device
     assert (pooled.cpu() - upsample_then_mean(features, segments, *size)).abs().max() < 1e-6
+
+
+def test_masks_as_large_as_the_image_pool_as_crops_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = torch.randn(6, 5, 48, generator=torch.Generator().manual_seed(2))
+    segments = random_segments(np.random.default_rng(3), 37, 23, count=7)
+    expected = pool_segments(features, segments, 37, 23)
+    monkeypatch.setattr(zero_shot, "_weights_by_crop", zero_shot.weights_by_image)
+    monkeypatch.setattr(zero_shot, "_PIXELS_AT_ONCE", 2 * 37 * 23)
+    torch.testing.assert_close(pool_segments(features, segments, 37, 23), expected, atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="reaches beyond"):
+        pool_segments(features, segments, 20, 23)
 
 
 def test_pooling_random_shapes() -> None:
@@ -204,7 +216,9 @@ def test_a_single_class_has_no_runner_up() -> None:
 def test_naming_types() -> None:
     for count in (0, 3):
         naming = classify_segments(torch.randn(count, 2).half(), bank_2d((0, 0), (1, 90)), 0.0)
-        types = {name: getattr(naming, name).dtype for name in SegmentClasses.__dataclass_fields__}
+        assert naming.unknown is None
+        named = [name for name in SegmentClasses.__dataclass_fields__ if name != "unknown"]
+        types = {name: getattr(naming, name).dtype for name in named}
         assert types == {
             "class_id": np.int16,
             "score": np.float32,
