@@ -43,7 +43,7 @@ from segray.pipelines.training.data.coco import open_coco
 from segray.pipelines.training.data.datasets import LabelledImages
 from segray.pipelines.training.data.label_join import open_label_set
 from segray.tuning.folder import SearchFolder
-from segray.tuning.plans import RerunPlan, SearchPlan
+from segray.tuning.plans import Plan, RerunPlan, SearchPlan
 from segray.tuning.report import summary
 from tests.tuning import searches
 
@@ -129,7 +129,7 @@ def _tune(folder: Path) -> None:
     search = SearchFolder(searches.config(folder / "search"))
     search.check()
     search.begin()
-    plans = [SearchPlan(search, 3, lambda _: None), RerunPlan("finals", search, lambda _: None)]
+    plans: list[Plan] = [SearchPlan(search, 3, lambda _: None), RerunPlan("finals", search, lambda _: None)]
     for _ in range(3):
         for plan in plans:
             plan.next()

@@ -12,7 +12,7 @@ from tests.fuzz.runner import Runner
 
 pytestmark = pytest.mark.slow
 
-few = settings(max_examples=max(1, settings.default.max_examples // 3))
+few = settings(max_examples=max(1, settings().max_examples // 3))
 """For what draws charts, which takes half a second."""
 LOCK = "locked/.lock.json"
 
