@@ -48,9 +48,10 @@ class SegmentClasses:
 def split(classes: SegmentClasses, counts: Sequence[int]) -> list[SegmentClasses]:
     """The classes of several images' segments, image by image."""
     cuts = np.cumsum(counts)[:-1]
-    values = (getattr(classes, field.name) for field in fields(classes))
-    columns = [[None] * len(counts) if column is None else np.split(column, cuts) for column in values]
-    return [SegmentClasses(*parts) for parts in zip(*columns, strict=True)]
+    values = {field.name: getattr(classes, field.name) for field in fields(classes)}
+    columns = {name: np.split(value, cuts) for name, value in values.items() if value is not None}
+    parts = ({name: column[i] for name, column in columns.items()} for i in range(len(counts)))
+    return [SegmentClasses(**part) for part in parts]
 
 
 def render_label_map(

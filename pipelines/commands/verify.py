@@ -122,13 +122,21 @@ def repair(report: VerifyReport, store: LabelStore) -> list[str]:
 
 
 def lost_images(report: VerifyReport, store: LabelStore) -> list[str]:
-    """Ids of the images that have no row outside of the damaged parts, sorted."""
+    """Ids of the images that have no row outside of the damaged parts, sorted.
+
+    Raises:
+        UserError: there are damaged parts, and no manifest that tells which images they held.
+    """
     damaged = set(damaged_parts(report))
     left = {image_id for image_id, _, _ in store.statuses(sorted(set(store.parts()) - damaged))}
     reported = {problem.image_id for problem in report.problems if problem.image_id}
     try:
         wanted = set(read_ids(storage.join(store.root, MANIFEST)))
-    except UserError:
+    except UserError as error:
+        if damaged:
+            what = f"{len(damaged)} damaged parts of {storage.display(store.root)} are kept"
+            why = "only the manifest tells which images they held"
+            raise UserError(f"{what}: {why}, and {error}", exit_code=1) from error
         wanted = reported
     return sorted(wanted - left)
 

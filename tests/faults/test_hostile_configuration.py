@@ -130,6 +130,19 @@ def test_parts_are_kept_where_their_images_cannot_be_labelled_again(
     }
 
 
+@pytest.mark.parametrize("manifest", [None, b"PAR1", b""])
+def test_parts_are_kept_where_no_manifest_tells_what_they_held(
+    received: Path, manifest: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = received / "manifest.parquet"
+    path.unlink() if manifest is None else path.write_bytes(manifest)
+    before = files(received)
+    assert segray("verify", f"out={received}", "repair=true") == 1
+    assert "1 damaged parts" in (seen := capsys.readouterr().err)
+    assert "are kept: only the manifest tells which images they held" in seen
+    assert files(received) == before
+
+
 def test_a_killed_repair_leaves_the_damaged_parts(received: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {name.rpartition("/")[2]: data for name, data in files(received).items() if "part-" in name}
     monkeypatch.setattr(annotate, "run", lambda _: (_ for _ in ()).throw(SystemExit(9)))
