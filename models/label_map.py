@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segray.models.label_space import IGNORE_INDEX
 from segray.models.masks import Segment
 
-LabelMap = NDArray[np.uint8]
+LabelMap = NDArray[np.unsignedinteger[Any]]
+"""Class ids, [H, W]: uint8, and uint16 where there are more than 254 classes."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,26 @@ class SegmentClasses:
 
 
 def render_label_map(
-    segments: Sequence[Segment], classes: SegmentClasses, height: int, width: int
+    segments: Sequence[Segment],
+    classes: SegmentClasses,
+    height: int,
+    width: int,
+    ignore_index: int = IGNORE_INDEX,
 ) -> tuple[LabelMap, NDArray[np.uint8]]:
-    """Label map and confidence (value / 255), both uint8 [height, width], of classified segments.
+    """Label map and confidence (uint8, value / 255), both [height, width], of classified segments.
 
     Larger segments are drawn first; of equal areas, the lower score first. So the smaller segment, then the
     one with the higher score, lies on top. Pixels without a classified segment have label 0 and confidence 0.
+
+    Args:
+        segments: K of them.
+        classes: of the segments.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        ignore_index: of the label space, see `label_dtype`.
     """
-    label, confidence = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
+    label: LabelMap = np.zeros((height, width), label_dtype(ignore_index))
+    confidence = np.zeros((height, width), np.uint8)
     levels = levels_of(classes.confidence)
     order = sorted(range(len(segments)), key=lambda k: (-segments[k].area, classes.score[k]))
     for k in order:
@@ -53,6 +68,11 @@ def render_label_map(
             label[y : y + h, x : x + w][segments[k].mask] = classes.class_id[k]
             confidence[y : y + h, x : x + w][segments[k].mask] = levels[k]
     return label, confidence
+
+
+def label_dtype(ignore_index: int) -> np.dtype[np.unsignedinteger[Any]]:
+    """Of label maps whose ignored pixels have that id: uint8 or uint16."""
+    return np.dtype(np.uint16 if ignore_index > IGNORE_INDEX else np.uint8)
 
 
 def levels_of(confidence: NDArray[np.float32]) -> NDArray[np.uint8]:
