@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from benchmarks.masks import DrawnOutputs
+from segray.pipelines.annotation.stages.segment import mask_generator
 from segray.pipelines.annotation.stages.segment_and_classify import SegmentAndClassify
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.commands.train import TrainConfig
@@ -35,8 +36,12 @@ class DrawnSegmentAndClassify(SegmentAndClassify):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._drawn = DrawnOutputs(_SEED, "cuda").instead_of(self._segment.model().sam)
+        sam = self._segment.model().sam
+        self._drawn = DrawnOutputs(_SEED, "cuda").instead_of(sam)
         self._drawn.__enter__()
+        # A generator takes the drawn outputs when it is made.
+        drawing = mask_generator(sam, arguments["sam"])
+        self._segment._generator = lambda: drawing
 
 
 def annotate(sam: Callable[[], Any], images: int, clip: str = _CLIP) -> dict[str, Any]:
@@ -64,6 +69,7 @@ def annotate(sam: Callable[[], Any], images: int, clip: str = _CLIP) -> dict[str
             timing = pipeline(load(AnnotateConfig, None, words))
     return {
         "images": timing.images,
+        "segments_per_image": timing.segments / timing.images,
         "images_per_second": timing.rate,
         "images_per_second_wall": timing.wall_rate,
         "this_run": timing.this_run,

@@ -43,6 +43,7 @@ class Timing:
         wall_seconds: of everything, imports excepted.
         labels: sha256 of each image's label PNG, by file name.
         this_run: what run.json says of the run; {} of the bare loop.
+        segments: of all images; 0 of the bare loop.
     """
 
     images: int
@@ -50,6 +51,7 @@ class Timing:
     wall_seconds: float
     labels: dict[str, str]
     this_run: Mapping[str, Any] = field(default_factory=dict)
+    segments: int = 0
 
     @property
     def rate(self) -> float:
@@ -125,7 +127,9 @@ def pipeline(config: AnnotateConfig) -> Timing:
         run = LabelStore(config.out).run()
         rows = LabelStore(config.out).rows(["image_id", "label", "status"])
         labels = {row["image_id"]: _digest(row["label"]["bytes"]) for row in rows if row["status"] == "ok"}
-    return Timing(len(labels), last - first, wall, labels, run["this_run"] if run else {})
+    if run is None:
+        raise RuntimeError(f"{config.out} has no run.json")
+    return Timing(len(labels), last - first, wall, labels, run["this_run"], run["n_segments"])
 
 
 def clocked_ledger(clock: Path) -> RemoteLedger:

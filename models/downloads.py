@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import os
@@ -9,6 +10,8 @@ import re
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -52,6 +55,33 @@ def fetch(url: str, path: Path, sha256: str | None) -> None:
         raise ValueError(f"the connection broke after {n_bytes} of {length} bytes")
     if sha256 is not None and digest != sha256.lower():
         raise ValueError(f"its sha256 is {digest}, expected {sha256}")
+
+
+@contextmanager
+def largest_file(n_bytes: int) -> Iterator[None]:
+    """Within it the system ends each write beyond so many bytes of a file, whatever client writes it.
+
+    For clients that announce a size and then take all that a server sends. Holds for the whole process.
+
+    Raises:
+        ValueError: such a write was ended.
+    """
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limits = [n_bytes, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (min(limits), hard))
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise ValueError(f"it has more than {n_bytes} bytes, which is the limit") from error
+        raise
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ class SegmentClasses:
         runner_up_class: int16 [K], the second best class; -1 where there is only one.
         has_class: bool [K], the score is above the threshold. Only such segments are rendered. A
             segment whose best name is a background name has a class, 0, and covers what lies under it.
+        unknown: bool [K], the class is not trusted: the segment is rendered as the ignore index. None: no
+            segment is.
     """
 
     class_id: NDArray[np.int16]
@@ -37,6 +39,21 @@ class SegmentClasses:
     confidence: NDArray[np.float32]
     runner_up_class: NDArray[np.int16]
     has_class: NDArray[np.bool_]
+    unknown: NDArray[np.bool_] | None = None
+
+    def rendered(self, ignore_index: int) -> LabelMap:
+        """[K] in the type of `label_dtype`, the value of each segment in a label map."""
+        ids = self.class_id.astype(label_dtype(ignore_index))
+        return ids if self.unknown is None else np.where(self.unknown, ids.dtype.type(ignore_index), ids)
+
+
+def split(classes: SegmentClasses, counts: Sequence[int]) -> list[SegmentClasses]:
+    """The classes of several images' segments, image by image."""
+    cuts = np.cumsum(counts)[:-1]
+    values = {field.name: getattr(classes, field.name) for field in fields(classes)}
+    columns = {name: np.split(value, cuts) for name, value in values.items() if value is not None}
+    parts = ({name: column[i] for name, column in columns.items()} for i in range(len(counts)))
+    return [SegmentClasses(**part) for part in parts]
 
 
 def render_label_map(
@@ -49,7 +66,8 @@ def render_label_map(
     """Label map and confidence (uint8, value / 255), both [height, width], of classified segments.
 
     Larger segments are drawn first; of equal areas, the lower score first. So the smaller segment, then the
-    one with the higher score, lies on top. Pixels without a classified segment have label 0 and confidence 0.
+    one with the higher score, lies on top. Pixels without a classified segment have label 0 and confidence 0,
+    those of a segment whose class is not trusted the ignore index and confidence 0.
 
     Args:
         segments: K of them.
@@ -60,12 +78,15 @@ def render_label_map(
     """
     label: LabelMap = np.zeros((height, width), label_dtype(ignore_index))
     confidence = np.zeros((height, width), np.uint8)
+    values = classes.rendered(ignore_index)
     levels = levels_of(classes.confidence)
+    if classes.unknown is not None:
+        levels = np.where(classes.unknown, np.uint8(0), levels)
     order = sorted(range(len(segments)), key=lambda k: (-segments[k].area, classes.score[k]))
     for k in order:
         if classes.has_class[k]:
             x, y, w, h = segments[k].box
-            label[y : y + h, x : x + w][segments[k].mask] = classes.class_id[k]
+            label[y : y + h, x : x + w][segments[k].mask] = values[k]
             confidence[y : y + h, x : x + w][segments[k].mask] = levels[k]
     return label, confidence
 

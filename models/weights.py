@@ -308,7 +308,8 @@ def _from_hub(spec: str, cache_dir: Path | None) -> Path:
     try:
         if not isinstance(try_to_load_from_cache(repo, name, cache_dir=cache_dir, revision=revision), str):
             _announce_hub_download(file)
-        return Path(hf_hub_download(repo, name, cache_dir=cache_dir, revision=revision))
+        with downloads.largest_file(downloads.MAX_BYTES):
+            return Path(hf_hub_download(repo, name, cache_dir=cache_dir, revision=revision))
     except Exception as error:  # the client lets errors of several HTTP libraries through
         by_hand = "go online once, or fetch it by hand and give its local path as the weights"
         reason = f"cannot get {file.filename} of the Hugging Face repository {file.repo}: {_line(error)}"

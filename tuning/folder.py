@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.commands.tune import TuneConfig, dimensions_of, splits_of, train_config
@@ -20,10 +21,11 @@ from segray.pipelines.config.previous import current_tree
 from segray.pipelines.config.search_space import SPLIT, THRESHOLD
 from segray.pipelines.io import storage
 from segray.pipelines.training.run_folder import BEST, CHECKPOINTS, CONFIG, LAST, check_folder
-from segray.tuning.records import Run, Trial
+from segray.tuning.records import Trial
 from segray.tuning.space import as_number, written_value
 
 TRIALS, LABELS, RECORD = "trials", "labels", "trial.json"
+_TRIAL = TypeAdapter(Trial)
 
 
 class SearchFolder:
@@ -126,13 +128,13 @@ def threshold_labels(out: str, threshold: str) -> str:
 
 
 def read_trials(out: str) -> list[Trial]:
-    """The trials under a search's folder, without records that were cut short."""
+    """The trials under a search's folder, without records that were cut short or have other types."""
     trials = []
     for name in storage.list_names(storage.join(out, TRIALS)):
-        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            trial = _trial(json.loads(storage.read_bytes(storage.join(out, TRIALS, name, RECORD))))
+        with suppress(OSError, ValueError):
+            trial = _TRIAL.validate_json(storage.read_bytes(storage.join(out, TRIALS, name, RECORD)))
             # Its name becomes a path.
-            if trial.file == name and all(isinstance(value, str) for value in trial.values.values()):
+            if trial.file == name:
                 trials.append(trial)
     return trials
 
@@ -172,15 +174,6 @@ def _identity(config: TuneConfig) -> dict[str, object]:
     """As `identity`, with one key per searched key, so that a difference names the key."""
     values = {key: value for key, value in identity(config).items() if key != "space"}
     return values | {f"space.{key}": text for key, text in config.space.items() if text is not None}
-
-
-def _trial(record: dict[str, Any]) -> Trial:
-    runs = {phase: [_run(run) for run in record.get(phase, [])] for phase in ("runs", "finals", "held_out")}
-    return Trial(**{**record, **runs})
-
-
-def _run(record: dict[str, Any]) -> Run:
-    return Run(**{**record, "curve": [(epoch, miou) for epoch, miou in record["curve"]]})
 
 
 def _drop(folder: str) -> None:

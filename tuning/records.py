@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict
+
+_STRICT = ConfigDict(strict=True, extra="forbid")
+"""Of records that are read: a search may have been received, and a seed becomes part of a path."""
 
 Values = dict[str, str]
 """Values by key, in the notation of the command line."""
@@ -26,6 +31,8 @@ class Run:
         labelled: number of images with masks.
         zero_shot: mIoU of the pseudo labels that the run learns from.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     seed: int
     miou: float
@@ -61,6 +68,8 @@ class Trial:
         held_out: one per unseen seed.
         reason: why it stopped, diverged or crashed.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     split: str
     number: int

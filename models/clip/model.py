@@ -19,6 +19,7 @@ from segray.models.builtin.arch import CLIP_ARCH, CLIP_DEPTH, CLIP_INPUT, build_
 from segray.models.clip.towers import check_config
 from segray.models.clip.weights import OPENAI_MEAN, OPENAI_STD, Triple, find_weights
 from segray.models.precision import DTYPES, Precision
+from segray.models.transfer import to_device
 from segray.models.uninitialised import uninitialised
 from segray.models.weights import Checkpoint, UnavailableError, WeightsError
 
@@ -154,28 +155,42 @@ def preprocess(
     size: int | tuple[int, int],
     mean: Sequence[float],
     std: Sequence[float],
+    device: torch.device | str = "cpu",
 ) -> Tensor:
-    """RGB images, uint8 [H, W, 3] of any sizes, as one float32 batch [B, 3, height, width].
+    """RGB images, uint8 [H, W, 3] of any sizes, as one float32 batch [B, 3, height, width] on a device.
 
     Each image is resampled to `size` (a square's side, or (height, width)) with an antialiased bicubic that
     does not keep the aspect ratio, as GEM's input is; then scaled to [0, 1] and normalised by mean and std.
+    A GPU resamples its images itself: a core takes longer for one than the GPU for all of CLIP.
 
     Raises:
         ValueError: an array that is not uint8 [H, W, 3] with at least one pixel.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if not images:
-        return torch.zeros(0, 3, height, width)
-    batch = torch.cat([_resize(image, height, width) for image in images]).float() / 255
-    return (batch - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+        return torch.zeros(0, 3, height, width, device=device)
+    device = torch.device(device)
+    pixels = (to_device(_pixels(image), device) for image in images)
+    resample = _resampled if device.type == "cpu" else resampled_in_float
+    batch = torch.cat([resample(image, height, width) for image in pixels]).float() / 255
+    shift, scale = (to_device(torch.tensor(values).view(3, 1, 1), device) for values in (mean, std))
+    return (batch - shift) / scale
 
 
-def _resize(image: NDArray[np.uint8], height: int, width: int) -> Tensor:
+def _pixels(image: NDArray[np.uint8]) -> Tensor:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"an image must be uint8 [H, W, 3], this one is {image.dtype} {list(image.shape)}")
     # The copy: arrays out of Ray's object store are read-only, and torch.from_numpy warns about those.
-    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+    return torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+
+
+def _resampled(pixels: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(pixels, (height, width), mode="bicubic", antialias=True, align_corners=False)
+
+
+def resampled_in_float(pixels: Tensor, height: int, width: int) -> Tensor:
+    """uint8 [1, 3, H, W] resampled to whole values of float32, as a GPU can."""
+    return _resampled(pixels.float().contiguous(), height, width).round_().clamp_(0, 255)
 
 
 @dataclass(frozen=True)

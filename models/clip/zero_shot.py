@@ -28,6 +28,7 @@ NO_RUNNER_UP = -1
 """The runner-up class where the label space has only one class with names."""
 
 _VALUES_AT_ONCE = 1 << 20
+_PIXELS_AT_ONCE = 1 << 26
 
 
 def pool_segments(features: Tensor, segments: Sequence[Segment], height: int, width: int) -> Tensor:
@@ -49,14 +50,51 @@ def pool_segments(features: Tensor, segments: Sequence[Segment], height: int, wi
     dtype = torch.promote_types(features.dtype, torch.float32)
     if not segments:
         return torch.zeros(0, dim, dtype=dtype, device=features.device)
-    vertical = _upsampling(height, rows, features.device, dtype)
-    horizontal = _upsampling(width, columns, features.device, dtype)
+    axes = (
+        _upsampling(height, rows, features.device, dtype),
+        _upsampling(width, columns, features.device, dtype),
+    )
+    weights = _weights_by_crop if features.device.type == "cpu" else weights_by_image
+    return weights(segments, *axes) @ features.to(dtype).flatten(0, 1)
+
+
+def _weights_by_crop(segments: Sequence[Segment], vertical: Tensor, horizontal: Tensor) -> Tensor:
     weights = []
-    for segment, mask in zip(segments, _crops(segments, features.device), strict=True):
-        x, y, w, h = _inside(segment, height, width)
-        grid = vertical[y : y + h].T @ (mask.to(dtype) @ horizontal[x : x + w])
+    for segment in segments:
+        x, y, w, h = _inside(segment, len(vertical), len(horizontal))
+        mask = torch.from_numpy(segment.mask).to(vertical.dtype)
+        grid = vertical[y : y + h].T @ (mask @ horizontal[x : x + w])
         weights.append(grid.flatten() / segment.area)
-    return torch.stack(weights) @ features.to(dtype).flatten(0, 1)
+    return torch.stack(weights)
+
+
+def weights_by_image(segments: Sequence[Segment], vertical: Tensor, horizontal: Tensor) -> Tensor:
+    """U^T m / |m| of each segment, [K, h w], from masks as large as the image.
+
+    More arithmetic than crops are, in a few large operations: on a GPU that SAM keeps busy, each operation
+    waits for its turn.
+
+    Args:
+        segments: K segments of the image.
+        vertical: U along an image's columns, [H, h].
+        horizontal: U along its rows, [W, w].
+
+    Raises:
+        ValueError: a segment that is empty or reaches beyond the image.
+    """
+    height, width = len(vertical), len(horizontal)
+    step = max(1, _PIXELS_AT_ONCE // (height * width))
+    parts = []
+    for start in range(0, len(segments), step):
+        part = segments[start : start + step]
+        masks = np.zeros((len(part), height, width), np.bool_)
+        for mask, segment in zip(masks, part, strict=True):
+            x, y, w, h = _inside(segment, height, width)
+            mask[y : y + h, x : x + w] = segment.mask
+        across = to_device(torch.from_numpy(masks), vertical.device).to(vertical.dtype) @ horizontal
+        parts.append((vertical.T @ across).flatten(1))
+    areas = torch.tensor([segment.area for segment in segments], dtype=vertical.dtype)
+    return torch.cat(parts) / to_device(areas, vertical.device)[:, None]
 
 
 @torch.no_grad()
@@ -123,13 +161,6 @@ def _class_cosines(features: Tensor, bank: TextBank) -> tuple[Tensor, Tensor]:
     index = column.expand_as(by_name)
     start = by_name.new_full((*by_name.shape[:-1], len(ids)), -torch.inf)
     return start.scatter_reduce(-1, index, by_name, "amax"), ids
-
-
-def _crops(segments: Sequence[Segment], device: torch.device) -> list[Tensor]:
-    """The segments' masks as bool tensors [h, w], moved to the device in one copy."""
-    flat = to_device(torch.from_numpy(np.concatenate([s.mask.ravel() for s in segments])), device)
-    parts = flat.split([s.mask.size for s in segments])
-    return [part.view(s.mask.shape) for part, s in zip(parts, segments, strict=True)]
 
 
 def _inside(segment: Segment, height: int, width: int) -> tuple[int, int, int, int]:

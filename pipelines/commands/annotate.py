@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain, islice
-from typing import Any
 
 import click
 
@@ -19,6 +18,7 @@ from segray.pipelines.annotation.models import Models, open_models
 from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.annotation.run import label_pending
 from segray.pipelines.annotation.run_summary import LabelSetResult, summarise
+from segray.pipelines.annotation.same_images import other_images, place_of, recorded_place
 from segray.pipelines.annotation.stages.classify import TextEmbeddings
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import dump_redacted
@@ -36,6 +36,8 @@ from segray.pipelines.label_set.store import LabelStore, prepare_output, write_r
 from segray.pipelines.printing import visible
 from segray.pipelines.understood import classes_line, show
 
+PLACES = ("images",)
+"""Keys that only say where something is: what is there is compared instead."""
 _log = logging.getLogger(__name__)
 
 
@@ -103,12 +105,12 @@ def prepare(config: AnnotateConfig, space: LabelSpace, *, load: bool = False) ->
             prepared = _prepared(chosen, space, models)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if changed := _changes(out, prepared.provenance):
+    if changed := _changes(out, prepared):
         if not config.new_run:
             advice = "give another out=DIR, or new_run=true to start beside it"
             raise UserError(other_configuration(out, changed, advice))
         prepared = _prepared(with_precisions(config, {}), space, models)
-        out = _free_neighbour(out, prepared.provenance)
+        out = _free_neighbour(out, prepared)
         prepare_output(out)
     return replace(prepared, config=prepared.config.model_copy(update={"out": out}))
 
@@ -160,17 +162,20 @@ def _image_options(config: AnnotateConfig, keep: tuple[int, int] | None) -> Imag
     return ImageOptions(**values, jpeg_size=keep, roots=roots, follow_links=follow)
 
 
-def _changes(out: str, record: dict[str, Any]) -> list[str]:
+def _changes(out: str, prepared: Prepared) -> list[str]:
     store = LabelStore(out)
-    return differences(store.provenance, record, AnnotateConfig) if store.parts() else []
+    if not store.parts():
+        return []
+    changed = differences(store.provenance, prepared.provenance, AnnotateConfig, PLACES)
+    return changed or other_images(prepared.config, out)
 
 
-def _free_neighbour(out: str, record: dict[str, Any]) -> str:
+def _free_neighbour(out: str, prepared: Prepared) -> str:
     """OUT-2, OUT-3, ...: the first that is new, or that this same configuration has begun."""
     number = 2
     while True:
         candidate = f"{out.rstrip('/')}-{number}"
-        if not _changes(candidate, record):
+        if not _changes(candidate, prepared):
             _log.info("new_run: writing to %s", storage.display(candidate))
             return candidate
         number += 1
@@ -191,7 +196,7 @@ def _open_store(prepared: Prepared, images: Iterable[ImageRef]) -> tuple[int, in
     pending.commit_manifest(config.out)
     n_pending = pending.write_pending(config.out, done)
     stored = storage.join(config.out, "config.yaml")
-    if n_pending or not storage.exists(stored):
+    if n_pending or recorded_place(config.out) != place_of(config):
         storage.write_atomic(stored, dump_redacted(config).encode())
     if n_pending:
         storage.delete(storage.join(config.out, "run.json"))

@@ -24,7 +24,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.io.pending import read_pending
 from segray.pipelines.io.run_lock import RunLock
-from segray.pipelines.io.sources import LeftOut, follows_links, image_roots, list_images
+from segray.pipelines.io.sources import LeftOut, follows_links, image_roots, list_images, sources_of
 from segray.pipelines.io.uris import redacted_tree
 from segray.pipelines.prediction import local
 from segray.pipelines.prediction.graph import pool_plan, predictions
@@ -171,7 +171,7 @@ def prepare(config: PredictConfig) -> tuple[Job, dict[str, object]]:
         window=chosen_window(state, config.window),
         options=_image_options(config),
     )
-    images = storage.redacted(_absolute(config.images))
+    images = storage.redacted(",".join(map(_absolute, sources_of(config.images))))
     record = {"checkpoint": job.sha256, "images": images, "window": named_window(state, config.window)}
     options = {name: value for name, value in identity(config).items() if name.startswith("image.")}
     return job, record | options
@@ -216,7 +216,7 @@ def _execute(config: PredictConfig, job: Job, n_pending: int, outcome: Outcome) 
 def _on_cluster(config: PredictConfig, job: Job, n_pending: int) -> Generator[pa.Table]:
     single_process.tell_of_death(job.out)
     with cluster.session(config.address, config.grow) as resources:
-        require_shared(config.out, [config.images, *config.image.roots, job.checkpoint])
+        require_shared(config.out, [*sources_of(config.images), *config.image.roots, job.checkpoint])
         ray_data.configure()
         yield from predictions(job, pool_plan(config.workers, resources, n_pending))
     single_process.forget_death(job.out)

@@ -59,13 +59,14 @@ def execute(config: TrainConfig) -> TrainResult:
     config = absolute(config)
     config = with_precision(config, recorded_precision(config.out))
     folder = RunFolder(config)
-    folder.check()
+    folder.check(may_move=True)
     if not storage.exists(storage.join(config.out, HISTORY)):
         cluster.check_start(config.address)
     check_trackers(config.trackers)
     with Waiting("the images to be listed and their masks checked"):
         data = open_data(config.data, config.seed)
     show(data_lines(config, data))
+    folder.check_data(data)
     check(config, data)
     with RunLock(config.out):
         folder.begin(data)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from segray.pipelines.config.shared import GrowConfig
 from segray.pipelines.engine import local_ray
 from segray.pipelines.engine.ray_output import QUIET, quieten, without_greeting
-from segray.pipelines.engine.reachable import require_listener
+from segray.pipelines.engine.reachable import is_on_loopback_alone, require_listener
 from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.errors import UserError
 
@@ -107,7 +107,7 @@ def _joined(address: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_loopback() -> Iterator[None]:
-    """Within it, a Ray that starts on this machine listens on the loopback interface, not on all of them.
+    """Within it, a Ray that starts on this machine listens on the loopback interface; one there is joined.
 
     `_node_ip_address="127.0.0.1"` does not do that: Ray resolves it to the machine's address in the network.
     """
@@ -194,8 +194,10 @@ def _join(address: str) -> None:
     import ray
 
     require_listener(address)
+    # Ray takes localhost for this machine's address in the network, where such a cluster does not listen.
+    network = on_loopback() if is_on_loopback_alone(address) else contextlib.nullcontext()
     try:
-        with Waiting(f"the Ray cluster at {address} to answer"), without_greeting():
+        with network, Waiting(f"the Ray cluster at {address} to answer"), without_greeting():
             ray.init(address=address, **QUIET)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(

@@ -13,7 +13,7 @@ from segray.pipelines.errors import UserError
 
 IMAGES_PER_THREAD = 4
 """Images that an actor takes at a time for each of its threads, which wait for the last one of a batch."""
-IMAGES_PER_GPU = 16
+IMAGES_PER_GPU = 32
 """Images that an actor with both models takes at a time: its GPU waits a little at the end of each batch."""
 SHARING_COST = 0.05
 """The part of a GPU's time that two processes on it are taken to lose: an assumption, never measured."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -14,6 +16,8 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.uris import redacted_tree
 
+_NOT_SETTINGS = ("versions", "config_hash")
+_PLACES = ("images", "labels", "masks", "split")
 _PACKAGES = ("segray", "torch", "ray", "segment-anything", "open_clip_torch", "pyarrow", "numpy", "pillow")
 
 
@@ -53,13 +57,16 @@ def provenance(
     return redacted_tree(record)
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], model: type[Config]) -> list[str]:
+def differences(
+    old: dict[str, Any], new: dict[str, Any], model: type[Config], places: Collection[str] = ()
+) -> list[str]:
     """`key: old -> new` for everything that shapes the labels; package versions may differ.
 
     Args:
         old: a record of `provenance`, {} for none.
         new: the same.
         model: of the new configuration. A key that an older segray did not have counts as its default.
+        places: keys that only say where something is.
     """
     flat_old, flat_new = redacted_tree(_flat(current_provenance(old))), _flat(new)
     if old.get("config"):
@@ -69,8 +76,41 @@ def differences(old: dict[str, Any], new: dict[str, Any], model: type[Config]) -
     return [
         f"{name.removeprefix('config.')}: {flat_old.get(name)!r} -> {flat_new.get(name)!r}"
         for name in names
-        if flat_old.get(name) != flat_new.get(name)
+        if flat_old.get(name) != flat_new.get(name) and name.removeprefix("config.") not in places
     ]
+
+
+def settings(record: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    """What must be equal in all parts of a label set, as text.
+
+    Not versions, names of keys and defaults that an upgrade changes, nor places, from which files were moved.
+
+    Args:
+        record: of `provenance`.
+        defaults: of the configuration's keys, by dotted name.
+    """
+    current = current_provenance(dict(record))
+    if current.get("config"):
+        current["config"] = {**defaults, **current["config"]}
+    return json.dumps(_without_places(current), sort_keys=True)
+
+
+def fingerprint(record: Mapping[str, Any]) -> str:
+    """sha256 of what made a label set, 64 hexadecimal digits; another place of its images does not change it.
+
+    Args:
+        record: of `provenance`.
+    """
+    # The record as it is stored: today's names and defaults would change it with an upgrade.
+    text = json.dumps(_without_places(record), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _without_places(record: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in record.items() if name not in _NOT_SETTINGS}
+    if config := kept.get("config"):
+        kept["config"] = {key: value for key, value in config.items() if key not in _PLACES}
+    return kept
 
 
 def stored_section(
@@ -115,7 +155,9 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
         "prompt names": prompts.get("names"),
         "prompts": prompts.get("templates"),
     }
-    return {**config, **models, **names}
+    calibration = record.get("calibration")
+    masks = {"what the masks chose": calibration.get("sha256")} if isinstance(calibration, dict) else {}
+    return {**config, **models, **names, **masks}
 
 
 def _is_text(value: object) -> bool:

@@ -50,6 +50,22 @@ def require_listener(address: str | None, variables: tuple[str, ...] = ("RAY_ADD
         raise UserError(f"{place.name}: {_reason(place, error)}; is the cluster up?{_hint(place)}") from None
 
 
+def is_on_loopback_alone(address: str | None) -> bool:
+    """Whether the cluster at a loopback address listens there alone, as a Ray that a run starts here does.
+
+    Args:
+        address: from the configuration; None: from `RAY_ADDRESS`.
+    """
+    place = _place(address, ("RAY_ADDRESS",))
+    if place is None or place.host not in _LOCALHOST:
+        return False
+    try:
+        socket.create_connection((_own_address(), place.port), _TIMEOUT_S).close()
+    except OSError:
+        return True
+    return False
+
+
 def _connect(place: Place) -> None:
     try:
         socket.create_connection((place.host, place.port), _TIMEOUT_S).close()

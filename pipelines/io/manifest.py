@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypedDict
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.image_ids import check_image_id
-from segray.pipelines.io.parquet_cost import check_footer, check_text, decoded, is_number, is_text
+from segray.pipelines.io.parquet_cost import check_pages, check_text, decoded, is_number, is_text
 from segray.pipelines.io.received import absolute_uri, check_received_uri
 
 MANIFEST = "manifest.parquet"
@@ -118,21 +119,46 @@ def read_manifest(uri: str) -> Iterator[ImageRef]:
         UserError: the file is missing or damaged, lacks a column, or holds an empty or unsafe value.
     """
     where = f"manifest {storage.display(uri)}"
+    with _refusing(where):
+        for batch in _batches(uri, where, SCHEMA.names):
+            yield from (_ref(row, uri, where) for row in batch.to_pylist())
+
+
+@contextmanager
+def _refusing(where: str) -> Iterator[None]:
+    """Turn what a damaged or hostile manifest raises into one line."""
     try:
-        with _open(uri, where) as file:
-            columns = [name for name in SCHEMA.names if name in file.schema_arrow.names]
-            check_footer(file.metadata, columns, "image_id")
-            for batch in file.iter_batches(_BATCH, columns=columns):
-                check_text(batch)
-                for start in range(0, len(batch), _ROWS_AS_TEXT):
-                    rows = decoded(batch.slice(start, _ROWS_AS_TEXT)).to_pylist()
-                    yield from (_ref(row, uri, where) for row in rows)
+        yield
     except FileNotFoundError as error:
         raise UserError(f"{where}: no such file") from error
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{where}: unreadable ({str(error).partition(chr(10))[0]})") from error
     except (ValueError, OverflowError) as error:
         raise UserError(f"{where}: refused ({str(error).partition(chr(10))[0]})") from error
+
+
+def read_ids(uri: str) -> list[str]:
+    """The ids of a manifest, as they are in it.
+
+    Raises:
+        UserError: as `read_manifest`.
+    """
+    where = f"manifest {storage.display(uri)}"
+    with _refusing(where):
+        ids = [
+            value for batch in _batches(uri, where, ["image_id"]) for value in batch["image_id"].to_pylist()
+        ]
+    return [_text("image_id", value, where) for value in ids]
+
+
+def _batches(uri: str, where: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns, as plain text and numbers, a thousand rows at a time."""
+    with _open(uri, where) as file:
+        columns = [name for name in names if name in file.schema_arrow.names]
+        for batch in file.iter_batches(_BATCH, columns=columns):
+            check_text(batch)
+            for start in range(0, len(batch), _ROWS_AS_TEXT):
+                yield decoded(batch.slice(start, _ROWS_AS_TEXT))
 
 
 def _open(uri: str, where: str) -> pq.ParquetFile:
@@ -147,6 +173,7 @@ def _open(uri: str, where: str) -> pq.ParquetFile:
         text, number = name in _TEXTS, name not in ("problem", "mask_uri")
         if not (pa.types.is_null(kind) or (text and is_text(kind)) or (number and is_number(kind))):
             raise UserError(f"{where}: column {name} of {kind} is not {'text' if text else 'a number'}")
+    check_pages(source, metadata, SCHEMA.names, "image_id")
     texts = [name for name in _TEXTS if name in schema.names and is_text(schema.field(name).type)]
     # As dictionaries: a text that each row repeats is in memory once.
     return pq.ParquetFile(source, metadata=metadata, read_dictionary=texts, page_checksum_verification=True)

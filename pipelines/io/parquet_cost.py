@@ -1,4 +1,4 @@
-"""What reading a Parquet file of a stranger may cost, told from its footer before any page is read."""
+"""What reading a manifest of a stranger may cost, told by its pages' headers before any page is read."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from segray.pipelines.io.parquet_pages import chunk_cost
+
 MAX_TEXT = 8192
 """Characters of an image_id or a URI; file systems end at 4,096."""
 _FREE = 32 << 20
@@ -16,26 +18,31 @@ _RATIO = 100
 """Text of paths is compressed to a tenth or a fiftieth, not to less."""
 
 
-def check_footer(metadata: pq.FileMetaData, columns: Collection[str], key: str) -> None:
-    """Refuse a file whose pages would unpack to far more than it has, or that has more rows than keys.
+def check_pages(source: pa.NativeFile, metadata: pq.FileMetaData, columns: Collection[str], key: str) -> None:
+    """Refuse a file whose pages unpack to far more than it has, or that has more rows than keys.
 
     Args:
-        metadata: the footer.
+        source: the file.
+        metadata: its footer.
         columns: those that will be read.
         key: the one whose values all differ, so that each row costs a byte of it.
 
     Raises:
         ValueError: which column, and how much.
+        OSError: not readable.
     """
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
-            if column.path_in_schema not in columns:
+            name = column.path_in_schema
+            if name not in columns:
                 continue
-            size, stored = column.total_uncompressed_size, max(0, column.total_compressed_size)
-            if not 0 <= size <= min(_MOST, max(_FREE, _RATIO * stored)):
-                raise ValueError(f"column {column.path_in_schema} unpacks from {stored} to {size} bytes")
-            if column.path_in_schema == key and group.num_rows > size:
-                raise ValueError(f"{group.num_rows} rows in {size} bytes of {key}: it repeats values")
+            cost = chunk_cost(source, column)
+            if cost.unpacked > min(_MOST, max(_FREE, _RATIO * cost.packed)):
+                raise ValueError(f"column {name} unpacks from {cost.packed} to {cost.unpacked} bytes")
+            if name == key and group.num_rows > cost.unpacked:
+                raise ValueError(
+                    f"{group.num_rows} rows in {cost.unpacked} bytes of {key}: it repeats values"
+                )
 
 
 def check_text(batch: pa.RecordBatch) -> None:

@@ -36,14 +36,17 @@ def refresh_manifest(out: str, images: Iterable[ImageRef]) -> tuple[int, set[str
 
 
 def _changed(fresh: Iterable[ImageRef], old: Iterator[ImageRef]) -> Iterator[str]:
-    """Ids in both manifests (both sorted) whose size or modification time differs."""
+    """Ids in both manifests (both sorted) whose size or modification time differs.
+
+    Of a file that was moved, the size alone counts: copying gives it the time of the copy.
+    """
     known = next(old, None)
     for ref in fresh:
         while known is not None and known.image_id < ref.image_id:
             known = next(old, None)
         if known is None or known.image_id != ref.image_id:
             continue
-        if (known.size, known.mtime) != (ref.size, ref.mtime):
+        if known.size != ref.size or (known.uri == ref.uri and known.mtime != ref.mtime):
             yield ref.image_id
 
 

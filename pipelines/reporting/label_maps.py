@@ -14,7 +14,15 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
 from segray.pipelines.io.label_png import decode_label_png, png_bits
-from segray.pipelines.io.sources import EXTENSIONS, follows_links, image_roots, list_images, read_allowed
+from segray.pipelines.io.sources import (
+    EXTENSIONS,
+    Spec,
+    follows_links,
+    image_roots,
+    list_images,
+    read_allowed,
+    sources_of,
+)
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.masks.folder import list_png
 
@@ -112,7 +120,7 @@ class NetworkMaps(LabelMaps):
     def __init__(
         self,
         checkpoint: str,
-        images: str,
+        images: Spec,
         window: int | None,
         also: Sequence[str] = (),
         options: ImageOptions | None = None,
@@ -138,7 +146,7 @@ class NetworkMaps(LabelMaps):
             "checkpoint": checkpoint,
             "weights_sha256": weights_sha256(state),
             "step": state.get("step"),
-            "images": images,
+            "images": ",".join(sources_of(images)),
             "window": named_window(state, window),
         }
 

@@ -1,7 +1,7 @@
 """The folder of a training run.
 
-config.yaml, splits/, checkpoints/ (written by Ray Train), then best/ and last/ (whole checkpoints),
-history.json, and a folder for each tracker.
+config.yaml, data.json, splits/, checkpoints/ (written by Ray Train), then best/ and last/ (whole
+checkpoints), history.json, and a folder for each tracker.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ from segray.pipelines.io import storage
 from segray.pipelines.training.checkpoints import STATE, CheckpointState, read_state
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.splits import write_split
+from segray.pipelines.training.data_record import data_differences, data_record, without_places
 from segray.pipelines.training.history import HistoryEntry, best_index
 from segray.pipelines.training.session import newest_first
 from segray.pipelines.understood import name_some
 
 CHECKPOINTS, BEST, LAST, HISTORY, CONFIG = "checkpoints", "best", "last", "history.json", "config.yaml"
+DATA = "data.json"
+"""The record of what the run is trained on."""
 RUN = "training run"
 """What a folder of this kind is called in messages."""
 
@@ -146,20 +149,54 @@ class RunFolder:
     def __init__(self, config: TrainConfig) -> None:
         self.config, self.out = config, config.out
 
-    def check(self) -> None:
+    def check(self, *, may_move: bool = False) -> None:
         """Refuse a folder of something else, or of a run with another configuration.
+
+        Args:
+            may_move: the data may be in another place than before; `check_data` compares it.
 
         Raises:
             UserError: with the difference.
         """
+        # A run of an older segray has no record of its data.
+        values = without_places if may_move and self._record() else dict
 
         def read(tree: object) -> Mapping[str, object]:
-            return identity(TrainConfig.model_validate(current_tree(tree)))
+            return values(identity(TrainConfig.model_validate(current_tree(tree))))
 
-        check_folder(self.out, RUN, identity(self.config), read)
+        check_folder(self.out, RUN, values(identity(self.config)), read)
+
+    def check_data(self, data: TrainingData) -> None:
+        """Refuse other data than the run began with, wherever it is now.
+
+        A finished run takes its data as it is, unless that was moved: nothing is trained any more.
+
+        Raises:
+            UserError: with the difference.
+        """
+        old = self._record()
+        if old is None or (self.finished() and not self._is_moved()):
+            return
+        if changed := data_differences(old, data_record(data)):
+            raise UserError(other_configuration(self.out, changed, "give another out=DIR"))
+
+    def _record(self) -> dict[str, object] | None:
+        """The record of the run's data; None without one, or where it is damaged."""
+        try:
+            record = json.loads(storage.read_bytes(storage.join(self.out, DATA)))
+        except (OSError, ValueError, RecursionError):
+            return None
+        return record if isinstance(record, dict) else None
+
+    def _is_moved(self) -> bool:
+        stored = yaml.safe_load(storage.read_bytes(storage.join(self.out, CONFIG)))
+        return identity(TrainConfig.model_validate(current_tree(stored))) != identity(self.config)
 
     def begin(self, data: TrainingData) -> None:
-        """Write the configuration and the splits."""
+        """Write the configuration, the splits and the record of the data."""
+        if self._record() is None:
+            record = f"{json.dumps(data_record(data), indent=1)}\n"
+            storage.write_atomic(storage.join(self.out, DATA), record.encode())
         for name in ("labelled", "unlabelled", "validation"):
             write_split(storage.join(self.out, "splits", f"{name}.txt"), getattr(data, name))
         storage.write_atomic(storage.join(self.out, CONFIG), dump_redacted(self.config).encode())

@@ -111,6 +111,8 @@ def torch_trainer(
     import ray.train
     from ray.train.torch import TorchTrainer
 
+    from segray.pipelines.training.rendezvous import RendezvousConfig
+
     # A worker's report waits until Ray polls the worker, and training with it: Ray's two seconds are longer
     # than a short epoch. Hundreds of workers are polled less often.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_poll_interval(config.train.workers)))
@@ -118,6 +120,7 @@ def torch_trainer(
     return TorchTrainer(
         train_loop,
         scaling_config=workers,
+        torch_config=RendezvousConfig(),
         run_config=ray.train.RunConfig(
             name=CHECKPOINTS,
             storage_path=path,

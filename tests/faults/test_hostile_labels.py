@@ -184,26 +184,57 @@ def _numbers(labels: pa.Table) -> pa.Table:
     return labels.set_column(index, labels.schema.field(index), pa.array([[1] * 200_000] * 400, kind))
 
 
-BOMBS: list[tuple[Callable[[pa.Table], pa.Table], dict[str, Any]]] = [
-    (_texts, {"use_dictionary": True}),
-    (_texts, {"use_dictionary": False}),
-    (_numbers, {"use_dictionary": True}),
+def _pngs(labels: pa.Table) -> pa.Table:
+    """The column that a report reads of the few images that it shows."""
+    kind, index = labels.schema.field("label").type, labels.schema.get_field_index("label")
+    cells = pa.chunked_array([pa.array([{"bytes": bytes(1 << 21), "path": None}] * 400, kind)])
+    return labels.set_column(index, labels.schema.field(index), cells)
+
+
+SHARED_PREFIXES = {"use_dictionary": False, "column_encoding": {"error": "DELTA_BYTE_ARRAY"}}
+BOMBS: list[tuple[Callable[[pa.Table], pa.Table], dict[str, Any], str]] = [
+    (_texts, {"use_dictionary": True}, "bytes unpack to"),
+    (_texts, {"use_dictionary": False}, "bytes unpack to"),
+    (_texts, SHARED_PREFIXES, "has the encoding DELTA_BYTE_ARRAY"),
+    (_numbers, {"use_dictionary": True}, "bytes unpack to"),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("change", "options"), BOMBS)
+@pytest.mark.parametrize(("change", "options", "why"), BOMBS)
 @pytest.mark.parametrize("program", [VERIFY, REPORT, RELABEL], ids=["verify", "report", "relabel"])
 def test_a_part_that_unpacks_to_any_size_is_not_read(
-    tmp_path: Path, program: str, change: Callable[[pa.Table], pa.Table], options: dict[str, Any]
+    tmp_path: Path, program: str, change: Callable[[pa.Table], pa.Table], options: dict[str, Any], why: str
 ) -> None:
+    root = _bomb(tmp_path, change, options)
+    assert why in memory_of(program, str(root), limit=GB // 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [VERIFY, REPORT], ids=["verify", "report"])
+def test_labels_of_a_part_that_unpack_to_any_size_are_not_read(tmp_path: Path, program: str) -> None:
+    root = _bomb(tmp_path, _pngs, {"use_dictionary": False})
+    assert "bytes unpack to" in memory_of(program, str(root), limit=GB // 2)
+
+
+@pytest.mark.slow
+def test_a_label_sets_manifest_that_unpacks_to_any_size_is_not_read(tmp_path: Path) -> None:
+    root = _one_image(tmp_path, ok_row("a"))
+    ids = pa.DictionaryArray.from_arrays(pa.array([0] * 40_000, pa.int32()), pa.array(["a" * 80_000]))
+    pq.write_table(pa.table({"image_id": ids, "uri": ids}), root / "manifest.parquet", store_schema=False)
+    seen = memory_of(VERIFY, str(root), limit=GB // 4)
+    assert "column image_id holds 80000 characters" in seen
+
+
+def _bomb(folder: Path, change: Callable[[pa.Table], pa.Table], options: dict[str, Any]) -> Path:
+    """A label set of 400 images, whose only part was changed by somebody who knows the format."""
     rows = [ok_row(f"{i:03}") for i in range(400)]
     labels, segments = tables(rows, segment_rows("000", 64), provenance=RECORD, dim=64)
-    root = tmp_path / "labels"
+    root = folder / "labels"
     part = write_part(str(root), labels, segments)
     write_manifest(str(root), [row["image_id"] for row in rows])
     (root / "labels" / part).write_bytes(_signed(change(labels), options))
-    assert "bytes unpack to" in memory_of(program, str(root), limit=GB // 2)
+    return root
 
 
 def _signed(table: pa.Table, options: dict[str, Any]) -> bytes:
@@ -220,12 +251,12 @@ def _signed(table: pa.Table, options: dict[str, Any]) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize(("change", "options"), BOMBS)
+@pytest.mark.parametrize(("change", "options", "why"), BOMBS)
 def test_the_reader_refuses_what_unpacks_to_any_size(
-    change: Callable[[pa.Table], pa.Table], options: dict[str, Any]
+    change: Callable[[pa.Table], pa.Table], options: dict[str, Any], why: str
 ) -> None:
     data = _signed(change(tables([ok_row(f"{i:03}") for i in range(400)])[0]), options)
-    with pytest.raises(pa.ArrowInvalid, match="bytes unpack to"):
+    with pytest.raises(pa.ArrowInvalid, match=why):
         PartReader(pa.BufferReader(data)).read()
 
 

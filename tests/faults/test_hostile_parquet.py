@@ -58,6 +58,48 @@ def test_a_manifest_that_unpacks_to_gigabytes_is_refused_from_its_footer(tmp_pat
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
 
 
+def _varint(value: int, size: int = 0) -> bytes:
+    """A number as Thrift's footer has it; with more bytes than it needs, if `size` asks for them."""
+    value, data = value << 1, bytearray()
+    while value > 127 or len(data) < size - 1:
+        data.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*data, value])
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+@pytest.mark.parametrize("name", ["image_id", "uri"])
+def test_a_footer_that_tells_small_sizes_is_not_believed(tmp_path: Path, name: str, dictionary: bool) -> None:
+    path = tmp_path / "m.parquet"
+    columns = {"image_id": ["a.png"], "uri": ["a.png"], name: ["a" * 100_000_000]}
+    pq.write_table(
+        pa.table(columns), path, compression="zstd", use_dictionary=dictionary, write_statistics=False
+    )
+    index = list(columns).index(name)
+    size = pq.read_metadata(path).row_group(0).column(index).total_uncompressed_size
+    data = path.read_bytes()
+    footer = int.from_bytes(data[-8:-4], "little") + 8
+    true = _varint(size)
+    lie = data[-footer:].replace(true, _varint(1000, len(true)))
+    path.write_bytes(data[:-footer] + lie)
+    assert (
+        pq.read_metadata(path).row_group(0).column(list(columns).index(name)).total_uncompressed_size == 1000
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=rf"refused \(column {name} unpacks from \d+ to 1000\d+ bytes\)"):
+        list_images(str(path))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
+
+
+def test_texts_that_share_prefixes_are_refused(tmp_path: Path) -> None:
+    columns = {"image_id": IDS.to_pylist(), "uri": ["a" * 8_000] * ROWS}
+    encoding = {"image_id": "PLAIN", "uri": "DELTA_BYTE_ARRAY"}
+    path = tmp_path / "m.parquet"
+    pq.write_table(pa.table(columns), path, use_dictionary=False, column_encoding=encoding)
+    with pytest.raises(UserError, match=r"unreadable \(column uri has the encoding DELTA_BYTE_ARRAY\)"):
+        list_images(str(path))
+
+
 @pytest.mark.parametrize(
     ("name", "values", "wanted"),
     [

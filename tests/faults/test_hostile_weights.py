@@ -6,12 +6,16 @@ import hashlib
 import http.server
 import io
 import json
+import resource
+import threading
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from segray.models import downloads
 from segray.models.weights import (
@@ -111,6 +115,53 @@ def test_a_download_has_a_limit(
 def test_an_address_without_a_host_is_refused(tmp_path: Path, host: str) -> None:
     with pytest.raises(WeightsError):
         resolve(host, cache_dir=tmp_path)
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Tells that a file has 10 bytes, and sends as many as are taken."""
+
+    sent: ClassVar[list[int]] = []
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", '"abc"')
+        self.send_header("Content-Length", "10")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        if "/resolve/" not in self.path:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.end_headers()
+        with suppress(OSError):
+            for _ in range(200):
+                self.sent.append(self.wfile.write(bytes(1 << 20)))
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+def test_a_repository_that_sends_more_than_it_tells_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = type("Handler", (Hub,), {"sent": []})
+    monkeypatch.setattr(downloads, "MAX_BYTES", 3 << 20)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        address = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        with pytest.raises(UnavailableError, match=r"more than 3145728 bytes, which is the limit"):
+            resolve("hf-hub:owner/repo:weights.safetensors", cache_dir=tmp_path)
+        server.shutdown()
+    assert 0 < sum(handler.sent) < 200 << 20  # type: ignore[attr-defined]
+    assert max(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= 3 << 20
+    assert resource.getrlimit(resource.RLIMIT_FSIZE) == limits
 
 
 def test_a_repository_takes_a_revision() -> None:

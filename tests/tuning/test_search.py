@@ -31,7 +31,8 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Search:
     folder = tmp_path_factory.mktemp("search")
     labels, root = book(folder / "book")
     overrides = [override for override in SHORT if not override.startswith("data.labelled")]
-    places = [f"data.root={root}", f"data.labels={labels}"]
+    # Folders that tests prepare hold, as those of searches do, what `auto` became.
+    places = [f"data.root={root}", f"data.labels={labels}", "train.precision=fp32"]
 
     def make(name: str, *more: str) -> TuneConfig:
         few = ["space.data.labelled=grid(2,4)", "search.held_out=0", "search.final_seeds=0", "train.epochs=2"]
@@ -90,7 +91,7 @@ def test_a_finished_search_is_only_shown_again(
     assert {path: path.read_bytes() for path in Path(finished.out).glob("trials/*/trial.json")} == records
     out, err = capsys.readouterr()
     assert "4 trials: 4 done" in out
-    assert err == ""
+    assert "trial" not in err  # the data as ever, no progress
 
 
 @pytest.mark.ray

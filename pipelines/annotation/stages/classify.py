@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from segray.models.label_map import SegmentClasses, split
 from segray.models.masks import Segment, unpack
 from segray.pipelines.annotation.stages.base import Stage
 from segray.pipelines.annotation.stages.loading import device_of, load_or_defer_error
@@ -112,14 +114,22 @@ class ClassifySegments(Stage):
     def process(self, rows: list[Row]) -> list[Row]:
         """Add classes and embeddings."""
         grids = clip_features(self.model(), self._config, [pixels_of(row) for row in rows])
-        return [self._classify(row, grid) for row, grid in zip(rows, grids, strict=True)]
+        segments = [_segments(row) for row in rows]
+        if None in segments:
+            return [self._classify_pixels(row, grid) for row, grid in zip(rows, grids, strict=True)]
+        pooled = [
+            self._pooled(grid, of_image or [], row)
+            for grid, of_image, row in zip(grids, segments, rows, strict=True)
+        ]
+        found = (one for some in self._batches(pooled) for one in self._classify_segments(some))
+        return [
+            {**row, "classes": classes_to_bytes(classes), "embeddings": kept}
+            for row, (classes, kept) in zip(rows, found, strict=True)
+        ]
 
-    def _classify(self, row: Row, grid: Tensor) -> Row:
-        packed = row.get("packed_segments")
-        segments = row.get("unpacked_segments") if packed is None else unpack(packed)
-        if segments is None:
-            return self._classify_pixels(row, grid)
-        return self._classify_segments(row, grid, segments)
+    def _batches(self, pooled: list[Tensor]) -> list[list[Tensor]]:
+        """On a CPU one image at a time, as `clip_features`; a GPU waits once per batch."""
+        return [[one] for one in pooled] if self.model().device.type == "cpu" else [pooled]
 
     def _classify_pixels(self, row: Row, grid: Tensor) -> Row:
         from segray.models.clip.zero_shot import dense_labels
@@ -127,14 +137,32 @@ class ClassifySegments(Stage):
         label, confidence = dense_labels(grid, self._bank, row["height"], row["width"], self._threshold)
         return {**row, "label": label.tobytes(), "confidence": confidence.tobytes()}
 
-    def _classify_segments(self, row: Row, grid: Tensor, segments: list[Segment]) -> Row:
-        from segray.models.clip.zero_shot import classify_segments, pool_segments
+    def _pooled(self, grid: Tensor, segments: list[Segment], row: Row) -> Tensor:
+        from segray.models.clip.zero_shot import pool_segments
 
         # In the precision that is stored, so that `segray relabel` with the same names gives the same labels.
-        pooled = pool_segments(grid, segments, row["height"], row["width"]).half().float()
-        classes = classify_segments(pooled, self._bank, self._threshold)
-        kept = pooled.cpu().numpy().astype(np.float16).tobytes() if self._keep else None
-        return {**row, "classes": classes_to_bytes(classes), "embeddings": kept}
+        return pool_segments(grid, segments, row["height"], row["width"]).half().float()
+
+    def _classify_segments(self, pooled: list[Tensor]) -> list[tuple[SegmentClasses, bytes | None]]:
+        """The classes of each image's segments, and their embeddings if these are stored."""
+        import torch
+
+        from segray.models.clip.zero_shot import classify_segments
+
+        counts, together = [len(one) for one in pooled], torch.cat(pooled)
+        classes = split(classify_segments(together, self._bank, self._threshold), counts)
+        if not self._keep:
+            return [(one, None) for one in classes]
+        stored = together.cpu().numpy().astype(np.float16)
+        ends = list(accumulate(counts))
+        parts = [stored[end - count : end].tobytes() for end, count in zip(ends, counts, strict=True)]
+        return list(zip(classes, parts, strict=True))
+
+
+def _segments(row: Row) -> list[Segment] | None:
+    """The row's segments; None in runs without SAM."""
+    packed = row.get("packed_segments")
+    return row.get("unpacked_segments") if packed is None else unpack(packed)
 
 
 def _load(config: ClipModelConfig, device: str, loaded: ClipModel | None) -> ClipModel:
@@ -169,14 +197,13 @@ def clip_features(clip: ClipModel, config: ClipModelConfig, images: list[NDArray
 
     from segray.models.clip.gem import dense_features
     from segray.models.clip.model import preprocess
-    from segray.models.transfer import to_device
 
     size = config.image_size or clip.image_size
     step = 1 if clip.device.type == "cpu" else len(images)
     options = _feature_options(clip, config)
     with torch.inference_mode():
         batches = (
-            to_device(preprocess(images[start : start + step], size, clip.mean, clip.std), clip.device)
+            preprocess(images[start : start + step], size, clip.mean, clip.std, clip.device)
             for start in range(0, len(images), step)
         )
         return torch.cat([dense_features(clip.model.visual, batch, **options) for batch in batches])

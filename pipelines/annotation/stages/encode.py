@@ -63,6 +63,8 @@ def encode_segments(
     height, width = row["height"], row["width"]
     label, confidence = render_label_map(segments, classes, height, width, ignore_index)
     covered = covered_pixels(segments, classes, height, width)
+    if classes.unknown is not None:
+        covered &= label != ignore_index
     row = _with_maps(row, label, confidence, covered, ignore_index)
     return {**row, "segments": segment_rows(segments, classes, embeddings, height, width)}
 

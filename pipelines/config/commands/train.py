@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from segray.pipelines.config.commands.annotate import PixelConfig
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Shown, Text
-from segray.pipelines.config.shared import GrowConfig, LinksConfig, Window
+from segray.pipelines.config.shared import GrowConfig, ImageRoots, Window
 
 Method = Literal["supervised", "fixmatch", "unimatch", "unimatch_v2", "segray", "segray_v2"]
 Network = Literal[
@@ -32,8 +32,8 @@ _Part = Annotated[float, Field(gt=0, le=1)]
 _Factor = Annotated[float, Field(gt=0)]
 
 
-class TrainImageConfig(PixelConfig, LinksConfig):
-    """How the values of images become 8-bit RGB, and whether symlinks are followed."""
+class TrainImageConfig(PixelConfig, ImageRoots):
+    """How the values of images become 8-bit RGB, which symlinks are followed, where a manifest leads."""
 
 
 class DataConfig(Config):
@@ -67,10 +67,12 @@ class DataConfig(Config):
     """Folder below `data.root` with the masks of kind folder; null: masks."""
     labels: Folder | None = None
     """Label set of `segray annotate`: zero-shot labels of the unlabelled images; null: none."""
+    match: Literal["id", "sha256", "name"] = "id"
+    """How images find their labels: by path, by the content of the file, or by file name."""
     labelled: Text = "all"
     """Images to train on with their masks: a split file, a count such as 92, a share such as 1/16, or all."""
-    unlabelled: Text | None = None
-    """A split file of images to train on without masks; null: all other training images."""
+    unlabelled: Annotated[Text, Shown("FOLDER")] | None = None
+    """Images without masks: a split file, or a source as in annotate, elsewhere; null: all others."""
     validation: Text | None = None
     """A split file, a count, a share, or none; null: the data set's own part, or else 1/5 of the masks."""
 

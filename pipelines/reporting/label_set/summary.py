@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.manifest import MANIFEST, read_manifest
+from segray.pipelines.label_set.part_reader import PartReader
 from segray.pipelines.label_set.store import LabelStore
 
 N_BINS = 20
@@ -185,7 +185,7 @@ def read_uris(root: str, image_ids: Collection[str]) -> dict[str, str]:
 
 def _read_rows(uri: str, wanted: list[int]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    with pq.ParquetFile(storage.open_input(uri), page_checksum_verification=True) as file:
+    with PartReader(storage.open_input(uri)) as file:
         start = 0
         for group in range(file.num_row_groups):
             end = start + file.metadata.row_group(group).num_rows

@@ -17,7 +17,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageProblem, decode
 from segray.pipelines.io.label_png import decode_gray_png, decode_label_png
-from segray.pipelines.io.sources import read_image
+from segray.pipelines.io.sources import read_allowed
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.data.class_names import class_id_table
 from segray.pipelines.training.data.coco_masks import render_label_map
@@ -80,7 +80,7 @@ class UnlabelledImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
             provenance = LabelStore(labels).provenance
             self._ignore = int(provenance.get("ignore_index", IGNORE_INDEX))
             self._ids = class_id_table(provenance["classes"], classes, self._ignore, storage.display(labels))
-            self._labels = StoredLabels(labels, [s.label_id or s.image_id for s in self.samples])
+            self._labels = StoredLabels(labels, [s.stored_id for s in self.samples])
         self._unreadable: set[str] = set()
 
     def __len__(self) -> int:
@@ -111,14 +111,14 @@ class UnlabelledImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def _stored(
         self, sample: Sample, shape: tuple[int, int] | None = None
     ) -> tuple[LabelMap, NDArray[np.uint8]] | None:
-        pngs = self._labels.read(sample.label_id or sample.image_id) if self._labels else None
+        pngs = self._labels.read(sample.stored_id) if self._labels else None
         if pngs is None:
             return None
         try:
             label = self._ids[decode_label_png(pngs[0], shape, self._ignore)]
             confidence = decode_gray_png(pngs[1], (label.shape[0], label.shape[1]))
         except ValueError as problem:
-            name = sample.label_id or sample.image_id
+            name = sample.stored_id
             raise UserError(f"the zero-shot label of {name}: {problem}; annotate it again") from None
         confidence[label == self._unknown] = 0
         return label, confidence
@@ -130,7 +130,8 @@ class UnlabelledImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 def _image(sample: Sample) -> Tensor:
-    return torch.from_numpy(decode(read_image(sample.image), sample.read)).permute(2, 0, 1).contiguous()
+    data = read_allowed(sample.image, sample.read.roots, follow=sample.read.follow_links)
+    return torch.from_numpy(decode(data, sample.read)).permute(2, 0, 1).contiguous()
 
 
 def map_tensor(label: LabelMap) -> Tensor:

@@ -10,14 +10,19 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from segray.models.label_space import IGNORE_INDEX
+from segray.pipelines.config.commands.train import DataConfig
+from segray.pipelines.engine.provenance import fingerprint
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageProblem
 from segray.pipelines.io.names import Names
+from segray.pipelines.io.sources import image_roots, sources_of
+from segray.pipelines.io.uris import parent
 from segray.pipelines.label_set.part_files import damage
 from segray.pipelines.label_set.store import LABELS, DamagedPartError, LabelStore
 from segray.pipelines.training.data.class_names import class_id_table
-from segray.pipelines.training.data.mask_checks import image_shape
+from segray.pipelines.training.data.label_match import match_by_content, match_by_name
+from segray.pipelines.training.data.mask_checks import sample_shape
 from segray.pipelines.training.data.samples import Sample
 
 Folder = tuple[int, str]
@@ -37,11 +42,13 @@ class LabelSet:
         root: its folder or URI.
         ok: ids of the images that have a label.
         bad: ids of the images that could not be read, and have no label.
+        fingerprint: of the settings that made the labels, without places and versions.
     """
 
     root: str
     ok: frozenset[str]
     bad: frozenset[str]
+    fingerprint: str = ""
 
 
 def open_label_set(root: str, classes: Sequence[str]) -> LabelSet:
@@ -62,7 +69,7 @@ def open_label_set(root: str, classes: Sequence[str]) -> LabelSet:
     statuses = {image_id: status for image_id, status, _ in store.statuses()}
     _check_complete(store, len(statuses))
     ok = frozenset(image_id for image_id, status in statuses.items() if status == "ok")
-    return LabelSet(root, ok, frozenset(statuses) - ok)
+    return LabelSet(root, ok, frozenset(statuses) - ok, fingerprint(provenance))
 
 
 def _check_parts(store: LabelStore) -> None:
@@ -89,6 +96,56 @@ def _check_complete(store: LabelStore, rows: int) -> None:
 def _damaged(store: LabelStore, what: str) -> DamagedPartError:
     root = storage.display(store.root)
     return DamagedPartError(f"data.labels={root}: {what}; run: segray verify out={root} repair=true")
+
+
+def join_parts(
+    config: DataConfig, unlabelled: Sequence[Sample], validation: Sequence[Sample], labels: LabelSet
+) -> tuple[list[Sample], list[Sample]]:
+    """Unlabelled and validation images with the image_id that each has in the label set.
+
+    With `data.match=id`, unlabelled images of their own source are matched by their ids there. Those of the
+    validation images count from another folder, so that they are matched by content.
+
+    Raises:
+        UserError: as `join_labels` and `match_by_name`; or no image has a row.
+    """
+    outside = any(sample.outside for sample in unlabelled)
+    if config.match == "id" and outside:
+        joined = join_labels(unlabelled, labels, _outside_root(str(config.unlabelled)))
+        return joined, match_by_content(validation, labels.root)
+    samples = [*unlabelled, *validation]
+    if config.match == "id":
+        joined = join_labels(samples, labels, config.root, counted=unlabelled or validation)
+    elif config.match == "sha256":
+        joined = match_by_content(samples, labels.root)
+    else:
+        joined = match_by_name(samples, labels.root, labels.ok | labels.bad)
+    if not any(sample.label_id for sample in joined):
+        what = {"sha256": "content", "name": "file name"}[config.match]
+        where = f"data.labels={storage.display(labels.root)}"
+        raise UserError(f"{where}: none of {len(samples)} images has the {what} of one of its images")
+    return joined[: len(unlabelled)], joined[len(unlabelled) :]
+
+
+def _outside_root(source: str) -> str:
+    """The folder that the ids of unlabelled images count from; of several sources, that of the first."""
+    root = image_roots(sources_of(source)[0])[0]
+    return parent(root) if storage.is_local(root) and storage.local_path(root).is_file() else root
+
+
+def join_lines(
+    config: DataConfig, unlabelled: Sequence[Sample], validation: Sequence[Sample]
+) -> tuple[str, ...]:
+    """How many images have a row in the label set, and how they were matched."""
+    outside = any(sample.outside for sample in unlabelled)
+    how = {"unlabelled": config.match, "validation": "sha256" if outside else config.match}
+    parts = {"unlabelled": unlabelled, "validation": validation}
+    texts = [
+        f"{sum(bool(sample.label_id) for sample in samples)} of {len(samples)} {name} images by {how[name]}"
+        for name, samples in parts.items()
+        if samples
+    ]
+    return (f"{', '.join(texts)}, from {storage.display(str(config.labels))}",)
 
 
 def join_labels(
@@ -122,8 +179,7 @@ def join_labels(
 def _joined(sample: Sample, annotated: Folder, root: str, known: Names) -> Sample:
     candidates = _label_ids(sample.image_id, root)
     matches = (known.find(label_id) for folder, label_id in candidates if folder == annotated)
-    label_id = next(filter(None, matches), None)
-    return sample if label_id is None else replace(sample, label_id=label_id)
+    return replace(sample, label_id=next(filter(None, matches), ""))
 
 
 def _best_folder(counts: Counter[Folder], labels: LabelSet, root: str) -> Folder:
@@ -133,13 +189,14 @@ def _best_folder(counts: Counter[Folder], labels: LabelSet, root: str) -> Folder
         example = min(labels.ok | labels.bad, default="none")
         raise UserError(
             f"{where}: none of its images (such as {example}) is a training image of "
-            f"{storage.display(root)}; its ids must be paths of the same images"
+            f"{storage.display(root)}; its ids must be paths of the same images, or set data.match=sha256 "
+            "(by content) or data.match=name (by file name)"
         )
     if first[1] == second[1]:
         raise UserError(
             f"{where}: its ids fit images under {_folder_path(first[0], root)} as well as under "
             f"{_folder_path(second[0], root)}; "
-            f"annotate {storage.display(root)} as a whole, so that ids differ"
+            f"annotate {storage.display(root)} as a whole, so that ids differ, or set data.match=sha256"
         )
     return first[0]
 
@@ -182,7 +239,7 @@ def check_sizes(samples: Sequence[Sample], labels: LabelSet) -> None:
         if sample is None:
             continue
         with suppress(ImageProblem):
-            height, width = image_shape(sample.image)
+            height, width = sample_shape(sample)
             if (height, width) != (row["height"], row["width"]):
                 raise UserError(
                     f"data.labels={storage.display(labels.root)}: the label of {sample.label_id} is "
@@ -193,9 +250,9 @@ def check_sizes(samples: Sequence[Sample], labels: LabelSet) -> None:
 
 def readable(samples: Sequence[Sample], labels: LabelSet) -> tuple[Sample, ...]:
     """The samples that annotation could read; a warning counts the others, and those without a row."""
-    good = tuple(sample for sample in samples if (sample.label_id or "") not in labels.bad)
+    good = tuple(sample for sample in samples if sample.label_id not in labels.bad)
     bad = len(samples) - len(good)
-    missing = sum(sample.label_id is None for sample in good)
+    missing = sum(not sample.label_id for sample in good)
     where = storage.display(labels.root)
     if bad:
         _log.warning("%d unlabelled images are skipped: unreadable according to %s", bad, where)

@@ -17,7 +17,9 @@ from segray.models.label_space import LabelSpace
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage, tiff_bands
 from segray.pipelines.io.images import FORMATS, ImageProblem, decode_image
-from segray.pipelines.io.sources import ImageRef, LeftOut, list_images, read_image
+from segray.pipelines.io.members import parse_member
+from segray.pipelines.io.received import ROOTS_KEY
+from segray.pipelines.io.sources import ImageRef, LeftOut, list_images, read_allowed, read_image
 from segray.pipelines.io.tiff_frames import TiffProblem, is_tiff, single_image
 from segray.pipelines.label_set.schema import class_pixels
 from segray.pipelines.masks.binary import look_binary, refuse_binary
@@ -32,23 +34,41 @@ _SIDEWAYS = (5, 6, 7, 8)
 _NEW_SUBFILE_TYPE = 254
 
 
-def image_shape(uri: str) -> tuple[int, int]:
+def sample_shape(sample: Sample) -> tuple[int, int]:
+    """`image_shape` of a sample; one that a manifest names must be where the user allows it.
+
+    Raises:
+        ImageProblem: as `image_shape` and `read_allowed`.
+    """
+    roots = sample.read.roots
+    if roots is None:
+        return image_shape(sample.image)
+    return image_shape(sample.image, read_allowed(sample.image, roots, follow=sample.read.follow_links))
+
+
+def image_shape(uri: str, data: bytes | None = None) -> tuple[int, int]:
     """(height, width) of an image after decoding, turned upright by EXIF, from its header alone.
+
+    Args:
+        uri: of the file.
+        data: its bytes, if they have been read.
 
     Raises:
         ImageProblem: it cannot be opened, or is larger than an image may be.
     """
-    height, width = _header_shape(uri) or _decoded_shape(read_image(uri))
+    if data is None and (uri.startswith("file:") or parse_member(uri)):
+        # Only `read_image` decodes the file:// URI of a name that is not UTF-8, and opens parts of files.
+        data = read_image(uri)
+    height, width = _header_shape(uri, data) or _decoded_shape(read_image(uri) if data is None else data)
     if width * height > READ.max_pixels or max(width, height) > READ.max_side:
         raise ImageProblem("error", f"too large ({width}x{height} px)")
     return height, width
 
 
-def _header_shape(uri: str) -> tuple[int, int] | None:
+def _header_shape(uri: str, data: bytes | None) -> tuple[int, int] | None:
     """None for what Pillow cannot open, and for a TIFF with a preview in front."""
     try:
-        # A file name that is not UTF-8 has a file:// URI, which only `read_image` can decode.
-        source = io.BytesIO(read_image(uri)) if uri.startswith("file:") else storage.open_input(uri)
+        source = storage.open_input(uri) if data is None else io.BytesIO(data)
         with source, Image.open(source, formats=FORMATS) as image:
             if getattr(image, "tag_v2", {}).get(_NEW_SUBFILE_TYPE):
                 return None
@@ -88,20 +108,40 @@ def list_samples(root: str, folder: str, *, follow: bool = True) -> dict[str, Sa
     """
     where = storage.join(root, folder) if folder else root
     start = f"{folder}/" if folder else ""
+    refs = usable_images(where, f"data.root={storage.display(root)}", folder, follow=follow)
+    samples = (Sample(f"{start}{ref.image_id}", ref.uri, size=ref.size) for ref in refs)
+    return {sample.image_id: sample for sample in samples}
+
+
+def usable_images(
+    source: str, key: str, name: str, *, follow: bool = True, also: Sequence[str] = ()
+) -> list[ImageRef]:
+    """The images of a source that may be read; a warning counts the others by reason.
+
+    Args:
+        source: as in `list_images`.
+        key: the configuration key with its value, for errors.
+        name: of the source, for the warning.
+        follow: as in `list_images`.
+        also: as in `list_images`.
+
+    Raises:
+        UserError: no such source, or no image in it.
+    """
+    others = LeftOut()
     try:
-        others = LeftOut()
-        refs = list(list_images(where, follow=follow, left_out=others))
+        refs = list(list_images(source, also, follow=follow, left_out=others))
     except UserError as error:
-        raise UserError(f"data.root={storage.display(root)}: {error}") from None
-    left_out = _left_out([ref for ref in refs if ref.problem], folder, len(refs))
-    ids = {f"{start}{ref.image_id}": ref.uri for ref in refs if not ref.problem}
-    if not ids:
-        raise UserError(f"data.root={storage.display(root)}: no usable image; {left_out}")
+        raise UserError(f"{key}: {str(error).replace(ROOTS_KEY, f'data.{ROOTS_KEY}')}") from None
+    left_out = _left_out([ref for ref in refs if ref.problem], name, len(refs))
+    good = [ref for ref in refs if not ref.problem]
+    if not good:
+        raise UserError(f"{key}: no usable image; {left_out}")
     if left_out:
         _log.warning("%s", left_out)
     if others:
-        _log.info("%s: %s", folder, others)
-    return {image_id: Sample(image_id, uri) for image_id, uri in ids.items()}
+        _log.info("%s: %s", name, others)
+    return good
 
 
 def _left_out(refs: Sequence[ImageRef], folder: str, total: int) -> str:

@@ -28,8 +28,10 @@ class Sample:
         mask_id: the mask's path under the root, as split files name it.
         options: how the mask is read.
         shapes: its annotations in COCO, packed (`coco_masks.render_label_map`); None if `mask` is a PNG.
-        label_id: its image_id in the label set, if that is another.
+        label_id: its image_id in the label set, if that is another; "" if it has none there.
         read: how the image is decoded.
+        size: bytes of the file; 0 where unknown.
+        outside: the image is not in the data set; its image_id counts from its own source.
     """
 
     image_id: str
@@ -40,6 +42,13 @@ class Sample:
     shapes: bytes | None = None
     label_id: str | None = None
     read: ImageOptions = READ
+    size: int = 0
+    outside: bool = False
+
+    @property
+    def stored_id(self) -> str:
+        """Its image_id in the label set; "" if it has none there."""
+        return self.image_id if self.label_id is None else self.label_id
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,9 @@ class TrainingData:
         labelled_pixels: of the labelled images' masks.
         validation_pixels: of the validation images' masks.
         left_out: what the data set has and training does not use, with reasons.
+        matched: how many images have a zero-shot label, and how they were found, one line per part.
+        source: where the unlabelled images are, if they are not in the data set.
+        label_set: fingerprint of the label set, see `label_join.LabelSet`; None without one.
     """
 
     space: LabelSpace
@@ -63,6 +75,9 @@ class TrainingData:
     labelled_pixels: PixelCounts
     validation_pixels: PixelCounts
     left_out: tuple[str, ...] = ()
+    matched: tuple[str, ...] = ()
+    source: str | None = None
+    label_set: str | None = None
 
 
 class DataSet(ABC):

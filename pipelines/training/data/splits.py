@@ -8,13 +8,16 @@ from pathlib import PurePosixPath
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.names import nfc
+from segray.pipelines.io.received import absolute_roots, below
+from segray.pipelines.io.sources.kinds import is_wild, kind_of, sources_of
+from segray.pipelines.io.uris import has_scheme
 from segray.pipelines.training.data.samples import DataSet, Sample, refuse
 
 _SPLIT = "a split file"
 _AMOUNT = f"{_SPLIT}, a count such as 92, a share such as 1/16"
 _ALLOWED = {
     "data.labelled": f"{_AMOUNT}, all",
-    "data.unlabelled": _SPLIT,
+    "data.unlabelled": f"{_SPLIT}, a folder, or another source as in annotate",
     "data.validation": f"{_AMOUNT}, none",
     "data.root": "a list of images",
 }
@@ -22,6 +25,8 @@ _ALLOWED = {
 
 def write_split(path: str, samples: Iterable[Sample]) -> None:
     """Write `image mask` lines, paths under the data set's root; an image without a mask has its line alone.
+
+    An image outside of the data set has its whole path or URI.
 
     A tab separates the two if a path contains a space, as `read_split` expects it.
 
@@ -32,8 +37,42 @@ def write_split(path: str, samples: Iterable[Sample]) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    lines = [_line(sample.image_id, sample.mask_id or "") for sample in samples]
+    lines = [
+        _line(sample.image if sample.outside else sample.image_id, sample.mask_id or "") for sample in samples
+    ]
     storage.write_atomic(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def is_split(text: str, root: str) -> bool:
+    """Whether the text of `data.unlabelled` names a split file, or nothing, and not a source of images.
+
+    A text file is a split file, unless its first line is a whole path or a URI outside the data set.
+
+    Args:
+        text: the value.
+        root: the data set's folder or URI.
+    """
+    try:
+        if len(sources_of(text)) > 1 or is_wild(text) or kind_of(text) in {"tar", "zip", "parquet"}:
+            return False
+        file = storage.stat(text.rstrip("/"))
+    except OSError:
+        return True
+    except UserError:
+        return False
+    return file is not None and not _is_list(text, root)
+
+
+def _is_list(text: str, root: str) -> bool:
+    base = storage.split_query(text)[0].lower()
+    if base.endswith(".csv"):
+        return True
+    try:
+        lines = storage.read_bytes(text).decode("utf-8-sig").splitlines() if base.endswith(".txt") else []
+    except (OSError, UnicodeDecodeError):
+        return False
+    first = next((line.strip() for line in lines if line.strip()), "")
+    return (first.startswith("/") or has_scheme(first)) and not below(first, absolute_roots([root]))
 
 
 def _line(image: str, mask: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from segray.models.semi.methods import METHODS
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.understood import PixelCounts, classes_line, line, name_some
 
@@ -16,10 +17,12 @@ _NO_VALIDATION = "none: there will be no mIoU and no best epoch; best/ is the la
 def data_lines(config: TrainConfig, data: TrainingData) -> list[str]:
     """Classes, images, pixels of each class in the masks, and classes that no mask has."""
     classes = data.space.classes
-    counts = (len(data.labelled), len(data.unlabelled), len(data.validation))
+    source = f" from {storage.display(data.source)}" if data.source else ""
+    counts = (len(data.labelled), len(data.unlabelled), source, len(data.validation))
     return [
         classes_line(classes),
-        line("images", "{} labelled, {} unlabelled, {} validation".format(*counts)),
+        line("images", "{} labelled, {} unlabelled{}, {} validation".format(*counts)),
+        *(line("zero-shot", text) for text in data.matched),
         line("labelled", data.labelled_pixels.text(classes)),
         line("validation", data.validation_pixels.text(classes) if data.validation else _NO_VALIDATION),
         *(line("left out", text) for text in data.left_out),

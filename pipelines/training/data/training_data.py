@@ -9,15 +9,21 @@ from dataclasses import replace
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.training.data.coco import open_coco
 from segray.pipelines.training.data.cvat import open_cvat
 from segray.pipelines.training.data.folder import open_folder
-from segray.pipelines.training.data.label_join import check_sizes, join_labels, open_label_set, readable
+from segray.pipelines.training.data.label_join import (
+    check_sizes,
+    join_lines,
+    join_parts,
+    open_label_set,
+    readable,
+)
 from segray.pipelines.training.data.labelme import open_labelme
-from segray.pipelines.training.data.samples import READ, DataSet, Sample, TrainingData
+from segray.pipelines.training.data.samples import DataSet, Sample, TrainingData
 from segray.pipelines.training.data.split_sampling import amount, balanced_sample, is_amount
-from segray.pipelines.training.data.splits import read_split
+from segray.pipelines.training.data.splits import is_split, read_split
+from segray.pipelines.training.data.unlabelled import list_unlabelled
 from segray.pipelines.training.data.voc import open_voc
 
 READERS: dict[str, Callable[[DataConfig], DataSet]] = {
@@ -60,23 +66,33 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
     _check_disjoint(labelled, validation)
     data.check([*labelled, *validation])
     unlabelled = _unlabelled(config, data, labelled, validation)
+    matched: tuple[str, ...] = ()
+    label_set = None
     if config.labels is not None:
         labels = open_label_set(config.labels, data.space.classes)
-        if counted := unlabelled or validation:
-            joined = join_labels([*unlabelled, *validation], labels, config.root, counted=counted)
-            check_sizes(joined, labels)
-            validation = joined[len(unlabelled) :]
-            unlabelled = readable(joined[: len(unlabelled)], labels)
-    read = replace(READ, **config.image.model_dump(exclude={"links"}))
+        label_set = labels.fingerprint
+        if unlabelled or validation:
+            unlabelled, validation = join_parts(config, unlabelled, validation, labels)
+            check_sizes([*unlabelled, *validation], labels)
+            unlabelled = readable(unlabelled, labels)
+            matched = join_lines(config, unlabelled, validation)
     return TrainingData(
         data.space,
-        _read_as(data.ready(labelled), read),
-        _read_as(unlabelled, read),
-        _read_as(data.ready(validation), read),
+        _read_as(data.ready(labelled), config),
+        _read_as(unlabelled, config),
+        _read_as(data.ready(validation), config),
         data.pixels(labelled),
         data.pixels(validation),
         tuple(data.left_out),
+        matched,
+        config.unlabelled if has_source(config) else None,
+        label_set,
     )
+
+
+def has_source(config: DataConfig) -> bool:
+    """Whether the unlabelled images are not those of the data set, but of a source of their own."""
+    return config.unlabelled is not None and not is_split(config.unlabelled, config.root)
 
 
 def check_mask_keys(config: DataConfig) -> None:
@@ -93,8 +109,14 @@ def check_mask_keys(config: DataConfig) -> None:
         )
 
 
-def _read_as(samples: Sequence[Sample], read: ImageOptions) -> tuple[Sample, ...]:
-    return tuple(samples) if read == READ else tuple(replace(sample, read=read) for sample in samples)
+def _read_as(samples: Sequence[Sample], config: DataConfig) -> tuple[Sample, ...]:
+    rules = config.image.model_dump(exclude={"links", "roots"})
+    # One object for all samples of a source: there may be millions.
+    options = {read: replace(read, **rules) for read in {sample.read for sample in samples}}
+    return tuple(
+        sample if options[sample.read] == sample.read else replace(sample, read=options[sample.read])
+        for sample in samples
+    )
 
 
 def _validation(config: DataConfig, data: DataSet, reserved: Sequence[Sample], seed: int) -> list[Sample]:
@@ -153,6 +175,8 @@ def _check_disjoint(labelled: Sequence[Sample], validation: Sequence[Sample]) ->
 def _unlabelled(
     config: DataConfig, data: DataSet, labelled: Sequence[Sample], validation: Sequence[Sample]
 ) -> Sequence[Sample]:
+    if has_source(config):
+        return list_unlabelled(config, [*labelled, *validation])
     excluded = {sample.image_id for sample in validation}
     if config.unlabelled is None:
         excluded |= {sample.image_id for sample in labelled}

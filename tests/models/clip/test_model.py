@@ -11,6 +11,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+import torch.nn.functional as F
 from open_clip.transformer import QuickGELU
 from PIL import Image
 from safetensors.torch import save_file
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from segray.models import weights
 from segray.models.clip.gem import check_features, dense_features
-from segray.models.clip.model import ClipModel, build_clip, build_text_clip, preprocess
+from segray.models.clip.model import ClipModel, build_clip, build_text_clip, preprocess, resampled_in_float
 from segray.models.clip.weights import OPENAI_MEAN, OPENAI_STD, find_weights
 from segray.models.weights import WeightsError
 from tests.models.clip.tiny_clip import TINY_ARCH, save_builtin, tiny_clip
@@ -327,6 +328,17 @@ def test_preprocessing_is_pillows_bicubic(shape: tuple[int, int]) -> None:
     difference = np.abs(actual - expected)
     assert difference.max() < 2.01
     assert (difference > 0.01).mean() < 0.02
+
+
+@pytest.mark.parametrize("shape", [(50, 37), (200, 310), (375, 500)])
+def test_a_gpu_resamples_to_within_a_level(shape: tuple[int, int]) -> None:
+    """Of pictures: of noise, the passes of uint8 cut off what overshoots in between."""
+    coarse = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(4)) * 255
+    pixels = F.interpolate(coarse, shape, mode="bilinear").byte()
+    expected = F.interpolate(pixels, (64, 96), mode="bicubic", antialias=True, align_corners=False)
+    difference = (resampled_in_float(pixels, 64, 96) - expected.float()).abs()
+    assert difference.max() <= 1
+    assert (difference > 0).float().mean() < 0.3
 
 
 def test_images_of_all_sizes_make_one_batch() -> None:

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segray.models.clip import zero_shot
 from segray.models.clip.text import TextBank
 from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_segments
-from segray.models.label_map import SegmentClasses, render_label_map
+from segray.models.label_map import SegmentClasses, render_label_map, split
 from segray.models.masks import Segment, full_mask, segment_from_mask
 
 DEVICES = [
@@ -68,6 +69,17 @@ def test_pooling_is_the_mean_of_the_upsampled_features(
     assert pooled.shape == (12, 48)
     assert pooled.device.type == device
     assert (pooled.cpu() - upsample_then_mean(features, segments, *size)).abs().max() < 1e-6
+
+
+def test_masks_as_large_as_the_image_pool_as_crops_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = torch.randn(6, 5, 48, generator=torch.Generator().manual_seed(2))
+    segments = random_segments(np.random.default_rng(3), 37, 23, count=7)
+    expected = pool_segments(features, segments, 37, 23)
+    monkeypatch.setattr(zero_shot, "_weights_by_crop", zero_shot.weights_by_image)
+    monkeypatch.setattr(zero_shot, "_PIXELS_AT_ONCE", 2 * 37 * 23)
+    torch.testing.assert_close(pool_segments(features, segments, 37, 23), expected, atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="reaches beyond"):
+        pool_segments(features, segments, 20, 23)
 
 
 def test_pooling_random_shapes() -> None:
@@ -204,7 +216,9 @@ def test_a_single_class_has_no_runner_up() -> None:
 def test_naming_types() -> None:
     for count in (0, 3):
         naming = classify_segments(torch.randn(count, 2).half(), bank_2d((0, 0), (1, 90)), 0.0)
-        types = {name: getattr(naming, name).dtype for name in SegmentClasses.__dataclass_fields__}
+        assert naming.unknown is None
+        named = [name for name in SegmentClasses.__dataclass_fields__ if name != "unknown"]
+        types = {name: getattr(naming, name).dtype for name in named}
         assert types == {
             "class_id": np.int16,
             "score": np.float32,
@@ -311,3 +325,14 @@ def test_naming_and_dense_labels_leave_gradients_alone() -> None:
     assert naming.class_id.shape == (16,)
     assert features.requires_grad
     assert features.grad is None
+
+
+@pytest.mark.parametrize("with_unknown", [False, True])
+def test_classes_of_several_images_are_parted(with_unknown: bool) -> None:
+    ids, scores, all_true = np.arange(5, dtype=np.int16), np.arange(5, dtype=np.float32), np.ones(5, bool)
+    unknown = ids > 2 if with_unknown else None
+    parts = split(SegmentClasses(ids, scores, scores, scores, ids, all_true, unknown), [2, 0, 3])
+    assert [part.class_id.tolist() for part in parts] == [[0, 1], [], [2, 3, 4]]
+    assert [part.score.dtype for part in parts] == [np.float32] * 3
+    expected = [[False, False], [], [False, True, True]] if with_unknown else [None] * 3
+    assert [part.unknown if part.unknown is None else part.unknown.tolist() for part in parts] == expected

@@ -78,7 +78,7 @@ def _parts(out: Path) -> dict[str, bytes]:
 @on_ray
 def test_a_run_without_segments(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "labels"
-    words = (f"images={images}", "sam.model=none")
+    words = (f"images={images}", "sam.model=none", "classes=picture_book")
     plan.run(load(PlanConfig, None, [*words, "probe=2"]))
     assert "clip" in capsys.readouterr().out
     _annotate(images, out, "sam.model=none")

@@ -318,7 +318,7 @@ def test_both_models_share_each_gpu_unless_a_pool_is_sized(
     if workers is None:
         assert found is None
     else:
-        assert found == PoolPlan(workers, workers, 0.0, 1.0, 1, 16, calls=3)
+        assert found == PoolPlan(workers, workers, 0.0, 1.0, 1, 32, calls=3)
 
 
 def test_a_requested_batch_size_holds_where_models_share_gpus() -> None:

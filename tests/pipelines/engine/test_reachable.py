@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from segray.pipelines.cli import main
-from segray.pipelines.engine.reachable import require_listener
+from segray.pipelines.engine.reachable import is_on_loopback_alone, require_listener
 from segray.pipelines.errors import UserError
 
 
@@ -69,6 +69,15 @@ def test_auto_means_the_cluster_that_ray_wrote_down(closed: int, tmp_path: Path)
     record.write_text(f"127.0.0.1:{closed}")
     with pytest.raises(UserError, match=rf"^address=auto \(127.0.0.1:{closed}\): nobody listens there"):
         require_listener("auto")
+
+
+def test_a_cluster_on_loopback_alone_is_told_from_one_on_all_interfaces(listening: int) -> None:
+    assert is_on_loopback_alone(f"127.0.0.1:{listening}")
+    assert is_on_loopback_alone(f"localhost:{listening}")
+    assert not is_on_loopback_alone(f"10.0.0.1:{listening}")
+    assert not is_on_loopback_alone(None)
+    with socket.create_server(("", 0)) as server:
+        assert not is_on_loopback_alone(f"127.0.0.1:{server.getsockname()[1]}")
 
 
 def test_a_host_that_does_not_exist_is_refused() -> None:

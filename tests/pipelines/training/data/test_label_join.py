@@ -76,7 +76,7 @@ def test_ids_that_fit_two_folders_are_refused(tmp_path: Path) -> None:
     text = refusal(root, labels=label_set(tmp_path / "out", ["x.png", "y.png"]))
     assert text == (
         f"data.labels={tmp_path / 'out'}: its ids fit images under {root}/images/a as well as under "
-        f"{root}/images/b; annotate {root} as a whole, so that ids differ"
+        f"{root}/images/b; annotate {root} as a whole, so that ids differ, or set data.match=sha256"
     )
 
 

@@ -1,0 +1,60 @@
+"""The unlabelled images of a training run that are not in its data set."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from segray.pipelines.config.commands.train import DataConfig
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.io.sources import follows_links, image_roots
+from segray.pipelines.training.data.mask_checks import usable_images
+from segray.pipelines.training.data.samples import READ, Sample
+
+_log = logging.getLogger(__name__)
+
+
+def list_unlabelled(config: DataConfig, masked: Sequence[Sample]) -> tuple[Sample, ...]:
+    """The images of the source `data.unlabelled`, without the files of labelled and validation images.
+
+    Args:
+        config: its `unlabelled` is a source as in `list_images`.
+        masked: the labelled and the validation images.
+
+    Raises:
+        UserError: no such source, or no image in it that is left.
+    """
+    source, also = str(config.unlabelled), config.image.roots
+    follow = config.image.follow_links
+    key = f"data.unlabelled={storage.display(source)}"
+    refs = usable_images(source, key, key, follow=follow, also=also)
+    taken = _SameFile(sample.image for sample in masked)
+    left = [ref for ref in refs if not taken.has(ref.uri)]
+    if not left:
+        raise UserError(f"{key}: all of its {len(refs)} images are labelled or validation images")
+    if len(left) < len(refs):
+        _log.info("%s: %d images are labelled or validation images too", key, len(refs) - len(left))
+    roots, follows = image_roots(source, also), follows_links(source, follow)
+    read = replace(READ, roots=roots, follow_links=follows)
+    return tuple(Sample(ref.image_id, ref.uri, read=read, size=ref.size, outside=True) for ref in left)
+
+
+class _SameFile:
+    """Some files, under any path that links lead to them by, as long as their names are the same."""
+
+    def __init__(self, uris: Iterable[str]) -> None:
+        self._uris = set(uris)
+        self._names = {uri.rpartition("/")[2] for uri in self._uris}
+        self._real = {_real(uri) for uri in self._uris}
+
+    def has(self, uri: str) -> bool:
+        """Whether it is one of them."""
+        # The real path costs a look at each folder above.
+        return uri in self._uris or (uri.rpartition("/")[2] in self._names and _real(uri) in self._real)
+
+
+def _real(uri: str) -> str:
+    return os.path.realpath(storage.local_path(uri)) if storage.is_local(uri) else uri
