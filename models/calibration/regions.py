@@ -83,7 +83,7 @@ def masked_image(
     Args:
         segments: K of them.
         embeddings: [K, D].
-        truth: uint8 [H, W]; ids from `n_classes` on are ignored.
+        truth: [H, W]; ids from `n_classes` on are ignored.
         n_classes: C.
     """
     region = np.zeros(truth.shape, np.int64)
