@@ -23,7 +23,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.manifest import MANIFEST, read_ids
 from segray.pipelines.io.run_lock import RunLock
-from segray.pipelines.io.sources import list_images
+from segray.pipelines.io.sources import list_images, sources_of
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.label_set.verification import PartCheck, Problem, check_part
 from segray.pipelines.printing import visible
@@ -122,13 +122,21 @@ def repair(report: VerifyReport, store: LabelStore) -> list[str]:
 
 
 def lost_images(report: VerifyReport, store: LabelStore) -> list[str]:
-    """Ids of the images that have no row outside of the damaged parts, sorted."""
+    """Ids of the images that have no row outside of the damaged parts, sorted.
+
+    Raises:
+        UserError: there are damaged parts, and no manifest that tells which images they held.
+    """
     damaged = set(damaged_parts(report))
     left = {image_id for image_id, _, _ in store.statuses(sorted(set(store.parts()) - damaged))}
     reported = {problem.image_id for problem in report.problems if problem.image_id}
     try:
         wanted = set(read_ids(storage.join(store.root, MANIFEST)))
-    except UserError:
+    except UserError as error:
+        if damaged:
+            what = f"{len(damaged)} damaged parts of {storage.display(store.root)} are kept"
+            why = "only the manifest tells which images they held"
+            raise UserError(f"{what}: {why}, and {error}", exit_code=1) from error
         wanted = reported
     return sorted(wanted - left)
 
@@ -227,7 +235,8 @@ def _made_with(config: VerifyConfig) -> _MadeWith:
         return load_received(model, tree, own, where)
     if model is RelabelConfig:
         return load_received(model, tree, {**own, "labels": config.labels}, where)
-    own |= {"sam.weights": config.sam.weights, "images": config.images, "address": config.address}
+    images = config.images if config.images is None else ",".join(sources_of(config.images))
+    own |= {"sam.weights": config.sam.weights, "images": images, "address": config.address}
     own["image.links"] = config.image.links
     own["image.roots"] = ",".join(config.image.roots) or None
     return load_received(AnnotateConfig, tree, own, where)

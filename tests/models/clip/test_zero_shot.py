@@ -13,7 +13,7 @@ from torch import Tensor
 from segray.models.clip import zero_shot
 from segray.models.clip.text import TextBank
 from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_segments
-from segray.models.label_map import SegmentClasses, render_label_map
+from segray.models.label_map import SegmentClasses, render_label_map, split
 from segray.models.masks import Segment, full_mask, segment_from_mask
 
 DEVICES = [
@@ -325,3 +325,14 @@ def test_naming_and_dense_labels_leave_gradients_alone() -> None:
     assert naming.class_id.shape == (16,)
     assert features.requires_grad
     assert features.grad is None
+
+
+@pytest.mark.parametrize("with_unknown", [False, True])
+def test_classes_of_several_images_are_parted(with_unknown: bool) -> None:
+    ids, scores, all_true = np.arange(5, dtype=np.int16), np.arange(5, dtype=np.float32), np.ones(5, bool)
+    unknown = ids > 2 if with_unknown else None
+    parts = split(SegmentClasses(ids, scores, scores, scores, ids, all_true, unknown), [2, 0, 3])
+    assert [part.class_id.tolist() for part in parts] == [[0, 1], [], [2, 3, 4]]
+    assert [part.score.dtype for part in parts] == [np.float32] * 3
+    expected = [[False, False], [], [False, True, True]] if with_unknown else [None] * 3
+    assert [part.unknown if part.unknown is None else part.unknown.tolist() for part in parts] == expected
