@@ -50,16 +50,10 @@ class SegmentClasses:
 def split(classes: SegmentClasses, counts: Sequence[int]) -> list[SegmentClasses]:
     """The classes of several images' segments, image by image."""
     cuts = np.cumsum(counts)[:-1]
-<<<<<<< HEAD
-    values = [getattr(classes, field.name) for field in fields(classes)]
-    columns = [[None] * len(counts) if value is None else np.split(value, cuts) for value in values]
-    return [SegmentClasses(*parts) for parts in zip(*columns, strict=True)]
-=======
     values = {field.name: getattr(classes, field.name) for field in fields(classes)}
     columns = {name: np.split(value, cuts) for name, value in values.items() if value is not None}
     parts = ({name: column[i] for name, column in columns.items()} for i in range(len(counts)))
     return [SegmentClasses(**part) for part in parts]
->>>>>>> main
 
 
 def render_label_map(

@@ -6,8 +6,8 @@ import logging
 
 import numpy as np
 
-from segray.models.label_map import LabelMap
-from segray.models.label_space import IGNORE_INDEX
+from segray.models.label_map import LabelMap, label_dtype
+from segray.models.label_space import ignore_index_of
 from segray.pipelines.calibration.examples import ReadMask
 from segray.pipelines.config.commands.calibrate import CalibrateConfig
 from segray.pipelines.config.commands.train import TrainConfig
@@ -58,11 +58,11 @@ def _masks(config: TrainConfig, data: TrainingData, stored: tuple[str, ...]) -> 
     """The masks of the labelled images, with the label set's ids, by their image_id there."""
     root = config.data.labels or ""
     labels = open_label_set(root, data.space.classes)
-    table = class_id_table(stored, data.space.classes, IGNORE_INDEX, storage.display(root))
-    ids = np.full(256, IGNORE_INDEX, np.uint8)
-    for label_id in range(len(stored)):
-        if table[label_id] != IGNORE_INDEX:
-            ids[table[label_id]] = label_id
+    unknown = ignore_index_of(len(stored))
+    table = class_id_table(stored, data.space.classes, unknown, storage.display(root))
+    known = np.flatnonzero(table[: len(stored)] != ignore_index_of(len(data.space.classes)))
+    ids = np.full(np.iinfo(table.dtype).max + 1, unknown, label_dtype(unknown))
+    ids[table[known]] = known
     others = data.unlabelled or data.validation or data.labelled
     joined = join_labels([*others, *data.labelled], labels, config.data.root, counted=others)[len(others) :]
     masks = {
