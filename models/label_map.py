@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from segray.models.label_space import IGNORE_INDEX
 from segray.models.masks import Segment
 
-LabelMap = NDArray[np.uint8]
+LabelMap = NDArray[np.unsignedinteger[Any]]
+"""Class ids, [H, W]: uint8, and uint16 where there are more than 254 classes."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,10 @@ class SegmentClasses:
     has_class: NDArray[np.bool_]
     unknown: NDArray[np.bool_] | None = None
 
-    def rendered(self, ignore_index: int) -> NDArray[np.uint8]:
-        """uint8 [K], the value of each segment in a label map."""
-        ids = self.class_id.astype(np.uint8)
-        return ids if self.unknown is None else np.where(self.unknown, np.uint8(ignore_index), ids)
+    def rendered(self, ignore_index: int) -> LabelMap:
+        """[K] in the type of `label_dtype`, the value of each segment in a label map."""
+        ids = self.class_id.astype(label_dtype(ignore_index))
+        return ids if self.unknown is None else np.where(self.unknown, ids.dtype.type(ignore_index), ids)
 
 
 def split(classes: SegmentClasses, counts: Sequence[int]) -> list[SegmentClasses]:
@@ -61,13 +63,21 @@ def render_label_map(
     width: int,
     ignore_index: int = IGNORE_INDEX,
 ) -> tuple[LabelMap, NDArray[np.uint8]]:
-    """Label map and confidence (value / 255), both uint8 [height, width], of classified segments.
+    """Label map and confidence (uint8, value / 255), both [height, width], of classified segments.
 
     Larger segments are drawn first; of equal areas, the lower score first. So the smaller segment, then the
     one with the higher score, lies on top. Pixels without a classified segment have label 0 and confidence 0,
     those of a segment whose class is not trusted the ignore index and confidence 0.
+
+    Args:
+        segments: K of them.
+        classes: of the segments.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        ignore_index: of the label space, see `label_dtype`.
     """
-    label, confidence = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
+    label: LabelMap = np.zeros((height, width), label_dtype(ignore_index))
+    confidence = np.zeros((height, width), np.uint8)
     values = classes.rendered(ignore_index)
     levels = levels_of(classes.confidence)
     if classes.unknown is not None:
@@ -79,6 +89,11 @@ def render_label_map(
             label[y : y + h, x : x + w][segments[k].mask] = values[k]
             confidence[y : y + h, x : x + w][segments[k].mask] = levels[k]
     return label, confidence
+
+
+def label_dtype(ignore_index: int) -> np.dtype[np.unsignedinteger[Any]]:
+    """Of label maps whose ignored pixels have that id: uint8 or uint16."""
+    return np.dtype(np.uint16 if ignore_index > IGNORE_INDEX else np.uint8)
 
 
 def levels_of(confidence: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from segray.models.label_map import LabelMap
 from segray.models.masks import Segment
 
-_IDS = 256
-
 
 @dataclass(frozen=True)
 class Regions:
@@ -83,9 +81,11 @@ def masked_image(
     Args:
         segments: K of them.
         embeddings: [K, D].
-        truth: uint8 [H, W]; ids from `n_classes` on are ignored.
+        truth: [H, W]; ids from `n_classes` on are ignored.
         n_classes: C.
     """
+    # Ignored pixels have the last number.
+    ids, n_ids = np.minimum(truth, n_classes), n_classes + 1
     region = np.zeros(truth.shape, np.int64)
     stacks: list[tuple[int, ...]] = [()]
     pixels = np.zeros((len(segments), n_classes), np.int64)
@@ -95,9 +95,9 @@ def masked_image(
         below, index = np.unique(under[segments[k].mask], return_inverse=True)
         under[segments[k].mask] = len(stacks) + index
         stacks += [(k, *stacks[r]) for r in below]
-        pixels[k] = np.bincount(truth[y : y + h, x : x + w][segments[k].mask], minlength=_IDS)[:n_classes]
-    counted = np.bincount((region * _IDS + truth).ravel(), minlength=len(stacks) * _IDS)
-    counted = counted.reshape(-1, _IDS)[:, :n_classes]
+        pixels[k] = np.bincount(ids[y : y + h, x : x + w][segments[k].mask], minlength=n_ids)[:n_classes]
+    counted = np.bincount((region * n_ids + ids).ravel(), minlength=len(stacks) * n_ids)
+    counted = counted.reshape(-1, n_ids)[:, :n_classes]
     kept = np.flatnonzero(counted.any(1))
     depth = max((len(stacks[r]) for r in kept), default=0) + 1
     padded = [[*stacks[r], *[-1] * (depth - len(stacks[r]))] for r in kept]

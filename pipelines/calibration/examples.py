@@ -27,7 +27,7 @@ from segray.pipelines.understood import name_some
 _SHOWN = 3
 
 ReadMask = Callable[[tuple[int, int]], LabelMap]
-"""The true mask of an image of (height, width): uint8, ignored pixels 255.
+"""The true mask of an image of (height, width), ignored pixels `ignore_index_of`.
 
 Raises:
     UserError: no mask of that size with ids of the classes.

@@ -94,7 +94,7 @@ class Calibration:
         aliases = tuple(
             tuple(name for name in names if next(used)) for names in self.candidates.space.aliases
         )
-        return LabelSpace(self.candidates.space.classes, aliases, self.candidates.space.ignore_index)
+        return LabelSpace(self.candidates.space.classes, aliases)
 
     def digest(self) -> str:
         """SHA-256 of all that decides a label, rounded."""

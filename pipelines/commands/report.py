@@ -131,7 +131,7 @@ def _legend(provenance: Mapping[str, Any]) -> Legend:
     classes = tuple(visible(str(name)) for name in provenance["classes"])
     palette = LabelSpace(classes, ()).palette()
     stored = np.asarray(provenance.get("palette") or (), np.uint8).reshape(-1, 3)
-    palette[: len(stored)] = stored
+    palette[: len(stored)] = stored[: len(palette)]
     return Legend(classes, palette)
 
 
