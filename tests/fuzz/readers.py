@@ -37,6 +37,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
 from segray.pipelines.io.lock_record import LockRecord
 from segray.pipelines.io.run_lock import RunLock
+from segray.pipelines.io.sources import follows_links, image_roots, list_images, read_allowed
 from segray.pipelines.training.checkpoints import load_optimiser, newest_whole, save_checkpoint
 from segray.pipelines.training.data.class_names import configured_space
 from segray.pipelines.training.data.coco import open_coco
@@ -116,7 +117,7 @@ def _repair(folder: Path) -> None:
 
     with patch.object(annotate, "run", label_again), patch.object(relabel, "run", label_again):
         try:
-            _segray("verify", "out=set", "repair=true")
+            _segray("verify", "out=set", "repair=true", "image.roots=images")
         finally:
             assert part.exists()
 
@@ -209,6 +210,16 @@ def _image(folder: Path) -> None:
     decode((folder / "image").read_bytes(), ImageOptions())
 
 
+def _sources(folder: Path) -> None:
+    for path in sorted(folder.glob("source.*")):
+        roots = image_roots(path.name)
+        for ref in islice(list_images(path.name), 20):
+            assert ref.image_id == ref.image_id.strip("/")
+            if ref.problem is None:
+                with suppress(ImageProblem):
+                    read_allowed(ref.uri, roots, follow=follows_links(path.name, True))
+
+
 def _crash(folder: Path) -> None:
     ctypes.string_at(0)
 
@@ -292,6 +303,7 @@ READERS: dict[str, Callable[[Path], None]] = {
     "class file": _class_file,
     "configuration": _configuration,
     "image": _image,
+    "sources": _sources,
     # What the harness itself must notice.
     "crash": _crash,
     "raise": _raise,

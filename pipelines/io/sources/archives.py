@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from segray.pipelines.io.sources.files import Container
 from segray.pipelines.io.sources.parts import DEFLATED, STORED, too_large
 from segray.pipelines.io.sources.tar import TarEntry, tar_entries
 
-_ENCRYPTED, _SMALLEST = 1, 22
+_ENCRYPTED, _SMALL = 1, 1024
 _LINK = 0o120000
 _KIND = 0o170000
 
@@ -43,9 +44,9 @@ class ZipSource(Container):
 
     def read(self, file: pa.NativeFile) -> Iterator[ImageRef]:
         """The images, in the order of the archive's directory."""
-        if file.size() < _SMALLEST:
-            raise zipfile.BadZipFile(f"{file.size()} bytes are no archive")
-        with zipfile.ZipFile(cast("IO[bytes]", file)) as archive:
+        # Its reader seeks before the start of a small file, and expects another error than Arrow's.
+        small = io.BytesIO(file.read()) if file.size() < _SMALL else None
+        with zipfile.ZipFile(small or cast("IO[bytes]", file)) as archive:
             for info in archive.infolist():
                 image_id = None if info.is_dir() else self.member_id(info.filename)
                 if image_id is not None:
