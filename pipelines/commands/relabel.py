@@ -10,7 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
 import click
 import numpy as np
@@ -19,7 +19,6 @@ import torch
 
 from segray.models.clip.zero_shot import classify_segments
 from segray.models.label_space import LabelSpace, label_space
-from segray.models.masks import Segment, decode_rle, segment_from_mask
 from segray.pipelines.annotation.parts import part_tables
 from segray.pipelines.annotation.run_summary import LabelSetResult, summarise
 from segray.pipelines.annotation.stages.classify import TextEmbeddings
@@ -30,29 +29,23 @@ from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.config.received import may_be_received
 from segray.pipelines.engine.ledger import Tally
 from segray.pipelines.engine.provenance import differences, other_configuration, provenance, stored_section
-from segray.pipelines.engine.rows import RLE, Row
+from segray.pipelines.engine.rows import Row
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.label_png import MAX_LABEL_PIXELS
 from segray.pipelines.io.manifest import MANIFEST
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.label_set.schema import labels_schema, segments_schema
 from segray.pipelines.label_set.store import LabelStore, prepare_output, write_part, write_run
+from segray.pipelines.label_set.stored_segments import StoredMask, segments_of
 from segray.pipelines.printing import visible
 from segray.pipelines.understood import classes_line, show
 
-_LAYERS = 8
-"""How often the boxes of all segments may cover an image; SAM's do so two to four times."""
 
-
-class _StoredSegment(TypedDict):
+class _StoredSegment(StoredMask):
     """What relabelling reads of a row of the segments table."""
 
     image_id: str
     embedding: list[float]
-    rle: RLE
-    predicted_iou: float
-    stability_score: float
 
 
 @dataclass(frozen=True)
@@ -222,25 +215,5 @@ def _relabel_row(stored: Mapping[str, Any], segment_rows: list[_StoredSegment], 
     classes = classify_segments(
         torch.from_numpy(pooled).float(), target.text.to_bank(), target.text.threshold
     )
-    segments = _segments(segment_rows, row["height"], row["width"])
+    segments = segments_of(segment_rows, row["height"], row["width"])
     return encode_segments(row, segments, classes, pooled.tobytes(), target.space.ignore_index)
-
-
-def _segments(stored: list[_StoredSegment], height: int, width: int) -> list[Segment]:
-    """The segments of an image; their own sizes are not believed.
-
-    Raises:
-        ValueError: a mask is not one of the image, or there are too many.
-    """
-    if min(height, width) < 1 or height * width > MAX_LABEL_PIXELS:
-        raise ValueError(f"an image of {width}x{height} pixels (allowed: at most {MAX_LABEL_PIXELS})")
-    segments, left = [], max(MAX_LABEL_PIXELS, _LAYERS * height * width)
-    for one in stored:
-        if one["rle"] is None or list(one["rle"]["size"] or ()) != [height, width]:
-            raise ValueError(f"a mask of another size than the image, {width}x{height}")
-        mask = decode_rle((height, width), one["rle"]["counts"])
-        segments.append(segment_from_mask(mask, one["predicted_iou"], one["stability_score"]))
-        left -= segments[-1].mask.size
-        if left < 0:
-            raise ValueError(f"{len(stored)} segments that cover the image more than {_LAYERS} times")
-    return segments

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from segray.models.label_space import hidden_characters
+from segray.models.label_space import LabelSpace, hidden_characters
 
 STATUSES = ("ok", "error", "skipped")
 # A struct<bytes, path> column is what `datasets` stores for its Image feature.
@@ -144,6 +144,14 @@ def _is_colour(value: object) -> bool:
     return (
         isinstance(value, list) and len(value) == 3 and all(type(v) is int and 0 <= v < _IDS for v in value)
     )
+
+
+def stored_palette(provenance: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """uint8 [256, 3], the colours of a label set's ids; those of VOC where it names none."""
+    palette = LabelSpace(tuple(provenance["classes"]), ()).palette()
+    stored = np.asarray(provenance.get("palette") or (), np.uint8).reshape(-1, 3)
+    palette[: len(stored)] = stored
+    return palette
 
 
 def labels_table(rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> pa.Table:
