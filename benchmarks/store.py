@@ -9,6 +9,9 @@ class and score of every segment; a grey PNG file a label. `read` gives all labe
 order, `random` all of them in a drawn order, as training asks for them, after what `open` takes to get ready.
 All are compared with what was written. Medians over the rounds, from the page cache; a ratio above 1 is in
 segray's favour.
+
+Beside them, the images of those scenes (JPEG) are listed and read one by one from files, tar shards, zip
+archives and Parquet files with groups of 100 rows, without decoding them.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ from PIL import Image
 
 from benchmarks.common import Benchmark, circumstances, fresh, table, write_result
 from benchmarks.labeller import Labeller
+from benchmarks.sources import measure as measure_source
+from benchmarks.sources import write_sources
 from segray.models.clip.zero_shot import pool_segments
 from segray.models.label_map import LabelMap, SegmentClasses, render_label_map
 from segray.models.label_space import IGNORE_INDEX
@@ -242,6 +247,12 @@ def main(images: int, size: int, rows_per_part: int, rounds: int, seed: int, out
             order = np.random.default_rng([seed, number]).permutation(list(pile)).tolist()
             for name in list(todo)[:: -1 if number % 2 else 1]:
                 taken[name].append(measure(todo[name], pile, Path(folder) / f"{name} {number}", order))
+        kinds = write_sources(Path(folder) / "sources", images, size, seed)
+        read = {name: [measure_source(spec, seed) for _ in range(rounds)] for name, spec in kinds.items()}
+    record["sources"] = {
+        name: {f"{step}_images_per_second": median(one[step] for one in found) for step in found[0]}
+        for name, found in read.items()
+    }
     record |= {"segments": sum(len(one.segments) for one in pile.values())} | summary(taken, images)
     rows = [
         [
@@ -254,6 +265,8 @@ def main(images: int, size: int, rows_per_part: int, rounds: int, seed: int, out
     ]
     click.echo(f"\n{images} images of {size} px, {record['segments']} segments, medians of {rounds} rounds\n")
     click.echo(table(["", "bytes an image", "write/s", "read/s", "random/s", "open, ms"], rows))
+    sources = [[name, *(f"{rate:.0f}" for rate in way.values())] for name, way in record["sources"].items()]
+    click.echo(f"\n{table(['images out of', 'list/s', 'read/s', 'random/s'], sources)}")
     click.echo(f"\n{write_result(out, record)}")
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segray.models.label_space import IGNORE_INDEX
 from segray.models.masks import Segment
 
-LabelMap = NDArray[np.uint8]
+LabelMap = NDArray[np.unsignedinteger[Any]]
+"""Class ids, [H, W]: uint8, and uint16 where there are more than 254 classes."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class SegmentClasses:
         runner_up_class: int16 [K], the second best class; -1 where there is only one.
         has_class: bool [K], the score is above the threshold. Only such segments are rendered. A
             segment whose best name is a background name has a class, 0, and covers what lies under it.
+        unknown: bool [K], the class is not trusted: the segment is rendered as the ignore index. None: no
+            segment is.
     """
 
     class_id: NDArray[np.int16]
@@ -34,32 +39,61 @@ class SegmentClasses:
     confidence: NDArray[np.float32]
     runner_up_class: NDArray[np.int16]
     has_class: NDArray[np.bool_]
+    unknown: NDArray[np.bool_] | None = None
+
+    def rendered(self, ignore_index: int) -> LabelMap:
+        """[K] in the type of `label_dtype`, the value of each segment in a label map."""
+        ids = self.class_id.astype(label_dtype(ignore_index))
+        return ids if self.unknown is None else np.where(self.unknown, ids.dtype.type(ignore_index), ids)
 
 
 def split(classes: SegmentClasses, counts: Sequence[int]) -> list[SegmentClasses]:
     """The classes of several images' segments, image by image."""
     cuts = np.cumsum(counts)[:-1]
-    columns = [np.split(getattr(classes, field.name), cuts) for field in fields(classes)]
-    return [SegmentClasses(*parts) for parts in zip(*columns, strict=True)]
+    values = {field.name: getattr(classes, field.name) for field in fields(classes)}
+    columns = {name: np.split(value, cuts) for name, value in values.items() if value is not None}
+    parts = ({name: column[i] for name, column in columns.items()} for i in range(len(counts)))
+    return [SegmentClasses(**part) for part in parts]
 
 
 def render_label_map(
-    segments: Sequence[Segment], classes: SegmentClasses, height: int, width: int
+    segments: Sequence[Segment],
+    classes: SegmentClasses,
+    height: int,
+    width: int,
+    ignore_index: int = IGNORE_INDEX,
 ) -> tuple[LabelMap, NDArray[np.uint8]]:
-    """Label map and confidence (value / 255), both uint8 [height, width], of classified segments.
+    """Label map and confidence (uint8, value / 255), both [height, width], of classified segments.
 
     Larger segments are drawn first; of equal areas, the lower score first. So the smaller segment, then the
-    one with the higher score, lies on top. Pixels without a classified segment have label 0 and confidence 0.
+    one with the higher score, lies on top. Pixels without a classified segment have label 0 and confidence 0,
+    those of a segment whose class is not trusted the ignore index and confidence 0.
+
+    Args:
+        segments: K of them.
+        classes: of the segments.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        ignore_index: of the label space, see `label_dtype`.
     """
-    label, confidence = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
+    label: LabelMap = np.zeros((height, width), label_dtype(ignore_index))
+    confidence = np.zeros((height, width), np.uint8)
+    values = classes.rendered(ignore_index)
     levels = levels_of(classes.confidence)
+    if classes.unknown is not None:
+        levels = np.where(classes.unknown, np.uint8(0), levels)
     order = sorted(range(len(segments)), key=lambda k: (-segments[k].area, classes.score[k]))
     for k in order:
         if classes.has_class[k]:
             x, y, w, h = segments[k].box
-            label[y : y + h, x : x + w][segments[k].mask] = classes.class_id[k]
+            label[y : y + h, x : x + w][segments[k].mask] = values[k]
             confidence[y : y + h, x : x + w][segments[k].mask] = levels[k]
     return label, confidence
+
+
+def label_dtype(ignore_index: int) -> np.dtype[np.unsignedinteger[Any]]:
+    """Of label maps whose ignored pixels have that id: uint8 or uint16."""
+    return np.dtype(np.uint16 if ignore_index > IGNORE_INDEX else np.uint8)
 
 
 def levels_of(confidence: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -21,6 +21,10 @@ def _split(text: str) -> list[str]:
 
 IGNORE_INDEX = 255
 """Pixels with this id belong to no class and are left out of every loss and metric."""
+WIDE_IGNORE_INDEX = 65_535
+"""The same where ids need 16 bits."""
+MAX_CLASSES = 32_766
+"""Besides the background: the segments table has ids of 15 bits."""
 
 VOC = _split(
     "aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, "
@@ -80,6 +84,16 @@ def no_class_name(name: str) -> str | None:
     return _NO_CLASS.get(name_key(name))
 
 
+def is_wide(ids: int) -> bool:
+    """Whether so many ids need label maps of 16 bits: 8 bits hold 0 to 254, and 255 for ignored pixels."""
+    return ids > IGNORE_INDEX
+
+
+def ignore_index_of(ids: int) -> int:
+    """The id of ignored pixels where classes and background have so many ids."""
+    return WIDE_IGNORE_INDEX if is_wide(ids) else IGNORE_INDEX
+
+
 @dataclass(frozen=True)
 class LabelSpace:
     """What the ids of a label map mean.
@@ -88,21 +102,24 @@ class LabelSpace:
         classes: the name of each id; id 0 is "no class" ("background" or "void").
         aliases: the names that stand for each id in prompts, the best known first; those of id 0 are the
             background names and may be empty.
-        ignore_index: the id of pixels that count for nothing.
     """
 
     classes: tuple[str, ...]
     aliases: tuple[tuple[str, ...], ...]
-    ignore_index: int = IGNORE_INDEX
+
+    @property
+    def ignore_index(self) -> int:
+        """The id of pixels that count for nothing: 255, or 65535 with more than 254 classes."""
+        return ignore_index_of(len(self.classes))
 
     def names(self) -> list[tuple[int, str]]:
         """(class id, prompt name) pairs in class order."""
         return [(i, name) for i, names in enumerate(self.aliases) for name in names]
 
     def palette(self) -> NDArray[np.uint8]:
-        """uint8 [256, 3] colours: PASCAL VOC's colour map, each bit of the id sets one of a channel."""
-        ids = np.arange(256)
-        colours = np.zeros((256, 3), np.uint8)
+        """uint8 [256 or more, 3] colours: PASCAL VOC's map, each bit of the id sets one of a channel."""
+        ids = np.arange(max(256, len(self.classes) + 1))
+        colours = np.zeros((len(ids), 3), np.uint8)
         for bit in range(8):
             for channel in range(3):
                 colours[:, channel] |= (((ids >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
@@ -129,7 +146,7 @@ def label_space(
 
     Raises:
         ValueError: no class, an empty name, the same name or prompt for two ids (as `name_key` compares
-            them), more than 254 classes, aliases of an unknown class.
+            them), more than `MAX_CLASSES` classes, aliases of an unknown class.
     """
     lines, known_aliases, void = _read_classes(classes)
     names: list[str] = []
@@ -229,7 +246,5 @@ def _check(names: list[str]) -> None:
             same = "is listed twice" if other == name else f"and {other!r} are the same name"
             raise ValueError(f"classes: {name!r} {same}; each class once")
         first[name_key(name)] = name
-    if len(names) > 254:
-        raise ValueError(
-            f"classes: {len(names)} classes; an 8-bit label map holds at most 254 and background"
-        )
+    if len(names) > MAX_CLASSES:
+        raise ValueError(f"classes: {len(names)} classes (allowed: at most {MAX_CLASSES} and background)")

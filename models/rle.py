@@ -6,7 +6,6 @@ pycocotools reads past the end of a cut text, and writes past the end of a mask 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +18,6 @@ MAX_COUNTS = 1 << 22
 
 _BITS, _MORE, _SIGN = 5, 32, 16
 _LONGEST = 7
-
-
-class RLE(TypedDict):
-    """COCO's compressed run-length encoding of a mask.
-
-    Attributes:
-        size: [height, width] of the mask in pixels.
-        counts: the compressed runs.
-    """
-
-    size: list[int]
-    counts: bytes
 
 
 def checked_runs(counts: bytes | str | Sequence[int], height: int, width: int) -> Runs:

@@ -67,11 +67,11 @@ class PixelCounts:
         """Sum the counts of some masks.
 
         Args:
-            counts: for each mask the pixels of each id, [256].
+            counts: for each mask the pixels of each id, arrays of one length.
             n_classes: ids from here on have no pixels, but for `void`.
             void: the id of ignored pixels.
         """
-        total = np.zeros(256, np.int64)
+        total = np.zeros(len(counts[0]) if counts else void + 1, np.int64)
         for count in counts:
             total += count
         ignored = int(total[void])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from segray.pipelines.annotation.run_summary import LabelSetResult
+    from segray.pipelines.commands.calibrate import CalibrateResult
     from segray.pipelines.commands.export import ExportResult
     from segray.pipelines.commands.predict import PredictResult
     from segray.pipelines.config.schema import Config
@@ -86,6 +87,22 @@ def relabel(config: Source = None, /, **keys: object) -> LabelSetResult:
     from segray.pipelines.config.commands.relabel import RelabelConfig
 
     return command.execute(_load(RelabelConfig, config, keys))
+
+
+def calibrate(config: Source = None, /, **keys: object) -> CalibrateResult:
+    """Correct the names of a label set by a few masks, as `segray calibrate`.
+
+    Args:
+        config: a YAML file.
+        keys: configuration keys, such as labels, masks and out.
+
+    Raises:
+        UserError: bad input, masks that do not fit the label set, or a label set without embeddings.
+    """
+    from segray.pipelines.commands import calibrate as command
+    from segray.pipelines.config.commands.calibrate import CalibrateConfig
+
+    return command.execute(_load(CalibrateConfig, config, keys))
 
 
 def train(config: Source = None, /, **keys: object) -> TrainResult:

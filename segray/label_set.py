@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import Dataset
 
+    from segray.models.label_map import LabelMap
+
 _BLOBS = ("image", "label", "confidence")
 _SAMPLE_COLUMNS = ["image_id", "status", "width", "height", "label", "confidence"]
 _SEGMENT_COLUMNS = ["image_id", "segment_id", "bbox", "area", "class_id", "score", "margin", "rle"]
@@ -66,13 +68,13 @@ class Sample:
 
     Attributes:
         image_id: its path below the root of the images.
-        label: uint8 [H, W], class ids.
+        label: class ids [H, W], uint8, or uint16 with more than 254 classes.
         confidence: float32 [H, W] in [0, 1].
         segments: its segments, in the order of their ids.
     """
 
     image_id: str
-    label: NDArray[np.uint8] = field(repr=False)
+    label: LabelMap = field(repr=False)
     confidence: NDArray[np.float32] = field(repr=False)
     segments: tuple[LabelledSegment, ...] = field(repr=False)
 
@@ -105,13 +107,14 @@ class LabelSet:
 
     def __iter__(self) -> Iterator[Sample]:
         """The labelled images; one part of the label set is in memory at a time."""
+        ignore = int(self.provenance.get("ignore_index", 255))
         for part in self._store.parts():
             segments: dict[str, list[dict[str, Any]]] = {}
             for row in self._store.segments(part, _SEGMENT_COLUMNS).to_pylist():
                 segments.setdefault(row.pop("image_id"), []).append(row)
             for row in self._store.rows(_SAMPLE_COLUMNS, [part]):
                 if row["status"] == "ok":
-                    yield _sample(row, segments.get(row["image_id"], []), self.path)
+                    yield _sample(row, segments.get(row["image_id"], []), self.path, ignore)
 
     def to_pandas(self) -> pd.DataFrame:
         """The labels table without its image columns, one row per image, failed ones too.
@@ -143,15 +146,16 @@ def _segment(row: dict[str, Any], shape: tuple[int, int]) -> LabelledSegment:
     return LabelledSegment(_rle=row.pop("rle"), _shape=shape, bbox=tuple(row.pop("bbox")), **row)
 
 
-def _sample(row: dict[str, Any], segments: list[dict[str, Any]], path: str) -> Sample:
+def _sample(row: dict[str, Any], segments: list[dict[str, Any]], path: str, ignore_index: int) -> Sample:
     import numpy as np
 
     from segray.pipelines.errors import UserError
-    from segray.pipelines.io.label_png import decode_gray_png
+    from segray.pipelines.io.label_png import decode_gray_png, decode_label_png
 
     shape = (row["height"], row["width"])
     try:
-        label, confidence = (decode_gray_png(row[name]["bytes"], shape) for name in ("label", "confidence"))
+        label = decode_label_png(row["label"]["bytes"], shape, ignore_index)
+        confidence = decode_gray_png(row["confidence"]["bytes"], shape)
         labelled = [_segment(segment, shape) for segment in segments]
         labelled.sort(key=lambda segment: segment.segment_id)
     except (ValueError, TypeError) as error:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+    from segray.models.label_map import LabelMap
     from segray.models.segmenters.inference import Window
     from segray.models.segmenters.registry import Segmenter
 
@@ -26,8 +27,8 @@ class Network:
     def __init__(self, module: Segmenter, classes: tuple[str, ...], window: Window | None) -> None:
         self.module, self.classes, self.window = module, classes, window
 
-    def predict(self, image: str | PathLike[str] | Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Class ids uint8 [H, W] of an image at its own size.
+    def predict(self, image: str | PathLike[str] | Image | NDArray[np.uint8]) -> LabelMap:
+        """Class ids [H, W] of an image at its own size: uint8, or uint16 with more than 254 classes.
 
         Args:
             image: a path, a PIL image, or RGB pixels uint8 [H, W, 3].
@@ -41,7 +42,8 @@ class Network:
         from segray.pipelines.training.trained import predict_label
 
         with torch.inference_mode():
-            return predict_label(self.module, _pixels(image), self.window or WHOLE)
+            ids = len(self.classes)
+            return predict_label(self.module, _pixels(image), self.window or WHOLE, ids=ids)
 
 
 def load_network(run: str | PathLike[str], window: int | None = None) -> Network:

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from segray.models.label_space import IGNORE_INDEX
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
-from segray.pipelines.io.label_png import decode_gray_png
+from segray.pipelines.io.label_png import decode_label_png
 from segray.pipelines.io.manifest import MANIFEST, read_manifest
 from segray.pipelines.io.sources import read_labelled
 from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.training.data.datasets import map_tensor
 from segray.pipelines.training.data.stored_labels import StoredLabels
 
 
@@ -33,6 +35,7 @@ class LabelSetDataset(Dataset[tuple[Tensor, Tensor]]):
         self._ids = sorted(self._parts)
         self._labels = StoredLabels(root, self._ids)
         self._uris = _uris(root)
+        self._ignore = int(self._store.provenance.get("ignore_index", IGNORE_INDEX))
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -53,10 +56,10 @@ class LabelSetDataset(Dataset[tuple[Tensor, Tensor]]):
             raise UserError(f"{image_id}: {problem.reason}") from problem
         image = torch.from_numpy(pixels).permute(2, 0, 1)
         try:
-            label = decode_gray_png(stored[0], (image.shape[1], image.shape[2]))
+            label = decode_label_png(stored[0], (image.shape[1], image.shape[2]), self._ignore)
         except ValueError as problem:
             raise UserError(f"{image_id}: the image or its label has changed: {problem}") from problem
-        return image, torch.from_numpy(label).long()
+        return image, map_tensor(label).long()
 
     def _file(self, image_id: str) -> bytes:
         rows = self._store.rows(["image_id", "image", "sha256"], [self._parts[image_id]])

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segray.models.label_map import LabelMap, SegmentClasses, levels_of
+from segray.models.label_map import LabelMap, SegmentClasses, label_dtype, levels_of
+from segray.models.label_space import ignore_index_of
 from segray.models.masks import Segment
 from segray.models.transfer import to_device
 
@@ -148,7 +149,8 @@ def dense_labels(
         confidence = (bank.logit_scale * scores).softmax(0).amax(0)
         labels.append(torch.where(has_class, ids[best], 0).cpu().numpy())
         levels.append(levels_of(torch.where(has_class, confidence, 0.0).cpu().numpy()))
-    return np.concatenate(labels).astype(np.uint8), np.concatenate(levels)
+    dtype = label_dtype(ignore_index_of(int(ids.max()) + 1))
+    return np.concatenate(labels).astype(dtype), np.concatenate(levels)
 
 
 def _class_cosines(features: Tensor, bank: TextBank) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,8 @@
 
 Equation 7 is `enhanced_label`, 8 `smoothed_cross_entropy`, 10 `total_loss`; the weights of equation 9 are in
 `methods.py`. Equation numbers refer to "Zero-Shot Pseudo Labels Generation Using SAM and CLIP for
-Semi-Supervised Semantic Segmentation" (ICIP 2025, arXiv 2505.19846). A label of 255 means that the class of a
-pixel is unknown.
+Semi-Supervised Semantic Segmentation" (ICIP 2025, arXiv 2505.19846). A label of
+`ignore_index_of` the number of classes, 255 for up to 254 and a background, means that the class is unknown.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segray.models.label_space import ignore_index_of
 from segray.models.semi.methods import METHODS, Method
 
 __all__ = [
-    "IGNORE",
     "METHODS",
     "Method",
     "PseudoLabel",
@@ -29,16 +29,14 @@ __all__ = [
     "total_loss",
 ]
 
-IGNORE = 255
-
 
 @dataclass(frozen=True)
 class PseudoLabel:
     """Target of the loss for a batch of unlabelled images, all [B, H, W].
 
     Attributes:
-        label: int64 class ids, 255 where a pixel adds nothing to the loss.
-        valid: bool, the pixels over which the loss is averaged; some of them may have the label 255.
+        label: int64 class ids, `ignore_index_of` where a pixel adds nothing to the loss.
+        valid: bool, the pixels over which the loss is averaged; some of them may have that label.
         from_model: bool, pixels whose class is the network's own prediction.
     """
 
@@ -77,23 +75,24 @@ def enhanced_label(
 
     Args:
         weak_logits: [B, C, H, W], predictions for the weak view.
-        zero_shot: int64 [B, H, W], 255 where the class is unknown.
+        zero_shot: int64 [B, H, W], `ignore_index_of` C where the class is unknown.
         tau: minimum probability of a class that the model predicts.
         padding: bool [B, H, W], pixels outside the image.
         confidence: of the zero-shot label, [B, H, W]: uint8 in 255ths, or float in 0..1; None: 1 everywhere.
         min_confidence: zero-shot pixels of lower confidence, in 0..1, count as unknown. 0: Eq. 7 unchanged.
     """
     prediction, confident = _prediction(weak_logits, tau)
+    unknown = ignore_index_of(weak_logits.shape[1])
     if confidence is not None and min_confidence > 0:
-        zero_shot = zero_shot.masked_fill(_unit(confidence) < min_confidence, IGNORE)
+        zero_shot = zero_shot.masked_fill(_unit(confidence) < min_confidence, unknown)
     # Equation 7.
-    label = torch.where(confident, prediction, zero_shot).masked_fill(padding, IGNORE)
-    return PseudoLabel(label, label != IGNORE, confident & ~padding)
+    label = torch.where(confident, prediction, zero_shot).masked_fill(padding, unknown)
+    return PseudoLabel(label, label != unknown, confident & ~padding)
 
 
 @torch.no_grad()
 def pseudo_label(weak_logits: Tensor, tau: float, *, padding: Tensor) -> PseudoLabel:
-    """The model's class where its greatest probability is at least `tau`, else 255 (FixMatch, UniMatch).
+    """The model's class where its greatest probability is at least `tau`, else unknown (FixMatch, UniMatch).
 
     Pixels below `tau` stay in `valid`: as in UniMatch, the loss is averaged over all pixels but padding, so
     images with few confident pixels weigh less.
@@ -105,7 +104,8 @@ def pseudo_label(weak_logits: Tensor, tau: float, *, padding: Tensor) -> PseudoL
     """
     prediction, confident = _prediction(weak_logits, tau)
     confident = confident & ~padding
-    return PseudoLabel(prediction.masked_fill(~confident, IGNORE), ~padding, confident)
+    unknown = ignore_index_of(weak_logits.shape[1])
+    return PseudoLabel(prediction.masked_fill(~confident, unknown), ~padding, confident)
 
 
 def _prediction(logits: Tensor, tau: float) -> tuple[Tensor, Tensor]:
@@ -127,7 +127,7 @@ def smoothed_cross_entropy(
     labels: Tensor,
     epsilon: float,
     *,
-    ignore_index: int = IGNORE,
+    ignore_index: int | None = None,
     valid: Tensor | None = None,
 ) -> Tensor:
     """Eq. 8: cross-entropy against 1 - epsilon on the label's class and epsilon / (C - 1) on each other one.
@@ -139,7 +139,7 @@ def smoothed_cross_entropy(
         logits: [B, C, H, W].
         labels: int64 [B, H, W]; pixels of `ignore_index` add nothing to the sum.
         epsilon: 0 <= epsilon < 1; 0 is plain cross-entropy.
-        ignore_index: the label of unknown pixels.
+        ignore_index: the label of unknown pixels; None: `ignore_index_of` C.
         valid: bool [B, H, W], the pixels over which the loss is averaged; None: all but `ignore_index`.
 
     Raises:
@@ -150,7 +150,7 @@ def smoothed_cross_entropy(
         raise ValueError(f"epsilon must be 0 or more and less than 1, not {epsilon}")
     if epsilon and classes < 2:
         raise ValueError("label smoothing needs two classes or more: use epsilon 0 for one class")
-    known = labels != ignore_index
+    known = labels != (ignore_index_of(classes) if ignore_index is None else ignore_index)
     valid = known if valid is None else valid
     known = known & valid
     scores = F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), 1)

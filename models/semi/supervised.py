@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segray.models.semi.objective import IGNORE
+from segray.models.label_space import ignore_index_of
 
 
 def balanced_weights(pixels: Sequence[int]) -> list[float]:
@@ -25,10 +25,10 @@ def pixel_losses(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tupl
 
     Args:
         logits: [B, C, H, W].
-        labels: int64 [B, H, W], 255 where the class is unknown.
+        labels: int64 [B, H, W], `ignore_index_of` C where the class is unknown.
         weights: of each class, [C]; None: 1 for all.
     """
-    known = labels != IGNORE
+    known = labels != ignore_index_of(logits.shape[1])
     classes = labels.masked_fill(~known, 0)
     losses = F.cross_entropy(logits.float(), classes, reduction="none")
     weight = known.float() if weights is None else weights[classes] * known
@@ -57,13 +57,13 @@ def supervised_sums(
 
     Args:
         logits: [B, C, H, W].
-        labels: int64 [B, H, W], 255 where the class is unknown.
+        labels: int64 [B, H, W], `ignore_index_of` C where the class is unknown.
         weights: of each class, [C]; None: 1 for all.
         share: of the known pixels, those with the highest loss; None: all.
     """
     losses, weight = pixel_losses(logits, labels, weights)
     if share is not None:
-        kept = hardest(losses, labels != IGNORE, share)
+        kept = hardest(losses, labels != ignore_index_of(logits.shape[1]), share)
         losses, weight = losses * kept, weight * kept
     return losses.sum(), weight.sum()
 

@@ -15,6 +15,7 @@ from segray.pipelines.engine.progress import Progress
 from segray.pipelines.engine.shared_storage import require_shared
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import pending, storage
+from segray.pipelines.io.sources import sources_of
 
 
 def label_pending(prepared: Prepared, token: str, n_pending: int, before: int) -> Tally:
@@ -59,7 +60,7 @@ def _label_on_cluster(prepared: Prepared, token: str, n_pending: int, before: in
         # Ray Data takes long to import, and a run in this process does not need it.
         from segray.pipelines.annotation import graph
 
-        require_shared(config.out, [config.images, *config.image.roots])
+        require_shared(config.out, [*sources_of(config.images), *config.image.roots])
         ray_data.configure()
         pools = probe.choose(prepared, resources, n_pending, pending.read_pending(config.out))
         models = (config.sam, config.clip)

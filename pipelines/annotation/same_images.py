@@ -18,7 +18,7 @@ from segray.pipelines.io.images import ImageProblem
 from segray.pipelines.io.manifest import MANIFEST, ImageRef, read_manifest
 from segray.pipelines.io.received import below
 from segray.pipelines.io.sources import follows_links, image_roots, list_images, read_allowed
-from segray.pipelines.io.uris import redacted_tree
+from segray.pipelines.io.uris import display_all, redacted_tree
 from segray.pipelines.label_set.store import LabelStore
 
 SAMPLE = 16
@@ -42,7 +42,7 @@ def other_images(config: AnnotateConfig, out: str) -> list[str]:
     manifest = storage.join(out, MANIFEST)
     if not storage.exists(manifest) or not is_moved(config, out):
         return []
-    place = storage.display(config.images)
+    place = display_all(config.images)
     sample = _labelled_sample(LabelStore(out))
     images = list_images(config.images, config.image.roots, follow=config.image.follow_links)
     comparison = _compare(read_manifest(manifest), images, sample)
@@ -59,7 +59,7 @@ def other_images(config: AnnotateConfig, out: str) -> list[str]:
 
 def is_moved(config: AnnotateConfig, out: str) -> bool:
     """Whether the images of a run are somewhere else than those of the label set `out`."""
-    if recorded_place(out) != redacted_tree(config.images):
+    if recorded_place(out) != place_of(config):
         return True
     # The same relative path may start in another folder.
     refs = read_manifest(storage.join(out, MANIFEST))
@@ -67,13 +67,20 @@ def is_moved(config: AnnotateConfig, out: str) -> bool:
     return first is not None and not below(first.uri, image_roots(config.images, config.image.roots))
 
 
-def recorded_place(out: str) -> object:
-    """Where the images of a label set are by its config.yaml; None if that cannot be read."""
+def recorded_place(out: str) -> str | None:
+    """Where the images of a label set are by its config.yaml, as `place_of`; None if that cannot be read."""
     stored = storage.join(out, "config.yaml")
     try:
-        return parse_yaml(storage.read_bytes(stored), stored).get("images")
+        images = parse_yaml(storage.read_bytes(stored), stored).get("images")
     except (OSError, UserError):
         return None
+    return images if isinstance(images, str) else ",".join(map(str, images or ()))
+
+
+def place_of(config: AnnotateConfig) -> str:
+    """Where the images of a run are, as its config.yaml has it; of several sources in one text."""
+    images = redacted_tree(config.images)
+    return images if isinstance(images, str) else ",".join(images)
 
 
 @dataclass

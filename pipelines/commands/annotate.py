@@ -18,7 +18,7 @@ from segray.pipelines.annotation.models import Models, open_models
 from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.annotation.run import label_pending
 from segray.pipelines.annotation.run_summary import LabelSetResult, summarise
-from segray.pipelines.annotation.same_images import other_images, recorded_place
+from segray.pipelines.annotation.same_images import other_images, place_of, recorded_place
 from segray.pipelines.annotation.stages.classify import TextEmbeddings
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import dump_redacted
@@ -32,7 +32,6 @@ from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.io.sources import LeftOut, follows_links, image_roots, list_images
-from segray.pipelines.io.uris import redacted_tree
 from segray.pipelines.label_set.store import LabelStore, prepare_output, write_run
 from segray.pipelines.printing import visible
 from segray.pipelines.understood import classes_line, show
@@ -197,7 +196,7 @@ def _open_store(prepared: Prepared, images: Iterable[ImageRef]) -> tuple[int, in
     pending.commit_manifest(config.out)
     n_pending = pending.write_pending(config.out, done)
     stored = storage.join(config.out, "config.yaml")
-    if n_pending or recorded_place(config.out) != redacted_tree(config.images):
+    if n_pending or recorded_place(config.out) != place_of(config):
         storage.write_atomic(stored, dump_redacted(config).encode())
     if n_pending:
         storage.delete(storage.join(config.out, "run.json"))

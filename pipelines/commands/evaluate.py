@@ -8,7 +8,7 @@ from collections import Counter
 import click
 import numpy as np
 
-from segray.models.label_space import IGNORE_INDEX, LabelSpace
+from segray.models.label_space import IGNORE_INDEX, WIDE_IGNORE_INDEX, LabelSpace, ignore_index_of
 from segray.models.metrics import Confusion
 from segray.pipelines.config.commands.evaluate import EvaluateConfig
 from segray.pipelines.errors import UserError
@@ -142,8 +142,8 @@ def _check_kinds(source: LabelMaps, truth: MaskFolder, matched: dict[str, str]) 
 def _count(
     source: LabelMaps, truth: MaskFolder, matched: dict[str, str]
 ) -> tuple[tuple[str, ...], Confusion, int, int]:
-    # Ids without names are 0 to 254 here; the unused ones are cut off below.
-    n_classes = len(source.classes) if source.classes else IGNORE_INDEX
+    # The unused ones of ids without names are cut off below.
+    n_classes = len(source.classes) if source.classes else _unnamed(source, matched)
     total = np.zeros((n_classes + 1, n_classes + 1), np.int64)
     n_images, ignored = 0, 0
     for image_id, stored in source.maps(matched):
@@ -154,12 +154,21 @@ def _count(
         except ValueError as problem:
             raise UserError(f"label of {image_id} {problem}; `segray verify` checks the whole set") from None
         n_images += 1
-        ignored += int((mask == IGNORE_INDEX).sum())
+        ignored += int((mask == ignore_index_of(n_classes)).sum())
     if source.classes:
         return source.classes, total, n_images, ignored
     used = np.flatnonzero((total.sum(0) + total.sum(1))[:-1])
     keep = [*range(int(used.max(initial=0)) + 1), n_classes]
     return tuple(f"class {i}" for i in keep[:-1]), total[np.ix_(keep, keep)], n_images, ignored
+
+
+def _unnamed(source: LabelMaps, matched: dict[str, str]) -> int:
+    """How many ids label maps without class names may have: 255 in 8 bits, those that occur in 16 bits."""
+    most = IGNORE_INDEX
+    for _, label in source.maps(matched):
+        if label.dtype != np.uint8:
+            most = max(most, IGNORE_INDEX + 1, 1 + int(label[label != WIDE_IGNORE_INDEX].max(initial=0)))
+    return most
 
 
 def _missing_message(missing: tuple[str, ...], noun: str, truth: MaskFolder) -> str:

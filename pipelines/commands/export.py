@@ -14,7 +14,7 @@ from typing import Any
 import click
 import numpy as np
 
-from segray.models.label_space import IGNORE_INDEX
+from segray.models.label_space import ignore_index_of, is_wide
 from segray.pipelines.config.commands.export import ExportConfig
 from segray.pipelines.config.loading import identity
 from segray.pipelines.config.previous import current_provenance
@@ -107,6 +107,7 @@ def execute(config: ExportConfig) -> ExportResult:
     plan = make_plan(source, config.val, config.seed)
     target = Target(classes.names, classes.palette, config.images != "none", plan.counts, _facts(provenance))
     form = FORMATS[config.format](target)
+    _check_ids(config.format, form)
     check_clashes(form, plan, target.images)
     record = _made_with(config, source)
     resumed = check_out(config.out, config.labels, record)
@@ -125,6 +126,12 @@ def execute(config: ExportConfig) -> ExportResult:
         if not result.bad:
             journal.close()
     return result
+
+
+def _check_ids(name: str, form: Format) -> None:
+    n = len(form.target.classes)
+    if is_wide(n) and not form.wide:
+        raise UserError(f"format: {n - 1} classes need ids of 16 bits; {name} has 8: merge classes, or png")
 
 
 def _facts(provenance: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -163,7 +170,8 @@ def _write_parts(writer: Writer, journal: Journal) -> None:
 
 
 def _result(config: ExportConfig, plan: Plan, form: Format, journal: Journal) -> ExportResult:
-    pixels, lost = np.zeros(256, np.int64), 0
+    ignore = form.target.ignore_index
+    pixels, lost = np.zeros(ignore + 1, np.int64), 0
     images = dict.fromkeys(SPLITS, 0)
     for split in SPLITS:
         for entry in journal.entries(split):
@@ -177,8 +185,8 @@ def _result(config: ExportConfig, plan: Plan, form: Format, journal: Journal) ->
         bad=tuple(sorted(journal.bad())),
         classes=form.target.classes,
         class_pixels=tuple(pixels[: len(form.target.classes)].tolist()),
-        ignored=int(pixels[IGNORE_INDEX]),
-        losses=tuple(form.losses(pixels, lost)),
+        ignored=int(pixels[ignore]),
+        losses=tuple(form.losses(int(pixels[ignore]), lost)),
     )
 
 
@@ -211,4 +219,5 @@ def _table(result: ExportResult) -> Iterator[str]:
     yield f"\n id  {'class':<{width}}  pixels %"
     for i, (name, pixels) in enumerate(zip(result.classes, result.class_pixels, strict=True)):
         yield f"{i:3}  {name:<{width}}  {100 * pixels / total:8.2f}"
-    yield f"{IGNORE_INDEX:3}  {'ignored':<{width}}  {100 * result.ignored / total:8.2f}\n"
+    ignore = ignore_index_of(len(result.classes))
+    yield f"{ignore:3}  {'ignored':<{width}}  {100 * result.ignored / total:8.2f}\n"

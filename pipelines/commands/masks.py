@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segray.models.label_map import LabelMap
-from segray.models.label_space import IGNORE_INDEX, LabelSpace, no_class_name
+from segray.models.label_space import LabelSpace, no_class_name
 from segray.pipelines.config.commands.masks import MasksConfig
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
@@ -22,7 +22,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageProblem, decode
 from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.io.sources import read_image
-from segray.pipelines.label_set.schema import pixel_counts
+from segray.pipelines.label_set.schema import class_pixels
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.masks import MaskFigures, MaskSample, page
 from segray.pipelines.training.data.class_names import FILE
@@ -45,7 +45,7 @@ class _Written:
 
     Attributes:
         name: of the image under images/.
-        mask: uint8 [H, W].
+        mask: [H, W].
         image: the image's bytes.
     """
 
@@ -135,10 +135,10 @@ def _convert(config: MasksConfig, data: DataSet, samples: Sequence[Sample]) -> M
     with ThreadPoolExecutor(_WORKERS) as pool:
         written_masks = pool.map(lambda n, s: _write(config.out, n, s, stems), names, data.ready(samples))
         for place, written in enumerate(written_masks):
-            counts.append(pixel_counts(written.mask))
+            counts.append(class_pixels(written.mask, len(data.space.classes)))
             if shown is None or place in shown:
                 sheet.append(_shown(written, data.space, palette))
-    pixels = PixelCounts.of(counts, len(data.space.classes), IGNORE_INDEX)
+    pixels = PixelCounts.of(counts, len(data.space.classes), len(data.space.classes))
     images = tuple(int(n) for n in np.count_nonzero(np.stack(counts), axis=0)[: len(data.space.classes)])
     return MaskFigures(data.space.classes, palette, pixels, images, tuple(sheet))
 
@@ -170,21 +170,22 @@ def _names(data: DataSet, samples: Sequence[Sample]) -> list[str]:
 
 def _shown(written: _Written, space: LabelSpace, palette: NDArray[np.uint8]) -> MaskSample:
     height, width = written.mask.shape
-    shares = pixel_counts(written.mask)[: len(space.classes)] / written.mask.size
+    shares = class_pixels(written.mask, len(space.classes))[:-1] / written.mask.size
     try:
         photo, problem = thumbnails.photo(decode(written.image, READ)), ""
     except ImageProblem as error:
         photo, problem = "", error.reason
     # The overlay leaves 0 transparent: where id 0 is a class, all ids are raised by one.
     first = int(no_class_name(space.classes[0]) is None)
-    raised = np.where(written.mask == IGNORE_INDEX, np.uint8(0), written.mask + np.uint8(first))
+    ignored_pixels = written.mask == space.ignore_index
+    raised = np.where(ignored_pixels, 0, written.mask + first).astype(written.mask.dtype)
     label = thumbnails.label_overlay(raised, np.roll(palette, first, axis=0), opaque=not photo)
     classes = [
         (space.classes[i], "#" + bytes(palette[i]).hex(), float(shares[i]))
         for i in np.flatnonzero(shares).tolist()
         if i or first
     ]
-    ignored = float((written.mask == IGNORE_INDEX).mean())
+    ignored = float(ignored_pixels.mean())
     return MaskSample(
         written.name, f"{width} x {height}", width / height, photo, problem, label, classes, ignored
     )

@@ -21,7 +21,7 @@ from segray.pipelines.engine.progress import clock
 from segray.pipelines.engine.rows import Row
 from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.sources import list_images
-from segray.pipelines.io.storage import display
+from segray.pipelines.io.uris import display_all
 from segray.pipelines.label_set.schema import labels_schema, segments_schema
 from segray.pipelines.label_set.store import write_part
 
@@ -136,7 +136,7 @@ def plan_lines(config: PlanConfig, pile: Pile, measured: Probe) -> list[str]:
     devices = f"{config.devices} {measured.device}{'s' if config.devices > 1 else ''}"
     lines = [
         "",
-        f"images          {pile.images} in {display(config.images)}",
+        f"images          {pile.images} in {display_all(config.images)}",
         f"bad             {_bad(pile, measured)}",
         f"read            {_size(pile)}",
         f"written         about {_bytes(pile.images * measured.out_bytes / measured.images)}",

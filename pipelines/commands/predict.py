@@ -10,9 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 import click
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from segray.pipelines.config.commands.predict import PredictConfig
 from segray.pipelines.config.loading import identity
@@ -26,7 +24,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.io.pending import read_pending
 from segray.pipelines.io.run_lock import RunLock
-from segray.pipelines.io.sources import LeftOut, follows_links, image_roots, list_images
+from segray.pipelines.io.sources import LeftOut, follows_links, image_roots, list_images, sources_of
 from segray.pipelines.io.uris import redacted_tree
 from segray.pipelines.prediction import local
 from segray.pipelines.prediction.graph import pool_plan, predictions
@@ -46,7 +44,7 @@ class Outcome:
         images: how many it took.
         bad: status and reason of those without a mask.
         class_images: how many of the others hold each class id.
-        class_pixels: int64 [256], pixels of each class id in them.
+        class_pixels: pixels of each class id in them.
         seconds: how long it took.
         notes: how many images had a note; the first is printed.
     """
@@ -54,7 +52,7 @@ class Outcome:
     images: int = 0
     bad: dict[str, tuple[str, str]] = field(default_factory=dict)
     class_images: Counter[int] = field(default_factory=Counter)
-    class_pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    class_pixels: Counter[int] = field(default_factory=Counter)
     seconds: float = 0.0
     notes: int = 0
 
@@ -76,7 +74,8 @@ class Outcome:
                 self.bad[row["image_id"]] = (row["status"], row["error"])
                 continue
             self.class_images.update(row["class_ids"])
-            self.class_pixels[row["class_ids"]] += row["class_pixels"]
+            for class_id, pixels in zip(row["class_ids"], row["class_pixels"], strict=True):
+                self.class_pixels[class_id] += pixels
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ def prepare(config: PredictConfig) -> tuple[Job, dict[str, object]]:
         window=chosen_window(state, config.window),
         options=_image_options(config),
     )
-    images = storage.redacted(_absolute(config.images))
+    images = storage.redacted(",".join(map(_absolute, sources_of(config.images))))
     record = {"checkpoint": job.sha256, "images": images, "window": named_window(state, config.window)}
     options = {name: value for name, value in identity(config).items() if name.startswith("image.")}
     return job, record | options
@@ -217,7 +216,7 @@ def _execute(config: PredictConfig, job: Job, n_pending: int, outcome: Outcome) 
 def _on_cluster(config: PredictConfig, job: Job, n_pending: int) -> Generator[pa.Table]:
     single_process.tell_of_death(job.out)
     with cluster.session(config.address, config.grow) as resources:
-        require_shared(config.out, [config.images, *config.image.roots, job.checkpoint])
+        require_shared(config.out, [*sources_of(config.images), *config.image.roots, job.checkpoint])
         ray_data.configure()
         yield from predictions(job, pool_plan(config.workers, resources, n_pending))
     single_process.forget_death(job.out)
@@ -253,11 +252,11 @@ def summary_lines(config: PredictConfig, classes: tuple[str, ...], total: int, o
     lines = ["", f"images      {total}: {ok} ok, {states['error']} error, {states['skipped']} skipped"]
     if outcome.images:
         lines.append(f"this run    {outcome.images} images in {clock(outcome.seconds)}")
-    if n_pixels := int(outcome.class_pixels.sum()):
+    if n_pixels := outcome.class_pixels.total():
         width = max(len(name) for name in (*classes, "class"))
         lines += ["", f"{'class':<{width}}  {'pixels':>8}  {'images':>8}"]
         for i, n_images in sorted(outcome.class_images.items()):
-            share = 100 * int(outcome.class_pixels[i]) / n_pixels
+            share = 100 * outcome.class_pixels[i] / n_pixels
             lines.append(f"{classes[i]:<{width}}  {share:>6.2f} %  {n_images:>8}")
     places = [MASKS, *([OVERLAYS] if config.overlays else []), TABLE]
     return [*lines, "", *(storage.display(storage.join(config.out, name)) for name in places)]

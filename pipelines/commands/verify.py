@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import click
 
 from segray.pipelines.config.commands.annotate import AnnotateConfig
+from segray.pipelines.config.commands.calibrate import CalibrateConfig
 from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.config.received import load_received, shown_keys
@@ -22,7 +23,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.manifest import MANIFEST, read_ids
 from segray.pipelines.io.run_lock import RunLock
-from segray.pipelines.io.sources import list_images
+from segray.pipelines.io.sources import list_images, sources_of
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.label_set.verification import PartCheck, Problem, check_part
 from segray.pipelines.printing import visible
@@ -33,6 +34,9 @@ __all__ = ["Problem", "VerifyReport", "damaged_parts", "lost_images", "repair", 
 TOO_MANY_BAD = 3
 """Exit status of an annotation that is complete, but with too many bad rows: no concern of verify."""
 _SHOWN = 20
+
+_MadeWith = AnnotateConfig | RelabelConfig | CalibrateConfig
+"""The configuration of a command that makes a label set."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +122,21 @@ def repair(report: VerifyReport, store: LabelStore) -> list[str]:
 
 
 def lost_images(report: VerifyReport, store: LabelStore) -> list[str]:
-    """Ids of the images that have no row outside of the damaged parts, sorted."""
+    """Ids of the images that have no row outside of the damaged parts, sorted.
+
+    Raises:
+        UserError: there are damaged parts, and no manifest that tells which images they held.
+    """
     damaged = set(damaged_parts(report))
     left = {image_id for image_id, _, _ in store.statuses(sorted(set(store.parts()) - damaged))}
     reported = {problem.image_id for problem in report.problems if problem.image_id}
     try:
         wanted = set(read_ids(storage.join(store.root, MANIFEST)))
-    except UserError:
+    except UserError as error:
+        if damaged:
+            what = f"{len(damaged)} damaged parts of {storage.display(store.root)} are kept"
+            why = "only the manifest tells which images they held"
+            raise UserError(f"{what}: {why}, and {error}", exit_code=1) from error
         wanted = reported
     return sorted(wanted - left)
 
@@ -165,18 +177,18 @@ def _repaired(config: VerifyConfig) -> VerifyReport:
     return verify(config.out)
 
 
-def _label_again(
-    plan: AnnotateConfig | RelabelConfig, store: LabelStore, damaged: list[str], n_images: int
-) -> None:
+def _label_again(plan: _MadeWith, store: LabelStore, damaged: list[str], n_images: int) -> None:
     """Run the command that made the label set again; it labels the images that have no row now."""
     # Imported here, as they are far heavier than checking.
-    from segray.pipelines.commands import annotate, relabel
+    from segray.pipelines.commands import annotate, calibrate, relabel
 
     click.echo(f"labelling {n_images} images again", err=True)
     kept = store.parts()
     try:
         if isinstance(plan, AnnotateConfig):
             annotate.run(plan)
+        elif isinstance(plan, CalibrateConfig):
+            calibrate.run(plan)
         else:
             relabel.run(plan)
     except BaseException as error:
@@ -194,7 +206,7 @@ def _not_repaired(root: str, n_images: int, error: UserError) -> UserError:
     return UserError(f"{what}: {error}", exit_code=1)
 
 
-def _plan(config: VerifyConfig, n_images: int) -> AnnotateConfig | RelabelConfig:
+def _plan(config: VerifyConfig, n_images: int) -> _MadeWith:
     """What made the label set, as far as a label set may decide it, with the user's keys; shown on stderr."""
     try:
         plan = _made_with(config)
@@ -208,7 +220,7 @@ def _plan(config: VerifyConfig, n_images: int) -> AnnotateConfig | RelabelConfig
     return plan
 
 
-def _made_with(config: VerifyConfig) -> AnnotateConfig | RelabelConfig:
+def _made_with(config: VerifyConfig) -> _MadeWith:
     """The configuration stored with a label set, with the label set's present place as its output."""
     stored = storage.join(config.out, "config.yaml")
     where = storage.display(stored)
@@ -217,12 +229,24 @@ def _made_with(config: VerifyConfig) -> AnnotateConfig | RelabelConfig:
     except OSError as error:
         raise UserError(f"cannot read {where}, which says how to label them") from error
     own = {"out": config.out, "clip.weights": config.clip.weights}
-    if "labels" in tree:
-        return load_received(RelabelConfig, tree, {**own, "labels": config.labels}, where)
-    own |= {"sam.weights": config.sam.weights, "images": config.images, "address": config.address}
+    model = _model(tree)
+    if model is CalibrateConfig:
+        own |= {"labels": config.labels, "masks": config.masks}
+        return load_received(model, tree, own, where)
+    if model is RelabelConfig:
+        return load_received(model, tree, {**own, "labels": config.labels}, where)
+    images = config.images if config.images is None else ",".join(sources_of(config.images))
+    own |= {"sam.weights": config.sam.weights, "images": images, "address": config.address}
     own["image.links"] = config.image.links
     own["image.roots"] = ",".join(config.image.roots) or None
     return load_received(AnnotateConfig, tree, own, where)
+
+
+def _model(made_with: Container[str | None]) -> type[_MadeWith]:
+    """The configuration that keys belong to."""
+    if "labels" not in made_with:
+        return AnnotateConfig
+    return CalibrateConfig if "masks" in made_with else RelabelConfig
 
 
 def _show(report: VerifyReport) -> None:
@@ -251,7 +275,7 @@ def _other_provenance(checks: list[PartCheck]) -> list[Problem]:
 def _settings(provenance: bytes) -> str:
     """What must be equal in all parts."""
     record = json.loads(provenance)
-    model = RelabelConfig if "labels" in (record.get("config") or {}) else AnnotateConfig
+    model = _model(record.get("config") or {})
     return settings(record, {name: key.default for name, key in keys(model).items()})
 
 

@@ -46,6 +46,7 @@ COMMANDS = dict(
         _command("demo", "Draw a picture book, label it, train: minutes on a CPU."),
         _command("annotate", "Label a folder of images with SAM and CLIP."),
         _command("relabel", "Relabel with new classes, prompts or threshold, without SAM."),
+        _command("calibrate", "Correct a label set's names by a few masks, without images."),
         _command("train", "Train a network on a few masks and many zero-shot labels."),
         _command("tune", "Search the best values of train's keys for each split.", "segray.tuning.search"),
         _command("masks", "Convert masks of any kind to PNG, and show them."),

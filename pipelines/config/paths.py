@@ -32,13 +32,19 @@ def absolute(config: T) -> T:
         if isinstance(value, tuple) and key.metavar in _FOLDERS:
             branch[last] = tuple(map(_absolute, value))
         elif isinstance(value, str) and (key.metavar in _FOLDERS or is_file(value)):
-            branch[last] = _absolute(value)
+            branch[last] = _absolute_sources(value) if key.metavar == "FOLDER" else _absolute(value)
     return type(config).model_validate(tree)
 
 
 def is_file(value: str) -> bool:
     """Whether a text is the path of an existing file: cat.txt or ./cat, but not cat, a class name."""
     return bool("/" in value or Path(value).suffix) and "://" not in value and Path(value).is_file()
+
+
+def _absolute_sources(value: str) -> str:
+    from segray.pipelines.io.sources.kinds import sources_of
+
+    return ",".join(map(_absolute, sources_of(value)))
 
 
 def _absolute(value: str) -> str:

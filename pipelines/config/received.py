@@ -19,7 +19,7 @@ from segray.pipelines.io import storage
 
 T = TypeVar("T", bound=Config)
 
-_PLACES = ("images", "labels")
+_PLACES = ("images", "labels", "masks", "split")
 _SCHEMES = ("file", "s3", "gs")
 _TAG = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -60,14 +60,20 @@ def may_be_received(key: str, value: object) -> bool:
     Weights: none, a built-in model or an open_clip tag. Images and label sets: local, s3:// or gs://, without
     options and keys.
     """
+    if key in _PLACES and isinstance(value, (list, tuple)):
+        return all(isinstance(part, str) and may_be_received(key, part) for part in value)
     if not isinstance(value, str):
         return True
     if key.endswith("weights"):
         return value.startswith("builtin:") or (key == "clip.weights" and _TAG.fullmatch(value) is not None)
     if key in _PLACES:
-        bare = storage.is_local(value) or (storage.display(value) == value and "?" not in value)
-        return bare and storage.scheme(value) in _SCHEMES and "::" not in value
+        return all(_is_bare(part.strip()) for part in [value, *value.split(",")])
     return True
+
+
+def _is_bare(place: str) -> bool:
+    bare = storage.is_local(place) or (storage.display(place) == place and "?" not in place)
+    return bare and storage.scheme(place) in _SCHEMES and "::" not in place
 
 
 def shown_keys(config: Config) -> list[str]:

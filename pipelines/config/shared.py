@@ -16,7 +16,7 @@ def _check_window(value: int | None) -> int | None:
 
 
 Classes = Annotated[Text | tuple[Text, ...], Shown("cat,dog")]
-Images = Annotated[str, Field(min_length=1), Shown("FOLDER")]
+Images = Annotated[Text | tuple[Text, ...], Shown("FOLDER")]
 Masks = Annotated[str, Field(min_length=1), Shown("FOLDER")]
 Roots = Annotated[tuple[Text, ...], RunOnly, Shown("FOLDER,...")]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]

@@ -17,7 +17,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.uris import redacted_tree
 
 _NOT_SETTINGS = ("versions", "config_hash")
-_PLACES = ("images", "labels")
+_PLACES = ("images", "labels", "masks", "split")
 _PACKAGES = ("segray", "torch", "ray", "segment-anything", "open_clip_torch", "pyarrow", "numpy", "pillow")
 
 
@@ -155,7 +155,9 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
         "prompt names": prompts.get("names"),
         "prompts": prompts.get("templates"),
     }
-    return {**config, **models, **names}
+    calibration = record.get("calibration")
+    masks = {"what the masks chose": calibration.get("sha256")} if isinstance(calibration, dict) else {}
+    return {**config, **models, **names, **masks}
 
 
 def _is_text(value: object) -> bool:

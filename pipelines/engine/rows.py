@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Required, TypedDict
 
 if TYPE_CHECKING:
     from segray.models.masks import Segment
-    from segray.models.rle import RLE
+
+
+class RLE(TypedDict):
+    """COCO's compressed run-length encoding of a mask.
+
+    Attributes:
+        size: [height, width] of the mask in pixels.
+        counts: the compressed runs.
+    """
+
+    size: list[int]
+    counts: bytes
 
 
 class SegmentRow(TypedDict):

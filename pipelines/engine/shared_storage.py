@@ -120,7 +120,7 @@ def fixed_part(path: str) -> Path:
     whole = storage.local_path(path)
     if whole.exists():
         return whole
-    wild = next((i for i, part in enumerate(whole.parts) if any(c in part for c in "*?[")), len(whole.parts))
+    wild = next((i for i, part in enumerate(whole.parts) if any(c in part for c in "*?[{")), len(whole.parts))
     return Path(*whole.parts[:wild])
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segray.models.label_map import LabelMap
+from segray.models.label_space import ignore_index_of
 from segray.models.masks import Segment
 
 TRAIN, VAL = SPLITS = ("train", "val")
@@ -24,7 +25,7 @@ class Target:
 
     Attributes:
         classes: the name of each class id; id 0 is the background.
-        palette: uint8 [256, 3], the colours of the ids.
+        palette: uint8 [256 or more, 3], the colours of the ids.
         images: whether image files are part of the export.
         counts: images of each split.
         facts: what made the labels, as (name, value) lines.
@@ -35,6 +36,11 @@ class Target:
     images: bool
     counts: Mapping[str, int]
     facts: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def ignore_index(self) -> int:
+        """The id of ignored pixels: 255, or 65535 with more than 254 classes."""
+        return ignore_index_of(len(self.classes))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -49,7 +55,7 @@ class Sample:
     Attributes:
         image_id: its path under the root of the images.
         split: train or val.
-        label: uint8 [H, W], class ids of the export, 255 for ignored pixels.
+        label: [H, W], class ids of the export; the highest number of its type for ignored pixels.
         segments: (class id, segment), what is on top last; None: objects are connected pixels.
         image: the file's bytes, for formats with shards only.
     """
@@ -59,6 +65,11 @@ class Sample:
     label: LabelMap
     segments: tuple[tuple[int, Segment], ...] | None = None
     image: bytes | None = None
+
+    @property
+    def ignore_index(self) -> int:
+        """The id of ignored pixels."""
+        return int(np.iinfo(self.label.dtype).max)
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,7 @@ class Encoded:
 class Entry(TypedDict):
     """What is kept of an exported image until the last files are written.
 
-    `class_pixels` are the pixels of each of `class_ids`, among them 255 for those that are ignored.
+    `class_pixels` are the pixels of each of `class_ids`, among them those that are ignored.
     """
 
     image_id: str
@@ -111,6 +122,8 @@ class Format(ABC):
     """Images travel as rows of `shard`, not as files of their own."""
     has_objects = False
     """The format holds single objects, not label maps alone."""
+    wide = True
+    """Ids may need 16 bits."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -139,11 +152,11 @@ class Format(ABC):
     def finish(self, entries: Entries) -> Iterator[File]:
         """The files about all images."""
 
-    def losses(self, pixels: NDArray[np.int64], lost: int) -> Iterator[str]:  # noqa: ARG002
+    def losses(self, ignored: int, lost: int) -> Iterator[str]:  # noqa: ARG002
         """What the files do not hold of the label maps, one line each.
 
         Args:
-            pixels: int64 [256], of each exported id.
+            ignored: pixels that are ignored.
             lost: the sum of `Encoded.lost`.
         """
         yield from ()

@@ -38,6 +38,8 @@ class Cityscapes(Format):
     ignored pixels are "unlabeled"; else they are those of the export.
     """
 
+    wide = False
+
     def __init__(self, target: Target) -> None:
         super().__init__(target)
         self.own_ids = all(name_key(name) in LABEL_IDS for name in target.classes[1:])
@@ -66,10 +68,10 @@ class Cityscapes(Format):
         if not self.own_ids:
             yield class_names(self.target)
 
-    def losses(self, pixels: NDArray[np.int64], lost: int) -> Iterator[str]:  # noqa: ARG002
+    def losses(self, ignored: int, lost: int) -> Iterator[str]:  # noqa: ARG002
         """Cityscapes has one id for background and ignored pixels."""
-        if self.own_ids and pixels[IGNORE_INDEX]:
-            yield f'{pixels[IGNORE_INDEX]:,} ignored pixels are id 0, "unlabeled", as the background'
+        if self.own_ids and ignored:
+            yield f'{ignored:,} ignored pixels are id 0, "unlabeled", as the background'
 
     def _ids(self) -> NDArray[np.uint8]:
         table = np.arange(256, dtype=np.uint8)

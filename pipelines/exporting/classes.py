@@ -10,11 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segray.models.label_map import LabelMap
-from segray.models.label_space import IGNORE_INDEX, hidden_characters, name_key, no_class_name
+from segray.models.label_map import LabelMap, label_dtype
+from segray.models.label_space import (
+    IGNORE_INDEX,
+    WIDE_IGNORE_INDEX,
+    LabelSpace,
+    hidden_characters,
+    ignore_index_of,
+    name_key,
+    no_class_name,
+)
 from segray.pipelines.errors import UserError
 from segray.pipelines.label_set.schema import pixel_counts, stored_palette
 from segray.pipelines.understood import name_some
+
+_IGNORED = -1
 
 
 @dataclass(frozen=True)
@@ -23,18 +33,22 @@ class ClassMap:
 
     Attributes:
         names: of the new ids; id 0 is the background.
-        palette: uint8 [256, 3], colours of the new ids.
-        table: uint8 [256], the new id of each old one; 255 for ignored pixels.
-        known: bool [256], the ids that the label set's maps may have.
+        palette: uint8 [256 or more, 3], colours of the new ids.
+        table: the new id of each old one, uint8 [256], or uint16 or [65536] of more than 254 classes.
+        known: bool of the same length, the ids that the label set's maps may have.
+        old_ignore: the label set's id of ignored pixels.
+        ignore: the export's.
     """
 
     names: tuple[str, ...]
     palette: NDArray[np.uint8]
-    table: NDArray[np.uint8]
+    table: LabelMap
     known: NDArray[np.bool_]
+    old_ignore: int
+    ignore: int
 
     def apply(self, label: LabelMap, unsure: NDArray[np.bool_]) -> LabelMap:
-        """The label map of the export, uint8 [H, W].
+        """The label map of the export, [H, W].
 
         Args:
             label: of the label set.
@@ -47,7 +61,7 @@ class ClassMap:
         if strange.size:
             raise ValueError(f"its label has id {strange[0]}, which is no class")
         mapped: LabelMap = self.table[label]
-        mapped[unsure] = IGNORE_INDEX
+        mapped[unsure] = self.ignore
         return mapped
 
 
@@ -64,27 +78,35 @@ def class_map(provenance: Mapping[str, Any], renamed: Mapping[str, str | None]) 
     """
     old = [str(name) for name in provenance["classes"]]
     _check_known(old, renamed)
-    names, table = [old[0]], np.full(256, IGNORE_INDEX, np.uint8)
-    table[0] = 0
-    first = [0]
+    names, ids, first = [old[0]], [0], [0]
+    known_names: dict[str, int] = {}
     for i, name in enumerate(old[1:], 1):
         new = renamed.get(name, name)
-        if new is None:
+        if new is None or (name in renamed and no_class_name(new)):
+            ids.append(_IGNORED if new is None else 0)
             continue
-        if name in renamed and no_class_name(new):
-            table[i] = 0
-            continue
-        if new not in names[1:]:
+        if new not in known_names:
+            known_names[new] = len(names)
             names.append(new)
             first.append(i)
-        table[i] = names.index(new, 1)
+        ids.append(known_names[new])
     _check_names(names)
-    colours = stored_palette(provenance)
-    palette = np.concatenate([colours[first], colours[len(first) :]])
-    known = np.arange(256) < len(old)
-    ignore = int(provenance.get("ignore_index", IGNORE_INDEX))
-    known[ignore], table[ignore] = True, IGNORE_INDEX
-    return ClassMap(tuple(names), palette, table, known)
+    old_ignore = int(provenance.get("ignore_index", ignore_index_of(len(old))))
+    return _assembled(names, ids, stored_palette(provenance)[first], old_ignore)
+
+
+def _assembled(
+    names: Sequence[str], ids: Sequence[int], colours: NDArray[np.uint8], old_ignore: int
+) -> ClassMap:
+    ignore = ignore_index_of(len(names))
+    length = 1 + (WIDE_IGNORE_INDEX if old_ignore > IGNORE_INDEX else IGNORE_INDEX)
+    table = np.full(length, ignore, label_dtype(ignore))
+    table[: len(ids)] = [ignore if i == _IGNORED else i for i in ids]
+    known = np.arange(length) < len(ids)
+    known[old_ignore], table[old_ignore] = True, ignore
+    palette = LabelSpace(tuple(names), ()).palette()
+    palette[: len(colours)] = colours
+    return ClassMap(tuple(names), palette, table, known, old_ignore, ignore)
 
 
 def _check_known(old: Sequence[str], renamed: Mapping[str, str | None]) -> None:
@@ -98,8 +120,6 @@ def _check_known(old: Sequence[str], renamed: Mapping[str, str | None]) -> None:
 
 
 def _check_names(names: Sequence[str]) -> None:
-    if len(names) > IGNORE_INDEX:
-        raise UserError(f"classes: {len(names)} classes; ids reach 254, for 255 is ignored")
     seen: dict[str, str] = {}
     for name in names[1:]:
         if not name.strip() or hidden_characters(name):

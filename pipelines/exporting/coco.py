@@ -6,10 +6,6 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from segray.models.label_space import IGNORE_INDEX
 from segray.models.masks import Segment, encode_rle
 from segray.pipelines.exporting.base import (
     Encoded,
@@ -49,10 +45,10 @@ class Coco(Format):
             yield f"annotations/instances_{split}2017.json", document(HEAD, lists)
         yield class_names(self.target)
 
-    def losses(self, pixels: NDArray[np.int64], lost: int) -> Iterator[str]:  # noqa: ARG002
+    def losses(self, ignored: int, lost: int) -> Iterator[str]:  # noqa: ARG002
         """COCO has no mask of pixels that count for nothing."""
-        if pixels[IGNORE_INDEX]:
-            yield f"{pixels[IGNORE_INDEX]:,} ignored pixels are background: they are in no object"
+        if ignored:
+            yield f"{ignored:,} ignored pixels are background: they are in no object"
 
     def _categories(self) -> Iterator[dict[str, Any]]:
         for i, name in enumerate(self.target.classes[1:], 1):

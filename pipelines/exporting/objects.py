@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from segray.models.label_map import LabelMap
-from segray.models.label_space import IGNORE_INDEX
 from segray.models.masks import BoolMask, Segment, segment_from_mask
 from segray.pipelines.exporting.base import Sample
 from segray.pipelines.label_set.schema import pixel_counts
@@ -30,10 +29,11 @@ def objects(sample: Sample) -> list[tuple[int, Segment]]:
         ValueError: more than `MAX_OBJECTS`.
     """
     if sample.segments is None:
-        found = list(_connected(sample.label))
+        found = list(_connected(sample.label, sample.ignore_index))
     else:
         owner = _owners(sample)
-        found = [*_visible(sample, owner), *_connected(np.where(owner == 0, sample.label, np.uint8(0)))]
+        rest = np.where(owner == 0, sample.label, sample.label.dtype.type(0))
+        found = [*_visible(sample, owner), *_connected(rest, sample.ignore_index)]
     return _counted(found)
 
 
@@ -49,9 +49,9 @@ def _counted(found: list[tuple[int, Segment]]) -> list[tuple[int, Segment]]:
     return found
 
 
-def _connected(label: LabelMap) -> Iterator[tuple[int, Segment]]:
+def _connected(label: LabelMap, ignore_index: int) -> Iterator[tuple[int, Segment]]:
     for class_id in np.flatnonzero(pixel_counts(label)).tolist():
-        if class_id in (0, IGNORE_INDEX):
+        if class_id in (0, ignore_index):
             continue
         numbered, count = ndimage.label(label == class_id, _EIGHT)
         if count > MAX_OBJECTS:

@@ -25,6 +25,8 @@ _SETS = "ImageSets/Segmentation"
 class Voc(Format):
     """JPEGImages/ID, SegmentationClass/ID.png, ImageSets/Segmentation/SPLIT.txt, labelmap.txt."""
 
+    wide = False
+
     def image_path(self, image_id: str, split: str) -> str:  # noqa: ARG002  VOC's splits are lists
         """The id, in the folder of all images."""
         return f"JPEGImages/{image_id}"
@@ -36,7 +38,7 @@ class Voc(Format):
     def encode(self, sample: Sample) -> Encoded:
         """A PNG whose pixels are the ids, and whose palette has the colours of the classes."""
         image = Image.fromarray(sample.label)
-        image.putpalette(self.target.palette.tobytes())
+        image.putpalette(self.target.palette[:256].tobytes())
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         return Encoded(buffer.getvalue())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from segray.models.label_map import LabelMap
 from segray.models.masks import Segment
+from segray.pipelines.annotation.relabelling import damaged_row, decode_segments
 from segray.pipelines.errors import UserError
 from segray.pipelines.exporting.base import Encoded, Entry, Format, Sample
 from segray.pipelines.exporting.classes import ClassMap
@@ -22,11 +23,9 @@ from segray.pipelines.exporting.journal import Bad, Finished
 from segray.pipelines.exporting.plan import Plan
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageProblem
-from segray.pipelines.io.label_png import decode_gray_png
+from segray.pipelines.io.label_png import decode_gray_png, decode_label_png
 from segray.pipelines.label_set.schema import class_counts
 from segray.pipelines.label_set.store import LabelStore
-from segray.pipelines.label_set.stored_segments import segments_of
-from segray.pipelines.printing import visible
 
 T = TypeVar("T")
 
@@ -38,6 +37,8 @@ _NO_ID = -1
 """No class has it: all pixels are counted, those that are ignored too."""
 
 Rows = Mapping[str, list[dict[str, Any]]]
+Objects = tuple[tuple[int, Segment], ...] | None
+Done = tuple[Entry, Mapping[str, Any]] | ImageProblem
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class Writer:
         good = (row for row in rows if row["status"] == "ok")
         with ThreadPoolExecutor(_WORKERS) as pool:
             for batch in _batches(good, _BATCH):
-                for row, done in zip(batch, pool.map(lambda r: self._image(r, segments), batch), strict=True):
+                results = pool.map(partial(self._image, part, segments), batch)
+                for row, done in zip(batch, results, strict=True):
                     if isinstance(done, ImageProblem):
                         bad.append((row["image_id"], done.status, done.reason))
                         continue
@@ -94,13 +96,13 @@ class Writer:
             path, data = self.form.shard(part, split, rows)
             storage.write_atomic(self._uri(path), data)
 
-    def _image(self, row: dict[str, Any], segments: Rows) -> tuple[Entry, Mapping[str, Any]] | ImageProblem:
+    def _image(self, part: str, segments: Rows, row: dict[str, Any]) -> Done:
         """Write one image; one that cannot be written leaves no file."""
         split = self.plan.split(row["image_id"])
-        label = self._label(row)
+        label = self._label(part, row)
         try:
             image = self.images.read(row)
-            sample = Sample(row["image_id"], split, label, self._objects(row, segments), image)
+            sample = Sample(row["image_id"], split, label, self._objects(part, segments, row), image)
             encoded = self._encode(sample)
             self._write(row, sample, encoded)
         except ImageProblem as problem:
@@ -108,14 +110,14 @@ class Writer:
             return problem
         return _entry(sample, encoded), encoded.row
 
-    def _label(self, row: dict[str, Any]) -> LabelMap:
+    def _label(self, part: str, row: dict[str, Any]) -> LabelMap:
         shape = (row["height"], row["width"])
         try:
-            label = decode_gray_png(row["label"]["bytes"], shape)
+            label = decode_label_png(row["label"]["bytes"], shape, self.classes.old_ignore)
             confidence = decode_gray_png(row["confidence"]["bytes"], shape)
             return self.classes.apply(label, self._unsure[confidence])
         except (ValueError, TypeError) as problem:  # nulls where values must be
-            raise self._damaged(row["image_id"], problem) from problem
+            raise damaged_row(self.source, part, row["image_id"], problem) from problem
 
     @property
     def _unsure(self) -> NDArray[np.bool_]:
@@ -129,7 +131,7 @@ class Writer:
                 by_image.setdefault(segment["image_id"], []).append(segment)
         return by_image
 
-    def _objects(self, row: dict[str, Any], segments: Rows) -> tuple[tuple[int, Segment], ...] | None:
+    def _objects(self, part: str, segments: Rows, row: dict[str, Any]) -> Objects:
         if not self.visible:
             return None
         stored: Any = segments.get(row["image_id"], [])
@@ -137,13 +139,9 @@ class Writer:
             # As they were drawn: what is smaller lies on top.
             stored = sorted(stored, key=lambda s: (-s["area"], s["score"]))
             ids = [int(self.classes.table[s["class_id"]]) for s in stored]
-            return tuple(zip(ids, segments_of(stored, row["height"], row["width"]), strict=True))
+            return tuple(zip(ids, decode_segments(stored, row["height"], row["width"]), strict=True))
         except (ValueError, TypeError, IndexError) as problem:
-            raise self._damaged(row["image_id"], problem) from problem
-
-    def _damaged(self, image_id: str, problem: Exception) -> UserError:
-        root = storage.display(self.source.root)
-        return UserError(f"{root}: {visible(image_id)}: {problem}; see segray verify out={root}", exit_code=1)
+            raise damaged_row(self.source, part, row["image_id"], problem) from problem
 
     def _encode(self, sample: Sample) -> Encoded:
         try:

@@ -8,7 +8,6 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from segray.models.label_space import IGNORE_INDEX
 from segray.pipelines.exporting.base import TRAIN, VAL, Encoded, Entries, File, Format, Sample, stem
 from segray.pipelines.exporting.objects import objects, outline, parts_of
 
@@ -50,12 +49,12 @@ class YoloSeg(Format):
         text = yaml.safe_dump({**both, "names": names}, sort_keys=False, allow_unicode=True)
         yield "data.yaml", [text.encode()]
 
-    def losses(self, pixels: NDArray[np.int64], lost: int) -> Iterator[str]:
+    def losses(self, ignored: int, lost: int) -> Iterator[str]:
         """Holes, and ignored pixels."""
         if lost:
             yield f"{lost:,} pixels in holes of objects are filled: a polygon has no holes"
-        if pixels[IGNORE_INDEX]:
-            yield f"{pixels[IGNORE_INDEX]:,} ignored pixels are background: they are in no polygon"
+        if ignored:
+            yield f"{ignored:,} ignored pixels are background: they are in no polygon"
         if len(self.target.splits) == 1:
             yield f"data.yaml names the {self.target.splits[0]} images for both train and val"
 

@@ -49,6 +49,7 @@ _UPRIGHT = {
 }
 _SIDEWAYS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
 _WIDTH, _HEIGHT = 256, 257
+_CUT = ("truncated", "unexpected end of file")
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,7 @@ def _decode_heif(data: bytes, options: ImageOptions) -> DecodedImage:
 def _decode_bands(data: bytes, options: ImageOptions, tags: dict[int, Any]) -> DecodedImage:
     width, height = tiff_bands.size_of(data)
     _check_size(width, height, options)
-    rgb = np.asarray(bands_to_rgb(tiff_bands.read_bands(data), options, tiff_bands.is_geotiff(tags)))
+    rgb = np.array(bands_to_rgb(tiff_bands.read_bands(data), options, tiff_bands.is_geotiff(tags)))
     return DecodedImage(rgb, height, width, 1)
 
 
@@ -326,7 +327,7 @@ def _bomb(error: Exception, options: ImageOptions) -> ImageProblem:
 
 def _undecodable(error: Exception) -> ImageProblem:
     text = one_line(error)
-    if isinstance(error, EOFError) or "truncated" in text.lower():
+    if isinstance(error, EOFError) or any(word in text.lower() for word in _CUT):
         return ImageProblem("error", "truncated")
     return ImageProblem("error", f"cannot decode: {text}")
 

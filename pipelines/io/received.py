@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from urllib.parse import unquote
 
 from segray.pipelines.errors import UserError
+from segray.pipelines.io.members import split_member
 from segray.pipelines.io.uris import (
     display,
     has_scheme,
@@ -45,19 +46,25 @@ def check_received_uri(uri: str, roots: Sequence[str]) -> str:
     Raises:
         UserError: it is not allowed; names the URI and the roots.
     """
-    problem = _problem(uri, {_scheme(root) for root in roots})
+    file, part = split_member(uri)
+    problem = _problem(file, {_scheme(root) for root in roots})
     if problem:
         raise UserError(_refusal(uri, problem, roots))
-    allowed = (_below(uri, root) for root in roots)
+    allowed = (_below(file, root) for root in roots)
     found = next((name for name in allowed if name is not None), None)
     if found is None:
         raise UserError(_refusal(uri, "is not below an allowed folder", roots))
-    return found
+    return found + part
 
 
 def below(uri: str, roots: Iterable[str]) -> bool:
     """Whether a file is in one of the folders."""
-    return any(_below(uri, root) is not None for root in roots)
+    return root_of(split_member(uri)[0], roots) is not None
+
+
+def root_of(uri: str, roots: Iterable[str]) -> str | None:
+    """The first of the folders that a file is in; None if it is in none."""
+    return next((root for root in roots if _below(uri, root) is not None), None)
 
 
 def check_links(uri: str, roots: Sequence[str]) -> None:
@@ -68,7 +75,7 @@ def check_links(uri: str, roots: Sequence[str]) -> None:
     """
     if not is_local(uri):
         return
-    target = os.path.realpath(local_name(uri))
+    target = os.path.realpath(local_name(split_member(uri)[0]))
     if not any(is_local(root) and _inside(target, os.path.realpath(local_name(root))) for root in roots):
         raise UserError(_refusal(uri, "is a symlink that leaves the allowed folders", roots))
 

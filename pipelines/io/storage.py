@@ -37,6 +37,7 @@ __all__ = [
     "open_input",
     "open_storage",
     "read_bytes",
+    "read_range",
     "redacted",
     "rename",
     "scheme",
@@ -131,6 +132,19 @@ def read_bytes(uri: str, limit: int | None = None) -> bytes:
             return file.read()
 
     return with_retries(read, uri)
+
+
+def read_range(uri: str, start: int, size: int) -> bytes:
+    """Some bytes of a file; fewer where it ends before.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if is_local(uri):
+        with os.fdopen(os.open(local_path(uri), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            return os.pread(file.fileno(), size, start)
+    client, path = open_storage(uri)
+    return bytes(with_retries(lambda: client.cat_file(path, start=start, end=start + size), uri))
 
 
 def open_input(uri: str) -> pa.NativeFile:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar, cast
 from urllib.parse import unquote_to_bytes
@@ -74,6 +74,11 @@ def _redacted_tree(value: object) -> object:
 def has_secret_option(uri: str) -> bool:
     """Whether a signature or a key stands among the options of a URI."""
     return _SECRET_OPTION.search(uri) is not None
+
+
+def display_all(uris: str | Sequence[str]) -> str:
+    """`display`, of one URI or several."""
+    return display(uris) if isinstance(uris, str) else ", ".join(map(display, uris))
 
 
 def display(uri: str) -> str:

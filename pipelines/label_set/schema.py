@@ -10,7 +10,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from segray.models.label_space import LabelSpace, hidden_characters
+from segray.models.label_map import LabelMap
+from segray.models.label_space import (
+    MAX_CLASSES,
+    WIDE_IGNORE_INDEX,
+    LabelSpace,
+    hidden_characters,
+    ignore_index_of,
+)
 
 STATUSES = ("ok", "error", "skipped")
 # A struct<bytes, path> column is what `datasets` stores for its Image feature.
@@ -27,7 +34,8 @@ _RLE = pa.struct([("size", _list(pa.int32(), 2)), ("counts", pa.binary())])
 ID_LIST = _list(pa.int64())
 # Batches stay far below the 2 GiB that one Arrow binary array can hold, with whole photographs embedded too.
 _BATCH_ROWS = 32
-_IDS = 256
+_IDS = MAX_CLASSES + 1
+_LEVELS = 256
 _COUNTED = 1 << 22
 
 _LABEL_FIELDS = [
@@ -134,23 +142,27 @@ def _check_provenance(provenance: object) -> None:
     if bad := next((n for n in classes if not isinstance(n, str) or hidden_characters(n)), None):
         raise ValueError(f"class {bad!r}: not a name without control characters")
     ignore = provenance.get("ignore_index", 255)
-    if type(ignore) is not int or not 0 <= ignore < _IDS:
-        raise ValueError(f"ignore_index {ignore!r} (allowed: 0 to {_IDS - 1})")
+    highest = ignore_index_of(len(classes))
+    if type(ignore) is not int or not 0 <= ignore <= highest or (highest == WIDE_IGNORE_INDEX != ignore):
+        allowed = highest if highest == WIDE_IGNORE_INDEX else f"0 to {highest}"
+        raise ValueError(f"ignore_index {ignore!r} (allowed: {allowed})")
     if not isinstance(palette, list) or len(palette) > _IDS or not all(map(_is_colour, palette)):
         raise ValueError(f"a palette of something else than at most {_IDS} colours")
 
 
 def _is_colour(value: object) -> bool:
     return (
-        isinstance(value, list) and len(value) == 3 and all(type(v) is int and 0 <= v < _IDS for v in value)
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(v) is int and 0 <= v < _LEVELS for v in value)
     )
 
 
 def stored_palette(provenance: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """uint8 [256, 3], the colours of a label set's ids; those of VOC where it names none."""
+    """uint8 [256 or more, 3], the colours of a label set's ids; those of VOC where it names none."""
     palette = LabelSpace(tuple(provenance["classes"]), ()).palette()
     stored = np.asarray(provenance.get("palette") or (), np.uint8).reshape(-1, 3)
-    palette[: len(stored)] = stored
+    palette[: len(stored)] = stored[: len(palette)]
     return palette
 
 
@@ -172,7 +184,7 @@ def segments_table(rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> p
     return _table(rows, schema)
 
 
-def class_counts(label: NDArray[np.uint8], ignore_index: int = 255) -> tuple[list[int], list[int]]:
+def class_counts(label: LabelMap, ignore_index: int = 255) -> tuple[list[int], list[int]]:
     """Ids in a label map, ascending, and their pixels: the columns class_ids and class_pixels.
 
     Pixels of the ignore index are not counted: it is not a class.
@@ -182,12 +194,21 @@ def class_counts(label: NDArray[np.uint8], ignore_index: int = 255) -> tuple[lis
     return ids, [int(pixels[i]) for i in ids]
 
 
-def pixel_counts(label: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Pixels of each id, int64 [256]; bincount makes 8 bytes of a pixel, so they are counted in pieces."""
-    flat, pixels = label.ravel(), np.zeros(256, np.int64)
+def pixel_counts(label: LabelMap) -> NDArray[np.int64]:
+    """Pixels of each id, int64 [256], or [65536] of 16-bit ids.
+
+    bincount makes 8 bytes of a pixel, so they are counted in pieces.
+    """
+    flat, pixels = label.ravel(), np.zeros(np.iinfo(label.dtype).max + 1, np.int64)
     for start in range(0, flat.size, _COUNTED):
-        pixels += np.bincount(flat[start : start + _COUNTED], minlength=256)
+        pixels += np.bincount(flat[start : start + _COUNTED], minlength=pixels.size)
     return pixels
+
+
+def class_pixels(label: LabelMap, n_classes: int) -> NDArray[np.int64]:
+    """Pixels of each class, and of ignored pixels at the end: int64 [n_classes + 1]."""
+    pixels = pixel_counts(label)
+    return np.append(pixels[:n_classes], pixels[ignore_index_of(n_classes)])
 
 
 def _metadata(provenance: Mapping[str, object]) -> dict[str, str]:

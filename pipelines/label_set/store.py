@@ -48,7 +48,7 @@ T = TypeVar("T")
 LABELS, SEGMENTS, RUN = "labels", "segments", "run.json"
 _PART = re.compile(r"^part-[0-9a-f]{16}\.parquet$")
 _OURS = re.compile(
-    r"^(labels|segments|config\.yaml|(run|evaluation)\.json|evaluation\.csv|manifest\.parquet|report\.html|\..*)$"
+    r"^(labels|segments|config\.yaml|(run|evaluation|calibration)\.json|evaluation\.csv|manifest\.parquet|report\.html|\..*)$"
 )
 _ASIDE = ".aside-"
 _LABEL_ROWS = 128

@@ -13,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from segray.models.label_map import LabelMap, label_dtype
+from segray.models.label_space import IGNORE_INDEX
 from segray.models.rle import area, checked_runs
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.label_png import decode_gray_png
+from segray.pipelines.io.label_png import decode_label_png
 from segray.pipelines.label_set.part_files import damage
 from segray.pipelines.label_set.part_reader import PartReader
 from segray.pipelines.label_set.schema import (
@@ -57,7 +59,7 @@ class PartCheck:
         provenance: JSON text of what made it; None when unreadable.
         rows: (image_id, status) of each row that could be read.
         classes: the names of its ids.
-        pixels: of each id in its labels, int64 [256].
+        pixels: of each id in its labels, int64 [256 or 65536].
         ignore_index: the id of pixels without an answer.
         problems: everything wrong inside the part.
     """
@@ -67,7 +69,7 @@ class PartCheck:
     rows: list[tuple[str, str]] = field(default_factory=list)
     classes: tuple[str, ...] = ()
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
-    ignore_index: int = 255
+    ignore_index: int = IGNORE_INDEX
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -93,8 +95,9 @@ def check_part(root: str, part: str) -> PartCheck:
     check.provenance = labels.schema_arrow.metadata[b"segray"]
     provenance = provenance_of(labels.schema_arrow)
     check.classes = tuple(map(str, provenance["classes"]))
-    check.ignore_index = int(provenance.get("ignore_index", 255))
+    check.ignore_index = int(provenance.get("ignore_index", IGNORE_INDEX))
     classes = _Classes(len(check.classes), check.ignore_index)
+    check.pixels = np.zeros(np.iinfo(label_dtype(check.ignore_index)).max + 1, np.int64)
     try:
         _check_rows(labels, segments.read() if segments else None, classes, check)
     except (OSError, pa.ArrowException) as error:
@@ -184,8 +187,8 @@ def _row_problems(row: dict[str, Any], classes: _Classes, pixels: NDArray[np.int
 def _label_problems(row: dict[str, Any], classes: _Classes, total: NDArray[np.int64]) -> list[str]:
     problems: list[str] = []
     with _LARGE if (row["width"] or 0) * (row["height"] or 0) > _LARGE_PIXELS else nullcontext():
-        _png(row, "confidence", problems)
-        label = _png(row, "label", problems)
+        _png(row, "confidence", problems, IGNORE_INDEX)
+        label = _png(row, "label", problems, classes.ignore)
         counts = None if label is None else pixel_counts(label)
     if counts is None:
         return problems
@@ -198,14 +201,14 @@ def _label_problems(row: dict[str, Any], classes: _Classes, total: NDArray[np.in
     return problems
 
 
-def _png(row: dict[str, Any], name: str, problems: list[str]) -> NDArray[np.uint8] | None:
+def _png(row: dict[str, Any], name: str, problems: list[str], ignore: int) -> LabelMap | None:
     """A row's PNG of the image's size; None and a line in `problems` where it is not that."""
     data = (row[name] or {}).get("bytes")
     if data is None:
         problems.append(f"{name} is missing")
         return None
     try:
-        return decode_gray_png(data, (row["height"], row["width"]))
+        return decode_label_png(data, (row["height"], row["width"]), ignore)
     except ValueError as error:
         problems.append(f"{name}: {error}")
         return None

@@ -17,14 +17,14 @@ OBJECT = 255
 """What such masks hold where the object is; elsewhere segray reads it as "ignored"."""
 
 
-def with_object_as_class(mask: NDArray[np.unsignedinteger]) -> LabelMap:
+def with_object_as_class(mask: LabelMap) -> LabelMap:
     """A mask of 8 bits with 255 as class 1."""
     return np.where(mask == OBJECT, np.uint8(1), mask).astype(np.uint8)
 
 
 def look_binary(pixels: NDArray[np.int64]) -> bool:
-    """Whether counts of ids, [256], have both 0 and 255 and nothing between."""
-    return bool(pixels[0] and pixels[OBJECT] and not pixels[1:OBJECT].any())
+    """Whether counts of ids, the last one that of 255, have both 0 and 255 and nothing between."""
+    return bool(pixels[0] and pixels[-1] and not pixels[1:-1].any())
 
 
 def all_look_binary(masks: Iterable[NDArray[np.unsignedinteger]]) -> bool:

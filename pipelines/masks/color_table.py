@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segray.models.label_space import (
-    IGNORE_INDEX,
     VOC,
     LabelSpace,
     label_space,
@@ -89,10 +88,11 @@ class ColorTable:
             UserError: a name that is not in the class list, or a colour of two classes.
         """
         ids = {name_key(name): i for i, name in enumerate(space.classes)}
-        background = 0 if no_class_name(space.classes[0]) else IGNORE_INDEX
+        ignored = space.ignore_index
+        background = 0 if no_class_name(space.classes[0]) else ignored
         bound: dict[Rgb, int] = {}
         for name, color in zip(self.names, self.colors, strict=True):
-            class_id = IGNORE_INDEX if self._is_ignored(name) else ids.get(name_key(name))
+            class_id = ignored if self._is_ignored(name) else ids.get(name_key(name))
             if class_id is None and no_class_name(name):
                 class_id = background
             if class_id is None:

@@ -120,7 +120,7 @@ class MaskFolder:
         return f"; {self.options.prefix}mask_suffix={fit} finds {near[0]}" if fit else ""
 
     def read(self, name: str, *, shape: tuple[int, int], n_classes: int) -> LabelMap:
-        """The mask as uint8 [H, W]: class ids, 255 for pixels that count for nothing.
+        """The mask as class ids, [H, W], with `ignore_index_of` for pixels that count for nothing.
 
         Raises:
             UserError: no mask of whole ids, another size than `shape`, or an id out of range.

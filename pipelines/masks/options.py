@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from segray.models.label_map import LabelMap
-from segray.models.label_space import IGNORE_INDEX, LabelSpace
+from segray.models.label_map import LabelMap, label_dtype
+from segray.models.label_space import IGNORE_INDEX, LabelSpace, ignore_index_of
 from segray.pipelines.errors import UserError
 from segray.pipelines.masks.binary import binary_hint, check_two_classes, with_object_as_class
 from segray.pipelines.masks.color_table import GRAY, BoundColors, ColorTable, open_color_table
@@ -27,6 +27,7 @@ class MaskOptions:
         void: id of the pixels that count for nothing.
         void_key: the configuration key of `void`; "" where a command has none.
         follow_links: which links in a folder of masks are followed, see `FolderLinks`.
+        most_ids: how many ids a mask may have: 8 bits of them, or those of a longer class list, see `bound`.
     """
 
     prefix: str = ""
@@ -37,6 +38,7 @@ class MaskOptions:
     void: int = IGNORE_INDEX
     void_key: str = ""
     follow_links: bool = True
+    most_ids: int = IGNORE_INDEX
 
     @classmethod
     def of(
@@ -94,12 +96,13 @@ class MaskOptions:
         """
         if self.binary:
             check_two_classes(space.classes, self.binary_key)
+        bound = replace(self, most_ids=max(IGNORE_INDEX, len(space.classes)))
         if self.table is None:
-            return self
+            return bound
         if self.table.where == GRAY:
             empty = np.zeros(0, np.int64)
-            return replace(self, colors=BoundColors(GRAY, empty, empty.astype(np.uint16), by_value=True))
-        return replace(self, colors=self.table.bind(space, self.colors_key))
+            return replace(bound, colors=BoundColors(GRAY, empty, empty.astype(np.uint16), by_value=True))
+        return replace(bound, colors=self.table.bind(space, self.colors_key))
 
     def ids(self, data: bytes) -> IdMap:
         """The ids in a mask file as they are stored; 255 is 1 with `binary`.
@@ -111,12 +114,15 @@ class MaskOptions:
         return with_object_as_class(ids) if self.binary and ids.dtype == np.uint8 else ids
 
     def label_map(self, ids: IdMap, n_classes: int) -> LabelMap:
-        """Ids as segray has them: those of the classes, and 255 for pixels that count for nothing.
+        """Ids as segray has them: those of the classes, and `ignore_index_of` for ignored pixels.
 
         Raises:
             ValueError: an id out of range.
         """
-        void = IGNORE_INDEX if self.colors is not None and not self.colors.by_value else self.void
+        ignored = ignore_index_of(n_classes)
+        by_table = self.colors is not None and not self.colors.by_value
+        # With more than 254 classes 255 is one of them, and the default cannot mean it.
+        void = ignored if by_table or self.void == IGNORE_INDEX else self.void
         bad = (ids >= n_classes) & (ids != void)
         if bad.any():
             y, x = np.argwhere(bad)[0]
@@ -127,7 +133,7 @@ class MaskOptions:
                 f"holds id {ids[y, x]} (first at x={x}, y={y}); "
                 f"allowed: 0 to {n_classes - 1} and {void} (ignored){hint}"
             )
-        return np.where(ids == void, np.uint8(IGNORE_INDEX), ids).astype(np.uint8)
+        return np.where(ids == void, ignored, ids).astype(label_dtype(ignored))
 
 
 IDS = MaskOptions()

@@ -10,7 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from segray.models.label_space import LabelSpace
+from segray.models.label_map import LabelMap, label_dtype
+from segray.models.label_space import LabelSpace, ignore_index_of
 from segray.models.segmenters.inference import Window
 from segray.models.segmenters.registry import Segmenter
 from segray.pipelines.annotation.stages.base import Stage, to_table
@@ -36,8 +37,8 @@ STOP = "stop"
 
 _NOTE = pa.field("note", pa.string())
 PREDICTED_SCHEMA = READ_SCHEMA.append(pa.field("label", pa.binary())).append(_NOTE)
-"""After the network: `label` is the raw uint8 [H, W]; the pixels stay only where an overlay needs them, and
-`note` is what the user should know."""
+"""After the network: `label` is the raw [H, W] of `label_dtype`; the pixels stay only where an overlay needs
+them, and `note` is what the user should know."""
 ROW_SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -114,7 +115,8 @@ class PredictImages(Stage):
         from segray.pipelines.training.trained import predict_label
 
         notes: list[str] = []
-        label = predict_label(self._network, pixels_of(row), self._job.window, notes.append)
+        ids = len(self._job.classes)
+        label = predict_label(self._network, pixels_of(row), self._job.window, notes.append, ids=ids)
         pixels = row["pixels"] if self._job.overlays else None
         return {**row, "label": label.tobytes(), "pixels": pixels, "note": notes[-1] if notes else None}
 
@@ -155,8 +157,9 @@ class WriteMasks(Stage):
 
 def encode_row(row: Row, job: Job) -> Row:
     """One image's mask as PNG, overlay as JPEG or None, and pixels per class."""
-    label = np.frombuffer(row["label"], np.uint8).reshape(row["height"], row["width"])
-    ids, pixels = class_counts(label)
+    ignored = ignore_index_of(len(job.classes))
+    label = np.frombuffer(row["label"], label_dtype(ignored)).reshape(row["height"], row["width"])
+    ids, pixels = class_counts(label, ignored)
     return {
         **row,
         "mask": encode_gray_png(label),
@@ -166,7 +169,7 @@ def encode_row(row: Row, job: Job) -> Row:
     }
 
 
-def overlay(pixels: NDArray[np.uint8], label: NDArray[np.uint8], classes: tuple[str, ...]) -> bytes:
+def overlay(pixels: NDArray[np.uint8], label: LabelMap, classes: tuple[str, ...]) -> bytes:
     """A JPEG of the image, half covered by the colours of its classes; "no class" stays uncovered.
 
     JPEG has no sides above 65,535 pixels: larger images are made smaller.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segray.models.label_map import LabelMap
-from segray.models.label_space import IGNORE_INDEX
+from segray.models.label_space import ignore_index_of
 from segray.models.metrics import Confusion, class_iou, confusion_matrix
 from segray.pipelines.printing import csv_text
 from segray.pipelines.understood import name_some
@@ -83,17 +83,18 @@ class Evaluation:
         return tuple(n for n, p in zip(self.classes, self.truth_pixels, strict=True) if not p)
 
 
-def compare(truth: LabelMap, label: LabelMap, n_classes: int, ignore_index: int = IGNORE_INDEX) -> Confusion:
+def compare(truth: LabelMap, label: LabelMap, n_classes: int) -> Confusion:
     """Confusion of one image, int64 [C + 1, C + 1]: see `Evaluation.confusion`.
 
     Raises:
         ValueError: the label holds an id out of range.
     """
-    over = label[(label >= n_classes) & (label != IGNORE_INDEX)]
+    ignored = ignore_index_of(n_classes)
+    over = label[(label >= n_classes) & (label != ignored)]
     if over.size:
-        raise ValueError(f"holds id {over[0]}; allowed: 0 to {n_classes - 1} and {IGNORE_INDEX} (no answer)")
-    answered = np.where(label == IGNORE_INDEX, n_classes, label)
-    return confusion_matrix(truth, answered, n_classes + 1, ignore_index)
+        raise ValueError(f"holds id {over[0]}; allowed: 0 to {n_classes - 1} and {ignored} (no answer)")
+    answered = np.where(label == ignored, n_classes, label)
+    return confusion_matrix(truth, answered, n_classes + 1, ignored)
 
 
 def to_dict(result: Evaluation) -> dict[str, Any]:
@@ -162,9 +163,8 @@ def _remarks(result: Evaluation) -> list[str]:
     unanswered = int(result.confusion[:, -1].sum())
     if unanswered:
         share = 100 * unanswered / int(result.confusion.sum())
-        remarks.append(
-            f"no answer       {share:.1f} % of the pixels have label {IGNORE_INDEX}, counted as missed"
-        )
+        ignored = ignore_index_of(len(result.classes))
+        remarks.append(f"no answer       {share:.1f} % of the pixels have label {ignored}, counted as missed")
     return remarks
 
 

@@ -9,11 +9,20 @@ from dataclasses import replace
 from typing import Any
 
 from segray.models.label_map import LabelMap
+from segray.models.label_space import IGNORE_INDEX
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
-from segray.pipelines.io.label_png import decode_gray_png
-from segray.pipelines.io.sources import EXTENSIONS, follows_links, image_roots, list_images, read_allowed
+from segray.pipelines.io.label_png import decode_label_png, png_bits
+from segray.pipelines.io.sources import (
+    EXTENSIONS,
+    Spec,
+    follows_links,
+    image_roots,
+    list_images,
+    read_allowed,
+    sources_of,
+)
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.masks.folder import list_png
 
@@ -57,9 +66,10 @@ class StoreMaps(LabelMaps):
 
     def maps(self, wanted: Container[str]) -> Iterator[tuple[str, LabelMap]]:
         """Part by part."""
+        ignore = int(self.store.provenance.get("ignore_index", IGNORE_INDEX))
         for row in self.store.rows(columns=["image_id", "status", "label.bytes"]):
             if row["status"] == "ok" and row["image_id"] in wanted:
-                yield row["image_id"], _decoded(row["image_id"], row["label"]["bytes"])
+                yield row["image_id"], _decoded(row["image_id"], row["label"]["bytes"], ignore)
 
 
 class FolderMaps(LabelMaps):
@@ -86,7 +96,8 @@ class FolderMaps(LabelMaps):
         """File by file."""
         for image_id, path in self._names.items():
             if image_id in wanted:
-                yield image_id, _decoded(image_id, storage.read_bytes(storage.join(self.root, path)))
+                data = storage.read_bytes(storage.join(self.root, path))
+                yield image_id, _decoded(image_id, data, (1 << png_bits(data)) - 1)
 
 
 class NetworkMaps(LabelMaps):
@@ -109,7 +120,7 @@ class NetworkMaps(LabelMaps):
     def __init__(
         self,
         checkpoint: str,
-        images: str,
+        images: Spec,
         window: int | None,
         also: Sequence[str] = (),
         options: ImageOptions | None = None,
@@ -135,7 +146,7 @@ class NetworkMaps(LabelMaps):
             "checkpoint": checkpoint,
             "weights_sha256": weights_sha256(state),
             "step": state.get("step"),
-            "images": images,
+            "images": ",".join(sources_of(images)),
             "window": named_window(state, window),
         }
 
@@ -158,7 +169,8 @@ class NetworkMaps(LabelMaps):
                 self._statuses[ref.image_id] = problem.status
                 _log.warning("%s: %s", ref.image_id, problem.reason)
                 continue
-            yield ref.image_id, predict_label(self._network, pixels, self._window)
+            ids = len(self.classes or ())
+            yield ref.image_id, predict_label(self._network, pixels, self._window, ids=ids)
 
 
 def open_labels(labels: str) -> LabelMaps:
@@ -177,8 +189,8 @@ def _image_of(name: str, names: Container[str]) -> str:
     return image_id if image_id.lower().endswith(EXTENSIONS) and image_id not in names else name
 
 
-def _decoded(image_id: str, data: bytes) -> LabelMap:
+def _decoded(image_id: str, data: bytes, ignore_index: int) -> LabelMap:
     try:
-        return decode_gray_png(data)
+        return decode_label_png(data, None, ignore_index)
     except ValueError as problem:
         raise UserError(f"label of {image_id}: {problem}; `segray verify` checks the whole set") from None

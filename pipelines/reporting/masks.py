@@ -45,7 +45,7 @@ class MaskFigures:
 
     Attributes:
         classes: the name of each id.
-        palette: uint8 [256, 3].
+        palette: uint8 [256 or more, 3].
         pixels: of all masks.
         images: masks that hold each class.
         samples: the masks on the page.

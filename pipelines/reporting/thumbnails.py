@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segray.models.label_space import IGNORE_INDEX
+from segray.models.label_map import LabelMap
 
 UInt8Array = NDArray[np.uint8]
 
@@ -38,17 +38,17 @@ def photo(image: UInt8Array) -> str:
     return _data_uri("image/jpeg", buffer.getvalue())
 
 
-def label_overlay(label: UInt8Array, palette: UInt8Array, *, opaque: bool = False) -> str:
+def label_overlay(label: LabelMap, palette: UInt8Array, *, opaque: bool = False) -> str:
     """Class ids [H, W] in palette colours as a PNG data URI, outlined; "no class" is transparent.
 
     Args:
-        label: uint8 [H, W].
-        palette: uint8 [256, 3].
+        label: [H, W].
+        palette: uint8 [256 or more, 3]; ids from there on have its last colour.
         opaque: no photograph is below the label; otherwise the fill is translucent.
     """
     small = shrink(label)
     edges = _edges(small)
-    colours = palette[small]
+    colours = palette[np.minimum(small, len(palette) - 1)]
     # The palette holds dark colours: a lighter outline keeps them apart from dark photographs and pages.
     colours[edges] = colours[edges] // 2 + 127
     alpha = np.where(edges, 255, 255 if opaque else _FILL)
@@ -62,15 +62,15 @@ def confidence_map(confidence: UInt8Array) -> str:
     return _rgba_uri(ramp()[small], np.where(small > 0, 255, 0))
 
 
-def error_map(truth: UInt8Array, label: UInt8Array, ignore_index: int = IGNORE_INDEX) -> str:
+def error_map(truth: LabelMap, label: LabelMap) -> str:
     """The differences between label and truth [H, W], in `ERROR_COLOURS`, as a PNG data URI."""
-    true, guess = shrink(truth), shrink(label)
+    true, guess, ignored = shrink(truth), shrink(label), np.iinfo(truth.dtype).max
     kinds = {
         "right class": (true == guess) & (true > 0),
         "wrong class": (true != guess) & (true > 0) & (guess > 0),
-        "missed": (true > 0) & ((guess == 0) | (guess == IGNORE_INDEX)),
+        "missed": (true > 0) & ((guess == 0) | (guess == ignored)),
         "not there": (true == 0) & (guess > 0),
-        "not counted": true == ignore_index,
+        "not counted": true == ignored,
     }
     colours = np.zeros((*true.shape, 3), np.uint8)
     alpha = np.zeros(true.shape, np.uint8)
@@ -80,7 +80,7 @@ def error_map(truth: UInt8Array, label: UInt8Array, ignore_index: int = IGNORE_I
     return _rgba_uri(colours, alpha)
 
 
-def shrink(values: UInt8Array) -> UInt8Array:
+def shrink(values: LabelMap) -> LabelMap:
     """Nearest-neighbour thumbnail of a map [H, W]: ids are never mixed."""
     height, width = values.shape
     scale = min(1.0, LIMIT / max(height, width))
@@ -95,7 +95,7 @@ def ramp() -> UInt8Array:
     return np.stack(channels, axis=1).round().astype(np.uint8)
 
 
-def _edges(label: UInt8Array) -> NDArray[np.bool_]:
+def _edges(label: LabelMap) -> NDArray[np.bool_]:
     edges = np.zeros(label.shape, bool)
     across, down = label[:, 1:] != label[:, :-1], label[1:] != label[:-1]
     edges[:, 1:] |= across

@@ -26,8 +26,9 @@ class TrainingMetrics(TypedDict):
 class ValidationMetrics(TypedDict):
     """Metrics over all validation images, in 0..1; None where a metric is not defined.
 
-    `iou` has one value per class; `confusion[i][j]` counts the pixels of class i predicted as j. `miou` is
-    not defined where the masks hold fewer than two classes: a perfect score of one class says nothing.
+    `iou` has one value per class; `confusion[i][j]` counts the pixels of class i predicted as j. With more
+    than 254 classes its rows have two numbers: the right and the wrong pixels of class i. `miou` is not
+    defined where the masks hold fewer than two classes: a perfect score of one class says nothing.
     `ignored` is the share of the masks' pixels that count for nothing. The metrics of zero-shot and enhanced
     labels exist only if the run has a label set.
     """

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from segray.models.label_space import ignore_index_of
 from segray.models.segmenters.registry import Segmenter
 from segray.models.semi.methods import METHODS
 from segray.models.semi.objective import (
-    IGNORE,
     PseudoLabel,
     default_epsilon,
     enhanced_label,
@@ -160,7 +160,7 @@ class Objective:
         """The mean loss of the labelled images over all workers; OHEM chooses among each worker's pixels."""
         share = self.config.loss.ohem
         if self.weights is None and share is None:
-            return self._mean(logits, labels, labels != IGNORE, 0.0)
+            return self._mean(logits, labels, labels != ignore_index_of(logits.shape[1]), 0.0)
         loss, weight = supervised_sums(logits, labels, self.weights, share)
         all_weights, workers = sum_over_workers(torch.stack([weight, torch.ones_like(weight)]))
         return loss * workers / all_weights.clamp(min=1e-12)
@@ -179,14 +179,14 @@ class Objective:
     def _mean(self, logits: Tensor, labels: Tensor, valid: Tensor, epsilon: float) -> Tensor:
         """The mean over the valid pixels of all workers, once DDP has averaged the workers' gradients."""
         pixels = valid.sum().float()
-        mean = smoothed_cross_entropy(logits, labels, epsilon, ignore_index=IGNORE, valid=valid)
+        mean = smoothed_cross_entropy(logits, labels, epsilon, valid=valid)
         all_pixels, workers = sum_over_workers(torch.stack([pixels, torch.ones_like(pixels)]))
         return mean * (pixels * workers / all_pixels.clamp(min=1))
 
 
 def _counts(views: Views, weak: Tensor, pseudo: PseudoLabel) -> dict[str, Tensor]:
     zero_shot = _required(views.zero_shot)
-    known = (zero_shot != IGNORE) & ~_required(views.padding)
+    known = (zero_shot != ignore_index_of(weak.shape[1])) & ~_required(views.padding)
     return {
         "pixels": pseudo.valid.sum(),
         "from_model": (pseudo.from_model & pseudo.valid).sum(),

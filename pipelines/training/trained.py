@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segray.models.label_space import hidden_characters
+from segray.models.label_map import LabelMap, label_dtype
+from segray.models.label_space import IGNORE_INDEX, hidden_characters, ignore_index_of
 from segray.models.segmenters.inference import WHOLE, Window, predict, window_of
 from segray.models.segmenters.registry import Segmenter, build_segmenter, check_segmenter
 from segray.pipelines.config.commands.train import AugmentConfig
@@ -157,15 +158,18 @@ def predict_label(
     pixels: NDArray[np.uint8],
     window: Window = WHOLE,
     warn: Callable[[str], None] | None = None,
-) -> NDArray[np.uint8]:
-    """Class ids [H, W] of an image [H, W, 3] RGB at its own size.
+    *,
+    ids: int = IGNORE_INDEX,
+) -> LabelMap:
+    """Class ids [H, W], uint8 or uint16, of an image [H, W, 3] RGB at its own size.
 
     Args:
-        network: in evaluation mode, with at most 255 classes; its device is used.
+        network: in evaluation mode; its device is used.
         pixels: a writable array.
         window: whether to go piece by piece.
         warn: receives a line if memory ran out for the image in one piece.
+        ids: how many classes the network has.
     """
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     label = predict(network, image, window, warn).label
-    return label.to(torch.uint8).cpu().numpy()
+    return label.cpu().numpy().astype(label_dtype(ignore_index_of(ids)))

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from segray.models.label_space import ignore_index_of, is_wide
 from segray.models.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
 from segray.models.segmenters.inference import Prediction, Window, predict
 from segray.models.segmenters.registry import Segmenter
-from segray.models.semi.objective import IGNORE
 from segray.pipelines.training.data.datasets import LabelledImages, UnlabelledImages
 from segray.pipelines.training.history import ValidationMetrics
 from segray.pipelines.training.session import Notes, Session, once, sum_over_workers
@@ -45,6 +45,7 @@ def validate(
     network.eval()
     device = next(network.parameters()).device
     counts = torch.zeros(3, classes, classes, dtype=torch.int64, device=device)
+    unknown = ignore_index_of(classes)
     ignored = torch.zeros((), dtype=torch.int64, device=device)
     warn = once(session.log)
     notes = Notes(session, f"the validation of {len(images)} images")
@@ -53,11 +54,11 @@ def validate(
         image, mask = images[index]
         prediction = predict(network, image, window, warn)
         _count(counts[MODEL], mask, prediction.label)
-        ignored += (mask == IGNORE).sum().to(device)
+        ignored += (mask == unknown).sum().to(device)
         if zero_shot is not None:
-            label = _zero_shot_label(zero_shot, index, mask).to(device)
-            _count(counts[ZERO_SHOT], mask, torch.where(label == IGNORE, 0, label))
-            _count(counts[ENHANCED], mask, _enhanced(prediction, label, tau))
+            label = _zero_shot_label(zero_shot, index, mask, unknown).to(device)
+            _count(counts[ZERO_SHOT], mask, torch.where(label == unknown, 0, label))
+            _count(counts[ENHANCED], mask, _enhanced(prediction, label, tau, unknown))
     network.train(training)
     metrics = _metrics(sum_over_workers(counts).cpu(), zero_shot is not None)
     counted, left_out = sum(map(sum, metrics["confusion"])), int(sum_over_workers(ignored))
@@ -65,19 +66,19 @@ def validate(
     return metrics
 
 
-def _zero_shot_label(zero_shot: UnlabelledImages, index: int, mask: Tensor) -> Tensor:
+def _zero_shot_label(zero_shot: UnlabelledImages, index: int, mask: Tensor, unknown: int) -> Tensor:
     labels = zero_shot.labels(index)
-    return torch.full_like(mask, IGNORE, dtype=torch.int64) if labels is None else labels[0].long()
+    return torch.full_like(mask, unknown, dtype=torch.int64) if labels is None else labels[0].long()
 
 
-def _enhanced(prediction: Prediction, zero_shot: Tensor, tau: float) -> Tensor:
+def _enhanced(prediction: Prediction, zero_shot: Tensor, tau: float, unknown: int) -> Tensor:
     """Eq. 7 as a complete label: the network's class also where there is no zero-shot class."""
-    replaced = (prediction.confidence >= tau) | (zero_shot == IGNORE)
+    replaced = (prediction.confidence >= tau) | (zero_shot == unknown)
     return torch.where(replaced, prediction.label, zero_shot)
 
 
 def _count(counts: Tensor, mask: Tensor, label: Tensor) -> None:
-    counts += confusion_matrix(mask.to(label.device).long(), label, len(counts), IGNORE)
+    counts += confusion_matrix(mask.to(label.device).long(), label, len(counts), ignore_index_of(len(counts)))
 
 
 def _metrics(counts: Tensor, with_labels: bool) -> ValidationMetrics:
@@ -85,7 +86,7 @@ def _metrics(counts: Tensor, with_labels: bool) -> ValidationMetrics:
         "miou": _miou(counts[MODEL]),
         "accuracy": _number(pixel_accuracy(counts[MODEL])),
         "iou": [_number(value) for value in class_iou(counts[MODEL])],
-        "confusion": counts[MODEL].tolist(),
+        "confusion": _rows(counts[MODEL]).tolist(),
     }
     if with_labels:
         metrics["zero_shot_miou"] = _miou(counts[ZERO_SHOT])
@@ -93,6 +94,12 @@ def _metrics(counts: Tensor, with_labels: bool) -> ValidationMetrics:
         metrics["enhanced_miou"] = _miou(counts[ENHANCED])
         metrics["enhanced_accuracy"] = _number(pixel_accuracy(counts[ENHANCED]))
     return metrics
+
+
+def _rows(counts: Tensor) -> Tensor:
+    """The confusion matrix; right and wrong pixels of so many classes that a history could not hold it."""
+    right = counts.diag()
+    return torch.stack([right, counts.sum(1) - right], 1) if is_wide(len(counts)) else counts
 
 
 def _miou(counts: Tensor) -> float | None:

@@ -26,6 +26,8 @@ def test_writes_the_promised_figures(tmp_path: Path) -> None:
     assert record["segments"] > 0
     assert record["ways"].keys() == {store.SEGRAY, store.FROM_DISK, store.RLE, store.PNG}
     assert record["ratios"].keys() == {store.RLE, store.PNG}
+    assert record["sources"].keys() == {"files", "tar", "zip", "parquet"}
+    assert all(rate > 0 for way in record["sources"].values() for rate in way.values())
     own = record["ways"][store.SEGRAY]
     for peer, ratio in record["ratios"].items():
         way = record["ways"][peer]

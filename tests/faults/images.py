@@ -165,6 +165,23 @@ def write_bad_images(folder: Path) -> Expected:
     return expected | _write_odd_entries(folder)
 
 
+def write_wild_folder(folder: Path) -> Expected:
+    """`write_bad_images`, and every kind of image of tests/faults/image_kinds.py: more than a hundred.
+
+    Returns:
+        image_id -> (expected status, start of the expected reason or "").
+    """
+    from tests.faults import image_kinds
+
+    refused = image_kinds.refused_kinds()
+    files = {**image_kinds.exact_kinds(), **image_kinds.close_kinds()}
+    (folder / "kinds").mkdir()
+    for name, data in (*files.items(), *((name, data) for name, (data, _, _) in refused.items())):
+        (folder / name).write_bytes(data)
+    reasons = {name: (status, reason) for name, (_, status, reason) in refused.items()}
+    return write_bad_images(folder) | dict.fromkeys(files, ("ok", "")) | reasons
+
+
 def _write_odd_entries(folder: Path) -> Expected:
     """What is no regular file of the folder: links, a folder and a pipe with an image's name."""
     outside = folder.parent / f"{folder.name}_outside"

@@ -93,6 +93,8 @@ def test_repair_takes_no_machine_from_a_received_label_set(
         ("clip.weights: weights.pth\n", "clip.weights"),
         ("images: s3://b/p?endpoint_override=evil.example&scheme=http\n", "images"),
         ("images: https://evil.example/\n", "images"),
+        ("images: [scenes, 'https://evil.example/']\n", "images"),
+        ("images: scenes, https://evil.example/\n", "images"),
         ("images: file::https://evil.example/\n", "images"),
         ("images: s3://key:secret@bucket/p\n", "images"),
     ],
@@ -126,6 +128,19 @@ def test_parts_are_kept_where_their_images_cannot_be_labelled_again(
     assert {name: data for name, data in after.items() if "part-" in name} == {
         name: data for name, data in before.items() if "part-" in name
     }
+
+
+@pytest.mark.parametrize("manifest", [None, b"PAR1", b""])
+def test_parts_are_kept_where_no_manifest_tells_what_they_held(
+    received: Path, manifest: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = received / "manifest.parquet"
+    path.unlink() if manifest is None else path.write_bytes(manifest)
+    before = files(received)
+    assert segray("verify", f"out={received}", "repair=true") == 1
+    assert "1 damaged parts" in (seen := capsys.readouterr().err)
+    assert "are kept: only the manifest tells which images they held" in seen
+    assert files(received) == before
 
 
 def test_a_killed_repair_leaves_the_damaged_parts(received: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,8 @@ def answer(watch: Watch, request: dict[str, Any]) -> dict[str, Any]:
     out = io.StringIO()
     how, text = "ok", ""
     said = contextlib.redirect_stdout(out), contextlib.redirect_stderr(out)
-    with watch.of(folder.parent / "secret", writable, request["max_cpu_s"]), said[0], said[1]:
+    limits = request["max_cpu_s"], request["max_bytes"]
+    with watch.of(folder.parent / "secret", writable, *limits), said[0], said[1]:
         try:
             READERS[request["reader"]](folder)
         except REFUSALS as error:

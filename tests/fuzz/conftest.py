@@ -52,7 +52,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
 
 @pytest.fixture(scope="session")
 def valid(runner: Runner) -> dict[str, bytes]:
-    """The files of a valid label set, checkpoint, images and masks, by path."""
+    """The files of a valid label set, checkpoint, search, lock, images and masks, by path."""
     answer = runner.read("make", {})
     assert answer.how == "ok", answer.text
     folder = runner.folder
@@ -68,6 +68,8 @@ def valid(runner: Runner) -> dict[str, bytes]:
         "training labels",
         "predict",
         "resume",
+        "tune",
+        "lock",
     ):
         answer = runner.read(reader, files)
         assert answer.how == "ok", f"{reader}: {answer.text}"

@@ -10,8 +10,10 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from unittest.mock import patch
 
 import click
 import numpy as np
@@ -23,18 +25,28 @@ import segray
 from segray.models import weights
 from segray.models.segmenters.registry import build_segmenter
 from segray.pipelines import cli
+from segray.pipelines.commands import annotate, relabel
 from segray.pipelines.config.command_table import COMMANDS
+from segray.pipelines.config.commands.annotate import AnnotateConfig
+from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.config.received import load_received
 from segray.pipelines.config.source import read_yaml
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
+from segray.pipelines.io.lock_record import LockRecord
+from segray.pipelines.io.run_lock import RunLock
+from segray.pipelines.io.sources import follows_links, image_roots, list_images, read_allowed
 from segray.pipelines.training.checkpoints import load_optimiser, newest_whole, save_checkpoint
 from segray.pipelines.training.data.class_names import configured_space
 from segray.pipelines.training.data.coco import open_coco
 from segray.pipelines.training.data.datasets import LabelledImages
 from segray.pipelines.training.data.label_join import open_label_set
+from segray.tuning.folder import SearchFolder
+from segray.tuning.plans import Plan, RerunPlan, SearchPlan
+from segray.tuning.report import summary
+from tests.tuning import searches
 
 REFUSALS = (UserError, ImageProblem, weights.WeightsError)
 """What a reader may raise: commands show the first, make rows of the second and show the third."""
@@ -70,6 +82,17 @@ def _make(folder: Path) -> None:
     state = {"step": 1, "total": 2, "history": [], "classes": ["void", "tree", "house"], "network": "builtin"}
     save_checkpoint(checkpoint, network, None, optimiser, {**state, "window": None, "config": {}})
 
+    _make_search(folder)
+
+
+def _make_search(folder: Path) -> None:
+    """A search of two splits, with trials that ended in every way, and the lock of a run that has ended."""
+    ended = [searches.trial(0, 0.5), searches.trial(1, 0.6), searches.trial(2, 0.3, "stopped")]
+    ended += [searches.trial(0, 0.4, split="4"), searches.trial(3, None, "crashed", reason="no memory")]
+    searches.search_folder(searches.config(folder / "search"), *ended)
+    (folder / "locked").mkdir()
+    (folder / "locked" / ".lock.json").write_bytes(replace(LockRecord(), heartbeat=0.0).to_bytes())
+
 
 def _annotate(folder: Path) -> None:
     # SAM's own time is no subject here: without it, each image is one segment per class.
@@ -79,6 +102,44 @@ def _annotate(folder: Path) -> None:
 
 def _verify(folder: Path) -> None:
     _segray("verify", "out=set")
+
+
+def _repair(folder: Path) -> None:
+    """Up to the run that labels images again: what it may take is decided before."""
+    (part,) = (folder / "set" / "labels").glob("part-*.parquet")
+    part.write_bytes(part.read_bytes()[:-9])
+
+    def label_again(config: AnnotateConfig | RelabelConfig) -> None:
+        assert config.clip.weights is None
+        if isinstance(config, AnnotateConfig):
+            assert (config.address, config.sam.weights) == (None, None)
+        raise UserError("nothing is labelled in this test")
+
+    with patch.object(annotate, "run", label_again), patch.object(relabel, "run", label_again):
+        try:
+            _segray("verify", "out=set", "repair=true")
+        finally:
+            assert part.exists()
+
+
+def _tune(folder: Path) -> None:
+    """Everything that `segray tune` does with the records of an earlier command but train."""
+    search = SearchFolder(searches.config(folder / "search"))
+    search.check()
+    search.begin()
+    plans: list[Plan] = [SearchPlan(search, 3, lambda _: None), RerunPlan("finals", search, lambda _: None)]
+    for _ in range(3):
+        for plan in plans:
+            plan.next()
+    for split in ("2", "4"):
+        search.drop_weights(split)
+    click.echo("\n".join(summary.lines(search)))
+    summary.write(search)
+
+
+def _lock(folder: Path) -> None:
+    with RunLock("locked"):
+        assert (folder / "locked" / ".lock.json").exists()
 
 
 def _report(folder: Path) -> None:
@@ -149,6 +210,16 @@ def _image(folder: Path) -> None:
     decode((folder / "image").read_bytes(), ImageOptions())
 
 
+def _sources(folder: Path) -> None:
+    for path in sorted(folder.glob("source.*")):
+        roots = image_roots(path.name)
+        for ref in islice(list_images(path.name), 20):
+            assert ref.image_id == ref.image_id.strip("/")
+            if ref.problem is None:
+                with suppress(ImageProblem):
+                    read_allowed(ref.uri, roots, follow=follows_links(path.name, True))
+
+
 def _crash(folder: Path) -> None:
     ctypes.string_at(0)
 
@@ -217,6 +288,9 @@ READERS: dict[str, Callable[[Path], None]] = {
     "make": _make,
     "annotate": _annotate,
     "verify": _verify,
+    "repair": _repair,
+    "tune": _tune,
+    "lock": _lock,
     "report": _report,
     "evaluate": _evaluate,
     "relabel": _relabel,
@@ -229,6 +303,7 @@ READERS: dict[str, Callable[[Path], None]] = {
     "class file": _class_file,
     "configuration": _configuration,
     "image": _image,
+    "sources": _sources,
     # What the harness itself must notice.
     "crash": _crash,
     "raise": _raise,

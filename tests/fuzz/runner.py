@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.fuzz.watch import MAX_BYTES, MAX_CPU_S
 from tests.processes import REPOSITORY
 
 _PATIENCE_S = 300.0
@@ -54,7 +55,13 @@ class Runner:
     def __repr__(self) -> str:
         return "<runner>"
 
-    def read(self, reader: str, files: Mapping[str, bytes], max_cpu_s: float = 10.0) -> Answer:
+    def read(
+        self,
+        reader: str,
+        files: Mapping[str, bytes],
+        max_cpu_s: float = MAX_CPU_S,
+        max_bytes: int = MAX_BYTES,
+    ) -> Answer:
         """Run a reader of `readers.py` on a fresh folder with these files."""
         folder = self.folder
         shutil.rmtree(folder, ignore_errors=True)
@@ -63,7 +70,8 @@ class Runner:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         folder.mkdir(exist_ok=True)
-        answer = self._ask({"reader": reader, "folder": str(folder), "max_cpu_s": max_cpu_s})
+        limits = {"max_cpu_s": max_cpu_s, "max_bytes": max_bytes}
+        answer = self._ask({"reader": reader, "folder": str(folder), **limits})
         left = sorted(path.name for path in self._home.iterdir())
         assert left == sorted({"case", "child.err", "home", "secret", "tmp"}), left
         return answer

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.fuzz.runner import Runner
 
@@ -34,6 +36,20 @@ def test_time_of_the_processor_is_limited(runner: Runner) -> None:
     assert runner.read("take a second", {}, max_cpu_s=0.1).faults[0].endswith("s of the processor")
     assert runner.read("take a second", {}).faults == ()
     assert runner.read("take all time", {}, max_cpu_s=0.1).how == "died"
+
+
+def test_the_process_that_decodes_images_is_watched(runner: Runner) -> None:
+    sink = io.BytesIO()
+    Image.new("RGB", (3000, 3000)).save(sink, "JPEG2000")
+    files = {"image": sink.getvalue()}
+    for _ in "a new one", "the same":
+        (*_, memory) = runner.read("image", files, max_bytes=100 << 20).faults
+        assert memory.startswith("the decoder took ")
+        assert memory.endswith(" MB")
+    (time,) = runner.read("image", files, max_cpu_s=0.01).faults[-1:]
+    assert time.startswith("the decoder took ")
+    assert time.endswith(" s of the processor")
+    assert runner.check("image", files).how == "ok"
 
 
 def test_a_crash_and_a_bug_are_noticed_and_the_next_input_is_read(runner: Runner) -> None:

@@ -95,3 +95,16 @@ def test_run_records(runner: Runner, valid: dict[str, bytes], reader: str, chang
     record = edited_json(valid["set/run.json"], with_secret(changes, str(runner.secret)))
     config = edited_yaml(valid["set/config.yaml"], with_secret(changes, str(runner.secret)))
     runner.check(reader, {**valid, "set/run.json": record, "set/config.yaml": config})
+
+
+@given(changes=edits)
+def test_repairs(runner: Runner, valid: dict[str, bytes], changes: list[Edit]) -> None:
+    config = edited_yaml(valid["set/config.yaml"], with_secret(changes, str(runner.secret)))
+    runner.check("repair", {**valid, "set/config.yaml": config})
+
+
+@given(name=st.sampled_from(["set/manifest.parquet", "set/config.yaml", "set/run.json"]), changes=cuts)
+def test_repairs_of_damaged_files(
+    runner: Runner, valid: dict[str, bytes], name: str, changes: list[Cut]
+) -> None:
+    runner.check("repair", {**valid, name: damaged(valid[name], changes)})

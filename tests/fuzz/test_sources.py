@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import tarfile
+import zipfile
 
 import numpy as np
 import pillow_heif
@@ -16,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.fuzz.edits import Cut, Edit, cuts, damaged, edits, with_secret
+from tests.fuzz.edits import PATHS, WORDS, Cut, Edit, cuts, damaged, edits, with_secret
 from tests.fuzz.formats import Png, edited_json, edited_rows, pngs
 from tests.fuzz.runner import Runner
 
@@ -108,6 +110,38 @@ def test_manifest_rows(runner: Runner, valid: dict[str, bytes], changes: list[Ed
 def test_manifest_bytes(runner: Runner, valid: dict[str, bytes], changes: list[Cut]) -> None:
     images = {name: data for name, data in valid.items() if name.startswith("images/")}
     runner.check("annotate", {**images, "manifest.parquet": damaged(MANIFEST, changes)})
+
+
+def archives() -> dict[str, bytes]:
+    """Two images in each kind of file that holds images."""
+    tar_file, zip_file, table = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    with tarfile.open(fileobj=tar_file, mode="w") as archive:
+        for name in ("a/" + "b" * 120 + ".png", "c.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(IMAGES["png"])
+            archive.addfile(info, io.BytesIO(IMAGES["png"]))
+    with zipfile.ZipFile(zip_file, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in ("a/b.png", "c.png"):
+            packed.writestr(name, IMAGES["png"])
+    rows = [{"bytes": IMAGES["png"], "path": f"{n}.png"} for n in range(2)]
+    pq.write_table(pa.table({"image": rows, "image_id": ["x", "y"]}), table)
+    return {"tar": tar_file.getvalue(), "zip": zip_file.getvalue(), "parquet": table.getvalue()}
+
+
+ARCHIVES = archives()
+
+
+@given(kind=st.sampled_from(sorted(ARCHIVES)), changes=cuts)
+def test_archive_bytes(runner: Runner, kind: str, changes: list[Cut]) -> None:
+    runner.check("sources", {f"source.{kind}": damaged(ARCHIVES[kind], changes)})
+
+
+@given(column=st.sampled_from(["image", "path", "image_id"]), line=st.sampled_from([*PATHS, *WORDS]))
+def test_list_lines(runner: Runner, column: str, line: str) -> None:
+    text = with_secret([Edit(0, "replace", line)], str(runner.secret))[0].value
+    written = str(text).encode("utf-8", "surrogatepass")
+    table = f"{column},image\n".encode() + written + b",a.png\n"
+    runner.check("sources", {"source.txt": written, "source.csv": table, "a.png": IMAGES["png"]})
 
 
 RUNS = {"size": [24, 32], "counts": [10, 20, 738]}

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from segray.pipelines.io import decoder_process
+
 MAX_BYTES = 1 << 30
 MAX_CPU_S = 10.0
 _BRAKE_BYTES = 3 << 30
@@ -56,22 +58,31 @@ class Watch:
         sys.addaudithook(self._hook)
 
     @contextmanager
-    def of(self, secret: Path, writable: Iterable[Path], max_cpu_s: float = MAX_CPU_S) -> Iterator[None]:
+    def of(
+        self,
+        secret: Path,
+        writable: Iterable[Path],
+        max_cpu_s: float = MAX_CPU_S,
+        max_bytes: int = MAX_BYTES,
+    ) -> Iterator[None]:
         """Collect the faults of a block; the system ends the process if the block takes much too long."""
         self.secret = os.path.realpath(secret)
         self.writable = tuple(os.path.realpath(path) for path in writable)
         self.faults = []
-        memory, began = _MemoryPeak(), time.process_time()
+        memory, began, decoder = _MemoryPeak(), time.process_time(), _DecoderCost()
         _limit_cpu(began + max_cpu_s + 2)
         self._active = True
         try:
             yield
         finally:
             self._active = False
-            if (grown := memory.grown()) > MAX_BYTES:
-                self.faults.append(f"took {grown >> 20} MB")
-            if (seconds := time.process_time() - began) > max_cpu_s:
-                self.faults.append(f"took {seconds:.0f} s of the processor")
+            seconds, grown = decoder.cost()
+            costs = ("", time.process_time() - began, memory.grown()), ("the decoder ", seconds, grown)
+            for who, seconds, grown in costs:
+                if grown > max_bytes:
+                    self.faults.append(f"{who}took {grown >> 20} MB")
+                if seconds > max_cpu_s:
+                    self.faults.append(f"{who}took {seconds:.0f} s of the processor")
 
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
         if not self._active:
@@ -137,18 +148,54 @@ def _limit_cpu(seconds: float) -> None:
 
 
 class _MemoryPeak:
-    """How far the resident memory has grown since this object was made."""
+    """How far the resident memory of a process has grown since this object was made."""
 
-    def __init__(self) -> None:
+    def __init__(self, pid: int | str = "self") -> None:
         # Resets the peak; without it, an earlier one hides those below it.
-        Path("/proc/self/clear_refs").write_text("5")
-        self._before = _status("VmRSS")
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+        self._pid, self._before = pid, _status("VmRSS", pid)
 
     def grown(self) -> int:
-        return _status("VmHWM") - self._before
+        return _status("VmHWM", self._pid) - self._before
 
 
-def _status(name: str) -> int:
-    """Bytes, from what the kernel says of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+class _DecoderCost:
+    """What the process that decodes images takes, whether it lives on, begins or is ended meanwhile."""
+
+    def __init__(self) -> None:
+        self._pid, self._ended = _decoder(), _ended_children()
+        self._memory = _MemoryPeak(self._pid) if self._pid else None
+        self._began = _cpu_seconds(self._pid) if self._pid else 0.0
+
+    def cost(self) -> tuple[float, int]:
+        """Seconds of the processor, and bytes."""
+        pid, (seconds, peak) = _decoder(), _ended_children()
+        ended, earlier_peak = seconds - self._ended[0], self._ended[1]
+        if pid and pid == self._pid and self._memory:
+            return _cpu_seconds(pid) - self._began, self._memory.grown()
+        peak = peak if peak > earlier_peak else 0
+        # What its own start takes is counted as well, about two seconds and 200 MB.
+        return ended + (_cpu_seconds(pid) if pid else 0.0), max(peak, _status("VmHWM", pid) if pid else 0)
+
+
+def _decoder() -> int:
+    """The process that decodes images; 0 where there is none."""
+    process = decoder_process.decoder._process
+    return process.pid if process is not None and process.poll() is None else 0
+
+
+def _ended_children() -> tuple[float, int]:
+    """Seconds of the processor of all children that have ended, and the largest one's bytes."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _status(name: str, pid: int | str = "self") -> int:
+    """Bytes, from what the kernel says of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

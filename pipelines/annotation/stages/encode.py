@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from segray.models.label_map import SegmentClasses, render_label_map
+from segray.models.label_map import LabelMap, SegmentClasses, label_dtype, render_label_map
 from segray.models.label_space import LabelSpace
 from segray.models.masks import Segment, encode_rle, unpack
 from segray.pipelines.annotation.stages.base import Stage
@@ -35,8 +35,8 @@ def encode_row(row: Row, ignore_index: int) -> Row:
     packed, height, width = row["packed_segments"], row["height"], row["width"]
     if packed is None:
         label, confidence = (
-            np.frombuffer(values, np.uint8).reshape(height, width)
-            for values in (row["label"], row["confidence"])
+            np.frombuffer(values, dtype).reshape(height, width)
+            for values, dtype in ((row["label"], label_dtype(ignore_index)), (row["confidence"], np.uint8))
         )
         row = _with_maps(row, label, confidence, confidence > 0, ignore_index)
         return {**row, "segments": []}
@@ -61,15 +61,17 @@ def encode_segments(
         ignore_index: the label that counts for no class.
     """
     height, width = row["height"], row["width"]
-    label, confidence = render_label_map(segments, classes, height, width)
+    label, confidence = render_label_map(segments, classes, height, width, ignore_index)
     covered = covered_pixels(segments, classes, height, width)
+    if classes.unknown is not None:
+        covered &= label != ignore_index
     row = _with_maps(row, label, confidence, covered, ignore_index)
     return {**row, "segments": segment_rows(segments, classes, embeddings, height, width)}
 
 
 def _with_maps(
     row: Row,
-    label: NDArray[np.uint8],
+    label: LabelMap,
     confidence: NDArray[np.uint8],
     covered: NDArray[np.bool_],
     ignore_index: int,

@@ -37,7 +37,8 @@ CLASSIFIED_SCHEMA = pa.schema(
 )
 """After CLIP: the pixels are gone; `classes` is an array of `CLASSES_DTYPE`, `embeddings` float16 [K, D].
 
-Without SAM, segments, classes and embeddings are null, and `label` and `confidence` are raw uint8 [H, W]."""
+Without SAM, segments, classes and embeddings are null, and `label` (see `label_dtype`) and `confidence`
+(uint8) are raw [H, W]."""
 ENCODED_SCHEMA = pa.schema(
     [
         *_COMMON,

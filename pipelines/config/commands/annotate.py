@@ -194,7 +194,7 @@ class AnnotateConfig(Config):
     """Label images with SAM and CLIP."""
 
     images: Images
-    """The images: a folder, a glob such as `photos/**/*.jpg`, a file, or the same under s3:// or gs://."""
+    """Folder, glob, file, list (.txt, .csv), .tar, .zip, .parquet, the URI of one, or several: a,b."""
     out: Annotated[Folder, RunOnly]
     """Folder of the label set. Running the same command again labels only the images that are missing."""
     classes: Classes

@@ -30,8 +30,8 @@ class EvaluateConfig(Config):
     """A folder of masks of class ids with the names of the images."""
     out: Folder | None = None
     """Folder for evaluation.json and evaluation.csv; null: next to the labels, or in the training run."""
-    ignore_index: int = Field(default=255, ge=0, le=255)
-    """Mask pixels with this id are ignored."""
+    ignore_index: int = Field(default=255, ge=0, le=65535)
+    """Mask pixels with this id are ignored. With more than 254 classes, 255 stands for 65535."""
     binary: bool | None = None
     """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
     colors: Text | None = None

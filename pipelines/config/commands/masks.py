@@ -44,8 +44,8 @@ class MasksConfig(_Source):
     """What a mask's name has behind its image's, such as _mask; OLD:NEW replaces OLD by it; null: nothing."""
     binary: bool | None = None
     """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
-    ignore_index: int = Field(default=255, ge=0, le=255)
-    """Class id of the mask pixels to ignore; they are written as 255."""
+    ignore_index: int = Field(default=255, ge=0, le=65535)
+    """Class id of the mask pixels to ignore; written as 255, or 65535 with more than 254 classes."""
     n: int = Field(default=12, ge=1, le=1000)
     """Images on the page, evenly spaced."""
 

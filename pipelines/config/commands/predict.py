@@ -17,7 +17,7 @@ class PredictConfig(Config):
     checkpoint: Folder
     """A checkpoint, or a training run, of which the best checkpoint is used."""
     images: Images
-    """The images: a folder, a glob such as `photos/**/*.jpg`, a file, or the same under s3:// or gs://."""
+    """Folder, glob, file, list (.txt, .csv), .tar, .zip, .parquet, the URI of one, or several: a,b."""
     out: Annotated[Folder, RunOnly]
     """Folder for masks/ and overlays/. Running the same command again predicts only what is missing."""
     overlays: Annotated[bool, RunOnly] = True

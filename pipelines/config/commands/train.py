@@ -45,8 +45,8 @@ class DataConfig(Config):
     """The data set's folder."""
     classes: Text | tuple[Text, ...] | None = None
     """As in annotate; null: from class_names.txt (one class per line, from id 0) or the JSON file."""
-    ignore_index: int = Field(default=255, ge=0, le=255)
-    """Class id of the mask pixels to ignore."""
+    ignore_index: int = Field(default=255, ge=0, le=65535)
+    """Class id of the mask pixels to ignore. With more than 254 classes, 255 stands for 65535."""
     image: TrainImageConfig = TrainImageConfig()
     """How the values of images become 8-bit RGB: as the label set was made."""
     binary: bool | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Text
-from segray.pipelines.config.shared import ImageRoots, Images, OwnWeights
+from segray.pipelines.config.shared import ImageRoots, Images, Masks, OwnWeights
 
 
 class VerifyConfig(Config):
@@ -20,7 +20,9 @@ class VerifyConfig(Config):
     image: ImageRoots = ImageRoots()
     """Where the images of a manifest may be."""
     labels: Annotated[Folder | None, RunOnly] = None
-    """The label set that a relabelled one was made from; null: as in the relabelled one's config.yaml."""
+    """The label set that a relabelled or calibrated one was made from; null: as in its config.yaml."""
+    masks: Annotated[Masks | None, RunOnly] = None
+    """The masks that a calibrated label set was made with; null: as in its config.yaml."""
     sam: OwnWeights = OwnWeights()
     """SAM's weights, if they are a file or an address."""
     clip: OwnWeights = OwnWeights()

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segray.models.label_space import IGNORE_INDEX
+from segray.models.label_map import LabelMap
+from segray.models.label_space import IGNORE_INDEX, ignore_index_of
 from segray.models.metrics import class_iou, pixel_accuracy
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
-from segray.pipelines.io.label_png import decode_gray_png
+from segray.pipelines.io.label_png import decode_label_png
 from segray.pipelines.io.sources import read_labelled
 from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.printing import visible
@@ -27,7 +28,7 @@ class Legend:
 
     Attributes:
         names: C class names.
-        palette: uint8 [256, 3].
+        palette: uint8 [256 or more, 3].
     """
 
     names: tuple[str, ...]
@@ -115,7 +116,8 @@ def make_sample(
     Raises:
         UserError: a label map of the row, or the mask, is damaged.
     """
-    label, confidence = _map_of(row, "label"), _map_of(row, "confidence")
+    label = _map_of(row, "label", ignore_index_of(len(legend.names)))
+    confidence = _map_of(row, "confidence", IGNORE_INDEX).view(np.uint8)
     height, width = label.shape
     # A label has the size of its image, which the run's own limits allowed.
     limits = ImageOptions(max_pixels=label.size, max_side=max(label.shape), min_size=1, frames="first")
@@ -135,9 +137,9 @@ def make_sample(
     )
 
 
-def _map_of(row: dict[str, Any], column: str) -> NDArray[np.uint8]:
+def _map_of(row: dict[str, Any], column: str, ignore_index: int) -> LabelMap:
     try:
-        return decode_gray_png(row[column]["bytes"])
+        return decode_label_png(row[column]["bytes"], None, ignore_index)
     except ValueError as problem:
         name = visible(row["image_id"])
         raise UserError(f"{column} of {name}: {problem}; `segray verify` checks the whole set") from None
@@ -156,7 +158,7 @@ def _classes(row: dict[str, Any], legend: Legend, n_pixels: int) -> list[tuple[s
     return [(legend.names[i], legend.colour(i), pixels / n_pixels) for pixels, i in inside]
 
 
-def _truth(image_id: str, label: NDArray[np.uint8], legend: Legend, truth: MaskFolder) -> dict[str, Any]:
+def _truth(image_id: str, label: LabelMap, legend: Legend, truth: MaskFolder) -> dict[str, Any]:
     name = truth.find(image_id)
     if name is None:
         return {"truth_problem": "no mask"}
@@ -165,7 +167,7 @@ def _truth(image_id: str, label: NDArray[np.uint8], legend: Legend, truth: MaskF
     confusion = compare(mask, label, len(legend.names))
     iou = class_iou(confusion)[:-1]
     present = iou[~np.isnan(iou)]
-    shown = np.where(mask == IGNORE_INDEX, 0, mask).astype(np.uint8)
+    shown = np.where(mask == ignore_index_of(len(legend.names)), 0, mask).astype(mask.dtype)
     return {
         "truth": thumbnails.label_overlay(shown, legend.palette, opaque=True),
         "errors": thumbnails.error_map(mask, label),

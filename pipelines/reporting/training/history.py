@@ -11,6 +11,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from segray.models.label_space import MAX_CLASSES, is_wide
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.previous import current_tree
 from segray.pipelines.errors import UserError
@@ -34,7 +35,8 @@ class Entry(BaseModel):
         agreement: share of unlabelled pixels where network and zero-shot label name the same class.
         waiting: share of the time spent waiting for data.
         iou: of each of C classes, None where it is not defined.
-        confusion: C rows of C pixel counts, rows truth, columns predictions.
+        confusion: C rows of C pixel counts, rows truth, columns predictions; with more than 254 classes
+            C rows of two, the right and the wrong pixels.
         ignored: share of the validation masks' pixels that count for nothing.
         labelled_pixels: of each of C classes, in the labelled images' masks.
     """
@@ -48,7 +50,7 @@ class Entry(BaseModel):
     unsupervised: _Number
     miou: _Share | None
     accuracy: _Share | None
-    iou: Annotated[list[_Share | None], Field(min_length=1, max_length=255)]
+    iou: Annotated[list[_Share | None], Field(min_length=1, max_length=MAX_CLASSES + 1)]
     confusion: list[list[_Count]]
     ignored: _Share | None = None
     labelled_pixels: list[_Count] | None = None
@@ -63,16 +65,16 @@ class Entry(BaseModel):
 
     @model_validator(mode="after")
     def _square(self) -> Entry:
-        sides = {len(self.confusion), *map(len, self.confusion)}
+        columns = 2 if is_wide(len(self.iou)) else len(self.iou)
         if self.labelled_pixels is not None and len(self.labelled_pixels) != len(self.iou):
             raise ValueError(f"labelled_pixels has {len(self.labelled_pixels)} classes, iou {len(self.iou)}")
-        if sides != {len(self.iou)}:
-            raise ValueError(f"confusion is not {len(self.iou)} x {len(self.iou)}, as iou has it")
+        if len(self.confusion) != len(self.iou) or any(len(row) != columns for row in self.confusion):
+            raise ValueError(f"confusion is not {len(self.iou)} x {columns}, as iou has it")
         return self
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """The confusion matrix, int64 [C, C]."""
+        """The confusion matrix, int64 [C, C]; of many classes [C, 2]."""
         return np.array(self.confusion, np.int64)
 
 

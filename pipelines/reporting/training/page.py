@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from segray.models.label_space import LabelSpace
+from segray.models.label_space import LabelSpace, is_wide
 from segray.models.semi.methods import METHODS
 from segray.models.semi.objective import default_epsilon
 from segray.pipelines.config.commands.train import NetworkConfig, TrainConfig
@@ -81,7 +81,7 @@ def build(out: str, n: int = 12) -> str:
         pixel_bars=_pixel_bars(run.last, legend),
         not_taught=_absent(run.last.labelled_pixels or [], classes),
         not_tested=_absent([sum(row) for row in run.last.confusion], classes),
-        heat=confusion_table(run.best.counts, classes),
+        heat=None if is_wide(len(classes)) else confusion_table(run.best.counts, classes),
         legend=[(name, legend.colour(i)) for i, name in enumerate(classes)],
         examples=examples,
         groups=[g for g in (("least", examples.least), ("most", examples.most)) if g[1]],

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from segray.models.label_map import label_dtype
+from segray.models.label_space import ignore_index_of
 from segray.models.metrics import class_iou, confusion_matrix, mean_iou
 from segray.models.segmenters.inference import Window, predict
 from segray.models.segmenters.registry import Segmenter
-from segray.models.semi.objective import IGNORE
 from segray.pipelines.printing import visible
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.label_set.samples import Legend
@@ -104,6 +105,7 @@ class ExampleRenderer:
         classes: Sequence[str],
     ) -> None:
         self._network, self._legend = network, legend
+        self._unknown = ignore_index_of(len(classes))
         self._images = LabelledImages(samples)
         self._zero_shot = UnlabelledImages(samples, labels, classes) if labels else None
 
@@ -117,7 +119,7 @@ class ExampleRenderer:
         truth = mask.long()
         prediction, probability = self._network.predict(image)
         label_panels, from_model = self._labels(index, truth, prediction, probability)
-        confusion = confusion_matrix(truth, prediction, len(self._legend.names), IGNORE)
+        confusion = confusion_matrix(truth, prediction, len(self._legend.names), self._unknown)
         height, width = truth.shape
         return Example(
             image_id=visible(self._images.samples[index].image_id),
@@ -142,23 +144,23 @@ class ExampleRenderer:
         if self._zero_shot is None:
             return [], None
         zero_shot = self._zero_shot[index][1].long()
-        from_model = (probability >= self._network.tau) | (zero_shot == IGNORE)
-        unknown = bool((zero_shot == IGNORE).all())
+        from_model = (probability >= self._network.tau) | (zero_shot == self._unknown)
+        unknown = bool((zero_shot == self._unknown).all())
         first = (
             Panel("zero-shot", "", "no zero-shot label of this image")
             if unknown
-            else self._panel("zero-shot", zero_shot.masked_fill(zero_shot == IGNORE, 0), truth)
+            else self._panel("zero-shot", zero_shot.masked_fill(zero_shot == self._unknown, 0), truth)
         )
         enhanced = self._panel("enhanced", torch.where(from_model, prediction, zero_shot), truth)
         return [first, enhanced], float(from_model.float().mean())
 
     def _panel(self, name: str, label: Tensor, truth: Tensor) -> Panel:
-        confusion = confusion_matrix(truth, label, len(self._legend.names), IGNORE)
+        confusion = confusion_matrix(truth, label, len(self._legend.names), self._unknown)
         return Panel(name, self._overlay(label), miou=mean_iou(confusion))
 
     def _overlay(self, label: Tensor) -> str:
-        shown = label.masked_fill(label == IGNORE, 0).to(torch.uint8)
-        return thumbnails.label_overlay(shown.numpy(), self._legend.palette)
+        shown = label.masked_fill(label == self._unknown, 0).numpy().astype(label_dtype(self._unknown))
+        return thumbnails.label_overlay(shown, self._legend.palette)
 
     def _classes(self, iou: Sequence[float]) -> list[tuple[str, str, float]]:
         legend = self._legend

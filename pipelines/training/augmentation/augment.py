@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segray.models.label_space import IGNORE_INDEX, WIDE_IGNORE_INDEX
 from segray.models.transfer import to_device
 from segray.pipelines.training.augmentation.colour import ADJUSTMENTS, gaussian_blur, to_gray
 
-PADDING = 255
-"""Value of a map outside its image."""
+WIDE = torch.int32
+"""The type of label maps of 16 bits; all other maps are padded as those of 8 bits are."""
 
 Draws = torch.Generator | Sequence[torch.Generator]
 """One CPU generator for a batch, or one per image."""
@@ -33,7 +34,7 @@ class WeakBatch:
 
     Attributes:
         images: float32 [B, 3, S, S] in 0..1, 0 outside the image.
-        maps: [B, S, S] each, 255 outside the image.
+        maps: [B, S, S] each, 255 outside the image, or 65535 in maps of type `WIDE`.
         padding: bool [B, S, S], True outside the image.
     """
 
@@ -67,7 +68,7 @@ class WeakAugment:
         count, side, device = len(images), self.crop, images[0].device
         batch = WeakBatch(
             torch.zeros(count, 3, side, side, device=device),
-            [torch.full((count, side, side), PADDING, dtype=m.dtype, device=device) for m in maps[0]],
+            [torch.full((count, side, side), _padding(m), dtype=m.dtype, device=device) for m in maps[0]],
             torch.ones(count, side, side, dtype=torch.bool, device=device),
         )
         draws = _uniform(count, 4, generator)
@@ -268,6 +269,10 @@ def _change(images: Tensor, chosen: list[int], change: Callable[[Tensor], Tensor
 
 def _adjusted(images: Tensor, *, kind: int, factors: Tensor) -> Tensor:
     return ADJUSTMENTS[kind](images, factors)
+
+
+def _padding(values: Tensor) -> int:
+    return WIDE_IGNORE_INDEX if values.dtype == WIDE else IGNORE_INDEX
 
 
 def _uniform(count: int, numbers: int, generator: Draws) -> list[list[float]]:

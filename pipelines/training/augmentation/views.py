@@ -18,7 +18,7 @@ class Views:
     """The network's inputs in a step; images float [B, 3, S, S] in 0..1.
 
     Attributes:
-        labelled: weakly augmented images, and `mask` [L, S, S] int64 (255: ignored).
+        labelled: weakly augmented images, and `mask` [L, S, S] int64 (`ignore_index_of`: ignored).
         weak: unlabelled images, and `zero_shot` [U, S, S] int64, `confidence` [U, S, S] in 0..1.
         padding: [U, S, S] bool, pixels outside the image.
         strong: views of `weak`, CutMix included.

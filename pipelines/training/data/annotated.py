@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segray.models.label_space import IGNORE_INDEX, LabelSpace
+from segray.models.label_space import LabelSpace, is_wide
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageProblem
 from segray.pipelines.training.data.coco_area import area
@@ -21,8 +21,10 @@ from segray.pipelines.training.data.mask_checks import image_shape
 from segray.pipelines.training.data.samples import DataSet, Sample, refuse
 from segray.pipelines.understood import PixelCounts
 
+IGNORED = -1
+"""In place of a class id: pixels that count for nothing."""
 Shape = tuple[int, int, Segmentation]
-"""Annotation id, class id (255: its pixels count for nothing) and segmentation."""
+"""Annotation id, class id (`IGNORED`: its pixels count for nothing) and segmentation."""
 
 
 class Drawing(NamedTuple):
@@ -106,12 +108,12 @@ class AnnotatedImages(DataSet):
 
     def contents(self, samples: Sequence[Sample]) -> list[frozenset[int]]:
         """The classes of each image's annotations, see `DataSet.contents`; no file is read."""
-        return [frozenset(shape[1] for shape in self._shapes(s)) - {IGNORE_INDEX} for s in samples]
+        return [frozenset(shape[1] for shape in self._shapes(s)) - {IGNORED} for s in samples]
 
     def pixels(self, samples: Sequence[Sample]) -> PixelCounts:
         """Pixels of each class by the areas of its annotations, see `DataSet.pixels`; no mask is rendered."""
         counts = [self._areas(sample) for sample in samples]
-        return PixelCounts.of(counts, len(self.space.classes), IGNORE_INDEX)
+        return PixelCounts.of(counts, len(self.space.classes), len(self.space.classes))
 
     def check(self, samples: Sequence[Sample]) -> None:
         """Compare annotations with the images' headers, see `DataSet.check`; no mask is rendered."""
@@ -131,9 +133,9 @@ class AnnotatedImages(DataSet):
         return self._annotations.shapes.get(sample.image_id, [])
 
     def _areas(self, sample: Sample) -> NDArray[np.int64]:
-        """Pixels of each id in an image, [256]; where annotations overlap, the pixels count for each."""
+        """Pixels of each class in an image, and of ignored ones at the end; overlaps count for each."""
         drawing = self._annotations.drawings[sample.image_id]
-        counts = np.zeros(256, np.int64)
+        counts = np.zeros(len(self.space.classes) + 1, np.int64)
         for _, class_id, segmentation in self._shapes(sample):
             counts[class_id] += area(segmentation)
         counts[0] = max(0, drawing.height * drawing.width - int(counts[1:].sum()))
@@ -144,6 +146,8 @@ class AnnotatedImages(DataSet):
         packed = {"size": [drawing.height, drawing.width], "shapes": self._shapes(sample)}
         if self._annotations.ordered:
             packed["ordered"] = True
+        if is_wide(len(self.space.classes)):
+            packed["wide"] = True
         return zlib.compress(json.dumps(packed, separators=(",", ":")).encode())
 
     def _problem(self, sample: Sample) -> str | None:

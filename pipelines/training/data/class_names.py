@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segray.models.class_files import class_lines
-from segray.models.label_space import IGNORE_INDEX, LabelSpace, label_space, no_class_name
+from segray.models.label_map import LabelMap, label_dtype
+from segray.models.label_space import IGNORE_INDEX, LabelSpace, ignore_index_of, label_space, no_class_name
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -21,7 +21,7 @@ def configured_space(classes: str | Sequence[str]) -> LabelSpace:
     """The label space of `data.classes`, as in annotate: id 0 is "background" or "void".
 
     Raises:
-        UserError: no class, one twice, more than 254, or a background that is not the first.
+        UserError: no class, one twice, too many, or a background that is not the first.
     """
     try:
         return label_space(classes, in_order=True)
@@ -83,13 +83,10 @@ def has_background(classes: Sequence[str]) -> bool:
     return no_class_name(classes[0]) is not None
 
 
-def class_id_table(
-    stored: Sequence[str], classes: Sequence[str], ignore: int, where: str
-) -> NDArray[np.uint8]:
-    """The data set's class id for each class id of a label set: uint8 [256].
+def class_id_table(stored: Sequence[str], classes: Sequence[str], ignore: int, where: str) -> LabelMap:
+    """The data set's class id for each class id of a label set: uint8 [256], or uint16 [65536].
 
-
-    If every pixel of the data set has a class, the label set's background becomes 255, unknown.
+    If every pixel of the data set has a class, the label set's background becomes `ignore_index_of`, unknown.
 
     Args:
         stored: the label set's classes.
@@ -107,9 +104,10 @@ def class_id_table(
         names[0] = expected[0]
     if names != expected:
         raise UserError(f"data.labels={where}: {_difference(names, expected)}; set data.classes, or relabel")
-    table = np.full(256, IGNORE_INDEX, np.uint8)
+    unknown = ignore_index_of(len(expected))
+    table = np.full(np.iinfo(label_dtype(ignore)).max + 1, unknown, label_dtype(unknown))
     table[shift : len(stored)] = np.arange(len(expected))
-    table[ignore] = IGNORE_INDEX
+    table[ignore] = unknown
     return table
 
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from segray.models.label_space import IGNORE_INDEX, LabelSpace, label_space, name_key, no_class_name
+from segray.models.label_space import LabelSpace, label_space, name_key, no_class_name
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.image_ids import check_image_id, escape_name
 from segray.pipelines.io.names import Names
-from segray.pipelines.training.data.annotated import AnnotatedImages, Annotations, Drawing
+from segray.pipelines.training.data.annotated import IGNORED, AnnotatedImages, Annotations, Drawing
 from segray.pipelines.training.data.class_names import configured_space
 from segray.pipelines.training.data.coco_layout import Place, find_places
 from segray.pipelines.training.data.coco_masks import Segmentation, parse_json
@@ -124,7 +124,7 @@ class _Classes:
             return 0, ""
         if key in self.by_name:
             return self.by_name[key], ""
-        return (0, _NOT_CHOSEN) if key in self.train else (IGNORE_INDEX, _VAL_ONLY)
+        return (0, _NOT_CHOSEN) if key in self.train else (IGNORED, _VAL_ONLY)
 
 
 def _choose(train: _File, classes: str | Sequence[str] | None) -> _Classes:
@@ -203,11 +203,11 @@ def _add_one(
         return
     if annotation["image_id"] not in ids:
         return
-    class_id, reason = class_of.get(annotation["category_id"], (IGNORE_INDEX, _UNKNOWN))
+    class_id, reason = class_of.get(annotation["category_id"], (IGNORED, _UNKNOWN))
     segmentation = annotation.get("segmentation") or None
     if segmentation is None:
         box = _box(annotation.get("bbox"))
-        class_id, reason, segmentation = IGNORE_INDEX, _BOX_ONLY if box else _NO_OUTLINE, box
+        class_id, reason, segmentation = IGNORED, _BOX_ONLY if box else _NO_OUTLINE, box
     if reason:
         annotations.leave_out(reason, example)
     if segmentation is not None:

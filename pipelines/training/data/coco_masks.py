@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from segray.models.label_map import LabelMap
 from segray.models.rle import checked_runs
 
 MAX_ANNOTATIONS = 10_000
@@ -119,8 +119,8 @@ def _no_mask(height: int, width: int) -> ValueError:
     return ValueError(f"not a mask of its image (allowed: polygons, or RLE of size [{height}, {width}])")
 
 
-def render_label_map(shapes: bytes) -> NDArray[np.uint8]:
-    """The mask of one image, uint8 [H, W]: 0 without an annotation, else the class.
+def render_label_map(shapes: bytes) -> LabelMap:
+    """The mask of one image, [H, W]: 0 without an annotation, else the class.
 
     Larger annotations are drawn first, of equal areas the later id first: the smaller one is on top, as in a
     label set. Crowds are drawn like all others. "ordered" annotations are drawn as they come.
@@ -130,16 +130,17 @@ def render_label_map(shapes: bytes) -> NDArray[np.uint8]:
     """
     packed = json.loads(zlib.decompress(shapes))
     height, width = packed["size"]
-    mask = np.zeros((height, width), np.uint8)
+    mask: LabelMap = np.zeros((height, width), np.uint16 if packed.get("wide") else np.uint8)
     layers = []
     for number, class_id, segmentation in packed["shapes"]:
         rle = _rle(segmentation, height, width)
         if rle is not None:
             layers.append((-int(coco_mask.area(rle)), -number, class_id, rle))
+    ignored = np.iinfo(mask.dtype).max
     for _, _, class_id, rle in (
         layers if packed.get("ordered") else sorted(layers, key=lambda layer: layer[:2])
     ):
-        mask[coco_mask.decode(rle).astype(bool)] = class_id
+        mask[coco_mask.decode(rle).astype(bool)] = ignored if class_id < 0 else class_id
     return mask
 
 

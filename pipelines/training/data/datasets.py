@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from segray.models.label_space import IGNORE_INDEX
+from segray.models.label_map import LabelMap, label_dtype
+from segray.models.label_space import IGNORE_INDEX, ignore_index_of
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageProblem, decode
-from segray.pipelines.io.label_png import decode_gray_png
+from segray.pipelines.io.label_png import decode_gray_png, decode_label_png
 from segray.pipelines.io.sources import read_allowed
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.data.class_names import class_id_table
@@ -27,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
-    """Images with their masks: (uint8 [3, H, W], uint8 [H, W]), void as 255.
+    """Images with their masks: (uint8 [3, H, W], [H, W] as of `map_tensor`), void as `ignore_index_of`.
 
     Reading an sample raises a `UserError` if a file has changed since it was checked.
 
@@ -47,19 +48,19 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
             image = _image(sample)
         except ImageProblem as problem:
             raise UserError(f"image {sample.image}: {problem.reason}") from None
-        mask = torch.from_numpy(read_mask(sample))
+        mask = map_tensor(read_mask(sample))
         if mask.shape != image.shape[1:]:
             raise UserError(f"mask {sample.mask} no longer has the size of its image {sample.image}")
         return image, mask
 
 
 class UnlabelledImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Images with zero-shot labels: (uint8 [3, H, W], label uint8 [H, W], confidence uint8 [H, W]).
+    """Images with zero-shot labels: (uint8 [3, H, W], label as of `map_tensor`, confidence uint8 [H, W]).
 
-    A pixel without a known class has the label 255 and the confidence 0: in images without an ok row, where
-    the label set ignores a pixel, and where it has "no class" while the data set has a class for every pixel.
-    An image that cannot be read is replaced by the next one that can, with a warning. Pickles without open
-    files.
+    A pixel without a known class has the label `ignore_index_of` and the confidence 0: in images without an
+    ok row, where the label set ignores a pixel, and where it has "no class" while the data set has a class
+    for every pixel. An image that cannot be read is replaced by the next one that can, with a warning.
+    Pickles without open files.
 
     Args:
         samples: the images.
@@ -74,10 +75,11 @@ class UnlabelledImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __init__(self, samples: Sequence[Sample], labels: str | None, classes: Sequence[str]) -> None:
         self.samples = tuple(samples)
         self._labels: StoredLabels | None = None
+        self._unknown = ignore_index_of(len(classes))
         if labels is not None:
             provenance = LabelStore(labels).provenance
-            ignore = int(provenance.get("ignore_index", IGNORE_INDEX))
-            self._ids = class_id_table(provenance["classes"], classes, ignore, storage.display(labels))
+            self._ignore = int(provenance.get("ignore_index", IGNORE_INDEX))
+            self._ids = class_id_table(provenance["classes"], classes, self._ignore, storage.display(labels))
             self._labels = StoredLabels(labels, [s.stored_id for s in self.samples])
         self._unreadable: set[str] = set()
 
@@ -97,27 +99,28 @@ class UnlabelledImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def labels(self, index: int) -> tuple[Tensor, Tensor] | None:
         """Label and confidence without reading the image; None if the image has no label."""
         stored = self._stored(self.samples[index])
-        return None if stored is None else (torch.from_numpy(stored[0]), torch.from_numpy(stored[1]))
+        return None if stored is None else (map_tensor(stored[0]), torch.from_numpy(stored[1]))
 
     def _label(self, sample: Sample, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         stored = self._stored(sample, shape)
         if stored is None:
-            return torch.full(shape, IGNORE_INDEX, dtype=torch.uint8), torch.zeros(shape, dtype=torch.uint8)
-        return torch.from_numpy(stored[0]), torch.from_numpy(stored[1])
+            unknown = np.full(shape, self._unknown, label_dtype(self._unknown))
+            return map_tensor(unknown), torch.zeros(shape, dtype=torch.uint8)
+        return map_tensor(stored[0]), torch.from_numpy(stored[1])
 
     def _stored(
         self, sample: Sample, shape: tuple[int, int] | None = None
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+    ) -> tuple[LabelMap, NDArray[np.uint8]] | None:
         pngs = self._labels.read(sample.stored_id) if self._labels else None
         if pngs is None:
             return None
         try:
-            label = self._ids[decode_gray_png(pngs[0], shape)]
+            label = self._ids[decode_label_png(pngs[0], shape, self._ignore)]
             confidence = decode_gray_png(pngs[1], (label.shape[0], label.shape[1]))
         except ValueError as problem:
             name = sample.stored_id
             raise UserError(f"the zero-shot label of {name}: {problem}; annotate it again") from None
-        confidence[label == IGNORE_INDEX] = 0
+        confidence[label == self._unknown] = 0
         return label, confidence
 
     def _warn_once(self, sample: Sample, problem: ImageProblem) -> None:
@@ -131,8 +134,13 @@ def _image(sample: Sample) -> Tensor:
     return torch.from_numpy(decode(data, sample.read)).permute(2, 0, 1).contiguous()
 
 
-def read_mask(sample: Sample) -> NDArray[np.uint8]:
-    """The mask of a sample that is ready, uint8 [H, W], void as 255.
+def map_tensor(label: LabelMap) -> Tensor:
+    """A label map as uint8, or as int32 where its ids have 16 bits: torch does little with uint16."""
+    return torch.from_numpy(label if label.dtype == np.uint8 else label.astype(np.int32))
+
+
+def read_mask(sample: Sample) -> LabelMap:
+    """The mask of a sample that is ready, [H, W], void as `ignore_index_of`.
 
     Raises:
         UserError: there is none, or the file has changed since it was checked.
@@ -142,6 +150,7 @@ def read_mask(sample: Sample) -> NDArray[np.uint8]:
     if sample.mask is None:
         raise UserError(f"image {sample.image_id} has no mask")
     try:
-        return sample.options.label_map(sample.options.ids(storage.read_bytes(sample.mask)), IGNORE_INDEX)
+        options = sample.options
+        return options.label_map(options.ids(storage.read_bytes(sample.mask)), options.most_ids)
     except (OSError, ValueError) as problem:
         raise UserError(f"mask {sample.mask}: {problem}") from None

@@ -16,7 +16,8 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageProblem
 from segray.pipelines.io.names import Names
-from segray.pipelines.io.sources import image_roots
+from segray.pipelines.io.sources import image_roots, sources_of
+from segray.pipelines.io.uris import parent
 from segray.pipelines.label_set.part_files import damage
 from segray.pipelines.label_set.store import LABELS, DamagedPartError, LabelStore
 from segray.pipelines.training.data.class_names import class_id_table
@@ -110,7 +111,7 @@ def join_parts(
     """
     outside = any(sample.outside for sample in unlabelled)
     if config.match == "id" and outside:
-        joined = join_labels(unlabelled, labels, image_roots(str(config.unlabelled))[0])
+        joined = join_labels(unlabelled, labels, _outside_root(str(config.unlabelled)))
         return joined, match_by_content(validation, labels.root)
     samples = [*unlabelled, *validation]
     if config.match == "id":
@@ -124,6 +125,12 @@ def join_parts(
         where = f"data.labels={storage.display(labels.root)}"
         raise UserError(f"{where}: none of {len(samples)} images has the {what} of one of its images")
     return joined[: len(unlabelled)], joined[len(unlabelled) :]
+
+
+def _outside_root(source: str) -> str:
+    """The folder that the ids of unlabelled images count from; of several sources, that of the first."""
+    root = image_roots(sources_of(source)[0])[0]
+    return parent(root) if storage.is_local(root) and storage.local_path(root).is_file() else root
 
 
 def join_lines(

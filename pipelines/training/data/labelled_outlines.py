@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from segray.models.label_space import IGNORE_INDEX, LabelSpace, label_space, name_key, no_class_name
+from segray.models.label_space import LabelSpace, label_space, name_key, no_class_name
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.training.data.annotated import AnnotatedImages, Annotations, Drawing
+from segray.pipelines.training.data.annotated import IGNORED, AnnotatedImages, Annotations, Drawing
 from segray.pipelines.training.data.class_names import configured_space, dataset_space
 from segray.pipelines.training.data.coco_masks import Segmentation
 from segray.pipelines.training.data.samples import DataSet, Sample
@@ -119,9 +119,9 @@ def _space(config: DataConfig, images: Sequence[AnnotatedImage], names: Sequence
 def _class_id(name: str, ids: dict[str, int], space: LabelSpace) -> int | None:
     """The id of a class name; None if the class list does not have it."""
     if name_key(name).strip() in _IGNORED:
-        return IGNORE_INDEX
+        return IGNORED
     if no_class_name(name):
-        return 0 if no_class_name(space.classes[0]) else IGNORE_INDEX
+        return 0 if no_class_name(space.classes[0]) else IGNORED
     return ids.get(name_key(name))
 
 

@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from segray.models.label_space import IGNORE_INDEX, LabelSpace
+from segray.models.label_space import LabelSpace
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage, tiff_bands
 from segray.pipelines.io.images import FORMATS, ImageProblem, decode_image
+from segray.pipelines.io.members import parse_member
 from segray.pipelines.io.received import ROOTS_KEY
 from segray.pipelines.io.sources import ImageRef, LeftOut, list_images, read_allowed, read_image
 from segray.pipelines.io.tiff_frames import TiffProblem, is_tiff, single_image
-from segray.pipelines.label_set.schema import pixel_counts
+from segray.pipelines.label_set.schema import class_pixels
 from segray.pipelines.masks.binary import look_binary, refuse_binary
 from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.masks.options import MaskOptions
@@ -55,8 +56,8 @@ def image_shape(uri: str, data: bytes | None = None) -> tuple[int, int]:
     Raises:
         ImageProblem: it cannot be opened, or is larger than an image may be.
     """
-    if data is None and uri.startswith("file:"):
-        # A file name that is not UTF-8 has a file:// URI, which only `read_image` can decode.
+    if data is None and (uri.startswith("file:") or parse_member(uri)):
+        # Only `read_image` decodes the file:// URI of a name that is not UTF-8, and opens parts of files.
         data = read_image(uri)
     height, width = _header_shape(uri, data) or _decoded_shape(read_image(uri) if data is None else data)
     if width * height > READ.max_pixels or max(width, height) > READ.max_side:
@@ -205,7 +206,7 @@ class MaskFolders:
         )
 
     def count_ids(self, sample: Sample, shape: tuple[int, int], n_classes: int) -> NDArray[np.int64]:
-        """Pixels of each id in a mask, 255 for those that count for nothing: int64 [256].
+        """Pixels of each class in a mask, and of ignored pixels at the end: int64 [n_classes + 1].
 
         Args:
             sample: has a mask.
@@ -216,7 +217,7 @@ class MaskFolders:
             UserError: the mask is invalid.
         """
         folder, name = self._split(sample.mask_id or "")
-        return pixel_counts(self._truths[folder].read(name, shape=shape, n_classes=n_classes))
+        return class_pixels(self._truths[folder].read(name, shape=shape, n_classes=n_classes), n_classes)
 
 
 class MaskedImages(DataSet):
@@ -266,14 +267,12 @@ class MaskedImages(DataSet):
 
     def contents(self, samples: Sequence[Sample]) -> list[frozenset[int]]:
         """The class ids in each mask, see `DataSet.contents`; each mask is read and checked once."""
-        return [
-            frozenset(i for i in np.flatnonzero(counts).tolist() if i != IGNORE_INDEX)
-            for counts in self._ids(samples)
-        ]
+        return [frozenset(np.flatnonzero(counts[:-1]).tolist()) for counts in self._ids(samples)]
 
     def pixels(self, samples: Sequence[Sample]) -> PixelCounts:
         """Pixels of each class, see `DataSet.pixels`; each mask is read and checked once."""
-        return PixelCounts.of(self._ids(samples), len(self.space.classes), IGNORE_INDEX)
+        n_classes = len(self.space.classes)
+        return PixelCounts.of(self._ids(samples), n_classes, n_classes)
 
     def check(self, samples: Sequence[Sample]) -> None:
         """Read each mask, see `DataSet.check`; all masks that were read tell whether they are binary."""
@@ -288,7 +287,7 @@ class MaskedImages(DataSet):
         return {sample.image_id: problem for sample, problem in self._count(samples).items()}
 
     def _ids(self, samples: Sequence[Sample]) -> list[NDArray[np.int64]]:
-        """Pixels of each id in each mask."""
+        """Pixels of each class in each mask, as `MaskFolders.count_ids`."""
         refuse(grouped(list(self._count(samples).items())), "bad masks or images")
         return [self._counts[str(sample.mask)] for sample in samples]
 

@@ -56,7 +56,7 @@ class TrainingData:
     """Images that were checked and are ready to be read.
 
     Attributes:
-        space: the meaning of the class ids in the masks; void is 255.
+        space: the meaning of the class ids in the masks; void is its `ignore_index`.
         labelled: each has a mask.
         unlabelled: masks, if they have any, are not read.
         validation: each has a mask.

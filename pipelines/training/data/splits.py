@@ -8,13 +8,16 @@ from pathlib import PurePosixPath
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.names import nfc
+from segray.pipelines.io.received import absolute_roots, below
+from segray.pipelines.io.sources.kinds import is_wild, kind_of, sources_of
+from segray.pipelines.io.uris import has_scheme
 from segray.pipelines.training.data.samples import DataSet, Sample, refuse
 
 _SPLIT = "a split file"
 _AMOUNT = f"{_SPLIT}, a count such as 92, a share such as 1/16"
 _ALLOWED = {
     "data.labelled": f"{_AMOUNT}, all",
-    "data.unlabelled": f"{_SPLIT}, a folder, a glob or a manifest of images",
+    "data.unlabelled": f"{_SPLIT}, a folder, or another source as in annotate",
     "data.validation": f"{_AMOUNT}, none",
     "data.root": "a list of images",
 }
@@ -40,15 +43,36 @@ def write_split(path: str, samples: Iterable[Sample]) -> None:
     storage.write_atomic(path, "".join(f"{line}\n" for line in lines).encode())
 
 
-def is_split(text: str) -> bool:
-    """Whether the text of `data.unlabelled` names a split file, or nothing, and not a source of images."""
-    base, options = storage.split_query(text)
-    if base.endswith(".parquet"):
-        return False
+def is_split(text: str, root: str) -> bool:
+    """Whether the text of `data.unlabelled` names a split file, or nothing, and not a source of images.
+
+    A text file is a split file, unless its first line is a whole path or a URI outside the data set.
+
+    Args:
+        text: the value.
+        root: the data set's folder or URI.
+    """
     try:
-        return storage.stat(base.rstrip("/") + options) is not None
+        if len(sources_of(text)) > 1 or is_wild(text) or kind_of(text) in {"tar", "zip", "parquet"}:
+            return False
+        file = storage.stat(text.rstrip("/"))
     except OSError:
-        return not any(c in base for c in ("*?[" if storage.is_local(text) else "*["))
+        return True
+    except UserError:
+        return False
+    return file is not None and not _is_list(text, root)
+
+
+def _is_list(text: str, root: str) -> bool:
+    base = storage.split_query(text)[0].lower()
+    if base.endswith(".csv"):
+        return True
+    try:
+        lines = storage.read_bytes(text).decode("utf-8-sig").splitlines() if base.endswith(".txt") else []
+    except (OSError, UnicodeDecodeError):
+        return False
+    first = next((line.strip() for line in lines if line.strip()), "")
+    return (first.startswith("/") or has_scheme(first)) and not below(first, absolute_roots([root]))
 
 
 def _line(image: str, mask: str) -> str:

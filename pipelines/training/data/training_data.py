@@ -92,7 +92,7 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
 
 def has_source(config: DataConfig) -> bool:
     """Whether the unlabelled images are not those of the data set, but of a source of their own."""
-    return config.unlabelled is not None and not is_split(config.unlabelled)
+    return config.unlabelled is not None and not is_split(config.unlabelled, config.root)
 
 
 def check_mask_keys(config: DataConfig) -> None:

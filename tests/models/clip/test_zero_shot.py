@@ -13,7 +13,7 @@ from torch import Tensor
 from segray.models.clip import zero_shot
 from segray.models.clip.text import TextBank
 from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_segments
-from segray.models.label_map import SegmentClasses, render_label_map
+from segray.models.label_map import SegmentClasses, render_label_map, split
 from segray.models.masks import Segment, full_mask, segment_from_mask
 
 DEVICES = [
@@ -216,7 +216,9 @@ def test_a_single_class_has_no_runner_up() -> None:
 def test_naming_types() -> None:
     for count in (0, 3):
         naming = classify_segments(torch.randn(count, 2).half(), bank_2d((0, 0), (1, 90)), 0.0)
-        types = {name: getattr(naming, name).dtype for name in SegmentClasses.__dataclass_fields__}
+        assert naming.unknown is None
+        named = [name for name in SegmentClasses.__dataclass_fields__ if name != "unknown"]
+        types = {name: getattr(naming, name).dtype for name in named}
         assert types == {
             "class_id": np.int16,
             "score": np.float32,
@@ -323,3 +325,14 @@ def test_naming_and_dense_labels_leave_gradients_alone() -> None:
     assert naming.class_id.shape == (16,)
     assert features.requires_grad
     assert features.grad is None
+
+
+@pytest.mark.parametrize("with_unknown", [False, True])
+def test_classes_of_several_images_are_parted(with_unknown: bool) -> None:
+    ids, scores, all_true = np.arange(5, dtype=np.int16), np.arange(5, dtype=np.float32), np.ones(5, bool)
+    unknown = ids > 2 if with_unknown else None
+    parts = split(SegmentClasses(ids, scores, scores, scores, ids, all_true, unknown), [2, 0, 3])
+    assert [part.class_id.tolist() for part in parts] == [[0, 1], [], [2, 3, 4]]
+    assert [part.score.dtype for part in parts] == [np.float32] * 3
+    expected = [[False, False], [], [False, True, True]] if with_unknown else [None] * 3
+    assert [part.unknown if part.unknown is None else part.unknown.tolist() for part in parts] == expected

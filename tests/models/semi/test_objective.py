@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segray.models.label_space import IGNORE_INDEX as IGNORE
 from segray.models.semi.objective import (
-    IGNORE,
     METHODS,
     PseudoLabel,
     default_epsilon,

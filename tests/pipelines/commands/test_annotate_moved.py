@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -150,3 +152,40 @@ def test_verify_repairs_with_the_images_where_they_are_now(labelled: Path, out: 
     verify_command.run(load(VerifyConfig, None, [f"out={out}", "repair=true", f"images={moved}"]))
     assert verify(str(out)).problems == []
     assert contents(out) == contents(labelled / "labels")
+
+
+def test_an_archive_is_resumed_and_gives_the_same_labels(labelled: Path, tmp_path: Path) -> None:
+    spec, out = tmp_path / "images.zip", tmp_path / "labels"
+    with zipfile.ZipFile(spec, "w") as archive:
+        for path in sorted((labelled / "images").iterdir()):
+            archive.write(path, path.name)
+    label_plainly(config_of(spec, out), [2, 2])
+    store = LabelStore(str(out))
+    store.discard(store.parts()[1])
+    annotate.run(config_of(spec, out))
+    assert verify(str(out), [ref.image_id for ref in list_images(str(spec))]).problems == []
+    assert contents(out) == contents(labelled / "labels")
+    before = parts(out)
+    annotate.run(config_of(spec, out))
+    assert parts(out) == before
+
+
+def test_images_that_were_packed_are_the_same_images(labelled: Path, out: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "images.tar", "w") as archive:
+        archive.add(labelled / "images", ".")
+    before = parts(out)
+    annotate.run(config_of(tmp_path / "images.tar", out))
+    assert parts(out) == before
+    manifest = read_manifest(str(out / "manifest.parquet"))
+    assert next(manifest).uri.startswith(f"{tmp_path}/images.tar#tar=")
+
+
+def test_several_sources_are_labelled_and_resumed(labelled: Path, tmp_path: Path) -> None:
+    more, out = draw_scenes(tmp_path / "more", 1, first=30), tmp_path / "labels"
+    both = f"{labelled}/images,{more}"
+    annotate.run(config_of(both, out))
+    before = files(out)
+    annotate.run(config_of(both, out))
+    assert files(out) == before
+    assert verify(str(out), [ref.image_id for ref in list_images(both)]).problems == []
+    assert set(contents(out)) == {*(f"scene-{i}.png" for i in range(4)), "scene-30.png"}

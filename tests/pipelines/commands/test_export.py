@@ -23,6 +23,7 @@ from segray.pipelines.config.commands.export import ExportConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.errors import UserError
 from segray.pipelines.exporting.registry import FORMATS
+from segray.pipelines.io.label_png import decode_label_png
 from segray.pipelines.label_set.store import (
     labels_schema,
     labels_table,
@@ -430,3 +431,26 @@ def test_names_are_data_in_every_file(tmp_path: Path) -> None:
     assert "<b>" not in card
     rows = datasets.load_dataset(str(tmp_path / "huggingface"), split="train", cache_dir=str(tmp_path))
     assert rows["image_id"][:] == [image_id]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_many_classes_have_ids_of_16_bits(tmp_path: Path, form: str) -> None:
+    classes = ["background", *(f"class {i}" for i in range(1, 301))]
+    label = np.zeros((HEIGHT, WIDTH), np.uint16)
+    label[2:9, 3:20], label[12:20, 3:9], label[30:] = 300, 255, 65535
+    sure = np.full(label.shape, 255, np.uint8)
+    row = {**ok_row("x.png", label, confidence=sure), "mean_confidence": 1.0}
+    record = {**RECORD, "classes": classes, "ignore_index": 65535}
+    store = write_store(tmp_path / "labels", [row], provenance=record)
+    if not FORMATS[form].wide:
+        with pytest.raises(UserError, match=f"^format: 300 classes need ids of 16 bits; {form} has 8"):
+            export(store, tmp_path / "out", format=form, images="none")
+        return
+    result = export(store, tmp_path / "out", format=form, images="none")
+    assert (result.ignored, result.class_pixels[300], result.class_pixels[255]) == (6 * WIDTH, 7 * 17, 8 * 6)
+    if form == "png":
+        path = tmp_path / "out" / "annotations" / "train" / "x.png"
+        assert np.array_equal(decode_label_png(path.read_bytes(), None, 65535), label)
+    if form == "coco":
+        data = COCO(str(tmp_path / "out" / "annotations" / "instances_train2017.json"))
+        assert {a["category_id"]: a["area"] for a in data.anns.values()} == {255: 48, 300: 119}

@@ -25,7 +25,7 @@ def test_every_key_of_every_verb_has_a_row_of_four_cells() -> None:
 
 def test_types_ranges_and_defaults_are_told() -> None:
     page = reference()
-    assert "| `images` | text | **required** |" in page
+    assert "| `images` | text or list | **required** |" in page
     assert "| `sam.points_per_side` | whole number, 1 to 256, or null | `null` |" in page
     assert "| `clip.features` | one of gem, clip | `gem` |" in page
     assert "| `image.background_color` | list, 3 whole numbers from 0 to 255 | `255,255,255` |" in page

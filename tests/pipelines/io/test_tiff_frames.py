@@ -16,6 +16,7 @@ from segray.pipelines.io import tiff_bands
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
 from segray.pipelines.io.tiff_frames import MAX_FRAMES, MAX_TAGS
 from segray.pipelines.masks.raster import read_ids
+from tests.faults.image_kinds import many_tags
 from tests.faults.images import encode, scene
 
 SCENE = scene()
@@ -109,23 +110,14 @@ def test_the_second_image_is_sought_only_where_it_counts() -> None:
     np.testing.assert_array_equal(decode(circle, ImageOptions()), SCENE)
 
 
-def with_tags(count: int) -> bytes:
-    """An image of 16 x 16 pixels with so many tags that mean nothing."""
-    tags = [(256, 4, 1, 16), (257, 4, 1, 16), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
-    tags += [(273, 4, 1, 8), (277, 3, 1, 1), (278, 4, 1, 16), (279, 4, 1, 256)]
-    tags += [(60_000 - count + k, 4, 1, 0) for k in range(count - len(tags))]
-    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
-    return b"II*\0" + struct.pack("<I", 8 + 256) + bytes(256) + struct.pack("<H", count) + entries + bytes(4)
-
-
 def test_the_tags_of_an_image_are_limited() -> None:
-    assert decode(with_tags(MAX_TAGS), ImageOptions()).shape == (16, 16, 3)
-    data = with_tags(MAX_TAGS + 1)
+    assert decode(many_tags(MAX_TAGS), ImageOptions()).shape == (16, 16, 3)
+    data = many_tags(MAX_TAGS + 1)
     assert problem(data) == ("error", "a TIFF of 1001 tags (allowed: 1000)")
     assert tiff_bands.header(data) is None
     with pytest.raises(ValueError, match="1001 tags"):
         read_ids(data, None, "data.colors")
-    assert tiff_bands.header(with_tags(MAX_TAGS)) is not None
+    assert tiff_bands.header(many_tags(MAX_TAGS)) is not None
 
 
 def test_masks_have_overviews_too() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,7 @@ def test_validation_images_elsewhere_are_not_matched_by_their_ids(tmp_path: Path
     assert [sample.label_id for sample in data.validation] == ["", "other.png"]
 
 
-@pytest.mark.parametrize("kind", ["glob", "manifest"])
+@pytest.mark.parametrize("kind", ["glob", "manifest", "tar", "list", "several"])
 def test_unlabelled_images_of_other_kinds_of_sources(tmp_path: Path, kind: str) -> None:
     root, photos = folder_set(tmp_path / "set"), photographs(tmp_path / "photos")
     labels = annotated(tmp_path / "labels", photos)
@@ -180,6 +181,15 @@ def test_unlabelled_images_of_other_kinds_of_sources(tmp_path: Path, kind: str) 
     if kind == "manifest":
         source = str(photos / "some.parquet")
         write_manifest([ref for ref in list_images(str(photos)) if ref.image_id.startswith("1/")], source)
+    elif kind == "tar":
+        source = str(tmp_path / "photos.tar")
+        with tarfile.open(source, "w") as archive:
+            archive.add(photos / "1", "1")
+    elif kind == "list":
+        source = str(photos / "some.txt")
+        Path(source).write_text(f"{photos}/1/p2.png\n{photos}/1/p3.png\n")
+    elif kind == "several":
+        source = f"{photos}/1/p2.png,{photos}/1/p3.png"
     data = opened(root, labels=labels, unlabelled=source)
     assert classes_found(data, labels) == [1, 2]
 
@@ -240,7 +250,7 @@ def test_a_missing_source_is_refused_with_what_is_allowed(tmp_path: Path) -> Non
     text = refusal(folder_set(tmp_path / "set"), unlabelled=str(tmp_path / "nosuch"))
     assert text == (
         f"data.unlabelled: no file '{tmp_path}/nosuch' "
-        "(allowed: a split file, a folder, a glob or a manifest of images)"
+        "(allowed: a split file, a folder, or another source as in annotate)"
     )
 
 

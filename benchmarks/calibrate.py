@@ -1,0 +1,188 @@
+"""Calibration on a few masks: mIoU on fresh scenes, of labels as they were and calibrated.
+
+    python -m benchmarks.calibrate --work DIR --scenes 100 --seeds 31 32 33 34 35
+
+The built-in models label `--scenes` scenes of each seed in this process, and 32 more to calibrate on, which
+are not scored; what they found stays in `--work`. No Ray, no label set. Every pixel counts: the naming is
+scored, without trust.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from benchmarks.common import Benchmark, circumstances, fresh, spread_of, table, write_result
+from benchmarks.labeller import Labeller
+from segray.models.calibration.prompts import Names, Prompts, choose_prompts, with_prompts
+from segray.models.calibration.regions import MaskedImage, masked_image
+from segray.models.calibration.selection import Choice, Labelled, Rule, choose, gather, named_scores
+from segray.models.clip.model import build_text_clip
+from segray.models.clip.text import embed_label_space
+from segray.models.clip.zero_shot import pool_segments
+from segray.models.label_space import label_space
+from segray.pipelines.config.commands.annotate import AnnotateConfig
+from segray.pipelines.config.loading import load
+from segray.pipelines.scenes.picture_book import draw_scene
+
+SYNONYMS = {"tree": ["plant"], "car": ["vehicle"], "boat": ["ship"], "person": ["human"]}
+"""Names that mean the same to a reader, and nothing to the built-in CLIP."""
+POOL = 32
+"""Scenes of each seed to calibrate on, before those that are scored."""
+THRESHOLD = 0.0
+"""`label.threshold` of the label sets."""
+
+Row = tuple[str, str, int, Mapping[str, Sequence[str]]]
+ROWS: list[Row] = [
+    ("SAM + GEM, 8 masks", "gem", 8, {}),
+    ("SAM + GEM, 32 masks", "gem", 32, {}),
+    ("SAM + CLIP's tokens, 8 masks", "clip", 8, {}),
+    ("SAM + CLIP's tokens, 32 masks", "clip", 32, {}),
+    ("four unlucky synonyms, 8 masks", "gem", 8, SYNONYMS),
+]
+"""What is shown, the features, the number of masks, and names of classes."""
+
+
+def images_of(
+    seed: int, scenes: int, size: int, work: Path, labeller: Labeller
+) -> Iterator[dict[str, MaskedImage]]:
+    """The masked images of a seed by features, computed once."""
+    for index in range(scenes):
+        found = {}
+        scene = segments = None
+        for kind in ("gem", "clip"):
+            path = work / f"{kind}-{size}-{seed}-{index}.npz"
+            if not path.exists():
+                scene = scene or draw_scene(seed, index, size)
+                segments = labeller.segments(scene.image) if segments is None else segments
+                pooled = pool_segments(labeller.features(scene.image, kind), segments, size, size)
+                image = masked_image(segments, pooled.half().numpy(), scene.mask, len(labeller.space.classes))
+                np.savez(path, **{field.name: getattr(image, field.name) for field in fields(image)})
+            with np.load(path) as stored:
+                found[kind] = MaskedImage(**stored)
+        yield found
+
+
+def names_of(aliases: Mapping[str, Sequence[str]]) -> tuple[Names, Prompts]:
+    """The picture book's names with some replaced, and the default prompts."""
+    clip = build_text_clip("builtin", None)
+    space = label_space("picture_book", None, aliases)
+    banks = {templates: embed_label_space(clip, space, templates) for templates in ("single", "imagenet80")}
+    ids = banks["single"].class_ids.numpy()
+    names = Names(ids, {name: bank.embeddings.numpy().astype(float) for name, bank in banks.items()})
+    return names, Prompts("single", np.ones(len(ids), bool))
+
+
+def calibrated(images: Sequence[MaskedImage], names: Names, default: Prompts) -> tuple[Prompts, Choice]:
+    """What the masks of some images choose."""
+    labelled = gather(images)
+    prompts = choose_prompts(labelled, names, default)
+    return prompts, choose(with_prompts(labelled, names, prompts), THRESHOLD)
+
+
+def plain_miou(scored: Labelled) -> float:
+    """Of the labels as they are."""
+    return scored.score(named_scores(scored.evidence), scored.shown(Rule(THRESHOLD))).miou
+
+
+def measure(row: Row, images: Sequence[Mapping[str, MaskedImage]]) -> dict[str, Any]:
+    """Both figures of a row for one seed, and what was chosen."""
+    _, kind, masks, aliases = row
+    names, default = names_of(aliases)
+    scored = gather([image[kind] for image in images[POOL:]])
+    prompts, choice = calibrated([image[kind] for image in images[:masks]], names, default)
+    after = with_prompts(scored, names, prompts)
+    shares = choice.naming.shares(after.evidence)
+    return {
+        "plain": plain_miou(with_prompts(scored, names, default)),
+        "calibrated": after.score(shares, after.shown(choice.rule)).miou,
+        "held_out": choice.outcome.miou,
+        "threshold": choice.rule.threshold,
+        "least_stability": choice.rule.least_stability,
+        "naming": dict(zip(choice.naming.names, map(float, choice.naming.weights), strict=True)),
+        "templates": prompts.templates,
+        "names_dropped": int((~prompts.used).sum()),
+    }
+
+
+def summary(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Mean and deviation over the seeds of each row's figures."""
+    rows = {}
+    for name, found in results.items():
+        gains = [one["calibrated"] - one["plain"] for one in found]
+        figures = {key: spread_of([one[key] for one in found]) for key in ("plain", "calibrated")}
+        rows[name] = {**figures, "gain": spread_of(gains), "worst": min(gains), "seeds": list(found)}
+    return rows
+
+
+def show(rows: Mapping[str, Any]) -> str:
+    """The rows as a table, in points of mIoU."""
+
+    def cell(spread: Mapping[str, Any], sign: str = "") -> str:
+        return f"{100 * spread['mean']:{sign}.1f} +- {100 * (spread['sd'] or 0):.1f}"
+
+    lines = [
+        [
+            name,
+            cell(row["plain"]),
+            cell(row["calibrated"]),
+            cell(row["gain"], "+"),
+            f"{100 * row['worst']:+.1f}",
+        ]
+        for name, row in rows.items()
+    ]
+    return table(["mIoU", "plain", "calibrated", "gain", "worst seed"], lines)
+
+
+@click.command("calibrate", cls=Benchmark, help=__doc__)
+@click.option(
+    "--work", required=True, type=click.Path(path_type=Path), help="Folder for what the models found."
+)
+@click.option(
+    "--scenes", default=100, show_default=True, type=click.IntRange(1), help="Scored scenes of each seed."
+)
+@click.option(
+    "--seeds", default=(31, 32, 33, 34, 35), show_default=True, multiple=True, callback=fresh, type=int
+)
+@click.option("--size", default=256, show_default=True, type=click.IntRange(32), help="Side in pixels.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Of torch.")
+@click.option(
+    "--out", default=None, type=Path, help="The JSON file; default: benchmarks/results/calibrate.json."
+)
+@click.argument("words", nargs=-1)
+def main(
+    work: Path,
+    scenes: int,
+    seeds: tuple[int, ...],
+    size: int,
+    threads: int,
+    out: Path | None,
+    words: tuple[str, ...],
+) -> None:
+    """Measure, print, record."""
+    record = circumstances(seeds)
+    config = load(AnnotateConfig, None, [*words, "images=none", "out=none", "classes=picture_book"])
+    labeller = Labeller(config, threads)
+    work.mkdir(parents=True, exist_ok=True)
+    results: dict[str, list[dict[str, Any]]] = {row[0]: [] for row in ROWS}
+    for seed in seeds:
+        with click.progressbar(length=POOL + scenes, label=f"seed {seed}") as bar:
+            images = []
+            for found in images_of(seed, POOL + scenes, size, work, labeller):
+                images.append(found)
+                bar.update(1)
+        for row in ROWS:
+            results[row[0]].append(measure(row, images))
+    rows = summary(results)
+    click.echo(f"\n{show(rows)}")
+    record |= {"scenes": scenes, "size": size, "threads": threads, "config": list(words), "rows": rows}
+    click.echo(f"\n{write_result(out, record)}")
+
+
+if __name__ == "__main__":
+    main()

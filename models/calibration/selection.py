@@ -1,0 +1,271 @@
+"""What to change, by leave-one-image-out mIoU: nothing is changed that does not pay on images held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segray.models.calibration.heads import (
+    Array,
+    Evidence,
+    Head,
+    candidates,
+    normalised,
+    out_of_group,
+    softmax,
+    temperature,
+)
+from segray.models.calibration.regions import MaskedImage, Regions, join_regions
+from segray.models.metrics import mean_iou
+
+LEAST_GAIN = 0.01
+"""mIoU that a learned change has to gain on images held out, besides half of its standard error."""
+STABILITY_SHARES = (0.05, 0.1, 0.2, 0.3)
+"""Shares of the labelled segments, the least stable ones, that may be left out."""
+THRESHOLD_SHARES = (0.02, 0.05, 0.1)
+"""Shares of the labelled segments, those of the lowest best cosine, that may get no class."""
+MAX_GROUPS = 32
+"""More images than this are held out in so many groups."""
+
+NO_THRESHOLD = -1.0
+TEXT = "text"
+"""The candidate that names by text alone."""
+
+_SHARPNESS = 0.05
+_LEAST_WEIGHT = 0.01
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The segments of the images with masks.
+
+    Attributes:
+        evidence: of the n segments.
+        classes: int64 [n], the class of most of the segment's true pixels.
+        stability: [n], SAM's stability score.
+        image: int64 [n], the image of each segment.
+        regions: of the images.
+        n_images: images, numbered from 0.
+    """
+
+    evidence: Evidence
+    classes: NDArray[np.int64]
+    stability: Array
+    image: NDArray[np.int64]
+    regions: Regions
+    n_images: int
+
+    @property
+    def group(self) -> NDArray[np.int64]:
+        """[n], what is held out together: an image, or one of `MAX_GROUPS` groups."""
+        return self.image % MAX_GROUPS
+
+    def shown(self, rule: Rule) -> NDArray[np.bool_]:
+        """bool [n]: the segments that a rule draws."""
+        return rule.shown(named_scores(self.evidence).max(1), self.stability)
+
+    def score(self, share: Array, shown: NDArray[np.bool_]) -> Outcome:
+        """The score of a naming, by the greatest of its shares or scores [n, C]."""
+        found = self.regions.confusions(share.argmax(1), shown, self.n_images)
+        return Outcome(found[:, :, :-1])
+
+
+def gather(images: Sequence[MaskedImage]) -> Labelled:
+    """The segments of at least one image, without text scores: `prompts.with_prompts` adds them.
+
+    A segment that lies on ignored pixels alone says nothing and is left out.
+    """
+    pixels = np.concatenate([image.pixels for image in images])
+    kept = pixels.any(1)
+    number = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)
+    regions = join_regions(images)
+    embeddings = normalised(np.concatenate([image.embeddings for image in images]).astype(float)[kept])
+    n_classes = pixels.shape[1]
+    nothing = Evidence(embeddings, np.zeros((len(embeddings), n_classes)), np.zeros(n_classes, bool))
+    return Labelled(
+        nothing,
+        pixels[kept].argmax(1),
+        np.concatenate([image.stability for image in images])[kept],
+        np.repeat(np.arange(len(images)), [len(image.pixels) for image in images])[kept],
+        replace(regions, stacks=number[regions.stacks]),
+        len(images),
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a labelling does on the labelled images.
+
+    Attributes:
+        confusions: int64 [images, C, C], rows truth, columns labels.
+    """
+
+    confusions: NDArray[np.int64]
+
+    @property
+    def miou(self) -> float:
+        """In [0, 1]; nan without a counted pixel."""
+        return mean_iou(self.confusions.sum(0))
+
+    def gain_over(self, other: Outcome) -> tuple[float, float]:
+        """The difference of the mIoU and its standard error, by the jackknife over images."""
+        without = [
+            mean_iou(self._without(i)) - mean_iou(other._without(i)) for i in range(len(self.confusions))
+        ]
+        spread = np.array(without) - np.mean(without)
+        n = len(without)
+        return self.miou - other.miou, float(np.sqrt((n - 1) / n * (spread**2).sum()))
+
+    def pays_over(self, other: Outcome, errors: float = 0.5, least: float = LEAST_GAIN) -> bool:
+        """Whether it is better by `least` and by so many standard errors."""
+        gain, error = self.gain_over(other)
+        return bool(gain > max(least, errors * error))
+
+    def _without(self, image: int) -> NDArray[np.int64]:
+        total: NDArray[np.int64] = self.confusions.sum(0) - self.confusions[image]
+        return total
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which segments are drawn.
+
+    Attributes:
+        threshold: the best cosine must be above it (Eq. 2).
+        least_stability: SAM's stability score must not be below it.
+    """
+
+    threshold: float
+    least_stability: float = 0.0
+
+    def shown(self, best: Array, stability: Array) -> NDArray[np.bool_]:
+        """bool [n], of the best cosines and the stability scores."""
+        return (best > self.threshold) & (stability >= self.least_stability)
+
+
+_UNHIDDEN = Rule(NO_THRESHOLD)
+
+
+def choose_rule(labelled: Labelled, threshold: float) -> tuple[Rule, Outcome]:
+    """The rule for the text scores with the best mIoU on the labelled images, and how it does.
+
+    The stored threshold and none at all, each with the least stable segments left out, compete by mIoU alone:
+    nothing is learned. Another threshold has to pay over the best of them.
+    """
+    scores = named_scores(labelled.evidence)
+    floors = stability_floors(labelled)
+    tried = [Rule(t, floor) for floor in floors for t in (NO_THRESHOLD, threshold)]
+    rule, result = _best_rule(labelled, scores, tried)
+    for share in THRESHOLD_SHARES:
+        higher = Rule(float(np.quantile(scores.max(1), share)), rule.least_stability)
+        if (found := labelled.score(scores, labelled.shown(higher))).pays_over(result, errors=2.0):
+            rule, result = higher, found
+    return rule, result
+
+
+def stability_floors(labelled: Labelled) -> list[float]:
+    """Stability scores below which segments may be left out, ascending; 0 leaves out none."""
+    return [0.0, *(float(np.quantile(labelled.stability, share)) for share in STABILITY_SHARES)]
+
+
+def _best_rule(labelled: Labelled, scores: Array, rules: Sequence[Rule]) -> tuple[Rule, Outcome]:
+    outcomes = [labelled.score(scores, labelled.shown(rule)) for rule in rules]
+    best = max(range(len(rules)), key=lambda i: outcomes[i].miou)
+    return rules[best], outcomes[best]
+
+
+def named_scores(evidence: Evidence) -> Array:
+    """Text scores [n, C] in which no class without names can win."""
+    return np.where(evidence.named, evidence.text, -np.inf)
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How segments get their class: shares of the classes, averaged over heads.
+
+    Attributes:
+        names: of the heads, M of them.
+        weights: [M], their weights, which add up to 1.
+        heads: scores are logits.
+    """
+
+    names: tuple[str, ...]
+    weights: tuple[float, ...]
+    heads: tuple[Head, ...]
+
+    def shares(self, evidence: Evidence) -> Array:
+        """Calibrated shares of the classes, [n, C]."""
+        parts = [
+            weight * softmax(head.scores(evidence))
+            for weight, head in zip(self.weights, self.heads, strict=True)
+        ]
+        return np.sum(parts, axis=0)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A naming and its rule, and how they do on images that they have not seen.
+
+    Attributes:
+        naming: the one to use.
+        rule: the one to use.
+        held_out: [n, C], shares of the labelled segments, each by heads fitted without its image.
+        outcome: of these.
+        tried: mIoU of each candidate on images held out, under the rule of the text.
+        averaged: mIoU of their average on images held out.
+    """
+
+    naming: Naming
+    rule: Rule
+    held_out: Array
+    outcome: Outcome
+    tried: dict[str, float]
+    averaged: float
+
+
+def choose(labelled: Labelled, threshold: float) -> Choice:
+    """The text alone, or the average of all candidates where that pays on images held out.
+
+    The average weighs each candidate by exp(mIoU / 0.05) on images held out. With a handful of masks the best
+    candidate is mostly the luckiest; the average loses less where it errs and wins more where it is right.
+    The threshold is one of text scores, so the average has none.
+
+    Args:
+        labelled: segments of the images with masks.
+        threshold: the one that the label set has.
+    """
+    evidence, classes, group = labelled.evidence, labelled.classes, labelled.group
+    rule, text_outcome = choose_rule(labelled, threshold)
+    fits = candidates(evidence, classes, group)
+    raw = {name: out_of_group(fit, evidence, classes, group) for name, fit in fits.items()}
+    factor = {name: temperature(scores, classes) for name, scores in raw.items()}
+    share = {name: softmax(factor[name] * scores) for name, scores in raw.items()}
+    tried = {name: labelled.score(values, labelled.shown(_UNHIDDEN)).miou for name, values in share.items()}
+    weights = average_weights(list(tried.values()))
+    averaged = np.sum([weight * share[name] for weight, name in zip(weights, fits, strict=True)], axis=0)
+    rules = [Rule(NO_THRESHOLD, floor) for floor in stability_floors(labelled)]
+    average_rule, outcome = _best_rule(labelled, averaged, rules)
+    used = dict(zip(fits, weights, strict=True))
+    if not outcome.pays_over(text_outcome):
+        used = {TEXT: 1.0}
+        averaged, average_rule = share[TEXT], rule
+    used = {name: weight for name, weight in used.items() if weight}
+    heads = tuple(fits[name](evidence, classes).scaled(factor[name]) for name in used)
+    return Choice(
+        Naming(tuple(used), tuple(used.values()), heads),
+        average_rule,
+        averaged,
+        labelled.score(averaged, labelled.shown(average_rule)),
+        tried,
+        outcome.miou,
+    )
+
+
+def average_weights(miou: Sequence[float]) -> tuple[float, ...]:
+    """Weights of candidates by their mIoU, which add up to 1; those below 1 % are 0."""
+    weight = np.exp((np.array(miou) - max(miou)) / _SHARPNESS)
+    weight[weight < _LEAST_WEIGHT * weight.sum()] = 0
+    return tuple(float(w) for w in weight / weight.sum())

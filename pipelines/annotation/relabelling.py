@@ -1,0 +1,258 @@
+"""Write a label set again from its stored embeddings and masks, part by part."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypedDict, cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from segray.models.label_map import SegmentClasses
+from segray.models.masks import Segment, decode_rle, segment_from_mask
+from segray.pipelines.annotation.parts import part_tables
+from segray.pipelines.annotation.run_summary import LabelSetResult, summarise
+from segray.pipelines.annotation.stages.encode import encode_segments
+from segray.pipelines.config.loading import dump_redacted
+from segray.pipelines.config.received import may_be_received
+from segray.pipelines.config.schema import Config
+from segray.pipelines.engine.ledger import Tally
+from segray.pipelines.engine.provenance import differences, other_configuration, stored_section
+from segray.pipelines.engine.rows import RLE, Row
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.io.label_png import MAX_LABEL_PIXELS
+from segray.pipelines.io.manifest import MANIFEST
+from segray.pipelines.io.run_lock import RunLock
+from segray.pipelines.label_set.schema import labels_schema, segments_schema
+from segray.pipelines.label_set.store import LabelStore, prepare_output, write_part, write_run
+from segray.pipelines.printing import visible
+
+if TYPE_CHECKING:  # open_clip takes seconds to import
+    from segray.models.clip.model import ClipModel
+
+_LAYERS = 8
+"""How often the boxes of all segments may cover an image; SAM's do so two to four times."""
+
+
+class StoredSegment(TypedDict):
+    """What is read of a row of the segments table."""
+
+    image_id: str
+    embedding: list[float]
+    rle: RLE
+    predicted_iou: float
+    stability_score: float
+
+
+Classify = Callable[[NDArray[np.float16], NDArray[np.float64]], SegmentClasses]
+"""Names segments by their stored embeddings [K, D] and stability scores [K]."""
+
+
+@dataclass(frozen=True)
+class Relabelling:
+    """What makes a new label set of a stored one.
+
+    Attributes:
+        source: the stored one.
+        config: of the command, kept as config.yaml.
+        out: folder or URI of the new one.
+        record: its provenance.
+        ignore_index: of its labels.
+        dim: length of the embeddings.
+        classify: names the segments.
+        run_id: stored with every row.
+    """
+
+    source: LabelStore
+    config: Config
+    out: str
+    record: dict[str, Any]
+    ignore_index: int
+    dim: int
+    classify: Classify
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+
+    def check(self) -> None:
+        """Refuse an output with another configuration.
+
+        Raises:
+            UserError: with the difference.
+        """
+        store = LabelStore(self.out)
+        old = store.provenance if store.parts() else None
+        if old is not None and (changed := differences(old, self.record, type(self.config))):
+            raise UserError(other_configuration(self.out, changed, "give another out=DIR"))
+
+    def write(self, extra: Mapping[str, bytes] | None = None) -> LabelSetResult:
+        """Write the parts that are missing.
+
+        Args:
+            extra: further files of the label set, by name.
+
+        Raises:
+            UserError: a damaged part, a full disk, or another run in `out`.
+        """
+        began, tally = time.monotonic(), Tally()
+        with RunLock(self.out) as lock:
+            store = LabelStore(self.out)
+            store.drop_orphans()
+            self._copy_manifest()
+            storage.write_atomic(storage.join(self.out, "config.yaml"), dump_redacted(self.config).encode())
+            for name, data in (extra or {}).items():
+                storage.write_atomic(storage.join(self.out, name), data)
+            self._drop_outdated(store)
+            for part in sorted(set(self.source.parts()) - set(store.parts())):
+                tally.rows.update(self._write_part(part, lock.token))
+            record = summarise(store, self.record, tally, time.monotonic() - began)
+            write_run(self.out, record)
+        return LabelSetResult.of(record, self.out)
+
+    def _copy_manifest(self) -> None:
+        manifest = storage.join(self.source.root, MANIFEST)
+        if storage.exists(manifest):
+            storage.write_atomic(storage.join(self.out, MANIFEST), storage.read_bytes(manifest))
+
+    def _drop_outdated(self, store: LabelStore) -> None:
+        """Discard parts whose original is gone, or was written again from other files."""
+        kept = set(self.source.parts())
+        for part in store.parts():
+            if part not in kept or _files(self.source, part) != _files(store, part):
+                store.discard(part)
+
+    def _write_part(self, part: str, token: str) -> Counter[str]:
+        """Relabel one part under its own name; the number of its rows by status."""
+        by_image = segments_by_image(self.source, part)
+        rows = []
+        for row in self.source.rows(parts=[part]):
+            try:
+                rows.append(self._relabel_row(row, by_image.get(row["image_id"], [])))
+            except (ValueError, TypeError) as problem:  # nulls where values must be
+                raise damaged_row(self.source, part, row["image_id"], problem) from problem
+        tables = part_tables(
+            rows, labels_schema(self.record), segments_schema(self.dim, self.record), self.run_id
+        )
+        write_part(self.out, *tables, token=token)
+        return Counter(row["status"] for row in rows)
+
+    def _relabel_row(self, stored: Mapping[str, Any], rows: list[StoredSegment]) -> Row:
+        file = (stored["image"] or {}).get("bytes")
+        row = cast("Row", {**stored, "file": file, "segments": None})
+        if row["status"] != "ok":
+            return row
+        pooled = embeddings_of(rows, self.dim)
+        classes = self.classify(pooled, np.array([s["stability_score"] for s in rows], float))
+        segments = decode_segments(rows, row["height"], row["width"])
+        return encode_segments(row, segments, classes, pooled.tobytes(), self.ignore_index)
+
+
+def check_places(labels: str, out: str) -> None:
+    """Refuse an output that cannot take the new label set of `labels`.
+
+    Raises:
+        UserError: it is the same folder, or holds something else.
+    """
+    if storage.join(labels) == storage.join(out):
+        raise UserError("out must differ from labels: the label set that is read is never changed")
+    prepare_output(out)
+
+
+def require_embeddings(source: LabelStore) -> int:
+    """The length of the stored embeddings.
+
+    Raises:
+        UserError: there is no label set, or none with embeddings.
+    """
+    where = storage.display(source.root)
+    if stored_section(source.provenance, "sam", ["model"], source.root)["model"] == "none":
+        raise UserError(
+            f"{where} was made with sam.model=none and has no segments; annotate with another SAM to relabel"
+        )
+    kind = source.segments(source.parts()[0], ["embedding"]).schema.field("embedding").type
+    if pa.types.is_null(kind):
+        raise UserError(f"{where} holds no embeddings; annotate with embeddings=true to relabel")
+    return int(kind.list_size)
+
+
+def build_stored_clip(record: dict[str, Any], labels: str, weights: str | None) -> ClipModel:
+    """The text side of the CLIP that made a label set.
+
+    Args:
+        record: the label set's provenance.
+        labels: the label set, for messages.
+        weights: the user's `clip.weights`.
+
+    Raises:
+        UserError: the label set names a file or an address, and the user does not.
+        ValueError: other weights than its own.
+    """
+    from segray.models.clip.model import build_text_clip
+
+    made_with = clip_of(record, labels)
+    stored = made_with.get("weights")
+    if weights is None and not may_be_received("clip.weights", stored):
+        raise UserError(
+            f"clip.weights: {storage.display(labels)} was made with {stored}, but a label set may be "
+            "anyone's and does not decide what is loaded; give clip.weights=FILE (segray tune: "
+            "search.clip_weights), whose checksum is compared"
+        )
+    return build_text_clip(made_with["model"], weights or stored, sha256=made_with["sha256"])
+
+
+def clip_of(record: dict[str, Any], labels: str) -> dict[str, Any]:
+    """The CLIP that made a label set, as its provenance names it.
+
+    Raises:
+        UserError: it does not.
+    """
+    return stored_section(record, "clip", ["model", "sha256"], labels)
+
+
+def segments_by_image(source: LabelStore, part: str) -> dict[str, list[StoredSegment]]:
+    """The stored segments of a part, by image_id."""
+    by_image: dict[str, list[StoredSegment]] = {}
+    for segment in source.segments(part).to_pylist():
+        by_image.setdefault(segment["image_id"], []).append(segment)
+    return by_image
+
+
+def embeddings_of(rows: Sequence[StoredSegment], dim: int) -> NDArray[np.float16]:
+    """float16 [K, D]."""
+    return np.array([s["embedding"] for s in rows], np.float16).reshape(len(rows), dim)
+
+
+def damaged_row(source: LabelStore, part: str, image_id: str, problem: Exception) -> UserError:
+    """The error of a row that cannot be one of segray's."""
+    root = storage.display(source.root)
+    return UserError(
+        f"{part} of {root}: {visible(str(image_id))}: {problem}; see segray verify out={root}", exit_code=1
+    )
+
+
+def decode_segments(stored: Sequence[StoredSegment], height: int, width: int) -> list[Segment]:
+    """The segments of an image; their own sizes are not believed.
+
+    Raises:
+        ValueError: a mask is not one of the image, or there are too many.
+    """
+    if min(height, width) < 1 or height * width > MAX_LABEL_PIXELS:
+        raise ValueError(f"an image of {width}x{height} pixels (allowed: at most {MAX_LABEL_PIXELS})")
+    segments, left = [], max(MAX_LABEL_PIXELS, _LAYERS * height * width)
+    for one in stored:
+        if one["rle"] is None or list(one["rle"]["size"] or ()) != [height, width]:
+            raise ValueError(f"a mask of another size than the image, {width}x{height}")
+        mask = decode_rle((height, width), one["rle"]["counts"])
+        segments.append(segment_from_mask(mask, one["predicted_iou"], one["stability_score"]))
+        left -= segments[-1].mask.size
+        if left < 0:
+            raise ValueError(f"{len(stored)} segments that cover the image more than {_LAYERS} times")
+    return segments
+
+
+def _files(store: LabelStore, part: str) -> list[tuple[str, str | None]]:
+    return [(row["image_id"], row["sha256"]) for row in store.rows(["image_id", "sha256"], [part])]

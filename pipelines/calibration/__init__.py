@@ -1,0 +1,1 @@
+"""Calibrate a label set on a few masks: read them, choose, and describe what was chosen."""

@@ -1,0 +1,163 @@
+"""The images with masks as calibration sees them: stored segments beside true pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from segray.models.calibration.regions import MaskedImage, masked_image
+from segray.models.label_map import LabelMap
+from segray.models.label_space import LabelSpace
+from segray.pipelines.annotation.relabelling import (
+    damaged_row,
+    decode_segments,
+    embeddings_of,
+    segments_by_image,
+)
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.masks.folder import MaskFolder, list_masks
+from segray.pipelines.masks.options import MaskOptions
+from segray.pipelines.understood import name_some
+
+_SHOWN = 3
+
+ReadMask = Callable[[tuple[int, int]], LabelMap]
+"""The true mask of an image of (height, width), ignored pixels `ignore_index_of`.
+
+Raises:
+    UserError: no mask of that size with ids of the classes.
+"""
+
+
+def folder_masks(
+    masks: str,
+    options: MaskOptions,
+    statuses: Mapping[str, str],
+    classes: tuple[str, ...],
+    *,
+    split: str | None,
+    allow_missing: bool,
+) -> dict[str, ReadMask]:
+    """The masks of a folder by image_id.
+
+    Args:
+        masks: the folder.
+        options: how masks are read.
+        statuses: status of each image of the label set.
+        classes: its classes.
+        split: a file of the images to use; None: all.
+        allow_missing: leave out masks whose image has no label.
+
+    Raises:
+        UserError: a mask whose image has no label, or a listed image without a mask.
+    """
+    folder = MaskFolder(masks, options)
+    folder.bind(LabelSpace(classes, ()))
+    matched = folder.match(statuses)
+    where = f"masks={storage.display(masks)}"
+    if split is not None:
+        matched = _listed(split, matched, statuses, where)
+    elif not allow_missing and (extra := sorted(set(list_masks(masks).values()) - set(matched.values()))):
+        raise UserError(
+            f"{where}: {name_some(extra, _SHOWN)}: no image of the label set has this name (it has "
+            f"{name_some(sorted(statuses), _SHOWN)}); allow_missing=true leaves such masks out"
+        )
+    bad = [image_id for image_id in matched if statuses[image_id] != "ok"]
+    if bad and not allow_missing:
+        raise UserError(
+            f"{where}: {name_some(bad, _SHOWN)} has no label in the label set; allow_missing=true"
+        )
+    matched = {image_id: name for image_id, name in matched.items() if statuses[image_id] == "ok"}
+    if not matched:
+        raise UserError(f"{where}: no image of the label set has a mask there")
+    folder.check_kind(matched.values(), classes)
+
+    def reader(name: str) -> ReadMask:
+        return lambda shape: folder.read(name, shape=shape, n_classes=len(classes))
+
+    return {image_id: reader(name) for image_id, name in matched.items()}
+
+
+def _listed(split: str, matched: Mapping[str, str], statuses: Iterable[str], where: str) -> dict[str, str]:
+    """The masks of the images of a split file."""
+    try:
+        lines = storage.read_bytes(split).decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"split: cannot read {storage.display(split)}: {error}") from None
+    names = [
+        line.split("\t")[0].strip() if "\t" in line else line.split(" ")[0] for line in lines if line.strip()
+    ]
+    chosen = {}
+    for name in names:
+        image_id = _image_of(name, statuses, split)
+        if image_id not in matched:
+            raise UserError(f"split={storage.display(split)}: image {name} has no mask in {where}")
+        chosen[image_id] = matched[image_id]
+    return chosen
+
+
+def _image_of(name: str, ids: Iterable[str], split: str) -> str:
+    """The image that a line names by its id, an end of it with or without its suffix, or a longer path."""
+    parts = PurePosixPath(name).parts
+    longer = {"/".join(parts[i:]) for i in range(len(parts))}
+
+    def fits(image_id: str) -> bool:
+        bare = str(PurePosixPath(image_id).with_suffix(""))
+        return image_id in longer or any(f"/{end}".endswith(f"/{name}") for end in (image_id, bare))
+
+    found = [image_id for image_id in ids if image_id == name] or [
+        image_id for image_id in ids if fits(image_id)
+    ]
+    if len(found) != 1:
+        what = "no image" if not found else f"{len(found)} images ({name_some(found, _SHOWN)})"
+        raise UserError(
+            f"split={storage.display(split)}: {name}: {what} of the label set; write its image_id"
+        )
+    return found[0]
+
+
+def read_examples(
+    source: LabelStore, masks: Mapping[str, ReadMask], n_classes: int, dim: int
+) -> dict[str, MaskedImage]:
+    """What calibration needs of each image with a mask, by image_id, ascending.
+
+    Raises:
+        UserError: a damaged row, or a mask that does not fit its image.
+        DamagedPartError: a part cannot be read.
+    """
+    parts = {part for image_id, _, part in source.statuses() if image_id in masks}
+    found: dict[str, MaskedImage] = {}
+    for part in sorted(parts):
+        by_image = segments_by_image(source, part)
+        for row in source.rows(["image_id", "status", "height", "width"], [part]):
+            image_id = row["image_id"]
+            if image_id in masks and row["status"] == "ok":
+                found[image_id] = _example(
+                    source, part, row, by_image.get(image_id, []), masks[image_id], n_classes, dim
+                )
+    return dict(sorted(found.items()))
+
+
+def _example(
+    source: LabelStore,
+    part: str,
+    row: Mapping[str, Any],
+    stored: list[Any],
+    read: ReadMask,
+    n_classes: int,
+    dim: int,
+) -> MaskedImage:
+    try:
+        segments = decode_segments(stored, row["height"], row["width"])
+        embeddings = embeddings_of(stored, dim)
+        if not np.isfinite(embeddings).all():
+            raise ValueError("an embedding that is not finite")
+    except (ValueError, TypeError) as problem:
+        raise damaged_row(source, part, row["image_id"], problem) from problem
+    truth = read((row["height"], row["width"]))
+    return masked_image(segments, embeddings.astype(np.float32), truth, n_classes)

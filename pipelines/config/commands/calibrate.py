@@ -1,0 +1,52 @@
+"""The configuration of `segray calibrate`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from segray.pipelines.config.schema import Config, Folder, RunOnly, Text
+from segray.pipelines.config.shared import LinksConfig, Masks, OwnWeights
+
+
+class CandidatesConfig(Config):
+    """Names and templates to try, besides those that the label set was made with."""
+
+    aliases: dict[Text, tuple[Text, ...]] = Field(default={})
+    """Further names to try for a class, such as candidates.aliases.person=people,man."""
+    background_names: tuple[Text, ...] = ()
+    """Further names to try for the background."""
+    templates: tuple[Text, ...] = ("single", "imagenet80")
+    """Sets of prompt templates to try: single, imagenet80, or templates with {}, each a set of its own."""
+
+
+class CalibrateConfig(Config):
+    """Correct the names of a label set by a few masks, from its stored embeddings, without images."""
+
+    labels: Folder
+    """The label set to read; it must hold embeddings."""
+    masks: Masks
+    """A folder of masks of class ids with the names of some of its images."""
+    split: Text | None = None
+    """A split file: only its images, one per line, are learned from; null: all that have a mask."""
+    out: Annotated[Folder, RunOnly]
+    """Folder of the new label set."""
+    alpha: float = Field(default=0.05, ge=0, lt=1)
+    """Share of right labels that may become unknown (255) where a label is not trusted; 0: none."""
+    candidates: CandidatesConfig = CandidatesConfig()
+    """Names and templates to try, besides those that the label set was made with."""
+    allow_missing: bool = False
+    """Leave out masks whose image has no label instead of failing."""
+    ignore_index: int = Field(default=255, ge=0, le=255)
+    """Mask pixels with this id are ignored."""
+    binary: bool | None = None
+    """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
+    colors: Text | None = None
+    """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
+    mask_suffix: Text | None = None
+    """What a mask's name has behind its image's, such as _mask; OLD:NEW replaces OLD by it; null: nothing."""
+    image: LinksConfig = LinksConfig()
+    """Whether symlinks are followed."""
+    clip: OwnWeights = OwnWeights()
+    """CLIP's weights, if the label set was made with a file or an address."""

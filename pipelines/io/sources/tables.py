@@ -1,0 +1,118 @@
+"""Parquet files with a column of images, as Hugging Face writes them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.io.image_ids import check_image_id, escape_name
+from segray.pipelines.io.manifest import ImageRef
+from segray.pipelines.io.members import member_uri
+from segray.pipelines.io.parquet_cost import check_pages, check_text, is_text
+from segray.pipelines.io.sources.files import Container
+
+_NAMES = ("image", "img", "jpg", "png")
+_ID = "image_id"
+_MAX_ROWS = 1 << 24
+
+
+def is_manifest(file: str) -> bool:
+    """Whether a Parquet file names images and holds none, or is one that cannot be read."""
+    try:
+        with storage.open_input(file) as source:
+            schema = pq.read_schema(source)
+    except (OSError, pa.ArrowException):
+        return True
+    return "uri" in schema.names or not _candidates(schema)
+
+
+class ImageTable(Container):
+    """The images in a column of a Parquet file: bytes, or a struct of bytes and path.
+
+    The ids are those of a text column image_id; else the paths, if each row has one of its own; else the
+    file's name and the number of the row. Paths are names and nothing else: no file is opened by them.
+    """
+
+    damaged = (ValueError, OverflowError, KeyError)
+
+    def read(self, file: pa.NativeFile) -> Iterator[ImageRef]:
+        """The images, in the order of the rows."""
+        table = pq.ParquetFile(file)
+        schema = table.schema_arrow
+        column = schema.get_field_index(_image_column(schema, self.name))
+        if table.metadata.num_rows > _MAX_ROWS:
+            raise ValueError(f"{table.metadata.num_rows} rows (allowed: at most {_MAX_ROWS})")
+        ids = iter(self._ids(file, table, schema.field(column)))
+        for group in range(table.num_row_groups):
+            for row in range(table.metadata.row_group(group).num_rows):
+                uri = member_uri(self.name, "parquet", column, group, row)
+                yield ImageRef(next(ids), uri, mtime=self.mtime)
+
+    def _ids(self, file: pa.NativeFile, table: pq.ParquetFile, image: pa.Field) -> Sequence[str]:
+        names = table.schema_arrow.names
+        if _ID in names and is_text(table.schema_arrow.field(_ID).type):
+            ids = _texts(file, table, _ID)
+        elif pa.types.is_struct(image.type) and image.type.get_field_index("path") >= 0:
+            ids = _texts(file, table, f"{image.name}.path")
+        else:
+            ids = []
+        if None in ids or "" in ids or max(Counter(ids).values(), default=2) > 1:
+            stem = escape_name(storage.split_query(self.name)[0].rpartition("/")[2].removesuffix(".parquet"))
+            return [f"{stem}/{row:06d}" for row in range(table.metadata.num_rows)]
+        return [self._safe(str(name)) for name in ids]
+
+    def _safe(self, name: str) -> str:
+        parts = name.removeprefix("./").split("/")
+        image_id = "/".join(escape_name(part) for part in parts)
+        check_image_id(image_id, f"images: {storage.display(self.name)}")
+        return image_id
+
+
+def _texts(file: pa.NativeFile, table: pq.ParquetFile, leaf: str) -> list[str | None]:
+    check_pages(file, table.metadata, [leaf], leaf)
+    texts: list[str | None] = []
+    for batch in table.iter_batches(columns=[leaf]):
+        column = batch.column(0)
+        values = column.flatten()[0] if pa.types.is_struct(column.type) else column
+        if not is_text(values.type):
+            return [None] * table.metadata.num_rows
+        check_text(pa.RecordBatch.from_arrays([values.dictionary_encode()], names=[leaf]))
+        texts += values.to_pylist()
+    return texts
+
+
+def _image_column(schema: pa.Schema, file: str) -> str:
+    """The name of the column with the images.
+
+    Raises:
+        UserError: there is none, or there are several.
+    """
+    names = _candidates(schema)
+    chosen = next((name for name in _NAMES if name in names), None)
+    if chosen is None and len(names) == 1:
+        return names[0]
+    if chosen is not None:
+        return chosen
+    what = f"several columns that may be ({', '.join(names[:5])})" if names else "no column of bytes"
+    raise UserError(
+        f"images: {storage.display(file)}: no column named image, and {what}; name the column image"
+    )
+
+
+def _candidates(schema: pa.Schema) -> list[str]:
+    return [field.name for field in schema if _holds_images(field.type)]
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.num_fields > 0 and any(f.name == "bytes" and _is_bytes(f.type) for f in kind)
+    return _is_bytes(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

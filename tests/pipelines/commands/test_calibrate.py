@@ -1,0 +1,262 @@
+"""`segray calibrate` on a label set of eight scenes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import segray
+from segray.pipelines.commands import calibrate, relabel
+from segray.pipelines.commands.evaluate import evaluate
+from segray.pipelines.commands.verify import run as verify_run
+from segray.pipelines.commands.verify import verify
+from segray.pipelines.config.commands.calibrate import CalibrateConfig
+from segray.pipelines.config.commands.relabel import RelabelConfig
+from segray.pipelines.config.commands.verify import VerifyConfig
+from segray.pipelines.config.loading import load
+from segray.pipelines.errors import UserError
+from segray.pipelines.label_set.store import LabelStore
+from tests.faults.invariant import contents, files
+from tests.previous_version.archive import unpack
+
+SYNONYMS = ["label.aliases.tree=plant", "label.aliases.car=vehicle", "label.aliases.boat=ship"]
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`labels`, with embeddings, and `book/masks` of all its images; never changed."""
+    return unpack(tmp_path_factory.mktemp("calibrate"))
+
+
+@pytest.fixture(scope="module")
+def misnamed(book: Path) -> Path:
+    """The label set with names that its CLIP does not know."""
+    out = book.parent / "misnamed"
+    words = [f"labels={book / 'labels'}", f"out={out}", "classes=picture_book", *SYNONYMS]
+    relabel.execute(load(RelabelConfig, None, words))
+    return out
+
+
+def _config(labels: Path, masks: Path, out: Path, *words: str) -> CalibrateConfig:
+    return load(CalibrateConfig, None, [f"labels={labels}", f"masks={masks}", f"out={out}", *words])
+
+
+def _refused(config: CalibrateConfig, text: str) -> None:
+    with pytest.raises(UserError, match=text) as caught:
+        calibrate.execute(config)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+    assert not Path(config.out).exists()
+
+
+def test_wrong_names_are_corrected(misnamed: Path, book: Path, tmp_path: Path) -> None:
+    masks, out = book / "book" / "masks", tmp_path / "out"
+    result = calibrate.execute(_config(misnamed, masks, out, "alpha=0"))
+    assert result.masks == 8
+    assert result.miou_after > result.miou_before + 0.05
+    before, after = (evaluate(str(labels), str(masks)).miou for labels in (misnamed, out))
+    assert result.miou_before == pytest.approx(before, abs=1e-3)
+    assert after > before + 0.05
+    assert verify(str(out)).problems == []
+    assert "average of" in str(result)
+
+
+def test_the_label_set_tells_what_the_masks_chose(misnamed: Path, book: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = calibrate.execute(_config(misnamed, book / "book" / "masks", out))
+    told = json.loads((out / "calibration.json").read_text())
+    assert told["miou_after"] == result.miou_after
+    assert len(told["images"]) == told["masks"] == 8
+    assert [entry["name"] for entry in told["classes"]][:2] == ["background", "tree"]
+    matrix = np.array(told["transition"]["shares"])
+    assert matrix.shape == (10, 10)
+    assert matrix.sum(1) == pytest.approx(np.ones(10), abs=1e-4)
+    record = segray.LabelSet(out).provenance
+    assert record["calibration"]["naming"] == told["naming"]
+    assert record["prompts"]["names"][1] == ["plant"]
+    assert record["sam"] == segray.LabelSet(misnamed).provenance["sam"]
+
+
+def test_what_is_not_trusted_is_unknown_not_background(misnamed: Path, book: Path, tmp_path: Path) -> None:
+    masks = book / "book" / "masks"
+    calibrate.execute(_config(misnamed, masks, tmp_path / "all", "alpha=0"))
+    calibrate.execute(_config(misnamed, masks, tmp_path / "sure", "alpha=0.6"))
+    every, sure = (segray.LabelSet(tmp_path / name) for name in ("all", "sure"))
+    unknown = 0
+    for known, doubted in zip(every, sure, strict=True):
+        lost = doubted.label == 255
+        unknown += int(lost.sum())
+        assert np.array_equal(doubted.label[~lost], known.label[~lost])
+        assert not doubted.confidence[lost].any()
+        assert not (known.label == 255).any()
+    assert unknown > 0
+    assert verify(str(tmp_path / "sure")).problems == []
+    fractions = [
+        sum(row["labelled_fraction"] for row in LabelStore(str(tmp_path / name)).rows())
+        for name in ("all", "sure")
+    ]
+    assert fractions[1] < fractions[0]
+
+
+def test_names_to_try_are_added_where_they_pay(misnamed: Path, book: Path, tmp_path: Path) -> None:
+    words = ["candidates.aliases.tree=tree", "candidates.aliases.car=car", "candidates.aliases.boat=boat"]
+    result = calibrate.execute(_config(misnamed, book / "book" / "masks", tmp_path / "out", *words))
+    told = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    assert told["names_added"]
+    assert set(told["names_added"]) <= {"tree", "car", "boat"}
+    assert f"added {', '.join(told['names_added'])}" in str(result)
+
+
+def test_only_the_images_of_a_split_are_learned_from(misnamed: Path, book: Path, tmp_path: Path) -> None:
+    ids = sorted(row["image_id"] for row in LabelStore(str(misnamed)).rows(["image_id"]))
+    split = tmp_path / "split.txt"
+    split.write_text(f"images/{ids[0]} masks/{ids[0]}\n{ids[1]}\n{Path(ids[2]).stem}\n")
+    masks = book / "book" / "masks"
+    calibrate.execute(_config(misnamed, masks, tmp_path / "out", f"split={split}"))
+    assert json.loads((tmp_path / "out" / "calibration.json").read_text())["images"] == ids[:3]
+    split.write_text("nowhere.png\n")
+    _refused(
+        _config(misnamed, masks, tmp_path / "bad", f"split={split}"), "nowhere.png: no image of the label set"
+    )
+
+
+def test_going_on_does_only_what_is_missing(misnamed: Path, book: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    config = _config(misnamed, book / "book" / "masks", out)
+    calibrate.execute(config)
+    whole, store = contents(out), LabelStore(str(out))
+    store.discard(store.parts()[0])
+    result = calibrate.execute(config)
+    assert contents(out) == whole
+    assert result.labels.images == 8
+    run = store.run()
+    assert run is not None
+    assert run["this_run"]["images"] == 4
+
+
+def test_other_masks_are_not_mixed_in(misnamed: Path, book: Path, tmp_path: Path) -> None:
+    masks, out = tmp_path / "masks", tmp_path / "out"
+    shutil.copytree(book / "book" / "masks", masks)
+    config = _config(misnamed, masks, out)
+    calibrate.execute(config)
+    before = files(out)
+    first = next(path for path in sorted(masks.rglob("*.png")))
+    first.unlink()
+    with pytest.raises(UserError, match="was made with another configuration:\n  what the masks chose"):
+        calibrate.execute(config)
+    assert files(out) == before
+
+
+def test_repair_makes_just_the_lost_images_again(misnamed: Path, book: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    calibrate.execute(_config(misnamed, book / "book" / "masks", out))
+    whole = contents(out)
+    (out / "labels" / LabelStore(str(out)).parts()[0]).write_bytes(b"PAR1")
+    verify_run(VerifyConfig(out=str(out), repair=True))
+    assert contents(out) == whole
+
+
+def test_a_calibrated_set_can_be_calibrated_and_relabelled(
+    misnamed: Path, book: Path, tmp_path: Path
+) -> None:
+    masks = book / "book" / "masks"
+    calibrate.execute(_config(misnamed, masks, tmp_path / "one"))
+    calibrate.execute(_config(tmp_path / "one", masks, tmp_path / "two"))
+    words = [f"labels={tmp_path / 'one'}", f"out={tmp_path / 'three'}", "classes=picture_book", *SYNONYMS]
+    relabel.execute(load(RelabelConfig, None, words))
+    assert contents(tmp_path / "three") == contents(misnamed)
+
+
+def test_the_python_function_returns_what_it_wrote(book: Path, tmp_path: Path) -> None:
+    result = segray.calibrate(labels=book / "labels", masks=book / "book" / "masks", out=tmp_path / "out")
+    assert (result.labels.out, result.labels.ok, result.masks) == (str(tmp_path / "out"), 8, 8)
+    assert result.miou_after >= result.miou_before
+
+
+# Refusals
+
+
+def _masks(folder: Path, source: Path, count: int) -> Path:
+    """The first masks of a folder."""
+    for path in sorted(source.rglob("*.png"))[:count]:
+        target = folder / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    return folder
+
+
+def _first(folder: Path) -> Path:
+    return sorted(folder.rglob("*.png"))[0]
+
+
+def test_masks_of_other_images_are_refused(misnamed: Path, book: Path, tmp_path: Path) -> None:
+    masks = _masks(tmp_path / "masks", book / "book" / "masks", 3)
+    shutil.copy(_first(masks), masks / "stranger.png")
+    _refused(
+        _config(misnamed, masks, tmp_path / "out"), "stranger.png: no image of the label set has this name"
+    )
+    calibrate.execute(_config(misnamed, masks, tmp_path / "out", "allow_missing=true"))
+    only = tmp_path / "only"
+    only.mkdir()
+    shutil.copy(_first(masks), only / "stranger.png")
+    _refused(
+        _config(misnamed, only, tmp_path / "none", "allow_missing=true"),
+        "no image of the label set has a mask",
+    )
+
+
+def test_masks_of_another_size_are_refused(misnamed: Path, book: Path, tmp_path: Path) -> None:
+    masks = _masks(tmp_path / "masks", book / "book" / "masks", 2)
+    Image.fromarray(np.zeros((5, 7), np.uint8)).save(_first(masks))
+    _refused(_config(misnamed, masks, tmp_path / "out"), "is 7x5 pixels, its image's label 96x96")
+
+
+def test_masks_with_other_ids_are_refused(misnamed: Path, book: Path, tmp_path: Path) -> None:
+    masks = _masks(tmp_path / "masks", book / "book" / "masks", 2)
+    Image.fromarray(np.full((96, 96), 77, np.uint8)).save(_first(masks))
+    _refused(_config(misnamed, masks, tmp_path / "out"), r"holds id 77 .* allowed: 0 to 9 and 255")
+
+
+def test_masks_of_one_class_are_refused(misnamed: Path, book: Path, tmp_path: Path) -> None:
+    masks = _masks(tmp_path / "masks", book / "book" / "masks", 1)
+    Image.fromarray(np.full((96, 96), 3, np.uint8)).save(_first(masks))
+    _refused(
+        _config(misnamed, masks, tmp_path / "out"), "hold car alone; calibration needs at least two classes"
+    )
+
+
+def test_a_label_set_without_embeddings_is_refused(misnamed: Path, book: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(misnamed, plain)
+    for path in (plain / "segments").iterdir():
+        table = pq.read_table(path).drop_columns("embedding")
+        table = table.append_column("embedding", pa.nulls(table.num_rows))
+        pq.write_table(table.replace_schema_metadata(pq.read_schema(path).metadata), path)
+    _refused(_config(plain, book / "book" / "masks", tmp_path / "out"), "holds no embeddings")
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("candidates.aliases.cow=cow", "candidates.aliases: no class 'cow'"),
+        ("candidates.aliases.tree=house", "have the same prompt"),
+        ("candidates.templates=nothing", "unknown templates 'nothing'"),
+        ("split=nowhere.txt", "split: cannot read nowhere.txt"),
+    ],
+)
+def test_bad_words_are_refused(misnamed: Path, book: Path, tmp_path: Path, word: str, text: str) -> None:
+    _refused(_config(misnamed, book / "book" / "masks", tmp_path / "out", word), text)
+
+
+def test_the_label_set_that_is_read_is_never_written(misnamed: Path, book: Path) -> None:
+    before = files(misnamed)
+    with pytest.raises(UserError, match="out must differ from labels"):
+        calibrate.execute(_config(misnamed, book / "book" / "masks", misnamed))
+    assert files(misnamed) == before
