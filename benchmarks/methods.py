@@ -67,6 +67,7 @@ def train_here(overrides: Sequence[str]) -> None:
     """Train in this process, without Ray, and write history.json."""
     import logging
 
+    from segray.pipelines.training.calibrated import calibrate_labels
     from segray.pipelines.training.data.training_data import open_data
     from segray.pipelines.training.loop import Trainer
     from segray.pipelines.training.session import LocalSession
@@ -74,7 +75,10 @@ def train_here(overrides: Sequence[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = load(TrainConfig, None, overrides)
     folder = Path(config.out)
-    trainer = Trainer(config, open_data(config.data, config.seed), LocalSession(str(folder)), None)
+    data = open_data(config.data, config.seed)
+    if config.data.calibrate:
+        calibrate_labels(config, data)
+    trainer = Trainer(config, data, LocalSession(str(folder)), None)
     history = trainer.run()
     temporary = folder / "history.tmp"
     temporary.write_text(json.dumps(history))

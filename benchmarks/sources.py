@@ -28,7 +28,7 @@ def write_sources(folder: Path, images: int, size: int, seed: int) -> dict[str, 
     for name, data in files.items():
         (folder / "files" / name).write_bytes(data)
     names = sorted(files)
-    for n in range(SHARDS):
+    for n in range(min(SHARDS, images)):
         _write_shard(folder, n, {name: files[name] for name in names[n::SHARDS]})
     return {
         "files": f"{folder}/files",

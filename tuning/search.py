@@ -91,6 +91,8 @@ def _check_splits(config: TuneConfig, data: SharedData) -> int:
     base = train_config(config)
     if base.data.validation == NO_VALIDATION:
         raise UserError(f"data.validation={NO_VALIDATION}: a search compares trials by their validation mIoU")
+    if base.data.calibrate:
+        raise UserError("data.calibrate: not in a search; run segray calibrate and give data.labels=its out")
     opened = []
     for split in splits_of(config):
         chosen = base.model_copy(update={"data": base.data.model_copy(update={"labelled": split})})

@@ -23,13 +23,15 @@ from segray.models.metrics import mean_iou
 
 LEAST_GAIN = 0.01
 """mIoU that a learned change has to gain on images held out, besides half of its standard error."""
-STABILITY_SHARES = (0.05, 0.1, 0.2, 0.3)
-"""Shares of the labelled segments, the least stable ones, that may be left out."""
+STABILITY_SHARES = (0.1, 0.05, 0.2)
+"""Shares of the labelled segments, the least stable ones, that may be left out; the first one is usual."""
 THRESHOLD_SHARES = (0.02, 0.05, 0.1)
 """Shares of the labelled segments, those of the lowest best cosine, that may get no class."""
 MAX_GROUPS = 32
 """More images than this are held out in so many groups."""
 
+CLEARLY = 2.0
+"""Standard errors from which a difference of two rules counts."""
 NO_THRESHOLD = -1.0
 TEXT = "text"
 """The candidate that names by text alone."""
@@ -152,23 +154,35 @@ _UNHIDDEN = Rule(NO_THRESHOLD)
 def choose_rule(labelled: Labelled, threshold: float) -> tuple[Rule, Outcome]:
     """The rule for the text scores with the best mIoU on the labelled images, and how it does.
 
-    The stored threshold and none at all, each with the least stable segments left out, compete by mIoU alone:
-    nothing is learned. Another threshold has to pay over the best of them.
+    No threshold and the stored one, each with the least stable segments left out, or none: with a handful of
+    masks their mIoU says little, so the first of them in this order is taken that is not clearly worse.
+    Another threshold has to pay clearly.
     """
     scores = named_scores(labelled.evidence)
-    floors = stability_floors(labelled)
-    tried = [Rule(t, floor) for floor in floors for t in (NO_THRESHOLD, threshold)]
-    rule, result = _best_rule(labelled, scores, tried)
+    rule, result = _preferred(labelled, scores, threshold)
     for share in THRESHOLD_SHARES:
         higher = Rule(float(np.quantile(scores.max(1), share)), rule.least_stability)
-        if (found := labelled.score(scores, labelled.shown(higher))).pays_over(result, errors=2.0):
+        if (found := labelled.score(scores, labelled.shown(higher))).pays_over(result, errors=CLEARLY):
             rule, result = higher, found
     return rule, result
 
 
 def stability_floors(labelled: Labelled) -> list[float]:
-    """Stability scores below which segments may be left out, ascending; 0 leaves out none."""
-    return [0.0, *(float(np.quantile(labelled.stability, share)) for share in STABILITY_SHARES)]
+    """Stability scores below which segments may be left out, the usual one first."""
+    return [float(np.quantile(labelled.stability, share)) for share in STABILITY_SHARES]
+
+
+def _preferred(labelled: Labelled, scores: Array, threshold: float) -> tuple[Rule, Outcome]:
+    """The first rule that is not worse than the stored one, nor than the best by two standard errors."""
+    floors = [*stability_floors(labelled), 0.0]
+    rules = [Rule(t, floor) for t in (NO_THRESHOLD, threshold) for floor in floors]
+    outcomes = [labelled.score(scores, labelled.shown(rule)) for rule in rules]
+    stored, best = outcomes[-1], max(outcomes, key=lambda outcome: outcome.miou)
+    for rule, outcome in zip(rules, outcomes, strict=True):
+        gain, error = best.gain_over(outcome)
+        if outcome.miou >= stored.miou and gain <= CLEARLY * error:
+            return rule, outcome
+    return rules[-1], stored
 
 
 def _best_rule(labelled: Labelled, scores: Array, rules: Sequence[Rule]) -> tuple[Rule, Outcome]:
@@ -246,7 +260,7 @@ def choose(labelled: Labelled, threshold: float) -> Choice:
     tried = {name: labelled.score(values, labelled.shown(_UNHIDDEN)).miou for name, values in share.items()}
     weights = average_weights(list(tried.values()))
     averaged = np.sum([weight * share[name] for weight, name in zip(weights, fits, strict=True)], axis=0)
-    rules = [Rule(NO_THRESHOLD, floor) for floor in stability_floors(labelled)]
+    rules = [Rule(NO_THRESHOLD, floor) for floor in (0.0, *stability_floors(labelled))]
     average_rule, outcome = _best_rule(labelled, averaged, rules)
     used = dict(zip(fits, weights, strict=True))
     if not outcome.pays_over(text_outcome):

@@ -9,7 +9,7 @@ from typing import Any
 
 from segray.pipelines.engine.ledger import Tally
 from segray.pipelines.engine.progress import summary_lines
-from segray.pipelines.engine.run_record import NoSegments, RunRecord
+from segray.pipelines.engine.run_record import RunRecord, SomeImages
 from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
 
@@ -74,7 +74,8 @@ def summarise(store: LabelStore, provenance: dict[str, Any], tally: Tally, secon
     images: Counter[int] = Counter()
     bad: list[tuple[str, str, str]] = []
     area, labelled, n_segments = 0, 0.0, 0
-    empty: NoSegments = {"count": 0, "first": []}
+    empty: SomeImages = {"count": 0, "first": []}
+    unnamed: SomeImages = {"count": 0, "first": []}
     columns = [
         "image_id",
         "status",
@@ -95,8 +96,9 @@ def summarise(store: LabelStore, provenance: dict[str, Any], tally: Tally, secon
         area, labelled = area + size, labelled + size * row["labelled_fraction"]
         n_segments += row["n_segments"]
         if not row["n_segments"]:
-            empty["count"] += 1
-            empty["first"] = sorted([*empty["first"], row["image_id"]])[:_EMPTY_SHOWN]
+            _add(empty, row["image_id"])
+        elif not row["labelled_fraction"]:
+            _add(unnamed, row["image_id"])
         pixels.update(dict(zip(row["class_ids"], row["class_pixels"], strict=True)))
         images.update(row["class_ids"])
     record: RunRecord = {
@@ -128,5 +130,10 @@ def summarise(store: LabelStore, provenance: dict[str, Any], tally: Tally, secon
         "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
     if provenance.get("sam", {}).get("model") != "none":
-        record["no_segments"] = empty
+        record["no_segments"], record["no_class"] = empty, unnamed
     return record
+
+
+def _add(images: SomeImages, image_id: str) -> None:
+    images["count"] += 1
+    images["first"] = sorted([*images["first"], image_id])[:_EMPTY_SHOWN]

@@ -18,6 +18,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.training import local
 from segray.pipelines.training.auto_precision import recorded_precision, with_precision
+from segray.pipelines.training.calibrated import calibrate_labels
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.summary import check_pixels, data_lines
 from segray.pipelines.training.data.training_data import NO_VALIDATION, open_data
@@ -98,6 +99,11 @@ def _check_data(config: TrainConfig, data: TrainingData) -> None:
             f"data.labels: method {config.method} needs a label set; `segray annotate` makes one "
             "(without: supervised, fixmatch, unimatch, unimatch_v2)"
         )
+    if config.data.calibrate and (config.data.labels is None or pseudo != "enhanced"):
+        raise UserError(
+            f"data.calibrate: method {config.method} with data.labels={config.data.labels} has no zero-shot "
+            "labels to correct; set data.labels=DIR and a method that uses it, or data.calibrate=false"
+        )
     if pseudo != "none" and not data.unlabelled:
         raise UserError(
             f"data.unlabelled: method {config.method} needs images outside data.labelled="
@@ -143,6 +149,8 @@ def _check_network(config: TrainConfig, data: TrainingData) -> None:
 
 def _fit(config: TrainConfig, data: TrainingData) -> Failure | None:
     """Train to the end, in this process or on a cluster; why, if the run stopped early."""
+    if config.data.calibrate:
+        calibrate_labels(config, data)
     if local.suits(config):
         return local.fit(config, data)
     single_process.tell_of_death(config.out)

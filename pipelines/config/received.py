@@ -2,13 +2,13 @@
 
 Whoever sends a label set also writes its config.yaml. What shapes the labels is taken from there, and shown.
 Where a run works (`RunOnly`: a Ray cluster, machines, folders) is not; nor which weights are loaded, if they
-are a file or an address; nor a place of images with options, which can send the user's keys to any host.
+are a file or an address; nor images, masks and label sets outside of the folder, which are the user's own.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from segray.pipelines.config.loading import identity, load_filtered
@@ -16,10 +16,11 @@ from segray.pipelines.config.schema import Config, Key, keys
 from segray.pipelines.config.source import Value
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.received import ROOTS_KEY, absolute_roots, check_links, check_received_uri
 
 T = TypeVar("T", bound=Config)
 
-_PLACES = ("images", "labels", "masks", "split")
+_PLACES = ("images", "labels", "masks")
 _SCHEMES = ("file", "s3", "gs")
 _TAG = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -32,7 +33,7 @@ def load_received(
     Args:
         model: the model to fill.
         tree: content of the folder's config.yaml.
-        own: the user's values by dotted key; they win. None: the user has set none.
+        own: the user's values by dotted key; they win. None: the user has set none. `out` is the folder.
         where: the file, for messages.
 
     Raises:
@@ -40,11 +41,13 @@ def load_received(
     """
     words = {key: value for key, value in own.items() if value is not None}
     refused: list[str] = []
+    # What a run reads may end up in a label set that is sent back.
+    roots = absolute_roots([words["out"], *filter(None, words.get(ROOTS_KEY, "").split(","))])
 
     def accept(key: Key, value: Value) -> bool:
         if key.run_only or key.name in words:
             return False
-        if not may_be_received(key.name, value):
+        if not may_be_received(key.name, value, roots):
             refused.append(f"{key.name}={value} is in {where}, which may be anyone's; add it to the command")
         return True
 
@@ -54,20 +57,37 @@ def load_received(
     return config
 
 
-def may_be_received(key: str, value: object) -> bool:
+def may_be_received(key: str, value: object, roots: Sequence[str] = ()) -> bool:
     """Whether a dotted key may have this value by the word of a received file.
 
-    Weights: none, a built-in model or an open_clip tag. Images and label sets: local, s3:// or gs://, without
-    options and keys.
+    Weights: none, a built-in model or an open_clip tag. Images, masks and label sets: local, s3:// or gs://,
+    without options and keys, and below the roots.
+
+    Args:
+        key: of the configuration.
+        value: its value there.
+        roots: the received folder, and folders of the user, absolute.
     """
     if key in _PLACES and isinstance(value, (list, tuple)):
-        return all(isinstance(part, str) and may_be_received(key, part) for part in value)
+        return all(isinstance(part, str) and may_be_received(key, part, roots) for part in value)
     if not isinstance(value, str):
         return True
     if key.endswith("weights"):
         return value.startswith("builtin:") or (key == "clip.weights" and _TAG.fullmatch(value) is not None)
     if key in _PLACES:
-        return all(_is_bare(part.strip()) for part in [value, *value.split(",")])
+        places = [part.strip() for part in [value, *value.split(",")]]
+        return all(_is_below(place, roots) for place in places)
+    return key != "split" or _is_bare(value)
+
+
+def _is_below(place: str, roots: Sequence[str]) -> bool:
+    if not _is_bare(place):
+        return False
+    try:
+        (uri,) = absolute_roots([place])
+        check_links(check_received_uri(uri, roots), roots)
+    except UserError:
+        return False
     return True
 
 

@@ -11,7 +11,7 @@ from types import TracebackType
 import click
 
 from segray.pipelines.engine.ledger import Ledger, RemoteLedger, Tally
-from segray.pipelines.engine.run_record import RunRecord
+from segray.pipelines.engine.run_record import RunRecord, SomeImages
 from segray.pipelines.understood import name_some
 
 _TTY_S, _LOG_S = 1.0, 10.0
@@ -116,6 +116,15 @@ def bottleneck_lines(utilisation: Mapping[str, float]) -> list[str]:
     return [f"  bottleneck: {name}, {busy}"]
 
 
+def _quiet_lines(what: str, images: SomeImages | None, hint: str) -> list[str]:
+    """Ok images with nothing in their labels, and what to look at; no line without any."""
+    if not images or not images["count"]:
+        return []
+    more = f" and {images['count'] - len(images['first'])} more" * (images["count"] > len(images["first"]))
+    shown = f"in {images['count']} of the ok images: {', '.join(images['first'])}{more}"
+    return [f"{what:<10}  {shown}", f"            ({hint})"]
+
+
 def summary_lines(run: RunRecord, out: str) -> list[str]:
     """The summary of run.json's content, in lines for a terminal."""
     rows = run["rows"]
@@ -126,10 +135,10 @@ def summary_lines(run: RunRecord, out: str) -> list[str]:
         f"labelled    {100 * run['labelled_fraction']:.1f} % of the pixels lie in a named segment",
         f"segments    {run['n_segments']}",
     ]
-    if (empty := run.get("no_segments")) and empty["count"]:
-        more = f" and {empty['count'] - len(empty['first'])} more" * (empty["count"] > len(empty["first"]))
-        lines.append(f"no segment  in {empty['count']} of the ok images: {', '.join(empty['first'])}{more}")
-        lines.append("            (blank images, or values in a small part of the range: see image.range)")
+    hint = "blank images, or values in a small part of the range: see image.range"
+    lines += _quiet_lines("no segment", run.get("no_segments"), hint)
+    hint = "no segment is similar enough to a class: see classes and label.threshold"
+    lines += _quiet_lines("no class", run.get("no_class"), hint)
     named = [c for c in run["classes"] if c["images"]]
     width = max((len(c["name"]) for c in named), default=5)
     lines += ["", f"{'class':<{width}}  {'pixels':>8}  {'images':>8}"]

@@ -30,8 +30,8 @@ class ThisRun(TypedDict):
     gpu_busy: NotRequired[float | None]
 
 
-class NoSegments(TypedDict):
-    """Images with a label in which SAM found nothing, and the ids of the first few."""
+class SomeImages(TypedDict):
+    """How many images, and the ids of the first few."""
 
     count: int
     first: list[str]
@@ -44,7 +44,8 @@ class RunRecord(TypedDict):
         rows: images by status.
         labelled_fraction: of the pixels, those in a segment with a class.
         n_segments: of all images.
-        no_segments: images in which SAM found nothing; missing without SAM, and in older label sets.
+        no_segments: ok images in which SAM found nothing; missing without SAM, and in older label sets.
+        no_class: images with segments of which none has a class; missing likewise.
         classes: by class id.
         bad: id, status and reason of the first few bad images.
         this_run: the last run.
@@ -56,7 +57,8 @@ class RunRecord(TypedDict):
     rows: dict[str, int]
     labelled_fraction: float
     n_segments: int
-    no_segments: NotRequired[NoSegments]
+    no_segments: NotRequired[SomeImages]
+    no_class: NotRequired[SomeImages]
     classes: list[ClassRecord]
     bad: list[tuple[str, str, str]]
     this_run: ThisRun

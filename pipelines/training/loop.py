@@ -30,6 +30,7 @@ from segray.pipelines.training.build import (
     make_optimiser,
     set_learning_rate,
 )
+from segray.pipelines.training.calibrated import labels_of
 from segray.pipelines.training.checkpoints import Checkpoint, load_optimiser, newest_whole, save_checkpoint
 from segray.pipelines.training.data.datasets import LabelledImages, UnlabelledImages
 from segray.pipelines.training.data.sampler import (
@@ -199,7 +200,7 @@ class Trainer:
         self.optimiser = make_optimiser(self.network, config.train)
 
     def _open_data(self, data: TrainingData) -> None:
-        config, labels = self.config, self.config.data.labels
+        config, labels = self.config, labels_of(self.config)
         self.labelled_pixels = data.labelled_pixels.pixels
         unlabelled = data.unlabelled if self.objective.method.pseudo != "none" else ()
         self.dataset = StepDataset(

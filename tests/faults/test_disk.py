@@ -121,7 +121,7 @@ def test_damaged_parts_are_named_and_made_again(
         assert f"{part}  {folder} file{DAMAGE[kind][1]}" in seen.out
     before = files(out)
 
-    assert segray("verify", f"out={out}", "repair=true") == 0
+    assert segray("verify", f"out={out}", "repair=true", f"images={images}") == 0
 
     assert f"labelling {ROWS_PER_PART * len(broken)} images again" in capsys.readouterr().err
     after = files(out)

@@ -72,7 +72,8 @@ def test_repair_takes_no_machine_from_a_received_label_set(
         real(config)
 
     monkeypatch.setattr(annotate, "run", noted)
-    assert segray("verify", f"out={received}", "repair=true") == 0
+    images = f"images={received.parent / 'images'}"
+    assert segray("verify", f"out={received}", "repair=true", images) == 0
     (config,) = seen
     assert config.address is None
     assert config.grow == GrowConfig()
@@ -97,6 +98,13 @@ def test_repair_takes_no_machine_from_a_received_label_set(
         ("images: scenes, https://evil.example/\n", "images"),
         ("images: file::https://evil.example/\n", "images"),
         ("images: s3://key:secret@bucket/p\n", "images"),
+        ("images: s3://bucket-of-the-user/p\n", "images"),
+        ("images: /home/user/photos\n", "images"),
+        ("images: ../images\n", "images"),
+        ("images: ~/photos\n", "images"),
+        ("images: {out}/link\n", "images"),
+        ("images: [{out}, /home/user/photos]\n", "images"),
+        ("labels: /home/user/labels\n", "labels"),
     ],
 )
 def test_repair_loads_and_lists_nothing_by_the_word_of_a_received_label_set(
@@ -106,7 +114,11 @@ def test_repair_loads_and_lists_nothing_by_the_word_of_a_received_label_set(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    _plant(received, planted, key)
+    (received / "link").symlink_to("/usr")
+    if key == "labels":
+        (received / "config.yaml").write_text(f"{planted}classes: cat\n")
+    else:
+        _plant(received, planted.replace("{out}", str(received)), key)
     before = files(received)
     monkeypatch.setattr(downloads, "fetch", lambda *_: pytest.fail("a request"))
     assert segray("verify", f"out={received}", "repair=true") == 1
@@ -122,7 +134,8 @@ def test_parts_are_kept_where_their_images_cannot_be_labelled_again(
     path = received / "config.yaml"
     path.write_text(path.read_text().replace("threshold: 0.0", "threshold: 0.5"))
     before = files(received)
-    assert segray("verify", f"out={received}", "repair=true") == 1
+    images = f"images={received.parent / 'images'}"
+    assert segray("verify", f"out={received}", "repair=true", images) == 1
     assert "damaged parts are kept" in capsys.readouterr().err
     after = files(received)
     assert {name: data for name, data in after.items() if "part-" in name} == {
@@ -147,15 +160,16 @@ def test_a_killed_repair_leaves_the_damaged_parts(received: Path, monkeypatch: p
     before = {name.rpartition("/")[2]: data for name, data in files(received).items() if "part-" in name}
     monkeypatch.setattr(annotate, "run", lambda _: (_ for _ in ()).throw(SystemExit(9)))
     monkeypatch.setattr(LabelStore, "put_back", lambda *_: None)
+    images = str(received.parent / "images")
     with pytest.raises(SystemExit):
-        verify.run(VerifyConfig(out=str(received), repair=True))
+        verify.run(VerifyConfig(out=str(received), repair=True, images=images))
     hidden = {path.name for path in received.rglob(".aside-part-*")}
     assert len(hidden) == 1
     assert set(before) == {name.removeprefix(".aside-") for name in hidden} | set(
         LabelStore(str(received)).parts()
     )
     monkeypatch.undo()
-    assert segray("verify", f"out={received}", "repair=true") == 0
+    assert segray("verify", f"out={received}", "repair=true", f"images={images}") == 0
     assert not list(received.rglob(".aside-*"))
 
 
@@ -248,6 +262,21 @@ def test_repair_reads_images_below_the_roots_of_the_user(
     write_image_list(list_images(str(images)), str(manifest))
     label_plainly(config_of(manifest, out, f"image.roots={images}"), [2, 2])
     (out / "labels" / LabelStore(str(out)).parts()[0]).write_bytes(b"PAR1")
-    assert segray("verify", f"out={out}", "repair=true") == 1
+    command = ("verify", f"out={out}", "repair=true", f"images={manifest}")
+    assert segray(*command) == 1
     assert "others with image.roots=FOLDER" in capsys.readouterr().err
-    assert segray("verify", f"out={out}", "repair=true", f"image.roots={images}") == 0
+    assert segray(*command, f"image.roots={images}") == 0
+
+
+def test_repair_takes_no_link_by_the_word_of_a_received_label_set(
+    received: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own folder holds images of its own, and links to those of the user."""
+    (received / ".images").mkdir()
+    for path in (received.parent / "images").iterdir():
+        (received / ".images" / path.name).symlink_to(path)
+    _plant(received, f"images: {received}/.images\n", "images")
+    assert segray("verify", f"out={received}", "repair=true") == 1
+    seen = capsys.readouterr().err
+    assert "cannot be labelled again, damaged parts are kept" in seen
+    assert "link" in seen

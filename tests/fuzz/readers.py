@@ -117,7 +117,7 @@ def _repair(folder: Path) -> None:
 
     with patch.object(annotate, "run", label_again), patch.object(relabel, "run", label_again):
         try:
-            _segray("verify", "out=set", "repair=true")
+            _segray("verify", "out=set", "repair=true", "image.roots=images")
         finally:
             assert part.exists()
 

@@ -69,6 +69,8 @@ class DataConfig(Config):
     """Label set of `segray annotate`: zero-shot labels of the unlabelled images; null: none."""
     match: Literal["id", "sha256", "name"] = "id"
     """How images find their labels: by path, by the content of the file, or by file name."""
+    calibrate: bool = False
+    """Correct the names of `data.labels` by the labelled images first, as `segray calibrate` does."""
     labelled: Text = "all"
     """Images to train on with their masks: a split file, a count such as 92, a share such as 1/16, or all."""
     unlabelled: Annotated[Text, Shown("FOLDER")] | None = None

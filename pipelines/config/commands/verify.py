@@ -16,7 +16,7 @@ class VerifyConfig(Config):
     repair: bool = False
     """Label the images of damaged parts again, then remove these parts. The other keys are for this."""
     images: Annotated[Images | None, RunOnly] = None
-    """The images; null: as in the label set's config.yaml, which may name no options after a "?"."""
+    """The images; null: as in the label set's config.yaml, if that names a place below it or image.roots."""
     image: ImageRoots = ImageRoots()
     """Where the images of a manifest may be."""
     labels: Annotated[Folder | None, RunOnly] = None

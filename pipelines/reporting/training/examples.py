@@ -14,6 +14,7 @@ from segray.pipelines.printing import visible
 from segray.pipelines.reporting.label_set.samples import Legend
 from segray.pipelines.reporting.training.history import TrainingRun, checkpoints
 from segray.pipelines.reporting.training.samples import Example, ExampleRenderer, Network
+from segray.pipelines.training.calibrated import labels_of
 from segray.pipelines.training.checkpoints import STATE, CheckpointState
 from segray.pipelines.training.data.datasets import LabelledImages
 from segray.pipelines.training.data.samples import TrainingData
@@ -103,7 +104,7 @@ def _render(
     certainty = _certainty(network, LabelledImages(data.validation))
     least, most = extremes(certainty, n)
     samples = [data.validation[i] for i in (*least, *most)]
-    labels = None if missing else config.data.labels
+    labels = None if missing else labels_of(config)
     renderer = ExampleRenderer(network, samples, labels, legend, data.space.classes)
     examples = [renderer.render(i) for i in range(len(samples))]
     return Examples(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from segray.models.calibration.heads import Evidence
 from segray.models.calibration.prompts import Names, Prompts, choose_prompts, text_scores, with_prompts
@@ -20,7 +21,7 @@ from segray.models.calibration.selection import (
     gather,
     named_scores,
 )
-from segray.models.label_map import SegmentClasses, render_label_map
+from segray.models.label_map import SegmentClasses, render_label_map, split
 from segray.models.masks import Segment, segment_from_mask
 from segray.models.metrics import confusion_matrix
 
@@ -193,3 +194,15 @@ def test_prompts_name_only_classes_that_have_a_name() -> None:
     labelled = with_prompts(gather([image]), names, Prompts("stored", np.array([True, False])))
     assert labelled.evidence.named.tolist() == [False, True, False]
     assert named_scores(labelled.evidence).argmax(1).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("unknown", [None, np.array([True, False, True])])
+def test_classes_of_several_images_are_split_with_and_without_doubt(
+    unknown: NDArray[np.bool_] | None,
+) -> None:
+    ids, scores = np.array([1, 2, 0], np.int16), np.zeros(3, np.float32)
+    classes = SegmentClasses(ids, scores, scores, scores, ids, np.ones(3, bool), unknown)
+    first, second = split(classes, [1, 2])
+    assert (first.class_id.tolist(), second.class_id.tolist()) == ([1], [2, 0])
+    found = [part.unknown if part.unknown is None else part.unknown.tolist() for part in (first, second)]
+    assert found == ([None, None] if unknown is None else [[True], [False, True]])

@@ -43,8 +43,16 @@ def test_images_count_by_their_size(tmp_path: Path) -> None:
     found = summarise(LabelStore(str(tmp_path)), RECORD, Tally(), 0.0)
     assert found["labelled_fraction"] == pytest.approx(0.25)
     assert found["no_segments"] == {"count": 1, "first": ["b"]}
+    assert found["no_class"] == {"count": 0, "first": []}
     without_sam = summarise(LabelStore(str(tmp_path)), {**RECORD, "sam": {"model": "none"}}, Tally(), 0.0)
     assert "no_segments" not in without_sam
+
+
+def test_images_whose_segments_have_no_class_are_counted(tmp_path: Path) -> None:
+    rows = [ok_row("a", labelled_fraction=1.0), ok_row("b", labelled_fraction=0.0, n_segments=21)]
+    write_part(str(tmp_path), *tables(rows, []))
+    found = summarise(LabelStore(str(tmp_path)), RECORD, Tally(), 0.0)
+    assert found["no_class"] == {"count": 1, "first": ["b"]}
 
 
 def test_the_first_bad_images_are_listed_in_order(tmp_path: Path) -> None:

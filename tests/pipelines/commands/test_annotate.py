@@ -223,7 +223,7 @@ def test_repair_makes_just_the_lost_images_again_whatever_the_batches(
     (out / "labels" / f".{cut}.12345678.tmp").write_bytes(b"half")
     other = config_of(images, "elsewhere", "sam.batch_size=3", "clip.batch_size=1", "new_run=true")
     (out / "config.yaml").write_text(dump(other))
-    verify_run(VerifyConfig(out=str(out), repair=True))
+    verify_run(VerifyConfig(out=str(out), repair=True, images=str(images)))
     assert capsys.readouterr().out.splitlines()[-1].split() == ["problems", "0"]
     assert contents(out) == whole
     kept = {name: data for name, data in before.items() if left in name}

@@ -159,7 +159,8 @@ def test_repair_makes_just_the_lost_images_again(misnamed: Path, book: Path, tmp
     calibrate.execute(_config(misnamed, book / "book" / "masks", out))
     whole = contents(out)
     (out / "labels" / LabelStore(str(out)).parts()[0]).write_bytes(b"PAR1")
-    verify_run(VerifyConfig(out=str(out), repair=True))
+    places = {"labels": str(misnamed), "masks": str(book / "book" / "masks")}
+    verify_run(VerifyConfig(out=str(out), repair=True, **places))
     assert contents(out) == whole
 
 

@@ -226,7 +226,8 @@ def test_repair_makes_just_the_lost_images_again(
     out = (tmp_path / "made").rename(tmp_path / "moved")
     part = LabelStore(str(out)).parts()[0]
     (out / "labels" / part).write_bytes(b"PAR1")
-    verify_run(VerifyConfig(out=str(out), repair=True, clip=OwnWeights(weights=_weights(labels))))
+    clip = OwnWeights(weights=_weights(labels))
+    verify_run(VerifyConfig(out=str(out), repair=True, labels=str(labels), clip=clip))
     assert capsys.readouterr().out.splitlines()[-1].split() == ["problems", "0"]
     assert contents(out) == whole
     assert not (tmp_path / "made").exists()

@@ -40,7 +40,7 @@ def test_a_stored_configuration_is_translated(tmp_path: Path, monkeypatch: pytes
     file.write_text(
         "images: a\nout: b\nclasses: cat\nimage: {min_size: 9, matte: [1, 2, 3]}\nclip: {model: tiny}\n"
     )
-    config = load_received(AnnotateConfig, read_yaml(str(file)), {"out": "c"}, "b/config.yaml")
+    config = load_received(AnnotateConfig, read_yaml(str(file)), {"out": "c", "images": "a"}, "b/config.yaml")
     assert (config.out, config.image.min_size, config.image.background_color) == ("c", 9, (1, 2, 3))
     assert config.clip.model == "small"
 

@@ -182,3 +182,12 @@ def test_images_without_a_segment_are_no_quiet_ok_rows() -> None:
     lines = summary_lines(_run(no_segments={"count": 3, "first": ["a.tif", "b.tif"]}), "labels")
     assert "no segment  in 3 of the ok images: a.tif, b.tif and 1 more" in lines
     assert not any("no segment" in line for line in summary_lines(_run(), "labels"))
+
+
+def test_images_whose_segments_have_no_class_are_no_quiet_ok_rows() -> None:
+    lines = summary_lines(_run(no_class={"count": 1, "first": ["f32.tif"]}), "labels")
+    at = lines.index("no class    in 1 of the ok images: f32.tif")
+    assert lines[at + 1].endswith(
+        "(no segment is similar enough to a class: see classes and label.threshold)"
+    )
+    assert not any("no class" in line for line in summary_lines(_run(), "labels"))

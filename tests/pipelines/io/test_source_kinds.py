@@ -292,6 +292,14 @@ def test_a_manifest_may_name_parts_of_files_below_its_folder(tmp_path: Path) -> 
     assert not Path(elsewhere).exists()
 
 
+def test_an_empty_shard_is_no_failure(tmp_path: Path) -> None:
+    write_zip(tmp_path / "0.zip", {})
+    write_tar(tmp_path / "1.tar", {})
+    write_zip(tmp_path / "2.zip", {"a.png": b"a"})
+    assert opened(f"{tmp_path}/*.zip,{tmp_path}/1.tar") == {"a.png": b"a"}
+    assert refusal(f"{tmp_path}/0.zip").startswith(f"images: no image in {tmp_path}/0.zip")
+
+
 # Lists
 
 

@@ -1,0 +1,91 @@
+"""`data.calibrate`: the label set that training reads, corrected by the labelled split of the run."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from segray.models.label_map import LabelMap, label_dtype
+from segray.models.label_space import ignore_index_of
+from segray.pipelines.calibration.examples import ReadMask
+from segray.pipelines.config.commands.calibrate import CalibrateConfig
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.training.data.class_names import class_id_table
+from segray.pipelines.training.data.datasets import read_mask
+from segray.pipelines.training.data.label_join import join_labels, open_label_set
+from segray.pipelines.training.data.samples import Sample, TrainingData
+
+CALIBRATED = "calibrated"
+"""Folder of the calibrated label set in a training run."""
+
+_log = logging.getLogger(__name__)
+
+
+def labels_of(config: TrainConfig) -> str | None:
+    """The label set that a run trains on; None without one."""
+    return storage.join(config.out, CALIBRATED) if config.data.calibrate else config.data.labels
+
+
+def calibrate_labels(config: TrainConfig, data: TrainingData) -> None:
+    """Write the calibrated label set of a run, or what is missing of it. No validation mask is read.
+
+    Raises:
+        UserError: no labelled image has a label, its masks hold fewer than two classes, or the label set has
+            no embeddings.
+    """
+    from segray.pipelines.calibration.label_set import FILE, StoredNames, calibrate, report_lines, to_json
+
+    labels = config.data.labels or ""
+    stored = StoredNames.of(labels)
+    own = CalibrateConfig(
+        labels=labels,
+        masks=config.data.root,
+        split=storage.join(config.out, "splits", "labelled.txt"),
+        out=storage.join(config.out, CALIBRATED),
+    )
+    masks = _masks(config, data, stored.classes)
+    candidates = stored.candidates(own.candidates, None)
+    calibrated = calibrate(stored, masks, own, own.out, candidates=candidates, alpha=own.alpha)
+    calibrated.relabelling.write({FILE: to_json(calibrated.description())})
+    for line in report_lines(calibrated):
+        _log.info("%s", line)
+
+
+def _masks(config: TrainConfig, data: TrainingData, stored: tuple[str, ...]) -> dict[str, ReadMask]:
+    """The masks of the labelled images, with the label set's ids, by their image_id there."""
+    root = config.data.labels or ""
+    labels = open_label_set(root, data.space.classes)
+    unknown = ignore_index_of(len(stored))
+    table = class_id_table(stored, data.space.classes, unknown, storage.display(root))
+    known = np.flatnonzero(table[: len(stored)] != ignore_index_of(len(data.space.classes)))
+    ids = np.full(np.iinfo(table.dtype).max + 1, unknown, label_dtype(unknown))
+    ids[table[known]] = known
+    others = data.unlabelled or data.validation or data.labelled
+    joined = join_labels([*others, *data.labelled], labels, config.data.root, counted=others)[len(others) :]
+    masks = {
+        sample.label_id: _reader(sample, ids)
+        for sample in joined
+        if sample.label_id in labels.ok and sample.label_id
+    }
+    if not masks:
+        raise UserError(
+            f"data.calibrate: no labelled image has a label in data.labels={storage.display(root)}; annotate "
+            "them too"
+        )
+    return masks
+
+
+def _reader(sample: Sample, ids: LabelMap) -> ReadMask:
+    def read(shape: tuple[int, int]) -> LabelMap:
+        mask = read_mask(sample)
+        if mask.shape != shape:
+            raise UserError(
+                f"mask {sample.mask} is {mask.shape[1]}x{mask.shape[0]} pixels, the label of its image "
+                f"{shape[1]}x{shape[0]}; both must have the same size"
+            )
+        return ids[mask]
+
+    return read

@@ -1,0 +1,77 @@
+"""`data.calibrate=true`: a run trains on labels that its labelled images have corrected."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from segray.pipelines.commands import train
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.loading import load
+from segray.pipelines.errors import UserError
+from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.training.calibrated import CALIBRATED, calibrate_labels, labels_of
+from segray.pipelines.training.data.training_data import open_data
+from tests.faults.invariant import contents
+from tests.previous_version.archive import unpack
+
+WORDS = [
+    "data.kind=picture_book",
+    "data.labelled=4",
+    "data.calibrate=true",
+    "network.name=builtin",
+    "trackers=",
+]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`labels`, with embeddings, and the data set `book`; no cluster is connected."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    return unpack(tmp_path)
+
+
+def _config(root: Path, *words: str) -> TrainConfig:
+    places = [f"out={root / 'new'}", f"data.root={root / 'book'}", f"data.labels={root / 'labels'}"]
+    return load(TrainConfig, None, [*WORDS, *places, *words])
+
+
+def test_a_run_trains_on_its_calibrated_labels(root: Path) -> None:
+    config = _config(root, "augment.crop=32", "train.epochs=1", "train.batch=2", "network.pretrained=false")
+    result = train.execute(config)
+    calibrated = Path(str(labels_of(config)))
+    assert calibrated == root / "new" / CALIBRATED
+    told = json.loads((calibrated / "calibration.json").read_text())
+    lines = (root / "new" / "splits" / "labelled.txt").read_text().splitlines()
+    assert {line.split()[0].removeprefix("images/") for line in lines} == set(told["images"])
+    assert len(contents(calibrated)) == 8
+    assert result.zero_shot_miou is not None
+
+
+def test_validation_masks_are_never_read(root: Path) -> None:
+    config = _config(root)
+    data = open_data(config.data, config.seed)
+    calibrate_labels(config, data)
+    before = contents(root / "new" / CALIBRATED)
+    for sample in data.validation:
+        Image.fromarray(np.zeros((1, 1), np.uint8)).save(str(sample.mask))
+    calibrate_labels(_config(root, f"out={root / 'again'}"), data)
+    assert contents(root / "again" / CALIBRATED) == before
+    provenance = LabelStore(str(root / "again" / CALIBRATED)).provenance
+    assert provenance["calibration"]["masks"] == 4
+
+
+@pytest.mark.parametrize("word", ["method=supervised", "data.labels=null"])
+def test_without_labels_to_correct_it_is_refused(root: Path, word: str) -> None:
+    words = [word, "method=supervised"] if word != "method=supervised" else [word]
+    with pytest.raises(UserError, match=r"data\.calibrate: method supervised with data.labels="):
+        train.execute(_config(root, *words))
+    assert not (root / "new").exists()
