@@ -67,6 +67,8 @@ def _owners(sample: Sample) -> NDArray[np.int32]:
     """int32 [H, W], the number from 1 of the segment that each pixel shows; 0 for none."""
     owner = np.zeros(sample.label.shape, np.int32)
     for number, (class_id, segment) in enumerate(sample.segments or (), 1):
+        if class_id in (0, sample.ignore_index):
+            continue
         x, y, width, height = segment.box
         inside = np.s_[y : y + height, x : x + width]
         owner[inside][segment.mask & (sample.label[inside] == class_id)] = number
@@ -77,7 +79,7 @@ def _visible(sample: Sample, owner: NDArray[np.int32]) -> Iterator[tuple[int, Se
     for number, (class_id, segment) in enumerate(sample.segments or (), 1):
         x, y, width, height = segment.box
         shown = owner[y : y + height, x : x + width] == number
-        if class_id and shown.any():
+        if shown.any():
             part = segment_from_mask(shown)
             left, top, width, height = part.box
             box = (x + left, y + top, width, height)

@@ -199,6 +199,10 @@ def test_objects_are_the_visible_segments_where_that_is_asked_for(tmp_path: Path
     assert [class_id for class_id, _ in found] == [1, 1, 2, 3]
     assert np.array_equal(found[0][1] > 0, left & (label == 1))
     assert np.array_equal(sum(class_id * mask for class_id, mask in found), label)
+    keys = {"format": "coco", "instances": "segments", "images": "none", "classes.car": "null"}
+    export(tmp_path / "labels", tmp_path / "without cars", **keys)
+    data = COCO(str(tmp_path / "without cars" / "annotations" / "instances_train2017.json"))
+    assert [a["category_id"] for a in data.anns.values()] == [1, 1, 2]
 
 
 def check_panoptic(folder: Path, split: str) -> dict[str, Label]:
