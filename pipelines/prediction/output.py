@@ -44,10 +44,11 @@ def begin(job: Job, record: Mapping[str, object], images: Iterable[ImageRef]) ->
     Returns:
         The number of images, and how many of them are pending.
     """
+    # First, as the images may be refused: a folder with a record is one of this run's settings.
+    total, changed = pending.refresh_manifest(job.out, images)
     _write_record(job, record)
     # The table marks a complete run.
     storage.delete(storage.join(job.out, TABLE))
-    total, changed = pending.refresh_manifest(job.out, images)
     for image_id in changed:
         storage.delete(job.mask(image_id))
     pending.commit_manifest(job.out)

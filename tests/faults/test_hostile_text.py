@@ -18,6 +18,7 @@ from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.lock_record import parse_record
 from segray.pipelines.io.run_lock import RunLock
+from segray.pipelines.io.uris import redacted
 from segray.pipelines.label_set.schema import provenance_of
 from segray.pipelines.label_set.store import LabelStore, write_part
 from segray.pipelines.printing import csv_text
@@ -55,12 +56,12 @@ def test_what_a_label_set_says_is_printed_visibly(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     "change",
     [
-        {"palette": [[0, 0, 0]] * 257},
+        {"palette": [[0, 0, 0]] * 65_537},
         {"palette": [[0, 0, 256]]},
         {"palette": [[0, 0]]},
         {"palette": "red"},
         {"palette": [[1e999, 0, 0]]},
-        {"classes": [f"class {i}" for i in range(257)]},
+        {"classes": [f"class {i}" for i in range(65_537)]},
         {"classes": {"a": 1}},
         {"classes": [1]},
         {"ignore_index": 10**30},
@@ -116,3 +117,15 @@ def test_a_formula_in_a_csv_file_is_text(name: str) -> None:
     assert [row for row in rows if f"'{name}" in row]
     assert not [row for row in rows if name in row]
     assert [csv_text(c) for c in ("-1.5", "cat", 3, None, "\r=1")] == ["-1.5", "cat", 3, None, "\\r=1"]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "text",
+    ["?" + "token" * 200_000, "&" + "access_key" * 100_000, ("://" + "A" * 16 + ":") * 20_000],
+    ids=["token", "access_key", "://"],
+)
+def test_a_megabyte_of_almost_secrets_is_searched_once(text: str) -> None:
+    """With repetitions that have no end, each took hours."""
+    assert redacted(text) == text
+    assert redacted(f"{text} s3://KEY:word@b/x?token=word") == f"{text} s3://***@b/x?token=***"
