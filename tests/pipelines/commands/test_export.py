@@ -440,7 +440,7 @@ def test_names_are_data_in_every_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", FORMATS)
 def test_many_classes_have_ids_of_16_bits(tmp_path: Path, form: str) -> None:
     classes = ["background", *(f"class {i}" for i in range(1, 301))]
-    label = np.zeros((HEIGHT, WIDTH), np.uint16)
+    label: Any = np.zeros((HEIGHT, WIDTH), np.uint16)
     label[2:9, 3:20], label[12:20, 3:9], label[30:] = 300, 255, 65535
     sure = np.full(label.shape, 255, np.uint8)
     row = {**ok_row("x.png", label, confidence=sure), "mean_confidence": 1.0}
