@@ -13,10 +13,11 @@ from PIL import Image
 
 import segray
 from segray.models.label_space import WIDE_IGNORE_INDEX, LabelSpace
-from segray.pipelines.commands import annotate, evaluate, predict, relabel, report, train
+from segray.pipelines.commands import annotate, evaluate, masks, predict, relabel, report, train
 from segray.pipelines.commands.verify import verify
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.commands.evaluate import EvaluateConfig
+from segray.pipelines.config.commands.masks import MasksConfig
 from segray.pipelines.config.commands.predict import PredictConfig
 from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.commands.report import ReportConfig
@@ -130,6 +131,20 @@ def test_training_and_prediction(root: Path, tmp_path: Path, method: str) -> Non
     assert label.max() <= N
     network = segray.load_network(tmp_path / "run")
     np.testing.assert_array_equal(network.predict(str(root / "images" / "0.png")), label)
+
+
+def test_masks_are_converted_to_16_bits(root: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "set", tmp_path / "out"
+    source.mkdir()
+    (source / "images").symlink_to(root / "images")
+    (source / "masks").mkdir()
+    for path in (root / "masks").iterdir():
+        with Image.open(path) as image:
+            image.save(source / "masks" / f"{path.stem}.tif")
+    words = [f"in={source}", f"out={out}", f"classes={root / 'classes.txt'}"]
+    masks.run(load(MasksConfig, None, words))
+    for path in (root / "masks").iterdir():
+        np.testing.assert_array_equal(mask_of(out / "masks" / path.name), mask_of(path))
 
 
 def test_colours_of_many_classes_differ() -> None:

@@ -23,7 +23,7 @@ from segray.pipelines.training.data.labelme import open_labelme
 from segray.pipelines.training.data.samples import DataSet, Sample, TrainingData
 from segray.pipelines.training.data.split_sampling import amount, balanced_sample, is_amount
 from segray.pipelines.training.data.splits import is_split, read_split
-from segray.pipelines.training.data.unlabelled import list_unlabelled
+from segray.pipelines.training.data.unlabelled import list_unlabelled, without_copies
 from segray.pipelines.training.data.voc import open_voc
 
 READERS: dict[str, Callable[[DataConfig], DataSet]] = {
@@ -73,6 +73,8 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
         label_set = labels.fingerprint
         if unlabelled or validation:
             unlabelled, validation = join_parts(config, unlabelled, validation, labels)
+            if has_source(config):
+                unlabelled = without_copies(unlabelled, validation)
             check_sizes([*unlabelled, *validation], labels)
             unlabelled = readable(unlabelled, labels)
             matched = join_lines(config, unlabelled, validation)

@@ -42,6 +42,20 @@ def list_unlabelled(config: DataConfig, masked: Sequence[Sample]) -> tuple[Sampl
     return tuple(Sample(ref.image_id, ref.uri, read=read, size=ref.size, outside=True) for ref in left)
 
 
+def without_copies(unlabelled: Sequence[Sample], validation: Sequence[Sample]) -> list[Sample]:
+    """The unlabelled images without copies of validation images, which have the same row of the label set.
+
+    Args:
+        unlabelled: images of their own source, matched with the label set.
+        validation: matched by content.
+    """
+    rows = {sample.label_id for sample in validation if sample.label_id}
+    kept = [sample for sample in unlabelled if sample.label_id not in rows]
+    if len(kept) < len(unlabelled):
+        _log.info("data.unlabelled: %d copies of validation images left out", len(unlabelled) - len(kept))
+    return kept
+
+
 class _SameFile:
     """Some files, under any path that links lead to them by, as long as their names are the same."""
 

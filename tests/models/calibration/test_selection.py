@@ -62,6 +62,14 @@ def test_regions_count_what_the_drawn_label_map_shows() -> None:
     assert not found[:, :, N_CLASSES].any()
 
 
+def test_regions_count_ids_of_16_bits() -> None:
+    truth = np.full((4, 4), 300, np.uint16)
+    truth[0], truth[1] = 65535, 299
+    found = masked_image([], np.zeros((0, 2)), truth, 301)
+    assert found.truth.sum() == 12
+    assert (found.truth[0, 299], found.truth[0, 300]) == (4, 8)
+
+
 def test_an_image_without_segments_is_background() -> None:
     truth = np.array([[0, 1], [1, 255]], np.uint8)
     image = masked_image([], np.zeros((0, 2)), truth, N_CLASSES)

@@ -171,6 +171,9 @@ def test_validation_images_elsewhere_are_not_matched_by_their_ids(tmp_path: Path
     labels = annotated(tmp_path / "labels", photos)
     data = opened(root, labels=labels, unlabelled=str(photos))
     assert [sample.label_id for sample in data.validation] == ["", "other.png"]
+    # A copy of a validation image is not trained on.
+    assert "other.png" not in [sample.image_id for sample in data.unlabelled]
+    assert len(data.unlabelled) == 5
 
 
 @pytest.mark.parametrize("kind", ["glob", "manifest", "tar", "list", "several"])

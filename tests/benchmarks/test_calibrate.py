@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from benchmarks import calibrate
+from tests.benchmarks.programs import run
+
+
+def test_every_row_has_its_figures_and_models_run_once(tmp_path: Path) -> None:
+    out, work = tmp_path / "calibrate.json", tmp_path / "work"
+    words = ["--work", str(work), "--scenes", "2", "--seeds", "31", "--size", "64", "--out", str(out)]
+    threads = torch.get_num_threads()
+    try:
+        record, printed = run(calibrate.main, *words, "sam.points_per_side=3")
+    finally:
+        torch.set_num_threads(threads)
+    assert list(record["rows"]) == [row[0] for row in calibrate.ROWS]
+    for row in record["rows"].values():
+        assert row["gain"]["mean"] == row["calibrated"]["mean"] - row["plain"]["mean"] == row["worst"]
+        assert 0 <= row["plain"]["mean"] <= 1
+        (seed,) = row["seeds"]
+        assert abs(sum(seed["naming"].values()) - 1) < 1e-6
+    assert "four unlucky synonyms" in printed
+    files = {path: path.stat().st_mtime_ns for path in work.iterdir()}
+    assert len(files) == 2 * (calibrate.POOL + 2)
+    again, _ = run(calibrate.main, *words, "sam.points_per_side=3")
+    assert again["rows"] == record["rows"]
+    assert {path: path.stat().st_mtime_ns for path in work.iterdir()} == files
