@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from segray.pipelines.annotation.run_summary import LabelSetResult
     from segray.pipelines.commands.calibrate import CalibrateResult
+    from segray.pipelines.commands.export import ExportResult
     from segray.pipelines.commands.predict import PredictResult
     from segray.pipelines.config.schema import Config
     from segray.pipelines.reporting.evaluation import Evaluation
@@ -158,6 +159,24 @@ def predict(config: Source = None, /, **keys: object) -> PredictResult:
     from segray.pipelines.config.commands.predict import PredictConfig
 
     result = command.execute(_load(PredictConfig, config, keys))
+    command.check_bad_images(result)
+    return result
+
+
+def export(config: Source = None, /, **keys: object) -> ExportResult:
+    """Write a label set as the files of another tool, as `segray export`.
+
+    Args:
+        config: a YAML file.
+        keys: configuration keys, such as labels, out and format.
+
+    Raises:
+        UserError: bad input, two images with one name, another output in `out`, or not one good image.
+    """
+    from segray.pipelines.commands import export as command
+    from segray.pipelines.config.commands.export import ExportConfig
+
+    result = command.execute(_load(ExportConfig, config, keys))
     command.check_bad_images(result)
     return result
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
-import numpy as np
 
 from segray.models.label_space import LabelSpace
 from segray.pipelines.commands.evaluate import evaluate
@@ -15,6 +14,7 @@ from segray.pipelines.config.commands.report import ReportConfig
 from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.label_set.schema import stored_palette
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.masks.options import MaskOptions
@@ -129,10 +129,7 @@ def _uses_builtin(shown: Mapping[str, list[tuple[str, str]]]) -> bool:
 
 def _legend(provenance: Mapping[str, Any]) -> Legend:
     classes = tuple(visible(str(name)) for name in provenance["classes"])
-    palette = LabelSpace(classes, ()).palette()
-    stored = np.asarray(provenance.get("palette") or (), np.uint8).reshape(-1, 3)
-    palette[: len(stored)] = stored[: len(palette)]
-    return Legend(classes, palette)
+    return Legend(classes, stored_palette(provenance))
 
 
 def _group(kind: str, choices: list[Choice], samples: Mapping[str, Sample]) -> dict[str, object]:

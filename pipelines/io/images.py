@@ -28,7 +28,7 @@ from segray.pipelines.io.image_cost import (
     jpeg_scans,
 )
 from segray.pipelines.io.pixel_values import PixelProblem, PixelRules
-from segray.pipelines.io.png_chunks import SIGNATURE, for_pixels
+from segray.pipelines.io.png_chunks import SIGNATURE, check_png, for_pixels
 from segray.pipelines.io.rgb import bands_to_rgb, to_rgb
 from segray.pipelines.io.tiff_frames import TiffProblem, is_tiff, single_image
 from segray.pipelines.io.wide_values import keep_byte_order, wide_values
@@ -195,6 +195,8 @@ def _pixels(image: ImageFile.ImageFile, data: bytes, options: ImageOptions) -> D
     keep_byte_order(image)
     wide = wide_values(image, data, lambda: _open(data, TimedFile(data, options.max_seconds)))
     image.load()
+    if image.format == "PNG" and _ends_in_zeros(image):
+        check_png(data, options.max_pixels)
     size = size if reduced > 1 else image.size
     # Read after load(), which turns a TIFF upright by itself and then drops its tag.
     turn = _UPRIGHT.get(_orientation(image))
@@ -202,6 +204,12 @@ def _pixels(image: ImageFile.ImageFile, data: bytes, options: ImageOptions) -> D
     upright = rgb if turn is None else rgb.transpose(turn)
     width, height = size[::-1] if turn in _SIDEWAYS else size
     return DecodedImage(np.array(upright, np.uint8), height, width, reduced)
+
+
+def _ends_in_zeros(image: Image.Image) -> bool:
+    """Whether one of the last two rows is 0, as Pillow leaves missing rows, of interlaced images too."""
+    last = np.asarray(image.crop((0, max(0, image.height - 2), image.width, image.height)))
+    return not last.reshape(len(last), -1).any(1).all()
 
 
 def _open(data: bytes, file: TimedFile | None = None) -> ImageFile.ImageFile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from segray.pipelines.io.links import FolderLinks, entered
@@ -13,18 +13,22 @@ from segray.pipelines.io.links import FolderLinks, entered
 TEMPORARY_SUFFIX = ".tmp"
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, chunks: Iterable[bytes]) -> None:
     """Write a temporary file in the same folder (made when missing), fsync it, rename it.
+
+    Args:
+        path: of the file.
+        chunks: its content, piece by piece.
 
     Raises:
         OSError: nothing was written under the name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Starts with a dot, so that no reader of *.parquet ever takes it for a part.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    temporary = _temporary(path)
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            for chunk in chunks:
+                file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -32,6 +36,24 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def link_atomic(path: Path, target: Path) -> None:
+    """Make a symlink to a file; one that is there already is replaced.
+
+    Raises:
+        OSError: refused.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    temporary.symlink_to(target)
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    # Starts with a dot, so that no reader of *.parquet ever takes it for a part.
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
 
 
 def _sync_folder(folder: Path) -> None:

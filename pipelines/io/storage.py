@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from tempfile import NamedTemporaryFile
 from typing import TypeVar
 
 import pyarrow as pa
@@ -42,8 +43,10 @@ __all__ = [
     "scheme",
     "split_query",
     "stat",
+    "unfit_name",
     "with_retries",
     "write_atomic",
+    "write_chunks",
     "write_error",
 ]
 
@@ -56,6 +59,7 @@ _ATTEMPTS = 7
 _READ_AHEAD = 2**20
 _FINAL_ERRORS = (FileNotFoundError, PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 _FINAL_CODES = {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.EFBIG}
+_UNFIT_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 _PASSING_STATUSES = {"408", "429", "500", "502", "503", "504"}
 
 
@@ -303,9 +307,27 @@ def write_atomic(uri: str, data: bytes) -> None:
     """
     try:
         if is_local(uri):
-            local_files.write_atomic(local_path(uri), data)
+            local_files.write_atomic(local_path(uri), (data,))
         else:
             with_retries(lambda: _put(uri, data), uri)
+    except OSError as error:
+        raise write_error(uri, error) from error
+
+
+def write_chunks(uri: str, chunks: Iterable[bytes]) -> None:
+    """`write_atomic`, of a file that need not fit into memory; on its way to a store it is on the disk.
+
+    Raises:
+        UserError: as `write_atomic`.
+    """
+    try:
+        if is_local(uri):
+            local_files.write_atomic(local_path(uri), chunks)
+            return
+        with NamedTemporaryFile() as file:
+            file.writelines(chunks)
+            file.flush()
+            with_retries(lambda: _upload(uri, file.name), uri)
     except OSError as error:
         raise write_error(uri, error) from error
 
@@ -334,13 +356,28 @@ def write_error(uri: str, error: OSError) -> UserError:
     return UserError(message, exit_code=code)
 
 
+def unfit_name(problem: UserError) -> str | None:
+    """Why a file could not be written, if only its name is to blame: another file system allowed it."""
+    cause = problem.__cause__
+    return cause.strerror if isinstance(cause, OSError) and cause.errno in _UNFIT_NAME else None
+
+
 def _put(uri: str, data: bytes, mode: str = "overwrite") -> None:
+    client, path = _open_store(uri)
+    client.pipe_file(path, data, **({} if mode == "overwrite" else {"mode": mode}))
+
+
+def _upload(uri: str, file: str) -> None:
+    client, path = _open_store(uri)
+    client.put_file(file, path)
+
+
+def _open_store(uri: str) -> tuple[AbstractFileSystem, str]:
     if scheme(uri) in _NO_ATOMIC_PUT:
         raise UserError(
             f"{display(uri)}: {scheme(uri)}:// has no atomic write; use a folder or an object store"
         )
-    client, path = open_storage(uri)
-    client.pipe_file(path, data, **({} if mode == "overwrite" else {"mode": mode}))
+    return open_storage(uri)
 
 
 def _one_line(error: BaseException) -> str:

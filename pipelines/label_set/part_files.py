@@ -57,6 +57,11 @@ def damage(data: bytes) -> str | None:
     return None
 
 
+def recorded_digest(metadata: pq.FileMetaData) -> str:
+    """The SHA-256 in the footer of a part, unchecked; "" where there is none."""
+    return (metadata.metadata or {}).get(_KEY.encode(), b"").decode("ascii", "replace")
+
+
 def _digest_position(data: bytes | bytearray) -> int:
     return data.rindex(_MARK) + len(_MARK)
 

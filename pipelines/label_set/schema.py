@@ -11,7 +11,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from segray.models.label_map import LabelMap
-from segray.models.label_space import MAX_CLASSES, WIDE_IGNORE_INDEX, hidden_characters, ignore_index_of
+from segray.models.label_space import (
+    MAX_CLASSES,
+    WIDE_IGNORE_INDEX,
+    LabelSpace,
+    hidden_characters,
+    ignore_index_of,
+)
 
 STATUSES = ("ok", "error", "skipped")
 # A struct<bytes, path> column is what `datasets` stores for its Image feature.
@@ -150,6 +156,14 @@ def _is_colour(value: object) -> bool:
         and len(value) == 3
         and all(type(v) is int and 0 <= v < _LEVELS for v in value)
     )
+
+
+def stored_palette(provenance: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """uint8 [256 or more, 3], the colours of a label set's ids; those of VOC where it names none."""
+    palette = LabelSpace(tuple(provenance["classes"]), ()).palette()
+    stored = np.asarray(provenance.get("palette") or (), np.uint8).reshape(-1, 3)
+    palette[: len(stored)] = stored[: len(palette)]
+    return palette
 
 
 def labels_table(rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> pa.Table:

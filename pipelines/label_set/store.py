@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import run_lock, storage
-from segray.pipelines.label_set.part_files import damage, encode_part
+from segray.pipelines.label_set.part_files import damage, encode_part, recorded_digest
 from segray.pipelines.label_set.part_reader import PartReader
 from segray.pipelines.label_set.schema import (
     class_counts,
@@ -170,6 +170,14 @@ class LabelStore:
     def parts(self) -> list[str]:
         """Names of the finished parts, sorted."""
         return self._names(LABELS)
+
+    def fingerprint(self) -> str:
+        """A SHA-256 of all finished parts, by the checksums in their footers: no row is read."""
+        digest = hashlib.sha256()
+        for part, folder in product(self.parts(), (LABELS, SEGMENTS)):
+            with self._open(folder, part) as file:
+                digest.update(f"{folder}/{part} {recorded_digest(file.metadata)}\n".encode())
+        return digest.hexdigest()
 
     def statuses(self, parts: Sequence[str] | None = None) -> Iterator[tuple[str, str, str]]:
         """(image_id, status, part) of every row, or those of some parts; reads these two columns only."""

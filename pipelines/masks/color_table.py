@@ -34,6 +34,7 @@ _CVAT = re.compile(r"([^:]+):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*(?::.*)?")
 _NUMBERS_FIRST = re.compile(r"(\d+)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\D.*)")
 _NUMBERS_LAST = re.compile(r"(?:\d+\s+)?(\D.*?)[\s,;]+(\d+)[\s,]+(\d+)[\s,]+(\d+)")
 _HEX_LAST = re.compile(r"([^#:]+?)[\s,:;]+(#[0-9a-fA-F]{6})")
+_LONGEST_LINE = 1000
 _NAMES = ("name", "class", "label", "title", "class_name", "category", "readable")
 _CHANNELS = (("r", "g", "b"), ("red", "green", "blue"))
 _IGNORED = frozenset({"ignore", "ignored", "border", "boundary", "dont care", "don't care", "void"})
@@ -200,7 +201,7 @@ def open_color_table(spec: str, key: str) -> ColorTable:
         raise UserError(
             f"{key}: no file {where!r}; give a table of colours, voc, cityscapes or {GRAY}"
         ) from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, csv.Error, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         why = str(error) if isinstance(error, ValueError) and not isinstance(error, UnicodeError) else ""
         raise UserError(f"{key}={where}: {why or 'no table of colours'}; read are {_READ}") from None
 
@@ -226,6 +227,9 @@ def _read(text: str, name: str) -> list[tuple[str, Sequence[int]]]:
 
 
 def _read_line(line: str) -> tuple[str, Sequence[int]]:
+    # The patterns try every split of a line without a colour.
+    if len(line) > _LONGEST_LINE:
+        raise ValueError(f"a line of {len(line)} characters (allowed: at most {_LONGEST_LINE})")
     if match := _CVAT.fullmatch(line):
         return match[1], [int(v) for v in match.groups()[1:]]
     if match := _NUMBERS_FIRST.fullmatch(line):

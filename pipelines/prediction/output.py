@@ -10,8 +10,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping
 
-from segray.pipelines.errors import UserError
-from segray.pipelines.io import pending, storage
+from segray.pipelines.io import output_record, pending, storage
 from segray.pipelines.io.manifest import MANIFEST, ImageRef, read_manifest
 from segray.pipelines.prediction.stages import MASKS, OVERLAYS, Job
 from segray.pipelines.printing import csv_text
@@ -21,26 +20,8 @@ TABLE, RECORD = "predictions.csv", "prediction.json"
 
 
 def made_with(out: str) -> dict[str, object] | None:
-    """What a folder's predictions were made with; None if it is new.
-
-    Raises:
-        UserError: it holds something else, or cannot be read.
-    """
-    path = storage.join(out, RECORD)
-    try:
-        names = storage.list_names(out)
-        if RECORD in names:
-            return dict(json.loads(storage.read_bytes(path))["made_with"])
-    except OSError as error:
-        raise UserError(f"out={storage.display(out)} cannot be read: {error}") from error
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"{storage.display(path)} is damaged; give another out=DIR") from None
-    if foreign := [name for name in names if not name.startswith(".")]:
-        raise UserError(
-            f"out={storage.display(out)} holds something else ({', '.join(foreign[:3])}); "
-            "allowed: a new or empty folder, or one that segray predict wrote"
-        )
-    return None
+    """As `output_record.made_with`, of predictions."""
+    return output_record.made_with(out, RECORD, "segray predict")
 
 
 def check_same(out: str, before: Mapping[str, object] | None, now: Mapping[str, object]) -> None:
@@ -49,20 +30,7 @@ def check_same(out: str, before: Mapping[str, object] | None, now: Mapping[str, 
     Raises:
         UserError: with the difference, on one line.
     """
-    if before is None:
-        return
-    changed = [f"{k}: {_short(before.get(k))} -> {_short(now[k])}" for k in now if before.get(k) != now[k]]
-    if changed:
-        shown = "; ".join(changed)
-        raise UserError(
-            f"out={storage.display(out)} holds predictions made with other settings ({shown}); "
-            "give another out=DIR"
-        )
-
-
-def _short(value: object) -> str:
-    text = storage.display(str(value))
-    return f"{text[:12]}..." if len(text) == 64 and "/" not in text else text
+    output_record.check_same(out, before, now, "predictions")
 
 
 def begin(job: Job, record: Mapping[str, object], images: Iterable[ImageRef]) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 from dataclasses import dataclass
 
@@ -51,8 +50,6 @@ ROW_SCHEMA = pa.schema(
     ]
 )
 """What remains of an image when its files are written."""
-# The images' file system allowed such a name, that of the masks does not.
-_UNFIT_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 _JPEG_SIDE = 65_500
 
 
@@ -206,9 +203,8 @@ def write_row(row: Row, job: Job) -> Row:
             storage.write_atomic(job.overlay(row["image_id"]), row["overlay"])
         storage.write_atomic(job.mask(row["image_id"]), row["mask"])
     except UserError as problem:
-        cause = problem.__cause__
-        if isinstance(cause, OSError) and cause.errno in _UNFIT_NAME:
-            reason = f"no file of this name can be written to {MASKS} or {OVERLAYS} ({cause.strerror})"
+        if unfit := storage.unfit_name(problem):
+            reason = f"no file of this name can be written to {MASKS} or {OVERLAYS} ({unfit})"
             return {**failed(row, reason), "class_ids": None, "class_pixels": None}
         return {**row, "status": STOP, "error": str(problem)}
     return row

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segray.pipelines.errors import UserError
 from segray.pipelines.io import decoder_process
 from segray.pipelines.io.image_cost import COUNT_READS, MAX_SCANS, is_unstoppable, jpeg_scans
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
+from segray.pipelines.masks.color_table import open_color_table
+from segray.pipelines.masks.raster import read_ids
 from tests.faults.images import encode, png, scene
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1200, 1200, 3), np.uint8))
@@ -177,3 +180,26 @@ def test_the_decoders_process_ends_with_its_parent(tmp_path: Path) -> None:
             return
         time.sleep(0.05)
     pytest.fail("it lives on")
+
+
+@pytest.mark.timeout(120)
+def test_the_header_of_a_pgm_mask_is_read_in_one_pass() -> None:
+    """A comment inside a number, which Pillow reads: with nested repetitions, 60 blanks took years."""
+    mask = b"P5" + b" " * 100_000 + b"4 3 2#\n55 " + bytes(12)
+    with pytest.raises(ValueError, match="a damaged PGM"):
+        read_ids(mask, None, "data.colors")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("labelmap.txt", r"a line of 3000002 characters \(allowed: at most 1000\)"),
+        ("colors.csv", "no table of colours"),
+    ],
+)
+def test_an_endless_line_of_a_table_of_colours_is_refused(tmp_path: Path, name: str, why: str) -> None:
+    path = tmp_path / name
+    path.write_text("a" + " " * 3_000_000 + "x")
+    with pytest.raises(UserError, match=why):
+        open_color_table(str(path), "data.colors")

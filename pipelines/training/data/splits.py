@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
 from segray.pipelines.errors import UserError
@@ -124,10 +124,15 @@ def _read(path: str, key: str) -> str:
         raise UserError(f"{key}: cannot read {storage.display(path)!r}: {error}") from None
 
 
-def _sample(line: str, names: SampleFinder, data: DataSet) -> Sample:
+def split_fields(line: str) -> tuple[str, str]:
+    """The image of a line, and its mask or ""."""
     # A line of UniMatch has one space. With more spaces and no tab, it is one name that contains spaces.
     fields = line.split("\t") if "\t" in line else line.strip().split(" ")
-    image, mask = (fields[0], fields[1].strip()) if len(fields) == 2 else (line.strip(), "")
+    return (fields[0], fields[1].strip()) if len(fields) == 2 else (line.strip(), "")
+
+
+def _sample(line: str, names: SampleFinder, data: DataSet) -> Sample:
+    image, mask = split_fields(line)
     sample = data.samples[names.find(image)]
     if not mask:
         return sample
@@ -138,9 +143,13 @@ def _sample(line: str, names: SampleFinder, data: DataSet) -> Sample:
 
 
 class SampleFinder:
-    """Finds an image by its id, by the end of its id, or by a longer path."""
+    """Finds an image by its id, by the end of its id, or by a longer path.
 
-    def __init__(self, samples: Mapping[str, Sample]) -> None:
+    Args:
+        samples: all image_ids, or what has them as its keys.
+    """
+
+    def __init__(self, samples: Collection[str]) -> None:
         self._samples = samples
         self._composed = {nfc(image_id): image_id for image_id in samples}
         self._ends: dict[str, list[str]] | None = None

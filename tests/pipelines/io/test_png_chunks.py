@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
 from segray.pipelines.io.png_chunks import SIGNATURE, for_pixels
-from tests.faults.images import encode, png_chunk, scene
+from tests.faults.images import encode, png, png_chunk, scene
 
 SCENE = scene()
 PLAIN = encode(Image.fromarray(SCENE), "PNG")
@@ -92,6 +92,16 @@ def test_transparency_and_animations_are_kept() -> None:
     with pytest.raises(ImageProblem, match=r"animated \(2 frames\)"):
         decode(data, ImageOptions())
     np.testing.assert_array_equal(decode(data, ImageOptions(frames="first")), SCENE)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 30, 47])
+def test_rows_that_are_missing_are_no_black_rows(kept: int) -> None:
+    rows = [b"\0" + row.tobytes() for row in SCENE]
+    data = png(SCENE.shape[1], SCENE.shape[0], b"".join(rows[:kept]))
+    with pytest.raises(ImageProblem, match=r"truncated|the pixels need 9264 bytes, it holds"):
+        decode(data, ImageOptions())
+    black = np.where(np.arange(48)[:, None, None] < kept, SCENE, 0).astype(np.uint8)
+    np.testing.assert_array_equal(decode(encode(Image.fromarray(black), "PNG"), ImageOptions()), black)
 
 
 def test_damage_that_matters_is_still_damage() -> None:

@@ -1,0 +1,223 @@
+"""`segray export`: a label set as the files of another tool.
+
+In this process, part by part: writing files is what takes the time, and no model runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import numpy as np
+
+from segray.models.label_space import ignore_index_of, is_wide
+from segray.pipelines.config.commands.export import ExportConfig
+from segray.pipelines.config.loading import identity
+from segray.pipelines.config.previous import current_provenance
+from segray.pipelines.engine.progress import StatusLine
+from segray.pipelines.errors import UserError
+from segray.pipelines.exporting.base import SPLITS, Format, Target
+from segray.pipelines.exporting.classes import ClassMap, class_map
+from segray.pipelines.exporting.images import ImageFiles, check_mode
+from segray.pipelines.exporting.journal import Bad, Journal, check_out, drop_temporary, write_record
+from segray.pipelines.exporting.plan import Plan, check_clashes, make_plan, val_identity
+from segray.pipelines.exporting.registry import FORMATS
+from segray.pipelines.exporting.writer import Writer
+from segray.pipelines.io import run_lock, storage
+from segray.pipelines.io.run_lock import RunLock
+from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.printing import visible
+from segray.pipelines.reporting.label_set.samples import Photos
+from segray.pipelines.reporting.label_set.summary import read_uris
+from segray.pipelines.understood import classes_line, line, show
+
+_SHOWN = 20
+_FACTS = (("sam", "model"), ("clip", "model"), ("config", "label.threshold"))
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What `export` wrote; as text, the summary that the command prints.
+
+    Attributes:
+        out: folder or URI of the export.
+        images: exported images by split.
+        not_ok: images of the label set without a label, by status.
+        bad: image_id, status and reason of labelled images that were left out.
+        classes: names of the ids.
+        class_pixels: exported pixels of each class.
+        ignored: exported pixels that are ignored.
+        losses: what the format does not hold, a line each.
+    """
+
+    out: str
+    images: dict[str, int]
+    not_ok: dict[str, int]
+    bad: tuple[Bad, ...]
+    classes: tuple[str, ...]
+    class_pixels: tuple[int, ...]
+    ignored: int
+    losses: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(_summary(self))
+
+
+def run(config: ExportConfig) -> None:
+    """Export and print a summary.
+
+    Raises:
+        UserError: as `execute` and `check_bad_images` raise.
+    """
+    result = execute(config)
+    click.echo(result)
+    for image_id, status, reason in result.bad[:_SHOWN]:
+        click.echo(f"  {status:<8}{visible(image_id)}: {visible(reason)}", err=True)
+    if len(result.bad) > _SHOWN:
+        click.echo(f"  ... and {len(result.bad) - _SHOWN} more images that were left out", err=True)
+    check_bad_images(result)
+
+
+def check_bad_images(result: ExportResult) -> None:
+    """Refuse an export without an image.
+
+    Raises:
+        UserError: all images were left out (3).
+    """
+    if not sum(result.images.values()):
+        reason = visible(result.bad[0][2])
+        raise UserError(f"not one of {len(result.bad)} images could be exported: {reason}", exit_code=3)
+
+
+def execute(config: ExportConfig) -> ExportResult:
+    """Export what is missing in `out`; parts with images that were left out are tried again.
+
+    Raises:
+        UserError: bad input, or an `out` of something else (2), a damaged label set or a full disk (1), or an
+            output in use (4).
+    """
+    source = LabelStore(config.labels)
+    provenance = current_provenance(source.provenance)
+    classes = class_map(provenance, config.classes)
+    check_mode(config.images, config.out, in_shards=FORMATS[config.format].in_shards)
+    plan = make_plan(source, config.val, config.seed)
+    target = Target(classes.names, classes.palette, config.images != "none", plan.counts, _facts(provenance))
+    form = FORMATS[config.format](target)
+    _check_ids(config.format, form)
+    check_clashes(form, plan, target.images)
+    record = _made_with(config, source)
+    resumed = check_out(config.out, config.labels, record)
+    show([classes_line(classes.names)])
+    with RunLock(config.out) as lock:
+        if resumed:
+            drop_temporary(config.out)
+        write_record(config.out, record, None)
+        journal = Journal(config.out, plan.parts, lock.token)
+        _write_parts(_writer(config, source, form, plan, classes), journal)
+        with run_lock.owned(config.out, lock.token):
+            for path, chunks in form.finish(journal.entries):
+                storage.write_chunks(storage.join(config.out, *path.split("/")), chunks)
+        result = _result(config, plan, form, journal)
+        write_record(config.out, record, _stored(result))
+        if not result.bad:
+            journal.close()
+    return result
+
+
+def _check_ids(name: str, form: Format) -> None:
+    n = len(form.target.classes)
+    if is_wide(n) and not form.wide:
+        raise UserError(f"format: {n - 1} classes need ids of 16 bits; {name} has 8: merge classes, or png")
+
+
+def _facts(provenance: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    found = ((f"{a}.{b}", (provenance.get(a) or {}).get(b)) for a, b in _FACTS)
+    return tuple((name, str(value)) for name, value in found if value is not None)
+
+
+def _made_with(config: ExportConfig, source: LabelStore) -> dict[str, object]:
+    """What must be the same in all runs into one folder; the places of label set and list need not."""
+    return {**identity(config), "val": val_identity(config.val), "labels": source.fingerprint()}
+
+
+def _writer(config: ExportConfig, source: LabelStore, form: Format, plan: Plan, classes: ClassMap) -> Writer:
+    uris = {} if config.images == "none" else read_uris(config.labels, plan.ids)
+    photos = Photos(config.labels, uris, config.image.roots)
+    images = ImageFiles(photos, config.images, config.out)
+    visible_parts = form.has_objects and config.instances == "segments"
+    return Writer(source, config.out, form, plan, classes, config.min_confidence, visible_parts, images)
+
+
+def _write_parts(writer: Writer, journal: Journal) -> None:
+    pending, status = journal.pending(), StatusLine()
+    shown = time.monotonic()
+    try:
+        for number, part in enumerate(pending, 1):
+            journal.commit(part, writer.write_part(part))
+            if time.monotonic() - shown > status.interval:
+                status.show(f"export  {number} of {len(pending)} parts")
+                shown = time.monotonic()
+    except KeyboardInterrupt:
+        where = storage.display(writer.out)
+        click.echo(f"\nstopped; what is in {where} is safe; run the same command to resume", err=True)
+        raise
+    finally:
+        status.clear()
+
+
+def _result(config: ExportConfig, plan: Plan, form: Format, journal: Journal) -> ExportResult:
+    ignore = form.target.ignore_index
+    pixels, lost = np.zeros(ignore + 1, np.int64), 0
+    images = dict.fromkeys(SPLITS, 0)
+    for split in SPLITS:
+        for entry in journal.entries(split):
+            images[split] += 1
+            pixels[entry["class_ids"]] += entry["class_pixels"]
+            lost += entry["lost"]
+    return ExportResult(
+        out=config.out,
+        images=images,
+        not_ok={status: n for status, n in plan.statuses.items() if status != "ok"},
+        bad=tuple(sorted(journal.bad())),
+        classes=form.target.classes,
+        class_pixels=tuple(pixels[: len(form.target.classes)].tolist()),
+        ignored=int(pixels[ignore]),
+        losses=tuple(form.losses(int(pixels[ignore]), lost)),
+    )
+
+
+def _stored(result: ExportResult) -> dict[str, object]:
+    """The result for export.json: an export that is made again elsewhere has the same bytes."""
+    return {
+        "classes": result.classes,
+        "images": result.images,
+        "not_ok": result.not_ok,
+        "left_out": len(result.bad),
+        "losses": result.losses,
+    }
+
+
+def _summary(result: ExportResult) -> Iterator[str]:
+    states = Counter(result.not_ok)
+    exported = sum(result.images.values())
+    total = exported + len(result.bad) + states.total()
+    splits = ", ".join(f"{n} {split}" for split, n in result.images.items())
+    bad = ", ".join(f"{states[name]} {name}" for name in ("error", "skipped"))
+    yield line("images", f"{total}: {exported} exported ({splits}), {len(result.bad)} left out, {bad}")
+    yield from _table(result)
+    yield from (line("not kept", text) for text in result.losses)
+    yield line("wrote", storage.display(result.out))
+
+
+def _table(result: ExportResult) -> Iterator[str]:
+    total = max(1, sum(result.class_pixels) + result.ignored)
+    width = max(5, *(len(name) for name in result.classes))
+    yield f"\n id  {'class':<{width}}  pixels %"
+    for i, (name, pixels) in enumerate(zip(result.classes, result.class_pixels, strict=True)):
+        yield f"{i:3}  {name:<{width}}  {100 * pixels / total:8.2f}"
+    ignore = ignore_index_of(len(result.classes))
+    yield f"{ignore:3}  {'ignored':<{width}}  {100 * result.ignored / total:8.2f}\n"

@@ -1,0 +1,149 @@
+"""Which image goes where, decided before anything is written: splits, and names that do not clash."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+
+from segray.pipelines.errors import UserError
+from segray.pipelines.exporting.base import TRAIN, VAL, Format
+from segray.pipelines.io import storage
+from segray.pipelines.io.image_ids import check_image_id
+from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.training.data.splits import SampleFinder, split_fields
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The images of a label set.
+
+    Attributes:
+        parts: names of its parts, in the order of the export.
+        ids: of the images with a label, sorted.
+        statuses: rows by status.
+        val: ids of the validation images.
+    """
+
+    parts: tuple[str, ...]
+    ids: tuple[str, ...]
+    statuses: Mapping[str, int]
+    val: frozenset[str]
+
+    def split(self, image_id: str) -> str:
+        """The split of an image."""
+        return VAL if image_id in self.val else TRAIN
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images of each split."""
+        return {TRAIN: len(self.ids) - len(self.val), VAL: len(self.val)}
+
+
+def make_plan(store: LabelStore, val: str | None, seed: int) -> Plan:
+    """Read ids and states of all rows, and choose the validation images.
+
+    Args:
+        store: the label set.
+        val: as `ExportConfig.val`.
+        seed: of the choice.
+
+    Raises:
+        UserError: no labelled image, an id that is no path below a folder or is there twice, or a bad `val`.
+    """
+    parts = tuple(store.parts())
+    statuses: Counter[str] = Counter()
+    ids, where = [], storage.display(store.root)
+    for image_id, status, _ in store.statuses(parts):
+        check_image_id(image_id, where)
+        statuses[status] += 1
+        if status == "ok":
+            ids.append(image_id)
+    ids.sort()
+    if not ids:
+        raise UserError(f"labels={where}: no labelled image in {sum(statuses.values())} rows")
+    twice = next((a for a, b in pairwise(ids) if a == b), None)
+    if twice is not None:
+        raise UserError(f"labels={where}: {twice} is there twice; see segray verify out={where}")
+    return Plan(parts, tuple(ids), statuses, frozenset(_validation(ids, val, seed)))
+
+
+def val_identity(val: str | None) -> str | None:
+    """What `val` stands for, wherever the file is: the share, or the SHA-256 of the list."""
+    if val is None or _share(val) is not None:
+        return val
+    return hashlib.sha256(_read(val).encode()).hexdigest()
+
+
+def check_clashes(form: Format, plan: Plan, images: bool) -> None:
+    """Refuse two images with one name in the export, before the first file.
+
+    Raises:
+        UserError: names both images, and the file that both would have.
+    """
+    owners: dict[str, str] = {}
+    for image_id in plan.ids:
+        split = plan.split(image_id)
+        image = form.image_path(image_id, split) if images and not form.in_shards else None
+        for path in filter(None, (image, form.label_path(image_id, split))):
+            if path in owners:
+                raise UserError(_clash(owners[path], image_id, path))
+            owners[path] = image_id
+    for path, image_id in owners.items():
+        folder = posixpath.dirname(path)
+        while folder:
+            if folder in owners:
+                raise UserError(_clash(owners[folder], image_id, folder))
+            folder = posixpath.dirname(folder)
+
+
+def _clash(first: str, second: str, path: str) -> str:
+    return f"{first} and {second} would both be {path}; give one of the images another name, or folder"
+
+
+def _validation(ids: Sequence[str], val: str | None, seed: int) -> Collection[str]:
+    if val is None:
+        return ()
+    share = _share(val)
+    if share is None:
+        return _listed(ids, val)
+    if not 0 < share < 1:
+        raise UserError(f"val: {val} is out of range (allowed: a share above 0 and below 1, or a file)")
+    n = min(max(1, round(share * len(ids))), len(ids) - 1)
+    # By a hash of each id: the others stay where they are when an image is added.
+    return sorted(ids, key=lambda i: hashlib.sha256(f"{seed}/{i}".encode()).digest())[:n]
+
+
+def _share(val: str) -> Fraction | None:
+    try:
+        return Fraction(val)
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def _listed(ids: Sequence[str], path: str) -> set[str]:
+    finder, found = SampleFinder(frozenset(ids)), set()
+    for number, line in enumerate(_read(path).splitlines(), 1):
+        if line.strip():
+            try:
+                found.add(finder.find(split_fields(line)[0]))
+            except UserError as problem:
+                raise UserError(f"val={storage.display(path)}, line {number}: {problem}") from None
+    if not found:
+        raise UserError(f"val={storage.display(path)}: no image in it; allowed: one image_id per line")
+    return found
+
+
+def _read(path: str) -> str:
+    try:
+        return storage.read_bytes(path).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(
+            f"val: no file {storage.display(path)!r} (allowed: a share such as 0.1 or 1/10, or a file)"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"val: cannot read {storage.display(path)!r}: {error}") from None

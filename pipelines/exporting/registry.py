@@ -1,0 +1,23 @@
+"""The formats of `segray export`, by name."""
+
+from __future__ import annotations
+
+from segray.pipelines.exporting.base import Format
+from segray.pipelines.exporting.cityscapes import Cityscapes
+from segray.pipelines.exporting.coco import Coco
+from segray.pipelines.exporting.coco_panoptic import CocoPanoptic
+from segray.pipelines.exporting.huggingface import HuggingFace
+from segray.pipelines.exporting.png import Png
+from segray.pipelines.exporting.voc import Voc
+from segray.pipelines.exporting.yolo_seg import YoloSeg
+
+FORMATS: dict[str, type[Format]] = {
+    "png": Png,
+    "voc": Voc,
+    "cityscapes": Cityscapes,
+    "coco": Coco,
+    "coco-panoptic": CocoPanoptic,
+    "yolo-seg": YoloSeg,
+    "huggingface": HuggingFace,
+}
+"""A new format is a module with a class, a line here, and its name in `ExportConfig.format`."""
