@@ -150,6 +150,10 @@ def _evaluate(folder: Path) -> None:
     _segray("evaluate", "labels=set", "masks=masks")
 
 
+def _calibrate(folder: Path) -> None:
+    _segray("calibrate", "labels=set", "masks=masks", "out=out", "allow_missing=true")
+
+
 def _relabel(folder: Path) -> None:
     _segray("relabel", "labels=set", "out=out", f"classes={CLASSES}")
 
@@ -294,6 +298,7 @@ READERS: dict[str, Callable[[Path], None]] = {
     "report": _report,
     "evaluate": _evaluate,
     "relabel": _relabel,
+    "calibrate": _calibrate,
     "label set": _label_set,
     "training labels": _training_labels,
     "coco": _coco,
