@@ -90,7 +90,7 @@ def _without_colour(line: str) -> str:
 def _read_yaml(text: str) -> list[str]:
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         raise ValueError("not YAML") from None
     names = content.get("names") if isinstance(content, Mapping) else content
     if isinstance(names, Mapping) and all(isinstance(key, int) for key in names):
@@ -135,7 +135,10 @@ def _record_id(record: Mapping[str, object]) -> int:
 
 
 def _read_csv(text: str) -> list[str]:
-    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if any(row)]
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if any(row)]
+    except csv.Error as error:
+        raise ValueError(f"not CSV ({error})") from None
     if not rows:
         return []
     head = [cell.lower() for cell in rows[0]]

@@ -157,6 +157,8 @@ def _example(
         embeddings = embeddings_of(stored, dim)
         if not np.isfinite(embeddings).all():
             raise ValueError("an embedding that is not finite")
+        if not np.isfinite([segment.stability_score for segment in segments]).all():
+            raise ValueError("a stability score that is not finite")
     except (ValueError, TypeError) as problem:
         raise damaged_row(source, part, row["image_id"], problem) from problem
     truth = read((row["height"], row["width"]))

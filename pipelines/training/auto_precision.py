@@ -22,7 +22,7 @@ def recorded_precision(out: str) -> str | None:
         stored = yaml.safe_load(storage.read_bytes(storage.join(out, CONFIG)))
         precision = stored["train"]["precision"]
         return precision if precision in get_args(TrainPrecision) else None
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError):
         return None
 
 

@@ -68,7 +68,7 @@ def _check_config(
     path = storage.join(out, CONFIG)
     try:
         old = read(yaml.safe_load(storage.read_bytes(path)))
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{storage.display(path)} is not the configuration of a {what}") from error
     changed = [
         f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)

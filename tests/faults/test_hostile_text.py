@@ -14,6 +14,7 @@ import pytest
 
 from segray.models.label_space import label_space
 from segray.pipelines.commands import report, verify
+from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.lock_record import parse_record
@@ -23,6 +24,9 @@ from segray.pipelines.label_set.schema import provenance_of
 from segray.pipelines.label_set.store import LabelStore, write_part
 from segray.pipelines.printing import csv_text
 from segray.pipelines.reporting.evaluation import Evaluation, to_csv
+from segray.pipelines.training.auto_precision import recorded_precision
+from segray.pipelines.training.data.class_names import configured_space
+from segray.pipelines.training.run_folder import RunFolder
 from tests.faults.runs import segray
 from tests.pipelines.label_sets import PROVENANCE, error_row, ok_row, tables, write_manifest
 
@@ -129,3 +133,32 @@ def test_a_megabyte_of_almost_secrets_is_searched_once(text: str) -> None:
     """With repetitions that have no end, each took hours."""
     assert redacted(text) == text
     assert redacted(f"{text} s3://KEY:word@b/x?token=word") == f"{text} s3://***@b/x?token=***"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("classes.csv", "name\n" + "a" * 200_000),
+        ("data.yaml", "names: " + "[" * 3_000),
+        ("classes.json", "[" * 100_000),
+    ],
+)
+def test_a_class_file_that_breaks_its_parser_is_refused_in_one_line(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=rf"^data\.classes: .*{name}: not "):
+        configured_space(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("text", ["x: " + "[" * 3_000, "[a, b]", "train: 7\nnetwork: []", "7"])
+def test_a_configuration_of_a_received_run_of_any_form_is_refused_in_one_line(
+    tmp_path: Path, text: str
+) -> None:
+    out = tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    (out / "config.yaml").write_text(text)
+    (tmp_path / "labels").mkdir()
+    assert recorded_precision(str(out)) is None
+    with pytest.raises(UserError, match="is not the configuration of a training run"):
+        RunFolder(TrainConfig.model_validate({"out": str(out), "data": {"root": str(tmp_path)}})).check()

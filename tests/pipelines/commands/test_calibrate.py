@@ -261,3 +261,20 @@ def test_the_label_set_that_is_read_is_never_written(misnamed: Path, book: Path)
     with pytest.raises(UserError, match="out must differ from labels"):
         calibrate.execute(_config(misnamed, book / "book" / "masks", misnamed))
     assert files(misnamed) == before
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_damaged_stability_score_is_one_line(
+    misnamed: Path, book: Path, tmp_path: Path, value: float | None
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(misnamed, damaged)
+    for path in (damaged / "segments").iterdir():
+        table = pq.read_table(path)
+        index = table.schema.get_field_index("stability_score")
+        column = pa.array([value] * table.num_rows, pa.float32())
+        pq.write_table(table.set_column(index, table.schema.field(index), column), path)
+    with pytest.raises(UserError, match="see segray verify") as caught:
+        calibrate.execute(_config(damaged, book / "book" / "masks", tmp_path / "out"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
