@@ -94,6 +94,15 @@ def test_relabel_returns_what_it_wrote(labels: tuple[str, Path], tmp_path: Path)
     assert segray.LabelSet(out).classes == ("background", "tree", "sun")
 
 
+def test_export_returns_what_it_wrote(labels: tuple[str, Path], tmp_path: Path) -> None:
+    keys = {"format": "coco", "classes": {"tree": "plant", "flower": "plant"}, "images": "none"}
+    result = segray.export(labels=labels[0], out=tmp_path / "out", val=0.25, **keys)
+    assert result.images == {"train": 6, "val": 2}
+    assert "plant" in result.classes
+    assert str(result).startswith("images      8: 8 exported (6 train, 2 val), 0 left out")
+    assert segray.export(labels=labels[0], out=tmp_path / "out", val=0.25, **keys) == result
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

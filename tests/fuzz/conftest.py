@@ -16,7 +16,10 @@ _COMMON = {
     "suppress_health_check": list(HealthCheck),
     "print_blob": True,
 }
-LABEL_SET_READERS = ("verify", "report", "evaluate", "relabel", "calibrate", "label set", "training labels")
+LABEL_SET_READERS = (
+    *("verify", "report", "evaluate", "relabel", "calibrate", "export"),
+    *("label set", "training labels"),
+)
 
 _EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES") or 0)
 settings.register_profile(

@@ -158,6 +158,11 @@ def _relabel(folder: Path) -> None:
     _segray("relabel", "labels=set", "out=out", f"classes={CLASSES}")
 
 
+def _export(folder: Path) -> None:
+    for form in ("png", "coco"):
+        _segray("export", "labels=set", f"out=out-{form}", f"format={form}", "instances=segments")
+
+
 def _label_set(folder: Path) -> None:
     labels = segray.LabelSet("set")
     for sample in islice(labels, 20):
@@ -299,6 +304,7 @@ READERS: dict[str, Callable[[Path], None]] = {
     "evaluate": _evaluate,
     "relabel": _relabel,
     "calibrate": _calibrate,
+    "export": _export,
     "label set": _label_set,
     "training labels": _training_labels,
     "coco": _coco,

@@ -148,7 +148,7 @@ def test_every_mistake_has_its_line(segray: Callable[..., Result]) -> None:
     assert code == 2
     assert err.splitlines() == [
         "segray: masks: required, give masks=FOLDER",
-        "segray: ignore_index: 'x' is not a whole number (allowed: 0 to 255)",
+        "segray: ignore_index: 'x' is not a whole number (allowed: 0 to 65535)",
     ]
 
 

@@ -23,6 +23,7 @@ from segray.pipelines.config.commands.export import ExportConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.errors import UserError
 from segray.pipelines.exporting.registry import FORMATS
+from segray.pipelines.io import storage
 from segray.pipelines.io.label_png import decode_label_png
 from segray.pipelines.label_set.store import (
     labels_schema,
@@ -32,6 +33,7 @@ from segray.pipelines.label_set.store import (
     write_part,
 )
 from tests.faults.invariant import files
+from tests.pipelines import object_stores
 from tests.pipelines.label_set.small_store import (
     PROVENANCE,
     bad_row,
@@ -40,6 +42,8 @@ from tests.pipelines.label_set.small_store import (
     write_manifest,
     write_store,
 )
+
+assert object_stores.FlakyFileSystem.protocol == "flaky"  # importing it registers the scheme
 
 HEIGHT, WIDTH = 36, 48
 CLASSES = ["background", "road", "car", "rider"]
@@ -81,7 +85,7 @@ def labels(tmp_path: Path) -> Path:
     return tmp_path / "labels"
 
 
-def export(labels: Path, out: Path, **keys: object) -> ExportResult:
+def export(labels: Path, out: Path | str, **keys: object) -> ExportResult:
     overrides = [f"{name}={value}" for name, value in {"labels": labels, "out": out, **keys}.items()]
     return execute(load(ExportConfig, None, overrides))
 
@@ -458,3 +462,18 @@ def test_many_classes_have_ids_of_16_bits(tmp_path: Path, form: str) -> None:
     if form == "coco":
         data = COCO(str(tmp_path / "out" / "annotations" / "instances_train2017.json"))
         assert {a["category_id"]: a["area"] for a in data.anns.values()} == {255: 48, 300: 119}
+
+
+def test_an_export_to_an_object_store_is_the_same(labels: Path, tmp_path: Path) -> None:
+    out = f"flaky://exports/{tmp_path.name}"
+    for form in ("coco-panoptic", "huggingface"):
+        keys: dict[str, Any] = {"format": form, "val": 0.25}
+        export(labels, tmp_path / form, **keys)
+        result = export(labels, f"{out}/{form}", **keys)
+        assert result.images == {"train": 3, "val": 1}
+        stored = {file.name for file in storage.list_files(f"{out}/{form}") if not file.name.startswith(".")}
+        assert stored == set(files(tmp_path / form))
+        for name in stored:
+            assert storage.read_bytes(f"{out}/{form}/{name}") == (tmp_path / form / name).read_bytes()
+    with pytest.raises(UserError, match=r"^images: an object store has no links \(allowed: copy, none\)$"):
+        export(labels, f"{out}/links", images="link")
