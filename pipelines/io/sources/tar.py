@@ -51,7 +51,7 @@ def tar_entries(file: pa.NativeFile) -> Iterator[TarEntry]:
             else:
                 pax = _pax(content)
         elif kind not in _IGNORED:
-            size = int(pax.get(b"size", size))
+            size = _positive(int(pax.get(b"size", size)))
             name = pax.get(b"path") or long_name or _name(header)
             if kind != _FOLDER:
                 yield TarEntry(name, offset, size, _problem(kind, offset, size, length))
@@ -92,7 +92,14 @@ def _number(field: bytes) -> int:
     """Octal digits, or base 256 after a first byte of 0x80."""
     if field[:1] == b"\x80":
         return int.from_bytes(field[1:], "big")
-    return int(field.strip(b" \0") or b"0", 8)
+    return _positive(int(field.strip(b" \0") or b"0", 8))
+
+
+def _positive(size: int) -> int:
+    # With a negative one the next header would be one that was read before.
+    if size < 0:
+        raise ValueError(f"a size of {size} bytes")
+    return size
 
 
 def _name(header: bytes) -> bytes:
