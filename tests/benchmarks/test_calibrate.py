@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from benchmarks import calibrate
 from tests.benchmarks.programs import run
 
 
+@pytest.mark.slow
 def test_every_row_has_its_figures_and_models_run_once(tmp_path: Path) -> None:
     out, work = tmp_path / "calibrate.json", tmp_path / "work"
     words = ["--work", str(work), "--scenes", "2", "--seeds", "31", "--size", "64", "--out", str(out)]

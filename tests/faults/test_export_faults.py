@@ -49,7 +49,12 @@ main(sys.argv[2:])
 @pytest.mark.parametrize(
     ("form", "writes"),
     # Within the first part; after its commit; between the last files.
-    [("png", 6), ("coco-panoptic", 13), ("coco", 14), ("huggingface", 4)],
+    [
+        ("png", 6),
+        ("coco-panoptic", 13),
+        pytest.param("coco", 14, marks=pytest.mark.slow),
+        pytest.param("huggingface", 4, marks=pytest.mark.slow),
+    ],
 )
 def test_an_export_that_is_killed_is_resumed_with_the_same_bytes(
     tmp_path: Path, form: str, writes: int

@@ -156,6 +156,7 @@ def test_parts_are_kept_where_no_manifest_tells_what_they_held(
     assert files(received) == before
 
 
+@pytest.mark.slow
 def test_a_killed_repair_leaves_the_damaged_parts(received: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {name.rpartition("/")[2]: data for name, data in files(received).items() if "part-" in name}
     monkeypatch.setattr(annotate, "run", lambda _: (_ for _ in ()).throw(SystemExit(9)))
@@ -251,6 +252,7 @@ def test_a_received_search_deletes_nothing_outside_of_its_folder(
     assert [one.number for one in again.trials()] == [0]
 
 
+@pytest.mark.slow
 def test_repair_reads_images_below_the_roots_of_the_user(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

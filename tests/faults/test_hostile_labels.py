@@ -261,6 +261,7 @@ def _signed(table: pa.Table, options: dict[str, Any]) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "options", "why"), BOMBS)
 def test_the_reader_refuses_what_unpacks_to_any_size(
     change: Callable[[pa.Table], pa.Table], options: dict[str, Any], why: str

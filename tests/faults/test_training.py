@@ -14,7 +14,7 @@ from tests.faults.runs import segray
 from tests.pipelines.training.runs import SHORT, book, config, trainer
 from tests.processes import REPOSITORY, Finished, Process, started
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 EPOCHS = 30
 WORKER = "RayTrainWorker"

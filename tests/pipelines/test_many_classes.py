@@ -110,7 +110,7 @@ def test_evaluate_and_report_compare_whole_ids(
     assert "sun" in (root / "labels" / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("method", ["segray", "unimatch_v2"])
+@pytest.mark.parametrize("method", ["segray", pytest.param("unimatch_v2", marks=pytest.mark.slow)])
 def test_training_and_prediction(root: Path, tmp_path: Path, method: str) -> None:
     words = [
         *(f"out={tmp_path / 'run'}", f"data.labels={root / 'labels'}", f"method={method}"),

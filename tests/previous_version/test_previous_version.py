@@ -115,6 +115,7 @@ def test_a_run_is_resumed_and_predicts(root: Path, segray: Segray, ray_session: 
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_search_is_resumed(
     root: Path, segray: Segray, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

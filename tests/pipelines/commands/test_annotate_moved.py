@@ -83,6 +83,7 @@ def test_an_unfinished_run_goes_on_with_moved_images(labelled: Path, out: Path, 
     assert contents(out) == contents(labelled / "labels")
 
 
+@pytest.mark.slow
 def test_more_images_at_the_new_place_are_labelled(out: Path, moved: Path) -> None:
     draw_scenes(moved, 1, first=9)
     before = parts(out)
@@ -126,6 +127,7 @@ def test_other_contents_of_the_same_size_are_refused(out: Path, moved: Path) -> 
     assert f"  images: scene-2.png in {moved} is not the file that was labelled" in refusal(moved, out)
 
 
+@pytest.mark.slow
 def test_other_images_start_beside_the_old_ones_on_request(out: Path, tmp_path: Path) -> None:
     others = draw_scenes(tmp_path / "others", 1, first=20)
     before = files(out)
@@ -138,6 +140,7 @@ def test_another_setting_is_refused_for_moved_images_too(out: Path, moved: Path)
     assert "  label.threshold: 0.0 -> 0.5" in refusal(moved, out, "label.threshold=0.5")
 
 
+@pytest.mark.slow
 def test_a_changed_file_at_the_same_place_is_labelled_again(out: Path, moved: Path) -> None:
     annotate.run(config_of(moved, out))
     os.utime(moved / "scene-0.png", (2, 2))
@@ -146,6 +149,7 @@ def test_a_changed_file_at_the_same_place_is_labelled_again(out: Path, moved: Pa
     assert parts(out) != before
 
 
+@pytest.mark.slow
 def test_verify_repairs_with_the_images_where_they_are_now(labelled: Path, out: Path, moved: Path) -> None:
     part = out / "labels" / LabelStore(str(out)).parts()[1]
     part.write_bytes(part.read_bytes()[:-9])
@@ -154,6 +158,7 @@ def test_verify_repairs_with_the_images_where_they_are_now(labelled: Path, out: 
     assert contents(out) == contents(labelled / "labels")
 
 
+@pytest.mark.slow
 def test_an_archive_is_resumed_and_gives_the_same_labels(labelled: Path, tmp_path: Path) -> None:
     spec, out = tmp_path / "images.zip", tmp_path / "labels"
     with zipfile.ZipFile(spec, "w") as archive:
@@ -180,6 +185,7 @@ def test_images_that_were_packed_are_the_same_images(labelled: Path, out: Path, 
     assert next(manifest).uri.startswith(f"{tmp_path}/images.tar#tar=")
 
 
+@pytest.mark.slow
 def test_several_sources_are_labelled_and_resumed(labelled: Path, tmp_path: Path) -> None:
     more, out = draw_scenes(tmp_path / "more", 1, first=30), tmp_path / "labels"
     both = f"{labelled}/images,{more}"

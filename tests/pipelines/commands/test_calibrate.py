@@ -164,6 +164,7 @@ def test_repair_makes_just_the_lost_images_again(misnamed: Path, book: Path, tmp
     assert contents(out) == whole
 
 
+@pytest.mark.slow
 def test_a_calibrated_set_can_be_calibrated_and_relabelled(
     misnamed: Path, book: Path, tmp_path: Path
 ) -> None:

@@ -47,7 +47,7 @@ def _train_together(count: int, run: TrainConfig, folder: Path) -> list[HistoryE
     ).run()
 
 
-@pytest.mark.parametrize("method", ["segray", "unimatch_v2"])
+@pytest.mark.parametrize("method", ["segray", pytest.param("unimatch_v2", marks=pytest.mark.slow)])
 def test_two_workers_learn_what_one_learns(tmp_path: Path, method: str) -> None:
     labels, root = book(tmp_path / "book", n=11)
     overrides = [

@@ -80,6 +80,7 @@ class StopsSession(LocalSession):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_the_weights_are_those_of_a_run_of_ray_train(
     tmp_path: Path, data: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch

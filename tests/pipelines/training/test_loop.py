@@ -100,6 +100,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(data: tuple[Path, Path], tmp_path:
     assert parts[0]["accuracy"] == pytest.approx(whole[0]["accuracy"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_compiled_network_learns_what_the_plain_one_does(
     data: tuple[Path, Path],
     uninterrupted: Run,
