@@ -232,7 +232,12 @@ class LabelStore:
         storage.delete(_uri(self.root, SEGMENTS, part))
 
     def set_aside(self, names: Sequence[str]) -> None:
-        """Hide parts from readers, and run.json with them, until their images have new rows."""
+        """Hide parts from readers, and run.json with them, until their images have new rows.
+
+        Raises:
+            UserError: a folder of the label set is a symlink.
+        """
+        self._require_own_folders()
         for uri, hidden in self._aside(names):
             with suppress(FileNotFoundError):
                 storage.rename(uri, hidden)
@@ -265,7 +270,11 @@ class LabelStore:
 
         Returns:
             How many files were removed.
+
+        Raises:
+            UserError: a folder of the label set is a symlink.
         """
+        self._require_own_folders()
         leftovers = [_uri(self.root, SEGMENTS, name) for name in self.orphans()]
         for folder in (self.root, storage.join(self.root, LABELS), storage.join(self.root, SEGMENTS)):
             names = [name for name in storage.list_names(folder) if storage.is_temporary(name)]
@@ -273,6 +282,13 @@ class LabelStore:
         for uri in leftovers:
             storage.delete(uri)
         return len(leftovers)
+
+    def _require_own_folders(self) -> None:
+        """Whoever made the label set may have put a link there to files of its user."""
+        for folder in (storage.join(self.root, name) for name in (LABELS, SEGMENTS)):
+            if storage.is_local(folder) and storage.local_path(folder).is_symlink():
+                what = f"{storage.display(folder)} is a symlink, and files in it would be removed"
+                raise UserError(f"{what}: of a label set only the whole folder may be a symlink")
 
     def _names(self, folder: str) -> list[str]:
         return [name for name in storage.list_names(storage.join(self.root, folder)) if _PART.match(name)]

@@ -156,6 +156,17 @@ def test_parts_are_kept_where_no_manifest_tells_what_they_held(
     assert files(received) == before
 
 
+@pytest.mark.parametrize("name", ["labels", "segments"])
+def test_repair_removes_nothing_where_a_symlink_leads(received: Path, tmp_path: Path, name: str) -> None:
+    (received / name).rename(tmp_path / "mine")
+    (received / name).symlink_to(tmp_path / "mine")
+    (tmp_path / "mine" / ".notes.tmp").write_bytes(b"unfinished")
+    before = files(tmp_path / "mine")
+    with pytest.raises(UserError, match=f"received/{name} is a symlink"):
+        verify.run(VerifyConfig(out=str(received), repair=True, images=str(tmp_path / "images")))
+    assert files(tmp_path / "mine") == before
+
+
 @pytest.mark.slow
 def test_a_killed_repair_leaves_the_damaged_parts(received: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {name.rpartition("/")[2]: data for name, data in files(received).items() if "part-" in name}
