@@ -31,8 +31,10 @@ def test_a_list_that_is_none_is_refused() -> None:
 @pytest.mark.usefixtures("ray_address")
 def test_the_engine_runs_with_models_that_sleep(tmp_path: Path) -> None:
     found = scaling.overhead(tmp_path / "actors", actors=2, latency=0.05, per_actor=40)
-    assert 0 < found["efficiency"] < 1.5
     assert found["images_per_second"] > 0
+    # Not below 1 for sure: of so short a run the parts may come in bursts.
+    assert found["efficiency"] == pytest.approx(found["images_per_second"] * 0.05 / 2)
+    assert found["overhead_ms_per_image"] == pytest.approx(2000 / found["images_per_second"] - 50)
     rows = scaling.many_rows(tmp_path / "rows", 600)
     assert (rows["rows"], rows["parts"]) == (600, sum(1 for _ in tmp_path.glob("rows/labels/labels/part-*")))
     assert rows["rss_mib_peak"] > 100
