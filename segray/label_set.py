@@ -107,7 +107,7 @@ class LabelSet:
 
     def __iter__(self) -> Iterator[Sample]:
         """The labelled images; one part of the label set is in memory at a time."""
-        ignore = int(self.provenance.get("ignore_index", 255))
+        ignore = self._store.ignore_index
         for part in self._store.parts():
             segments: dict[str, list[dict[str, Any]]] = {}
             for row in self._store.segments(part, _SEGMENT_COLUMNS).to_pylist():

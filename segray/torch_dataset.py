@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from segray.models.label_space import IGNORE_INDEX
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
@@ -35,7 +34,7 @@ class LabelSetDataset(Dataset[tuple[Tensor, Tensor]]):
         self._ids = sorted(self._parts)
         self._labels = StoredLabels(root, self._ids)
         self._uris = _uris(root)
-        self._ignore = int(self._store.provenance.get("ignore_index", IGNORE_INDEX))
+        self._ignore = self._store.ignore_index
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -18,6 +18,9 @@ PROTOTYPE_WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 100.0)
 RIDGE_STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 BIAS_STRENGTHS = (3.0, 10.0)
 
+TEXT = "text"
+"""The candidate that names by text alone."""
+
 _NEVER = -1e6
 _NEWTON_STEPS = 50
 _FLOOR = -20.0
@@ -77,7 +80,7 @@ def candidates(labelled: Evidence, classes: NDArray[np.int64], group: NDArray[np
         group: [n], the group (image) of each, which its own prototypes would flatter.
     """
     centres = score_centres(labelled, classes, group)
-    fits: dict[str, Fit] = {"text": lambda evidence, _: text_head(evidence)}
+    fits: dict[str, Fit] = {TEXT: lambda evidence, _: text_head(evidence)}
     for weight in PROTOTYPE_WEIGHTS:
         fits[f"prototypes x {weight:g}"] = _prototypes_with(weight, centres)
     for strength in RIDGE_STRENGTHS:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segray.models.calibration.heads import (
+    TEXT,
     Array,
     Evidence,
     Head,
@@ -33,8 +34,6 @@ MAX_GROUPS = 32
 CLEARLY = 2.0
 """Standard errors from which a difference of two rules counts."""
 NO_THRESHOLD = -1.0
-TEXT = "text"
-"""The candidate that names by text alone."""
 
 _SHARPNESS = 0.05
 _LEAST_WEIGHT = 0.01
@@ -228,7 +227,7 @@ class Choice:
         rule: the one to use.
         held_out: [n, C], shares of the labelled segments, each by heads fitted without its image.
         outcome: of these.
-        tried: mIoU of each candidate on images held out, under the rule of the text.
+        tried: mIoU of each candidate on images held out, with every segment drawn.
         averaged: mIoU of their average on images held out.
     """
 

@@ -44,6 +44,9 @@ class StoredSegment(TypedDict):
     """What is read of a row of the segments table."""
 
     image_id: str
+    area: int
+    class_id: int
+    score: float
     embedding: list[float]
     rle: RLE
     predicted_iou: float
@@ -213,10 +216,12 @@ def clip_of(record: dict[str, Any], labels: str) -> dict[str, Any]:
     return stored_section(record, "clip", ["model", "sha256"], labels)
 
 
-def segments_by_image(source: LabelStore, part: str) -> dict[str, list[StoredSegment]]:
-    """The stored segments of a part, by image_id."""
+def segments_by_image(
+    source: LabelStore, part: str, columns: list[str] | None = None
+) -> dict[str, list[StoredSegment]]:
+    """The stored segments of a part, by image_id; with some of their columns, or all."""
     by_image: dict[str, list[StoredSegment]] = {}
-    for segment in source.segments(part).to_pylist():
+    for segment in source.segments(part, columns).to_pylist():
         by_image.setdefault(segment["image_id"], []).append(segment)
     return by_image
 

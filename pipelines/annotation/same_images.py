@@ -5,7 +5,6 @@ Where images are is no part of what made a label set: they may be moved. Their i
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,10 +13,9 @@ from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.source import parse_yaml
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.images import ImageProblem
 from segray.pipelines.io.manifest import MANIFEST, ImageRef, read_manifest
 from segray.pipelines.io.received import below
-from segray.pipelines.io.sources import follows_links, image_roots, list_images, read_allowed
+from segray.pipelines.io.sources import follows_links, image_digest, image_roots, list_images
 from segray.pipelines.io.uris import display_all, redacted_tree
 from segray.pipelines.label_set.store import LabelStore
 
@@ -46,6 +44,8 @@ def other_images(config: AnnotateConfig, out: str) -> list[str]:
     sample = _labelled_sample(LabelStore(out))
     images = list_images(config.images, config.image.roots, follow=config.image.follow_links)
     comparison = _compare(read_manifest(manifest), images, sample)
+    roots = image_roots(config.images, config.image.roots)
+    follow = follows_links(config.images, config.image.follow_links)
     lines = [
         f"images: {count} of {comparison.total} images {what} {place}, such as {example}"
         for what, (count, example) in comparison.differences.items()
@@ -53,7 +53,7 @@ def other_images(config: AnnotateConfig, out: str) -> list[str]:
     return lines or [
         f"images: {ref.image_id} in {place} is not the file that was labelled"
         for ref in comparison.sampled
-        if _digest(ref, config) != sample[ref.image_id]
+        if image_digest(ref.uri, roots, follow=follow) != sample[ref.image_id]
     ]
 
 
@@ -131,12 +131,3 @@ def _labelled_sample(store: LabelStore) -> dict[str, str]:
         rows = (row for row in store.rows(["image_id", "sha256"], [part]) if row["sha256"])
         sample |= {row["image_id"]: row["sha256"] for row in islice(rows, each)}
     return sample
-
-
-def _digest(ref: ImageRef, config: AnnotateConfig) -> str | None:
-    follow = follows_links(config.images, config.image.follow_links)
-    try:
-        data = read_allowed(ref.uri, image_roots(config.images, config.image.roots), follow=follow)
-    except ImageProblem:
-        return None
-    return hashlib.sha256(data).hexdigest()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import PurePosixPath
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.masks.folder import MaskFolder, list_masks
 from segray.pipelines.masks.options import MaskOptions
+from segray.pipelines.training.data.splits import read_names
 from segray.pipelines.understood import name_some
 
 _SHOWN = 3
@@ -83,42 +83,14 @@ def folder_masks(
     return {image_id: reader(name) for image_id, name in matched.items()}
 
 
-def _listed(split: str, matched: Mapping[str, str], statuses: Iterable[str], where: str) -> dict[str, str]:
+def _listed(split: str, matched: Mapping[str, str], statuses: Collection[str], where: str) -> dict[str, str]:
     """The masks of the images of a split file."""
-    try:
-        lines = storage.read_bytes(split).decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"split: cannot read {storage.display(split)}: {error}") from None
-    names = [
-        line.split("\t")[0].strip() if "\t" in line else line.split(" ")[0] for line in lines if line.strip()
-    ]
-    chosen = {}
-    for name in names:
-        image_id = _image_of(name, statuses, split)
-        if image_id not in matched:
-            raise UserError(f"split={storage.display(split)}: image {name} has no mask in {where}")
-        chosen[image_id] = matched[image_id]
-    return chosen
-
-
-def _image_of(name: str, ids: Iterable[str], split: str) -> str:
-    """The image that a line names by its id, an end of it with or without its suffix, or a longer path."""
-    parts = PurePosixPath(name).parts
-    longer = {"/".join(parts[i:]) for i in range(len(parts))}
-
-    def fits(image_id: str) -> bool:
-        bare = str(PurePosixPath(image_id).with_suffix(""))
-        return image_id in longer or any(f"/{end}".endswith(f"/{name}") for end in (image_id, bare))
-
-    found = [image_id for image_id in ids if image_id == name] or [
-        image_id for image_id in ids if fits(image_id)
-    ]
-    if len(found) != 1:
-        what = "no image" if not found else f"{len(found)} images ({name_some(found, _SHOWN)})"
+    names = read_names(split, "split", statuses)
+    if missing := [name for name in names if name not in matched]:
         raise UserError(
-            f"split={storage.display(split)}: {name}: {what} of the label set; write its image_id"
+            f"split={storage.display(split)}: {name_some(missing, _SHOWN)} has no mask in {where}"
         )
-    return found[0]
+    return {name: matched[name] for name in names}
 
 
 def read_examples(

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from segray.models.calibration.heads import TEXT
+from segray.models.calibration.selection import NO_THRESHOLD
 from segray.models.label_space import LabelSpace, label_space
 from segray.pipelines.annotation.relabelling import (
     Relabelling,
@@ -277,7 +279,7 @@ def _percent(value: float) -> str:
 
 def _rule_text(calibration: Calibration) -> str:
     rule = calibration.choice.rule
-    threshold = "no threshold" if rule.threshold <= -1 else f"threshold {rule.threshold:.3g}"
+    threshold = "no threshold" if rule.threshold == NO_THRESHOLD else f"threshold {rule.threshold:.3g}"
     floor = f", stability at least {rule.least_stability:.3f}" if rule.least_stability else ""
     return f"{threshold} (was {calibration.candidates.threshold:.3g}){floor}"
 
@@ -296,7 +298,7 @@ def _prompts_text(calibration: Calibration) -> str:
 
 def _naming_text(names: tuple[str, ...], weights: tuple[float, ...]) -> str:
     if len(names) == 1:
-        return "by text alone, as before" if names[0] == "text" else names[0]
+        return "by text alone, as before" if names[0] == TEXT else names[0]
     ordered = sorted(zip(weights, names, strict=True), reverse=True)[:4]
     return f"average of {len(names)} candidates: " + ", ".join(f"{name} ({w:.0%})" for w, name in ordered)
 

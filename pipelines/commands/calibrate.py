@@ -62,7 +62,7 @@ def execute(config: CalibrateConfig) -> CalibrateResult:
     statuses = {image_id: status for image_id, status, _ in stored.source.statuses()}
     masks = folder_masks(
         config.masks,
-        _mask_options(config),
+        MaskOptions.of_keys(config),
         statuses,
         stored.classes,
         split=config.split,
@@ -79,14 +79,4 @@ def execute(config: CalibrateConfig) -> CalibrateResult:
         calibration.choice.outcome.miou,
         len(calibration.image_ids),
         tuple(report_lines(calibrated)),
-    )
-
-
-def _mask_options(config: CalibrateConfig) -> MaskOptions:
-    return MaskOptions.of(
-        suffix=config.mask_suffix,
-        colors=config.colors,
-        binary=config.binary,
-        void=config.ignore_index,
-        follow_links=config.image.follow_links,
     )

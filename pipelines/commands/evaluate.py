@@ -42,28 +42,13 @@ def execute(config: EvaluateConfig) -> tuple[Evaluation, str]:
         UserError: keys that do not go together, or as `score` raises.
     """
     source = _source(config)
-    result = score(source, config.masks, mask_options(config), allow_missing=config.allow_missing)
+    result = score(source, config.masks, MaskOptions.of_keys(config), allow_missing=config.allow_missing)
     out = config.out or source.home
     storage.write_atomic(storage.join(out, "evaluation.csv"), to_csv(result).encode())
     document = {**source.record, "masks": config.masks, **to_dict(result)}
     text = json.dumps(redacted_tree(document), indent=2, allow_nan=False, ensure_ascii=False)
     storage.write_atomic(storage.join(out, "evaluation.json"), f"{text}\n".encode())
     return result, out
-
-
-def mask_options(config: EvaluateConfig) -> MaskOptions:
-    """How the masks of a configuration are read.
-
-    Raises:
-        UserError: as `MaskOptions.of`.
-    """
-    return MaskOptions.of(
-        suffix=config.mask_suffix,
-        colors=config.colors,
-        binary=config.binary,
-        void=config.ignore_index,
-        follow_links=config.image.follow_links,
-    )
 
 
 def evaluate(

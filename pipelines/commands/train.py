@@ -140,9 +140,8 @@ def _check_network(config: TrainConfig, data: TrainingData) -> None:
     network, classes = config.network, len(data.space.classes)
     if network.checkpoint is not None and not newest_first(storage.join(config.out, CHECKPOINTS)):
         check_start(network, data.space.classes)
-    pretrained = network.pretrained and network.checkpoint is None
     try:
-        check_segmenter(network.name, classes, weights=network.weights, pretrained=pretrained)
+        check_segmenter(network.name, classes, weights=network.weights, pretrained=network.loads_encoder)
     except (ValueError, ImportError) as error:
         raise UserError(f"network: {error}") from error
 

@@ -231,7 +231,7 @@ def _made_with(config: VerifyConfig) -> _MadeWith:
     own = {"out": config.out, "clip.weights": config.clip.weights}
     model = _model(tree)
     if model is CalibrateConfig:
-        own |= {"labels": config.labels, "masks": config.masks}
+        own |= {"labels": config.labels, "masks": config.masks, "split": config.split}
         return load_received(model, tree, own, where)
     if model is RelabelConfig:
         return load_received(model, tree, {**own, "labels": config.labels}, where)

@@ -20,7 +20,7 @@ from segray.pipelines.io.received import ROOTS_KEY, absolute_roots, check_links,
 
 T = TypeVar("T", bound=Config)
 
-_PLACES = ("images", "labels", "masks")
+_PLACES = ("images", "labels", "masks", "split")
 _SCHEMES = ("file", "s3", "gs")
 _TAG = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -77,7 +77,7 @@ def may_be_received(key: str, value: object, roots: Sequence[str] = ()) -> bool:
     if key in _PLACES:
         places = [part.strip() for part in [value, *value.split(",")]]
         return all(_is_below(place, roots) for place in places)
-    return key != "split" or _is_bare(value)
+    return True
 
 
 def _is_below(place: str, roots: Sequence[str]) -> bool:

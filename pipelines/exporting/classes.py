@@ -37,7 +37,6 @@ class ClassMap:
         table: the new id of each old one, uint8 [256], or uint16 or [65536] of more than 254 classes.
         known: bool of the same length, the ids that the label set's maps may have.
         old_ignore: the label set's id of ignored pixels.
-        ignore: the export's.
     """
 
     names: tuple[str, ...]
@@ -45,7 +44,6 @@ class ClassMap:
     table: LabelMap
     known: NDArray[np.bool_]
     old_ignore: int
-    ignore: int
 
     def apply(self, label: LabelMap, unsure: NDArray[np.bool_]) -> LabelMap:
         """The label map of the export, [H, W].
@@ -61,7 +59,7 @@ class ClassMap:
         if strange.size:
             raise ValueError(f"its label has id {strange[0]}, which is no class")
         mapped: LabelMap = self.table[label]
-        mapped[unsure] = self.ignore
+        mapped[unsure] = ignore_index_of(len(self.names))
         return mapped
 
 
@@ -106,7 +104,7 @@ def _assembled(
     known[old_ignore], table[old_ignore] = True, ignore
     palette = LabelSpace(tuple(names), ()).palette()
     palette[: len(colours)] = colours
-    return ClassMap(tuple(names), palette, table, known, old_ignore, ignore)
+    return ClassMap(tuple(names), palette, table, known, old_ignore)
 
 
 def _check_known(old: Sequence[str], renamed: Mapping[str, str | None]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from itertools import count
-from typing import Any
+from typing import Any, ClassVar
 
 from segray.models.masks import Segment, encode_rle
 from segray.pipelines.exporting.base import (
@@ -20,45 +21,69 @@ from segray.pipelines.exporting.base import (
 from segray.pipelines.exporting.objects import objects
 
 
-class Coco(Format):
-    """SPLIT2017/ID, annotations/instances_SPLIT2017.json: the names that COCO's readers look for."""
+class CocoFormat(Format):
+    """SPLIT2017/ID, annotations/KIND_SPLIT2017.json: the names that COCO's readers look for."""
 
     has_objects = True
+    kind: ClassVar[str]
+    """In the names of the JSON files."""
 
     def image_path(self, image_id: str, split: str) -> str:
         """The id, in the folder of its split."""
         return f"{split}2017/{image_id}"
+
+    def finish(self, entries: Entries) -> Iterator[File]:
+        """The JSON files; ids count from 1 in the order of the label set."""
+        for split in self.target.splits:
+            lists = {
+                "categories": self.categories(),
+                "images": _images(entries(split)),
+                "annotations": self.annotations(entries(split)),
+            }
+            yield f"annotations/{self.kind}_{split}2017.json", document(_HEAD, lists)
+        yield class_names(self.target)
+
+    @abstractmethod
+    def categories(self) -> Iterator[dict[str, Any]]:
+        """The list `categories`."""
+
+    @abstractmethod
+    def annotations(self, entries: Iterator[Entry]) -> Iterator[dict[str, Any]]:
+        """The list `annotations` of a split."""
+
+
+class Coco(CocoFormat):
+    """SPLIT2017/ID, annotations/instances_SPLIT2017.json."""
+
+    kind = "instances"
 
     def encode(self, sample: Sample) -> Encoded:
         """The objects."""
         height, width = sample.label.shape
         return Encoded(data=[_annotation(*found, height, width) for found in objects(sample)])
 
-    def finish(self, entries: Entries) -> Iterator[File]:
-        """The JSON files; ids count from 1 in the order of the label set."""
-        for split in self.target.splits:
-            lists = {
-                "categories": self._categories(),
-                "images": images(entries(split)),
-                "annotations": _annotations(entries(split)),
-            }
-            yield f"annotations/instances_{split}2017.json", document(HEAD, lists)
-        yield class_names(self.target)
-
     def losses(self, ignored: int, lost: int) -> Iterator[str]:  # noqa: ARG002
         """COCO has no mask of pixels that count for nothing."""
         if ignored:
             yield f"{ignored:,} ignored pixels are background: they are in no object"
 
-    def _categories(self) -> Iterator[dict[str, Any]]:
+    def categories(self) -> Iterator[dict[str, Any]]:
+        """The classes without the background."""
         for i, name in enumerate(self.target.classes[1:], 1):
             yield {"id": i, "name": name, "supercategory": name}
 
+    def annotations(self, entries: Iterator[Entry]) -> Iterator[dict[str, Any]]:
+        """The objects of all images."""
+        numbers = count(1)
+        for image, entry in enumerate(entries, 1):
+            for annotation in entry["data"]:
+                yield {"id": next(numbers), "image_id": image, **annotation}
 
-HEAD = {"info": {"description": "exported by segray"}, "licenses": []}
+
+_HEAD = {"info": {"description": "exported by segray"}, "licenses": []}
 
 
-def images(entries: Iterator[Entry]) -> Iterator[dict[str, Any]]:
+def _images(entries: Iterator[Entry]) -> Iterator[dict[str, Any]]:
     """The list `images` of a COCO file."""
     for number, entry in enumerate(entries, 1):
         size = {"width": entry["width"], "height": entry["height"]}
@@ -74,10 +99,3 @@ def _annotation(class_id: int, segment: Segment, height: int, width: int) -> dic
         "iscrowd": 0,
         "segmentation": {"size": size, "counts": counts.decode("ascii")},
     }
-
-
-def _annotations(entries: Iterator[Entry]) -> Iterator[dict[str, Any]]:
-    numbers = count(1)
-    for image, entry in enumerate(entries, 1):
-        for annotation in entry["data"]:
-            yield {"id": next(numbers), "image_id": image, **annotation}

@@ -10,32 +10,18 @@ import numpy as np
 from PIL import Image
 
 from segray.models.masks import Segment, segment_from_mask
-from segray.pipelines.exporting.base import (
-    Encoded,
-    Entries,
-    Entry,
-    File,
-    Format,
-    Sample,
-    class_names,
-    document,
-    stem,
-)
-from segray.pipelines.exporting.coco import HEAD, images
+from segray.pipelines.exporting.base import Encoded, Entry, Sample, stem
+from segray.pipelines.exporting.coco import CocoFormat
 from segray.pipelines.exporting.objects import objects
 
 
-class CocoPanoptic(Format):
+class CocoPanoptic(CocoFormat):
     """SPLIT2017/ID, annotations/panoptic_SPLIT2017/ID.png and .json; nothing is lost.
 
     The background is a segment of the category 0, which is no thing; ignored pixels are in no segment.
     """
 
-    has_objects = True
-
-    def image_path(self, image_id: str, split: str) -> str:
-        """The id, in the folder of its split."""
-        return f"{split}2017/{image_id}"
+    kind = "panoptic"
 
     def label_path(self, image_id: str, split: str) -> str:
         """The image's name with another ending."""
@@ -54,21 +40,17 @@ class CocoPanoptic(Format):
         Image.fromarray(colours).save(buffer, "PNG")
         return Encoded(buffer.getvalue(), infos)
 
-    def finish(self, entries: Entries) -> Iterator[File]:
-        """The JSON files."""
-        for split in self.target.splits:
-            lists = {
-                "categories": self._categories(),
-                "images": images(entries(split)),
-                "annotations": _annotations(entries(split)),
-            }
-            yield f"annotations/panoptic_{split}2017.json", document(HEAD, lists)
-        yield class_names(self.target)
-
-    def _categories(self) -> Iterator[dict[str, Any]]:
+    def categories(self) -> Iterator[dict[str, Any]]:
+        """All classes; the background is no thing."""
         for i, name in enumerate(self.target.classes):
             colour = self.target.palette[i].tolist()
             yield {"id": i, "name": name, "supercategory": name, "isthing": int(i > 0), "color": colour}
+
+    def annotations(self, entries: Iterator[Entry]) -> Iterator[dict[str, Any]]:
+        """The segments of each image."""
+        for number, entry in enumerate(entries, 1):
+            name = f"{stem(entry['image_id'])}.png"
+            yield {"image_id": number, "file_name": name, "segments_info": entry["data"]}
 
 
 def _segments(sample: Sample) -> Iterator[tuple[int, Segment]]:
@@ -81,9 +63,3 @@ def _segments(sample: Sample) -> Iterator[tuple[int, Segment]]:
 def _info(number: int, class_id: int, segment: Segment) -> dict[str, Any]:
     known = {"bbox": list(segment.box), "area": segment.area, "iscrowd": 0}
     return {"id": number, "category_id": class_id, **known}
-
-
-def _annotations(entries: Iterator[Entry]) -> Iterator[dict[str, Any]]:
-    for number, entry in enumerate(entries, 1):
-        name = f"{stem(entry['image_id'])}.png"
-        yield {"image_id": number, "file_name": name, "segments_info": entry["data"]}

@@ -67,6 +67,7 @@ class HuggingFace(Format):
         return _CARD.format(
             head=yaml.safe_dump(head, sort_keys=False),
             counts=counts,
+            ignored=self.target.ignore_index,
             split=_NAMES[self.target.splits[0] if self.target.splits else TRAIN],
             names="\n".join(names),
             facts="\n".join(facts),
@@ -90,7 +91,7 @@ Images: {counts}. Written by `segray export format=huggingface`.
 import datasets
 
 rows = datasets.load_dataset("PATH", split="{split}")
-rows[0]["label"]  # a PIL image of class ids; 255 is ignored
+rows[0]["label"]  # a PIL image of class ids; {ignored} is ignored
 ```
 
 The labels were made by a program, not by people: check them before you measure anything with them.

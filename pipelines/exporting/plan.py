@@ -15,7 +15,7 @@ from segray.pipelines.exporting.base import TRAIN, VAL, Format
 from segray.pipelines.io import storage
 from segray.pipelines.io.image_ids import check_image_id
 from segray.pipelines.label_set.store import LabelStore
-from segray.pipelines.training.data.splits import SampleFinder, split_fields
+from segray.pipelines.training.data.splits import read_names, read_text
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def val_identity(val: str | None) -> str | None:
     """What `val` stands for, wherever the file is: the share, or the SHA-256 of the list."""
     if val is None or _share(val) is not None:
         return val
-    return hashlib.sha256(_read(val).encode()).hexdigest()
+    return hashlib.sha256(read_text(val, "val").encode()).hexdigest()
 
 
 def check_clashes(form: Format, plan: Plan, images: bool) -> None:
@@ -110,7 +110,7 @@ def _validation(ids: Sequence[str], val: str | None, seed: int) -> Collection[st
         return ()
     share = _share(val)
     if share is None:
-        return _listed(ids, val)
+        return read_names(val, "val", frozenset(ids))
     if not 0 < share < 1:
         raise UserError(f"val: {val} is out of range (allowed: a share above 0 and below 1, or a file)")
     n = min(max(1, round(share * len(ids))), len(ids) - 1)
@@ -123,27 +123,3 @@ def _share(val: str) -> Fraction | None:
         return Fraction(val)
     except (ValueError, ZeroDivisionError):
         return None
-
-
-def _listed(ids: Sequence[str], path: str) -> set[str]:
-    finder, found = SampleFinder(frozenset(ids)), set()
-    for number, line in enumerate(_read(path).splitlines(), 1):
-        if line.strip():
-            try:
-                found.add(finder.find(split_fields(line)[0]))
-            except UserError as problem:
-                raise UserError(f"val={storage.display(path)}, line {number}: {problem}") from None
-    if not found:
-        raise UserError(f"val={storage.display(path)}: no image in it; allowed: one image_id per line")
-    return found
-
-
-def _read(path: str) -> str:
-    try:
-        return storage.read_bytes(path).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(
-            f"val: no file {storage.display(path)!r} (allowed: a share such as 0.1 or 1/10, or a file)"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"val: cannot read {storage.display(path)!r}: {error}") from None

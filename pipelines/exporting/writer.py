@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 
 from segray.models.label_map import LabelMap
 from segray.models.masks import Segment
-from segray.pipelines.annotation.relabelling import damaged_row, decode_segments
+from segray.pipelines.annotation.relabelling import (
+    StoredSegment,
+    damaged_row,
+    decode_segments,
+    segments_by_image,
+)
 from segray.pipelines.errors import UserError
 from segray.pipelines.exporting.base import Encoded, Entry, Format, Sample
 from segray.pipelines.exporting.classes import ClassMap
@@ -37,7 +42,7 @@ _SEGMENTS = ["image_id", "area", "class_id", "score", "rle", "predicted_iou", "s
 _NO_ID = -1
 """No class has it: all pixels are counted, those that are ignored too."""
 
-Rows = Mapping[str, list[dict[str, Any]]]
+Segments = Mapping[str, list[StoredSegment]]
 Objects = tuple[tuple[int, Segment], ...] | None
 Done = tuple[Entry, Mapping[str, Any]] | ImageProblem
 
@@ -75,7 +80,7 @@ class Writer:
         entries: list[Entry] = []
         bad: list[Bad] = []
         shards: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-        segments = self._segments(part)
+        segments = segments_by_image(self.source, part, _SEGMENTS) if self.visible else {}
         rows = self.source.rows([*_COLUMNS, *self.images.columns], [part])
         good = (row for row in rows if row["status"] == "ok")
         with ThreadPoolExecutor(_WORKERS) as pool:
@@ -97,7 +102,7 @@ class Writer:
             path, data = self.form.shard(part, split, rows)
             storage.write_atomic(self._uri(path), data)
 
-    def _image(self, part: str, segments: Rows, row: dict[str, Any]) -> Done:
+    def _image(self, part: str, segments: Segments, row: dict[str, Any]) -> Done:
         """Write one image; one that cannot be written leaves no file."""
         split = self.plan.split(row["image_id"])
         label = self._label(part, row)
@@ -125,20 +130,12 @@ class Writer:
         """bool [256], the stored confidences that are too low."""
         return np.arange(256, dtype=np.float32) / 255 < np.float32(self.min_confidence)
 
-    def _segments(self, part: str) -> Rows:
-        by_image: dict[str, list[dict[str, Any]]] = {}
-        if self.visible:
-            for segment in self.source.segments(part, _SEGMENTS).to_pylist():
-                by_image.setdefault(segment["image_id"], []).append(segment)
-        return by_image
-
-    def _objects(self, part: str, segments: Rows, row: dict[str, Any]) -> Objects:
+    def _objects(self, part: str, segments: Segments, row: dict[str, Any]) -> Objects:
         if not self.visible:
             return None
-        stored: Any = segments.get(row["image_id"], [])
         try:
             # As they were drawn: what is smaller lies on top.
-            stored = sorted(stored, key=lambda s: (-s["area"], s["score"]))
+            stored = sorted(segments.get(row["image_id"], []), key=lambda s: (-s["area"], s["score"]))
             ids = [int(self.classes.table[s["class_id"]]) for s in stored]
             return tuple(zip(ids, decode_segments(stored, row["height"], row["width"]), strict=True))
         except (ValueError, TypeError, IndexError) as problem:

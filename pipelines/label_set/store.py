@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from segray.models.label_space import IGNORE_INDEX
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import run_lock, storage
 from segray.pipelines.label_set.part_files import damage, encode_part, recorded_digest
@@ -170,6 +171,11 @@ class LabelStore:
     def parts(self) -> list[str]:
         """Names of the finished parts, sorted."""
         return self._names(LABELS)
+
+    @property
+    def ignore_index(self) -> int:
+        """The id of pixels that count for nothing."""
+        return int(self.provenance.get("ignore_index", IGNORE_INDEX))
 
     def fingerprint(self) -> str:
         """A SHA-256 of all finished parts, by the checksums in their footers: no row is read."""

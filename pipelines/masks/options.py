@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,10 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.masks.binary import binary_hint, check_two_classes, with_object_as_class
 from segray.pipelines.masks.color_table import GRAY, BoundColors, ColorTable, open_color_table
 from segray.pipelines.masks.raster import ENDINGS, IdMap, read_ids
+
+if TYPE_CHECKING:
+    from segray.pipelines.config.commands.calibrate import CalibrateConfig
+    from segray.pipelines.config.commands.evaluate import EvaluateConfig
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,21 @@ class MaskOptions:
     void_key: str = ""
     follow_links: bool = True
     most_ids: int = IGNORE_INDEX
+
+    @classmethod
+    def of_keys(cls, config: CalibrateConfig | EvaluateConfig) -> MaskOptions:
+        """From the configuration of a command that reads a folder of masks.
+
+        Raises:
+            UserError: as `of`.
+        """
+        return cls.of(
+            suffix=config.mask_suffix,
+            colors=config.colors,
+            binary=config.binary,
+            void=config.ignore_index,
+            follow_links=config.image.follow_links,
+        )
 
     @classmethod
     def of(

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 from segray.models.label_map import LabelMap
-from segray.models.label_space import IGNORE_INDEX
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
@@ -66,7 +65,7 @@ class StoreMaps(LabelMaps):
 
     def maps(self, wanted: Container[str]) -> Iterator[tuple[str, LabelMap]]:
         """Part by part."""
-        ignore = int(self.store.provenance.get("ignore_index", IGNORE_INDEX))
+        ignore = self.store.ignore_index
         for row in self.store.rows(columns=["image_id", "status", "label.bytes"]):
             if row["status"] == "ok" and row["image_id"] in wanted:
                 yield row["image_id"], _decoded(row["image_id"], row["label"]["bytes"], ignore)

@@ -33,8 +33,7 @@ def build_network(config: TrainConfig, classes: int, device: torch.device, worke
     if device.type == "cuda":
         allow_tf32(config.train.precision != "fp32")
     start = config.network
-    pretrained = start.pretrained and start.checkpoint is None
-    network = build_segmenter(start.name, classes, weights=start.weights, pretrained=pretrained)
+    network = build_segmenter(start.name, classes, weights=start.weights, pretrained=start.loads_encoder)
     if device.type == "cuda" and workers > 1:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     if uses_channels_last(config, device):

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 from segray.pipelines.io import storage
-from segray.pipelines.io.images import ImageProblem
-from segray.pipelines.io.sources import read_allowed
-from segray.pipelines.training.data.samples import Sample, TrainingData
+from segray.pipelines.training.data.samples import Sample, TrainingData, sample_digest
 from segray.pipelines.training.data.split_sampling import is_amount
 
 SAMPLE = 16
@@ -106,23 +104,19 @@ def _contents(samples: Sequence[Sample]) -> dict[str, str | None]:
     """sha256 of some images and of their masks, by id; None where a file cannot be read."""
     chosen = samples[:: max(1, len(samples) // SAMPLE)][:SAMPLE]
     with ThreadPoolExecutor(_READERS) as pool:
-        images = pool.map(lambda s: _sha256(lambda: _image(s)), chosen)
+        images = pool.map(sample_digest, chosen)
         masked = [sample for sample in chosen if sample.mask and sample.shapes is None]
-        masks = pool.map(lambda s: _sha256(lambda: storage.read_bytes(str(s.mask))), masked)
+        masks = pool.map(_mask_digest, masked)
         return {
             **dict(zip((sample.image_id for sample in chosen), images, strict=True)),
             **dict(zip((f"mask {sample.mask_id}" for sample in masked), masks, strict=True)),
         }
 
 
-def _image(sample: Sample) -> bytes:
-    return read_allowed(sample.image, sample.read.roots, follow=sample.read.follow_links)
-
-
-def _sha256(read: Callable[[], bytes]) -> str | None:
+def _mask_digest(sample: Sample) -> str | None:
     try:
-        return hashlib.sha256(read()).hexdigest()
-    except (ImageProblem, OSError):
+        return hashlib.sha256(storage.read_bytes(str(sample.mask))).hexdigest()
+    except OSError:
         return None
 
 

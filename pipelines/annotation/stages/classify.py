@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,13 +113,10 @@ class ClassifySegments(Stage):
     def process(self, rows: list[Row]) -> list[Row]:
         """Add classes and embeddings."""
         grids = clip_features(self.model(), self._config, [pixels_of(row) for row in rows])
-        segments = [_segments(row) for row in rows]
-        if None in segments:
+        segments = [found for found in map(_segments, rows) if found is not None]
+        if not segments:
             return [self._classify_pixels(row, grid) for row, grid in zip(rows, grids, strict=True)]
-        pooled = [
-            self._pooled(grid, of_image or [], row)
-            for grid, of_image, row in zip(grids, segments, rows, strict=True)
-        ]
+        pooled = [self._pooled(*parts) for parts in zip(grids, segments, rows, strict=True)]
         found = (one for some in self._batches(pooled) for one in self._classify_segments(some))
         return [
             {**row, "classes": classes_to_bytes(classes), "embeddings": kept}
@@ -153,10 +149,8 @@ class ClassifySegments(Stage):
         classes = split(classify_segments(together, self._bank, self._threshold), counts)
         if not self._keep:
             return [(one, None) for one in classes]
-        stored = together.cpu().numpy().astype(np.float16)
-        ends = list(accumulate(counts))
-        parts = [stored[end - count : end].tobytes() for end, count in zip(ends, counts, strict=True)]
-        return list(zip(classes, parts, strict=True))
+        stored = np.split(together.cpu().numpy().astype(np.float16), np.cumsum(counts)[:-1])
+        return [(one, part.tobytes()) for one, part in zip(classes, stored, strict=True)]
 
 
 def _segments(row: Row) -> list[Segment] | None:

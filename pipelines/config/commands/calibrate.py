@@ -38,8 +38,8 @@ class CalibrateConfig(Config):
     """Names and templates to try, besides those that the label set was made with."""
     allow_missing: bool = False
     """Leave out masks whose image has no label instead of failing."""
-    ignore_index: int = Field(default=255, ge=0, le=255)
-    """Mask pixels with this id are ignored."""
+    ignore_index: int = Field(default=255, ge=0, le=65535)
+    """Mask pixels with this id are ignored. With more than 254 classes, 255 stands for 65535."""
     binary: bool | None = None
     """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
     colors: Text | None = None

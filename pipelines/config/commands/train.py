@@ -93,6 +93,11 @@ class NetworkConfig(Config):
     new_head: bool = False
     """With checkpoint: start the layer that gives the classes anew, as other classes need it."""
 
+    @property
+    def loads_encoder(self) -> bool:
+        """Whether pretrained encoder weights are loaded: a checkpoint has its own."""
+        return self.pretrained and self.checkpoint is None
+
     @model_validator(mode="after")
     def _one_start(self) -> NetworkConfig:
         if self.checkpoint is not None and self.weights is not None:

@@ -23,6 +23,8 @@ class VerifyConfig(Config):
     """The label set that a relabelled or calibrated one was made from; null: as in its config.yaml."""
     masks: Annotated[Masks | None, RunOnly] = None
     """The masks that a calibrated label set was made with; null: as in its config.yaml."""
+    split: Annotated[Text | None, RunOnly] = None
+    """The split file that it was made with; null: as in its config.yaml."""
     sam: OwnWeights = OwnWeights()
     """SAM's weights, if they are a file or an address."""
     clip: OwnWeights = OwnWeights()

@@ -20,13 +20,13 @@ from segray.pipelines.io.listing import EXTENSIONS, LeftOut
 from segray.pipelines.io.manifest import ImageRef, read_manifest, write_manifest
 from segray.pipelines.io.sources.archives import TarSource, ZipSource
 from segray.pipelines.io.sources.base import Source
-from segray.pipelines.io.sources.files import find_files
+from segray.pipelines.io.sources.files import Container, find_files
 from segray.pipelines.io.sources.folders import FolderSource
 from segray.pipelines.io.sources.kinds import Kind, Spec, folder_of, is_wild, kind_of, names_files, sources_of
 from segray.pipelines.io.sources.lists import ListSource
 from segray.pipelines.io.sources.manifests import ManifestSource
 from segray.pipelines.io.sources.parts import MAX_FILE_BYTES
-from segray.pipelines.io.sources.reading import read_allowed, read_image, read_labelled
+from segray.pipelines.io.sources.reading import image_digest, read_allowed, read_image, read_labelled
 from segray.pipelines.io.sources.tables import ImageTable, is_manifest
 from segray.pipelines.io.uris import parent
 
@@ -39,6 +39,7 @@ __all__ = [
     "check_image_id",
     "escape_name",
     "follows_links",
+    "image_digest",
     "image_roots",
     "list_images",
     "read_allowed",
@@ -157,7 +158,8 @@ def _merged(sources: Sequence[Source], left_out: LeftOut) -> Iterator[ImageRef]:
     with ThreadPoolExecutor(_READERS) as pool:
         streams = list(pool.map(lambda source: source.list(), sources))
     for source in sources:
-        left_out.update(getattr(source, "left_out", {}))
+        if isinstance(source, Container):
+            left_out.update(source.left_out)
     if len(streams) == 1:
         return streams[0]
     return _unique(sources, streams)

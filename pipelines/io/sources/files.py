@@ -12,6 +12,7 @@ import pyarrow as pa
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.image_ids import check_image_id, escape_name
+from segray.pipelines.io.images import one_line
 from segray.pipelines.io.listing import LeftOut, is_image, matches, reason, split_glob
 from segray.pipelines.io.manifest import ImageRef
 
@@ -106,7 +107,7 @@ class Container(ABC):
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{where} {reason(error)}") from error
         except self.damaged as error:
-            raise UserError(f"{where}: damaged, or another kind of file ({_line(error)})") from error
+            raise UserError(f"{where}: damaged, or another kind of file ({one_line(error)})") from error
         ids = Counter(ref.image_id for ref in refs)
         if twice := [image_id for image_id, count in ids.items() if count > 1]:
             raise UserError(f"{where}: image_id {min(twice)!r} is in it twice; each must be unique")
@@ -138,7 +139,3 @@ class Container(ABC):
         image_id = "/".join(escape_name(part) for part in parts)
         check_image_id(image_id, where)
         return image_id
-
-
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from segray.pipelines.io import storage
-from segray.pipelines.io.images import ImageProblem
+from segray.pipelines.io.images import ImageProblem, one_line
 from segray.pipelines.io.members import Member
 from segray.pipelines.io.parquet_pages import chunk_cost
 
@@ -51,7 +51,7 @@ def read_part(member: Member) -> bytes:
     try:
         return _groups.read(member.file, *member.numbers)
     except pa.ArrowException as error:
-        raise ImageProblem("error", f"cannot be read from its Parquet file ({_line(error)})") from error
+        raise ImageProblem("error", f"cannot be read from its Parquet file ({one_line(error)})") from error
 
 
 def _tar_part(file: str, offset: int, size: int) -> bytes:
@@ -147,7 +147,3 @@ def check_group(source: pa.NativeFile, chunks: Any, leaf: str) -> None:
             if cost.unpacked > limit:
                 sizes = f"from {cost.packed} to {cost.unpacked} bytes (limit {limit})"
                 raise ImageProblem("error", f"its group of rows unpacks {sizes}")
-
-
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

@@ -37,6 +37,14 @@ def read_allowed(uri: str, roots: Sequence[str] | None, *, follow: bool = False)
     return read_image(allowed)
 
 
+def image_digest(uri: str, roots: Sequence[str] | None, *, follow: bool) -> str | None:
+    """sha256 of an image's file, as `read_allowed` reads it; None if it cannot be read."""
+    try:
+        return hashlib.sha256(read_allowed(uri, roots, follow=follow)).hexdigest()
+    except ImageProblem:
+        return None
+
+
 def read_labelled(uri: str, sha256: str | None, home: str, also: Sequence[str] = ()) -> bytes:
     """The bytes of an image that a label set's manifest names.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from segray.models.label_map import LabelMap, label_dtype
-from segray.models.label_space import IGNORE_INDEX, ignore_index_of
+from segray.models.label_space import ignore_index_of
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageProblem, decode
@@ -77,9 +77,9 @@ class UnlabelledImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
         self._labels: StoredLabels | None = None
         self._unknown = ignore_index_of(len(classes))
         if labels is not None:
-            provenance = LabelStore(labels).provenance
-            self._ignore = int(provenance.get("ignore_index", IGNORE_INDEX))
-            self._ids = class_id_table(provenance["classes"], classes, self._ignore, storage.display(labels))
+            store = LabelStore(labels)
+            self._ignore, stored = store.ignore_index, store.provenance["classes"]
+            self._ids = class_id_table(stored, classes, self._ignore, storage.display(labels))
             self._labels = StoredLabels(labels, [s.stored_id for s in self.samples])
         self._unreadable: set[str] = set()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +9,9 @@ from dataclasses import replace
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.images import ImageProblem
 from segray.pipelines.io.names import nfc
-from segray.pipelines.io.sources import read_allowed
 from segray.pipelines.label_set.store import LabelStore
-from segray.pipelines.training.data.samples import Sample
+from segray.pipelines.training.data.samples import Sample, sample_digest
 
 _READERS = 8
 
@@ -34,7 +31,7 @@ def match_by_content(samples: Sequence[Sample], labels: str) -> list[Sample]:
     for row in rows:
         ids.setdefault(row["sha256"], row["image_id"])
     with ThreadPoolExecutor(_READERS) as pool:
-        found = [ids.get(digest or "") for digest in pool.map(_digest, samples)]
+        found = [ids.get(digest or "") for digest in pool.map(sample_digest, samples)]
     return _with_ids(samples, found)
 
 
@@ -65,15 +62,6 @@ def match_by_name(samples: Sequence[Sample], labels: str, known: Iterable[str]) 
 
 def _with_ids(samples: Sequence[Sample], ids: Sequence[str | None]) -> list[Sample]:
     return [replace(sample, label_id=i or "") for sample, i in zip(samples, ids, strict=True)]
-
-
-def _digest(sample: Sample) -> str | None:
-    """sha256 of the file; None if it cannot be read."""
-    try:
-        data = read_allowed(sample.image, sample.read.roots, follow=sample.read.follow_links)
-    except ImageProblem:
-        return None
-    return hashlib.sha256(data).hexdigest()
 
 
 def _by_name(ids: Iterable[str]) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from segray.models.label_space import LabelSpace
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageOptions
+from segray.pipelines.io.sources import image_digest
 from segray.pipelines.masks.options import IDS, MaskOptions
 from segray.pipelines.understood import PixelCounts
 
@@ -49,6 +50,11 @@ class Sample:
     def stored_id(self) -> str:
         """Its image_id in the label set; "" if it has none there."""
         return self.image_id if self.label_id is None else self.label_id
+
+
+def sample_digest(sample: Sample) -> str | None:
+    """sha256 of a sample's image; None if it cannot be read."""
+    return image_digest(sample.image, sample.read.roots, follow=sample.read.follow_links)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ _ALLOWED = {
     "data.unlabelled": f"{_SPLIT}, a folder, or another source as in annotate",
     "data.validation": f"{_AMOUNT}, none",
     "data.root": "a list of images",
+    "val": "a share such as 0.1 or 1/10, or a file",
+    "split": _SPLIT,
 }
 
 
@@ -95,7 +97,7 @@ def read_split(path: str, data: DataSet, key: str) -> tuple[Sample, ...]:
         UserError: no such file, an empty one, or lines whose image or mask does not exist, is ambiguous or is
             listed twice.
     """
-    text = _read(path, key)
+    text = read_text(path, key)
     names = SampleFinder(data.samples)
     samples: dict[str, Sample] = {}
     problems = []
@@ -115,7 +117,35 @@ def read_split(path: str, data: DataSet, key: str) -> tuple[Sample, ...]:
     return tuple(samples.values())
 
 
-def _read(path: str, key: str) -> str:
+def read_names(path: str, key: str, ids: Collection[str]) -> list[str]:
+    """The images of a list or a split file, in its order; masks in its lines are left aside.
+
+    Args:
+        path: local path or URI.
+        key: the configuration key that names the file.
+        ids: all image_ids.
+
+    Raises:
+        UserError: no such file, an empty one, or a line whose image does not exist or is ambiguous.
+    """
+    finder, names = SampleFinder(ids), dict[str, None]()
+    for number, line in enumerate(read_text(path, key).splitlines(), start=1):
+        if line.strip():
+            try:
+                names[finder.find(split_fields(line)[0])] = None
+            except UserError as problem:
+                raise UserError(f"{key}={storage.display(path)}, line {number}: {problem}") from None
+    if not names:
+        raise UserError(f"{key}={storage.display(path)}: no image in it; allowed: one image_id per line")
+    return list(names)
+
+
+def read_text(path: str, key: str) -> str:
+    """The text of a list or a split file.
+
+    Raises:
+        UserError: it cannot be read; with what else the key may be.
+    """
     try:
         return storage.read_bytes(path).decode("utf-8-sig")
     except FileNotFoundError:

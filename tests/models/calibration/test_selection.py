@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from segray.models.calibration.heads import Evidence
+from segray.models.calibration.heads import TEXT, Evidence
 from segray.models.calibration.prompts import Names, Prompts, choose_prompts, text_scores, with_prompts
 from segray.models.calibration.regions import MaskedImage, join_regions, masked_image
 from segray.models.calibration.selection import (
-    TEXT,
     Labelled,
     Outcome,
     Rule,

@@ -122,9 +122,7 @@ def test_only_the_images_of_a_split_are_learned_from(misnamed: Path, book: Path,
     calibrate.execute(_config(misnamed, masks, tmp_path / "out", f"split={split}"))
     assert json.loads((tmp_path / "out" / "calibration.json").read_text())["images"] == ids[:3]
     split.write_text("nowhere.png\n")
-    _refused(
-        _config(misnamed, masks, tmp_path / "bad", f"split={split}"), "nowhere.png: no image of the label set"
-    )
+    _refused(_config(misnamed, masks, tmp_path / "bad", f"split={split}"), "line 1: no image nowhere.png")
 
 
 def test_going_on_does_only_what_is_missing(misnamed: Path, book: Path, tmp_path: Path) -> None:
@@ -250,7 +248,7 @@ def test_a_label_set_without_embeddings_is_refused(misnamed: Path, book: Path, t
         ("candidates.aliases.cow=cow", "candidates.aliases: no class 'cow'"),
         ("candidates.aliases.tree=house", "have the same prompt"),
         ("candidates.templates=nothing", "unknown templates 'nothing'"),
-        ("split=nowhere.txt", "split: cannot read nowhere.txt"),
+        ("split=nowhere.txt", "split: no file 'nowhere.txt'"),
     ],
 )
 def test_bad_words_are_refused(misnamed: Path, book: Path, tmp_path: Path, word: str, text: str) -> None:
