@@ -15,6 +15,7 @@ from segray.models.label_map import LabelMap
 from segray.models.precision import PredictPrecisionOrAuto, device_precision
 from segray.models.segmenters.inference import Inference
 from segray.models.segmenters.views import PLAIN, Views
+from segray.pipelines.corrections.store import CorrectedStore
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
@@ -202,7 +203,7 @@ def open_labels(labels: str) -> LabelMaps:
     Raises:
         UserError: the folder is neither.
     """
-    store = LabelStore(labels)
+    store = CorrectedStore(labels)
     return StoreMaps(store) if store.parts() else FolderMaps(labels)
 
 
