@@ -1,4 +1,4 @@
-"""`segray export`: a label set as the files of another tool.
+"""`segray export`: a label set as the files of another tool, or a trained network as one file.
 
 In this process, part by part: writing files is what takes the time, and no model runs.
 """
@@ -21,6 +21,8 @@ from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.engine.progress import StatusLine
 from segray.pipelines.errors import UserError
 from segray.pipelines.exporting.base import SPLITS, Format, Target
+from segray.pipelines.exporting.checkpoints import export as checkpoints
+from segray.pipelines.exporting.checkpoints.export import CheckpointResult
 from segray.pipelines.exporting.classes import ClassMap, class_map
 from segray.pipelines.exporting.images import ImageFiles, check_mode
 from segray.pipelines.exporting.journal import Bad, Journal, check_out, drop_temporary, write_record
@@ -75,6 +77,8 @@ def run(config: ExportConfig) -> None:
     """
     result = execute(config)
     click.echo(result)
+    if isinstance(result, CheckpointResult):
+        return
     for image_id, status, reason in result.bad[:_SHOWN]:
         click.echo(f"  {status:<8}{visible(image_id)}: {visible(reason)}", err=True)
     if len(result.bad) > _SHOWN:
@@ -93,14 +97,20 @@ def check_bad_images(result: ExportResult) -> None:
         raise UserError(f"not one of {len(result.bad)} images could be exported: {reason}", exit_code=3)
 
 
-def execute(config: ExportConfig) -> ExportResult:
+def execute(config: ExportConfig) -> ExportResult | CheckpointResult:
     """Export what is missing in `out`; parts with images that were left out are tried again.
 
     Raises:
         UserError: bad input, or an `out` of something else (2), a damaged label set or a full disk (1), or an
             output in use (4).
     """
-    source = LabelStore(config.labels)
+    if config.checkpoint is not None:
+        return checkpoints.execute(config)
+    return _export_labels(config, str(config.labels))
+
+
+def _export_labels(config: ExportConfig, labels: str) -> ExportResult:
+    source = LabelStore(labels)
     provenance = current_provenance(source.provenance)
     classes = class_map(provenance, config.classes)
     check_mode(config.images, config.out, in_shards=FORMATS[config.format].in_shards)
@@ -110,7 +120,7 @@ def execute(config: ExportConfig) -> ExportResult:
     _check_ids(config.format, form)
     check_clashes(form, plan, target.images)
     record = _made_with(config, source)
-    resumed = check_out(config.out, config.labels, record)
+    resumed = check_out(config.out, labels, record)
     show([classes_line(classes.names)])
     with RunLock(config.out) as lock:
         if resumed:
@@ -145,8 +155,9 @@ def _made_with(config: ExportConfig, source: LabelStore) -> dict[str, object]:
 
 
 def _writer(config: ExportConfig, source: LabelStore, form: Format, plan: Plan, classes: ClassMap) -> Writer:
-    uris = {} if config.images == "none" else read_uris(config.labels, plan.ids)
-    photos = Photos(config.labels, uris, config.image.roots)
+    labels = source.root
+    uris = {} if config.images == "none" else read_uris(labels, plan.ids)
+    photos = Photos(labels, uris, config.image.roots)
     images = ImageFiles(photos, config.images, config.out)
     visible_parts = form.has_objects and config.instances == "segments"
     return Writer(source, config.out, form, plan, classes, config.min_confidence, visible_parts, images)

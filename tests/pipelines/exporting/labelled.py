@@ -61,7 +61,9 @@ def write_labels(tmp_path: Path) -> Path:
 
 def export(labels: Path, out: Path | str, **keys: object) -> ExportResult:
     overrides = [f"{name}={value}" for name, value in {"labels": labels, "out": out, **keys}.items()]
-    return execute(load(ExportConfig, None, overrides))
+    result = execute(load(ExportConfig, None, overrides))
+    assert isinstance(result, ExportResult)
+    return result
 
 
 def read(path: Path) -> Label:
