@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
@@ -24,6 +24,7 @@ from segray.pipelines.exporting.base import SPLITS, Format, Target
 from segray.pipelines.exporting.checkpoints import export as checkpoints
 from segray.pipelines.exporting.checkpoints.export import CheckpointResult
 from segray.pipelines.exporting.classes import ClassMap, class_map
+from segray.pipelines.exporting.hub import hub_repo
 from segray.pipelines.exporting.images import ImageFiles, check_mode
 from segray.pipelines.exporting.journal import Bad, Journal, check_out, drop_temporary, write_record
 from segray.pipelines.exporting.plan import Plan, check_clashes, make_plan, val_identity
@@ -54,6 +55,7 @@ class ExportResult:
         class_pixels: exported pixels of each class.
         ignored: exported pixels that are ignored.
         losses: what the format does not hold, a line each.
+        hub: address of the repository that it was pushed to.
     """
 
     out: str
@@ -64,6 +66,7 @@ class ExportResult:
     class_pixels: tuple[int, ...]
     ignored: int
     losses: tuple[str, ...]
+    hub: str | None = None
 
     def __str__(self) -> str:
         return "\n".join(_summary(self))
@@ -120,6 +123,8 @@ def _export_labels(config: ExportConfig, labels: str) -> ExportResult:
     _check_ids(config.format, form)
     check_clashes(form, plan, target.images)
     record = _made_with(config, source)
+    _check_local(config)
+    repo = hub_repo(config)
     resumed = check_out(config.out, labels, record)
     show([classes_line(classes.names)])
     with RunLock(config.out) as lock:
@@ -135,7 +140,15 @@ def _export_labels(config: ExportConfig, labels: str) -> ExportResult:
         write_record(config.out, record, _stored(result))
         if not result.bad:
             journal.close()
-    return result
+    if repo is None:
+        return result
+    check_bad_images(result)
+    return replace(result, hub=repo.push_folder(storage.local_path(config.out)))
+
+
+def _check_local(config: ExportConfig) -> None:
+    if config.push_to_hub and not storage.is_local(config.out):
+        raise UserError(f"push_to_hub: out={storage.display(config.out)} is no folder of this machine")
 
 
 def _check_ids(name: str, form: Format) -> None:
@@ -221,6 +234,8 @@ def _summary(result: ExportResult) -> Iterator[str]:
     yield line("images", f"{total}: {exported} exported ({splits}), {len(result.bad)} left out, {bad}")
     yield from _table(result)
     yield from (line("not kept", text) for text in result.losses)
+    if result.hub is not None:
+        yield line("pushed to", result.hub)
     yield line("wrote", storage.display(result.out))
 
 

@@ -29,9 +29,9 @@ labels = datasets.load_dataset("PATH", split="train")  # one row per image, good
 segments = datasets.load_dataset("PATH", "segments", split="train")  # one row per segment
 ```
 
-`label` is an image of class ids, `confidence` one of values from 0 to 255; both are null unless `status` is ok.
-The names of the ids are the features of `class_ids`. The labels were made by a program, not by people: check them
-before you measure anything with them.
+`label` is an image of class ids, `confidence` one of values from 0 to 255; both are null unless `status` is
+ok. The names of the ids are the features of `class_ids`. The labels were made by a program, not by people:
+check them before you measure anything with them.
 """
 
 

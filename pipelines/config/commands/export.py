@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -17,10 +17,13 @@ def _names(value: object) -> object:
     return {k: ",".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in value.items()}
 
 
-CHECKPOINT_FORMATS = ("safetensors", "onnx", "torchscript", "torch-export")
-"""Of a trained network."""
-LABEL_FORMATS = ("png", "voc", "cityscapes", "coco", "coco-panoptic", "yolo-seg", "huggingface")
-"""Of a label set."""
+Repo = Annotated[
+    str, Field(pattern=r"^[\w.-]+/[\w.-]+$", max_length=96), Shown("USER/NAME", "the form USER/NAME")
+]
+_LabelFormat = Literal["png", "voc", "cityscapes", "coco", "coco-panoptic", "yolo-seg", "huggingface"]
+_CheckpointFormat = Literal["safetensors", "onnx", "torchscript", "torch-export"]
+LABEL_FORMATS: tuple[str, ...] = get_args(_LabelFormat)
+CHECKPOINT_FORMATS: tuple[str, ...] = get_args(_CheckpointFormat)
 _OF_LABELS = ("min_confidence", "classes", "val", "seed", "images", "instances", "image")
 _OF_CHECKPOINTS = ("pixels",)
 
@@ -41,19 +44,7 @@ class ExportConfig(Config):
     """A checkpoint, or a training run for its best one; null: export `labels`."""
     out: Annotated[Folder, RunOnly]
     """A new folder; of a checkpoint a file. The same command resumes an export that was stopped."""
-    format: Literal[
-        "png",
-        "voc",
-        "cityscapes",
-        "coco",
-        "coco-panoptic",
-        "yolo-seg",
-        "huggingface",
-        "safetensors",
-        "onnx",
-        "torchscript",
-        "torch-export",
-    ] = "png"
+    format: Literal[_LabelFormat, _CheckpointFormat] = "png"
     """Layout of the files; png is mmsegmentation's: images/ and annotations/. The last four: checkpoints."""
     min_confidence: float = Field(default=0.0, ge=0, le=1)
     """Pixels with a lower confidence are ignored; it is 0 where no segment has a class."""
@@ -69,6 +60,10 @@ class ExportConfig(Config):
     """Objects of coco, coco-panoptic and yolo-seg: connected pixels of a class, or SAM's visible segments."""
     image: ExportImageConfig = ExportImageConfig()
     """Where the images may be."""
+    push_to_hub: Annotated[Repo | None, RunOnly] = None
+    """Also push to this repository of the Hugging Face hub: a checkpoint, or format=huggingface. null: no."""
+    private: Annotated[bool, RunOnly] = True
+    """Whether only you see a repository that push_to_hub makes."""
     pixels: Annotated[Literal["uint8", "float32"], RunOnly] = "uint8"
     """What a network in a file of `checkpoint` takes: uint8 in 0 to 255, or float32 in 0 to 1."""
 
@@ -76,6 +71,8 @@ class ExportConfig(Config):
     def _labels_or_checkpoint(self) -> ExportConfig:
         if (self.labels is None) == (self.checkpoint is None):
             raise ValueError("give labels=DIR or checkpoint=DIR, and not both")
+        if self.push_to_hub and not (self.checkpoint or self.format == "huggingface"):
+            raise ValueError(f"push_to_hub: goes with checkpoint= or format=huggingface, not {self.format}")
         of_checkpoint = self.checkpoint is not None
         if (self.format in CHECKPOINT_FORMATS) != of_checkpoint:
             allowed = CHECKPOINT_FORMATS if of_checkpoint else LABEL_FORMATS

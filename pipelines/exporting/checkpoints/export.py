@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 from segray.models.segmenters.portable import PortableNetwork
 from segray.pipelines.config.commands.export import ExportConfig
 from segray.pipelines.errors import UserError
-from segray.pipelines.exporting.checkpoints.description import MADE_BY, describe, validation
+from segray.pipelines.exporting.checkpoints.card import model_card
+from segray.pipelines.exporting.checkpoints.description import MADE_BY, describe
 from segray.pipelines.exporting.checkpoints.formats import FORMATS, CheckpointFormat, quiet
+from segray.pipelines.exporting.hub import hub_repo
 from segray.pipelines.io import storage
 from segray.pipelines.training.trained import find_checkpoint, load_network
 from segray.pipelines.understood import classes_line, line, show
@@ -30,6 +33,7 @@ class CheckpointResult:
         network: name of the network.
         classes: the name of each class id.
         miou: validation mIoU of the checkpoint, in [0, 1]; None where it is not known.
+        hub: address of the repository that it was pushed to.
     """
 
     out: str
@@ -37,6 +41,7 @@ class CheckpointResult:
     network: str
     classes: tuple[str, ...]
     miou: float | None
+    hub: str | None = None
 
     def __str__(self) -> str:
         return "\n".join(_summary(self))
@@ -52,6 +57,7 @@ def execute(config: ExportConfig) -> CheckpointResult:
     form = FORMATS[config.format]
     _check_packages(config.format, form)
     _check_out(config.out)
+    repo = hub_repo(config)
     uri = find_checkpoint(str(config.checkpoint))
     module, state = load_network(uri)
     portable = PortableNetwork(module, config.pixels)
@@ -60,9 +66,19 @@ def execute(config: ExportConfig) -> CheckpointResult:
     show([classes_line(described["classes"])])
     data = _encoded(config.format, portable, text, described["network"])
     storage.write_atomic(config.out, data)
-    entry = validation(state)
-    miou = entry["miou"] if entry else None
-    return CheckpointResult(config.out, len(data), described["network"], tuple(described["classes"]), miou)
+    address = None
+    if repo is not None:
+        name = posixpath.basename(storage.split_query(config.out)[0])
+        card = model_card(uri, state, described, name)
+        address = repo.push_files({name: data, "README.md": card.encode()})
+    return CheckpointResult(
+        config.out,
+        len(data),
+        described["network"],
+        tuple(described["classes"]),
+        described["validation_miou"],
+        address,
+    )
 
 
 def _encoded(name: str, portable: PortableNetwork, text: str, network: str) -> bytes:
@@ -95,4 +111,6 @@ def _check_out(out: str) -> None:
 def _summary(result: CheckpointResult) -> Iterator[str]:
     figure = "" if result.miou is None else f", {result.miou:.1%} mIoU in its validation"
     yield line("network", f"{result.network}, {len(result.classes)} classes{figure}")
+    if result.hub is not None:
+        yield line("pushed to", result.hub)
     yield line("wrote", f"{storage.display(result.out)} ({result.size / 1e6:.1f} MB)")

@@ -45,7 +45,8 @@ class CheckpointFormat:
 
 def _safetensors(network: PortableNetwork, description: str) -> bytes:
     tensors = {name: value.contiguous() for name, value in network.network.state_dict().items()}
-    return save(tensors, {"format": "pt", KEY: description})
+    # One key: safetensors writes several in an order of its own, other bytes each time.
+    return save(tensors, {KEY: description})
 
 
 def _torchscript(network: PortableNetwork, description: str) -> bytes:

@@ -11,6 +11,7 @@ from segray.models.segmenters.registry import Segmenter, build_segmenter
 from tests.models.segmenters.tiny_segmenter import tiny_segmenter
 from tests.pipelines.exporting.checkpoints.readers import GRAPHS, check_equal
 
+SLOW = {"onnx": pytest.mark.slow}
 FAMILIES = ["builtin", "deeplabv3plus_r50", "segformer_b0", "dinov2_s_dpt", "clip_b16_dpt"]
 
 
@@ -24,7 +25,7 @@ def loud(network: Segmenter) -> Segmenter:
     return network.eval()
 
 
-@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in GRAPHS])
 def test_a_small_network_is_the_same_in_each_format(name: str) -> None:
     check_equal(tiny_segmenter(), name, "float32")
 
