@@ -14,7 +14,7 @@ def records_graph() -> bool:
 
     Then no branch may depend on a size.
     """
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 def bicubic_weights(source: int, target: int, device: torch.device) -> Tensor:

@@ -102,18 +102,22 @@ def check_bad_images(result: ExportResult) -> None:
 
 
 def execute(config: ExportConfig) -> ExportResult | CheckpointResult:
+    """Export the labels or the checkpoint.
+
+    Raises:
+        UserError: as `export_labels` and `checkpoints.execute` raise.
+    """
+    return export_labels(config) if config.checkpoint is None else checkpoints.execute(config)
+
+
+def export_labels(config: ExportConfig) -> ExportResult:
     """Export what is missing in `out`; parts with images that were left out are tried again.
 
     Raises:
         UserError: bad input, or an `out` of something else (2), a damaged label set or a full disk (1), or an
             output in use (4).
     """
-    if config.checkpoint is not None:
-        return checkpoints.execute(config)
-    return _export_labels(config, str(config.labels))
-
-
-def _export_labels(config: ExportConfig, labels: str) -> ExportResult:
+    labels = str(config.labels)
     source = CorrectedStore(labels)
     provenance = current_provenance(source.provenance)
     classes = class_map(provenance, config.classes)

@@ -58,7 +58,8 @@ def describe(portable: PortableNetwork, state: CheckpointState, form: Checkpoint
 
 def validation(state: CheckpointState) -> HistoryEntry | None:
     """The validation that a checkpoint was saved after."""
-    return (state.get("history") or [None])[-1]
+    history = state.get("history")
+    return history[-1] if history else None
 
 
 def _input(portable: PortableNetwork) -> dict[str, Any]:
