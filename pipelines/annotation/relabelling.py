@@ -20,6 +20,7 @@ from segray.pipelines.annotation.stages.encode import encode_segments
 from segray.pipelines.config.loading import dump_redacted
 from segray.pipelines.config.received import may_be_received
 from segray.pipelines.config.schema import Config
+from segray.pipelines.corrections.carry import carry_corrections
 from segray.pipelines.engine.ledger import Tally
 from segray.pipelines.engine.provenance import differences, other_configuration, stored_section
 from segray.pipelines.engine.rows import RLE, Row
@@ -110,6 +111,7 @@ class Relabelling:
             self._drop_outdated(store)
             for part in sorted(set(self.source.parts()) - set(store.parts())):
                 tally.rows.update(self._write_part(part, lock.token))
+            carry_corrections(self.source.root, self.out)
             record = summarise(store, self.record, tally, time.monotonic() - began)
             write_run(self.out, record)
         return LabelSetResult.of(record, self.out)
