@@ -33,6 +33,7 @@ from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.io.sources import LeftOut, follows_links, image_roots, list_images
+from segray.pipelines.label_set.card import write_card
 from segray.pipelines.label_set.store import LabelStore, prepare_output, write_run
 from segray.pipelines.printing import visible
 from segray.pipelines.understood import classes_line, show
@@ -199,6 +200,7 @@ def _open_store(prepared: Prepared, images: Iterable[ImageRef]) -> tuple[int, in
     stored = storage.join(config.out, "config.yaml")
     if n_pending or recorded_place(config.out) != place_of(config):
         storage.write_atomic(stored, dump_redacted(config).encode())
+        write_card(config.out)
     if n_pending:
         storage.delete(storage.join(config.out, "run.json"))
     return total, n_pending

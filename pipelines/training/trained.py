@@ -30,6 +30,7 @@ from segray.pipelines.training.checkpoints import (
 )
 from segray.pipelines.training.run_folder import BEST, CHECKPOINTS, CONFIG, LAST
 from segray.pipelines.training.session import newest_first
+from segray.pipelines.training.single_file import is_single
 
 _NOT_FINITE = (
     "the network's output is not finite: its weights are damaged, or their training diverged",
@@ -107,11 +108,13 @@ def _user_errors(uri: str) -> Iterator[None]:
 
 
 def find_checkpoint(uri: str) -> str:
-    """The checkpoint at a URI: the folder itself, or the best one of a training run.
+    """The checkpoint at a URI: the folder itself, the best one of a training run, or a file of `export`.
 
     Raises:
         UserError: it is neither; for an unfinished run the message names its newest checkpoint.
     """
+    if is_single(uri) and storage.exists(uri):
+        return uri
     for folder in (uri, storage.join(uri, BEST)):
         if storage.exists(storage.join(folder, STATE)):
             return folder
@@ -122,7 +125,12 @@ def find_checkpoint(uri: str) -> str:
 
 
 def run_folder(uri: str) -> str:
-    """The folder of the training run that a checkpoint lies in; `uri` itself if it lies in none."""
+    """The folder of the training run that a checkpoint lies in; `uri` itself if it lies in none.
+
+    Of a file that `export` wrote, the folder.
+    """
+    if is_single(uri):
+        return _split(uri)[0]
     if not storage.exists(storage.join(uri, STATE)):
         return uri
     parent, name = _split(uri)
