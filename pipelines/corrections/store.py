@@ -150,12 +150,31 @@ class CorrectedStore(LabelStore):
         Raises:
             UserError: as `rows`.
         """
+        for part, row in self._corrected_rows(wanted):
+            yield row["image_id"], self.apply(row, part)
+
+    def problems(self) -> dict[str, str]:
+        """Why the corrections of an image do not fit it, by image_id.
+
+        Raises:
+            UserError: as `CorrectionLog.read`.
+        """
+        found: dict[str, str] = {}
+        for part, row in self._corrected_rows(None):
+            try:
+                self.apply(row, part)
+            except UserError as problem:
+                found[row["image_id"]] = str(problem)
+        return found
+
+    def _corrected_rows(self, wanted: Container[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(part, row) of the images with corrections."""
         names = {i for i in self.corrections if wanted is None or i in wanted}
         found = {part for image_id, _, part in self.statuses() if image_id in names} if names else set()
         for part in sorted(found):
             for row in super().rows(_NEEDED, [part]):
                 if row["status"] == "ok" and row["image_id"] in names:
-                    yield row["image_id"], self.apply(row, part)
+                    yield part, row
 
     def _segments_of(self, part: str) -> dict[str, list[dict[str, Any]]]:
         """The stored segments of a part's corrected images; of the part that was asked for last."""
