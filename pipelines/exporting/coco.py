@@ -40,7 +40,7 @@ class CocoFormat(Format):
                 "images": _images(entries(split)),
                 "annotations": self.annotations(entries(split)),
             }
-            yield f"annotations/{self.kind}_{split}2017.json", document(_HEAD, lists)
+            yield f"annotations/{self.kind}_{split}2017.json", document(_head(self.target.set_id), lists)
         yield class_names(self.target)
 
     @abstractmethod
@@ -80,7 +80,8 @@ class Coco(CocoFormat):
                 yield {"id": next(numbers), "image_id": image, **annotation}
 
 
-_HEAD = {"info": {"description": "exported by segray"}, "licenses": []}
+def _head(set_id: str) -> dict[str, Any]:
+    return {"info": {"description": "exported by segray", "segray_set": set_id}, "licenses": []}
 
 
 def _images(entries: Iterator[Entry]) -> Iterator[dict[str, Any]]:

@@ -31,7 +31,19 @@ class ExportConfig(Config):
     """The label set to read; it is not changed."""
     out: Annotated[Folder, RunOnly]
     """A new folder. Running the same command again resumes an export that was stopped."""
-    format: Literal["png", "voc", "cityscapes", "coco", "coco-panoptic", "yolo-seg", "huggingface"] = "png"
+    format: Literal[
+        "png",
+        "voc",
+        "cityscapes",
+        "coco",
+        "coco-panoptic",
+        "yolo-seg",
+        "huggingface",
+        "webdataset",
+        "fiftyone",
+        "cvat",
+        "labelstudio",
+    ] = "png"
     """Layout of the files; png is mmsegmentation's: images/ and annotations/ with train/ and val/."""
     min_confidence: float = Field(default=0.0, ge=0, le=1)
     """Pixels with a lower confidence are ignored; it is 0 where no segment has a class."""
