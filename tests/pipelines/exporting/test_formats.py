@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import get_args
 
 import datasets
 import numpy as np
@@ -20,7 +19,8 @@ from pycocotools.coco import COCO
 from torchvision.datasets import Cityscapes, VOCSegmentation
 
 from segray.models.masks import encode_rle, segment_from_mask
-from segray.pipelines.config.commands.export import ExportConfig
+from segray.pipelines.config.commands.export import CHECKPOINT_FORMATS, LABEL_FORMATS
+from segray.pipelines.exporting.checkpoints.formats import FORMATS as CHECKPOINTS
 from segray.pipelines.exporting.registry import FORMATS
 from segray.pipelines.label_set.store import (
     labels_schema,
@@ -54,7 +54,8 @@ def labels(tmp_path: Path) -> Path:
 
 
 def test_the_configuration_names_every_format() -> None:
-    assert get_args(ExportConfig.model_fields["format"].annotation) == tuple(FORMATS)
+    assert tuple(FORMATS) == LABEL_FORMATS
+    assert tuple(CHECKPOINTS) == CHECKPOINT_FORMATS
 
 
 def test_png_is_what_mmsegmentation_lists(labels: Path, tmp_path: Path) -> None:
