@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import click
 
 from segray.models.label_space import LabelSpace
-from segray.pipelines.config.commands.import_masks import ImportKeys
+from segray.pipelines.config.commands.import_masks import ImportConfig
 from segray.pipelines.corrections import CorrectedStore, CorrectionLog
 from segray.pipelines.importing.corrections import imported
 from segray.pipelines.importing.read import read_masks
@@ -52,7 +52,7 @@ class ImportResult:
         )
 
 
-def run(config: ImportKeys) -> None:
+def run(config: ImportConfig) -> None:
     """Import and print a summary.
 
     Raises:
@@ -61,7 +61,7 @@ def run(config: ImportKeys) -> None:
     click.echo(execute(config))
 
 
-def execute(config: ImportKeys) -> ImportResult:
+def execute(config: ImportConfig) -> ImportResult:
     """Take all masks of a file or folder, or none.
 
     Raises:

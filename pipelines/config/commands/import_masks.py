@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, create_model
 
@@ -42,9 +42,9 @@ _FROM = (
     Annotated[str, Field(min_length=1), Shown("PATH")],
     Field(description="A folder of masks, CVAT's XML or zip, COCO instances, or Label Studio's JSON."),
 )
-ImportConfig: type[ImportKeys] = create_model(
-    "ImportConfig",
-    __base__=ImportKeys,
-    __doc__=ImportKeys.__doc__,
-    **{"from": _FROM},  # type: ignore[call-overload]
-)
+if TYPE_CHECKING:
+    ImportConfig = ImportKeys
+else:
+    ImportConfig = create_model(
+        "ImportConfig", __base__=ImportKeys, __doc__=ImportKeys.__doc__, **{"from": _FROM}
+    )
