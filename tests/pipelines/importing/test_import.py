@@ -120,7 +120,7 @@ def change(source: Path, form: str, new: Label) -> None:
         content = json.loads(source.read_text())
         one = next(one for one in content if one["data"]["segray_image"] == TWO)
         masks = [(CLASSES[i], encode_brush(new == i)) for i in (3, 2, 1)]
-        made = task(TWO, one["data"]["segray_set"], new.shape, masks)["predictions"][0]["result"]  # type: ignore[arg-type]
+        made = task(TWO, one["data"]["segray_set"], new.shape, masks)["predictions"][0]["result"]
         one["annotations"].append({"result": made})
         source.write_text(json.dumps(content))
     elif form == "coco":
@@ -134,12 +134,12 @@ def change(source: Path, form: str, new: Label) -> None:
         start = text.index(f'name="{TWO}"')
         start = text.index(">", start) + 1
         end = text.index("</image>", start)
-        masks = [
+        shapes = [
             f'<mask label="{CLASSES[i]}" rle="{_rows(new == i)}" left="0" top="0" width="{WIDTH}" '
             f'height="{HEIGHT}" z_order="{i}"/>'
             for i in (1, 2, 3)
         ]
-        source.write_text(text[:start] + "".join(masks) + text[end:])
+        source.write_text(text[:start] + "".join(shapes) + text[end:])
 
 
 def _coco(image: int, mask: Any, category: int) -> dict[str, Any]:
