@@ -18,6 +18,7 @@ from segray.models.label_space import ignore_index_of, is_wide
 from segray.pipelines.config.commands.export import ExportConfig
 from segray.pipelines.config.loading import identity
 from segray.pipelines.config.previous import current_provenance
+from segray.pipelines.corrections.identity import set_id
 from segray.pipelines.corrections.store import CorrectedStore
 from segray.pipelines.engine.progress import StatusLine
 from segray.pipelines.errors import UserError
@@ -123,7 +124,14 @@ def export_labels(config: ExportConfig) -> ExportResult:
     classes = class_map(provenance, config.classes)
     check_mode(config.images, config.out, in_shards=FORMATS[config.format].in_shards)
     plan = make_plan(source, config.val, config.seed)
-    target = Target(classes.names, classes.palette, config.images != "none", plan.counts, _facts(provenance))
+    target = Target(
+        classes.names,
+        classes.palette,
+        config.images != "none",
+        plan.counts,
+        _facts(provenance),
+        set_id(source),
+    )
     form = FORMATS[config.format](target)
     _check_ids(config.format, form)
     check_clashes(form, plan, target.images)
