@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from segray.models.segmenters.inference import Inference
 from segray.models.semi.methods import METHODS
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.errors import UserError
@@ -19,6 +20,7 @@ from segray.pipelines.training.checkpoints import STATE, CheckpointState
 from segray.pipelines.training.data.datasets import LabelledImages
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.training_data import open_data
+from segray.pipelines.training.run_folder import RunFolder
 from segray.pipelines.training.session import device_of_worker
 from segray.pipelines.training.trained import chosen_window, load_network
 
@@ -87,7 +89,7 @@ def extremes(certainty: Mapping[int, float], n: int) -> tuple[list[int], list[in
 def _open(config: TrainConfig) -> tuple[TrainingData, str]:
     """The run's data; if only its label set cannot be read, the data without it, and the reason."""
     try:
-        return open_data(config.data, config.seed), ""
+        return open_data(config.data, config.seed, RunFolder(config).corrections()), ""
     except (UserError, OSError) as error:
         if config.data.labels is None:
             raise
@@ -127,7 +129,8 @@ def _network(out: str, tau: float) -> tuple[Network, CheckpointState]:
             except UserError as error:
                 problem = error
                 continue
-            return Network(segmenter.to(device_of_worker()), chosen_window(state, None), tau), state
+            inference = Inference(chosen_window(state, None))
+            return Network(segmenter.to(device_of_worker()), inference, tau), state
     raise problem
 
 
