@@ -26,7 +26,8 @@ from tests.pipelines.label_sets import IDS, ok_row, segment_rows, tables, write_
 
 
 def candidates(doubt: list[float], directions: list[tuple[float, float]], classes: list[int]) -> Candidates:
-    return Candidates(np.array(doubt, np.float32), unit(np.array(directions).reshape(-1, 2)), np.array(classes))
+    rows = unit(np.array(directions).reshape(-1, 2))
+    return Candidates(np.array(doubt, np.float32), rows, np.array(classes))
 
 
 APART = [(1.0, 0.0), (0.0, 1.0), (-1.0, 0.0)]
