@@ -14,7 +14,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from segray.models.label_map import SegmentClasses
-from segray.models.masks import Segment, decode_rle, segment_from_mask
 from segray.pipelines.annotation.parts import part_tables
 from segray.pipelines.annotation.run_summary import LabelSetResult, summarise
 from segray.pipelines.annotation.stages.encode import encode_segments
@@ -26,18 +25,15 @@ from segray.pipelines.engine.provenance import differences, other_configuration,
 from segray.pipelines.engine.rows import RLE, Row
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.label_png import MAX_LABEL_PIXELS
 from segray.pipelines.io.manifest import MANIFEST
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.label_set.schema import labels_schema, segments_schema
 from segray.pipelines.label_set.store import LabelStore, prepare_output, write_part, write_run
+from segray.pipelines.label_set.stored_segments import decode_segments
 from segray.pipelines.printing import visible
 
 if TYPE_CHECKING:  # open_clip takes seconds to import
     from segray.models.clip.model import ClipModel
-
-_LAYERS = 8
-"""How often the boxes of all segments may cover an image; SAM's do so two to four times."""
 
 
 class StoredSegment(TypedDict):
@@ -237,26 +233,6 @@ def damaged_row(source: LabelStore, part: str, image_id: str, problem: Exception
     return UserError(
         f"{part} of {root}: {visible(str(image_id))}: {problem}; see segray verify out={root}", exit_code=1
     )
-
-
-def decode_segments(stored: Sequence[StoredSegment], height: int, width: int) -> list[Segment]:
-    """The segments of an image; their own sizes are not believed.
-
-    Raises:
-        ValueError: a mask is not one of the image, or there are too many.
-    """
-    if min(height, width) < 1 or height * width > MAX_LABEL_PIXELS:
-        raise ValueError(f"an image of {width}x{height} pixels (allowed: at most {MAX_LABEL_PIXELS})")
-    segments, left = [], max(MAX_LABEL_PIXELS, _LAYERS * height * width)
-    for one in stored:
-        if one["rle"] is None or list(one["rle"]["size"] or ()) != [height, width]:
-            raise ValueError(f"a mask of another size than the image, {width}x{height}")
-        mask = decode_rle((height, width), one["rle"]["counts"])
-        segments.append(segment_from_mask(mask, one["predicted_iou"], one["stability_score"]))
-        left -= segments[-1].mask.size
-        if left < 0:
-            raise ValueError(f"{len(stored)} segments that cover the image more than {_LAYERS} times")
-    return segments
 
 
 def _files(store: LabelStore, part: str) -> list[tuple[str, str | None]]:

@@ -11,16 +11,20 @@ from pathlib import Path
 from segray.pipelines.io.links import FolderLinks, entered
 
 TEMPORARY_SUFFIX = ".tmp"
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""What file systems without hard links answer."""
 
 
-def write_atomic(path: Path, chunks: Iterable[bytes]) -> None:
+def write_atomic(path: Path, chunks: Iterable[bytes], *, exclusive: bool = False) -> None:
     """Write a temporary file in the same folder (made when missing), fsync it, rename it.
 
     Args:
         path: of the file.
         chunks: its content, piece by piece.
+        exclusive: only if the name is free.
 
     Raises:
+        FileExistsError: the name is taken.
         OSError: nothing was written under the name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,11 +35,28 @@ def write_atomic(path: Path, chunks: Iterable[bytes]) -> None:
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if exclusive:
+            _rename_exclusively(temporary, path)
+        else:
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def _rename_exclusively(temporary: Path, path: Path) -> None:
+    """A link fails where the name is taken, even if another process takes it now; a rename does not."""
+    try:
+        path.hardlink_to(temporary)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        temporary.replace(path)
+    else:
+        temporary.unlink()
 
 
 def link_atomic(path: Path, target: Path) -> None:

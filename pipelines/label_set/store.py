@@ -49,7 +49,7 @@ T = TypeVar("T")
 LABELS, SEGMENTS, RUN = "labels", "segments", "run.json"
 _PART = re.compile(r"^part-[0-9a-f]{16}\.parquet$")
 _OURS = re.compile(
-    r"^(labels|segments|config\.yaml|(run|evaluation|calibration)\.json|evaluation\.csv|manifest\.parquet|report\.html|\..*)$"
+    r"^(labels|segments|corrections|config\.yaml|(run|evaluation|calibration)\.json|evaluation\.csv|manifest\.parquet|report\.html|\..*)$"
 )
 _ASIDE = ".aside-"
 _LABEL_ROWS = 128
@@ -192,6 +192,12 @@ class LabelStore:
                 ids, states = table["image_id"].to_pylist(), table["status"].to_pylist()
                 yield from zip(ids, states, [part] * len(ids), strict=True)
 
+    def columns(self, names: list[str]) -> pa.Table:
+        """Some columns of all rows of the labels table."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            tables = list(pool.map(lambda part: self._part_columns(part, names), self.parts()))
+        return pa.concat_tables(tables) if tables else pa.table({name: [] for name in names})
+
     def rows(
         self, columns: list[str] | None = None, parts: Sequence[str] | None = None
     ) -> Iterator[dict[str, Any]]:
@@ -300,9 +306,12 @@ class LabelStore:
         return [name for name in storage.list_names(storage.join(self.root, folder)) if _PART.match(name)]
 
     def _part_statuses(self, part: str) -> tuple[str, pa.Table]:
+        return part, self._part_columns(part, ["image_id", "status"])
+
+    def _part_columns(self, part: str, names: list[str]) -> pa.Table:
         with self._open(LABELS, part) as file:
-            table = self._guard(LABELS, part, lambda: file.read(["image_id", "status"]))
-            return part, self._with_keys(table, LABELS, part)
+            table = self._guard(LABELS, part, lambda: file.read(names))
+            return self._with_keys(table, LABELS, part).replace_schema_metadata()
 
     def _open(self, folder: str, part: str) -> PartReader:
         source = _uri(self.root, folder, part)

@@ -1,0 +1,305 @@
+"""The log of corrections: Parquet parts beside the labels, each written once and never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from os import PathLike, fspath
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from segray.pipelines.corrections.correction import (
+    SCHEMA,
+    Correction,
+    Kind,
+    from_row,
+    new_key,
+    this_user,
+    to_table,
+)
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import exclusive, storage
+from segray.pipelines.label_set.part_files import damage, encode_part
+from segray.pipelines.label_set.part_reader import PartReader
+from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.printing import visible
+
+CORRECTIONS = "corrections"
+"""Folder of the log in a label set."""
+MAX_PART_BYTES = 1 << 30
+MAX_CORRECTIONS = 1 << 22
+"""Of one label set."""
+
+_PART = re.compile(r"part-[0-9]{8}T[0-9]{12}-[0-9a-f]{8}\.parquet")
+_ROWS = 256
+_READERS = 8
+_COLUMNS = ["image_id", "status", "sha256", "height", "width"]
+_REFUSED = "not stored"
+
+
+@dataclass(frozen=True)
+class _Image:
+    status: str
+    digest: str | None
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Part:
+    digest: str
+    corrections: tuple[Correction, ...]
+
+
+class CorrectionLog:
+    """The corrections of a label set. Parts that were read are remembered: they never change.
+
+    Args:
+        labels: folder or URI of the label set.
+    """
+
+    def __init__(self, labels: str | PathLike[str]) -> None:
+        self.root = fspath(labels)
+        self._store = LabelStore(self.root)
+        self._loaded: dict[str, _Part] = {}
+        self._known: dict[str, _Image] = {}
+        self._index: pa.Table | None = None
+        self._classes: frozenset[str] | None = None
+        self._last = ""
+
+    def make(
+        self,
+        image: str,
+        kind: Kind,
+        *,
+        segments: Sequence[int] = (),
+        class_name: str | None = None,
+        mask: bytes | None = None,
+        target: str | None = None,
+        who: str | None = None,
+    ) -> Correction:
+        """A correction of a labelled image, for `append`; later than all that this object has seen.
+
+        Args:
+            image: its image_id.
+            kind: as the other arguments, see `Correction`.
+            segments: segment_ids.
+            class_name: None: unknown.
+            mask: run lengths.
+            target: a key.
+            who: None: the user of this process.
+
+        Raises:
+            UserError: the label set has no label of the image.
+        """
+        known = self._images({image}).get(image)
+        if known is None or known.status != "ok":
+            raise UserError(f"{_REFUSED}: {_name(image)} is no labelled image of the label set")
+        self._last = new_key(max(self._last, target or ""))
+        return Correction(
+            key=self._last,
+            image=image,
+            image_digest=known.digest,
+            size=known.size,
+            kind=kind,
+            segments=tuple(segments),
+            class_name=class_name,
+            mask=mask,
+            who=who or this_user(),
+            target=target,
+        )
+
+    def append(self, corrections: Sequence[Correction]) -> None:
+        """Write corrections as one new part: all of them, or none.
+
+        No name is ever written twice, so two people at once lose nothing; a killed writer leaves nothing
+        under a name.
+
+        Raises:
+            UserError: a correction that `read` would refuse or leave out, or that undoes none; nothing is
+                written. Or the disk is full, or read-only.
+        """
+        if not corrections:
+            return
+        for one in corrections:
+            try:
+                one.check()
+            except (ValueError, TypeError) as problem:
+                raise UserError(f"{_REFUSED}: {problem}") from None
+        self._check_known(corrections, _REFUSED)
+        self._check_new(corrections)
+        data = encode_part(to_table(corrections), row_group_size=_ROWS)
+        uri = storage.join(self.root, CORRECTIONS, f"part-{min(one.key for one in corrections)}.parquet")
+        try:
+            exclusive.create(uri, data)
+        except FileExistsError:
+            raise UserError(f"{_REFUSED}: {storage.display(uri)} is there already; give new keys") from None
+
+    def read(self, image: str | None = None) -> list[Correction]:
+        """The corrections of one image, or of all, by key; also what was undone.
+
+        Those of an image that has another file now are left out: they are about what it no longer shows.
+
+        Raises:
+            UserError: a damaged part, or one that is not of this label set.
+        """
+        found = (one for part in self._parts().values() for one in part.corrections)
+        fitting = [
+            one
+            for one in found
+            if (image is None or one.image == image) and self._known[one.image].digest == one.image_digest
+        ]
+        return sorted(fitting, key=lambda one: one.key)
+
+    def by_image(self) -> dict[str, list[Correction]]:
+        """As `read`, by image_id.
+
+        Raises:
+            UserError: as `read`.
+        """
+        grouped: dict[str, list[Correction]] = defaultdict(list)
+        for one in self.read():
+            grouped[one.image].append(one)
+        return dict(sorted(grouped.items()))
+
+    def images(self) -> list[str]:
+        """Ids of the images that have corrections, also undone ones, sorted.
+
+        Raises:
+            UserError: as `read`.
+        """
+        return sorted({one.image for one in self.read()})
+
+    def digest(self) -> str:
+        """SHA-256 of all parts; "" without any.
+
+        Raises:
+            UserError: as `read`.
+        """
+        parts = sorted(self._parts().items())
+        text = "".join(f"{name} {part.digest}\n" for name, part in parts)
+        return hashlib.sha256(text.encode()).hexdigest() if parts else ""
+
+    def problems(self) -> dict[str, str]:
+        """What is wrong with each part that `read` refuses, by its name; nothing is remembered."""
+        found: dict[str, str] = {}
+        for name in self._names():
+            try:
+                self._check_known(self._load(name).corrections, self._where(name))
+            except UserError as problem:
+                found[name] = str(problem)
+        return found
+
+    def _names(self) -> list[str]:
+        folder = storage.join(self.root, CORRECTIONS)
+        return [name for name in storage.list_names(folder) if _PART.fullmatch(name)]
+
+    def _where(self, part: str) -> str:
+        return storage.display(storage.join(self.root, CORRECTIONS, part))
+
+    def _parts(self) -> dict[str, _Part]:
+        """All parts by name; those that are new are read and checked."""
+        names = self._names()
+        new = [name for name in names if name not in self._loaded]
+        with ThreadPoolExecutor(_READERS) as pool:
+            loaded = dict(zip(new, pool.map(self._load, new), strict=True))
+        # One look at the label set for all, each part may be a single click.
+        self._images({one.image for part in loaded.values() for one in part.corrections})
+        for name, part in loaded.items():
+            self._check_known(part.corrections, self._where(name))
+            self._loaded[name] = part
+        parts = {name: self._loaded[name] for name in names}
+        if (count := sum(len(part.corrections) for part in parts.values())) > MAX_CORRECTIONS:
+            raise UserError(f"{self._where('')}: {count} corrections (allowed: at most {MAX_CORRECTIONS})")
+        keys = [one.key for part in loaded.values() for one in part.corrections]
+        self._last = max([self._last, *keys])
+        return parts
+
+    def _load(self, name: str) -> _Part:
+        uri = storage.join(self.root, CORRECTIONS, name)
+        try:
+            data = storage.read_bytes(uri, MAX_PART_BYTES)
+        except OSError as error:
+            raise UserError(f"cannot read {storage.display(uri)}: {error}", exit_code=1) from error
+        try:
+            found = _decoded(data)
+        except (OSError, pa.ArrowException, ValueError, TypeError, OverflowError) as problem:
+            reason = (visible(str(problem)) or type(problem).__name__).splitlines()[0]
+            raise UserError(
+                f"{self._where(name)} is damaged ({reason}); delete it to go on without it"
+            ) from None
+        return _Part(hashlib.sha256(data).hexdigest(), found)
+
+    def _check_known(self, corrections: Sequence[Correction], where: str) -> None:
+        """Refuse what is not about this label set: it may have come with files of another one."""
+        images = self._images({one.image for one in corrections})
+        if self._classes is None:
+            self._classes = frozenset(map(str, self._store.provenance["classes"]))
+        for one in corrections:
+            image, what = images.get(one.image), f"{where}: {_name(one.image)}"
+            if image is None or image.status != "ok":
+                raise UserError(f"{what} is no labelled image of the label set")
+            if one.class_name is not None and one.class_name not in self._classes:
+                raise UserError(f"{what}: class {visible(one.class_name)[:80]!r} is none of the label set's")
+            if one.size != image.size and one.image_digest == image.digest:
+                raise UserError(
+                    f"{what}: a correction of {_pixels(one.size)}, the image has {_pixels(image.size)}"
+                )
+
+    def _check_new(self, corrections: Sequence[Correction]) -> None:
+        """What `read` takes, but nobody should write."""
+        keys = {one.key: one.image for one in corrections}
+        if len(keys) < len(corrections):
+            raise UserError(f"{_REFUSED}: two corrections with one key")
+        if other := next((c for c in corrections if self._known[c.image].digest != c.image_digest), None):
+            raise UserError(f"{_REFUSED}: {_name(other.image)} has another file than the label set's image")
+        undos = [one for one in corrections if one.target is not None]
+        known = {one.key: one.image for one in self.read()} | keys if undos else {}
+        if lost := next((one for one in undos if known.get(str(one.target)) != one.image), None):
+            raise UserError(f"{_REFUSED}: {_name(lost.image)} has no correction {lost.target} to undo")
+
+    def _images(self, wanted: Iterable[str]) -> dict[str, _Image]:
+        """What the label set has of some images; it is read again for one that was not there before."""
+        names = set(wanted)
+        for fresh in (False, True):
+            missing = names - self._known.keys()
+            if missing:
+                self._known |= self._lookup(missing, fresh=fresh)
+        return {name: self._known[name] for name in names & self._known.keys()}
+
+    def _lookup(self, wanted: Iterable[str], *, fresh: bool) -> dict[str, _Image]:
+        if self._index is None or fresh:
+            self._index = self._store.columns(_COLUMNS)
+        names = pa.array(sorted(wanted), pa.string())
+        rows = self._index.filter(pc.is_in(self._index["image_id"], names)).to_pylist()
+        return {
+            row["image_id"]: _Image(row["status"], row["sha256"], (row["height"] or 0, row["width"] or 0))
+            for row in rows
+        }
+
+
+def _decoded(data: bytes) -> tuple[Correction, ...]:
+    """The corrections of a part.
+
+    Raises:
+        ValueError, TypeError, OverflowError: not such a part.
+        pa.ArrowException, OSError: not Parquet, or too large.
+    """
+    if reason := damage(data):
+        raise ValueError(reason)
+    file = PartReader(pa.BufferReader(data))
+    if not file.schema_arrow.remove_metadata().equals(SCHEMA):
+        raise ValueError("other columns than those of corrections")
+    return tuple(map(from_row, file.read().to_pylist()))
+
+
+def _name(image_id: str) -> str:
+    return visible(image_id)[:200]
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]} pixels"

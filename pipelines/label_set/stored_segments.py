@@ -1,0 +1,37 @@
+"""The masks of a label set's segments, decoded; they may come from anyone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from segray.models.masks import Segment, decode_rle, segment_from_mask
+from segray.pipelines.io.label_png import MAX_LABEL_PIXELS
+
+_LAYERS = 8
+"""How often the boxes of all segments may cover an image; SAM's do so two to four times."""
+
+
+def decode_segments(stored: Sequence[Mapping[str, Any]], height: int, width: int) -> list[Segment]:
+    """The segments of an image; their own sizes are not believed.
+
+    Args:
+        stored: rows of the segments table with rle, predicted_iou and stability_score.
+        height: of the image in pixels.
+        width: of the image in pixels.
+
+    Raises:
+        ValueError: a mask is not one of the image, or there are too many.
+    """
+    if min(height, width) < 1 or height * width > MAX_LABEL_PIXELS:
+        raise ValueError(f"an image of {width}x{height} pixels (allowed: at most {MAX_LABEL_PIXELS})")
+    segments, left = [], max(MAX_LABEL_PIXELS, _LAYERS * height * width)
+    for one in stored:
+        if one["rle"] is None or list(one["rle"]["size"] or ()) != [height, width]:
+            raise ValueError(f"a mask of another size than the image, {width}x{height}")
+        mask = decode_rle((height, width), one["rle"]["counts"])
+        segments.append(segment_from_mask(mask, one["predicted_iou"], one["stability_score"]))
+        left -= segments[-1].mask.size
+        if left < 0:
+            raise ValueError(f"{len(stored)} segments that cover the image more than {_LAYERS} times")
+    return segments
