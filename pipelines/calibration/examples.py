@@ -12,13 +12,13 @@ from segray.models.label_map import LabelMap
 from segray.models.label_space import LabelSpace
 from segray.pipelines.annotation.relabelling import (
     damaged_row,
-    decode_segments,
     embeddings_of,
     segments_by_image,
 )
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.label_set.stored_segments import decode_segments
 from segray.pipelines.masks.folder import MaskFolder, list_masks
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.training.data.splits import read_names

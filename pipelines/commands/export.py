@@ -18,6 +18,7 @@ from segray.models.label_space import ignore_index_of, is_wide
 from segray.pipelines.config.commands.export import ExportConfig
 from segray.pipelines.config.loading import identity
 from segray.pipelines.config.previous import current_provenance
+from segray.pipelines.corrections.store import CorrectedStore
 from segray.pipelines.engine.progress import StatusLine
 from segray.pipelines.errors import UserError
 from segray.pipelines.exporting.base import SPLITS, Format, Target
@@ -100,7 +101,7 @@ def execute(config: ExportConfig) -> ExportResult:
         UserError: bad input, or an `out` of something else (2), a damaged label set or a full disk (1), or an
             output in use (4).
     """
-    source = LabelStore(config.labels)
+    source = CorrectedStore(config.labels)
     provenance = current_provenance(source.provenance)
     classes = class_map(provenance, config.classes)
     check_mode(config.images, config.out, in_shards=FORMATS[config.format].in_shards)

@@ -12,6 +12,7 @@ from segray.models.label_space import LabelSpace
 from segray.pipelines.commands.evaluate import evaluate
 from segray.pipelines.config.commands.report import ReportConfig
 from segray.pipelines.config.previous import current_provenance
+from segray.pipelines.corrections.store import CorrectedStore
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.label_set.schema import stored_palette
@@ -86,7 +87,7 @@ def build(
     Raises:
         UserError: no label set there, or a part or a mask is damaged.
     """
-    store = LabelStore(root)
+    store = CorrectedStore(root)
     provenance = current_provenance(store.provenance)
     legend = _legend(provenance)
     counted = totals(store, len(legend.names))
@@ -98,9 +99,9 @@ def build(
     truth = MaskFolder(masks, options) if masks else None
     if truth is not None:
         truth.bind(LabelSpace(tuple(provenance["classes"]), ()))
-    samples = {
-        row["image_id"]: make_sample(row, legend, photos, truth) for row in read_chosen(store, least + most)
-    }
+    parts = {choice.image_id: choice.part for choice in least + most}
+    rows = (store.correct(row, parts[row["image_id"]]) for row in read_chosen(store, least + most))
+    samples = {row["image_id"]: make_sample(row, legend, photos, truth) for row in rows}
     groups = [_group("least", least, samples), _group("most", most, samples)]
     shown = facts({**provenance, "run": store.run() or {}}, "label set")
     return render(

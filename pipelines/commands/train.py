@@ -65,7 +65,7 @@ def execute(config: TrainConfig) -> TrainResult:
         cluster.check_start(config.address)
     check_trackers(config.trackers)
     with Waiting("the images to be listed and their masks checked"):
-        data = open_data(config.data, config.seed)
+        data = open_data(config.data, config.seed, folder.corrections())
     show(data_lines(config, data))
     folder.check_data(data)
     check(config, data)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from segray.pipelines.corrections.apply import CorrectedLabel, StoredLabel, apply_corrections
 from segray.pipelines.corrections.correction import KINDS, Correction, Kind, new_key, now
 from segray.pipelines.corrections.log import CorrectionLog
+from segray.pipelines.corrections.store import CorrectedStore
 
 __all__ = [
     "KINDS",
     "CorrectedLabel",
+    "CorrectedStore",
     "Correction",
     "CorrectionLog",
     "Kind",

@@ -228,10 +228,8 @@ class CorrectionLog:
         try:
             found = _decoded(data)
         except (OSError, pa.ArrowException, ValueError, TypeError, OverflowError) as problem:
-            reason = (visible(str(problem)) or type(problem).__name__).splitlines()[0]
-            raise UserError(
-                f"{self._where(name)} is damaged ({reason}); delete it to go on without it"
-            ) from None
+            remedy = "delete it to go on without it"
+            raise UserError(f"{self._where(name)} is damaged ({_reason(problem)}); {remedy}") from None
         return _Part(hashlib.sha256(data).hexdigest(), found)
 
     def _check_known(self, corrections: Sequence[Correction], where: str) -> None:
@@ -295,6 +293,33 @@ def _decoded(data: bytes) -> tuple[Correction, ...]:
     if not file.schema_arrow.remove_metadata().equals(SCHEMA):
         raise ValueError("other columns than those of corrections")
     return tuple(map(from_row, file.read().to_pylist()))
+
+
+def write_corrections(uri: str, corrections: Sequence[Correction]) -> None:
+    """Write a file of corrections outside of a log.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    storage.write_atomic(uri, encode_part(to_table(corrections), row_group_size=_ROWS))
+
+
+def read_corrections(uri: str) -> list[Correction] | None:
+    """The corrections of such a file; None if there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        return list(_decoded(storage.read_bytes(uri, MAX_PART_BYTES)))
+    except FileNotFoundError:
+        return None
+    except (OSError, pa.ArrowException, ValueError, TypeError, OverflowError) as problem:
+        raise UserError(f"{storage.display(uri)} is damaged ({_reason(problem)})") from None
+
+
+def _reason(problem: Exception) -> str:
+    return (visible(str(problem)) or type(problem).__name__).splitlines()[0]
 
 
 def _name(image_id: str) -> str:

@@ -18,7 +18,6 @@ from segray.models.masks import Segment
 from segray.pipelines.annotation.relabelling import (
     StoredSegment,
     damaged_row,
-    decode_segments,
     segments_by_image,
 )
 from segray.pipelines.errors import UserError
@@ -32,6 +31,7 @@ from segray.pipelines.io.images import ImageProblem
 from segray.pipelines.io.label_png import decode_gray_png, decode_label_png
 from segray.pipelines.label_set.schema import class_counts
 from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.label_set.stored_segments import decode_segments
 
 T = TypeVar("T")
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from segray.models.label_map import LabelMap
+from segray.pipelines.corrections.store import CorrectedStore
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
@@ -178,7 +179,7 @@ def open_labels(labels: str) -> LabelMaps:
     Raises:
         UserError: the folder is neither.
     """
-    store = LabelStore(labels)
+    store = CorrectedStore(labels)
     return StoreMaps(store) if store.parts() else FolderMaps(labels)
 
 

@@ -45,6 +45,8 @@ def data_record(data: TrainingData) -> dict[str, object]:
     record["pixels"] = {name: [*counts.pixels, counts.ignored] for name, counts in masks.items()}
     record["outlines"] = _digest(s.shapes or b"" for s in chain(data.labelled, data.validation))
     record["labels"] = data.label_set
+    keys = sorted(one.key for one in data.corrections)
+    record["corrections"] = _digest(key.encode() for key in keys) if keys else None
     record["matched"] = _digest(s.stored_id.encode() for s in chain(data.unlabelled, data.validation))
     record["contents"] = _contents(list(chain.from_iterable(parts.values())))
     return record
@@ -56,6 +58,7 @@ def data_differences(old: Record, new: Record) -> list[str]:
     for name, text in (
         ("outlines", "data: other outlines in the annotation files"),
         ("labels", "data.labels: a label set that was made otherwise"),
+        ("corrections", "data.labels: other corrections than those that the run began with"),
         ("matched", "data.labels: other images have labels"),
     ):
         if not lines and old.get(name) != new.get(name):
@@ -105,7 +108,7 @@ def _contents(samples: Sequence[Sample]) -> dict[str, str | None]:
     chosen = samples[:: max(1, len(samples) // SAMPLE)][:SAMPLE]
     with ThreadPoolExecutor(_READERS) as pool:
         images = pool.map(sample_digest, chosen)
-        masked = [sample for sample in chosen if sample.mask and sample.shapes is None]
+        masked = [sample for sample in chosen if sample.mask_id and sample.shapes is None]
         masks = pool.map(_mask_digest, masked)
         return {
             **dict(zip((sample.image_id for sample in chosen), images, strict=True)),

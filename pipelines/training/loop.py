@@ -205,7 +205,7 @@ class Trainer:
         unlabelled = data.unlabelled if self.objective.method.pseudo != "none" else ()
         self.dataset = StepDataset(
             LabelledImages(data.labelled),
-            UnlabelledImages(unlabelled, labels, self.classes) if unlabelled else None,
+            UnlabelledImages(unlabelled, labels, self.classes, data.corrections) if unlabelled else None,
             seed=config.seed,
             batch=config.train.batch,
             rank=self.session.rank,

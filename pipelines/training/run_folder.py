@@ -17,6 +17,8 @@ import yaml
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import dump_redacted, identity
 from segray.pipelines.config.previous import current_tree
+from segray.pipelines.corrections.correction import Correction
+from segray.pipelines.corrections.log import read_corrections, write_corrections
 from segray.pipelines.engine.provenance import other_configuration
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -31,6 +33,8 @@ from segray.pipelines.understood import name_some
 CHECKPOINTS, BEST, LAST, HISTORY, CONFIG = "checkpoints", "best", "last", "history.json", "config.yaml"
 DATA = "data.json"
 """The record of what the run is trained on."""
+CORRECTIONS = "corrections.parquet"
+"""The corrections of the label set when the run began: later ones must not change it."""
 RUN = "training run"
 """What a folder of this kind is called in messages."""
 
@@ -180,6 +184,14 @@ class RunFolder:
         if changed := data_differences(old, data_record(data)):
             raise UserError(other_configuration(self.out, changed, "give another out=DIR"))
 
+    def corrections(self) -> list[Correction] | None:
+        """Those that the run began with; None if it has not begun, or did so before segray knew any.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        return read_corrections(storage.join(self.out, CORRECTIONS)) if self._record() else None
+
     def _record(self) -> dict[str, object] | None:
         """The record of the run's data; None without one, or where it is damaged."""
         try:
@@ -197,8 +209,11 @@ class RunFolder:
         if self._record() is None:
             record = f"{json.dumps(data_record(data), indent=1)}\n"
             storage.write_atomic(storage.join(self.out, DATA), record.encode())
+            write_corrections(storage.join(self.out, CORRECTIONS), data.corrections)
         for name in ("labelled", "unlabelled", "validation"):
-            write_split(storage.join(self.out, "splits", f"{name}.txt"), getattr(data, name))
+            # What corrections label has no mask that a split file could name.
+            samples = [sample for sample in getattr(data, name) if sample.by_hand is None]
+            write_split(storage.join(self.out, "splits", f"{name}.txt"), samples)
         storage.write_atomic(storage.join(self.out, CONFIG), dump_redacted(self.config).encode())
 
     def states(self) -> dict[str, CheckpointState]:

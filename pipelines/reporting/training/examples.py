@@ -19,6 +19,7 @@ from segray.pipelines.training.checkpoints import STATE, CheckpointState
 from segray.pipelines.training.data.datasets import LabelledImages
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.training_data import open_data
+from segray.pipelines.training.run_folder import RunFolder
 from segray.pipelines.training.session import device_of_worker
 from segray.pipelines.training.trained import chosen_window, load_network
 
@@ -87,7 +88,7 @@ def extremes(certainty: Mapping[int, float], n: int) -> tuple[list[int], list[in
 def _open(config: TrainConfig) -> tuple[TrainingData, str]:
     """The run's data; if only its label set cannot be read, the data without it, and the reason."""
     try:
-        return open_data(config.data, config.seed), ""
+        return open_data(config.data, config.seed, RunFolder(config).corrections()), ""
     except (UserError, OSError) as error:
         if config.data.labels is None:
             raise

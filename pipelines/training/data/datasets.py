@@ -13,14 +13,16 @@ from torch.utils.data import Dataset
 
 from segray.models.label_map import LabelMap, label_dtype
 from segray.models.label_space import ignore_index_of
+from segray.pipelines.corrections.correction import Correction
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageProblem, decode
-from segray.pipelines.io.label_png import decode_gray_png, decode_label_png
+from segray.pipelines.io.label_png import decode_gray_png, decode_label_png, png_bits
 from segray.pipelines.io.sources import read_allowed
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.data.class_names import class_id_table
 from segray.pipelines.training.data.coco_masks import render_label_map
+from segray.pipelines.training.data.corrected import by_image
 from segray.pipelines.training.data.samples import Sample
 from segray.pipelines.training.data.stored_labels import StoredLabels
 
@@ -66,13 +68,20 @@ class UnlabelledImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
         samples: the images.
         labels: folder or URI of the label set; None: all labels are unknown.
         classes: the data set's classes; the label set must have the same.
+        corrections: of the label set.
 
     Raises:
         UserError: the label set has other classes.
         DamagedPartError: a part of the label set cannot be read.
     """
 
-    def __init__(self, samples: Sequence[Sample], labels: str | None, classes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        labels: str | None,
+        classes: Sequence[str],
+        corrections: Sequence[Correction] = (),
+    ) -> None:
         self.samples = tuple(samples)
         self._labels: StoredLabels | None = None
         self._unknown = ignore_index_of(len(classes))
@@ -80,7 +89,9 @@ class UnlabelledImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
             store = LabelStore(labels)
             self._ignore, stored = store.ignore_index, store.provenance["classes"]
             self._ids = class_id_table(stored, classes, self._ignore, storage.display(labels))
-            self._labels = StoredLabels(labels, [s.stored_id for s in self.samples])
+            self._labels = StoredLabels(
+                labels, [s.stored_id for s in self.samples], corrections=by_image(corrections)
+            )
         self._unreadable: set[str] = set()
 
     def __len__(self) -> int:
@@ -145,6 +156,8 @@ def read_mask(sample: Sample) -> LabelMap:
     Raises:
         UserError: there is none, or the file has changed since it was checked.
     """
+    if sample.by_hand is not None:
+        return decode_label_png(sample.by_hand, None, (1 << png_bits(sample.by_hand)) - 1)
     if sample.shapes is not None:
         return render_label_map(sample.shapes)
     if sample.mask is None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from segray.models.label_space import LabelSpace
+from segray.pipelines.corrections.correction import Correction
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.io.sources import image_digest
@@ -29,6 +30,7 @@ class Sample:
         mask_id: the mask's path under the root, as split files name it.
         options: how the mask is read.
         shapes: its annotations in COCO, packed (`coco_masks.render_label_map`); None if `mask` is a PNG.
+        by_hand: its mask by corrections of the label set, as a PNG of the data set's ids; None: another mask.
         label_id: its image_id in the label set, if that is another; "" if it has none there.
         read: how the image is decoded.
         size: bytes of the file; 0 where unknown.
@@ -41,6 +43,7 @@ class Sample:
     mask_id: str | None = None
     options: MaskOptions = IDS
     shapes: bytes | None = None
+    by_hand: bytes | None = None
     label_id: str | None = None
     read: ImageOptions = READ
     size: int = 0
@@ -72,6 +75,8 @@ class TrainingData:
         matched: how many images have a zero-shot label, and how they were found, one line per part.
         source: where the unlabelled images are, if they are not in the data set.
         label_set: fingerprint of the label set, see `label_join.LabelSet`; None without one.
+        corrections: of the label set, as they were when the run began.
+        corrected: how many images they label; "" without any.
     """
 
     space: LabelSpace
@@ -84,6 +89,8 @@ class TrainingData:
     matched: tuple[str, ...] = ()
     source: str | None = None
     label_set: str | None = None
+    corrections: tuple[Correction, ...] = ()
+    corrected: str = ""
 
 
 class DataSet(ABC):

@@ -8,7 +8,10 @@ from collections.abc import Collection, Iterator
 
 import pyarrow as pa
 
+from segray.pipelines.corrections.apply import CorrectedLabel
+from segray.pipelines.corrections.store import ByImage, CorrectedStore
 from segray.pipelines.io import storage
+from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.label_set.part_reader import PartReader
 from segray.pipelines.label_set.store import LABELS, DamagedPartError, LabelStore
 
@@ -32,12 +35,20 @@ class StoredLabels:
         root: folder or URI of the label set.
         wanted: ids of the images.
         in_memory: bytes of PNG that may be held in memory.
+        corrections: by image_id; corrected labels are held in memory besides.
 
     Raises:
         DamagedPartError: a part cannot be read.
     """
 
-    def __init__(self, root: str, wanted: Collection[str], in_memory: int = IN_MEMORY) -> None:
+    def __init__(
+        self,
+        root: str,
+        wanted: Collection[str],
+        in_memory: int = IN_MEMORY,
+        *,
+        corrections: ByImage | None = None,
+    ) -> None:
         self.root = root
         self._place: dict[str, tuple[str, int, int]] = {}
         self._in_memory: dict[str, Pngs] = {}
@@ -45,6 +56,8 @@ class StoredLabels:
         size = self._index(frozenset(wanted))
         if size <= in_memory:
             self._in_memory = dict(self._all())
+        corrected = CorrectedStore(root, corrections or {}).corrected_labels(frozenset(wanted))
+        self._in_memory |= {image_id: _as_pngs(label) for image_id, label in corrected}
 
     def __getstate__(self) -> dict[str, object]:
         return {
@@ -137,6 +150,10 @@ class StoredLabels:
         why = (str(error) or type(error).__name__).splitlines()[0]
         repair = f"run: segray verify out={root} repair=true"
         return DamagedPartError(f"data.labels={root}: cannot read {LABELS}/{part} ({why}); {repair}")
+
+
+def _as_pngs(label: CorrectedLabel) -> Pngs:
+    return encode_gray_png(label.label), encode_gray_png(label.confidence)
 
 
 def _png_bytes(file: PartReader, group: int) -> int:

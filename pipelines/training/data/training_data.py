@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from segray.pipelines.config.commands.train import DataConfig
+from segray.pipelines.corrections.correction import Correction
+from segray.pipelines.corrections.log import CorrectionLog
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.training.data.coco import open_coco
+from segray.pipelines.training.data.corrected import corrected_images, together
 from segray.pipelines.training.data.cvat import open_cvat
 from segray.pipelines.training.data.folder import open_folder
 from segray.pipelines.training.data.label_join import (
@@ -46,12 +49,13 @@ _LABELLED, _VALIDATION = 0, 1
 _log = logging.getLogger(__name__)
 
 
-def open_data(config: DataConfig, seed: int) -> TrainingData:
+def open_data(config: DataConfig, seed: int, corrections: Sequence[Correction] | None = None) -> TrainingData:
     """Find the images, sample the splits, and check every mask and label that is used.
 
     Args:
         config: the data set, its splits and its label set.
         seed: of the samples.
+        corrections: of the label set; None: all that it has.
 
     Raises:
         UserError: something is wrong with the configuration, masks, split files or label set; all bad masks
@@ -78,7 +82,7 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
             check_sizes([*unlabelled, *validation], labels)
             unlabelled = readable(unlabelled, labels)
             matched = join_lines(config, unlabelled, validation)
-    return TrainingData(
+    opened = TrainingData(
         data.space,
         _read_as(data.ready(labelled), config),
         _read_as(unlabelled, config),
@@ -89,6 +93,26 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
         matched,
         config.unlabelled if has_source(config) else None,
         label_set,
+    )
+    return opened if config.labels is None else _with_corrections(opened, config.labels, corrections)
+
+
+def _with_corrections(
+    data: TrainingData, labels: str, corrections: Sequence[Correction] | None
+) -> TrainingData:
+    """The data with the images that corrections label, besides those of `data.labelled`."""
+    used = CorrectionLog(labels).read() if corrections is None else corrections
+    if not used:
+        return data
+    taken = {sample.image_id for sample in data.labelled}
+    candidates = (sample for sample in data.unlabelled if sample.image_id not in taken)
+    found = corrected_images(candidates, labels, used, data.space.classes)
+    return replace(
+        data,
+        labelled=(*data.labelled, *found.samples),
+        labelled_pixels=together(data.labelled_pixels, found.pixels),
+        corrections=tuple(used),
+        corrected=found.line(labels),
     )
 
 

@@ -25,10 +25,8 @@ from segray.pipelines.commands.evaluate import run as evaluate_run
 from segray.pipelines.config.commands.evaluate import EvaluateConfig
 from segray.pipelines.config.commands.predict import PredictConfig
 from segray.pipelines.config.loading import load
-from segray.pipelines.engine.cluster import Resources
 from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import Ledger
-from segray.pipelines.engine.pools import PoolPlan
 from segray.pipelines.engine.single_process import FEW
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -37,20 +35,15 @@ from segray.pipelines.io.pending import PENDING, PENDING_COLUMNS
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.io.sources import list_images
 from segray.pipelines.prediction import local
-from segray.pipelines.prediction.graph import pool_plan
 from segray.pipelines.prediction.output import begin, made_with, write_table
 from segray.pipelines.prediction.stages import (
-    PREDICTED_SCHEMA,
     ROW_SCHEMA,
-    Job,
     PredictImages,
     WriteMasks,
-    overlay,
 )
 from segray.pipelines.training.trained import load_network, predict_label
 from tests.faults.invariant import files
 from tests.pipelines import object_stores
-from tests.pipelines.label_sets import no_file_larger_than
 from tests.pipelines.plain_runs import PLAN, draw_scenes
 from tests.pipelines.trained_network import CLASSES, write_run
 
@@ -352,84 +345,3 @@ def test_a_lack_of_memory_is_told_once(capsys: pytest.CaptureFixture[str]) -> No
         outcome.add(pa.Table.from_pylist([noted], schema=ROW_SCHEMA))
     assert capsys.readouterr().err == "not enough memory for a.png\n"
     assert (outcome.images, outcome.notes, outcome.bad) == (2, 2, {})
-
-
-# The stages
-
-
-@pytest.fixture
-def job(trained: Path, images: Path, tmp_path: Path) -> Job:
-    return predict.prepare(_config(trained, images, tmp_path / "out"))[0]
-
-
-def _predicted(image_id: str) -> pa.Table:
-    row = {"image_id": image_id, "status": "ok", "width": 9, "height": 8, "reduced": 1}
-    row |= {"pixels": bytes(216), "label": bytes(72)}
-    return pa.Table.from_pylist([{**dict.fromkeys(PREDICTED_SCHEMA.names), **row}], schema=PREDICTED_SCHEMA)
-
-
-def test_workers_take_no_other_weights_than_the_run_began_with(
-    job: Job, trained: Path, tmp_path: Path
-) -> None:
-    changed = Job(**{**vars(job), "checkpoint": str(write_run(tmp_path / "other", seed=1))})
-    table = PredictImages(changed, PLAN, GUARD)(_predicted("a.png"))
-    with pytest.raises(UserError, match="has changed since this run began; run the command again") as caught:
-        predict.Outcome().add(WriteMasks(changed, GUARD)(table))
-    assert caught.value.exit_code == 1
-    assert not Path(job.out).exists()
-
-
-def test_names_that_do_not_fit_are_bad_rows(job: Job) -> None:
-    for image_id in ("a.png", "a.png.png/b.png"):
-        (row,) = WriteMasks(job, GUARD)(_predicted(image_id)).to_pylist()
-    assert (row["status"], row["class_pixels"]) == ("error", None)
-    assert row["error"].startswith("no file of this name can be written to masks or overlays")
-
-
-def test_a_full_disk_ends_the_run(job: Job) -> None:
-    with no_file_larger_than(20):
-        table = WriteMasks(job, GUARD)(_predicted("a.png"))
-    with pytest.raises(UserError, match=r"cannot write .*: File too large; .*; finished masks are safe"):
-        predict.Outcome().add(table)
-    assert not list(Path(job.out).rglob("*.png"))
-
-
-def test_an_overlay_shows_the_image_through_the_colours_of_its_classes() -> None:
-    pixels = np.full((16, 48, 3), 200, np.uint8)
-    label = np.repeat(np.arange(3, dtype=np.uint8), 16)[None].repeat(16, 0)
-
-    def shown(classes: tuple[str, ...]) -> NDArray[np.uint8]:
-        with Image.open(io.BytesIO(overlay(pixels, label, classes))) as picture:
-            return np.array(picture)[8, [8, 24, 40]]
-
-    # PASCAL's colours: (128, 0, 0) is class 1, (0, 128, 0) class 2, and black class 0.
-    assert np.allclose(shown(CLASSES), [[200] * 3, [164, 100, 100], [100, 164, 100]], atol=6)
-    assert np.allclose(shown(("sky", *CLASSES[1:]))[0], [100] * 3, atol=6)
-
-
-def test_an_overlay_larger_than_a_jpeg_is_made_smaller() -> None:
-    pixels = np.zeros((8, 66_000, 3), np.uint8)
-    with Image.open(io.BytesIO(overlay(pixels, pixels[..., 0], CLASSES))) as picture:
-        assert picture.size[0] == 65_500
-
-
-# The pool
-
-
-@pytest.mark.parametrize(
-    ("workers", "resources", "plan"),
-    [
-        (None, Resources(2, 0), (2, 0.5, 0, 1)),
-        (1, Resources(2, 0), (1, 0.5, 0, 2)),
-        (None, Resources(1, 0), (1, 0, 0, 1)),
-        (None, Resources(16, 4), (4, 0, 1, 1)),
-        (3, Resources(16, 2), (3, 0, 0.5, 1)),
-        (2, Resources(16, 4), (2, 0, 1, 1)),
-    ],
-)
-def test_the_pool_fits_the_cluster(
-    workers: int | None, resources: Resources, plan: tuple[int, float, float, int]
-) -> None:
-    made: PoolPlan = pool_plan(workers, resources, 10**6)
-    assert (made.workers, made.num_cpus, made.num_gpus, made.threads) == plan
-    assert made.workers * made.num_cpus <= max(0, resources.cpus - 1)

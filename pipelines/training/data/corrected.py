@@ -1,0 +1,94 @@
+"""Corrections of the label set in training: they label images, as far as a hand was there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segray.models.label_space import ignore_index_of
+from segray.pipelines.corrections.correction import Correction
+from segray.pipelines.corrections.log import CORRECTIONS
+from segray.pipelines.corrections.store import CorrectedStore
+from segray.pipelines.io import storage
+from segray.pipelines.io.label_png import encode_gray_png
+from segray.pipelines.label_set.schema import class_pixels
+from segray.pipelines.training.data.class_names import class_id_table
+from segray.pipelines.training.data.samples import Sample
+from segray.pipelines.understood import PixelCounts
+
+
+@dataclass(frozen=True)
+class CorrectedImages:
+    """Images that are labelled by corrections.
+
+    Attributes:
+        samples: each has `by_hand`.
+        pixels: of their masks.
+        good: how many are masks as a whole.
+    """
+
+    samples: tuple[Sample, ...]
+    pixels: PixelCounts
+    good: int
+
+    def line(self, labels: str) -> str:
+        """How many there are, for the summary of the data."""
+        n = len(self.samples)
+        return (
+            f"{n} corrected image{'s' * (n != 1)} of {storage.display(labels)} ({self.good} good as a whole) "
+            "besides data.labelled"
+        )
+
+
+def corrected_images(
+    candidates: Iterable[Sample], root: str, corrections: Sequence[Correction], classes: Sequence[str]
+) -> CorrectedImages:
+    """The images that a hand has corrected, with what it has given as their mask: the rest is ignored.
+
+    Args:
+        candidates: images that may be trained on, matched with the label set, without a mask in use.
+        root: folder or URI of the label set.
+        corrections: of the label set.
+        classes: of the data set.
+
+    Raises:
+        UserError: a correction that does not fit its image.
+    """
+    samples = {sample.stored_id: sample for sample in candidates if sample.stored_id}
+    store = CorrectedStore(root, by_image(corrections))
+    table = class_id_table(store.provenance["classes"], classes, store.ignore_index, storage.display(root))
+    unknown = ignore_index_of(len(classes))
+    found: dict[str, Sample] = {}
+    counts: list[NDArray[np.int64]] = []
+    good = 0
+    for image_id, corrected in store.corrected_labels(samples):
+        mask = table[corrected.trusted(store.ignore_index)]
+        if not (mask != unknown).any():
+            continue
+        good += corrected.good
+        counts.append(class_pixels(mask, len(classes)))
+        sample = samples[image_id]
+        found[sample.image_id] = replace(
+            sample, mask=storage.join(root, CORRECTIONS), mask_id=None, by_hand=encode_gray_png(mask)
+        )
+    ordered = tuple(found[image_id] for image_id in sorted(found))
+    return CorrectedImages(ordered, PixelCounts.of(counts, len(classes), len(classes)), good)
+
+
+def by_image(corrections: Iterable[Correction]) -> dict[str, list[Correction]]:
+    """The corrections of each image."""
+    grouped: dict[str, list[Correction]] = {}
+    for one in corrections:
+        grouped.setdefault(one.image, []).append(one)
+    return grouped
+
+
+def together(one: PixelCounts, other: PixelCounts) -> PixelCounts:
+    """The counts of both."""
+    pixels = (
+        tuple(a + b for a, b in zip(one.pixels, other.pixels, strict=True)) if other.masks else one.pixels
+    )
+    return PixelCounts(one.masks + other.masks, pixels, one.ignored + other.ignored)
