@@ -82,7 +82,7 @@ def detail(review: Review, image: int, names: str) -> dict[str, Any]:
     """
     corrected = review.corrected(image, names)
     rows = review.index.segments.of(image)
-    rles = {one["segment_id"]: one["rle"] for one in review.rows.segments(image)}  # type: ignore[typeddict-item]
+    rles = {one["segment_id"]: one["rle"] for one in review.rows.segments(image)}
     similar = _similarities(review, rows, names)
     return {
         **tile(review, image),

@@ -12,7 +12,6 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -35,7 +34,7 @@ _KEPT = {"cache-control": "private, max-age=86400, immutable"}
 _JSON = "application/json"
 
 
-def build_app(review: Review, door: Door) -> Starlette:
+def build_app(review: Review, door: Door) -> Guarded:
     """The server of a label set.
 
     Args:
@@ -65,18 +64,18 @@ def build_app(review: Review, door: Door) -> Starlette:
         HTTPException: _http_error,
         Exception: _unexpected,
     }
-    return Starlette(routes=routes, middleware=[Middleware(Guarded, door)], exception_handlers=handlers)
+    return Guarded(Starlette(routes=routes, exception_handlers=handlers), door)
 
 
 class _Api:
     def __init__(self, review: Review) -> None:
         self._review = review
 
-    def about(self, request: Request) -> Response:
+    def about(self, _: Request) -> Response:
         self._review.corrections.refresh()
         return JSONResponse({**answers.about(self._review), "counts": answers.class_counts(self._review)})
 
-    def progress(self, request: Request) -> Response:
+    def progress(self, _: Request) -> Response:
         return JSONResponse(answers.progress(self._review))
 
     def images(self, request: Request) -> Response:
@@ -127,7 +126,7 @@ class _Api:
         document = await _document(request)
         return await run_in_threadpool(self._correct, document)
 
-    def naming(self, request: Request) -> Response:
+    def naming(self, _: Request) -> Response:
         names = self._review.naming.stored
         key = self._review.naming.add(names)
         return JSONResponse({"key": key, "background": names.background, "threshold": names.threshold})

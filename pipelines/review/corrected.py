@@ -43,16 +43,19 @@ class Corrections:
         self._lock = threading.RLock()
         self.segment_class = index.segments.class_id.copy()
         """int32 [S], the classes of segments after corrections."""
-        self.refresh()
+        self.refresh(now=True)
 
-    def refresh(self) -> None:
+    def refresh(self, *, now: bool = False) -> None:
         """Read what is new, at most once a second.
+
+        Args:
+            now: at any time.
 
         Raises:
             UserError: a part of the log is damaged.
         """
         with self._lock:
-            if time.monotonic() - self._listed > _EVERY_S:
+            if now or time.monotonic() - self._listed > _EVERY_S:
                 self._read()
 
     def of(self, image: int) -> list[Correction]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from tempfile import TemporaryFile
 from typing import Any
@@ -164,7 +164,7 @@ class _Part:
     """int64 [S], the row in `labels` of each segment."""
 
 
-def build_index(store: LabelStore, report: Callable[[int, int], None] = lambda done, of: None) -> Index:
+def build_index(store: LabelStore, report: Callable[[int, int], None] | None = None) -> Index:
     """Read a label set once, but for its maps and masks.
 
     Args:
@@ -179,7 +179,8 @@ def build_index(store: LabelStore, report: Callable[[int, int], None] = lambda d
     embeddings = _Embeddings()
     for number, name in enumerate(names):
         parts.append(_read(store, name, embeddings))
-        report(number + 1, len(names))
+        if report:
+            report(number + 1, len(names))
     ids = [row["image_id"] for part in parts for row in part.labels]
     order = np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)
     if len(set(ids)) != len(ids):
@@ -196,7 +197,8 @@ class _Embeddings:
     """Collects embeddings in a file without a name: the system keeps in memory what is used of it."""
 
     def __init__(self) -> None:
-        self._file, self._width, self._rows = TemporaryFile(prefix="segray-"), 0, 0
+        self._file = TemporaryFile(prefix="segray-")  # noqa: SIM115  mapped for as long as the page is open
+        self._width = self._rows = 0
 
     def add(self, column: pa.ChunkedArray) -> None:
         """Append an embedding of each segment."""
@@ -324,8 +326,3 @@ def _ints(column: pa.ChunkedArray, missing: int = 0) -> Ints:
 
 def _floats(column: pa.ChunkedArray) -> Floats:
     return np.nan_to_num(np.asarray(column.fill_null(0.0).to_numpy(), np.float32))
-
-
-def ok_images(images: Images) -> Iterator[int]:
-    """Numbers of the images that have a label."""
-    yield from np.flatnonzero(images.status == STATUSES.index("ok")).tolist()

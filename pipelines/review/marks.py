@@ -1,4 +1,4 @@
-"""What changes while the page is open: what is corrected, errors against masks, disagreement, what is next."""
+"""What changes while the page is open: corrections, errors against masks, disagreement, what is next."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ class Marks:
     def none(cls, count: int) -> Marks:
         """Of images about which nothing is known."""
         empty = np.zeros(count, np.bool_)
-        unknown = [np.full(count, np.nan, np.float32) for _ in range(4)]
-        return cls(empty, empty.copy(), *unknown)
+        unknown = np.full(count, np.nan, np.float32)
+        return cls(empty, empty.copy(), unknown, unknown.copy(), unknown.copy(), unknown.copy())

@@ -93,7 +93,12 @@ class Naming:
 
     @property
     def stored(self) -> Names:
-        """The names that made the label set."""
+        """The names that made the label set.
+
+        Raises:
+            UserError: it does not say them.
+        """
+        self._require_names()
         config = self._record.get("config")
         threshold = config.get("label.threshold", 0.0) if isinstance(config, dict) else 0.0
         return Names(
@@ -106,8 +111,7 @@ class Naming:
         Raises:
             UserError: no embeddings, too many names, a name that is one of a class, or no such CLIP.
         """
-        if self.problem:
-            raise UserError(f"names: {self.problem}")
+        self._require_names()
         with self._lock:
             bank = self._bank(names)
             self._known[names.key] = (names, bank)
@@ -146,7 +150,7 @@ class Naming:
         return found
 
     def changed(self, key: str) -> tuple[NDArray[np.int64], float]:
-        """Segments by new class, int64 [C], and the share of all that change; of a sample where there are many.
+        """Segments by new class, int64 [C], and the share of all that change; estimated where there are many.
 
         Raises:
             UserError: no such names.
@@ -156,6 +160,10 @@ class Naming:
         counts = np.bincount(ids, minlength=len(self._record["classes"]))
         scale = len(self._embedding) / max(1, len(rows))
         return np.rint(counts * scale).astype(np.int64), float((ids != self._class_id[rows]).mean())
+
+    def _require_names(self) -> None:
+        if self.problem:
+            raise UserError(f"names: {self.problem}")
 
     def _find(self, key: str) -> tuple[Names, TextBank]:
         with self._lock:

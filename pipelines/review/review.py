@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from segray.models.label_map import LabelMap, SegmentClasses, render_label_map
 from segray.models.masks import decode_rle
-from segray.pipelines.annotation.relabelling import decode_segments
 from segray.pipelines.corrections import CorrectedLabel, StoredLabel
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageProblem, decode
 from segray.pipelines.label_set.schema import STATUSES, stored_palette
 from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.label_set.stored_segments import decode_segments
 from segray.pipelines.reporting.label_set.samples import Photos
 from segray.pipelines.reporting.label_set.summary import read_uris
 from segray.pipelines.review import drawing
@@ -78,7 +78,7 @@ class Review:
         places: Places,
         truth: Callable[[tuple[str, ...]], Reference] | None = None,
         other: Callable[[tuple[str, ...]], Reference] | None = None,
-        report: Callable[[int, int], None] = lambda done, of: None,
+        report: Callable[[int, int], None] | None = None,
     ) -> None:
         self.places, self.store = places, LabelStore(places.root)
         self.provenance = self.store.provenance
@@ -212,7 +212,7 @@ class Review:
         row = self.rows.maps(image)
         segments = self.rows.segments(image) if names or self.corrections.of(image) else []
         try:
-            stored = StoredLabel.of_row(row, segments, self.classes, self.ignore_index)  # type: ignore[arg-type]
+            stored = StoredLabel.of_row(row, segments, self.classes, self.ignore_index)
             return self._renamed(image, names, stored) if names else stored
         except (ValueError, TypeError, KeyError) as problem:
             raise UserError(f"label of {row['image_id']}: {problem}; see segray verify") from problem
@@ -221,7 +221,7 @@ class Review:
         """The label as other names would have made it."""
         height, width = stored.label.shape
         classes = self.naming.classes(names, self.index.segments.of(image))
-        segments = decode_segments(stored.segments, height, width)  # type: ignore[arg-type]
+        segments = decode_segments(stored.segments, height, width)
         label, confidence = render_label_map(segments, classes, height, width, self.ignore_index)
         rows = [
             {**row, "class_id": int(class_id)}
@@ -241,7 +241,7 @@ class Review:
         image = segments.image_of(row)
         pixels = decode(self._photos.read(self.rows.photo(image)), self._limits(image))
         number = int(segments.number[row])
-        rle = next(one["rle"] for one in self.rows.segments(image) if one["segment_id"] == number)  # type: ignore[typeddict-item]
+        rle = next(one["rle"] for one in self.rows.segments(image) if one["segment_id"] == number)
         try:
             mask = decode_rle(pixels.shape[:2], rle["counts"])
         except ValueError as problem:

@@ -22,6 +22,12 @@ _SEGMENTS = ["image_id", "segment_id", "area", "class_id", "score", "margin", "p
 _SEGMENTS += ["stability_score", "runner_up_class", "rle"]
 
 
+class NumberedSegment(StoredSegment):
+    """A stored segment with its number in the image."""
+
+    segment_id: int
+
+
 class RowReader:
     """Rows of a label set by the numbers of an index.
 
@@ -50,7 +56,7 @@ class RowReader:
         """
         return self._row(image, _PHOTO)
 
-    def segments(self, image: int) -> list[StoredSegment]:
+    def segments(self, image: int) -> list[NumberedSegment]:
         """The stored segments of an image, by segment_id; without their embeddings.
 
         Raises:

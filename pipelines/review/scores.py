@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segray.models.label_map import LabelMap
+from segray.models.label_map import LabelMap, label_dtype
 from segray.models.label_space import LabelSpace, ignore_index_of, name_key
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -65,8 +65,7 @@ class OtherLabels:
         ids = {name_key(name): i for i, name in enumerate(classes)}
         ignore = ignore_index_of(len(classes))
         names = [str(name) for name in store.provenance["classes"]]
-        size = self._ignore + 1
-        self._table = np.full(size, ignore, np.uint16 if ignore > 255 else np.uint8)
+        self._table: LabelMap = np.full(self._ignore + 1, ignore, label_dtype(ignore))
         self._table[: len(names)] = [ids.get(name_key(name), ignore) for name in names]
         # id 0 is "no class" in both, whatever it is called.
         self._table[0] = 0
@@ -184,4 +183,4 @@ class Scorer:
 def class_shares(label: LabelMap, ignore_index: int) -> dict[int, float]:
     """Share of the pixels of each class that a map has."""
     counts: NDArray[np.int64] = np.bincount(label.ravel())
-    return {int(i): counts[i] / label.size for i in np.flatnonzero(counts) if i != ignore_index}
+    return {int(i): int(counts[i]) / label.size for i in np.flatnonzero(counts) if i != ignore_index}

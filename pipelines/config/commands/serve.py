@@ -14,13 +14,13 @@ class ServeConfig(Config):
     """Look at a label set in the browser, correct it, and let corrections spread to similar segments."""
 
     out: Folder
-    """The label set. Corrections are written beside its labels, in corrections/; the labels stay as they are."""
+    """The label set. Corrections are written beside its labels, which stay as they are."""
     masks: Masks | None = None
     """A folder of ground-truth masks: the page shows them, and finds images with errors; null: none."""
     compare: Annotated[Text | None, Shown("DIR")] = None
-    """Another label set, or a folder that segray predict wrote: the page finds images that differ."""
+    """Another label set, or what segray predict wrote: the page finds images that differ; null: none."""
     host: Text = "127.0.0.1"
-    """Address to listen on. Another one than this machine's own is reached by all who can reach the machine."""
+    """Address to listen on. With another one, other machines reach the page; a token protects it."""
     port: int = Field(default=8765, ge=0, le=65535)
     """Port to listen on; 0: any free one."""
     who: Text | None = Field(default=None, max_length=200)

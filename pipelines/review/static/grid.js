@@ -1,6 +1,6 @@
 // The grid: only the tiles that can be seen exist, and pages of their data are fetched as they come into view.
 
-import { app, classOf, emit, get, on, overlayUrl, photoUrl, tried } from "./api.js";
+import { classOf, get, on, overlayUrl, photoUrl, tried } from "./api.js";
 import { $, dot, el, later, percent, plural } from "./dom.js";
 import { query } from "./filters.js";
 
@@ -198,7 +198,3 @@ export async function neighbour(number, step) {
 
 /** Shows the grid again where it was left. */
 export function returnToGrid() { layOut(); reveal(); $("grid").focus({ preventScroll: true }); }
-
-export function announce() { emit("query"); }
-
-export { app };

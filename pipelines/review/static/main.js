@@ -1,7 +1,7 @@
 // The page: sets its parts up, follows the address, and knows the keys.
 
-import { app, emit, get, loadSet, on, redo, tried } from "./api.js";
-import { $, dot, el, isTyping, plural, percent } from "./dom.js";
+import { app, emit, get, loadSet, on, tried } from "./api.js";
+import { $, el, isTyping, plural, percent } from "./dom.js";
 import { setUpFilters } from "./filters.js";
 import { setUpGrid } from "./grid.js";
 import { setUpNaming } from "./naming.js";
@@ -31,7 +31,7 @@ function showSet() {
   $("set-name").title = set.name;
   const errors = set.progress.errors === null ? "" : ` · ${percent(set.progress.errors, 1)} wrong pixels`;
   $("counts").replaceChildren(el("b", { text: set.corrected.toLocaleString("en") }), ` of ${plural(set.labelled, "image")} corrected${set.good ? ` · ${set.good} good` : ""}${errors}`);
-  $("made").textContent = `Labels by ${[set.made.sam && `SAM ${set.made.sam}`, set.made.clip && `CLIP ${set.made.clip}`].filter(Boolean).join(" and ")}. You are ${set.who}.`;
+  $("made").textContent = `Labels by ${[set.made.sam && `SAM ${set.made.sam}`, set.made.clip && `CLIP ${set.made.clip}`].filter(Boolean).join(" and ")}. Your corrections are signed ${set.who}.`;
 }
 
 /** Follows the comparison with masks until it is done; then the grid can sort by it. */
@@ -124,4 +124,3 @@ async function start() {
 }
 
 start();
-export { dot, redo };

@@ -1,7 +1,7 @@
 // The panel beside the image: what is selected, its classes, layers, segments and history.
 
 import { app, classOf, emit, on } from "./api.js";
-import { $, dot, el, percent, plural } from "./dom.js";
+import { $, dot, el, plural } from "./dom.js";
 import { DIFFERENCES } from "./layers.js";
 import { current, repaint, redraw, view } from "./stage.js";
 import { select, tools } from "./tools.js";
@@ -130,5 +130,3 @@ function drawHistory() {
       one.undone ? null : el("button", { type: "button", "aria-label": `Undo: ${what}`, onclick: () => emit("undo", one) }, "Undo"));
   })));
 }
-
-export { percent };

@@ -84,9 +84,6 @@ export function partAt([x, y]) {
   return image.owner[Math.floor(y) * image.width + Math.floor(x)];
 }
 
-/** Where a pixel of the image is on the screen, relative to the canvas. */
-export function screenOf(x, y) { return [x * view.scale + view.x, y * view.scale + view.y]; }
-
 function draw() {
   const canvas = $("canvas"), ratio = window.devicePixelRatio || 1;
   const width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);

@@ -4,10 +4,10 @@ import { app, classOf, correct, emit, get, mapUrl, on, photoUrl, redo, tried, un
 import { $, percent, plural, toast } from "./dom.js";
 import { neighbour, returnToGrid } from "./grid.js";
 import { bitmap, numbers, owners } from "./layers.js";
-import { bars, setMode, showImage } from "./panel.js";
+import { bars, showImage } from "./panel.js";
 import { encodeMask } from "./rle.js";
 import { close, offer } from "./spread.js";
-import { current, mark, redraw, repaint, screenOf, setImage, view } from "./stage.js";
+import { current, mark, redraw, repaint, setImage, view } from "./stage.js";
 import { select, tools } from "./tools.js";
 
 let round = 0;
@@ -175,5 +175,3 @@ function showTip({ part, event }) {
   tip.style.left = `${x + 18 + tip.offsetWidth > box.clientWidth ? x - 14 - tip.offsetWidth : x + 18}px`;
   tip.style.top = `${Math.min(y + 16, box.clientHeight - tip.offsetHeight - 8)}px`;
 }
-
-export { screenOf, setMode };
