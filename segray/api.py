@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, overload
 
 if TYPE_CHECKING:
     from segray.pipelines.annotation.run_summary import LabelSetResult
     from segray.pipelines.commands.calibrate import CalibrateResult
     from segray.pipelines.commands.export import ExportResult
-    from segray.pipelines.commands.predict import PredictResult
+    from segray.pipelines.commands.import_masks import ImportResult
     from segray.pipelines.config.schema import Config
+    from segray.pipelines.exporting.checkpoints.export import CheckpointResult
+    from segray.pipelines.prediction.result import PredictResult
     from segray.pipelines.reporting.evaluation import Evaluation
     from segray.pipelines.training.run_folder import TrainResult
 
@@ -163,12 +165,18 @@ def predict(config: Source = None, /, **keys: object) -> PredictResult:
     return result
 
 
-def export(config: Source = None, /, **keys: object) -> ExportResult:
-    """Write a label set as the files of another tool, as `segray export`.
+@overload
+def export(  # type: ignore[overload-overlap]
+    config: Source = None, /, *, checkpoint: str | PathLike[str], **keys: object
+) -> CheckpointResult: ...
+@overload
+def export(config: Source = None, /, **keys: object) -> ExportResult: ...
+def export(config: Source = None, /, **keys: object) -> ExportResult | CheckpointResult:
+    """Write a label set as the files of another tool, or a network as one file, as `segray export`.
 
     Args:
         config: a YAML file.
-        keys: configuration keys, such as labels, out and format.
+        keys: configuration keys, such as labels or checkpoint, out and format.
 
     Raises:
         UserError: bad input, two images with one name, another output in `out`, or not one good image.
@@ -177,8 +185,25 @@ def export(config: Source = None, /, **keys: object) -> ExportResult:
     from segray.pipelines.config.commands.export import ExportConfig
 
     result = command.execute(_load(ExportConfig, config, keys))
-    command.check_bad_images(result)
+    if isinstance(result, command.ExportResult):
+        command.check_bad_images(result)
     return result
+
+
+def import_masks(config: Source = None, /, **keys: object) -> ImportResult:
+    """Take masks that people made with other tools into a label set, as `segray import`.
+
+    Args:
+        config: a YAML file.
+        keys: configuration keys, such as labels and `**{"from": PATH}`.
+
+    Raises:
+        UserError: bad input; nothing is taken then.
+    """
+    from segray.pipelines.commands import import_masks as command
+    from segray.pipelines.config.commands.import_masks import ImportConfig
+
+    return command.execute(_load(ImportConfig, config, keys))
 
 
 def evaluate(config: Source = None, /, **keys: object) -> Evaluation:

@@ -80,7 +80,7 @@ class Sample:
 
 
 class LabelSet:
-    """A label set of `annotate` or `relabel`; iterating yields a `Sample` per labelled image.
+    """A label set, with its corrections; iterating yields a `Sample` per labelled image.
 
     Args:
         path: its folder or URI.
@@ -90,10 +90,10 @@ class LabelSet:
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        from segray.pipelines.label_set.store import LabelStore
+        from segray.pipelines.corrections.store import CorrectedStore
 
         self.path = fspath(path)
-        self._store = LabelStore(self.path)
+        self._store = CorrectedStore(self.path)
         self.provenance: dict[str, Any] = self._store.provenance
 
     @property

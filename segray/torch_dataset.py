@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from segray.pipelines.corrections.log import CorrectionLog
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
@@ -32,7 +33,7 @@ class LabelSetDataset(Dataset[tuple[Tensor, Tensor]]):
         self._store = LabelStore(root)
         self._parts = {image_id: part for image_id, status, part in self._store.statuses() if status == "ok"}
         self._ids = sorted(self._parts)
-        self._labels = StoredLabels(root, self._ids)
+        self._labels = StoredLabels(root, self._ids, corrections=CorrectionLog(root).by_image())
         self._uris = _uris(root)
         self._ignore = self._store.ignore_index
 

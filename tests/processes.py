@@ -45,7 +45,7 @@ class Process:
         token = secrets.token_hex(8)
         self._mark = f"{_RUN}={token}".encode()
         self._out, self._err = log.with_suffix(".out"), log.with_suffix(".err")
-        with self._out.open("wb") as out, self._err.open("wb") as err:
+        with self._out.open("wb") as out, self._err.open("wb") as err, ctrl_c_is_heard():
             self._process = subprocess.Popen(
                 command,
                 stdout=out,
@@ -54,7 +54,6 @@ class Process:
                 cwd=REPOSITORY,
                 env={**environment, "OMP_NUM_THREADS": "1", _RUN: token},
                 process_group=0,
-                preexec_fn=_handle_ctrl_c,
             )
         self.pid = self._process.pid
 
@@ -115,9 +114,17 @@ class Process:
         return [pid for pid in _processes(self._mark) if _is_worker(pid, name)]
 
 
-def _handle_ctrl_c() -> None:
-    """What a shell runs in the background inherits that SIGINT is ignored; so would its tests' processes."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+@contextmanager
+def ctrl_c_is_heard() -> Iterator[None]:
+    """Processes that start within it handle SIGINT, though a shell started the tests in the background.
+
+    Not by `preexec_fn`: for that Python forks, and after a fork gRPC in this process may wait forever.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _processes(mark: bytes) -> list[int]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segray.models.clip.model import ClipModel, build_clip, preprocess
 from segray.models.clip.towers import check_tower
+from segray.models.recording import records_graph, resample_bicubic
 
 if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer
@@ -166,17 +167,20 @@ def embed(visual: VisionTransformer, images: Tensor) -> Tensor:
     """Tokens before the first block, [B, 1 + h * w, C]. Patch dropout is left out: every patch is wanted."""
     grid = _grid(visual, *images.shape[-2:])
     patches = visual.conv1(images.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)
-    class_token = visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
-    positions = _positions(visual.positional_embedding, visual.grid_size, grid).to(patches.dtype)
+    class_token = visual.class_embedding.to(patches.dtype).expand(images.shape[0], 1, -1)
+    positions = resampled_positions(visual.positional_embedding, visual.grid_size, grid).to(patches.dtype)
     return visual.ln_pre(torch.cat([class_token, patches], 1) + positions)
 
 
-def _positions(embedding: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
+def resampled_positions(embedding: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
     """Positional embedding [1 + h * w, C] resampled to another grid; the class token's row stays."""
-    if tuple(source) == tuple(target):
+    if not records_graph() and tuple(source) == tuple(target):
         return embedding
     grid = embedding[1:].float().unflatten(0, tuple(source)).permute(2, 0, 1)[None]
-    grid = F.interpolate(grid, target, mode="bicubic", antialias=True, align_corners=False)
+    if records_graph():
+        grid = resample_bicubic(grid, target)
+    else:
+        grid = F.interpolate(grid, target, mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([embedding[:1].float(), grid[0].flatten(1).T])
 
 

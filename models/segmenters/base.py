@@ -9,6 +9,8 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segray.models.recording import records_graph
+
 Triple = tuple[float, float, float]
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
@@ -23,7 +25,7 @@ class Segmenter(nn.Module, ABC):
         decoder: holds all others, which start at random and learn at a higher rate.
         perturbed: indices of the maps that feature perturbation drops channels of.
         mean: of the RGB channels in [0, 1], for normalising the images.
-        std: likewise.
+        std: of the RGB channels, as `mean`.
         spare: pattern of further tensors of the official weight files, which the encoder has no use for.
     """
 
@@ -54,7 +56,7 @@ class Segmenter(nn.Module, ABC):
 
 def resample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps [B, C, h, w] at another size, bilinear; the same tensor where the size fits already."""
-    if tuple(maps.shape[-2:]) == tuple(size):
+    if not records_graph() and tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
@@ -65,11 +67,15 @@ def to_patches(images: Tensor, patch: int) -> Tensor:
     As UniMatch V2 evaluates (Yang et al., 2024): at most half a patch of distortion, and no padding that a
     transformer's tokens would see.
     """
-    height, width = (max(1, (side + patch // 2) // patch) * patch for side in images.shape[-2:])
+    height, width = ((side + patch // 2) // patch * patch for side in images.shape[-2:])
+    if not records_graph():
+        height, width = max(patch, height), max(patch, width)
     return resample(images, (height, width))
 
 
 def at_least(images: Tensor, side: int) -> Tensor:
     """Images resampled so that neither side is below `side` pixels; larger ones as they are."""
+    if records_graph():
+        return images
     height, width = (max(length, side) for length in images.shape[-2:])
     return resample(images, (height, width))

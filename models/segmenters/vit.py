@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from segray.models.clip.gem import resampled_positions
 from segray.models.clip.weights import OPENAI_MEAN, OPENAI_STD
+from segray.models.recording import records_graph
 from segray.models.segmenters.base import Segmenter, resample, to_patches
 from segray.models.segmenters.dpt import DPTHead
 from segray.models.segmenters.tokens import clip_tower, token_maps
@@ -39,6 +42,8 @@ class DinoV2(Segmenter):
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
         """Four maps on one grid, one token a patch of 14 px, early blocks first."""
         images = to_patches(images, self.encoder.patch_embed.patch_size[0])
+        if records_graph():
+            return _recorded_maps(self.encoder, images)
         return tuple(
             self.encoder.forward_intermediates(images, indices=BLOCKS, norm=True, intermediates_only=True)
         )
@@ -46,6 +51,20 @@ class DinoV2(Segmenter):
     def decode(self, maps: tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
         """Logits at 8 times the tokens' grid, resampled to `size`."""
         return resample(self.decoder(maps), size)
+
+
+def _recorded_maps(encoder: Any, images: Tensor) -> tuple[Tensor, ...]:
+    """What timm's `forward_intermediates` computes, which branches on the size of the image."""
+    patches = encoder.patch_embed(images)
+    positions = resampled_positions(encoder.pos_embed[0], encoder.patch_embed.grid_size, patches.shape[1:3])
+    tokens = patches.flatten(1, 2)
+    x = torch.cat([encoder.cls_token.expand(patches.shape[0], -1, -1), tokens], 1) + positions
+    maps = []
+    for i, block in enumerate(encoder.blocks):
+        x = block(x)
+        if i in BLOCKS:
+            maps.append(encoder.norm(x)[:, 1:].reshape(patches.shape).permute(0, 3, 1, 2))
+    return tuple(maps)
 
 
 class ClipDPT(Segmenter):

@@ -20,6 +20,7 @@ from segray.pipelines.annotation.stages.encode import encode_segments
 from segray.pipelines.config.loading import dump_redacted
 from segray.pipelines.config.received import may_be_received
 from segray.pipelines.config.schema import Config
+from segray.pipelines.corrections.carry import carry_corrections
 from segray.pipelines.engine.ledger import Tally
 from segray.pipelines.engine.provenance import differences, other_configuration, stored_section
 from segray.pipelines.engine.rows import RLE, Row
@@ -27,6 +28,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.manifest import MANIFEST
 from segray.pipelines.io.run_lock import RunLock
+from segray.pipelines.label_set.card import write_card
 from segray.pipelines.label_set.schema import labels_schema, segments_schema
 from segray.pipelines.label_set.store import LabelStore, prepare_output, write_part, write_run
 from segray.pipelines.label_set.stored_segments import decode_segments
@@ -103,11 +105,13 @@ class Relabelling:
             store.drop_orphans()
             self._copy_manifest()
             storage.write_atomic(storage.join(self.out, "config.yaml"), dump_redacted(self.config).encode())
+            write_card(self.out)
             for name, data in (extra or {}).items():
                 storage.write_atomic(storage.join(self.out, name), data)
             self._drop_outdated(store)
             for part in sorted(set(self.source.parts()) - set(store.parts())):
                 tally.rows.update(self._write_part(part, lock.token))
+            carry_corrections(self.source.root, self.out)
             record = summarise(store, self.record, tally, time.monotonic() - began)
             write_run(self.out, record)
         return LabelSetResult.of(record, self.out)
@@ -119,9 +123,9 @@ class Relabelling:
 
     def _drop_outdated(self, store: LabelStore) -> None:
         """Discard parts whose original is gone, or was written again from other files."""
-        kept = set(self.source.parts())
+        sources = set(self.source.parts())
         for part in store.parts():
-            if part not in kept or _files(self.source, part) != _files(store, part):
+            if part not in sources or _files(self.source, part) != _files(store, part):
                 store.discard(part)
 
     def _write_part(self, part: str, token: str) -> Counter[str]:

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from segray.models.calibration.regions import MaskedImage, masked_image
-from segray.models.label_map import LabelMap
-from segray.models.label_space import LabelSpace
+from segray.models.label_map import LabelMap, label_dtype
+from segray.models.label_space import LabelSpace, ignore_index_of
 from segray.pipelines.annotation.relabelling import (
     damaged_row,
     embeddings_of,
     segments_by_image,
 )
+from segray.pipelines.corrections.carry import class_names_between
+from segray.pipelines.corrections.store import CorrectedStore
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
@@ -46,7 +48,8 @@ def folder_masks(
     """The masks of a folder by image_id.
 
     Args:
-        masks: the folder.
+        masks: the folder; or a label set with corrections, whose good images are masks as a whole, other
+            ones where a hand was.
         options: how masks are read.
         statuses: status of each image of the label set.
         classes: its classes.
@@ -56,6 +59,8 @@ def folder_masks(
     Raises:
         UserError: a mask whose image has no label, or a listed image without a mask.
     """
+    if LabelStore(masks).parts():
+        return _corrected_masks(masks, statuses, classes, split)
     folder = MaskFolder(masks, options)
     folder.bind(LabelSpace(classes, ()))
     matched = folder.match(statuses)
@@ -83,6 +88,40 @@ def folder_masks(
     return {image_id: reader(name) for image_id, name in matched.items()}
 
 
+def _corrected_masks(
+    masks: str, statuses: Mapping[str, str], classes: tuple[str, ...], split: str | None
+) -> dict[str, ReadMask]:
+    """The corrected images of a label set, by their ids in another one."""
+    store = CorrectedStore(masks)
+    where = f"masks={storage.display(masks)}"
+    old, unknown = tuple(store.provenance["classes"]), ignore_index_of(len(classes))
+    names = class_names_between(old, classes)
+    table = np.full(1 + np.iinfo(label_dtype(store.ignore_index)).max, unknown, label_dtype(unknown))
+    for i, name in enumerate(map(names.get, old)):
+        table[i] = unknown if name is None else classes.index(name)
+    found: dict[str, LabelMap] = {
+        image_id: table[corrected.trusted(store.ignore_index)]
+        for image_id, corrected in store.corrected_labels()
+        if statuses.get(image_id) == "ok"
+    }
+    if split is not None:
+        found = {name: found[name] for name in _listed(split, {i: i for i in found}, statuses, where)}
+    taught = {image_id: mask for image_id, mask in found.items() if (mask != unknown).any()}
+    if not taught:
+        raise UserError(f"{where}: a label set in which no image of this one is corrected")
+    return {image_id: _checked(mask, where, image_id) for image_id, mask in taught.items()}
+
+
+def _checked(mask: LabelMap, where: str, image_id: str) -> ReadMask:
+    def read(shape: tuple[int, int]) -> LabelMap:
+        if mask.shape != shape:
+            sizes = " and ".join(f"{s[1]}x{s[0]}" for s in (mask.shape, shape))
+            raise UserError(f"{where}: {image_id} has another size there: {sizes} pixels")
+        return mask
+
+    return read
+
+
 def _listed(split: str, matched: Mapping[str, str], statuses: Collection[str], where: str) -> dict[str, str]:
     """The masks of the images of a split file."""
     names = read_names(split, "split", statuses)
@@ -103,16 +142,16 @@ def read_examples(
         DamagedPartError: a part cannot be read.
     """
     parts = {part for image_id, _, part in source.statuses() if image_id in masks}
-    found: dict[str, MaskedImage] = {}
+    examples: dict[str, MaskedImage] = {}
     for part in sorted(parts):
         by_image = segments_by_image(source, part)
         for row in source.rows(["image_id", "status", "height", "width"], [part]):
             image_id = row["image_id"]
             if image_id in masks and row["status"] == "ok":
-                found[image_id] = _example(
+                examples[image_id] = _example(
                     source, part, row, by_image.get(image_id, []), masks[image_id], n_classes, dim
                 )
-    return dict(sorted(found.items()))
+    return dict(sorted(examples.items()))
 
 
 def _example(

@@ -1,4 +1,4 @@
-"""`segray export`: a label set as the files of another tool.
+"""`segray export`: a label set as the files of another tool, or a trained network as one file.
 
 In this process, part by part: writing files is what takes the time, and no model runs.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
@@ -18,11 +18,15 @@ from segray.models.label_space import ignore_index_of, is_wide
 from segray.pipelines.config.commands.export import ExportConfig
 from segray.pipelines.config.loading import identity
 from segray.pipelines.config.previous import current_provenance
+from segray.pipelines.corrections.identity import set_id
 from segray.pipelines.corrections.store import CorrectedStore
 from segray.pipelines.engine.progress import StatusLine
 from segray.pipelines.errors import UserError
 from segray.pipelines.exporting.base import SPLITS, Format, Target
+from segray.pipelines.exporting.checkpoints import export as checkpoints
+from segray.pipelines.exporting.checkpoints.export import CheckpointResult
 from segray.pipelines.exporting.classes import ClassMap, class_map
+from segray.pipelines.exporting.hub import hub_repo
 from segray.pipelines.exporting.images import ImageFiles, check_mode
 from segray.pipelines.exporting.journal import Bad, Journal, check_out, drop_temporary, write_record
 from segray.pipelines.exporting.plan import Plan, check_clashes, make_plan, val_identity
@@ -53,6 +57,7 @@ class ExportResult:
         class_pixels: exported pixels of each class.
         ignored: exported pixels that are ignored.
         losses: what the format does not hold, a line each.
+        hub: address of the repository that it was pushed to.
     """
 
     out: str
@@ -63,6 +68,7 @@ class ExportResult:
     class_pixels: tuple[int, ...]
     ignored: int
     losses: tuple[str, ...]
+    hub: str | None = None
 
     def __str__(self) -> str:
         return "\n".join(_summary(self))
@@ -76,6 +82,8 @@ def run(config: ExportConfig) -> None:
     """
     result = execute(config)
     click.echo(result)
+    if isinstance(result, CheckpointResult):
+        return
     for image_id, status, reason in result.bad[:_SHOWN]:
         click.echo(f"  {status:<8}{visible(image_id)}: {visible(reason)}", err=True)
     if len(result.bad) > _SHOWN:
@@ -94,24 +102,43 @@ def check_bad_images(result: ExportResult) -> None:
         raise UserError(f"not one of {len(result.bad)} images could be exported: {reason}", exit_code=3)
 
 
-def execute(config: ExportConfig) -> ExportResult:
+def execute(config: ExportConfig) -> ExportResult | CheckpointResult:
+    """Export the labels or the checkpoint.
+
+    Raises:
+        UserError: as `export_labels` and `checkpoints.execute` raise.
+    """
+    return export_labels(config) if config.checkpoint is None else checkpoints.execute(config)
+
+
+def export_labels(config: ExportConfig) -> ExportResult:
     """Export what is missing in `out`; parts with images that were left out are tried again.
 
     Raises:
         UserError: bad input, or an `out` of something else (2), a damaged label set or a full disk (1), or an
             output in use (4).
     """
-    source = CorrectedStore(config.labels)
+    labels = str(config.labels)
+    source = CorrectedStore(labels)
     provenance = current_provenance(source.provenance)
     classes = class_map(provenance, config.classes)
     check_mode(config.images, config.out, in_shards=FORMATS[config.format].in_shards)
     plan = make_plan(source, config.val, config.seed)
-    target = Target(classes.names, classes.palette, config.images != "none", plan.counts, _facts(provenance))
+    target = Target(
+        classes.names,
+        classes.palette,
+        config.images != "none",
+        plan.counts,
+        _facts(provenance),
+        set_id(source),
+    )
     form = FORMATS[config.format](target)
     _check_ids(config.format, form)
     check_clashes(form, plan, target.images)
     record = _made_with(config, source)
-    resumed = check_out(config.out, config.labels, record)
+    _check_local(config)
+    repo = hub_repo(config)
+    resumed = check_out(config.out, labels, record)
     show([classes_line(classes.names)])
     with RunLock(config.out) as lock:
         if resumed:
@@ -126,7 +153,15 @@ def execute(config: ExportConfig) -> ExportResult:
         write_record(config.out, record, _stored(result))
         if not result.bad:
             journal.close()
-    return result
+    if repo is None:
+        return result
+    check_bad_images(result)
+    return replace(result, hub=repo.push_folder(storage.local_path(config.out)))
+
+
+def _check_local(config: ExportConfig) -> None:
+    if config.push_to_hub and not storage.is_local(config.out):
+        raise UserError(f"push_to_hub: out={storage.display(config.out)} is no folder of this machine")
 
 
 def _check_ids(name: str, form: Format) -> None:
@@ -136,8 +171,8 @@ def _check_ids(name: str, form: Format) -> None:
 
 
 def _facts(provenance: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    found = ((f"{a}.{b}", (provenance.get(a) or {}).get(b)) for a, b in _FACTS)
-    return tuple((name, str(value)) for name, value in found if value is not None)
+    values = ((f"{a}.{b}", (provenance.get(a) or {}).get(b)) for a, b in _FACTS)
+    return tuple((name, str(value)) for name, value in values if value is not None)
 
 
 def _made_with(config: ExportConfig, source: LabelStore) -> dict[str, object]:
@@ -146,8 +181,9 @@ def _made_with(config: ExportConfig, source: LabelStore) -> dict[str, object]:
 
 
 def _writer(config: ExportConfig, source: LabelStore, form: Format, plan: Plan, classes: ClassMap) -> Writer:
-    uris = {} if config.images == "none" else read_uris(config.labels, plan.ids)
-    photos = Photos(config.labels, uris, config.image.roots)
+    labels = source.root
+    uris = {} if config.images == "none" else read_uris(labels, plan.ids)
+    photos = Photos(labels, uris, config.image.roots)
     images = ImageFiles(photos, config.images, config.out)
     visible_parts = form.has_objects and config.instances == "segments"
     return Writer(source, config.out, form, plan, classes, config.min_confidence, visible_parts, images)
@@ -211,6 +247,8 @@ def _summary(result: ExportResult) -> Iterator[str]:
     yield line("images", f"{total}: {exported} exported ({splits}), {len(result.bad)} left out, {bad}")
     yield from _table(result)
     yield from (line("not kept", text) for text in result.losses)
+    if result.hub is not None:
+        yield line("pushed to", result.hub)
     yield line("wrote", storage.display(result.out))
 
 

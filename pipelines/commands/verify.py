@@ -18,6 +18,7 @@ from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.config.received import load_received, shown_keys
 from segray.pipelines.config.schema import keys
 from segray.pipelines.config.source import parse_yaml
+from segray.pipelines.corrections import CorrectedStore, CorrectionLog
 from segray.pipelines.engine.provenance import settings
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -90,6 +91,7 @@ def verify(root: str, expected: Iterable[str] | None = None) -> VerifyReport:
     ]
     problems += _other_provenance(checks) + _duplicates(checks)
     problems += _against_manifest(root, checks, expected)
+    problems += [] if problems else _of_corrections(root)
     states = Counter(status for check in checks for _, status in check.rows)
     classes, pixels = _pixels(checks)
     return VerifyReport(
@@ -102,6 +104,14 @@ def _pixels(checks: list[PartCheck]) -> tuple[tuple[str, ...], PixelCounts]:
     whole = next((check for check in checks if check.classes), PartCheck(""))
     counts = [check.pixels for check in checks if check.classes == whole.classes]
     return whole.classes, PixelCounts.of(counts, len(whole.classes), whole.ignore_index)
+
+
+def _of_corrections(root: str) -> list[Problem]:
+    """Parts of the log that cannot be read, else corrections that do not fit their images."""
+    log = CorrectionLog(root)
+    if parts := log.problems():
+        return [Problem("", None, what) for what in parts.values()]
+    return [Problem("", image_id, what) for image_id, what in CorrectedStore(root).problems().items()]
 
 
 def damaged_parts(report: VerifyReport) -> list[str]:

@@ -62,11 +62,14 @@ def new_key(after: str = "") -> str:
     Args:
         after: a key that it must be above, whatever the clocks of two machines say; "": none.
     """
-    text = now().strftime(_TIME)
-    if text <= after[:_TIME_LENGTH]:
-        later = datetime.strptime(after[:_TIME_LENGTH], _TIME).replace(tzinfo=UTC) + timedelta(microseconds=1)
-        text = later.strftime(_TIME)
-    return f"{text}-{secrets.token_hex(4)}"
+    text, suffix = now().strftime(_TIME), secrets.token_hex(4)
+    return following_key(after, suffix) if text <= after[:_TIME_LENGTH] else f"{text}-{suffix}"
+
+
+def following_key(key: str, suffix: str) -> str:
+    """The key a microsecond after another one, with eight hexadecimal digits of the caller's."""
+    time = datetime.strptime(key[:_TIME_LENGTH], _TIME).replace(tzinfo=UTC) + timedelta(microseconds=1)
+    return f"{time.strftime(_TIME)}-{suffix}"
 
 
 def this_user() -> str:

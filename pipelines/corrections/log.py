@@ -174,6 +174,14 @@ class CorrectionLog:
         """
         return sorted({one.image for one in self.read()})
 
+    def keys(self) -> set[str]:
+        """All keys, also of those that `read` leaves out.
+
+        Raises:
+            UserError: as `read`.
+        """
+        return {one.key for part in self._parts().values() for one in part.corrections}
+
     def digest(self) -> str:
         """SHA-256 of all parts; "" without any.
 

@@ -29,6 +29,7 @@ class Target:
         images: whether image files are part of the export.
         counts: images of each split.
         facts: what made the labels, as (name, value) lines.
+        set_id: of the label set, for tasks that come back.
     """
 
     classes: tuple[str, ...]
@@ -36,6 +37,7 @@ class Target:
     images: bool
     counts: Mapping[str, int]
     facts: tuple[tuple[str, str], ...] = ()
+    set_id: str = ""
 
     @property
     def ignore_index(self) -> int:
@@ -58,6 +60,7 @@ class Sample:
         label: [H, W], class ids of the export; the highest number of its type for ignored pixels.
         segments: (class id, segment), what is on top last; None: objects are connected pixels.
         image: the file's bytes, for formats with shards only.
+        background: whether id 0 means "no class".
     """
 
     image_id: str
@@ -65,6 +68,12 @@ class Sample:
     label: LabelMap
     segments: tuple[tuple[int, Segment], ...] | None = None
     image: bytes | None = None
+    background: bool = True
+
+    @property
+    def nothing(self) -> tuple[int, ...]:
+        """The ids that are no object."""
+        return (0, self.ignore_index) if self.background else (self.ignore_index,)
 
     @property
     def ignore_index(self) -> int:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import html
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 import yaml
 
 from segray.pipelines.exporting.base import TRAIN, Encoded, Entries, File, Format, Sample, class_names
+from segray.pipelines.exporting.markdown import table
 from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.label_set.part_files import encode_part
 
@@ -40,12 +42,12 @@ class HuggingFace(Format):
         data = encode_part(pa.Table.from_pylist(rows, self._schema()), row_group_size=_ROWS)
         return f"data/{_NAMES[split]}-{name}", data
 
-    def finish(self, entries: Entries) -> Iterator[File]:  # noqa: ARG002  the formats' signature
+    def finish(self, entries: Entries) -> Iterator[File]:
         """The card, and the names of the ids twice: as text, and as transformers reads them."""
         ids = {str(i): name for i, name in enumerate(self.target.classes)}
         yield class_names(self.target)
         yield "id2label.json", [json.dumps(ids, indent=1).encode(), b"\n"]
-        yield "README.md", [self._card().encode()]
+        yield "README.md", [self._card(entries).encode()]
 
     def _schema(self) -> pa.Schema:
         images = ["image", "label"] if self.target.images else ["label"]
@@ -54,7 +56,16 @@ class HuggingFace(Format):
         fields = [*((name, _IMAGE) for name in images), ("image_id", pa.string())]
         return pa.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
 
-    def _card(self) -> str:
+    def _shares(self, entries: Entries) -> Iterator[tuple[str, str, str]]:
+        """Id, name and share of the pixels of each class, over all splits."""
+        pixels: Counter[int] = Counter()
+        for entry in chain.from_iterable(map(entries, self.target.splits)):
+            pixels.update(dict(zip(entry["class_ids"], entry["class_pixels"], strict=True)))
+        total = max(1, pixels.total())
+        for i, name in enumerate(self.target.classes):
+            yield str(i), name, f"{pixels[i] / total:.2%}"
+
+    def _card(self, entries: Entries) -> str:
         files = [{"split": _NAMES[s], "path": f"data/{_NAMES[s]}-*.parquet"} for s in self.target.splits]
         head = {
             "task_categories": ["image-segmentation"],
@@ -62,22 +73,14 @@ class HuggingFace(Format):
             "configs": [{"config_name": "default", "data_files": files}],
         }
         counts = ", ".join(f"{self.target.counts[s]} {_NAMES[s]}" for s in self.target.splits)
-        names = [f"| {i} | {_cell(name)} |" for i, name in enumerate(self.target.classes)]
-        facts = [f"| {_cell(name)} | {_cell(value)} |" for name, value in self.target.facts]
         return _CARD.format(
             head=yaml.safe_dump(head, sort_keys=False),
             counts=counts,
             ignored=self.target.ignore_index,
             split=_NAMES[self.target.splits[0] if self.target.splits else TRAIN],
-            names="\n".join(names),
-            facts="\n".join(facts),
+            names=table(("id", "class", "pixels"), self._shares(entries)),
+            facts=table(("made with", ""), self.target.facts),
         )
-
-
-def _cell(text: str) -> str:
-    """Text of a label set, which may be anyone's, in a table of Markdown."""
-    shown = html.escape(text)
-    return "".join(f"\\{c}" if c in "|`*_[]\\~!" else c for c in shown)
 
 
 _CARD = """---
@@ -96,11 +99,7 @@ rows[0]["label"]  # a PIL image of class ids; {ignored} is ignored
 
 The labels were made by a program, not by people: check them before you measure anything with them.
 
-| id | class |
-|---|---|
 {names}
 
-| made with | |
-|---|---|
 {facts}
 """

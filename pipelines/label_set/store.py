@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from segray.models.label_space import IGNORE_INDEX
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import run_lock, storage
+from segray.pipelines.label_set.card import CARD
 from segray.pipelines.label_set.part_files import damage, encode_part, recorded_digest
 from segray.pipelines.label_set.part_reader import PartReader
 from segray.pipelines.label_set.schema import (
@@ -118,7 +119,8 @@ def prepare_output(root: str) -> None:
         UserError: it holds files that are none of a label set's, is a file, or cannot be written to.
     """
     try:
-        foreign = [name for name in storage.list_names(root) if not _OURS.match(name)]
+        names = storage.list_names(root)
+        foreign = [name for name in names if not (_OURS.match(name) or _is_card(name, names))]
     except OSError as error:
         raise UserError(f"out={storage.display(root)} is not a folder that can be listed: {error}") from error
     for folder in (LABELS, SEGMENTS):
@@ -132,6 +134,11 @@ def prepare_output(root: str) -> None:
         )
     if storage.is_local(root):
         _require_writable(root)
+
+
+def _is_card(name: str, names: Sequence[str]) -> bool:
+    """Whether a file is the card of a label set; beside no label set it is the user's."""
+    return name == CARD and not {LABELS, "config.yaml"}.isdisjoint(names)
 
 
 def _require_writable(root: str) -> None:
@@ -217,8 +224,8 @@ class LabelStore:
             self._guard(SEGMENTS, part, lambda: file.check(range(file.num_row_groups), columns))
             groups = [self._group(file, SEGMENTS, part, i, columns) for i in range(file.num_row_groups)]
             schema = file.schema_arrow
-        kept = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-        return pa.concat_tables(groups) if groups else kept.empty_table()
+        selected = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+        return pa.concat_tables(groups) if groups else selected.empty_table()
 
     def run(self) -> dict[str, Any] | None:
         """The content of run.json; None while no run is complete.

@@ -23,6 +23,7 @@ from segray.models.weights import check_archive
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.training.history import HistoryEntry
+from segray.pipelines.training.single_file import is_single, stored_state
 
 MODEL, TEACHER, OPTIMISER, STATE = "model.safetensors", "teacher.safetensors", "optimiser.pt", "state.json"
 
@@ -205,9 +206,9 @@ def read_state(uri: str) -> CheckpointState:
 
 
 def _read_state(uri: str) -> CheckpointState:
-    path = storage.join(uri, STATE)
+    path = uri if is_single(uri) else storage.join(uri, STATE)
     try:
-        state: CheckpointState = json.loads(storage.read_bytes(path))
+        state = _stored_state(uri, path)
         if MODEL not in state["sha256"]:
             raise ValueError("no checksums")
         _check_types(state)
@@ -219,6 +220,11 @@ def _read_state(uri: str) -> CheckpointState:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{storage.display(path)} is damaged ({str(error)[:100]})") from None
     return state
+
+
+def _stored_state(uri: str, path: str) -> CheckpointState:
+    stored = stored_state(uri, MODEL) if is_single(uri) else json.loads(storage.read_bytes(path))
+    return cast("CheckpointState", stored)
 
 
 def _check_types(state: Mapping[str, object]) -> None:
@@ -234,7 +240,8 @@ def read_file(uri: str, name: str, state: CheckpointState) -> bytes:
     Raises:
         UserError: it is missing, truncated or changed.
     """
-    path, expected = storage.join(uri, name), str(state["sha256"][name])
+    path = uri if is_single(uri) else storage.join(uri, name)
+    expected = str(state["sha256"][name])
     try:
         data = storage.read_bytes(path)
     except FileNotFoundError:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segray.pipelines.commands.export import execute
+from segray.pipelines.commands.export import export_labels
 from segray.pipelines.config.commands.export import ExportConfig
 from segray.pipelines.errors import UserError
 from tests.faults.invariant import files
@@ -67,8 +67,8 @@ def test_an_export_that_is_killed_is_resumed_with_the_same_bytes(
     assert killed.returncode == -signal.SIGKILL
     assert list(out.rglob(".*.tmp"))
     config = ExportConfig(labels=str(labels), out=str(out), format=form, val="0.25")
-    execute(config)
-    execute(config.model_copy(update={"out": str(tmp_path / "undisturbed")}))
+    export_labels(config)
+    export_labels(config.model_copy(update={"out": str(tmp_path / "undisturbed")}))
     assert files(out) == files(tmp_path / "undisturbed")
     assert not list(out.rglob(".*.tmp"))
 
@@ -80,7 +80,7 @@ def test_an_id_of_a_label_set_is_never_a_path_out_of_the_export(
 ) -> None:
     store = write_store(tmp_path / "labels", [ok_row(image_id, np.ones((4, 4), np.uint8))])
     with pytest.raises(UserError, match=r"image_id .* is refused; allowed: a relative path"):
-        execute(ExportConfig(labels=str(store), out=str(tmp_path / "out"), format=form, images="none"))
+        export_labels(ExportConfig(labels=str(store), out=str(tmp_path / "out"), format=form, images="none"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels"]
 
 
@@ -93,7 +93,7 @@ def test_an_export_takes_no_file_that_the_user_did_not_name(tmp_path: Path, mode
     store = write_store(tmp_path / "set" / "labels", [row, bad_row("y.png")])
     write_manifest(store, {"x.png": str(secret)})
     config = ExportConfig(labels=str(store), out=str(tmp_path / "out"), images=mode)
-    result = execute(config)
+    result = export_labels(config)
     assert result.bad == (("x.png", "skipped", "not an image below the label set or image.roots"),)
     assert result.not_ok == {"error": 1}
     assert not list((tmp_path / "out").rglob("*.png"))
@@ -102,12 +102,14 @@ def test_an_export_takes_no_file_that_the_user_did_not_name(tmp_path: Path, mode
 def test_a_map_with_an_id_that_is_no_class_stops_the_export(tmp_path: Path) -> None:
     store = write_store(tmp_path / "labels", [ok_row("x.png", np.full((4, 4), 77, np.uint8))])
     with pytest.raises(UserError, match=r"x\.png: its label has id 77, which is no class; see segray verify"):
-        execute(ExportConfig(labels=str(store), out=str(tmp_path / "out"), images="none"))
+        export_labels(ExportConfig(labels=str(store), out=str(tmp_path / "out"), images="none"))
 
 
 def test_noise_is_left_out_of_formats_with_objects(tmp_path: Path) -> None:
     noise = np.zeros((520, 520), np.uint8)
     noise[::2, ::2] = 1
     store = write_store(tmp_path / "labels", [ok_row("x.png", noise)])
-    result = execute(ExportConfig(labels=str(store), out=str(tmp_path / "out"), format="coco", images="none"))
+    result = export_labels(
+        ExportConfig(labels=str(store), out=str(tmp_path / "out"), format="coco", images="none")
+    )
     assert result.bad == (("x.png", "skipped", "67600 objects of a class (allowed: at most 65536)"),)

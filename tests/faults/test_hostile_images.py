@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
 from segray.pipelines.masks.color_table import open_color_table
 from segray.pipelines.masks.raster import read_ids
 from tests.faults.images import encode, png, scene
+from tests.processes import REPOSITORY
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1200, 1200, 3), np.uint8))
 
@@ -161,25 +163,37 @@ def test_strips_of_a_tiff_that_share_bytes_are_decoded_apart() -> None:
     assert not stops_by_itself(encode(Image.fromarray(scene()), "TIFF", compression="jpeg"))
 
 
+FORKED = """
+import os, sys
+from pathlib import Path
+from segray.pipelines.io import decoder_process
+from segray.pipelines.io.images import ImageOptions, decode
+
+def decoder() -> int:
+    decode(Path(sys.argv[1]).read_bytes(), ImageOptions())
+    return decoder_process.decoder._process.pid
+
+mine = decoder()
+if (pid := os.fork()) == 0:
+    print(decoder(), flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+print(mine, flush=True)
+os._exit(0)
+"""
+
+
 def test_the_decoders_process_ends_with_its_parent(tmp_path: Path) -> None:
-    read, write = os.pipe()
-    if (pid := os.fork()) == 0:
-        os.close(read)
-        decode(encode(Image.fromarray(scene()), "JPEG2000"), ImageOptions())
-        process = decoder_process.decoder._process
-        os.write(write, str(process.pid if process else 0).encode())
-        os._exit(0)
-    os.close(write)
-    os.waitpid(pid, 0)
-    child = int(os.read(read, 20))
-    mine = decoder_process.decoder._process
-    assert child
-    assert mine is None or child != mine.pid
+    (image := tmp_path / "scene.jp2").write_bytes(encode(Image.fromarray(scene()), "JPEG2000"))
+    command = [sys.executable, "-c", FORKED, str(image)]
+    done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=60)
+    decoders = {int(line) for line in done.stdout.split()}
+    assert len(decoders) == 2
     for _ in range(200):
-        if not Path(f"/proc/{child}").exists():
+        if not any(Path(f"/proc/{pid}").exists() for pid in decoders):
             return
         time.sleep(0.05)
-    pytest.fail("it lives on")
+    pytest.fail("they live on")
 
 
 @pytest.mark.timeout(120)

@@ -128,6 +128,7 @@ def test_a_run_from_beginning_to_end(
     assert "images      6: 6 ok, 0 error, 0 skipped" in shown.out
     assert f"6 images, 6 to do, into {out}" in shown.err
     assert sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) == [
+        "README.md",
         "config.yaml",
         "labels",
         "manifest.parquet",

@@ -19,6 +19,7 @@ from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.errors import UserError
 from tests.pipelines.ray_heads import PATIENCE_S, Head
+from tests.processes import ctrl_c_is_heard
 
 ROOT = Path(__file__).parents[3]
 
@@ -165,16 +166,15 @@ def test_without_the_token_it_is_refused(head: Head, tmp_path: Path, token: str,
 @pytest.mark.slow
 def test_ctrl_c_leaves_the_job_alone_and_says_how_to_follow_it(head: Head, tmp_path: Path) -> None:
     words = ["submit", "picture-book", "out=book", "n=100000", f"address={head.dashboard}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "segray.pipelines.cli", *words],
-        env={**head.environment(), "PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        # What runs in the background of a shell inherits that SIGINT is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    with ctrl_c_is_heard():
+        process = subprocess.Popen(
+            [sys.executable, "-m", "segray.pipelines.cli", *words],
+            env={**head.environment(), "PYTHONPATH": str(ROOT)},
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     _wait_for(lambda: any(tmp_path.rglob("*.png")))
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE_S)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segray.pipelines.commands.export import ExportResult, execute
+from segray.pipelines.commands.export import ExportResult, export_labels
 from segray.pipelines.config.commands.export import ExportConfig
 from segray.pipelines.config.loading import load
 from tests.pipelines.label_set.small_store import (
@@ -61,7 +61,7 @@ def write_labels(tmp_path: Path) -> Path:
 
 def export(labels: Path, out: Path | str, **keys: object) -> ExportResult:
     overrides = [f"{name}={value}" for name, value in {"labels": labels, "out": out, **keys}.items()]
-    return execute(load(ExportConfig, None, overrides))
+    return export_labels(load(ExportConfig, None, overrides))
 
 
 def read(path: Path) -> Label:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from segray.models.masks import decode_rle
-from segray.pipelines.label_set.store import LabelStore, write_part
+from segray.pipelines.label_set.card import write_card
+from segray.pipelines.label_set.store import LabelStore, labels_schema, write_part
 from tests.pipelines.label_sets import IDS, PROVENANCE, error_row, label_map, ok_row, tables
 
 
@@ -44,6 +47,34 @@ def test_datasets_shows_pictures_and_class_names(written: Path, tmp_path: Path, 
     assert labels.features["class_ids"].feature.int2str(good["class_ids"]) == PROVENANCE["classes"]
     assert rows["bad.jpg"]["label"] is None
     assert len(load("segments")) == 2 * len(IDS)
+
+
+def test_datasets_opens_the_folder_by_its_card(written: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    root = tmp_path / "set"
+    shutil.copytree(written, root)
+    # Tables of other kinds that a label set's folder may hold.
+    for name in (
+        "manifest.parquet",
+        "corrections/part-0123456789abcdef.parquet",
+        "labels/.aside-part-0.parquet",
+    ):
+        (root / name).parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table({"who": ["me"]}), root / name)
+    write_card(str(root))
+    labels = datasets.load_dataset(str(root), split="train", cache_dir=str(tmp_path))
+    assert labels.column_names == labels_schema(PROVENANCE).names
+    assert sorted(labels["image_id"]) == sorted([*IDS, "bad.jpg", "alone.jpg"])
+    assert labels.features["class_ids"].feature.names == PROVENANCE["classes"]
+    segments = datasets.load_dataset(str(root), "segments", split="train", cache_dir=str(tmp_path))
+    assert len(segments) == 2 * len(IDS)
+
+
+def test_a_card_that_is_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    write_card(str(tmp_path))
+    assert (tmp_path / "README.md").read_text() == "mine"
 
 
 def test_duckdb_polars_and_pandas_read_every_column(written: Path) -> None:

@@ -255,9 +255,10 @@ def test_statuses_read_two_columns_only(tmp_path: Path) -> None:
 def test_an_output_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     prepare_output(str(tmp_path / "new"))
     write_set(tmp_path / "ours")
-    (tmp_path / "ours" / ".DS_Store").write_bytes(b"")
+    for name in (".DS_Store", "README.md"):
+        (tmp_path / "ours" / name).write_bytes(b"")
     prepare_output(str(tmp_path / "ours"))
-    for name in ("photo.jpg", "labels/photo.txt"):
+    for name in ("photo.jpg", "labels/photo.txt", "README.md"):
         folder = tmp_path / name.replace("/", "_").partition(".")[0]
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_bytes(b"")
