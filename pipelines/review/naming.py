@@ -23,7 +23,7 @@ from segray.pipelines.review.index import Halves
 
 if TYPE_CHECKING:  # open_clip takes seconds to import
     from segray.models.clip.model import ClipModel
-    from segray.models.clip.text import TextBank
+    from segray. import TextBank
 
 MAX_NAMES = 200
 _MAX_LENGTH = 100
