@@ -23,7 +23,7 @@ from segray.pipelines.review.index import Halves
 
 if TYPE_CHECKING:  # open_clip takes seconds to import
     from segray.models.clip.model import ClipModel
-    from segray. import TextBank
+    from segray.models.clip.text import ZeroShotClassifier
 
 MAX_NAMES = 200
 _MAX_LENGTH = 100
@@ -71,7 +71,7 @@ class Naming:
         self._record, self._labels, self._weights = current_provenance(dict(record)), labels, weights
         self._embedding, self._class_id = embedding, class_id
         self._clip: ClipModel | None = None
-        self._known: OrderedDict[str, tuple[Names, TextBank]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[Names, ZeroShotClassifier]] = OrderedDict()
         self._lock = threading.RLock()
 
     @property
@@ -113,8 +113,8 @@ class Naming:
         """
         self._require_names()
         with self._lock:
-            bank = self._bank(names)
-            self._known[names.key] = (names, bank)
+            classifier = self._classifier(names)
+            self._known[names.key] = (names, classifier)
             self._known.move_to_end(names.key)
             while len(self._known) > _KEPT:
                 self._known.popitem(last=False)
@@ -130,9 +130,9 @@ class Naming:
 
         from segray.models.clip.zero_shot import classify_segments
 
-        names, bank = self._find(key)
+        names, classifier = self._find(key)
         pooled = torch.from_numpy(np.asarray(self._embedding[rows], np.float32))
-        return classify_segments(pooled, bank, names.threshold)
+        return classify_segments(pooled, classifier, names.threshold)
 
     def similarities(self, key: str, rows: slice) -> NDArray[np.float32]:
         """float32 [K, C], the cosine of each segment with each class; -1 for a class without names.
@@ -140,12 +140,12 @@ class Naming:
         Raises:
             UserError: no such names.
         """
-        bank = self._find(key)[1]
+        classifier = self._find(key)[1]
         pooled = np.asarray(self._embedding[rows], np.float32)
         pooled /= np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
-        by_name = pooled @ bank.embeddings.numpy().T
+        by_name = pooled @ classifier.embeddings.numpy().T
         found = np.full((len(pooled), len(self._record["classes"])), -1, np.float32)
-        for column, class_id in enumerate(bank.class_ids.tolist()):
+        for column, class_id in enumerate(classifier.class_ids.tolist()):
             found[:, class_id] = np.maximum(found[:, class_id], by_name[:, column])
         return found
 
@@ -165,7 +165,7 @@ class Naming:
         if self.problem:
             raise UserError(f"names: {self.problem}")
 
-    def _find(self, key: str) -> tuple[Names, TextBank]:
+    def _find(self, key: str) -> tuple[Names, ZeroShotClassifier]:
         with self._lock:
             if key not in self._known:
                 raise UserError("names: not known any more; set them again")
@@ -175,7 +175,7 @@ class Naming:
         prompts: list[list[str]] = self._record["prompts"]["names"]
         return prompts
 
-    def _bank(self, names: Names) -> TextBank:
+    def _classifier(self, names: Names) -> ZeroShotClassifier:
         from segray.models.clip.text import embed_label_space
 
         classes = self._prompts()[1:]
@@ -184,13 +184,13 @@ class Naming:
         try:
             if self._clip is None:
                 self._clip = build_stored_clip(self._record, self._labels, self._weights)
-            bank = embed_label_space(self._clip, space, self._record["prompts"]["templates"])
+            classifier = embed_label_space(self._clip, space, self._record["prompts"]["templates"])
         except ValueError as error:
             raise UserError(f"names: {error}") from error
-        if bank.embeddings.shape[1] != self._embedding.shape[1]:
+        if classifier.embeddings.shape[1] != self._embedding.shape[1]:
             where = display(self._labels)
             raise UserError(f"names: the embeddings of {where} are not those of its CLIP", exit_code=1)
-        return bank
+        return classifier
 
 
 def parse_names(document: Mapping[str, Any]) -> Names:
