@@ -51,6 +51,7 @@ COMMANDS = dict(
         _command("tune", "Search the best values of train's keys for each split.", "segray.tuning.search"),
         _command("masks", "Convert masks of any kind to PNG, and show them."),
         _command("predict", "Label images with a trained network: masks and overlays."),
+        _command("serve", "Look at labels in the browser and correct them."),
         _command("export", "Write a label set for other tools: PNG, VOC, COCO, YOLO."),
         _command("suggest", "Choose the images to label next: a list, CVAT, Label Studio."),
         _command("import", "Take masks of other tools as corrections.", leaf="import_masks"),
