@@ -102,6 +102,25 @@ MASK_MODELS: dict[str, MaskEntry] = {
         _SAM,
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
     ),
+    **{
+        f"sam2.1_hiera_{size}": MaskEntry(
+            "Apache-2.0",
+            parameters,
+            f"hf-hub:facebook/sam2.1-hiera-{size.replace('_', '-')}",
+            "segray.models.annotators.sam2:Sam2",
+            extra="sam2",
+            pred_iou_thresh=0.8,
+        )
+        for size, parameters in (("tiny", 38.9), ("small", 46.0), ("base_plus", 80.8), ("large", 224.4))
+    },
+    "eomt_large": MaskEntry(
+        "MIT",
+        316.7,
+        "hf-hub:tue-mps/coco_panoptic_eomt_large_640",
+        "segray.models.annotators.eomt:EomtModel",
+        extra="sam2",
+        pred_iou_thresh=0.8,
+    ),
 }
 """A new model is a line here, a new family a module with a `MaskModel` too (docs/extend.md)."""
 
