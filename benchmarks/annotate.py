@@ -1,8 +1,8 @@
-"""What Ray costs: images a second of `segray annotate` against a bare loop over the same models and images.
+"""What Ray costs: images per second of `segray annotate` against a bare loop over the same models and images.
 
     python -m benchmarks.annotate --images 480 --rounds 3
 
-The bare loop is one process with torch on all cores: read, decode, SAM, GEM, pool, name, paint, encode PNG.
+The bare loop is one process with torch on all cores: read, decode, SAM, GEM, pool, name, draw, encode PNG.
 The pipeline does that and RLE, embeddings, checksums and Parquet parts. Each run is a fresh process; a round
 takes all ways, every other round in reverse order. `ratio` is the median rate of the pipeline with one worker
 a model over that of the bare loop, model loading and Ray's start excluded on both sides: the loop's clock

@@ -72,9 +72,13 @@ def names_of(aliases: Mapping[str, Sequence[str]]) -> tuple[Names, Prompts]:
     """The picture book's names with some replaced, and the default prompts."""
     clip = build_text_clip("builtin", None)
     space = label_space("picture_book", None, aliases)
-    banks = {templates: embed_label_space(clip, space, templates) for templates in ("single", "imagenet80")}
-    ids = banks["single"].class_ids.numpy()
-    names = Names(ids, {name: bank.embeddings.numpy().astype(float) for name, bank in banks.items()})
+    classifiers = {
+        templates: embed_label_space(clip, space, templates) for templates in ("single", "imagenet80")
+    }
+    ids = classifiers["single"].class_ids.numpy()
+    names = Names(
+        ids, {name: classifier.embeddings.numpy().astype(float) for name, classifier in classifiers.items()}
+    )
     return names, Prompts("single", np.ones(len(ids), bool))
 
 

@@ -4,19 +4,19 @@
     python -m benchmarks.end_to_end --model vit_b --images 8 --loop-images 2
 
 The plain way is one process and a loop: PIL, `SamAutomaticMaskGenerator`, GEM, features upsampled to the
-image's size and averaged under each mask (Eq. 1), names (Eq. 2), painting, a PNG a label. It runs with torch
+image's size and averaged under each mask (Eq. 1), names (Eq. 2), a PNG per label map. It runs with torch
 on one core and on all, as many threads may be slower than one, and the faster run counts. segray is the whole
-command on a Ray of its own, with its default workers. `ratio` is of images a second, set-up excluded: from
+command on a Ray of its own, with its default workers. `ratio` is of images per second, set-up excluded: from
 models loaded to the last file written; 5 is the aim, on a CPU. `same_pixels` is the share of the pixels with
 the same label, 99.5 % the aim. `ratio_with_setup` is of whole processes: imports, loading, Ray.
 
 `builtin` is the built-in models as they are. `vit_b` has the size of what users run, SAM ViT-B and CLIP
-ViT-B-16 on pictures of 500 x 375. Drawn: both models' weights, and on both sides SAM's predicted IoU and
+ViT-B-16 on images of 500 x 375. Drawn: both models' weights, and on both sides SAM's predicted IoU and
 low-resolution logits, which replace those that the whole decoder has computed (`benchmarks.real_size`).
-Everything else is real, from the picture file to the label set. As a picture takes the plain loop minutes, it
+Everything else is real, from the image file to the label set. As an image takes the plain loop minutes, it
 runs on all cores only, where it is the faster, and on as few as `--loop-images` says: a loop takes one
-picture after the other, so that the others would take as long. segray's workers fill and empty, which few
-pictures measure more than work. `same_pixels` is of those that both have labelled.
+image after the other, so that the others would take as long. segray's workers fill and empty, which few
+images measure more than work. `same_pixels` is of those that both have labelled.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def plain_loop(
     """A label PNG of each image in the new folder `out`; seconds, from the models loaded.
 
     Args:
-        config: of the verb, which the models and options are taken from.
+        config: of the command, which the models and options are taken from.
         paths: of the images.
         out: the folder.
         threads: of torch.

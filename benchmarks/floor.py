@@ -1,4 +1,4 @@
-"""What SAM has to compute and to move for a picture on a GPU: operations and bytes counted, nothing timed.
+"""What SAM has to compute and to move for an image on a GPU: operations and bytes counted, nothing timed.
 
     python -m benchmarks.floor --height 1080 --width 1920
 
@@ -59,7 +59,7 @@ def count(work: Callable[[], Any]) -> tuple[float, float]:
 
 @torch.inference_mode()
 def stages(model: str, precision: Precision, rows: int) -> dict[str, tuple[float, float]]:
-    """TFLOP and GB a picture of each stage."""
+    """TFLOP and GB per image of each stage."""
     dtype = DTYPES[precision]
     with torch.device("meta"):
         sam = segment_anything.sam_model_registry[model]().eval()

@@ -89,7 +89,7 @@ def _joined(attention: Any, heads: Tensor) -> Tensor:
 
 
 def measure(visual: Any, images: Tensor, rounds: int) -> dict[str, Any]:
-    """Median seconds an image of the ways, taken in turns, and how far apart the tokens are."""
+    """Median seconds per image of the ways, taken in turns, and how far apart the tokens are."""
     device = images.device.type
     singles = images.split(1)
     ways: dict[str, Callable[[], Tensor]] = {
@@ -171,7 +171,7 @@ def main(model: str, size: int, images: int, rounds: int, device: str, seed: int
     found |= bound(visual, inputs[:1], found["seconds_per_image"]["plain"])
     rows = [[name, f"{seconds:.3f}"] for name, seconds in found["seconds_per_image"].items()]
     click.echo(f"{model}, {size} x {size}, {device}\n")
-    click.echo(table(["", "seconds an image"], rows))
+    click.echo(table(["", "seconds per image"], rows))
     click.echo(f"\nratio {found['ratio']:.2f}, batched {found['ratio_batched']:.2f}")
     for name in _REDUCED:
         if f"ratio_{name}" in found:

@@ -3,7 +3,7 @@
     python -m benchmarks.jpeg --images 8
 
 Scenes of the picture book, enlarged to a camera's 12 megapixels, with a camera's noise. `ratio` is the whole
-picture's CPU seconds over the reduced one's, from bytes to pixels, for what SAM ViT-B and CLIP ViT-B/16 see
+image's CPU seconds over the reduced one's, from bytes to pixels, for what SAM ViT-B and CLIP ViT-B/16 see
 (1,024 and 448 px). `same_labels` is the share of pixels that the built-in models (192 and 160 px) label alike
 both ways, at full size; `object_iou` that of the pixels with a class.
 """
@@ -42,7 +42,7 @@ def photograph(seed: int, index: int, height: int, width: int) -> bytes:
 
 
 def compare(labeller: Labeller, data: bytes, rounds: int) -> dict[str, Any]:
-    """One picture: unpacked both ways, and labelled both ways."""
+    """One image: unpacked both ways, and labelled both ways."""
     plain = ImageOptions()
     whole, slow = timed(lambda: decode_image(data, plain), rounds)
     for_real = replace(plain, jpeg_size=REAL)
@@ -64,8 +64,8 @@ def compare(labeller: Labeller, data: bytes, rounds: int) -> dict[str, Any]:
 
 @click.command("jpeg", cls=Benchmark, help=__doc__)
 @click.option("--images", default=8, show_default=True, type=click.IntRange(1), help="How many.")
-@click.option("--height", default=3000, show_default=True, type=click.IntRange(256), help="Of a picture.")
-@click.option("--width", default=4000, show_default=True, type=click.IntRange(256), help="Of a picture.")
+@click.option("--height", default=3000, show_default=True, type=click.IntRange(256), help="Of an image.")
+@click.option("--width", default=4000, show_default=True, type=click.IntRange(256), help="Of an image.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Of unpacking.")
 @click.option("--seed", default=11, show_default=True, callback=fresh, type=int)
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file.")

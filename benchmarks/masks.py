@@ -11,9 +11,9 @@ as it is. Both generators have their default settings (the built-in model's thre
 process that keeps the memory it frees, as segray's workers do. `ratio` is upstream's CPU seconds over
 segray's.
 
-On a GPU upstream computes in fp32, one picture after the other, and segray takes all of them in one call,
+On a GPU upstream computes in fp32, one image after the other, and segray takes all of them in one call,
 once to warm up and once for the clock, in every precision of `--precision`. What precision does to masks only
-`builtin` shows. `changed_counts` is the share of pictures with another number of masks than upstream's.
+`builtin` shows. `changed_counts` is the share of images with another number of masks than upstream's.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class DrawnOutputs:
                 self.logits[prompt, level] = torch.from_numpy(24 * (form + wave + grown))
                 self.iou[prompt, 1 + level] = 0.83 + quality[thing] + rng.normal(0, 0.06)
         self.logits, self.iou = self.logits.to(device), self.iou.to(device)
-        # Each thread has a picture of its own.
+        # Each thread has an image of its own.
         self._next = threading.local()
 
     def _take(self, what: str, values: Tensor, count: int) -> Tensor:
@@ -160,7 +160,7 @@ class Run:
 
 
 def compare(run: Run) -> dict[str, Any]:
-    """Both generators on the same pictures."""
+    """Both generators on the same images."""
     options: dict[str, Any] = {}
     if run.model == "vit_b":
         torch.manual_seed(run.seed)
@@ -195,7 +195,7 @@ def compare(run: Run) -> dict[str, Any]:
 
 
 def generated(own: MaskGenerator, pictures: list[Rgb], device: str) -> tuple[list[list[Segment]], float]:
-    """segray's segments and seconds; on a GPU of the second call, with all pictures at once."""
+    """segray's segments and seconds; on a GPU of the second call, with all images at once."""
     if device != "cpu":
         own.generate(pictures)
         return clocked(partial(own.generate, pictures), device)
@@ -206,7 +206,7 @@ def generated(own: MaskGenerator, pictures: list[Rgb], device: str) -> tuple[lis
 def figures(
     found: list[list[Segment]], seconds: float, peer: list[tuple[Any, float]], shape: tuple[int, int]
 ) -> dict[str, Any]:
-    """Of one precision, beside upstream's records and seconds of each picture."""
+    """Of one precision, beside upstream's records and seconds of each image."""
     pairs = list(zip(found, (records for records, _ in peer), strict=True))
     matched = [iou for segments, records in pairs for iou in matched_iou(segments, records, shape)]
     return {

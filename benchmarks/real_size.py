@@ -2,7 +2,7 @@
 
 SAM ViT-B and CLIP ViT-B-16 get random weights, written once to files that every way loads by the ordinary
 options. Random SAM finds nothing of use, so that its decoder computes all and `benchmarks.masks.DrawnOutputs`
-come in its outputs' place, the same for each picture. Random CLIP gives features and words that differ from
+come in its outputs' place, the same for each image. Random CLIP gives features and words that differ from
 segment to segment, as far as chance has it; each segment gets its best name (`label.threshold=-1`).
 """
 

@@ -5,7 +5,7 @@
 A stand-in sleeps in SAM's place, a fixed time an image (`benchmarks.stand_in`): as many actors as one likes
 work at once on few cores, and whatever is missing to their full rate is the engine. `efficiency` is the rate
 over actors / latency, from a tenth of the images to nine tenths: filling and emptying are left out. The
-rows are one picture of 16 px under many ids, with no sleep: rows a second, and the driver's memory (RSS).
+rows are one image of 16 px under many ids, with no sleep: rows per second, and the driver's memory (RSS).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PROGRAM = "import sys; from benchmarks.stand_in import run; run(sys.argv[1:])"
 def engine(folder: Path, rows: int, seconds: float, interval: float, words: list[str]) -> list[Sample]:
     """One run of so many rows with models that sleep so long; samples of its progress and memory."""
     folder.mkdir(parents=True)
-    (picture,) = draw_images(folder / "picture", 1, 0, SIZE)
+    (picture,) = draw_images(folder / "image", 1, 0, SIZE)
     manifest, out = folder / "images.parquet", folder / "labels"
     write_manifest((ImageRef(f"{i:09}.png", str(picture)) for i in range(rows)), str(manifest))
     given = [f"images={manifest}", f"out={out}", "classes=picture_book", *words]
@@ -128,8 +128,8 @@ def show(record: dict[str, Any]) -> str:
     return "\n\n".join(
         (
             table(["actors", "images/s", "efficiency", "overhead, ms an image"], actors),
-            f"the ledger answers {record['ledger_calls_per_second']:.0f} calls a second",
-            table(["rows", "rows/s", "seconds", "driver, MiB", "manifest, bytes a row"], rows),
+            f"the ledger answers {record['ledger_calls_per_second']:.0f} calls per second",
+            table(["rows", "rows/s", "seconds", "driver, MiB", "manifest, bytes per row"], rows),
         )
     )
 

@@ -5,7 +5,7 @@
 The built-in models annotate picture-book scenes without Ray. From what they found, in memory, one process
 writes each format: segray's Parquet parts as `segray annotate` does (label and confidence PNG, every segment
 with its scores, RLE and embedding, checksums, flushed to the disk); one COCO-style JSON with compressed RLE,
-class and score of every segment; a grey PNG file a label. `read` gives all label maps, uint8 [H, W], in
+class and score of every segment; a grey PNG file per label. `read` gives all label maps, uint8 [H, W], in
 order, `random` all of them in a drawn order, as training asks for them, after what `open` takes to get ready.
 All are compared with what was written. Medians over the rounds, from the page cache; a ratio above 1 is in
 segray's favour.
@@ -129,7 +129,7 @@ def open_parts(in_memory: int, root: Path, ids: Sequence[str]) -> Ask:
 
 
 def write_json(pile: Pile, root: Path) -> None:
-    """Annotations in the order of painting, without a category where a segment has no name."""
+    """Annotations in drawing order, without a category where a segment has no name."""
     annotations: list[dict[str, object]] = []
     for image_id, one in pile.items():
         found, naming = one.segments, one.naming
@@ -163,7 +163,7 @@ def open_json(root: Path, ids: Sequence[str]) -> Ask:  # noqa: ARG001
 
 
 def write_png(pile: Pile, root: Path) -> None:
-    """A file a label, as Pillow writes it."""
+    """A file per label, as Pillow writes it."""
     for image_id, one in pile.items():
         label, _ = render_label_map(one.segments, one.naming, one.row["height"], one.row["width"])
         Image.fromarray(label).save(root / image_id)
@@ -264,7 +264,7 @@ def main(images: int, size: int, rows_per_part: int, rounds: int, seed: int, out
         for name, way in record["ways"].items()
     ]
     click.echo(f"\n{images} images of {size} px, {record['segments']} segments, medians of {rounds} rounds\n")
-    click.echo(table(["", "bytes an image", "write/s", "read/s", "random/s", "open, ms"], rows))
+    click.echo(table(["", "bytes per image", "write/s", "read/s", "random/s", "open, ms"], rows))
     sources = [[name, *(f"{rate:.0f}" for rate in way.values())] for name, way in record["sources"].items()]
     click.echo(f"\n{table(['images out of', 'list/s', 'read/s', 'random/s'], sources)}")
     click.echo(f"\n{write_result(out, record)}")

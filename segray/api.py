@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from segray.pipelines.annotation.run_summary import LabelSetResult
     from segray.pipelines.commands.calibrate import CalibrateResult
     from segray.pipelines.commands.export import ExportResult
-    from segray.pipelines.commands.predict import PredictResult
     from segray.pipelines.config.schema import Config
     from segray.pipelines.exporting.checkpoints.export import CheckpointResult
+    from segray.pipelines.prediction.result import PredictResult
     from segray.pipelines.reporting.evaluation import Evaluation
     from segray.pipelines.training.run_folder import TrainResult
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from segray.models.precision import PredictPrecision, computing
 from segray.models.segmenters.registry import Segmenter
+from segray.models.segmenters.views import PLAIN, Views, logits_of_views
 
 LEAST_SIDE = 128
 """Windows do not become smaller than this when memory runs out."""
@@ -39,8 +41,23 @@ class Window:
         return fits or self.whole is None or height * width <= self.whole
 
 
-WHOLE = Window()
-"""Every image in one piece, as long as memory lasts."""
+@dataclass(frozen=True)
+class Inference:
+    """How an image is predicted.
+
+    Attributes:
+        window: when and how it goes piece by piece; by default in one piece, as long as memory lasts.
+        views: of each piece, whose probabilities are averaged.
+        precision: that the network computes in; None: as the process computes.
+    """
+
+    window: Window = Window()
+    views: Views = PLAIN
+    precision: PredictPrecision | None = None
+
+
+WHOLE = Inference()
+"""Every image in one piece and as it is, as long as memory lasts."""
 
 
 def window_of(side: int | None, crop: int) -> Window:
@@ -79,7 +96,10 @@ def normalised(image: Tensor, network: Segmenter, device: torch.device) -> Tenso
 
 @torch.no_grad()
 def predict(
-    network: Segmenter, image: Tensor, window: Window = WHOLE, warn: Callable[[str], None] | None = None
+    network: Segmenter,
+    image: Tensor,
+    inference: Inference = WHOLE,
+    warn: Callable[[str], None] | None = None,
 ) -> Prediction:
     """The most probable class of each pixel of an image uint8 [3, H, W], at its own size.
 
@@ -89,42 +109,42 @@ def predict(
     Args:
         network: in evaluation mode; its device is used.
         image: RGB.
-        window: when and how to go piece by piece.
+        inference: how.
         warn: receives a line if memory ran out; None: a line in the log.
     """
     height, width = image.shape[-2:]
     while True:
         try:
-            bands = list(_predicted(network, image, window))
+            bands = list(_predicted(network, image, inference))
         except RuntimeError as error:
-            smaller = _smaller(window, height, width)
+            smaller = _smaller(inference.window, height, width)
             if not _is_out_of_memory(error) or smaller is None:
                 raise
-            window = smaller
+            inference = replace(inference, window=smaller)
         else:
             label, confidence = (torch.cat(parts) for parts in zip(*bands, strict=True))
             return Prediction(label, confidence)
         # Here, where the error is gone and with it the tensors of the failed pass.
         torch.cuda.empty_cache()
         size = f"an image of {width} x {height} pixels"
-        (warn or _log.warning)(f"not enough memory for {size}: it is predicted in windows of {window.side}")
+        (warn or _log.warning)(f"not enough memory for {size}: it is predicted in windows of {smaller.side}")
 
 
 @torch.no_grad()
-def image_logits(network: Segmenter, image: Tensor, window: Window = WHOLE) -> Tensor:
+def image_logits(network: Segmenter, image: Tensor, inference: Inference = WHOLE) -> Tensor:
     """Logits [C, H, W] of an image uint8 [3, H, W], at its own size.
 
     Args:
         network: in evaluation mode; its device is used.
         image: RGB.
-        window: when and how to go piece by piece; then the result is the log of the blended probabilities.
+        inference: how; with windows or views, the result is the log of the blended probabilities.
     """
-    return torch.cat(list(_bands(network, image, window)), 1)
+    return torch.cat(list(_bands(network, image, inference)), 1)
 
 
-def _predicted(network: Segmenter, image: Tensor, window: Window) -> Iterator[tuple[Tensor, Tensor]]:
+def _predicted(network: Segmenter, image: Tensor, inference: Inference) -> Iterator[tuple[Tensor, Tensor]]:
     """Class ids and probabilities of an image's bands, from top to bottom."""
-    for logits in _bands(network, image, window):
+    for logits in _bands(network, image, inference):
         yield logits.argmax(0), logits.softmax(0).amax(0)
 
 
@@ -141,12 +161,12 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _bands(network: Segmenter, image: Tensor, window: Window) -> Iterator[Tensor]:
+def _bands(network: Segmenter, image: Tensor, inference: Inference) -> Iterator[Tensor]:
     """Logits [C, rows, W] of an image's bands, from top to bottom; one band if it is taken in one piece."""
-    device = next(network.parameters()).device
+    device, window = next(network.parameters()).device, inference.window
     height, width = image.shape[-2:]
     if window.takes_whole(height, width):
-        yield network(normalised(image, network, device))[0].float()
+        yield _piece_logits(network, image, inference)
         return
     columns = _spans(width, window.side, device)
     above = torch.zeros(0, device=device)
@@ -154,8 +174,8 @@ def _bands(network: Segmenter, image: Tensor, window: Window) -> Iterator[Tensor
     for index, row in enumerate(rows):
         band = torch.zeros(0, device=device)
         for column in columns:
-            tile = normalised(image[:, row.begin : row.end, column.begin : column.end], network, device)
-            probabilities = network(tile)[0].float().softmax(0)
+            tile = image[:, row.begin : row.end, column.begin : column.end]
+            probabilities = _piece_logits(network, tile, inference).softmax(0)
             if not len(band):
                 band = torch.zeros(len(probabilities), row.end - row.begin, width, device=device)
             weight = row.weight[:, None] * column.weight
@@ -165,6 +185,13 @@ def _bands(network: Segmenter, image: Tensor, window: Window) -> Iterator[Tensor
         done = (rows[index + 1].begin if index + 1 < len(rows) else height) - row.begin
         above = band[:, done:]
         yield band[:, :done].clamp(min=1e-12).log()
+
+
+def _piece_logits(network: Segmenter, piece: Tensor, inference: Inference) -> Tensor:
+    """Logits [C, h, w], float32, of a piece uint8 [3, h, w]."""
+    device = next(network.parameters()).device
+    with computing(inference.precision, device.type):
+        return logits_of_views(network, normalised(piece, network, device), inference.views)
 
 
 @dataclass(frozen=True)

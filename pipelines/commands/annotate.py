@@ -14,17 +14,18 @@ import click
 from segray.models.label_space import LabelSpace, label_space, name_key
 from segray.pipelines.annotation import local
 from segray.pipelines.annotation.auto_precision import recorded_precisions, with_precisions
+from segray.pipelines.annotation.labelled_images import other_images, recorded_place
 from segray.pipelines.annotation.models import Models, open_models
 from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.annotation.run import label_pending
 from segray.pipelines.annotation.run_summary import LabelSetResult, summarise
-from segray.pipelines.annotation.same_images import other_images, place_of, recorded_place
 from segray.pipelines.annotation.stages.classify import TextEmbeddings
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import dump_redacted
 from segray.pipelines.engine import cluster, single_process
 from segray.pipelines.engine.ledger import Tally
 from segray.pipelines.engine.provenance import differences, other_configuration, provenance
+from segray.pipelines.engine.same_images import place_of
 from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import pending, storage
@@ -133,8 +134,8 @@ def _prepared(config: AnnotateConfig, space: LabelSpace, models: Models) -> Prep
 
     clip = models.clip
     templates = resolve_templates(config.label.templates)
-    bank = embed_label_space(clip, space, templates)
-    text = TextEmbeddings.from_bank(bank, config.label.threshold)
+    classifier = embed_label_space(clip, space, templates)
+    text = TextEmbeddings.from_classifier(classifier, config.label.threshold)
     clip_size = config.clip.image_size or clip.image_size
     record = provenance(
         config,
@@ -147,12 +148,18 @@ def _prepared(config: AnnotateConfig, space: LabelSpace, models: Models) -> Prep
             "weights": config.clip.weights,
         },
         templates=templates,
-        logit_scale=bank.logit_scale,
+        logit_scale=classifier.logit_scale,
     )
     # The sizes that the models need: SAM's of the long side, CLIP's of both.
     keep = (max(models.sam_size, clip_size), clip_size) if config.image.reduce_jpeg else None
     return Prepared(
-        config, space, text, bank.embeddings.shape[1], _image_options(config, keep), record, models.loaded
+        config,
+        space,
+        text,
+        classifier.embeddings.shape[1],
+        _image_options(config, keep),
+        record,
+        models.loaded,
     )
 
 

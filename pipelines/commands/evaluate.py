@@ -97,6 +97,8 @@ def _source(config: EvaluateConfig) -> LabelMaps:
     if config.labels is not None and config.checkpoint is not None:
         raise UserError("labels, checkpoint: give one of the two, not both")
     if config.checkpoint is not None:
+        from segray.pipelines.training.trained import views_of
+
         if config.images is None:
             raise UserError("images: checkpoint needs them, give images=FOLDER")
         options = ImageOptions(**config.image.model_dump(exclude={"roots", "links"}))
@@ -107,11 +109,14 @@ def _source(config: EvaluateConfig) -> LabelMaps:
             config.image.roots,
             options,
             follow=config.image.follow_links,
+            views=views_of(config.views),
+            precision=config.precision,
         )
     if config.labels is None:
         raise UserError("labels: required, give labels=DIR, or checkpoint=DIR and images=FOLDER")
-    if config.images is not None or config.window is not None:
-        raise UserError("images, window: allowed only with checkpoint; labels are compared as they are")
+    keys = ("images", "window", "views", "precision")
+    if alone := [key for key in keys if getattr(config, key) != EvaluateConfig.model_fields[key].default]:
+        raise UserError(f"{', '.join(alone)}: allowed only with checkpoint; labels are compared as they are")
     return open_labels(config.labels)
 
 

@@ -163,8 +163,8 @@ def _check_ids(name: str, form: Format) -> None:
 
 
 def _facts(provenance: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    found = ((f"{a}.{b}", (provenance.get(a) or {}).get(b)) for a, b in _FACTS)
-    return tuple((name, str(value)) for name, value in found if value is not None)
+    values = ((f"{a}.{b}", (provenance.get(a) or {}).get(b)) for a, b in _FACTS)
+    return tuple((name, str(value)) for name, value in values if value is not None)
 
 
 def _made_with(config: ExportConfig, source: LabelStore) -> dict[str, object]:

@@ -15,11 +15,25 @@ def _check_window(value: int | None) -> int | None:
     return value
 
 
+def _check_scales(value: tuple[float, ...]) -> tuple[float, ...]:
+    if not value:
+        raise ValueError("empty (allowed: at least one scale, such as 1)")
+    if bad := [scale for scale in value if not _LEAST_SCALE <= scale <= _MOST_SCALE]:
+        raise ValueError(f"{bad[0]:g} is out of range (allowed: {_LEAST_SCALE:g} to {_MOST_SCALE:g})")
+    if twice := [scale for scale in value if value.count(scale) > 1]:
+        raise ValueError(f"{twice[0]:g} is listed twice")
+    return value
+
+
+_LEAST_SCALE, _MOST_SCALE = 0.25, 4.0
+
 Classes = Annotated[Text | tuple[Text, ...], Shown("cat,dog")]
 Images = Annotated[Text | tuple[Text, ...], Shown("FOLDER")]
 Masks = Annotated[str, Field(min_length=1), Shown("FOLDER")]
 Roots = Annotated[tuple[Text, ...], RunOnly, Shown("FOLDER,...")]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+Scales = Annotated[tuple[float, ...], AfterValidator(_check_scales), Shown("0.75,1,1.25", "0.25 to 4")]
 Window = Annotated[int | None, AfterValidator(_check_window), Shown("PIXELS", "0, or at least 32")]
 
 
@@ -40,6 +54,15 @@ class ImageRoots(LinksConfig):
 
     roots: Roots = ()
     """Folders or buckets whose files a manifest may name, besides those in its own folder."""
+
+
+class ViewsConfig(Config):
+    """Test-time augmentation: the mean of the probabilities of several views of an image."""
+
+    flip: bool = False
+    """Also predict the mirror image, left and right exchanged. Each view takes as long as the image."""
+    scales: Scales = (1.0,)
+    """Predict the image at these sizes, relative to its own."""
 
 
 class GrowConfig(Config):

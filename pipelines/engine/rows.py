@@ -71,7 +71,10 @@ class Row(TypedDict, total=False):
     labelled_fraction: float
     segments: list[SegmentRow] | None
     # Predict
+    class_confidence: list[float]
     note: str | None
     # Encode, of predictions
     mask: bytes
     overlay: bytes | None
+    confidence_png: bytes | None
+    objects: str | None

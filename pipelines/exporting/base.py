@@ -58,6 +58,7 @@ class Sample:
         label: [H, W], class ids of the export; the highest number of its type for ignored pixels.
         segments: (class id, segment), what is on top last; None: objects are connected pixels.
         image: the file's bytes, for formats with shards only.
+        background: whether id 0 means "no class".
     """
 
     image_id: str
@@ -65,6 +66,12 @@ class Sample:
     label: LabelMap
     segments: tuple[tuple[int, Segment], ...] | None = None
     image: bytes | None = None
+    background: bool = True
+
+    @property
+    def nothing(self) -> tuple[int, ...]:
+        """The ids that are no object."""
+        return (0, self.ignore_index) if self.background else (self.ignore_index,)
 
     @property
     def ignore_index(self) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from typing import Any, ClassVar
 
@@ -35,13 +36,21 @@ class CocoFormat(Format):
     def finish(self, entries: Entries) -> Iterator[File]:
         """The JSON files; ids count from 1 in the order of the label set."""
         for split in self.target.splits:
-            lists = {
-                "categories": self.categories(),
-                "images": _images(entries(split)),
-                "annotations": self.annotations(entries(split)),
-            }
-            yield f"annotations/{self.kind}_{split}2017.json", document(_HEAD, lists)
+            yield f"annotations/{self.kind}_{split}2017.json", self.json(partial(entries, split))
         yield class_names(self.target)
+
+    def json(self, entries: Callable[[], Iterator[Entry]]) -> Iterator[bytes]:
+        """A JSON file of images and what is in them.
+
+        Args:
+            entries: the images; they are asked for twice.
+        """
+        lists = {
+            "categories": self.categories(),
+            "images": _images(entries()),
+            "annotations": self.annotations(entries()),
+        }
+        return document(_HEAD, lists)
 
     @abstractmethod
     def categories(self) -> Iterator[dict[str, Any]]:
@@ -60,7 +69,7 @@ class Coco(CocoFormat):
     def encode(self, sample: Sample) -> Encoded:
         """The objects."""
         height, width = sample.label.shape
-        return Encoded(data=[_annotation(*found, height, width) for found in objects(sample)])
+        return Encoded(data=[annotation(*found, height, width) for found in objects(sample)])
 
     def losses(self, ignored: int, lost: int) -> Iterator[str]:  # noqa: ARG002
         """COCO has no mask of pixels that count for nothing."""
@@ -90,7 +99,8 @@ def _images(entries: Iterator[Entry]) -> Iterator[dict[str, Any]]:
         yield {"id": number, "file_name": entry["image_id"], **size}
 
 
-def _annotation(class_id: int, segment: Segment, height: int, width: int) -> dict[str, Any]:
+def annotation(class_id: int, segment: Segment, height: int, width: int) -> dict[str, Any]:
+    """An object of an image as COCO has it, but for its numbers."""
     size, counts = encode_rle(segment, height, width)
     return {
         "category_id": class_id,

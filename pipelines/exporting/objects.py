@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ _MAX_STEPS = 1 << 22
 
 
 def objects(sample: Sample) -> list[tuple[int, Segment]]:
-    """(class id, object) of an image: each pixel of a class is in exactly one; background has none.
+    """(class id, object) of an image: each pixel of a class is in exactly one; the background has none.
 
     Pixels that touch, also at a corner, are connected.
 
@@ -29,12 +29,12 @@ def objects(sample: Sample) -> list[tuple[int, Segment]]:
         ValueError: more than `MAX_OBJECTS`.
     """
     if sample.segments is None:
-        found = list(_connected(sample.label, sample.ignore_index))
+        visible = list(_connected(sample.label, sample.nothing))
     else:
         owner = _owners(sample)
         rest = np.where(owner == 0, sample.label, sample.label.dtype.type(0))
-        found = [*_visible(sample, owner), *_connected(rest, sample.ignore_index)]
-    return _counted(found)
+        visible = [*_visible(sample, owner), *_connected(rest, sample.nothing)]
+    return _counted(visible)
 
 
 def parts_of(segment: Segment) -> Iterator[BoolMask]:
@@ -43,15 +43,15 @@ def parts_of(segment: Segment) -> Iterator[BoolMask]:
     yield from (numbered == number for number in range(1, count + 1))
 
 
-def _counted(found: list[tuple[int, Segment]]) -> list[tuple[int, Segment]]:
-    if len(found) > MAX_OBJECTS:
-        raise ValueError(f"{len(found)} objects (allowed: at most {MAX_OBJECTS})")
-    return found
+def _counted(drawn: list[tuple[int, Segment]]) -> list[tuple[int, Segment]]:
+    if len(drawn) > MAX_OBJECTS:
+        raise ValueError(f"{len(drawn)} objects (allowed: at most {MAX_OBJECTS})")
+    return drawn
 
 
-def _connected(label: LabelMap, ignore_index: int) -> Iterator[tuple[int, Segment]]:
+def _connected(label: LabelMap, nothing: Collection[int]) -> Iterator[tuple[int, Segment]]:
     for class_id in np.flatnonzero(pixel_counts(label)).tolist():
-        if class_id in (0, ignore_index):
+        if class_id in nothing:
             continue
         numbered, count = ndimage.label(label == class_id, _EIGHT)
         if count > MAX_OBJECTS:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
-
-from PIL import Image
 
 from segray.pipelines.exporting.base import (
     SPLITS,
@@ -18,6 +15,7 @@ from segray.pipelines.exporting.base import (
     class_names,
     stem,
 )
+from segray.pipelines.io.label_png import encode_palette_png
 
 _SETS = "ImageSets/Segmentation"
 
@@ -37,11 +35,7 @@ class Voc(Format):
 
     def encode(self, sample: Sample) -> Encoded:
         """A PNG whose pixels are the ids, and whose palette has the colours of the classes."""
-        image = Image.fromarray(sample.label)
-        image.putpalette(self.target.palette[:256].tobytes())
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        return Encoded(buffer.getvalue())
+        return Encoded(encode_palette_png(sample.label, self.target.palette))
 
     def finish(self, entries: Entries) -> Iterator[File]:
         """The lists of images, the names of the ids, and their colours as CVAT writes them."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from segray.models.label_map import LabelMap, label_dtype
 from segray.models.label_space import IGNORE_INDEX
@@ -38,6 +38,20 @@ def encode_gray_png(array: LabelMap) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8 * array.itemsize, 0, 0, 0, 0)
     bodies = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.data, 3)), (b"IEND", b""))
     return SIGNATURE + b"".join(chunk(kind, body) for kind, body in bodies)
+
+
+def encode_palette_png(label: LabelMap, palette: UInt8Array) -> bytes:
+    """A palette PNG: its pixels are the ids, and the palette has their colours.
+
+    Args:
+        label: uint8 [H, W].
+        palette: uint8 [256 or more, 3].
+    """
+    image = Image.fromarray(label)
+    image.putpalette(palette[:256].tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 MAX_LABEL_PIXELS = 1 << 28

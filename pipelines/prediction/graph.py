@@ -12,7 +12,8 @@ from segray.pipelines.engine import ledger, pools
 from segray.pipelines.engine.cluster import Resources
 from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ray_data import pending_images, through_actors, through_tasks
-from segray.pipelines.prediction.stages import BATCH, MAX_TRIES, Job, PredictImages, WriteMasks
+from segray.pipelines.prediction.job import Job
+from segray.pipelines.prediction.stages import BATCH, MAX_TRIES, PredictImages, WriteMasks
 
 
 def pool_plan(workers: int | None, resources: Resources, n_images: int) -> pools.PoolPlan:

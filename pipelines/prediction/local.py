@@ -15,7 +15,8 @@ from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.engine.pools import PoolPlan
 from segray.pipelines.io.manifest import ImageRef
-from segray.pipelines.prediction.stages import BATCH, MAX_TRIES, Job, PredictImages, WriteMasks
+from segray.pipelines.prediction.job import Job
+from segray.pipelines.prediction.stages import BATCH, MAX_TRIES, PredictImages, WriteMasks
 
 
 def suits(config: PredictConfig, n_pending: int) -> bool:

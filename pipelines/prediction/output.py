@@ -1,6 +1,7 @@
-"""The folder that `segray predict` writes: what made it, which images are pending, and the table at the end.
+"""The folder that `segray predict` writes: what made it, which images are pending, and the files at the end.
 
-masks/, overlays/, predictions.csv, class_names.txt, prediction.json and manifest.parquet.
+masks/, overlays/, confidence/, predictions.csv, coco.json, class_names.txt, prediction.json and
+manifest.parquet.
 """
 
 from __future__ import annotations
@@ -8,15 +9,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from segray.pipelines.io import output_record, pending, storage
 from segray.pipelines.io.manifest import MANIFEST, ImageRef, read_manifest
-from segray.pipelines.prediction.stages import MASKS, OVERLAYS, Job
+from segray.pipelines.prediction import coco
+from segray.pipelines.prediction.job import CONFIDENCE, MASKS, OVERLAYS, Job
+from segray.pipelines.prediction.rows import ImageRow, ImageRows, entry
 from segray.pipelines.printing import csv_text
 from segray.pipelines.training.data.class_names import FILE as CLASS_NAMES
 
 TABLE, RECORD = "predictions.csv", "prediction.json"
+_COLUMNS = ("image_id", "status", "error", "mean_confidence")
 
 
 def made_with(out: str) -> dict[str, object] | None:
@@ -24,22 +28,16 @@ def made_with(out: str) -> dict[str, object] | None:
     return output_record.made_with(out, RECORD, "segray predict")
 
 
-def check_same(out: str, before: Mapping[str, object] | None, now: Mapping[str, object]) -> None:
-    """Refuse to mix the predictions of two checkpoints, or of two sets of images, in one folder.
-
-    Raises:
-        UserError: with the difference, on one line.
-    """
-    output_record.check_same(out, before, now, "predictions")
-
-
-def begin(job: Job, record: Mapping[str, object], images: Iterable[ImageRef]) -> tuple[int, int]:
+def begin(
+    job: Job, record: Mapping[str, object], images: Iterable[ImageRef], rows: ImageRows
+) -> tuple[int, int]:
     """Write the run's record, manifest and list of pending images.
 
     Args:
         job: the run.
-        record: what `check_same` compares.
+        record: what made the predictions, and where their images are.
         images: strictly ascending by image_id.
+        rows: of the images so far.
 
     Returns:
         The number of images, and how many of them are pending.
@@ -52,7 +50,7 @@ def begin(job: Job, record: Mapping[str, object], images: Iterable[ImageRef]) ->
     for image_id in changed:
         storage.delete(job.mask(image_id))
     pending.commit_manifest(job.out)
-    return total, pending.write_pending(job.out, _done(job))
+    return total, pending.write_pending(job.out, _done(job, rows))
 
 
 def _write_record(job: Job, record: Mapping[str, object]) -> None:
@@ -63,10 +61,12 @@ def _write_record(job: Job, record: Mapping[str, object]) -> None:
     storage.write_atomic(storage.join(job.out, CLASS_NAMES), names.encode())
 
 
-def _done(job: Job) -> set[str]:
-    """Ids with a mask, and with an overlay if the run writes overlays."""
-    done = _ids(storage.join(job.out, MASKS), ".png")
-    return done & _ids(storage.join(job.out, OVERLAYS), ".jpg") if job.overlays else done
+def _done(job: Job, rows: ImageRows) -> set[str]:
+    """Ids with a row, a mask and the other files that the run writes."""
+    done = rows.done(objects=job.files.coco) & _ids(storage.join(job.out, MASKS), ".png")
+    if job.files.overlays:
+        done &= _ids(storage.join(job.out, OVERLAYS), ".jpg")
+    return done & _ids(storage.join(job.out, CONFIDENCE), ".png") if job.files.confidence else done
 
 
 def _ids(folder: str, suffix: str) -> set[str]:
@@ -74,16 +74,42 @@ def _ids(folder: str, suffix: str) -> set[str]:
     return {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
 
 
-def write_table(job: Job, bad: Mapping[str, tuple[str, str]]) -> None:
-    """Write predictions.csv: every image of the manifest once, with its status and why it is bad.
+def finish(job: Job, rows: ImageRows, bad: Mapping[str, tuple[str, str]]) -> None:
+    """Write coco.json and predictions.csv, which marks a complete run.
 
     Args:
         job: the run.
-        bad: status and reason of each image without a mask.
+        rows: of all images with a mask.
+        bad: status and reason of each image without one.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["image_id", "status", "error"])
+    path = storage.join(job.out, coco.FILE)
+    # An earlier run's file must not lack images that are new.
+    known = job.files.coco or rows.done(objects=True) >= rows.done(objects=False) - bad.keys()
+    if storage.exists(path) and not known:
+        storage.delete(path)
+    elif job.files.coco or storage.exists(path):
+        chunks = coco.document(job.classes, lambda: map(entry, good_rows(job, rows, bad)))
+        storage.write_chunks(path, chunks)
+    storage.write_chunks(storage.join(job.out, TABLE), _table(job, rows, bad))
+
+
+def good_rows(job: Job, rows: ImageRows, bad: Collection[str]) -> Iterator[ImageRow]:
+    """The rows of the images with a mask, in the order of the manifest."""
     for ref in read_manifest(storage.join(job.out, MANIFEST)):
-        writer.writerow(map(csv_text, [ref.image_id, *bad.get(ref.image_id, ("ok", ""))]))
-    storage.write_atomic(storage.join(job.out, TABLE), buffer.getvalue().encode())
+        row = None if ref.image_id in bad else rows.get(ref.image_id)
+        if row is not None:
+            yield row
+
+
+def _table(job: Job, rows: ImageRows, bad: Mapping[str, tuple[str, str]]) -> Iterator[bytes]:
+    yield _line(_COLUMNS)
+    for ref in read_manifest(storage.join(job.out, MANIFEST)):
+        row = rows.get(ref.image_id)
+        confidence = "" if row is None or ref.image_id in bad else f"{row['mean_confidence']:.4f}"
+        yield _line((ref.image_id, *bad.get(ref.image_id, ("ok", "")), confidence))
+
+
+def _line(cells: Iterable[str]) -> bytes:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(map(csv_text, cells))
+    return buffer.getvalue().encode()

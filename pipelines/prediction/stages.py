@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import io
-from dataclasses import dataclass
-
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
-from PIL import Image
 
-from segray.models.label_map import LabelMap, label_dtype
-from segray.models.label_space import LabelSpace, ignore_index_of
-from segray.models.segmenters.inference import Window
+from segray.models.label_map import levels_of
 from segray.models.segmenters.registry import Segmenter
 from segray.pipelines.annotation.stages.base import Stage, to_table
 from segray.pipelines.annotation.stages.schemas import READ_SCHEMA, pixels_of
@@ -22,12 +14,10 @@ from segray.pipelines.engine.pools import PoolPlan
 from segray.pipelines.engine.rows import Row
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.images import ImageOptions
-from segray.pipelines.io.label_png import encode_gray_png
-from segray.pipelines.label_set.schema import ID_LIST, class_counts
-from segray.pipelines.training.data.class_names import has_background
+from segray.pipelines.label_set.schema import ID_LIST
+from segray.pipelines.prediction.encoding import encode_row, statistics
+from segray.pipelines.prediction.job import MASKS, OVERLAYS, Job
 
-MASKS, OVERLAYS = "masks", "overlays"
 MAX_TRIES = 3
 """An image that kills its worker this often becomes an error row."""
 BATCH = 4
@@ -35,53 +25,30 @@ BATCH = 4
 STOP = "stop"
 """Status of a row whose error must end the run: Ray Data keeps only the text of a worker's exception."""
 
-_NOTE = pa.field("note", pa.string())
-PREDICTED_SCHEMA = READ_SCHEMA.append(pa.field("label", pa.binary())).append(_NOTE)
-"""After the network: `label` is the raw [H, W] of `label_dtype`; the pixels stay only where an overlay needs
-them, and `note` is what the user should know."""
+_STATISTICS = [
+    ("class_ids", ID_LIST),
+    ("class_pixels", ID_LIST),
+    ("class_confidence", pa.list_(pa.float64())),
+    ("mean_confidence", pa.float64()),
+]
+_PREDICTED = [("label", pa.binary()), ("confidence", pa.binary()), *_STATISTICS, ("note", pa.string())]
+PREDICTED_SCHEMA = pa.schema([*READ_SCHEMA, *(pa.field(*column) for column in _PREDICTED)])
+"""After the network: `label` is the raw [H, W] of `label_dtype`, `confidence` uint8 in 255ths, where it is
+needed; the pixels stay only where an overlay needs them, and `note` is what the user should know."""
 ROW_SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
         ("status", pa.string()),
         ("error", pa.string()),
-        ("class_ids", ID_LIST),
-        ("class_pixels", ID_LIST),
-        _NOTE,
+        ("sha256", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        *_STATISTICS,
+        ("objects", pa.string()),
+        ("note", pa.string()),
     ]
 )
-"""What remains of an image when its files are written."""
-_JPEG_SIDE = 65_500
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every worker of a run must know.
-
-    Attributes:
-        checkpoint: absolute path or URI of the checkpoint.
-        sha256: of the weights that predict.
-        classes: the name of each id.
-        out: absolute path or URI of the output.
-        overlays: whether to write them.
-        window: which images are predicted piece by piece.
-        options: of the decoder.
-    """
-
-    checkpoint: str
-    sha256: str
-    classes: tuple[str, ...]
-    out: str
-    overlays: bool
-    window: Window
-    options: ImageOptions
-
-    def mask(self, image_id: str) -> str:
-        """Where the mask of an image goes; of `a.jpg` and `a.png` to different files."""
-        return storage.join(self.out, MASKS, f"{image_id}.png")
-
-    def overlay(self, image_id: str) -> str:
-        """Where the overlay of an image goes."""
-        return storage.join(self.out, OVERLAYS, f"{image_id}.jpg")
+"""What remains of an image when its files are written; `objects` is JSON."""
 
 
 class PredictImages(Stage):
@@ -112,13 +79,20 @@ class PredictImages(Stage):
         return [self._predict(row) for row in rows]
 
     def _predict(self, row: Row) -> Row:
-        from segray.pipelines.training.trained import predict_label
+        from segray.pipelines.training.trained import predict_image
 
         notes: list[str] = []
-        ids = len(self._job.classes)
-        label = predict_label(self._network, pixels_of(row), self._job.window, notes.append, ids=ids)
-        pixels = row["pixels"] if self._job.overlays else None
-        return {**row, "label": label.tobytes(), "pixels": pixels, "note": notes[-1] if notes else None}
+        files, ids = self._job.files, len(self._job.classes)
+        found = predict_image(self._network, pixels_of(row), self._job.inference, notes.append, ids=ids)
+        levels = levels_of(found.confidence).tobytes() if files.confidence or files.coco else b""
+        return {
+            **row,
+            "label": found.label.tobytes(),
+            "confidence": levels,
+            **statistics(found.label, found.confidence, ids),
+            "pixels": row["pixels"] if files.overlays else None,
+            "note": notes[-1] if notes else None,
+        }
 
 
 def _load(job: Job, plan: PoolPlan) -> Segmenter:
@@ -155,41 +129,6 @@ class WriteMasks(Stage):
         return [encode_row(row, self._job) for row in rows]
 
 
-def encode_row(row: Row, job: Job) -> Row:
-    """One image's mask as PNG, overlay as JPEG or None, and pixels per class."""
-    ignored = ignore_index_of(len(job.classes))
-    label = np.frombuffer(row["label"], label_dtype(ignored)).reshape(row["height"], row["width"])
-    ids, pixels = class_counts(label, ignored)
-    return {
-        **row,
-        "mask": encode_gray_png(label),
-        "overlay": overlay(pixels_of(row), label, job.classes) if job.overlays else None,
-        "class_ids": ids,
-        "class_pixels": pixels,
-    }
-
-
-def overlay(pixels: NDArray[np.uint8], label: LabelMap, classes: tuple[str, ...]) -> bytes:
-    """A JPEG of the image, half covered by the colours of its classes; "no class" stays uncovered.
-
-    JPEG has no sides above 65,535 pixels: larger images are made smaller.
-
-    Args:
-        pixels: [H, W, 3], RGB.
-        label: [H, W].
-        classes: the name of each id.
-    """
-    palette = LabelSpace(classes, ((),) * len(classes)).palette()
-    blended = (pixels // 2) + (palette[label] // 2)
-    if has_background(classes):
-        blended[label == 0] = pixels[label == 0]
-    image = Image.fromarray(blended)
-    image.thumbnail((_JPEG_SIDE, _JPEG_SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
 def write_row(row: Row, job: Job) -> Row:
     """Write an image's files, the mask last: it marks the image as done.
 
@@ -198,13 +137,15 @@ def write_row(row: Row, job: Job) -> Row:
     """
     if row["status"] != "ok":
         return row
+    image_id = row["image_id"]
     try:
         if row["overlay"] is not None:
-            storage.write_atomic(job.overlay(row["image_id"]), row["overlay"])
-        storage.write_atomic(job.mask(row["image_id"]), row["mask"])
+            storage.write_atomic(job.overlay(image_id), row["overlay"])
+        if row["confidence_png"] is not None:
+            storage.write_atomic(job.confidence(image_id), row["confidence_png"])
+        storage.write_atomic(job.mask(image_id), row["mask"])
     except UserError as problem:
         if unfit := storage.unfit_name(problem):
-            reason = f"no file of this name can be written to {MASKS} or {OVERLAYS} ({unfit})"
-            return {**failed(row, reason), "class_ids": None, "class_pixels": None}
+            return failed(row, f"no file of this name can be written to {MASKS} or {OVERLAYS} ({unfit})")
         return {**row, "status": STOP, "error": str(problem)}
     return row

@@ -5,10 +5,16 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from segray.models.label_map import LabelMap
+from segray.models.precision import PredictPrecisionOrAuto, device_precision
+from segray.models.segmenters.inference import Inference
+from segray.models.segmenters.views import PLAIN, Views
 from segray.pipelines.corrections.store import CorrectedStore
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -110,6 +116,8 @@ class NetworkMaps(LabelMaps):
         also: folders of the images, as `list_images` takes them.
         options: how images are decoded; None: by default.
         follow: as in `list_images`.
+        views: whose probabilities are averaged.
+        precision: that the network computes in.
 
     Raises:
         UserError: no image, or no usable checkpoint.
@@ -126,6 +134,8 @@ class NetworkMaps(LabelMaps):
         options: ImageOptions | None = None,
         *,
         follow: bool = True,
+        views: Views = PLAIN,
+        precision: PredictPrecisionOrAuto = "auto",
     ) -> None:
         from segray.pipelines.training.session import device_of_worker
         from segray.pipelines.training.trained import (
@@ -139,7 +149,10 @@ class NetworkMaps(LabelMaps):
         self._refs, self._roots = list(list_images(images, also, follow=follow)), image_roots(images, also)
         self._options = replace(options or ImageOptions(), follow_links=follows_links(images, follow))
         network, state = load_network(checkpoint)
-        self._network, self._window = network.to(device_of_worker()), chosen_window(state, window)
+        device = device_of_worker()
+        chosen = device_precision(device) if precision == "auto" else precision
+        self._network = network.to(device)
+        self._inference = Inference(chosen_window(state, window), views, chosen)
         self._statuses = {ref.image_id: "skipped" if ref.problem else "ok" for ref in self._refs}
         self.home, self.classes = run_folder(checkpoint), tuple(state["classes"])
         self.record = {
@@ -148,6 +161,8 @@ class NetworkMaps(LabelMaps):
             "step": state.get("step"),
             "images": ",".join(sources_of(images)),
             "window": named_window(state, window),
+            "views": asdict(views),
+            "precision": chosen,
         }
 
     def statuses(self) -> dict[str, str]:
@@ -155,9 +170,11 @@ class NetworkMaps(LabelMaps):
         return self._statuses
 
     def maps(self, wanted: Container[str]) -> Iterator[tuple[str, LabelMap]]:
-        """Image by image; the reason for an unreadable image is logged."""
-        from segray.pipelines.training.trained import predict_label
+        """Image by image; the reason for an unreadable image is logged.
 
+        Raises:
+            UserError: the network's output is not finite.
+        """
         for ref in self._refs:
             if ref.problem or ref.image_id not in wanted:
                 continue
@@ -169,8 +186,15 @@ class NetworkMaps(LabelMaps):
                 self._statuses[ref.image_id] = problem.status
                 _log.warning("%s: %s", ref.image_id, problem.reason)
                 continue
-            ids = len(self.classes or ())
-            yield ref.image_id, predict_label(self._network, pixels, self._window, ids=ids)
+            yield ref.image_id, self._predicted(ref.image_id, pixels)
+
+    def _predicted(self, image_id: str, pixels: NDArray[np.uint8]) -> LabelMap:
+        from segray.pipelines.training.trained import predict_label
+
+        try:
+            return predict_label(self._network, pixels, self._inference, ids=len(self.classes or ()))
+        except ImageProblem as problem:
+            raise UserError(f"{image_id}: {problem.reason}", exit_code=1) from problem
 
 
 def open_labels(labels: str) -> LabelMaps:

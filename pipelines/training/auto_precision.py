@@ -7,7 +7,7 @@ from typing import TypeVar, get_args
 import torch
 import yaml
 
-from segray.models.precision import TrainPrecision, best_train_precision
+from segray.models.precision import TrainPrecision, device_precision
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.engine import devices
 from segray.pipelines.io import storage
@@ -38,21 +38,14 @@ def with_precision(config: ConfigT, recorded: str | None) -> ConfigT:
     """
     if config.train.precision != "auto":
         return config
-    return _replaced(config, recorded or _of_devices(config))
+    return _replaced(config, recorded or devices.best_precision(config.address, config.grow))
 
 
 def on_device(config: ConfigT, device: torch.device) -> ConfigT:
     """The configuration with what is left of `auto` decided for the device of one worker."""
     if config.train.precision != "auto":
         return config
-    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return _replaced(config, best_train_precision(device.type, has_bf16=has_bf16))
-
-
-def _of_devices(config: TrainConfig) -> str:
-    if not devices.has_gpus(config.address, config.grow):
-        return best_train_precision("cpu", has_bf16=False)
-    return best_train_precision("cuda", has_bf16=devices.have_bf16(config.address))
+    return _replaced(config, device_precision(device))
 
 
 def _replaced(config: ConfigT, precision: str) -> ConfigT:

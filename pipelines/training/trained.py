@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,12 +12,15 @@ from numpy.typing import NDArray
 
 from segray.models.label_map import LabelMap, label_dtype
 from segray.models.label_space import IGNORE_INDEX, hidden_characters, ignore_index_of
-from segray.models.segmenters.inference import WHOLE, Window, predict, window_of
+from segray.models.segmenters.inference import WHOLE, Inference, Window, predict, window_of
 from segray.models.segmenters.registry import Segmenter, build_segmenter, check_segmenter
+from segray.models.segmenters.views import Views
 from segray.pipelines.config.commands.train import AugmentConfig
 from segray.pipelines.config.previous import current_value
+from segray.pipelines.config.shared import ViewsConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.images import ImageProblem
 from segray.pipelines.training.checkpoints import (
     STATE,
     CheckpointState,
@@ -27,6 +31,11 @@ from segray.pipelines.training.checkpoints import (
 from segray.pipelines.training.run_folder import BEST, CHECKPOINTS, CONFIG, LAST
 from segray.pipelines.training.session import newest_first
 from segray.pipelines.training.single_file import is_single
+
+_NOT_FINITE = (
+    "the network's output is not finite: its weights are damaged, or their training diverged",
+    "the network's output is not finite: numbers overflow in fp16; precision=bf16 or fp32 has room for them",
+)
 
 
 def load_network(uri: str) -> tuple[Segmenter, CheckpointState]:
@@ -156,28 +165,60 @@ def chosen_window(state: CheckpointState, window: int | None) -> Window:
     return window_of(named_window(state, window), crop if isinstance(crop, int) else AugmentConfig().crop)
 
 
+def views_of(config: ViewsConfig) -> Views:
+    """The views that a configuration means."""
+    return Views(config.flip, config.scales)
+
+
 def named_window(state: CheckpointState, window: int | None) -> int | None:
     """Side of the window that the user chose here or for the run, 0 for whole images; None: neither."""
     return state.get("window") if window is None else window
 
 
-def predict_label(
+@dataclass(frozen=True)
+class PredictedImage:
+    """What a network says of an image.
+
+    Attributes:
+        label: class ids [H, W], uint8 or uint16.
+        confidence: the probability of that class, float32 [H, W].
+    """
+
+    label: LabelMap
+    confidence: NDArray[np.float32]
+
+
+def predict_image(
     network: Segmenter,
     pixels: NDArray[np.uint8],
-    window: Window = WHOLE,
+    inference: Inference = WHOLE,
     warn: Callable[[str], None] | None = None,
     *,
     ids: int = IGNORE_INDEX,
-) -> LabelMap:
-    """Class ids [H, W], uint8 or uint16, of an image [H, W, 3] RGB at its own size.
+) -> PredictedImage:
+    """Classes and confidences of an image [H, W, 3] RGB at its own size.
 
     Args:
         network: in evaluation mode; its device is used.
         pixels: a writable array.
-        window: whether to go piece by piece.
+        inference: how.
         warn: receives a line if memory ran out for the image in one piece.
         ids: how many classes the network has.
+
+    Raises:
+        ImageProblem: the network's output is not finite.
     """
     image = torch.from_numpy(pixels).permute(2, 0, 1)
-    label = predict(network, image, window, warn).label
-    return label.cpu().numpy().astype(label_dtype(ignore_index_of(ids)))
+    prediction = predict(network, image, inference, warn)
+    confidence = prediction.confidence.cpu().numpy()
+    if not np.isfinite(confidence).all():
+        raise ImageProblem("error", _NOT_FINITE[inference.precision == "fp16"])
+    label = prediction.label.cpu().numpy().astype(label_dtype(ignore_index_of(ids)))
+    return PredictedImage(label, confidence)
+
+
+def predict_label(
+    network: Segmenter, pixels: NDArray[np.uint8], inference: Inference = WHOLE, *, ids: int = IGNORE_INDEX
+) -> LabelMap:
+    """The label of `predict_image`."""
+    return predict_image(network, pixels, inference, ids=ids).label

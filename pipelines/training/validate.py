@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segray.models.label_space import ignore_index_of, is_wide
 from segray.models.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
-from segray.models.segmenters.inference import Prediction, Window, predict
+from segray.models.segmenters.inference import Inference, Prediction, Window, predict
 from segray.models.segmenters.registry import Segmenter
 from segray.pipelines.training.data.datasets import LabelledImages, UnlabelledImages
 from segray.pipelines.training.history import ValidationMetrics
@@ -52,7 +52,7 @@ def validate(
     for index in range(session.rank, len(images), session.workers):
         notes.show(index)
         image, mask = images[index]
-        prediction = predict(network, image, window, warn)
+        prediction = predict(network, image, Inference(window), warn)
         _count(counts[MODEL], mask, prediction.label)
         ignored += (mask == unknown).sum().to(device)
         if zero_shot is not None:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from segray.pipelines.config.commands.annotate import PixelConfig
 from segray.pipelines.config.schema import Config, Folder, Text
-from segray.pipelines.config.shared import ImageRoots, Images, Masks, Window
+from segray.pipelines.config.shared import ImageRoots, Images, Masks, Precision, ViewsConfig, Window
 
 
 class EvaluateImageConfig(PixelConfig, ImageRoots):
@@ -26,6 +26,10 @@ class EvaluateConfig(Config):
     """Where the images of a manifest may be, and how they are decoded."""
     window: Window = None
     """Sliding window for `checkpoint`, in pixels; 0: whole images, null: as in the run's validation."""
+    views: ViewsConfig = ViewsConfig()
+    """Test-time augmentation for `checkpoint`."""
+    precision: Precision = "auto"
+    """Precision of the network for `checkpoint`, as in predict."""
     masks: Masks
     """A folder of masks of class ids with the names of the images."""
     out: Folder | None = None

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from segray.models.segmenters.inference import Inference
 from segray.models.semi.methods import METHODS
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.errors import UserError
@@ -128,7 +129,8 @@ def _network(out: str, tau: float) -> tuple[Network, CheckpointState]:
             except UserError as error:
                 problem = error
                 continue
-            return Network(segmenter.to(device_of_worker()), chosen_window(state, None), tau), state
+            inference = Inference(chosen_window(state, None))
+            return Network(segmenter.to(device_of_worker()), inference, tau), state
     raise problem
 
 

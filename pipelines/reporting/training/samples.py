@@ -12,7 +12,7 @@ from torch import Tensor
 from segray.models.label_map import label_dtype
 from segray.models.label_space import ignore_index_of
 from segray.models.metrics import class_iou, confusion_matrix, mean_iou
-from segray.models.segmenters.inference import Window, predict
+from segray.models.segmenters.inference import Inference, predict
 from segray.models.segmenters.registry import Segmenter
 from segray.pipelines.printing import visible
 from segray.pipelines.reporting import thumbnails
@@ -68,17 +68,17 @@ class Network:
 
     Attributes:
         segmenter: in evaluation mode; its device is used.
-        window: which images are predicted piece by piece.
+        inference: how images are predicted.
         tau: from this probability on the enhanced label is the network's class.
     """
 
     segmenter: Segmenter
-    window: Window
+    inference: Inference
     tau: float
 
     def predict(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The classes of an image uint8 [3, H, W] and their probabilities, [H, W] on the CPU."""
-        prediction = predict(self.segmenter, image, self.window)
+        prediction = predict(self.segmenter, image, self.inference)
         return prediction.label.cpu(), prediction.confidence.cpu()
 
 

@@ -105,11 +105,13 @@ def ellipse(x: float, y: float, across: float, down: float) -> Segmentation:
 def _space(config: DataConfig, images: Sequence[AnnotatedImage], names: Sequence[str]) -> LabelSpace:
     if config.classes is not None:
         return configured_space(config.classes)
-    own = dataset_space(config.root, config.ignore_index)
-    if own is not None:
-        return own
-    found = names or sorted({outline.name for image in images for outline in image.outlines})
-    wanted = dict.fromkeys(n for n in found if not no_class_name(n) and name_key(n).strip() not in _IGNORED)
+    declared = dataset_space(config.root, config.ignore_index)
+    if declared is not None:
+        return declared
+    outline_names = names or sorted({outline.name for image in images for outline in image.outlines})
+    wanted = dict.fromkeys(
+        n for n in outline_names if not no_class_name(n) and name_key(n).strip() not in _IGNORED
+    )
     try:
         return label_space(["background", *wanted])
     except ValueError as problem:

@@ -5,6 +5,7 @@ import torch
 
 from segray.models.segmenters.inference import (
     LEAST_SIDE,
+    Inference,
     Window,
     _spans,
     image_logits,
@@ -32,21 +33,21 @@ def test_whole_image_is_normalised_by_the_networks_own_figures() -> None:
 def test_an_image_that_fits_the_window_is_one_pass() -> None:
     network = tiny_segmenter().eval()
     image = picture(30, 32)
-    assert torch.equal(image_logits(network, image, Window(32, 0)), image_logits(network, image))
+    assert torch.equal(image_logits(network, image, Inference(Window(32, 0))), image_logits(network, image))
 
 
 @pytest.mark.parametrize("size", [(256, 512), (512, 256), (257, 300), (96, 700)])
 def test_windows_of_a_network_that_sees_little_give_the_whole_image(size: tuple[int, int]) -> None:
     network, image = TinyPointwise(3).eval(), picture(*size)
     whole = image_logits(network, image).log_softmax(0)
-    assert torch.allclose(image_logits(network, image, Window(96, 0)), whole, atol=1e-5)
+    assert torch.allclose(image_logits(network, image, Inference(Window(96, 0))), whole, atol=1e-5)
 
 
 def test_windows_of_a_network_with_a_margin_give_the_whole_image() -> None:
     network, image = tiny_segmenter().eval(), picture(256, 384)
     whole = image_logits(network, image).log_softmax(0)
-    assert torch.allclose(image_logits(network, image, Window(96, 0)), whole, atol=1e-5)
-    found, expected = predict(network, image, Window(96, 0)), predict(network, image)
+    assert torch.allclose(image_logits(network, image, Inference(Window(96, 0))), whole, atol=1e-5)
+    found, expected = predict(network, image, Inference(Window(96, 0))), predict(network, image)
     assert torch.equal(found.label, expected.label)
     assert torch.allclose(found.confidence, expected.confidence, atol=1e-5)
 
@@ -55,7 +56,7 @@ def test_seams_are_blended() -> None:
     """A network that answers by where its window begins: without blending the answer would jump."""
     image = torch.zeros(3, 96, 960, dtype=torch.uint8)
     image[:] = torch.arange(960) * 255 // 960
-    chance = image_logits(ByMean().eval(), image, Window(96, 0)).exp()[1]
+    chance = image_logits(ByMean().eval(), image, Inference(Window(96, 0))).exp()[1]
     steps = (chance[:, 1:] - chance[:, :-1]).abs()
     windows = [ByMean()(normalised(image[:, :, x : x + 96], ByMean(), torch.device("cpu"))) for x in (0, 64)]
     jump = float((windows[1] - windows[0]).softmax(1)[0, 1, 0, 0] - 0.5)
@@ -99,7 +100,7 @@ class TinyMemory(TinySegmenter):
 def test_without_memory_for_the_whole_windows_are_used_with_a_line() -> None:
     network, lines = TinyMemory(200 * 200).eval(), list[str]()
     image = picture(512, 640)
-    found = predict(network, image, Window(512, None), lines.append)
+    found = predict(network, image, Inference(Window(512, None)), lines.append)
     assert lines == [
         f"not enough memory for an image of 640 x 512 pixels: it is predicted in windows of {side}"
         for side in (320, 160)

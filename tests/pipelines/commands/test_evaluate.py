@@ -340,8 +340,12 @@ def test_an_image_without_a_mask_is_refused_before_any_is_predicted(tmp_path: Pa
         ({}, "labels: required, give labels=DIR, or checkpoint=DIR and images=FOLDER"),
         ({"labels": "a", "checkpoint": "b", "images": "c"}, "labels, checkpoint: give one of the two"),
         ({"checkpoint": "a"}, "images: checkpoint needs them, give images=FOLDER"),
-        ({"labels": "a", "images": "b"}, "images, window: allowed only with checkpoint"),
-        ({"labels": "a", "window": 64}, "images, window: allowed only with checkpoint"),
+        ({"labels": "a", "images": "b"}, "images: allowed only with checkpoint"),
+        ({"labels": "a", "window": 64}, "window: allowed only with checkpoint"),
+        (
+            {"labels": "a", "views": {"flip": True}, "precision": "bf16"},
+            "views, precision: allowed only with checkpoint",
+        ),
     ],
 )
 def test_either_labels_or_a_checkpoint_with_images(given: dict[str, Any], message: str) -> None:

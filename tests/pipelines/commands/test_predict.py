@@ -35,7 +35,10 @@ from segray.pipelines.io.pending import PENDING, PENDING_COLUMNS
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.io.sources import list_images
 from segray.pipelines.prediction import local
-from segray.pipelines.prediction.output import begin, made_with, write_table
+from segray.pipelines.prediction.output import begin, finish, made_with
+from segray.pipelines.prediction.prepare import prepare
+from segray.pipelines.prediction.result import Outcome, PredictResult
+from segray.pipelines.prediction.rows import ImageRows
 from segray.pipelines.prediction.stages import (
     ROW_SCHEMA,
     PredictImages,
@@ -75,17 +78,19 @@ def _config(trained: Path | str, images: Path | str, out: Path | str, *words: st
     return load(PredictConfig, None, [f"checkpoint={trained}", f"images={images}", f"out={out}", *words])
 
 
-def _predict_plainly(config: PredictConfig) -> tuple[int, predict.Outcome]:
+def _predict_plainly(config: PredictConfig) -> tuple[int, Outcome]:
     """What the graph does with the images that are left, without Ray: how many those are, and the outcome."""
-    job, record = predict.prepare(config)
-    _, n_todo = begin(job, record, list_images(config.images))
-    outcome = predict.Outcome()
+    job, record = prepare(config, None)
+    rows = ImageRows(job.out)
+    _, n_todo = begin(job, record, list_images(config.images), rows)
+    outcome = Outcome()
     if n_todo:
         data = pa.BufferReader(storage.read_bytes(storage.join(job.out, PENDING)))
         todo = pq.read_table(data, columns=PENDING_COLUMNS)
         read = ReadImages(job.options, False, GUARD)(todo)
-        outcome.add(WriteMasks(job, GUARD)(PredictImages(job, PLAN, GUARD)(read)))
-    write_table(job, outcome.bad)
+        rows.add(outcome.add(WriteMasks(job, GUARD)(PredictImages(job, PLAN, GUARD)(read))))
+        rows.flush()
+    finish(job, rows, outcome.bad)
     return n_todo, outcome
 
 
@@ -163,9 +168,9 @@ def test_few_images_are_predicted_without_a_cluster(
     assert not (tmp_path / "out" / ".in-process").exists()
 
 
-def report(images: int, outcome: predict.Outcome) -> None:
+def report(images: int, outcome: Outcome) -> None:
     """What `predict.run` does with the bad images of a run."""
-    result = predict.PredictResult("out", images, outcome.bad, 0.0, ())
+    result = PredictResult("out", images, outcome.bad, None, 0.0, ())
     predict._report_bad_images(result)
     predict.check_bad_images(result)
 
@@ -259,8 +264,8 @@ def test_a_picture_book_in_an_object_store(trained: Path, images: Path, tmp_path
         assert np.array_equal(decode_gray_png(data), _mask(tmp_path / "out", name))
     assert set(_table(storage.read_bytes(f"{out}/predictions.csv")).values()) == {("ok", "")}
     storage.delete(f"{out}/masks/scene-1.png.png")
-    job, record = predict.prepare(config)
-    assert begin(job, record, list_images(source)) == (4, 1)
+    job, record = prepare(config, None)
+    assert begin(job, record, list_images(source), ImageRows(job.out)) == (4, 1)
 
 
 # What is refused
@@ -285,7 +290,10 @@ def test_other_predictions_are_left_alone(trained: Path, images: Path, tmp_path:
         _config(trained, images, out, "window=64"),
         r"with other settings \(window: None -> 64\); give another out=DIR",
     )
-    _assert_refused(_config(trained, images / "deep", out), r"\(images: .*images -> .*images/deep\)")
+    _assert_refused(
+        _config(trained, images / "deep", out),
+        r"of other images \(images: 6 of 6 images are not in .*deep, such as bad\.png",
+    )
     with RunLock(str(out)):
         _assert_refused(_config(same, images, out), "is in use by pid", 4)
     assert files(out) == before
@@ -307,8 +315,10 @@ def test_a_damaged_record_is_told(tmp_path: Path, text: str) -> None:
 
 
 def test_a_window_is_none_or_large_enough(trained: Path, images: Path, tmp_path: Path) -> None:
-    assert predict.prepare(_config(trained, images, tmp_path, "window=0"))[0].window.whole is None
-    assert predict.prepare(_config(trained, images, tmp_path, "window=32"))[0].window == Window(32, whole=0)
+    assert prepare(_config(trained, images, tmp_path, "window=0"), None)[0].inference.window.whole is None
+    assert prepare(_config(trained, images, tmp_path, "window=32"), None)[0].inference.window == Window(
+        32, whole=0
+    )
     with pytest.raises(UserError, match=r"^window: 31 is out of range \(allowed: 0, or at least 32\)$"):
         _config(trained, images, tmp_path, "window=31")
 
@@ -338,7 +348,7 @@ def test_a_large_image_is_predicted_in_windows_unless_it_is_to_be_whole(
 
 
 def test_a_lack_of_memory_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
-    outcome = predict.Outcome()
+    outcome = Outcome()
     row = {"image_id": "a.png", "status": "ok", "class_ids": [0], "class_pixels": [72]}
     for name in ("a.png", "b.png"):
         noted = {**row, "image_id": name, "error": None, "note": f"not enough memory for {name}"}

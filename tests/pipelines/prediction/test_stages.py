@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segray.pipelines.commands import predict
 from segray.pipelines.config.commands.predict import PredictConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.engine.cluster import Resources
@@ -19,8 +18,12 @@ from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.engine.pools import PoolPlan
 from segray.pipelines.errors import UserError
+from segray.pipelines.prediction.encoding import overlay
 from segray.pipelines.prediction.graph import pool_plan
-from segray.pipelines.prediction.stages import PREDICTED_SCHEMA, Job, PredictImages, WriteMasks, overlay
+from segray.pipelines.prediction.job import Job
+from segray.pipelines.prediction.prepare import prepare
+from segray.pipelines.prediction.result import Outcome
+from segray.pipelines.prediction.stages import PREDICTED_SCHEMA, PredictImages, WriteMasks
 from tests.pipelines.label_sets import no_file_larger_than
 from tests.pipelines.plain_runs import PLAN
 from tests.pipelines.trained_network import CLASSES, write_run
@@ -31,12 +34,13 @@ GUARD = Guard(Ledger(), max_tries=3)
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
     places = {"checkpoint": write_run(tmp_path / "run"), "images": tmp_path, "out": tmp_path / "out"}
-    return predict.prepare(load(PredictConfig, None, [f"{key}={path}" for key, path in places.items()]))[0]
+    config = load(PredictConfig, None, [f"{key}={path}" for key, path in places.items()])
+    return prepare(config, None)[0]
 
 
 def _predicted(image_id: str) -> pa.Table:
     row = {"image_id": image_id, "status": "ok", "width": 9, "height": 8, "reduced": 1}
-    row |= {"pixels": bytes(216), "label": bytes(72)}
+    row |= {"pixels": bytes(216), "label": bytes(72), "confidence": b""}
     return pa.Table.from_pylist([{**dict.fromkeys(PREDICTED_SCHEMA.names), **row}], schema=PREDICTED_SCHEMA)
 
 
@@ -44,7 +48,7 @@ def test_workers_take_no_other_weights_than_the_run_began_with(job: Job, tmp_pat
     changed = Job(**{**vars(job), "checkpoint": str(write_run(tmp_path / "other", seed=1))})
     table = PredictImages(changed, PLAN, GUARD)(_predicted("a.png"))
     with pytest.raises(UserError, match="has changed since this run began; run the command again") as caught:
-        predict.Outcome().add(WriteMasks(changed, GUARD)(table))
+        Outcome().add(WriteMasks(changed, GUARD)(table))
     assert caught.value.exit_code == 1
     assert not Path(job.out).exists()
 
@@ -60,7 +64,7 @@ def test_a_full_disk_ends_the_run(job: Job) -> None:
     with no_file_larger_than(20):
         table = WriteMasks(job, GUARD)(_predicted("a.png"))
     with pytest.raises(UserError, match=r"cannot write .*: File too large; .*; finished masks are safe"):
-        predict.Outcome().add(table)
+        Outcome().add(table)
     assert not list(Path(job.out).rglob("*.png"))
 
 
