@@ -1,4 +1,4 @@
-"""EoMT (Kerssies et al., CVPR 2025) as a source of masks: one forward, no prompts; its classes are dropped."""
+"""EoMT (Kerssies et al., CVPR 2025) as a source of masks: one forward, no prompts, no classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from segray.models.sam.geometry import Frame, Rgb, Size, frame, upsample
 from segray.models.weights import Checkpoint
 
 _COCO = 133
-_ARCH: dict[str, dict[str, Any]] = {"eomt_large": {"num_labels": _COCO}}
+ARCH: dict[str, dict[str, Any]] = {"eomt_large": {"num_labels": _COCO}}
 _MASK, _OVERLAP = 0.5, 0.8
 """Of the model's own panoptic post-processing."""
 
@@ -42,7 +42,7 @@ class EomtModel(MaskModel):
         """See `MaskModel`."""
         from transformers import EomtConfig, EomtForUniversalSegmentation
 
-        return cls(load_pretrained(EomtForUniversalSegmentation, EomtConfig, _ARCH[name], checkpoint, name))
+        return cls(load_pretrained(EomtForUniversalSegmentation, EomtConfig, ARCH[name], checkpoint, name))
 
     def source(self, device: str, options: Mapping[str, Any]) -> EomtMasks:
         """The segments whose score is `pred_iou_thresh` or more."""
@@ -80,10 +80,10 @@ class EomtMasks:
         scores = output.class_queries_logits[0].float().softmax(-1)[:, :-1].amax(-1)
         no_object = output.class_queries_logits[0].argmax(-1) == output.class_queries_logits.shape[-1] - 1
         kept = torch.nonzero((scores >= self._threshold) & ~no_object)[:, 0]
-        return _disjoint(output.masks_queries_logits[0, kept].float(), scores[kept], f)
+        return disjoint(output.masks_queries_logits[0, kept].float(), scores[kept], f)
 
 
-def _disjoint(logits: Tensor, scores: Tensor, f: Frame) -> list[Segment]:
+def disjoint(logits: Tensor, scores: Tensor, f: Frame) -> list[Segment]:
     """Each pixel to the mask with the highest score times probability; masks that lose too much are dropped.
 
     Args:

@@ -74,7 +74,7 @@ _SAM = "segray.models.annotators.sam:SamModel"
 MASK_MODELS: dict[str, MaskEntry] = {
     "builtin": MaskEntry(
         "Apache-2.0",
-        0.7,
+        1.3,
         "builtin:sam",
         _SAM,
         points_per_side=16,
@@ -125,7 +125,7 @@ MASK_MODELS: dict[str, MaskEntry] = {
 """A new model is a line here, a new family a module with a `MaskModel` too (docs/extend.md)."""
 
 CLIP_MODELS: dict[str, Card] = {
-    "builtin": Card("Apache-2.0", 1.4, "builtin:clip"),
+    "builtin": Card("Apache-2.0", 4.3, "builtin:clip"),
     "ViT-B-16-quickgelu": Card("MIT", 149.6, "openai"),
 }
 """The CLIPs that are defaults of segray; open_clip names many more."""
@@ -136,8 +136,12 @@ def _installed() -> Mapping[str, Any]:
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
-def mask_entry(name: str) -> MaskEntry:
+def mask_entry(name: str, also: tuple[str, ...] = ()) -> MaskEntry:
     """The entry of a name.
+
+    Args:
+        name: a key of `MASK_MODELS`, or a name that an installed package offers.
+        also: further names that the user may give, for the message.
 
     Raises:
         ValueError: an unknown name, or an installed package that offers it and no `MaskEntry`.
@@ -148,9 +152,10 @@ def mask_entry(name: str) -> MaskEntry:
             raise ValueError(f"the entry point {name} of {GROUP} is no MaskEntry")
         MASK_MODELS[name] = entry
     if name not in MASK_MODELS:
-        near = get_close_matches(name, mask_names(), n=1)
+        allowed = [*mask_names(), *also]
+        near = get_close_matches(name, allowed, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"must be one of {', '.join(mask_names())}, not {name!r}{hint}")
+        raise ValueError(f"must be one of {', '.join(allowed)}, not {name!r}{hint}")
     return MASK_MODELS[name]
 
 

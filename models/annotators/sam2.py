@@ -20,9 +20,9 @@ from segray.models.weights import Checkpoint
 _POINTS_PER_BATCH = 64
 
 
-def _arch(dims: Sequence[int], heads: int, **backbone: Any) -> dict[str, Any]:
+def hiera(dims: Sequence[int], heads: int, **backbone: Any) -> dict[str, Any]:
     """Arguments of `Sam2Config` for a Hiera of these widths."""
-    hiera = {
+    backbone = {
         "model_type": "sam2_hiera_det_model",
         "hidden_size": dims[0],
         "num_attention_heads": heads,
@@ -33,25 +33,25 @@ def _arch(dims: Sequence[int], heads: int, **backbone: Any) -> dict[str, Any]:
     channels = list(reversed(dims))
     vision = {
         "model_type": "sam2_vision_model",
-        "backbone_config": hiera,
+        "backbone_config": backbone,
         "backbone_channel_list": channels,
     }
     return {"vision_config": vision}
 
 
-_ARCH: dict[str, dict[str, Any]] = {
-    "sam2.1_hiera_tiny": _arch((96, 192, 384, 768), 1),
-    "sam2.1_hiera_small": _arch(
+ARCH: dict[str, dict[str, Any]] = {
+    "sam2.1_hiera_tiny": hiera((96, 192, 384, 768), 1),
+    "sam2.1_hiera_small": hiera(
         (96, 192, 384, 768), 1, blocks_per_stage=[1, 2, 11, 2], global_attention_blocks=[7, 10, 13]
     ),
-    "sam2.1_hiera_base_plus": _arch(
+    "sam2.1_hiera_base_plus": hiera(
         (112, 224, 448, 896),
         2,
         blocks_per_stage=[2, 3, 16, 3],
         global_attention_blocks=[12, 16, 20],
         window_positional_embedding_background_size=[14, 14],
     ),
-    "sam2.1_hiera_large": _arch(
+    "sam2.1_hiera_large": hiera(
         (144, 288, 576, 1152),
         2,
         blocks_per_stage=[2, 6, 36, 4],
@@ -90,7 +90,7 @@ class Sam2(MaskModel):
         """See `MaskModel`; the tensors that only videos need are not loaded."""
         from transformers import Sam2Config, Sam2Model
 
-        return cls(load_pretrained(Sam2Model, Sam2Config, _ARCH[name], checkpoint, name))
+        return cls(load_pretrained(Sam2Model, Sam2Config, ARCH[name], checkpoint, name))
 
     def source(self, device: str, options: Mapping[str, Any]) -> Sam2Masks:
         """The masks of a grid of points."""

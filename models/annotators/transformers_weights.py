@@ -30,6 +30,10 @@ def load_pretrained(
     Raises:
         WeightsError: the file is damaged, or tensors are missing or of another shape.
     """
+    from transformers.utils import logging
+
+    # Its bar is about tensors that are in memory already.
+    logging.disable_progress_bar()
     state = load_state_dict(checkpoint)
     chosen = read_card(checkpoint).get("arch", arch)
     try:

@@ -50,7 +50,7 @@ _MASK_NAMES = (*MASK_MODELS, "none")
 
 def _known_model(name: str) -> str:
     if name != "none":
-        mask_entry(name)
+        mask_entry(name, also=("none",))
     return name
 
 
