@@ -91,10 +91,16 @@ def command(config: AnnotateConfig, clock: Path, drawn: int | None = None) -> fl
     from segray.pipelines.commands import annotate
     from segray.pipelines.engine import ledger
 
-    said = io.StringIO()
+    output = io.StringIO()
     outputs = contextlib.nullcontext() if drawn is None else real_size.drawn_outputs(drawn)
     clocked = mock.patch.object(ledger, "start", partial(clocked_ledger, clock))
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), clocked, outputs, on_cluster():
+    with (
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
+        clocked,
+        outputs,
+        on_cluster(),
+    ):
         annotate.run(config)
     first, last = json.loads(clock.read_text(encoding="ascii"))
     return float(last - first)
@@ -120,7 +126,7 @@ def same_pixels(labels: Mapping[str, LabelMap], truth: Mapping[str, LabelMap]) -
 def measure(
     paths: Sequence[Path],
     work: Path,
-    words: Sequence[str] = (),
+    overrides: Sequence[str] = (),
     *,
     loop_images: int | None = None,
     drawn: int | None = None,
@@ -131,13 +137,13 @@ def measure(
     Args:
         paths: of the images, all in one folder.
         work: a folder for what the ways write.
-        words: of the configuration.
+        overrides: of the configuration.
         loop_images: how many of them the plain loop labels; None: all.
         drawn: the seed of what replaces SAM's outputs; None: nothing does.
         one_core: run the plain loop on one core too.
     """
     places = [f"images={paths[0].parent}", f"out={work / 'labels'}"]
-    config = load(AnnotateConfig, None, [*places, "classes=picture_book", *words])
+    config = load(AnnotateConfig, None, [*places, "classes=picture_book", *overrides])
     threads = {1, available_cores()} if one_core else {available_cores()}
     some = paths[:loop_images]
     folders = {n: work / f"plain-{n}" for n in sorted(threads)}
@@ -197,8 +203,8 @@ def main(model: str, images: int, loop_images: int | None, size: int, seed: int,
         work = Path(folder)
         if real:
             paths = real_size.draw_pictures(work / "images", images, seed)
-            words = real_size.random_models(work, seed)
-            record |= measure(paths, work, words, loop_images=loop_images, drawn=seed, one_core=False)
+            overrides = real_size.random_models(work, seed)
+            record |= measure(paths, work, overrides, loop_images=loop_images, drawn=seed, one_core=False)
         else:
             record |= measure(draw_images(work / "images", images, seed, size), work, loop_images=loop_images)
     _tell(record)

@@ -72,22 +72,22 @@ def compare(labeller: Labeller, data: bytes, rounds: int) -> dict[str, Any]:
 def main(images: int, height: int, width: int, rounds: int, seed: int, out: Path | None) -> None:
     """Measure, print, record."""
     labeller = Labeller(AnnotateConfig(images="none", out="none", classes="picture_book"), threads=1)
-    found = [compare(labeller, photograph(seed, i, height, width), rounds) for i in range(images)]
-    whole, reduced = (median(one[f"{way}_seconds"] for one in found) for way in ("whole", "reduced"))
+    compared = [compare(labeller, photograph(seed, i, height, width), rounds) for i in range(images)]
+    whole, reduced = (median(record[f"{way}_seconds"] for record in compared) for way in ("whole", "reduced"))
     record = circumstances([seed]) | {
         "height": height,
         "width": width,
-        "images": found,
+        "images": compared,
         "ratio": whole / reduced,
-        "same_labels": float(np.mean([one["same_labels"] for one in found])),
-        "object_iou": float(np.mean([one["object_iou"] for one in found])),
+        "same_labels": float(np.mean([record["same_labels"] for record in compared])),
+        "object_iou": float(np.mean([record["object_iou"] for record in compared])),
     }
     rows = [
         ["whole", "1", f"{1000 * whole:.0f} ms", "1"],
-        ["reduced", f"1/{found[0]['reduced']}", f"{1000 * reduced:.0f} ms", f"{whole / reduced:.1f}"],
+        ["reduced", f"1/{compared[0]['reduced']}", f"{1000 * reduced:.0f} ms", f"{whole / reduced:.1f}"],
     ]
     click.echo(table(["unpacked", "side", "CPU", "ratio"], rows))
-    share = f"1/{found[0]['reduced_for_labels']}"
+    share = f"1/{compared[0]['reduced_for_labels']}"
     click.echo(f"\n{record['same_labels']:.2%} of the pixels have the same label at {share}")
     click.echo(f"wrote {write_result(out, record)}")
 

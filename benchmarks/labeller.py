@@ -51,8 +51,8 @@ class Labeller:
 
     def segments(self, image: Image, size: tuple[int, int] | None = None) -> list[Segment]:
         """What SAM finds in a uint8 [H, W, 3] image, or in the one of `size` that it is a small copy of."""
-        found: list[list[Segment]] = self._generator.generate([image], None if size is None else [size])
-        return found[0]
+        segments: list[list[Segment]] = self._generator.generate([image], None if size is None else [size])
+        return segments[0]
 
     def features(self, image: Image, kind: str) -> Tensor:
         """Dense features [h, w, D], "gem" or "clip", of a uint8 [H, W, 3] image."""
