@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from segray.models.annotators.protocols import MaskModel
 from segray.models.annotators.transformers_weights import load_pretrained, square
 from segray.models.masks import Segment, segment_from_mask
-from segray.models.precision import DTYPES
+from segray.models.precision import DTYPES, Precision
 from segray.models.sam.geometry import Frame, Rgb, Size, frame, upsample
 from segray.models.weights import Checkpoint
 
@@ -61,7 +61,7 @@ class EomtMasks:
         precision: of the network.
     """
 
-    def __init__(self, network: nn.Module, side: int, threshold: float, precision: str) -> None:
+    def __init__(self, network: nn.Module, side: int, threshold: float, precision: Precision) -> None:
         self._network, self._side, self._threshold = network, side, threshold
         self._dtype = DTYPES[precision]
 

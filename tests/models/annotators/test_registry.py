@@ -26,7 +26,7 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "real-models.md"
 def test_an_entry_without_licence_size_or_source_fails(card: Card) -> None:
     for missing in ({"licence": " "}, {"parameters": 0}, {"source": ""}):
         with pytest.raises(ValueError, match="needs a licence, a size in millions of par"):
-            replace(card, **missing)  # type: ignore[arg-type]
+            replace(card, **missing)
 
 
 @pytest.mark.parametrize("name", MASK_MODELS)
