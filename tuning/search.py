@@ -67,7 +67,7 @@ def run(config: TuneConfig) -> None:
             _search(folder, open_once, classes)
         except KeyboardInterrupt:
             count = sum(trial.finished for trial in folder.trials())
-            click.echo(f"{count} finished trials are count; run the same command again to resume", err=True)
+            click.echo(f"{count} finished trials are kept; run the same command again to resume", err=True)
             raise
         finally:
             summary.write(folder)
