@@ -258,7 +258,7 @@ def _check_types(state: Mapping[str, object]) -> None:
 
 def _is_entry(value: object) -> bool:
     miou = value.get("miou") if isinstance(value, dict) else "none"
-    return miou is None or (type(miou) in {int, float} and math.isfinite(miou))
+    return miou is None or (isinstance(miou, int | float) and math.isfinite(miou))
 
 
 def read_file(uri: str, name: str, state: CheckpointState) -> bytes:
