@@ -24,6 +24,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.auto_precision import recorded_precision, with_precision
+from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.summary import data_lines
 from segray.pipelines.training.data.training_data import NO_VALIDATION
 from segray.pipelines.training.trackers import check_trackers
@@ -54,11 +55,12 @@ def run(config: TuneConfig) -> None:
     for split in splits_of(config):
         proposer_of(config, split)
     data = SharedData()
-    classes = _check_splits(config, data)
+    opened = _check_splits(config, data)
+    folder.check_data(opened)
     with RunLock(config.out):
-        folder.begin()
+        folder.begin(opened)
         _make_labels(config)
-        _search(folder, data, classes)
+        _search(folder, data, len(next(iter(opened.values())).space.classes))
     click.echo("\n".join(summary.lines(folder)))
     _require_outcome(folder)
 
@@ -86,21 +88,21 @@ _OF_A_SPLIT = ("images", "labelled", "not taught")
 """Starts of the lines about the data that differ between splits."""
 
 
-def _check_splits(config: TuneConfig, data: SharedData) -> int:
-    """Open and check the data of every split before Ray starts; the number of classes."""
+def _check_splits(config: TuneConfig, data: SharedData) -> dict[str, TrainingData]:
+    """Open and check the data of every split before Ray starts."""
     base = train_config(config)
     if base.data.validation == NO_VALIDATION:
         raise UserError(f"data.validation={NO_VALIDATION}: a search compares trials by their validation mIoU")
     if base.data.calibrate:
         raise UserError("data.calibrate: not in a search; run segray calibrate and give data.labels=its out")
-    opened = []
+    opened = {}
     for split in splits_of(config):
         chosen = base.model_copy(update={"data": base.data.model_copy(update={"labelled": split})})
-        opened.append(data.open(chosen))
-        lines = data_lines(chosen, opened[-1])
+        opened[split] = data.open(chosen)
+        lines = data_lines(chosen, opened[split])
         show(lines if len(opened) == 1 else [text for text in lines if text.startswith(_OF_A_SPLIT)])
-        check(chosen, opened[-1])
-    return len(opened[0].space.classes)
+        check(chosen, opened[split])
+    return opened
 
 
 def _make_labels(config: TuneConfig) -> None:

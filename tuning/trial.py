@@ -213,7 +213,7 @@ def _train(
 
     data: TrainingData = ray.get(spec.data)
     folder = RunFolder(spec.config)
-    folder.check()
+    folder.check(may_move=True)
     # No run lock: the search's lock covers its trials, and theirs would outlive a driver lost with its node.
     folder.begin(data)
     inputs = WorkerInputs(spec.config, data, coordinator, assignment.trial.file, may_stop)
