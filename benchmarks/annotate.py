@@ -1,8 +1,8 @@
-"""What Ray costs: images a second of `segray annotate` against a bare loop over the same models and images.
+"""What Ray costs: images per second of `segray annotate` against a bare loop over the same models and images.
 
     python -m benchmarks.annotate --images 480 --rounds 3
 
-The bare loop is one process with torch on all cores: read, decode, SAM, GEM, pool, name, paint, encode PNG.
+The bare loop is one process with torch on all cores: read, decode, SAM, GEM, pool, name, draw, encode PNG.
 The pipeline does that and RLE, embeddings, checksums and Parquet parts. Each run is a fresh process; a round
 takes all ways, every other round in reverse order. `ratio` is the median rate of the pipeline with one worker
 a model over that of the bare loop, model loading and Ray's start excluded on both sides: the loop's clock
@@ -41,20 +41,20 @@ _ONE_WORKER = ("sam.workers=1", "clip.workers=1")
 
 
 def ways(
-    paths: Sequence[Path], words: Sequence[str], threads: int, with_default: bool
+    paths: Sequence[Path], overrides: Sequence[str], threads: int, with_default: bool
 ) -> dict[str, Callable[[], Timing]]:
     """What is to be timed, by name."""
 
     def config(*more: str) -> AnnotateConfig:
-        return load(AnnotateConfig, None, [*_NEEDED, *words, *more, f"images={paths[0].parent}"])
+        return load(AnnotateConfig, None, [*_NEEDED, *overrides, *more, f"images={paths[0].parent}"])
 
-    found: dict[str, Callable[[], Timing]] = {
+    runs: dict[str, Callable[[], Timing]] = {
         BARE: partial(in_fresh_process, bare_loop, config(), list(paths), threads),
         ONE: partial(in_fresh_process, pipeline, config(*_ONE_WORKER)),
     }
     if with_default:
-        found[AUTO] = partial(in_fresh_process, pipeline, config())
-    return found
+        runs[AUTO] = partial(in_fresh_process, pipeline, config())
+    return runs
 
 
 def run_rounds(todo: dict[str, Callable[[], Timing]], rounds: int) -> dict[str, list[Timing]]:
@@ -78,7 +78,9 @@ def summary(taken: dict[str, list[Timing]]) -> dict[str, Any]:
         "ratio_wall": wall[ONE] / wall[BARE],
         "ratio_default": rate[AUTO] / rate[BARE] if AUTO in rate else None,
         "ratio_default_wall": wall[AUTO] / wall[BARE] if AUTO in wall else None,
-        "ratio_by_round": [one.rate / bare.rate for one, bare in zip(taken[ONE], taken[BARE], strict=True)],
+        "ratio_by_round": [
+            timing.rate / bare.rate for timing, bare in zip(taken[ONE], taken[BARE], strict=True)
+        ],
         "ways": {
             name: {
                 "images_per_second": rate[name],
@@ -127,7 +129,7 @@ def show(record: dict[str, Any]) -> str:
 @click.option(
     "--out", default=None, type=Path, help="The JSON file; default: benchmarks/results/annotate.json."
 )
-@click.argument("words", nargs=-1)
+@click.argument("overrides", nargs=-1)
 def main(
     images: int,
     rounds: int,
@@ -136,14 +138,20 @@ def main(
     threads: int,
     with_default: bool,
     out: Path | None,
-    words: tuple[str, ...],
+    overrides: tuple[str, ...],
 ) -> None:
     """Measure, print, record."""
     record = circumstances([seed])
     with tempfile.TemporaryDirectory() as folder:
         paths = draw_images(Path(folder) / "images", images, seed, size)
-        taken = run_rounds(ways(paths, words, threads, with_default), rounds)
-    record |= {"images": images, "rounds": rounds, "size": size, "threads": threads, "config": list(words)}
+        taken = run_rounds(ways(paths, overrides, threads, with_default), rounds)
+    record |= {
+        "images": images,
+        "rounds": rounds,
+        "size": size,
+        "threads": threads,
+        "config": list(overrides),
+    }
     record |= summary(taken)
     click.echo(f"\n{images} images of {size} px, medians of {rounds} rounds\n")
     click.echo(show(record))

@@ -53,7 +53,7 @@ def images_of(
 ) -> Iterator[dict[str, MaskedImage]]:
     """The masked images of a seed by features, computed once."""
     for index in range(scenes):
-        found = {}
+        images = {}
         scene = segments = None
         for kind in ("gem", "clip"):
             path = work / f"{kind}-{size}-{seed}-{index}.npz"
@@ -64,17 +64,21 @@ def images_of(
                 image = masked_image(segments, pooled.half().numpy(), scene.mask, len(labeller.space.classes))
                 np.savez(path, **{field.name: getattr(image, field.name) for field in fields(image)})
             with np.load(path) as stored:
-                found[kind] = MaskedImage(**stored)
-        yield found
+                images[kind] = MaskedImage(**stored)
+        yield images
 
 
 def names_of(aliases: Mapping[str, Sequence[str]]) -> tuple[Names, Prompts]:
     """The picture book's names with some replaced, and the default prompts."""
     clip = build_text_clip("builtin", None)
     space = label_space("picture_book", None, aliases)
-    banks = {templates: embed_label_space(clip, space, templates) for templates in ("single", "imagenet80")}
-    ids = banks["single"].class_ids.numpy()
-    names = Names(ids, {name: bank.embeddings.numpy().astype(float) for name, bank in banks.items()})
+    classifiers = {
+        templates: embed_label_space(clip, space, templates) for templates in ("single", "imagenet80")
+    }
+    ids = classifiers["single"].class_ids.numpy()
+    names = Names(
+        ids, {name: classifier.embeddings.numpy().astype(float) for name, classifier in classifiers.items()}
+    )
     return names, Prompts("single", np.ones(len(ids), bool))
 
 
@@ -113,10 +117,10 @@ def measure(row: Row, images: Sequence[Mapping[str, MaskedImage]]) -> dict[str, 
 def summary(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Mean and deviation over the seeds of each row's figures."""
     rows = {}
-    for name, found in results.items():
-        gains = [one["calibrated"] - one["plain"] for one in found]
-        figures = {key: spread_of([one[key] for one in found]) for key in ("plain", "calibrated")}
-        rows[name] = {**figures, "gain": spread_of(gains), "worst": min(gains), "seeds": list(found)}
+    for name, scores in results.items():
+        gains = [score["calibrated"] - score["plain"] for score in scores]
+        figures = {key: spread_of([score[key] for score in scores]) for key in ("plain", "calibrated")}
+        rows[name] = {**figures, "gain": spread_of(gains), "worst": min(gains), "seeds": list(scores)}
     return rows
 
 
@@ -154,7 +158,7 @@ def show(rows: Mapping[str, Any]) -> str:
 @click.option(
     "--out", default=None, type=Path, help="The JSON file; default: benchmarks/results/calibrate.json."
 )
-@click.argument("words", nargs=-1)
+@click.argument("overrides", nargs=-1)
 def main(
     work: Path,
     scenes: int,
@@ -162,25 +166,25 @@ def main(
     size: int,
     threads: int,
     out: Path | None,
-    words: tuple[str, ...],
+    overrides: tuple[str, ...],
 ) -> None:
     """Measure, print, record."""
     record = circumstances(seeds)
-    config = load(AnnotateConfig, None, [*words, "images=none", "out=none", "classes=picture_book"])
+    config = load(AnnotateConfig, None, [*overrides, "images=none", "out=none", "classes=picture_book"])
     labeller = Labeller(config, threads)
     work.mkdir(parents=True, exist_ok=True)
     results: dict[str, list[dict[str, Any]]] = {row[0]: [] for row in ROWS}
     for seed in seeds:
         with click.progressbar(length=POOL + scenes, label=f"seed {seed}") as bar:
             images = []
-            for found in images_of(seed, POOL + scenes, size, work, labeller):
-                images.append(found)
+            for masked in images_of(seed, POOL + scenes, size, work, labeller):
+                images.append(masked)
                 bar.update(1)
         for row in ROWS:
             results[row[0]].append(measure(row, images))
     rows = summary(results)
     click.echo(f"\n{show(rows)}")
-    record |= {"scenes": scenes, "size": size, "threads": threads, "config": list(words), "rows": rows}
+    record |= {"scenes": scenes, "size": size, "threads": threads, "config": list(overrides), "rows": rows}
     click.echo(f"\n{write_result(out, record)}")
 
 

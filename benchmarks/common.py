@@ -33,7 +33,7 @@ DEVICES = click.Choice(["cpu", "cuda"])
 
 
 class Benchmark(click.Command):
-    """A command that keeps its words for the record, takes `--seeds 1 2 3`, and tells errors in one line."""
+    """A command that records its arguments, takes `--seeds 1 2 3`, and reports errors in one line."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """See click."""
@@ -126,19 +126,19 @@ def timed(work: Callable[[], T], rounds: int) -> tuple[T, float]:
     seconds = []
     for _ in range(rounds):
         start = time.process_time()
-        found = work()
+        result = work()
         seconds.append(time.process_time() - start)
-    return found, median(seconds)
+    return result, median(seconds)
 
 
 def clocked(work: Callable[[], T], device: str) -> tuple[T, float]:
     """What it returns, and its CPU seconds; on a GPU the seconds until the device is through."""
     clock = time.process_time if device == "cpu" else time.perf_counter
     start = clock()
-    found = work()
+    result = work()
     if device != "cpu":
         torch.cuda.synchronize()
-    return found, clock() - start
+    return result, clock() - start
 
 
 def a_device(ctx: click.Context, param: click.Parameter, device: str) -> str:
@@ -180,9 +180,9 @@ def _git() -> dict[str, Any]:
     return {"commit": commit, "changed": bool(changed) if commit else None}
 
 
-def _run_git(*words: str) -> str | None:
+def _run_git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

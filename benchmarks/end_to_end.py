@@ -4,19 +4,19 @@
     python -m benchmarks.end_to_end --model vit_b --images 8 --loop-images 2
 
 The plain way is one process and a loop: PIL, `SamAutomaticMaskGenerator`, GEM, features upsampled to the
-image's size and averaged under each mask (Eq. 1), names (Eq. 2), painting, a PNG a label. It runs with torch
+image's size and averaged under each mask (Eq. 1), names (Eq. 2), a PNG per label map. It runs with torch
 on one core and on all, as many threads may be slower than one, and the faster run counts. segray is the whole
-command on a Ray of its own, with its default workers. `ratio` is of images a second, set-up excluded: from
+command on a Ray of its own, with its default workers. `ratio` is of images per second, set-up excluded: from
 models loaded to the last file written; 5 is the aim, on a CPU. `same_pixels` is the share of the pixels with
 the same label, 99.5 % the aim. `ratio_with_setup` is of whole processes: imports, loading, Ray.
 
 `builtin` is the built-in models as they are. `vit_b` has the size of what users run, SAM ViT-B and CLIP
-ViT-B-16 on pictures of 500 x 375. Drawn: both models' weights, and on both sides SAM's predicted IoU and
+ViT-B-16 on images of 500 x 375. Drawn: both models' weights, and on both sides SAM's predicted IoU and
 low-resolution logits, which replace those that the whole decoder has computed (`benchmarks.real_size`).
-Everything else is real, from the picture file to the label set. As a picture takes the plain loop minutes, it
+Everything else is real, from the image file to the label set. As an image takes the plain loop minutes, it
 runs on all cores only, where it is the faster, and on as few as `--loop-images` says: a loop takes one
-picture after the other, so that the others would take as long. segray's workers fill and empty, which few
-pictures measure more than work. `same_pixels` is of those that both have labelled.
+image after the other, so that the others would take as long. segray's workers fill and empty, which few
+images measure more than work. `same_pixels` is of those that both have labelled.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def plain_loop(
     """A label PNG of each image in the new folder `out`; seconds, from the models loaded.
 
     Args:
-        config: of the verb, which the models and options are taken from.
+        config: of the command, which the models and options are taken from.
         paths: of the images.
         out: the folder.
         threads: of torch.
@@ -91,10 +91,16 @@ def command(config: AnnotateConfig, clock: Path, drawn: int | None = None) -> fl
     from segray.pipelines.commands import annotate
     from segray.pipelines.engine import ledger
 
-    said = io.StringIO()
+    output = io.StringIO()
     outputs = contextlib.nullcontext() if drawn is None else real_size.drawn_outputs(drawn)
     clocked = mock.patch.object(ledger, "start", partial(clocked_ledger, clock))
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), clocked, outputs, on_cluster():
+    with (
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
+        clocked,
+        outputs,
+        on_cluster(),
+    ):
         annotate.run(config)
     first, last = json.loads(clock.read_text(encoding="ascii"))
     return float(last - first)
@@ -120,7 +126,7 @@ def same_pixels(labels: Mapping[str, LabelMap], truth: Mapping[str, LabelMap]) -
 def measure(
     paths: Sequence[Path],
     work: Path,
-    words: Sequence[str] = (),
+    overrides: Sequence[str] = (),
     *,
     loop_images: int | None = None,
     drawn: int | None = None,
@@ -131,13 +137,13 @@ def measure(
     Args:
         paths: of the images, all in one folder.
         work: a folder for what the ways write.
-        words: of the configuration.
+        overrides: of the configuration.
         loop_images: how many of them the plain loop labels; None: all.
         drawn: the seed of what replaces SAM's outputs; None: nothing does.
         one_core: run the plain loop on one core too.
     """
     places = [f"images={paths[0].parent}", f"out={work / 'labels'}"]
-    config = load(AnnotateConfig, None, [*places, "classes=picture_book", *words])
+    config = load(AnnotateConfig, None, [*places, "classes=picture_book", *overrides])
     threads = {1, available_cores()} if one_core else {available_cores()}
     some = paths[:loop_images]
     folders = {n: work / f"plain-{n}" for n in sorted(threads)}
@@ -197,8 +203,8 @@ def main(model: str, images: int, loop_images: int | None, size: int, seed: int,
         work = Path(folder)
         if real:
             paths = real_size.draw_pictures(work / "images", images, seed)
-            words = real_size.random_models(work, seed)
-            record |= measure(paths, work, words, loop_images=loop_images, drawn=seed, one_core=False)
+            overrides = real_size.random_models(work, seed)
+            record |= measure(paths, work, overrides, loop_images=loop_images, drawn=seed, one_core=False)
         else:
             record |= measure(draw_images(work / "images", images, seed, size), work, loop_images=loop_images)
     _tell(record)

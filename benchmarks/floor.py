@@ -1,4 +1,4 @@
-"""What SAM has to compute and to move for a picture on a GPU: operations and bytes counted, nothing timed.
+"""What SAM has to compute and to move for an image on a GPU: operations and bytes counted, nothing timed.
 
     python -m benchmarks.floor --height 1080 --width 1920
 
@@ -59,14 +59,14 @@ def count(work: Callable[[], Any]) -> tuple[float, float]:
 
 @torch.inference_mode()
 def stages(model: str, precision: Precision, rows: int) -> dict[str, tuple[float, float]]:
-    """TFLOP and GB a picture of each stage."""
+    """TFLOP and GB per image of each stage."""
     dtype = DTYPES[precision]
     with torch.device("meta"):
         sam = segment_anything.sam_model_registry[model]().eval()
-        pictures = torch.zeros(_PICTURES, 3, 1024, 1024)
+        images = torch.zeros(_PICTURES, 3, 1024, 1024)
         embedding, points = torch.zeros(256, 64, 64), torch.zeros(_CHUNK, 2)
     trunk, decoder = rounded(sam.image_encoder, dtype), MaskDecoder(sam, dtype)
-    encoder = count(lambda: encode_images(sam.image_encoder, pictures, trunk))
+    encoder = count(lambda: encode_images(sam.image_encoder, images, trunk))
     shared, prompts = decoder.image_tokens(embedding), decoder.prompts(points)
     decoded = count(lambda: decoder.all_masks(shared, prompts, rows))
     return {
@@ -96,7 +96,7 @@ def main(
 ) -> None:
     """Count, print, record."""
     rows = rows_needed(frame(height, width, 1024), 64)
-    found = {
+    counts = {
         name: {
             "TFLOP": flop,
             "GB": moved,
@@ -106,11 +106,11 @@ def main(
         }
         for name, (flop, moved) in stages(model, precision, rows).items()
     }
-    body = [[name, *(f"{value:.2f}" for value in one.values())] for name, one in found.items()]
+    body = [[name, *(f"{value:.2f}" for value in figures.values())] for name, figures in counts.items()]
     click.echo(f"{model}, {precision}, {width} x {height}, {rows} of 64 rows\n")
-    click.echo(table(["", *next(iter(found.values()))], body))
+    click.echo(table(["", *next(iter(counts.values()))], body))
     settings = {"model": model, "precision": precision, "height": height, "width": width}
-    record = circumstances([]) | settings | {"tflops": tflops, "tb_per_s": tb_per_s, "stages": found}
+    record = circumstances([]) | settings | {"tflops": tflops, "tb_per_s": tb_per_s, "stages": counts}
     click.echo(f"\nestimated, not measured; wrote {write_result(out, record)}")
 
 

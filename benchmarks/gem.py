@@ -89,7 +89,7 @@ def _joined(attention: Any, heads: Tensor) -> Tensor:
 
 
 def measure(visual: Any, images: Tensor, rounds: int) -> dict[str, Any]:
-    """Median seconds an image of the ways, taken in turns, and how far apart the tokens are."""
+    """Median seconds per image of the ways, taken in turns, and how far apart the tokens are."""
     device = images.device.type
     singles = images.split(1)
     ways: dict[str, Callable[[], Tensor]] = {
@@ -127,9 +127,9 @@ def bound(visual: Any, image: Tensor, plain_seconds: float) -> dict[str, Any]:
     fastest = min(clocked(lambda: layer(tokens), image.device.type)[1] for _ in range(10))
     speed = 2 * tokens.shape[1] * layer.weight.numel() / fastest / 1e9
     # Without values no kernel is fused, so that every product is seen.
-    hollow, picture = deepcopy(visual).to("meta"), image.to("meta")
+    hollow, pixels = deepcopy(visual).to("meta"), image.to("meta")
     ways = {"plain": plain_gem, "segray": gem_tokens}
-    gflop = {name: 1000 * count(partial(way, hollow, picture))[0] for name, way in ways.items()}
+    gflop = {name: 1000 * count(partial(way, hollow, pixels))[0] for name, way in ways.items()}
     return {
         "gflop": gflop,
         "gflop_per_s": speed,
@@ -167,23 +167,23 @@ def main(model: str, size: int, images: int, rounds: int, device: str, seed: int
     torch.manual_seed(seed)
     visual = open_clip.create_model(model, pretrained=None, pretrained_image=False).visual.eval().to(device)
     inputs = torch.randn(images, 3, size, size, device=device)
-    found = measure(visual, inputs, rounds)
-    found |= bound(visual, inputs[:1], found["seconds_per_image"]["plain"])
-    rows = [[name, f"{seconds:.3f}"] for name, seconds in found["seconds_per_image"].items()]
+    figures = measure(visual, inputs, rounds)
+    figures |= bound(visual, inputs[:1], figures["seconds_per_image"]["plain"])
+    rows = [[name, f"{seconds:.3f}"] for name, seconds in figures["seconds_per_image"].items()]
     click.echo(f"{model}, {size} x {size}, {device}\n")
-    click.echo(table(["", "seconds an image"], rows))
-    click.echo(f"\nratio {found['ratio']:.2f}, batched {found['ratio_batched']:.2f}")
+    click.echo(table(["", "seconds per image"], rows))
+    click.echo(f"\nratio {figures['ratio']:.2f}, batched {figures['ratio_batched']:.2f}")
     for name in _REDUCED:
-        if f"ratio_{name}" in found:
-            cosine = found[f"mean_cosine_{name}"]
-            click.echo(f"in {name} {found[f'ratio_{name}']:.2f}, mean cosine {cosine:.5f}")
+        if f"ratio_{name}" in figures:
+            cosine = figures[f"mean_cosine_{name}"]
+            click.echo(f"in {name} {figures[f'ratio_{name}']:.2f}, mean cosine {cosine:.5f}")
     click.echo(
-        f"{found['gflop']['segray']:.0f} of the peer's {found['gflop']['plain']:.0f} GFLOP an image; at "
-        f"{found['gflop_per_s']:.0f} GFLOP/s and nothing else, ratio {found['best_ratio']:.2f}"
+        f"{figures['gflop']['segray']:.0f} of the peer's {figures['gflop']['plain']:.0f} GFLOP an image; at "
+        f"{figures['gflop_per_s']:.0f} GFLOP/s and nothing else, ratio {figures['best_ratio']:.2f}"
     )
-    click.echo(f"tokens differ by at most {found['max_abs_difference']:.1e}")
+    click.echo(f"tokens differ by at most {figures['max_abs_difference']:.1e}")
     settings = {"model": model, "size": size, "images": images, "rounds": rounds, "on": device}
-    record = circumstances([seed]) | settings | found
+    record = circumstances([seed]) | settings | figures
     click.echo(f"wrote {write_result(out, record)}")
 
 

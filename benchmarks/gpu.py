@@ -110,24 +110,22 @@ def everything(
     sam = official(model, seed)
     height, width = shape
     drawn = [draw_scene(seed, k, max(shape)).image[:height, :width] for k in range(4)]
-    pictures: list[Rgb] = [np.ascontiguousarray(image) for image in drawn]
+    inputs: list[Rgb] = [np.ascontiguousarray(image) for image in drawn]
     with masks.DrawnOutputs(seed, "cuda").instead_of(sam):
         upstream = SamAutomaticMaskGenerator(sam)
-        upstream.generate(pictures[0])
-        peer = fmean(clocked(partial(upstream.generate, image), "cuda")[1] for image in pictures[:2])
-        ways = {
-            name: _rate(MaskGenerator(sam, precision=name), pictures, images, peer) for name in precisions
-        }
+        upstream.generate(inputs[0])
+        peer = fmean(clocked(partial(upstream.generate, image), "cuda")[1] for image in inputs[:2])
+        ways = {name: _rate(MaskGenerator(sam, precision=name), inputs, images, peer) for name in precisions}
     return {"upstream_seconds": peer, "images": images, "ways": ways}
 
 
 def real_masks(seed: int) -> dict[str, Any]:
     """The built-in model in fp32 and fp16 beside upstream in fp32."""
     run = masks.Run("builtin", (256, 256), 32, seed, "cuda", ("fp32", "fp16"), False)
-    found = masks.compare(run)
+    compared = masks.compare(run)
     keys = ("ratio", "images_per_second", "mean_matched_iou", "identical_masks", "changed_counts")
-    ways = {name: {key: way[key] for key in keys} for name, way in found["precisions"].items()}
-    return {"upstream_masks": sum(found["upstream_masks"]), "ways": ways}
+    ways = {name: {key: way[key] for key in keys} for name, way in compared["precisions"].items()}
+    return {"upstream_masks": sum(compared["upstream_masks"]), "ways": ways}
 
 
 def gem_features(seed: int) -> dict[str, Any]:
@@ -157,8 +155,8 @@ def annotate_by_ray(seed: int, images: int) -> dict[str, Any]:
     from benchmarks.gpu_pipeline import annotate
 
     bare = everything("vit_b", (375, 500), 48, ("fp16",), seed)["ways"]["fp16"]["images_per_second"]
-    found = annotate(partial(official, "vit_b", seed), images)
-    return found | {"bare": bare, "ratio": found["images_per_second"] / bare}
+    figures = annotate(partial(official, "vit_b", seed), images)
+    return figures | {"bare": bare, "ratio": figures["images_per_second"] / bare}
 
 
 def train_by_ray() -> dict[str, Any]:
@@ -183,8 +181,8 @@ def milliseconds(work: Callable[[], Any]) -> float:
     return median(times)
 
 
-def _rate(generator: MaskGenerator, pictures: list[Rgb], images: int, peer: float) -> dict[str, float]:
-    every = (pictures * images)[:images]
+def _rate(generator: MaskGenerator, inputs: list[Rgb], images: int, peer: float) -> dict[str, float]:
+    every = (inputs * images)[:images]
     generator.generate(every[:8])
     torch.cuda.reset_peak_memory_stats()
     segments, seconds = clocked(partial(generator.generate, every), "cuda")

@@ -63,10 +63,10 @@ def annotate(sam: Callable[[], Any], images: int, clip: str = _CLIP) -> dict[str
         network = open_clip.create_model(clip, pretrained=None, pretrained_image=False)
         torch.save(network.state_dict(), folder / "clip.pt")
         _write_scenes(folder / "images", images)
-        words = [f"images={folder}/images", "out=none", "classes=picture_book", f"clip.model={clip}"]
-        words += ["sam.model=vit_b", f"sam.weights={folder}/sam.pth", f"clip.weights={folder}/clip.pt"]
+        overrides = [f"images={folder}/images", "out=none", "classes=picture_book", f"clip.model={clip}"]
+        overrides += ["sam.model=vit_b", f"sam.weights={folder}/sam.pth", f"clip.weights={folder}/clip.pt"]
         with mock.patch.object(graph, "SegmentAndClassify", DrawnSegmentAndClassify):
-            timing = pipeline(load(AnnotateConfig, None, words))
+            timing = pipeline(load(AnnotateConfig, None, overrides))
     return {
         "images": timing.images,
         "segments_per_image": timing.segments / timing.images,
@@ -87,11 +87,16 @@ def train(network: str, crop: int, images: int, epochs: int) -> dict[str, Any]:
         folder = Path(name)
         _write_scenes(folder / "data" / "images", images)
         _write_masks(folder / "data" / "masks", images)
-        words = [f"out={folder}/run", f"data.root={folder}/data", "data.classes=picture_book", "trackers="]
-        words += ["method=unimatch", f"network.name={network}", "network.pretrained=false"]
-        words += [f"augment.crop={crop}", f"train.epochs={epochs}"]
-        words += [f"data.labelled={images // 4}", "data.validation=8"]
-        command.execute(load(TrainConfig, None, words))
+        overrides = [
+            f"out={folder}/run",
+            f"data.root={folder}/data",
+            "data.classes=picture_book",
+            "trackers=",
+        ]
+        overrides += ["method=unimatch", f"network.name={network}", "network.pretrained=false"]
+        overrides += [f"augment.crop={crop}", f"train.epochs={epochs}"]
+        overrides += [f"data.labelled={images // 4}", "data.validation=8"]
+        command.execute(load(TrainConfig, None, overrides))
         history = json.loads((folder / "run" / "history.json").read_text(encoding="utf-8"))
     keys = ("steps", "seconds", "waiting", "loss")
     last = history[-1]

@@ -3,7 +3,7 @@
     python -m benchmarks.jpeg --images 8
 
 Scenes of the picture book, enlarged to a camera's 12 megapixels, with a camera's noise. `ratio` is the whole
-picture's CPU seconds over the reduced one's, from bytes to pixels, for what SAM ViT-B and CLIP ViT-B/16 see
+image's CPU seconds over the reduced one's, from bytes to pixels, for what SAM ViT-B and CLIP ViT-B/16 see
 (1,024 and 448 px). `same_labels` is the share of pixels that the built-in models (192 and 160 px) label alike
 both ways, at full size; `object_iou` that of the pixels with a class.
 """
@@ -42,7 +42,7 @@ def photograph(seed: int, index: int, height: int, width: int) -> bytes:
 
 
 def compare(labeller: Labeller, data: bytes, rounds: int) -> dict[str, Any]:
-    """One picture: unpacked both ways, and labelled both ways."""
+    """One image: unpacked both ways, and labelled both ways."""
     plain = ImageOptions()
     whole, slow = timed(lambda: decode_image(data, plain), rounds)
     for_real = replace(plain, jpeg_size=REAL)
@@ -64,30 +64,30 @@ def compare(labeller: Labeller, data: bytes, rounds: int) -> dict[str, Any]:
 
 @click.command("jpeg", cls=Benchmark, help=__doc__)
 @click.option("--images", default=8, show_default=True, type=click.IntRange(1), help="How many.")
-@click.option("--height", default=3000, show_default=True, type=click.IntRange(256), help="Of a picture.")
-@click.option("--width", default=4000, show_default=True, type=click.IntRange(256), help="Of a picture.")
+@click.option("--height", default=3000, show_default=True, type=click.IntRange(256), help="Of an image.")
+@click.option("--width", default=4000, show_default=True, type=click.IntRange(256), help="Of an image.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Of unpacking.")
 @click.option("--seed", default=11, show_default=True, callback=fresh, type=int)
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file.")
 def main(images: int, height: int, width: int, rounds: int, seed: int, out: Path | None) -> None:
     """Measure, print, record."""
     labeller = Labeller(AnnotateConfig(images="none", out="none", classes="picture_book"), threads=1)
-    found = [compare(labeller, photograph(seed, i, height, width), rounds) for i in range(images)]
-    whole, reduced = (median(one[f"{way}_seconds"] for one in found) for way in ("whole", "reduced"))
+    compared = [compare(labeller, photograph(seed, i, height, width), rounds) for i in range(images)]
+    whole, reduced = (median(record[f"{way}_seconds"] for record in compared) for way in ("whole", "reduced"))
     record = circumstances([seed]) | {
         "height": height,
         "width": width,
-        "images": found,
+        "images": compared,
         "ratio": whole / reduced,
-        "same_labels": float(np.mean([one["same_labels"] for one in found])),
-        "object_iou": float(np.mean([one["object_iou"] for one in found])),
+        "same_labels": float(np.mean([record["same_labels"] for record in compared])),
+        "object_iou": float(np.mean([record["object_iou"] for record in compared])),
     }
     rows = [
         ["whole", "1", f"{1000 * whole:.0f} ms", "1"],
-        ["reduced", f"1/{found[0]['reduced']}", f"{1000 * reduced:.0f} ms", f"{whole / reduced:.1f}"],
+        ["reduced", f"1/{compared[0]['reduced']}", f"{1000 * reduced:.0f} ms", f"{whole / reduced:.1f}"],
     ]
     click.echo(table(["unpacked", "side", "CPU", "ratio"], rows))
-    share = f"1/{found[0]['reduced_for_labels']}"
+    share = f"1/{compared[0]['reduced_for_labels']}"
     click.echo(f"\n{record['same_labels']:.2%} of the pixels have the same label at {share}")
     click.echo(f"wrote {write_result(out, record)}")
 

@@ -26,7 +26,7 @@ class Labeller:
     """Both models, loaded once, configured as `segray annotate` would.
 
     Args:
-        config: of the verb; the images and the output that it names are not touched.
+        config: of the command; the images and the output that it names are not touched.
         threads: of torch, on a CPU.
     """
 
@@ -43,13 +43,15 @@ class Labeller:
             precision=resolve_precision(config.clip.precision, device),
         )
         self.space = label_space(config.classes, config.label.background_names, config.label.aliases)
-        self._bank = embed_label_space(self._clip, self.space, resolve_templates(config.label.templates))
+        self._classifier = embed_label_space(
+            self._clip, self.space, resolve_templates(config.label.templates)
+        )
         self._config = config
 
     def segments(self, image: Image, size: tuple[int, int] | None = None) -> list[Segment]:
         """What SAM finds in a uint8 [H, W, 3] image, or in the one of `size` that it is a small copy of."""
-        found: list[list[Segment]] = self._generator.generate([image], None if size is None else [size])
-        return found[0]
+        segments: list[list[Segment]] = self._generator.generate([image], None if size is None else [size])
+        return segments[0]
 
     def features(self, image: Image, kind: str) -> Tensor:
         """Dense features [h, w, D], "gem" or "clip", of a uint8 [H, W, 3] image."""
@@ -61,11 +63,11 @@ class Labeller:
     def name(self, segments: list[Segment], features: Tensor, height: int, width: int) -> SegmentClasses:
         """Names by Eq. 1 and 2, in the precision that the label set stores."""
         pooled = pool_segments(features, segments, height, width).half().float()
-        return classify_segments(pooled, self._bank, self._config.label.threshold)
+        return classify_segments(pooled, self._classifier, self._config.label.threshold)
 
     def label_pixels(self, features: Tensor, height: int, width: int) -> Image:
         """Label map uint8 [height, width], each pixel named by itself."""
-        return dense_labels(features, self._bank, height, width, self._config.label.threshold)[0]
+        return dense_labels(features, self._classifier, height, width, self._config.label.threshold)[0]
 
     def label_segments(self, image: Image, size: tuple[int, int] | None = None) -> tuple[Image, Image]:
         """SAM + CLIP: label map and confidence, both uint8 [H, W], or of `size`."""

@@ -11,9 +11,9 @@ as it is. Both generators have their default settings (the built-in model's thre
 process that keeps the memory it frees, as segray's workers do. `ratio` is upstream's CPU seconds over
 segray's.
 
-On a GPU upstream computes in fp32, one picture after the other, and segray takes all of them in one call,
+On a GPU upstream computes in fp32, one image after the other, and segray takes all of them in one call,
 once to warm up and once for the clock, in every precision of `--precision`. What precision does to masks only
-`builtin` shows. `changed_counts` is the share of pictures with another number of masks than upstream's.
+`builtin` shows. `changed_counts` is the share of images with another number of masks than upstream's.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class DrawnOutputs:
                 self.logits[prompt, level] = torch.from_numpy(24 * (form + wave + grown))
                 self.iou[prompt, 1 + level] = 0.83 + quality[thing] + rng.normal(0, 0.06)
         self.logits, self.iou = self.logits.to(device), self.iou.to(device)
-        # Each thread has a picture of its own.
+        # Each thread has an image of its own.
         self._next = threading.local()
 
     def _take(self, what: str, values: Tensor, count: int) -> Tensor:
@@ -101,19 +101,19 @@ class DrawnOutputs:
         def decoder_hook(_: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # noqa: ARG001
             return self._take("logits", self.logits, len(output[0])), output[1]
 
-        own = MaskDecoder.__call__
+        original = MaskDecoder.__call__
         own_init: Any = DeviceMasks.__init__
 
-        def decode(decoder: MaskDecoder, picture: Any, points: Tensor, threshold: float, rows: int) -> Any:
-            _, iou, prompts = own(decoder, picture, points, threshold, rows)
+        def decode(decoder: MaskDecoder, image: Any, points: Tensor, threshold: float, rows: int) -> Any:
+            _, iou, prompts = original(decoder, image, points, threshold, rows)
             keep = self._take("own iou", self.iou, len(points))[:, 1:] > threshold
             return self._take("logits", self.logits, len(points))[keep], iou, prompts
 
         def init(masks: DeviceMasks, *args: Any) -> None:
             *first, all_masks, all_rows = args
 
-            def ahead(picture: Any, prompts: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-                all_masks(picture, prompts, rows)
+            def ahead(image: Any, prompts: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+                all_masks(image, prompts, rows)
                 logits = self._take("logits", self.logits, len(prompts))[:, :, : 4 * rows]
                 return logits, self._take("own iou", self.iou, len(prompts))[:, 1:]
 
@@ -141,7 +141,7 @@ def matched_iou(
     ours = [full_mask(segment, *shape) for segment in segments]
 
     def best(mask: NDArray[np.bool_]) -> float:
-        return max(((mask & own).sum() / (mask | own).sum() for own in ours), default=0.0)
+        return max(((mask & other).sum() / (mask | other).sum() for other in ours), default=0.0)
 
     return [float(best(record["segmentation"])) for record in records]
 
@@ -160,7 +160,7 @@ class Run:
 
 
 def compare(run: Run) -> dict[str, Any]:
-    """Both generators on the same pictures."""
+    """Both generators on the same images."""
     options: dict[str, Any] = {}
     if run.model == "vit_b":
         torch.manual_seed(run.seed)
@@ -172,19 +172,19 @@ def compare(run: Run) -> dict[str, Any]:
         options = {name: getattr(entry, name) for name in names}
         drawn = nullcontext()
     height, width = run.shape
-    pictures = [
+    images = [
         np.ascontiguousarray(draw_scene(run.seed, k, max(run.shape)).image[:height, :width])
         for k in range(run.images)
     ]
     upstream = SamAutomaticMaskGenerator(sam, **options)
     with drawn:
         if run.device != "cpu":
-            upstream.generate(pictures[0])
-        peer = [clocked(partial(upstream.generate, picture), run.device) for picture in pictures]
+            upstream.generate(images[0])
+        peer = [clocked(partial(upstream.generate, image), run.device) for image in images]
         ways = {}
         for precision in run.precisions:
-            own = MaskGenerator(sam, **options, precision=precision, compiled=run.compiled)
-            ways[precision] = figures(*generated(own, pictures, run.device), peer, run.shape)
+            generator = MaskGenerator(sam, **options, precision=precision, compiled=run.compiled)
+            ways[precision] = figures(*generated(generator, images, run.device), peer, run.shape)
             click.echo(f"{precision}: ratio {ways[precision]['ratio']:.2f}", err=True)
     return {
         "upstream_masks": [len(records) for records, _ in peer],
@@ -194,28 +194,28 @@ def compare(run: Run) -> dict[str, Any]:
     }
 
 
-def generated(own: MaskGenerator, pictures: list[Rgb], device: str) -> tuple[list[list[Segment]], float]:
-    """segray's segments and seconds; on a GPU of the second call, with all pictures at once."""
+def generated(generator: MaskGenerator, images: list[Rgb], device: str) -> tuple[list[list[Segment]], float]:
+    """segray's segments and seconds; on a GPU of the second call, with all images at once."""
     if device != "cpu":
-        own.generate(pictures)
-        return clocked(partial(own.generate, pictures), device)
-    runs = [clocked(partial(own.generate, [picture]), device) for picture in pictures]
-    return [found[0] for found, _ in runs], sum(seconds for _, seconds in runs)
+        generator.generate(images)
+        return clocked(partial(generator.generate, images), device)
+    runs = [clocked(partial(generator.generate, [image]), device) for image in images]
+    return [segments[0] for segments, _ in runs], sum(seconds for _, seconds in runs)
 
 
 def figures(
-    found: list[list[Segment]], seconds: float, peer: list[tuple[Any, float]], shape: tuple[int, int]
+    generated: list[list[Segment]], seconds: float, peer: list[tuple[Any, float]], shape: tuple[int, int]
 ) -> dict[str, Any]:
-    """Of one precision, beside upstream's records and seconds of each picture."""
-    pairs = list(zip(found, (records for records, _ in peer), strict=True))
+    """Of one precision, beside upstream's records and seconds of each image."""
+    pairs = list(zip(generated, (records for records, _ in peer), strict=True))
     matched = [iou for segments, records in pairs for iou in matched_iou(segments, records, shape)]
     return {
         "ratio": sum(slow for _, slow in peer) / seconds,
-        "images_per_second": len(found) / seconds,
+        "images_per_second": len(generated) / seconds,
         "mean_matched_iou": fmean(matched) if matched else None,
         "identical_masks": sum(iou == 1 for iou in matched),
         "changed_counts": fmean(len(segments) != len(records) for segments, records in pairs),
-        "segray_masks": [len(segments) for segments in found],
+        "segray_masks": [len(segments) for segments in generated],
         "segray_seconds": seconds,
     }
 

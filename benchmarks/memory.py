@@ -77,9 +77,9 @@ def watch(command: list[str], out: Path, interval: float) -> list[Sample]:
         ValueError: it failed; with the end of what it said.
     """
     counter, samples = PartCounter(out), []
-    with tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryFile("w+") as output:
         began = time.monotonic()
-        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
         try:
             while process.poll() is None:
                 samples.append(Sample(time.monotonic() - began, rss_of(process.pid), counter.rows()))
@@ -88,9 +88,9 @@ def watch(command: list[str], out: Path, interval: float) -> list[Sample]:
             process.terminate()
             process.wait()
         if process.returncode:
-            said.seek(0)
+            output.seek(0)
             raise ValueError(
-                f"annotate ended with status {process.returncode}: {said.read()[-2000:].strip()}"
+                f"annotate ended with status {process.returncode}: {output.read()[-2000:].strip()}"
             )
     return [sample for sample in samples if sample.rss]
 
@@ -150,9 +150,11 @@ def main(images: int, size: int, points_per_side: int, seed: int, interval: floa
     with tempfile.TemporaryDirectory() as folder:
         source, labels = Path(folder) / "images", Path(folder) / "labels"
         draw_images(source, images, seed, size)
-        words = [f"images={source}", f"out={labels}", f"sam.points_per_side={points_per_side}"]
-        words.append("classes=picture_book")
-        samples = watch([sys.executable, "-m", "segray.pipelines.cli", "annotate", *words], labels, interval)
+        overrides = [f"images={source}", f"out={labels}", f"sam.points_per_side={points_per_side}"]
+        overrides.append("classes=picture_book")
+        samples = watch(
+            [sys.executable, "-m", "segray.pipelines.cli", "annotate", *overrides], labels, interval
+        )
     record |= {"images": images, "size": size, "points_per_side": points_per_side, "interval": interval}
     record |= summary(samples, images)
     click.echo(f"\n{images} images of {size} px, {record['seconds']:.0f} s\n")

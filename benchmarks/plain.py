@@ -42,7 +42,7 @@ class PlainWay:
         self._generator = SamAutomaticMaskGenerator(self.sam, **options)
         self._clip = build_clip(config.clip.model, config.clip.weights, device=device)
         space = label_space(config.classes, config.label.background_names, config.label.aliases)
-        self._bank = embed_label_space(self._clip, space, resolve_templates(config.label.templates))
+        self._classifier = embed_label_space(self._clip, space, resolve_templates(config.label.templates))
         self._config = config
 
     def label(self, image: NDArray[np.uint8]) -> LabelMap:
@@ -54,7 +54,7 @@ class PlainWay:
         on_device = [torch.from_numpy(mask).to(features.device) for mask in masks]
         with torch.inference_mode():
             pooled = upsample_then_mean(features, on_device)
-        return _painted(masks, classify_segments(pooled, self._bank, self._config.label.threshold))
+        return _painted(masks, classify_segments(pooled, self._classifier, self._config.label.threshold))
 
 
 def _painted(masks: Sequence[NDArray[np.bool_]], naming: SegmentClasses) -> LabelMap:

@@ -50,7 +50,7 @@ def compare(
     masks = [torch.from_numpy(full_mask(segment, *shape)) for segment in segments]
     pool_segments(features, segments, *shape)
     plain, slow = timed(lambda: upsample_then_mean(features, masks), 1)
-    own, fast = timed(lambda: pool_segments(features, segments, *shape), rounds)
+    pooled, fast = timed(lambda: pool_segments(features, segments, *shape), rounds)
     exact = upsample_then_mean(features[..., :8].double(), masks)
     return {
         "height": shape[0],
@@ -59,7 +59,7 @@ def compare(
         "segray_seconds": fast,
         "ratio": slow / fast,
         "plain_error": float((plain[:, :8] - exact).abs().max()),
-        "segray_error": float((own[:, :8] - exact).abs().max()),
+        "segray_error": float((pooled[:, :8] - exact).abs().max()),
     }
 
 
@@ -73,22 +73,22 @@ def compare(
 def main(segments: int, grid: int, dim: int, rounds: int, seed: int, out: Path | None) -> None:
     """Measure, print, record."""
     torch.set_num_threads(1)
-    found = [compare(shape, segments, grid, dim, rounds, seed) for shape in SIZES]
+    compared = [compare(shape, segments, grid, dim, rounds, seed) for shape in SIZES]
     head = ["height x width", "upsample, mean", "segray", "ratio", "error", "segray's error"]
     rows = [
         [
-            f"{one['height']} x {one['width']}",
-            f"{one['plain_seconds']:.3f} s",
-            f"{1000 * one['segray_seconds']:.1f} ms",
-            f"{one['ratio']:.0f}",
-            f"{one['plain_error']:.1e}",
-            f"{one['segray_error']:.1e}",
+            f"{record['height']} x {record['width']}",
+            f"{record['plain_seconds']:.3f} s",
+            f"{1000 * record['segray_seconds']:.1f} ms",
+            f"{record['ratio']:.0f}",
+            f"{record['plain_error']:.1e}",
+            f"{record['segray_error']:.1e}",
         ]
-        for one in found
+        for record in compared
     ]
     click.echo(table(head, rows))
-    record = circumstances([seed]) | {"segments": segments, "grid": grid, "dim": dim, "sizes": found}
-    record["ratio"] = min(one["ratio"] for one in found)
+    record = circumstances([seed]) | {"segments": segments, "grid": grid, "dim": dim, "sizes": compared}
+    record["ratio"] = min(record["ratio"] for record in compared)
     click.echo(f"\nwrote {write_result(out, record)}")
 
 

@@ -2,7 +2,7 @@
 
 SAM ViT-B and CLIP ViT-B-16 get random weights, written once to files that every way loads by the ordinary
 options. Random SAM finds nothing of use, so that its decoder computes all and `benchmarks.masks.DrawnOutputs`
-come in its outputs' place, the same for each picture. Random CLIP gives features and words that differ from
+come in its outputs' place, the same for each image. Random CLIP gives features and words that differ from
 segment to segment, as far as chance has it; each segment gets its best name (`label.threshold=-1`).
 """
 
@@ -35,12 +35,12 @@ SEED = "SEGRAY_DRAWN_SEED"
 
 
 def random_models(folder: Path, seed: int) -> list[str]:
-    """Write both models' weights; the words that make `segray annotate` take them."""
+    """Write both models' weights; the overrides that make `segray annotate` take them."""
     from open_clip import get_model_config
     from open_clip.model import CLIP
 
     torch.manual_seed(seed)
-    words = ["label.threshold=-1"]
+    overrides = ["label.threshold=-1"]
     networks = {
         "sam": ("vit_b", build_sam_vit_b()),
         "clip": ("ViT-B-16", CLIP(**get_model_config("ViT-B-16"))),
@@ -48,8 +48,8 @@ def random_models(folder: Path, seed: int) -> list[str]:
     for kind, (name, network) in networks.items():
         path = folder / f"{kind}.safetensors"
         _save(network, path)
-        words += [f"{kind}.model={name}", f"{kind}.weights={path}"]
-    return words
+        overrides += [f"{kind}.model={name}", f"{kind}.weights={path}"]
+    return overrides
 
 
 def _save(network: nn.Module, path: Path) -> None:

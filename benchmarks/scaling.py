@@ -5,7 +5,7 @@
 A stand-in sleeps in SAM's place, a fixed time an image (`benchmarks.stand_in`): as many actors as one likes
 work at once on few cores, and whatever is missing to their full rate is the engine. `efficiency` is the rate
 over actors / latency, from a tenth of the images to nine tenths: filling and emptying are left out. The
-rows are one picture of 16 px under many ids, with no sleep: rows a second, and the driver's memory (RSS).
+rows are one image of 16 px under many ids, with no sleep: rows per second, and the driver's memory (RSS).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _STEADY = 0.1, 0.9
 _PROGRAM = "import sys; from benchmarks.stand_in import run; run(sys.argv[1:])"
 
 
-def engine(folder: Path, rows: int, seconds: float, interval: float, words: list[str]) -> list[Sample]:
+def engine(folder: Path, rows: int, seconds: float, interval: float, overrides: list[str]) -> list[Sample]:
     """One run of so many rows with models that sleep so long; samples of its progress and memory."""
     folder.mkdir(parents=True)
-    (picture,) = draw_images(folder / "picture", 1, 0, SIZE)
+    (image,) = draw_images(folder / "image", 1, 0, SIZE)
     manifest, out = folder / "images.parquet", folder / "labels"
-    write_manifest((ImageRef(f"{i:09}.png", str(picture)) for i in range(rows)), str(manifest))
-    given = [f"images={manifest}", f"out={out}", "classes=picture_book", *words]
-    return watch([sys.executable, "-c", _PROGRAM, str(seconds), "annotate", *given], out, interval)
+    write_manifest((ImageRef(f"{i:09}.png", str(image)) for i in range(rows)), str(manifest))
+    arguments = [f"images={manifest}", f"out={out}", "classes=picture_book", *overrides]
+    return watch([sys.executable, "-c", _PROGRAM, str(seconds), "annotate", *arguments], out, interval)
 
 
 def rate_of(samples: list[Sample]) -> float:
@@ -57,8 +57,8 @@ def rate_of(samples: list[Sample]) -> float:
 
 def overhead(folder: Path, actors: int, latency: float, per_actor: int) -> dict[str, Any]:
     """The rate of some actors, and what of it is lost."""
-    words = [f"sam.workers={actors}", "clip.workers=1", "sam.batch_size=4", "rows_per_part=16"]
-    samples = engine(folder, actors * per_actor, latency, 0.02, words)
+    overrides = [f"sam.workers={actors}", "clip.workers=1", "sam.batch_size=4", "rows_per_part=16"]
+    samples = engine(folder, actors * per_actor, latency, 0.02, overrides)
     rate = rate_of(samples)
     return {
         "actors": actors,
@@ -70,8 +70,8 @@ def overhead(folder: Path, actors: int, latency: float, per_actor: int) -> dict[
 
 def many_rows(folder: Path, rows: int) -> dict[str, Any]:
     """Rows a second without models, and the driver's memory over the run."""
-    words = ["sam.workers=1", "clip.workers=1", "sam.batch_size=64", "clip.batch_size=64"]
-    samples = engine(folder, rows, 0, 0.5, words)
+    overrides = ["sam.workers=1", "clip.workers=1", "sam.batch_size=64", "clip.batch_size=64"]
+    samples = engine(folder, rows, 0, 0.5, overrides)
     labels = list((folder / "labels").rglob("part-*.parquet"))
     return {
         "rows": rows,
@@ -128,8 +128,8 @@ def show(record: dict[str, Any]) -> str:
     return "\n\n".join(
         (
             table(["actors", "images/s", "efficiency", "overhead, ms an image"], actors),
-            f"the ledger answers {record['ledger_calls_per_second']:.0f} calls a second",
-            table(["rows", "rows/s", "seconds", "driver, MiB", "manifest, bytes a row"], rows),
+            f"the ledger answers {record['ledger_calls_per_second']:.0f} calls per second",
+            table(["rows", "rows/s", "seconds", "driver, MiB", "manifest, bytes per row"], rows),
         )
     )
 

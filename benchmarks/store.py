@@ -5,7 +5,7 @@
 The built-in models annotate picture-book scenes without Ray. From what they found, in memory, one process
 writes each format: segray's Parquet parts as `segray annotate` does (label and confidence PNG, every segment
 with its scores, RLE and embedding, checksums, flushed to the disk); one COCO-style JSON with compressed RLE,
-class and score of every segment; a grey PNG file a label. `read` gives all label maps, uint8 [H, W], in
+class and score of every segment; a grey PNG file per label. `read` gives all label maps, uint8 [H, W], in
 order, `random` all of them in a drawn order, as training asks for them, after what `open` takes to get ready.
 All are compared with what was written. Medians over the rounds, from the page cache; a ratio above 1 is in
 segray's favour.
@@ -114,12 +114,12 @@ def write_parts(prepared: Prepared, rows_per_part: int, pile: Pile, root: Path) 
     schemas = labels_schema(prepared.provenance), segments_schema(prepared.dim, prepared.provenance)
     images = list(pile.values())
     for start in range(0, len(images), rows_per_part):
-        rows = [_encoded(one) for one in images[start : start + rows_per_part]]
+        rows = [_encoded(image) for image in images[start : start + rows_per_part]]
         write_part(str(root), *part_tables(rows, *schemas, "benchmark"))
 
 
-def _encoded(one: Labelled) -> Row:
-    return encode_segments(one.row, one.segments, one.naming, one.embeddings, IGNORE_INDEX)
+def _encoded(image: Labelled) -> Row:
+    return encode_segments(image.row, image.segments, image.naming, image.embeddings, IGNORE_INDEX)
 
 
 def open_parts(in_memory: int, root: Path, ids: Sequence[str]) -> Ask:
@@ -129,17 +129,23 @@ def open_parts(in_memory: int, root: Path, ids: Sequence[str]) -> Ask:
 
 
 def write_json(pile: Pile, root: Path) -> None:
-    """Annotations in the order of painting, without a category where a segment has no name."""
+    """Annotations in drawing order, without a category where a segment has no name."""
     annotations: list[dict[str, object]] = []
-    for image_id, one in pile.items():
-        found, naming = one.segments, one.naming
-        for k in sorted(range(len(found)), key=lambda k: (-found[k].area, naming.score[k])):
-            size, counts = encode_rle(found[k], one.row["height"], one.row["width"])
-            what = {"bbox": found[k].box, "area": found[k].area, "score": round(float(naming.score[k]), 4)}
+    for image_id, image in pile.items():
+        segments, naming = image.segments, image.naming
+        for k in sorted(range(len(segments)), key=lambda k: (-segments[k].area, naming.score[k])):
+            size, counts = encode_rle(segments[k], image.row["height"], image.row["width"])
+            what = {
+                "bbox": segments[k].box,
+                "area": segments[k].area,
+                "score": round(float(naming.score[k]), 4),
+            }
             what["category_id"] = int(naming.class_id[k]) if naming.has_class[k] else None
             what["segmentation"] = {"size": size, "counts": counts.decode("ascii")}
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0, **what})
-    images = [{"id": i, "height": one.row["height"], "width": one.row["width"]} for i, one in pile.items()]
+    images = [
+        {"id": i, "height": image.row["height"], "width": image.row["width"]} for i, image in pile.items()
+    ]
     text = json.dumps({"images": images, "annotations": annotations}, separators=(",", ":"))
     (root / "labels.json").write_text(text, encoding="ascii")
 
@@ -148,14 +154,14 @@ def open_json(root: Path, ids: Sequence[str]) -> Ask:  # noqa: ARG001
     """The whole file is parsed; a label's masks are decoded when it is asked for."""
     data = json.loads((root / "labels.json").read_text(encoding="ascii"))
     sizes = {image["id"]: (image["height"], image["width"]) for image in data["images"]}
-    found = defaultdict(list)
-    for one in data["annotations"]:
-        if one["category_id"] is not None:
-            found[one["image_id"]].append((one["category_id"], one["segmentation"]))
+    objects = defaultdict(list)
+    for annotation in data["annotations"]:
+        if annotation["category_id"] is not None:
+            objects[annotation["image_id"]].append((annotation["category_id"], annotation["segmentation"]))
 
     def ask(image_id: str) -> LabelMap:
         label = np.zeros(sizes[image_id], np.uint8)
-        for category, rle in found[image_id]:
+        for category, rle in objects[image_id]:
             label[decode_rle(rle["size"], rle["counts"].encode("ascii"))] = category
         return label
 
@@ -163,9 +169,9 @@ def open_json(root: Path, ids: Sequence[str]) -> Ask:  # noqa: ARG001
 
 
 def write_png(pile: Pile, root: Path) -> None:
-    """A file a label, as Pillow writes it."""
-    for image_id, one in pile.items():
-        label, _ = render_label_map(one.segments, one.naming, one.row["height"], one.row["width"])
+    """A file per label, as Pillow writes it."""
+    for image_id, image in pile.items():
+        label, _ = render_label_map(image.segments, image.naming, image.row["height"], image.row["width"])
         Image.fromarray(label).save(root / image_id)
 
 
@@ -185,7 +191,7 @@ def formats(prepared: Prepared, rows_per_part: int) -> dict[str, Format]:
     }
 
 
-def measure(one: Format, pile: Pile, root: Path, order: Sequence[str]) -> dict[str, float]:
+def measure(form: Format, pile: Pile, root: Path, order: Sequence[str]) -> dict[str, float]:
     """Seconds of each step, and bytes.
 
     Raises:
@@ -193,15 +199,15 @@ def measure(one: Format, pile: Pile, root: Path, order: Sequence[str]) -> dict[s
     """
     root.mkdir()
     clock = [time.perf_counter()]
-    one.write(pile, root)
+    form.write(pile, root)
     clock.append(time.perf_counter())
-    read = one.read(root, list(pile))
+    read = form.read(root, list(pile))
     clock.append(time.perf_counter())
-    ask = one.open(root, order)
+    ask = form.open(root, order)
     clock.append(time.perf_counter())
     drawn = {image_id: ask(image_id) for image_id in order}
     clock.append(time.perf_counter())
-    if not all(np.array_equal(found[i], pile[i].label) for found in (read, drawn) for i in pile):
+    if not all(np.array_equal(labels[i], pile[i].label) for labels in (read, drawn) for i in pile):
         raise ValueError(f"{root.name} gives back other labels than it was given")
     seconds = dict(zip(("write", "read", "open", "random"), np.diff(clock).tolist(), strict=True))
     return seconds | {"bytes": sum(path.stat().st_size for path in root.rglob("*") if path.is_file())}
@@ -211,7 +217,7 @@ def summary(taken: dict[str, list[dict[str, float]]], images: int) -> dict[str, 
     """Medians over the rounds, and segray's ratios to each of the others."""
     ways: dict[str, dict[str, float]] = {}
     for name, rounds in taken.items():
-        middle = {key: median(one[key] for one in rounds) for key in rounds[0]}
+        middle = {key: median(figures[key] for figures in rounds) for key in rounds[0]}
         ways[name] = {f"{step}_images_per_second": images / middle[step] for step in STEPS}
         ways[name] |= {"bytes_per_image": middle["bytes"] / images, "open_seconds": middle["open"]}
 
@@ -250,10 +256,10 @@ def main(images: int, size: int, rows_per_part: int, rounds: int, seed: int, out
         kinds = write_sources(Path(folder) / "sources", images, size, seed)
         read = {name: [measure_source(spec, seed) for _ in range(rounds)] for name, spec in kinds.items()}
     record["sources"] = {
-        name: {f"{step}_images_per_second": median(one[step] for one in found) for step in found[0]}
-        for name, found in read.items()
+        name: {f"{step}_images_per_second": median(timing[step] for timing in figures) for step in figures[0]}
+        for name, figures in read.items()
     }
-    record |= {"segments": sum(len(one.segments) for one in pile.values())} | summary(taken, images)
+    record |= {"segments": sum(len(image.segments) for image in pile.values())} | summary(taken, images)
     rows = [
         [
             name,
@@ -264,7 +270,7 @@ def main(images: int, size: int, rows_per_part: int, rounds: int, seed: int, out
         for name, way in record["ways"].items()
     ]
     click.echo(f"\n{images} images of {size} px, {record['segments']} segments, medians of {rounds} rounds\n")
-    click.echo(table(["", "bytes an image", "write/s", "read/s", "random/s", "open, ms"], rows))
+    click.echo(table(["", "bytes per image", "write/s", "read/s", "random/s", "open, ms"], rows))
     sources = [[name, *(f"{rate:.0f}" for rate in way.values())] for name, way in record["sources"].items()]
     click.echo(f"\n{table(['images out of', 'list/s', 'read/s', 'random/s'], sources)}")
     click.echo(f"\n{write_result(out, record)}")

@@ -90,7 +90,7 @@ def in_fresh_process(work: Callable[..., T], *arguments: Any) -> T:
 
 
 def bare_loop(config: AnnotateConfig, paths: Sequence[Path], threads: int) -> Timing:
-    """Read, decode, SAM, GEM, pool, name, paint and encode both PNGs, one image after the other."""
+    """Read, decode, SAM, GEM, pool, name, draw and encode both PNGs, one image after the other."""
     from benchmarks.labeller import Labeller
     from segray.pipelines.io.images import ImageOptions, decode
     from segray.pipelines.io.label_png import encode_gray_png

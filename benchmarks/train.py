@@ -322,11 +322,11 @@ def profile(loop: Loop, rows: int = 25) -> str:
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     for _ in range(WARM_UP):
         loop()
-    with torch.profiler.profile(activities=activities) as found:
+    with torch.profiler.profile(activities=activities) as profiler:
         for _ in range(3):
             loop()
         _finish()
-    return found.key_averages().table(
+    return profiler.key_averages().table(
         sort_by="self_cuda_time_total", row_limit=rows, max_name_column_width=60
     )
 

@@ -72,13 +72,13 @@ class Seed:
 def iou_table(segments: Sequence[Segment], objects: Sequence[Segment], height: int, width: int) -> Any:
     """float64 [K, O]: IoU of each of K segments with each of O objects."""
 
-    def flat(found: Sequence[Segment]) -> NDArray[np.float32]:
-        masks = [full_mask(s, height, width).ravel() for s in found]
-        return np.array(masks, np.float32).reshape(len(found), height * width)
+    def flat(group: Sequence[Segment]) -> NDArray[np.float32]:
+        masks = [full_mask(s, height, width).ravel() for s in group]
+        return np.array(masks, np.float32).reshape(len(group), height * width)
 
     # Counts up to 2^24 are exact in float32, and so is their sum.
     both = (flat(segments) @ flat(objects).T).astype(np.float64)
-    areas = [np.array([s.area for s in found], np.float64) for found in (segments, objects)]
+    areas = [np.array([s.area for s in group], np.float64) for group in (segments, objects)]
     return both / (areas[0][:, None] + areas[1][None] - both)
 
 
@@ -104,8 +104,8 @@ def take(scene: Scene, labeller: Labeller, seed: Seed) -> None:
     seed.best += iou.max(0, initial=0.0).tolist()
     seed.segments.append(len(segments))
     seed.false.append(int((iou.max(1, initial=0.0) < FOUND).sum()))
-    given = labeller.name(objects, grids["gem"], height, width).class_id
-    seed.right += (given == np.array(class_ids)).tolist()
+    predicted = labeller.name(objects, grids["gem"], height, width).class_id
+    seed.right += (predicted == np.array(class_ids)).tolist()
 
 
 def measure(labeller: Labeller, number: int, scenes: int, size: int) -> Seed:
@@ -167,16 +167,16 @@ def show(record: dict[str, Any]) -> str:
 @click.option(
     "--out", default=None, type=Path, help="The JSON file; default: benchmarks/results/zero_shot.json."
 )
-@click.argument("words", nargs=-1)
+@click.argument("overrides", nargs=-1)
 def main(
-    scenes: int, seeds: tuple[int, ...], size: int, threads: int, out: Path | None, words: tuple[str, ...]
+    scenes: int, seeds: tuple[int, ...], size: int, threads: int, out: Path | None, overrides: tuple[str, ...]
 ) -> None:
     """Measure, print, record."""
     record = circumstances(seeds)
-    config = load(AnnotateConfig, None, [*words, "images=none", "out=none", "classes=picture_book"])
+    config = load(AnnotateConfig, None, [*overrides, "images=none", "out=none", "classes=picture_book"])
     labeller = Labeller(config, threads)
     counted = [measure(labeller, number, scenes, size) for number in seeds]
-    record |= {"scenes": scenes, "size": size, "threads": threads, "config": list(words)}
+    record |= {"scenes": scenes, "size": size, "threads": threads, "config": list(overrides)}
     record |= summary(counted, labeller.space.classes)
     click.echo(f"\n{len(seeds)} seeds x {scenes} scenes of {size} px, {record['objects']} objects\n")
     click.echo(show(record))

@@ -219,9 +219,9 @@ def _check_prompts(space: LabelSpace) -> None:
 
 def _same_prompt(space: LabelSpace, first: tuple[int, str], second: tuple[int, str]) -> str:
     ids = f"{space.classes[first[0]]!r} (id {first[0]}) and {space.classes[second[0]]!r} (id {second[0]})"
-    words = f"{first[1]!r}" if first[1] == second[1] else f"{first[1]!r} and {second[1]!r}"
+    prompts = f"{first[1]!r}" if first[1] == second[1] else f"{first[1]!r} and {second[1]!r}"
     key = "label.background_names" if first[0] == 0 else "label.aliases"
-    return f"{key}: {ids} have the same prompt, {words}; CLIP cannot tell them apart: drop one"
+    return f"{key}: {ids} have the same prompt, {prompts}; CLIP cannot tell them apart: drop one"
 
 
 _DIRECTION = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

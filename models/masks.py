@@ -88,7 +88,7 @@ def decode_rle(size: Sequence[int], counts: bytes) -> BoolMask:
 
 
 def pack(segments: Sequence[Segment]) -> bytes:
-    """Segments as bytes, one bit a pixel of each crop: the form that travels between workers."""
+    """Segments as bytes, one bit per pixel of each crop: the form that travels between workers."""
     parts = [struct.pack("<i", len(segments))]
     for s in segments:
         head = (*s.box, s.area, s.predicted_iou, s.stability_score, *s.point, *s.crop_box)

@@ -95,8 +95,8 @@ def _count_arrays(
     for start in range(0, truth.size, _CHUNK):
         true, predicted = truth[start : start + _CHUNK], prediction[start : start + _CHUNK]
         if ignore_index is not None:
-            kept = true != ignore_index
-            true, predicted = true[kept], predicted[kept]
+            counted = true != ignore_index
+            true, predicted = true[counted], predicted[counted]
         for name, values in (("truth", true), ("prediction", predicted)):
             if values.size:
                 _check_range(name, int(values.min()), int(values.max()), n_classes, ignore_index)
@@ -112,8 +112,8 @@ def _count_tensors(
         if values.is_floating_point() or values.is_complex():
             raise ValueError(f"{name} is {values.dtype}, must be integer class ids")
     if ignore_index is not None:
-        kept = truth != ignore_index
-        truth, prediction = truth[kept], prediction[kept]
+        counted = truth != ignore_index
+        truth, prediction = truth[counted], prediction[counted]
     for name, values in (("truth", truth), ("prediction", prediction)):
         if values.numel():
             _check_range(name, int(values.min()), int(values.max()), n_classes, ignore_index)

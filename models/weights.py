@@ -149,15 +149,15 @@ def fitting_state(
     Raises:
         WeightsError: lists the first keys that are missing, unexpected or of another shape.
     """
-    state, own = load_state_dict(checkpoint, mapped=mapped), module.state_dict()
+    state, expected = load_state_dict(checkpoint, mapped=mapped), module.state_dict()
     shapes = [
-        f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
+        f"{key} is {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}"
+        for key in expected
+        if key in state and state[key].shape != expected[key].shape
     ]
     problems = [
-        ("missing", [key for key in own if key not in state]),
-        ("unexpected", [key for key in state if key not in own]),
+        ("missing", [key for key in expected if key not in state]),
+        ("unexpected", [key for key in state if key not in expected]),
         ("wrong shapes", shapes),
     ]
     listed = "; ".join(f"{what}: {_first(items)}" for what, items in problems if items)

@@ -7,7 +7,18 @@ neither torch nor Ray.
 
 from __future__ import annotations
 
-from segray.api import annotate, calibrate, evaluate, export, predict, relabel, train, tune
+from segray.api import (
+    annotate,
+    calibrate,
+    evaluate,
+    export,
+    import_masks,
+    predict,
+    relabel,
+    suggest,
+    train,
+    tune,
+)
 from segray.label_set import LabelSet, Sample
 from segray.network import Network, load_network
 from segray.pipelines.errors import UserError
@@ -21,9 +32,11 @@ __all__ = [
     "calibrate",
     "evaluate",
     "export",
+    "import_masks",
     "load_network",
     "predict",
     "relabel",
+    "suggest",
     "train",
     "tune",
 ]

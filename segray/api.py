@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from segray.pipelines.annotation.run_summary import LabelSetResult
     from segray.pipelines.commands.calibrate import CalibrateResult
     from segray.pipelines.commands.export import ExportResult
+    from segray.pipelines.commands.import_masks import ImportResult
+    from segray.pipelines.commands.suggest import SuggestResult
     from segray.pipelines.config.schema import Config
     from segray.pipelines.exporting.checkpoints.export import CheckpointResult
     from segray.pipelines.prediction.result import PredictResult
@@ -187,6 +189,38 @@ def export(config: Source = None, /, **keys: object) -> ExportResult | Checkpoin
     if isinstance(result, command.ExportResult):
         command.check_bad_images(result)
     return result
+
+
+def suggest(config: Source = None, /, **keys: object) -> SuggestResult:
+    """Choose the images to label next, as `segray suggest`.
+
+    Args:
+        config: a YAML file.
+        keys: configuration keys, such as labels, n and format.
+
+    Raises:
+        UserError: bad input, or no image without corrections.
+    """
+    from segray.pipelines.commands import suggest as command
+    from segray.pipelines.config.commands.suggest import SuggestConfig
+
+    return command.execute(_load(SuggestConfig, config, keys))
+
+
+def import_masks(config: Source = None, /, **keys: object) -> ImportResult:
+    """Take masks that people made with other tools into a label set, as `segray import`.
+
+    Args:
+        config: a YAML file.
+        keys: configuration keys, such as labels and `**{"from": PATH}`.
+
+    Raises:
+        UserError: bad input; nothing is taken then.
+    """
+    from segray.pipelines.commands import import_masks as command
+    from segray.pipelines.config.commands.import_masks import ImportConfig
+
+    return command.execute(_load(ImportConfig, config, keys))
 
 
 def evaluate(config: Source = None, /, **keys: object) -> Evaluation:

@@ -50,7 +50,7 @@ class ClipTask:
     Args:
         clip: an `open_clip.CLIP`.
         seed: chooses scenes, flips and templates.
-        batch: images a step.
+        batch: images per step.
         size: side of the images in pixels; the model's own unless given. The class token always sees them
             at the model's own size.
     """

@@ -35,13 +35,13 @@ def main(labels: str, masks: str, out: Path, scenes: int) -> None:
     rows = sorted(LabelStore(labels).rows(["image_id", "label"]), key=lambda row: row["image_id"])
     truth = MaskFolder(masks)
     chosen = rows[:: max(1, len(rows) // scenes)][:scenes]
-    found = truth.match(row["image_id"] for row in chosen)
+    matches = truth.match(row["image_id"] for row in chosen)
     columns = []
     for row in chosen:
         image_id = row["image_id"]
         image = decode(read_image(uris[image_id]), ImageOptions())
         label = decode_gray_png(row["label"]["bytes"])
-        mask = decode_gray_png(read_image(f"{masks}/{found[image_id]}"))
+        mask = decode_gray_png(read_image(f"{masks}/{matches[image_id]}"))
         columns.append(_stack([image, palette[label], palette[mask]], axis=0))
     Image.fromarray(_stack(columns, axis=1)).save(out, optimize=True)
 

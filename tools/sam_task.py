@@ -39,7 +39,7 @@ class SamTask:
     Args:
         sam: a `segment_anything.modeling.Sam`.
         seed: chooses the points and a range of the scenes of `TRAIN_SEED`.
-        batch: images a step.
+        batch: images per step.
     """
 
     peak = 1e-3

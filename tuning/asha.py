@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from types import SimpleNamespace
 
@@ -23,8 +24,8 @@ class PerSplitASHA:
     """
 
     def __init__(self, config: TuneConfig, finished: Iterable[Trial] = ()) -> None:
-        self._config = config
-        self._by_split: dict[str, ASHAScheduler] = {}
+        self._off, self._epochs = config.search.scheduler == "none", config.train.epochs
+        self._by_split: defaultdict[str, ASHAScheduler] = defaultdict(lambda: _asha(config))
         self._stopped: set[str] = set()
         for trial in finished:
             for epoch, miou in trial.runs[0].curve if trial.runs and trial.number else ():
@@ -35,28 +36,25 @@ class PerSplitASHA:
 
         The baseline, which the others are compared with, and a trial at its last epoch are never stopped.
         """
-        if self._config.search.scheduler == "none":
+        if self._off:
             return False
-        if self._behind(trial, epoch, miou) and trial.number > 0 and epoch < self._config.train.epochs:
+        # ASHA identifies a trial by this name alone, and keeps the first score of each rung.
+        asha, named = self._by_split[trial.split], SimpleNamespace(trial_id=trial.file)
+        asha.on_trial_add(None, named)
+        decision = asha.on_trial_result(None, named, {"epoch": epoch, "miou": miou})
+        if decision == TrialScheduler.STOP and trial.number > 0 and epoch < self._epochs:
             self._stopped.add(trial.file)
         return trial.file in self._stopped
 
-    def _behind(self, trial: Trial, epoch: float, miou: float) -> bool:
-        asha = self._by_split.setdefault(trial.split, self._asha())
-        # ASHA identifies a trial by this name alone, and keeps the first score of each rung.
-        named = SimpleNamespace(trial_id=trial.file)
-        asha.on_trial_add(None, named)
-        decision = asha.on_trial_result(None, named, {"epoch": epoch, "miou": miou})
-        return bool(decision == TrialScheduler.STOP)
 
-    def _asha(self) -> ASHAScheduler:
-        search, epochs = self._config.search, self._config.train.epochs
-        return ASHAScheduler(
-            time_attr="epoch",
-            metric="miou",
-            mode="max",
-            max_t=epochs,
-            grace_period=min(epochs, search.grace or max(1, round(epochs / GRACE_PART))),
-            reduction_factor=search.reduction,
-            stop_last_trials=False,
-        )
+def _asha(config: TuneConfig) -> ASHAScheduler:
+    search, epochs = config.search, config.train.epochs
+    return ASHAScheduler(
+        time_attr="epoch",
+        metric="miou",
+        mode="max",
+        max_t=epochs,
+        grace_period=min(epochs, search.grace or max(1, round(epochs / GRACE_PART))),
+        reduction_factor=search.reduction,
+        stop_last_trials=False,
+    )

@@ -1,12 +1,11 @@
 """The folder of a search: its configuration, and each trial's record in `trials/SPLIT-NUMBER/trial.json`.
 
-The records are the only truth of a search: a trial that is finished there is never trained again.
+The records are the complete state of a search: a trial that is finished there is never trained again.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -95,6 +94,12 @@ class SearchFolder:
         record = json.dumps(asdict(trial), indent=1)
         storage.write_atomic(self._uri(trial, RECORD), f"{record}\n".encode())
 
+    def finish(self, trial: Trial) -> None:
+        """Write the record of a trial that has ended; its split keeps no weights but those of the best."""
+        self.save(trial)
+        if not self.config.search.keep_weights:
+            self.drop_weights(trial.split)
+
     def trials(self, split: str | None = None) -> list[Trial]:
         """All trials, or those of a split, by number."""
         chosen = [trial for trial in self._trials.values() if split in (None, trial.split)]
@@ -131,9 +136,9 @@ class SearchFolder:
         """Delete the checkpoints of a split's finished trials that cannot become its best any more."""
         finalists, wanted = self.finalists(split), self.config.search.final_seeds
         undecided = self._finalist_count and any(len(trial.finals) < wanted for trial in finalists)
-        kept = finalists if undecided else [self.best(split)]
+        candidates = finalists if undecided else [self.best(split)]
         for trial in self.trials(split):
-            if trial.finished and trial not in kept:
+            if trial.finished and trial not in candidates:
                 for run in [*trial.runs, *trial.finals, *trial.held_out]:
                     _drop(self._uri(trial, f"seed-{run.seed}"))
 
@@ -185,13 +190,9 @@ def _allowed_values(config: TuneConfig) -> dict[str, set[str]]:
 def _fits(trial: Trial, known: Mapping[str, set[str]]) -> bool:
     """Whether a record sets what is searched and nothing else: the folder may have been received."""
     return all(
-        key in known and (value in known[key] or _is_finite(as_number(value)))
+        key in known and (value in known[key] or as_number(value) is not None)
         for key, value in trial.values.items()
     )
-
-
-def _is_finite(number: float | None) -> bool:
-    return number is not None and math.isfinite(number)
 
 
 def split_names(splits: Sequence[str]) -> dict[str, str]:

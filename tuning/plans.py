@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from itertools import chain
+from typing import Literal
 
 from segray.models.semi.methods import METHODS
 from segray.models.semi.objective import default_epsilon
@@ -27,7 +29,7 @@ class Job:
     """A trial to train with some seeds.
 
     Attributes:
-        may_stop: whether the scheduler judges it, on its first seed.
+        may_stop: whether the scheduler may stop it, on its first seed.
     """
 
     trial: Trial
@@ -35,38 +37,40 @@ class Job:
     may_stop: bool = False
 
 
-class Plan(Protocol):
-    """What is trained next, and what became of it."""
-
-    def next(self) -> Job | None:
-        """The next job; None: there is none left."""
-        ...
-
-    def end(self, trial: Trial, outcome: Outcome) -> None:
-        """Record the outcome of a trial's job."""
-        ...
-
-
-class SearchPlan:
-    """The search itself.
+class Plan(ABC):
+    """What is trained next, and what became of it.
 
     Args:
         folder: the search, with the trials so far.
-        classes: number of classes, for the default smoothing.
         on_end: called with every trial that has ended.
-
-    Raises:
-        UserError: see `Proposer`.
     """
 
-    def __init__(self, folder: SearchFolder, classes: int, on_end: OnEnd) -> None:
+    def __init__(self, folder: SearchFolder, on_end: OnEnd) -> None:
         self._folder, self._config, self._on_end = folder, folder.config, on_end
-        self._names = split_names(splits_of(self._config))
-        self._baseline = baseline_values(self._config, classes)
-        self._proposers = {split: proposer_of(self._config, split) for split in self._names}
-        unfinished = [trial for trial in folder.trials() if not trial.finished]
-        self._waiting = [trial for trial in unfinished if trial.split in self._names]
-        self._turns = list(self._names)
+        self._jobs: Iterator[Job] = iter(())
+
+    def next(self) -> Job | None:
+        """The next job; None: there is none left."""
+        return next(self._jobs, None)
+
+    def end(self, trial: Trial, outcome: Outcome) -> None:
+        """Record the outcome of a trial's job."""
+        self._record(trial, outcome)
+        self._folder.finish(trial)
+        self._on_end(trial)
+
+    @abstractmethod
+    def _record(self, trial: Trial, outcome: Outcome) -> None:
+        """Change the trial by the outcome."""
+
+
+class SearchPlan(Plan):
+    """The search itself; `classes` is their number, for the default smoothing."""
+
+    def __init__(self, folder: SearchFolder, classes: int, on_end: OnEnd) -> None:
+        super().__init__(folder, on_end)
+        interrupted = [trial for trial in folder.trials() if not trial.finished]
+        self._jobs = map(self._begun, chain(interrupted, self._new(baseline_values(self._config, classes))))
 
     @property
     def total(self) -> int:
@@ -74,83 +78,68 @@ class SearchPlan:
         per_split = self._config.search.trials
         if self._config.search.algorithm == "grid":
             per_split = min(per_split, 1 + sum(1 for _ in combinations(dimensions_of(self._config))))
-        return per_split * len(self._names)
+        return per_split * len(splits_of(self._config))
 
-    def next(self) -> Job | None:
-        """The next trial, recorded as running; None: there is none left."""
-        trial = self._waiting.pop(0) if self._waiting else self._new()
-        if trial is None:
-            return None
+    def _new(self, baseline: Values) -> Iterator[Trial]:
+        """One of each split in turn, made when all before it are recorded."""
+        names = split_names(splits_of(self._config))
+        proposers = {split: proposer_of(self._config, split) for split in names}
+        while proposers:
+            for split, proposer in list(proposers.items()):
+                trials = self._folder.trials(split)
+                number, values = len(trials), None
+                if number < self._config.search.trials:
+                    values = proposer.propose(trials) if trials else baseline
+                if values is None:
+                    del proposers[split]
+                else:
+                    yield Trial(split, number, values, f"{names[split]}-{number:03}")
+
+    def _begun(self, trial: Trial) -> Job:
         trial.state, trial.reason = "running", ""
         self._folder.save(trial)
         first = self._config.seed
-        seeds = list(range(first, first + self._config.search.seeds))
-        return Job(trial, seeds, may_stop=trial.number > 0)
+        return Job(trial, list(range(first, first + self._config.search.seeds)), may_stop=trial.number > 0)
 
-    def end(self, trial: Trial, outcome: Outcome) -> None:
-        """Record the outcome of a trial."""
+    def _record(self, trial: Trial, outcome: Outcome) -> None:
         trial.state, trial.reason, trial.runs = outcome.state, outcome.reason, outcome.runs
-        _keep(self._folder, trial)
-        self._on_end(trial)
-
-    def _new(self) -> Trial | None:
-        while self._turns:
-            split = self._turns.pop(0)
-            trials = self._folder.trials(split)
-            values = self._values(split, trials) if len(trials) < self._config.search.trials else None
-            if values is not None:
-                self._turns.append(split)
-                return Trial(split, len(trials), values, f"{self._names[split]}-{len(trials):03}")
-        return None
-
-    def _values(self, split: str, trials: list[Trial]) -> Values | None:
-        return self._proposers[split].propose(trials) if trials else self._baseline
 
 
-class RerunPlan:
+class RerunPlan(Plan):
     """Finished trials once more, with further seeds.
 
-    Args:
+    Attributes:
         phase: `finals`: all finalists; `held_out`: each split's best and its baseline, on unseen seeds.
-        folder: the search, with the trials so far.
-        on_end: called with every trial that was trained again.
     """
 
     def __init__(self, phase: Rerun, folder: SearchFolder, on_end: OnEnd) -> None:
-        self._phase, self._folder, self._on_end = phase, folder, on_end
+        super().__init__(folder, on_end)
+        self.phase: Rerun = phase
         trials = [trial for split in splits_of(folder.config) for trial in self._chosen(split)]
-        jobs = [Job(trial, self._missing_seeds(trial)) for trial in trials]
-        self._jobs = [job for job in jobs if job.seeds]
+        jobs = [Job(trial, seeds) for trial in trials if (seeds := self._missing_seeds(trial))]
+        self._jobs, self._length = iter(jobs), len(jobs)
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return self._length
 
-    def next(self) -> Job | None:
-        """The next trial to train again; None: there is none left."""
-        return self._jobs.pop(0) if self._jobs else None
-
-    def end(self, trial: Trial, outcome: Outcome) -> None:
-        """Record the runs; a crashed rerun is tried again by the next command."""
+    def _record(self, trial: Trial, outcome: Outcome) -> None:
+        """A crashed rerun is tried again by the next command."""
+        trial.reason = "" if outcome.state == "done" else f"{_ON[self.phase]}: {outcome.reason}"
         if outcome.state == "done":
-            getattr(trial, self._phase).extend(outcome.runs)
-            trial.reason = ""
-        else:
-            trial.reason = f"{_ON[self._phase]}: {outcome.reason}"
-        _keep(self._folder, trial)
-        self._on_end(trial)
+            getattr(trial, self.phase).extend(outcome.runs)
 
     def _chosen(self, split: str) -> list[Trial]:
         finalists, best = self._folder.finalists(split), self._folder.best(split)
-        if self._phase == "finals":
+        if self.phase == "finals":
             return finalists if self._folder.config.search.finalists else []
         return [trial for trial in finalists if trial is best or trial.number == 0]
 
     def _missing_seeds(self, trial: Trial) -> list[int]:
         search = self._folder.config.search
         first, count = self._folder.config.seed + search.seeds, search.final_seeds
-        if self._phase == "held_out":
+        if self.phase == "held_out":
             first, count = first + search.final_seeds, search.held_out
-        known = {run.seed for run in getattr(trial, self._phase)}
+        known = {run.seed for run in getattr(trial, self.phase)}
         return [seed for seed in range(first, first + count) if seed not in known]
 
 
@@ -175,9 +164,3 @@ def baseline_values(config: TuneConfig, classes: int) -> Values:
         record, labels = LabelStore(base.data.labels).provenance, base.data.labels
         values[THRESHOLD] = stored_section(record, "config", ["label.threshold"], labels)["label.threshold"]
     return {dimension.key: written_value(values[dimension.key]) for dimension in dimensions}
-
-
-def _keep(folder: SearchFolder, trial: Trial) -> None:
-    folder.save(trial)
-    if not folder.config.search.keep_weights:
-        folder.drop_weights(trial.split)

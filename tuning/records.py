@@ -15,8 +15,6 @@ Values = dict[str, str]
 """Values by key, in the notation of the command line."""
 
 State = Literal["running", "done", "stopped", "diverged", "crashed"]
-Phase = Literal["runs", "finals", "held_out"]
-"""The list of a trial's runs: on the search's seeds, on the finalists' further seeds, on unseen seeds."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +82,22 @@ class Trial:
     @property
     def score(self) -> float | None:
         """Mean mIoU over the search's seeds; of a stopped trial, the mIoU at its last epoch."""
-        return mean_miou(self.runs)
+        return mean(run.miou for run in self.runs)
 
     @property
     def overall(self) -> float | None:
         """Mean mIoU over the search's seeds and the further seeds."""
-        return mean_miou([*self.runs, *self.finals])
+        return mean(run.miou for run in [*self.runs, *self.finals])
 
     @property
     def unseen(self) -> float | None:
         """Mean mIoU over the unseen seeds."""
-        return mean_miou(self.held_out)
+        return mean(run.miou for run in self.held_out)
+
+    @property
+    def epochs(self) -> float | None:
+        """Mean last epoch over the search's seeds."""
+        return mean(run.epoch for run in self.runs)
 
     @property
     def finished(self) -> bool:
@@ -102,11 +105,7 @@ class Trial:
         return self.state in ("done", "stopped", "diverged")
 
 
-def mean_miou(runs: Iterable[Run]) -> float | None:
-    """Mean mIoU of some runs; None of no run."""
-    return mean([run.miou for run in runs])
-
-
-def mean(values: list[float]) -> float | None:
+def mean(values: Iterable[float]) -> float | None:
     """The mean; None of no values."""
-    return sum(values) / len(values) if values else None
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else None

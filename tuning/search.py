@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import click
 
 from segray.pipelines.commands.train import check
 from segray.pipelines.config.commands.annotate import LabelConfig
 from segray.pipelines.config.commands.relabel import RelabelConfig
+from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.config.commands.tune import TuneConfig, dimensions_of, splits_of, train_config
 from segray.pipelines.config.paths import absolute
 from segray.pipelines.config.search_space import THRESHOLD
@@ -26,17 +28,19 @@ from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.auto_precision import recorded_precision, with_precision
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.summary import data_lines
-from segray.pipelines.training.data.training_data import NO_VALIDATION
+from segray.pipelines.training.data.training_data import NO_VALIDATION, open_data
 from segray.pipelines.training.trackers import check_trackers
 from segray.pipelines.training.trainer import places, scaling_config
 from segray.pipelines.understood import show
 from segray.tuning.folder import SearchFolder, threshold_labels
-from segray.tuning.plans import Job, OnEnd, Rerun, RerunPlan, SearchPlan, proposer_of
+from segray.tuning.plans import Job, RerunPlan, SearchPlan, proposer_of
 from segray.tuning.records import Trial
 from segray.tuning.report import summary
 from segray.tuning.report.table import Table
-from segray.tuning.shared_data import SharedData
-from segray.tuning.trial import Assignment, RunSpec
+from segray.tuning.trial import TrialRun
+
+OpenData = Callable[[DataConfig, int], TrainingData]
+"""`open_data` that opens and checks data once for all trials that need the same."""
 
 
 def run(config: TuneConfig) -> None:
@@ -54,26 +58,22 @@ def run(config: TuneConfig) -> None:
     check_trackers(config.trackers)
     for split in splits_of(config):
         proposer_of(config, split)
-    data = SharedData()
-    opened = _check_splits(config, data)
+    open_once = cache(open_data)
+    opened = _check_splits(config, open_once)
     folder.check_data(opened)
     with RunLock(config.out):
         folder.begin(opened)
         _make_labels(config)
-        _search(folder, data, len(next(iter(opened.values())).space.classes))
+        try:
+            _search(folder, open_once, len(next(iter(opened.values())).space.classes))
+        except KeyboardInterrupt:
+            count = sum(trial.finished for trial in folder.trials())
+            click.echo(f"{count} finished trials are kept; run the same command again to resume", err=True)
+            raise
+        finally:
+            summary.write(folder)
     click.echo("\n".join(summary.lines(folder)))
     _require_outcome(folder)
-
-
-def _search(folder: SearchFolder, data: SharedData, classes: int) -> None:
-    try:
-        Search(folder, data, classes).run()
-    except KeyboardInterrupt:
-        kept = sum(trial.finished for trial in folder.trials())
-        click.echo(f"{kept} finished trials are kept; run the same command again to resume", err=True)
-        raise
-    finally:
-        summary.write(folder)
 
 
 def _check_address(config: TuneConfig) -> None:
@@ -88,7 +88,7 @@ _OF_A_SPLIT = ("images", "labelled", "not taught")
 """Starts of the lines about the data that differ between splits."""
 
 
-def _check_splits(config: TuneConfig, data: SharedData) -> dict[str, TrainingData]:
+def _check_splits(config: TuneConfig, open_once: OpenData) -> dict[str, TrainingData]:
     """Open and check the data of every split before Ray starts."""
     base = train_config(config)
     if base.data.validation == NO_VALIDATION:
@@ -98,7 +98,7 @@ def _check_splits(config: TuneConfig, data: SharedData) -> dict[str, TrainingDat
     opened = {}
     for split in splits_of(config):
         chosen = base.model_copy(update={"data": base.data.model_copy(update={"labelled": split})})
-        opened[split] = data.open(chosen)
+        opened[split] = open_once(chosen.data, chosen.seed)
         lines = data_lines(chosen, opened[split])
         show(lines if len(opened) == 1 else [text for text in lines if text.startswith(_OF_A_SPLIT)])
         check(chosen, opened[split])
@@ -144,77 +144,62 @@ def _require_outcome(folder: SearchFolder) -> None:
             raise UserError(f"data.labelled={split}: no trial ran to its end{why}", exit_code=1)
 
 
-class Search:
-    """A search on a cluster.
+def _search(folder: SearchFolder, open_once: OpenData, classes: int) -> None:
+    """Train the remaining trials, then the finalists on further seeds, then the best on unseen seeds.
 
-    Args:
-        folder: the search, with the trials so far.
-        data: the training data opened so far.
-        classes: number of classes.
+    Raises:
+        UserError: a trial needs more than the cluster has.
     """
+    _quieten()
+    import ray
 
-    def __init__(self, folder: SearchFolder, data: SharedData, classes: int) -> None:
-        self._folder, self._config = folder, folder.config
-        self._data, self._classes = data, classes
-        self._cpus = self._config.train.num_cpus or 1.0
+    from segray.tuning.tuner import Tuner
 
-    def run(self) -> None:
-        """Train the remaining trials, then the finalists on further seeds, then the best on unseen seeds.
+    config = folder.config
+    cpus = config.train.num_cpus or 1.0
+    put = cache(lambda data, seed: ray.put(open_once(data, seed)))
 
-        Raises:
-            UserError: a trial needs more than the cluster has.
-        """
-        _quieten()
-        from segray.tuning.tuner import Tuner
+    def assign(job: Job) -> list[TrialRun]:
+        runs = []
+        for seed in job.seeds:
+            chosen = absolute(folder.run_config(job.trial, seed))
+            chosen = chosen.model_copy(update={"train": chosen.train.model_copy(update={"num_cpus": cpus})})
+            may_stop = job.may_stop and seed == job.seeds[0]
+            runs.append(TrialRun(job.trial, chosen, put(chosen.data, seed), may_stop))
+        return runs
 
-        config, folder = self._config, self._folder
-        with cluster.session(config.address, config.grow) as resources:
-            require_shared(config.out, places(train_config(config)))
-            concurrent = self._concurrent(resources)
-            finished = [trial for trial in folder.trials() if trial.finished]
-            table = Table([dimension.key for dimension in dimensions_of(config)], len(finished))
+    def on_end(trial: Trial) -> None:
+        table.row(trial)
+        # The page is up to date while the search runs, and if it is killed.
+        summary.write(folder)
 
-            def on_end(trial: Trial) -> None:
-                table.row(trial)
-                # The page is up to date while the search runs, and if it is killed.
-                summary.write(folder)
+    with cluster.session(config.address, config.grow) as resources:
+        require_shared(config.out, places(train_config(config)))
+        concurrent = _concurrent(config, resources, cpus)
+        finished = [trial for trial in folder.trials() if trial.finished]
+        plan = SearchPlan(folder, classes, on_end)
+        table = Table([dimension.key for dimension in dimensions_of(config)], len(finished), plan.total)
+        tuner = Tuner(config, finished, concurrent, assign, table.heartbeat)
+        tuner.fit(plan)
+        # The second rerun depends on the results of the first.
+        if finals := RerunPlan("finals", folder, table.finals):
+            tuner.fit(finals)
+        if held_out := RerunPlan("held_out", folder, table.held_out):
+            tuner.fit(held_out)
 
-            plan = SearchPlan(folder, self._classes, on_end)
-            table.total = plan.total
-            tuner = Tuner(config, finished, concurrent, self._assignment, table.heartbeat)
-            tuner.fit(plan)
-            reruns: dict[Rerun, OnEnd] = {"finals": table.finals, "held_out": table.held_out}
-            for phase, show in reruns.items():
-                if len(rerun := RerunPlan(phase, folder, show)):
-                    tuner.fit(rerun)
 
-    def _concurrent(self, resources: cluster.Resources) -> int:
-        """Number of trials that run at a time.
+def _concurrent(config: TuneConfig, resources: cluster.Resources, cpus: float) -> int:
+    """Number of trials that run at a time.
 
-        Raises:
-            UserError: there is no room for one.
-        """
-        train = self._config.train
-        scaling_config(train_config(self._config), resources)
-        room = resources.room(self._cpus) // train.workers
-        if resources.gpus > 0:
-            room = min(room, int(resources.gpus) // train.workers)
-        return max(1, min(room, self._config.search.concurrent or room))
-
-    def _assignment(self, job: Job) -> Assignment:
-        """What the driver of a trial needs.
-
-        Raises:
-            UserError: a value does not fit the data, such as a split file that does not exist.
-        """
-        specs = [self._spec(job.trial, seed) for seed in job.seeds]
-        return Assignment(job.trial, specs, job.may_stop)
-
-    def _spec(self, trial: Trial, seed: int) -> RunSpec:
-        config = absolute(self._folder.run_config(trial, seed))
-        train = config.train.model_copy(update={"num_cpus": self._cpus})
-        config = config.model_copy(update={"train": train})
-        return RunSpec(config, self._data.reference(config))
+    Raises:
+        UserError: there is no room for one.
+    """
+    workers = config.train.workers
+    scaling_config(train_config(config), resources)
+    room = resources.room(cpus) // workers
+    if resources.gpus > 0:
+        room = min(room, int(resources.gpus) // workers)
+    return max(1, min(room, config.search.concurrent or room))
 
 
 def _quieten() -> None:

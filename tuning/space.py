@@ -9,8 +9,10 @@ cut short by a crash, the next `ask` fails, and its file must be on a local disk
 from __future__ import annotations
 
 import itertools
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -131,11 +133,11 @@ def combinations(dimensions: Sequence[Dimension]) -> Iterator[Values]:
 
 
 def as_number(written: str) -> float | None:
-    """The number that a value is, or None."""
-    try:
-        return float(written)
-    except ValueError:
-        return None
+    """The finite number that a value is, or None."""
+    with suppress(ValueError):
+        number = float(written)
+        return number if math.isfinite(number) else None
+    return None
 
 
 def written_value(value: object) -> str:

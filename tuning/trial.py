@@ -36,19 +36,19 @@ STOPPED = "stopped: behind the other trials of its split"
 
 
 @dataclass(frozen=True)
-class RunSpec:
-    """One training of a trial: its configuration, and a reference to the `TrainingData` that trials share."""
+class TrialRun:
+    """One training of a trial.
 
-    config: TrainConfig
-    data: ObjectRef
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What the driver of a trial has to do; `may_stop`: the scheduler judges its first run."""
+    Attributes:
+        trial: that it belongs to.
+        config: of the training.
+        data: reference to the `TrainingData` that trials share.
+        may_stop: whether the scheduler may stop it.
+    """
 
     trial: Trial
-    runs: Sequence[RunSpec]
+    config: TrainConfig
+    data: ObjectRef
     may_stop: bool
 
 
@@ -64,25 +64,25 @@ class TrialCoordinator:
         from segray.tuning.asha import PerSplitASHA
 
         self._scheduler = PerSplitASHA(config, finished)
-        self._assignments: dict[str, Assignment] = {}
+        self._runs: dict[str, Sequence[TrialRun]] = {}
         self._progress: dict[str, tuple[float, float]] = {}
         self._groups: dict[str, PlacementGroup] = {}
 
-    def assign(self, assignment: Assignment) -> None:
+    def assign(self, file: str, runs: Sequence[TrialRun]) -> None:
         """Keep what a driver will ask for."""
-        self._assignments[assignment.trial.file] = assignment
+        self._runs[file] = runs
 
-    def assignment(self, file: str) -> Assignment:
-        """What the driver of a trial has to do."""
-        return self._assignments[file]
+    def runs(self, file: str) -> Sequence[TrialRun]:
+        """What the driver of a trial trains."""
+        return self._runs[file]
 
-    def report(self, file: str, epoch: float, miou: float, may_stop: bool) -> bool:
+    def report(self, trial: Trial, epoch: float, miou: float, may_stop: bool) -> bool:
         """Take a worker's report of a validation; the decision: whether the trial stops.
 
         All workers of a trial report, with the same figures, and get the same decision.
         """
-        self._progress[file] = (epoch, miou)
-        return may_stop and self._scheduler.stops(self._assignments[file].trial, epoch, miou)
+        self._progress[trial.file] = (epoch, miou)
+        return may_stop and self._scheduler.stops(trial, epoch, miou)
 
     def progress(self) -> dict[str, tuple[float, float]]:
         """(epoch, mIoU) of each trial's last report."""
@@ -97,27 +97,28 @@ class TrialCoordinator:
         return self._groups.pop(file, None)
 
 
+def free_workers(coordinator: ActorHandle, file: str) -> None:
+    """Remove the placement group that a trial's dead driver left: its next driver would wait for it."""
+    import ray
+
+    if (group := ray.get(coordinator.release.remote(file))) is not None:
+        ray.util.remove_placement_group(group)
+
+
 class StoppedError(Exception):
     """The scheduler stops this trial."""
 
 
 class TrialSession(RaySession):
-    """A training worker's session that asks the coordinator whether to continue.
+    """A training worker's session that asks the coordinator whether to continue."""
 
-    Args:
-        folder: where Ray keeps the run's checkpoints.
-        coordinator: the search's `TrialCoordinator`.
-        file: the trial.
-        may_stop: whether this run of the trial may be stopped.
-    """
-
-    def __init__(self, folder: str, coordinator: ActorHandle, file: str, may_stop: bool) -> None:
+    def __init__(self, run: TrialRun, coordinator: ActorHandle) -> None:
         from ray.util import get_current_placement_group
 
-        super().__init__(folder, coordinator)
-        self._coordinator, self._file, self._may_stop = coordinator, file, may_stop
+        super().__init__(storage.join(run.config.out, CHECKPOINTS), coordinator)
+        self._run, self._coordinator = run, coordinator
         if self.rank == 0:
-            coordinator.hold.remote(file, get_current_placement_group())
+            coordinator.hold.remote(run.trial.file, get_current_placement_group())
 
     def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
         """Report to Ray Train, then to the coordinator.
@@ -129,7 +130,8 @@ class TrialSession(RaySession):
 
         super().report(metrics, checkpoint)
         epoch, miou = float(metrics["epoch"] or 0.0), float(metrics["miou"] or 0.0)
-        if ray.get(self._coordinator.report.remote(self._file, epoch, miou, self._may_stop)):
+        report = self._coordinator.report.remote(self._run.trial, epoch, miou, self._run.may_stop)
+        if ray.get(report):
             raise StoppedError
 
     def log(self, line: str) -> None:
@@ -139,28 +141,15 @@ class TrialSession(RaySession):
         """Tell nobody: the search says itself what is running."""
 
 
-@dataclass(frozen=True)
-class WorkerInputs:
-    """What each training worker of a trial receives."""
-
-    config: TrainConfig
-    data: TrainingData
-    coordinator: ActorHandle
-    file: str
-    may_stop: bool
-
-
-def trial_worker(inputs: WorkerInputs) -> Failure | str | None:
+def trial_worker(run: TrialRun, data: TrainingData, coordinator: ActorHandle) -> Failure | str | None:
     """Train as one worker of a trial; the reason where the run ended early, a failure where it cannot end."""
     from segray.pipelines.training.failures import lasting_failure
     from segray.pipelines.training.loop import Trainer
     from segray.pipelines.training.meter import DivergedError
 
-    config = inputs.config
-    checkpoints = storage.join(config.out, CHECKPOINTS)
-    session = TrialSession(checkpoints, inputs.coordinator, inputs.file, inputs.may_stop)
+    session = TrialSession(run, coordinator)
     try:
-        Trainer(config, inputs.data, session, tracker_folder(config)).run()
+        Trainer(run.config, data, session, tracker_folder(run.config)).run()
     except StoppedError:
         return STOPPED
     except DivergedError as error:
@@ -174,7 +163,7 @@ def trial_worker(inputs: WorkerInputs) -> Failure | str | None:
 
 
 class TrialConfig(TypedDict):
-    """A trial's configuration in Ray Tune: the rest is in its `Assignment`."""
+    """A trial's configuration in Ray Tune: the coordinator has the rest."""
 
     file: str
 
@@ -184,49 +173,46 @@ def drive(trial: TrialConfig, coordinator: ActorHandle) -> None:
     import ray
     from ray import tune
 
-    assignment: Assignment = ray.get(coordinator.assignment.remote(trial["file"]))
-    tune.report({"outcome": outcome(assignment, coordinator)})
+    free_workers(coordinator, trial["file"])
+    tune.report({"outcome": outcome(ray.get(coordinator.runs.remote(trial["file"])), coordinator)})
 
 
-def outcome(assignment: Assignment, coordinator: ActorHandle) -> Outcome:
+def outcome(runs: Sequence[TrialRun], coordinator: ActorHandle) -> Outcome:
     """Train all runs of a trial.
 
     A crash is an outcome and not raised, so that the table shows a one-line reason and the search continues.
     """
-    runs: list[Run] = []
-    for index, spec in enumerate(assignment.runs):
+    records: list[Run] = []
+    for run in runs:
         try:
-            run, ended = _train(spec, assignment, coordinator, may_stop=assignment.may_stop and index == 0)
+            record, ended = _train(run, coordinator)
         except Exception as error:  # noqa: BLE001  whatever ends one trial must not end the search
-            return Outcome("crashed", cause(error), runs)
-        runs += [run] if run else []
+            return Outcome("crashed", cause(error), records)
+        records += [record] if record else []
         if ended:
-            return Outcome("stopped" if ended == STOPPED else "diverged", ended, runs)
-    return Outcome("done", runs=runs)
+            return Outcome("stopped" if ended == STOPPED else "diverged", ended, records)
+    return Outcome("done", runs=records)
 
 
-def _train(
-    spec: RunSpec, assignment: Assignment, coordinator: ActorHandle, *, may_stop: bool
-) -> tuple[Run | None, str | None]:
+def _train(run: TrialRun, coordinator: ActorHandle) -> tuple[Run | None, str | None]:
     """One run to its end: its record, if it was validated at all, and the reason where it ended early."""
     import ray
 
-    data: TrainingData = ray.get(spec.data)
-    folder = RunFolder(spec.config)
+    data: TrainingData = ray.get(run.data)
+    folder = RunFolder(run.config)
     folder.check(may_move=True)
     # No run lock: the search's lock covers its trials, and theirs would outlive a driver lost with its node.
     folder.begin(data)
-    inputs = WorkerInputs(spec.config, data, coordinator, assignment.trial.file, may_stop)
-    ended = None if folder.finished() else _fit(inputs)
+    ended = None if folder.finished() else _fit(run, data, coordinator)
     folder.export()
     return _record(folder, len(data.labelled)), ended
 
 
-def _fit(inputs: WorkerInputs) -> str | None:
+def _fit(run: TrialRun, data: TrainingData, coordinator: ActorHandle) -> str | None:
     from segray.pipelines.training.failures import Failure
 
-    workers = scaling_config(inputs.config, cluster.resources())
-    result = torch_trainer(inputs.config, partial(trial_worker, inputs), workers).fit()
+    workers = scaling_config(run.config, cluster.resources())
+    result = torch_trainer(run.config, partial(trial_worker, run, data, coordinator), workers).fit()
     reason: Failure | str | None = result.return_value
     if isinstance(reason, Failure):
         raise UserError(reason.message)

@@ -8,9 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import ray
 from ray import tune
-from ray.actor import ActorHandle
 from ray.tune import Callback
-from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -18,7 +16,7 @@ from segray.pipelines.config.commands.tune import TuneConfig
 from segray.pipelines.errors import UserError
 from segray.tuning.plans import Job, Plan
 from segray.tuning.records import Outcome, Trial
-from segray.tuning.trial import Assignment, TrialConfig, TrialCoordinator, drive
+from segray.tuning.trial import TrialConfig, TrialCoordinator, TrialRun, cause, drive, free_workers
 
 _DRIVER_MEMORY = 64 * 2**20
 """What Ray reserves for a trial's driver. Every node has memory; a share of a CPU would leave less than a
@@ -35,7 +33,7 @@ class Tuner:
         config: the search.
         finished: the trials of earlier commands.
         concurrent: number of trials at a time.
-        assign: makes the assignment of a job.
+        assign: what the driver of a job trains; raises a UserError where a value does not fit the data.
         heartbeat: shows what is running.
     """
 
@@ -44,25 +42,28 @@ class Tuner:
         config: TuneConfig,
         finished: Sequence[Trial],
         concurrent: int,
-        assign: Callable[[Job], Assignment],
+        assign: Callable[[Job], Sequence[TrialRun]],
         heartbeat: Heartbeat,
     ) -> None:
         self._config, self._concurrent = config, concurrent
-        self._assign, self._heartbeat = assign, heartbeat
-        self._coordinator = _start_coordinator(config, finished)
+        self.assign, self.heartbeat = assign, heartbeat
+        # On this node, which the search cannot outlive.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor = ray.remote(num_cpus=0, scheduling_strategy=here)(TrialCoordinator)
+        self.coordinator = actor.remote(config, finished)
 
     def fit(self, plan: Plan) -> None:
         """Train all jobs of a plan."""
         for name in ("ray.tune", "ray.train"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        trainable = tune.with_parameters(drive, coordinator=self._coordinator)
+        trainable = tune.with_parameters(drive, coordinator=self.coordinator)
         bundles = tune.PlacementGroupFactory([{"memory": _DRIVER_MEMORY}])
-        jobs = _Jobs(plan, self._assign, self._coordinator)
+        jobs = _Jobs(plan, self)
         with tempfile.TemporaryDirectory(prefix="segray-tune-") as folder:
             tune.Tuner(
                 tune.with_resources(trainable, bundles),
                 tune_config=tune.TuneConfig(
-                    search_alg=_JobSearcher(jobs),
+                    search_alg=jobs,
                     num_samples=-1,
                     max_concurrent_trials=self._concurrent,
                     reuse_actors=True,
@@ -71,96 +72,60 @@ class Tuner:
                     name="search",
                     storage_path=folder,
                     verbose=0,
-                    callbacks=[_JobCallback(jobs, self._heartbeat)],
+                    callbacks=[_OnStep(jobs.show)],
                     failure_config=tune.FailureConfig(max_failures=self._config.train.max_failures),
                 ),
             ).fit()
 
 
-class _Jobs:
-    """The jobs of a plan while they run, by the trial's folder."""
+class _Jobs(Searcher):
+    """Tune's searcher: hands out the jobs of a plan, and takes their outcomes."""
 
-    def __init__(self, plan: Plan, assign: Callable[[Job], Assignment], coordinator: ActorHandle) -> None:
-        self._plan, self._assign, self._coordinator = plan, assign, coordinator
-        self.running: dict[str, Trial] = {}
+    def __init__(self, plan: Plan, tuner: Tuner) -> None:
+        super().__init__()
+        self._plan, self._tuner = plan, tuner
+        self._running: dict[str, Trial] = {}
 
-    def next(self) -> TrialConfig | None:
-        """Tune's configuration of the next job, which the coordinator then has; None: there is none left."""
+    def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
+        # Tune keeps copies for a resume of its own, which no search uses.
+        return Searcher, ()
+
+    def suggest(self, trial_id: str) -> TrialConfig | str:
+        """The next driver's configuration; what it trains is then with the coordinator."""
         while (job := self._plan.next()) is not None:
             try:
-                assignment = self._assign(job)
+                runs = self._tuner.assign(job)
             except UserError as error:
-                self._plan.end(job.trial, Outcome("crashed", _one_line(error)))
+                self._plan.end(job.trial, Outcome("crashed", cause(error)))
                 continue
-            ray.get(self._coordinator.assign.remote(assignment))
-            self.running[job.trial.file] = job.trial
+            ray.get(self._tuner.coordinator.assign.remote(job.trial.file, runs))
+            self._running[trial_id] = job.trial
             return {"file": job.trial.file}
-        return None
+        return str(Searcher.FINISHED)
 
-    def end(self, file: str, outcome: Outcome) -> None:
-        """Record a trial's outcome."""
-        self._plan.end(self.running.pop(file), outcome)
+    def on_trial_complete(
+        self, trial_id: str, result: Mapping[str, object] | None = None, error: bool = False
+    ) -> None:
+        """A driver has reported the outcome, or died too often."""
+        trial = self._running.pop(trial_id)
+        outcome = (result or {}).get("outcome")
+        if not isinstance(outcome, Outcome):
+            free_workers(self._tuner.coordinator, trial.file)
+            outcome = Outcome("crashed", "its driver died" if error else "it ended without an outcome")
+        self._plan.end(trial, outcome)
 
-    def free(self, file: str) -> None:
-        """Remove the placement group of a trial whose driver died: its next driver would wait for it."""
-        group = ray.get(self._coordinator.release.remote(file))
-        if group is not None:
-            ray.util.remove_placement_group(group)
-
-    def progress(self) -> Mapping[str, tuple[float, float]]:
-        """(epoch, mIoU) of each trial's last report."""
-        progress: dict[str, tuple[float, float]] = ray.get(self._coordinator.progress.remote())
-        return progress
-
-
-class _JobSearcher(Searcher):
-    """Tune's searcher: hands out the jobs."""
-
-    def __init__(self, jobs: _Jobs) -> None:
-        super().__init__()
-        self._jobs = jobs
-
-    def suggest(self, trial_id: str) -> TrialConfig | str:  # noqa: ARG002
-        """The configuration of the next driver."""
-        return self._jobs.next() or str(Searcher.FINISHED)
-
-    def on_trial_complete(self, trial_id: str, *_: object, **__: object) -> None:
-        """Nothing to do: the callback records the outcome."""
+    def show(self) -> None:
+        """Show what is running."""
+        progress = self._tuner.coordinator.progress
+        self._tuner.heartbeat(list(self._running.values()), lambda: ray.get(progress.remote()))
 
 
-class _JobCallback(Callback):
-    """Tune's callback: records outcomes."""
+class _OnStep(Callback):
+    """Calls a function about once per second."""
 
-    def __init__(self, jobs: _Jobs, heartbeat: Heartbeat) -> None:
-        self._jobs, self._heartbeat = jobs, heartbeat
-
-    def on_trial_recover(self, *, trial: TuneTrial, **_: object) -> None:
-        """Its driver died, and will be started again on the same checkpoints."""
-        self._jobs.free(trial.config["file"])
-
-    def on_trial_complete(self, *, trial: TuneTrial, **_: object) -> None:
-        """Its driver has reported the outcome."""
-        unknown = Outcome("crashed", "it ended without an outcome")
-        self._jobs.end(trial.config["file"], trial.last_result.get("outcome", unknown))
-
-    def on_trial_error(self, *, trial: TuneTrial, **_: object) -> None:
-        """Its driver died too often."""
-        self._jobs.free(trial.config["file"])
-        reason = f"its driver died: {type(trial.get_pickled_error()).__name__}"
-        self._jobs.end(trial.config["file"], Outcome("crashed", reason))
+    def __init__(self, show: Callable[[], None]) -> None:
+        self._show = show
 
     def on_step_end(self, **_: object) -> None:
-        """Called about once per second."""
-        self._heartbeat(list(self._jobs.running.values()), self._jobs.progress)
-
-
-def _start_coordinator(config: TuneConfig, finished: Sequence[Trial]) -> ActorHandle:
-    """A coordinator on this node, which the search cannot outlive."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(TrialCoordinator)
-    return actor.remote(config, finished)
-
-
-def _one_line(error: Exception) -> str:
-    """The message of an error, short enough for a table."""
-    return " ".join(str(error).split())[:200]
+        """Tune has handled its events."""
+        self._show()

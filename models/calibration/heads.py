@@ -131,9 +131,9 @@ def score_centres(
     cosines: list[Array] = []
     for g in np.unique(group):
         others = group != g
-        found = prototypes(evidence.embeddings[others], classes[others], len(evidence.named))
-        known = found.any(1)
-        cosines.append((evidence.embeddings[~others] @ found[known].T).ravel())
+        centres = prototypes(evidence.embeddings[others], classes[others], len(evidence.named))
+        known = centres.any(1)
+        cosines.append((evidence.embeddings[~others] @ centres[known].T).ravel())
     text, cosine = evidence.text[:, evidence.named], np.concatenate(cosines)
     if not cosine.size:
         cosine = np.array([0.0, 1.0])
@@ -151,12 +151,14 @@ def prototype_head(
     A class without a labelled segment keeps its z-scored text score, one without names its prototype's.
     """
     text_mean, text_sd, mean, sd = centres
-    found = prototypes(evidence.embeddings, classes, len(evidence.named))
-    known = found.any(1)
+    prototype = prototypes(evidence.embeddings, classes, len(evidence.named))
+    known = prototype.any(1)
     share = np.where(known, np.where(evidence.named, weight / (1 + weight), 1.0), 0.0)
     text = np.where(evidence.named, 1 - share, 0.0)
     bias = -text * text_mean / text_sd - share * mean / sd
-    return Head(text / text_sd, found.T * (share / sd), np.where(known | evidence.named, bias, bias + _NEVER))
+    return Head(
+        text / text_sd, prototype.T * (share / sd), np.where(known | evidence.named, bias, bias + _NEVER)
+    )
 
 
 def ridge_head(evidence: Evidence, classes: NDArray[np.int64], strength: float) -> Head:

@@ -104,8 +104,8 @@ def _refined(labelled: Labelled, names: Names, prompts: Prompts, images: NDArray
     """Names dropped or added greedily for some images, bool [images]."""
 
     def miou(candidate: Prompts) -> float:
-        found = _outcome(with_prompts(labelled, names, candidate))
-        return mean_iou(found.confusions[images].sum(0))
+        outcome = _outcome(with_prompts(labelled, names, candidate))
+        return mean_iou(outcome.confusions[images].sum(0))
 
     best = miou(prompts)
     for _ in range(_STEPS):

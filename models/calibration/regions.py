@@ -98,12 +98,12 @@ def masked_image(
         pixels[k] = np.bincount(ids[y : y + h, x : x + w][segments[k].mask], minlength=n_ids)[:n_classes]
     counted = np.bincount((region * n_ids + ids).ravel(), minlength=len(stacks) * n_ids)
     counted = counted.reshape(-1, n_ids)[:, :n_classes]
-    kept = np.flatnonzero(counted.any(1))
-    depth = max((len(stacks[r]) for r in kept), default=0) + 1
-    padded = [[*stacks[r], *[-1] * (depth - len(stacks[r]))] for r in kept]
+    shown = np.flatnonzero(counted.any(1))
+    depth = max((len(stacks[r]) for r in shown), default=0) + 1
+    padded = [[*stacks[r], *[-1] * (depth - len(stacks[r]))] for r in shown]
     stability = np.array([segment.stability_score for segment in segments], float)
-    table = np.array(padded, np.int64).reshape(len(kept), depth)
-    return MaskedImage(embeddings, stability, pixels, table, counted[kept])
+    table = np.array(padded, np.int64).reshape(len(shown), depth)
+    return MaskedImage(embeddings, stability, pixels, table, counted[shown])
 
 
 def join_regions(images: Sequence[MaskedImage]) -> Regions:

@@ -70,8 +70,8 @@ class Labelled:
 
     def score(self, share: Array, shown: NDArray[np.bool_]) -> Outcome:
         """The score of a naming, by the greatest of its shares or scores [n, C]."""
-        found = self.regions.confusions(share.argmax(1), shown, self.n_images)
-        return Outcome(found[:, :, :-1])
+        confusions = self.regions.confusions(share.argmax(1), shown, self.n_images)
+        return Outcome(confusions[:, :, :-1])
 
 
 def gather(images: Sequence[MaskedImage]) -> Labelled:
@@ -80,17 +80,17 @@ def gather(images: Sequence[MaskedImage]) -> Labelled:
     A segment that lies on ignored pixels alone says nothing and is left out.
     """
     pixels = np.concatenate([image.pixels for image in images])
-    kept = pixels.any(1)
-    number = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)
+    labelled = pixels.any(1)
+    number = np.append(np.where(labelled, np.cumsum(labelled) - 1, -1), -1)
     regions = join_regions(images)
-    embeddings = normalised(np.concatenate([image.embeddings for image in images]).astype(float)[kept])
+    embeddings = normalised(np.concatenate([image.embeddings for image in images]).astype(float)[labelled])
     n_classes = pixels.shape[1]
     nothing = Evidence(embeddings, np.zeros((len(embeddings), n_classes)), np.zeros(n_classes, bool))
     return Labelled(
         nothing,
-        pixels[kept].argmax(1),
-        np.concatenate([image.stability for image in images])[kept],
-        np.repeat(np.arange(len(images)), [len(image.pixels) for image in images])[kept],
+        pixels[labelled].argmax(1),
+        np.concatenate([image.stability for image in images])[labelled],
+        np.repeat(np.arange(len(images)), [len(image.pixels) for image in images])[labelled],
         replace(regions, stacks=number[regions.stacks]),
         len(images),
     )
@@ -161,8 +161,8 @@ def choose_rule(labelled: Labelled, threshold: float) -> tuple[Rule, Outcome]:
     rule, result = _preferred(labelled, scores, threshold)
     for share in THRESHOLD_SHARES:
         higher = Rule(float(np.quantile(scores.max(1), share)), rule.least_stability)
-        if (found := labelled.score(scores, labelled.shown(higher))).pays_over(result, errors=CLEARLY):
-            rule, result = higher, found
+        if (outcome := labelled.score(scores, labelled.shown(higher))).pays_over(result, errors=CLEARLY):
+            rule, result = higher, outcome
     return rule, result
 
 
@@ -196,7 +196,7 @@ def named_scores(evidence: Evidence) -> Array:
 
 
 @dataclass(frozen=True)
-class Naming:
+class SegmentClassifier:
     """How segments get their class: shares of the classes, averaged over heads.
 
     Attributes:
@@ -220,7 +220,7 @@ class Naming:
 
 @dataclass(frozen=True)
 class Choice:
-    """A naming and its rule, and how they do on images that they have not seen.
+    """A classifier and its rule, and how they do on images that they have not seen.
 
     Attributes:
         naming: the one to use.
@@ -231,7 +231,7 @@ class Choice:
         averaged: mIoU of their average on images held out.
     """
 
-    naming: Naming
+    naming: SegmentClassifier
     rule: Rule
     held_out: Array
     outcome: Outcome
@@ -268,7 +268,7 @@ def choose(labelled: Labelled, threshold: float) -> Choice:
     used = {name: weight for name, weight in used.items() if weight}
     heads = tuple(fits[name](evidence, classes).scaled(factor[name]) for name in used)
     return Choice(
-        Naming(tuple(used), tuple(used.values()), heads),
+        SegmentClassifier(tuple(used), tuple(used.values()), heads),
         average_rule,
         averaged,
         labelled.score(averaged, labelled.shown(average_rule)),

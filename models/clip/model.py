@@ -59,7 +59,7 @@ class ClipModel:
         model: the open_clip model; `model.visual` is what `models.clip.gem.dense_features` takes.
         tokenizer: texts -> int64 [N, context length].
         mean: of the RGB channels in [0, 1], for `preprocess`.
-        std: likewise.
+        std: of the RGB channels, as `mean`.
         image_size: side of the default square input in pixels, a multiple of the patch size.
         checkpoint: the weight file.
         depth: of GEM, where the user names none: the last `depth - 1` blocks.
@@ -311,12 +311,12 @@ def _fitting_state(
 
 
 def _misfit(network: nn.Module, state: dict[str, Tensor]) -> str | None:
-    own = network.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
+    expected = network.state_dict()
+    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    shapes = [key for key in expected if key in state and expected[key].shape != state[key].shape]
     if shapes:
         key = shapes[0]
-        return f"{key} is {list(state[key].shape)}, expected {list(own[key].shape)} ({len(shapes)} such)"
+        return f"{key} is {list(state[key].shape)}, expected {list(expected[key].shape)} ({len(shapes)} such)"
     if missing:
         return f"{missing[0]} is missing ({len(missing)} such)"
     return f"{unexpected[0]} is unexpected ({len(unexpected)} such)" if unexpected else None

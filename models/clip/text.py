@@ -24,11 +24,11 @@ _PROMPTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class TextBank:
+class ZeroShotClassifier:
     """The text side of zero-shot naming.
 
     Attributes:
-        embeddings: [N, D] float32, L2-normalised, one row a prompt name.
+        embeddings: [N, D] float32, L2-normalised, one row per prompt name.
         class_ids: [N] int64, the class that each name stands for; several names may share one.
         logit_scale: CLIP's learned factor on cosines before a softmax.
     """
@@ -64,7 +64,7 @@ def resolve_templates(spec: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(spec)
 
 
-def embed_label_space(clip: ClipModel, space: LabelSpace, templates: Sequence[str]) -> TextBank:
+def embed_label_space(clip: ClipModel, space: LabelSpace, templates: Sequence[str]) -> ZeroShotClassifier:
     """Embed every name of a label space, on the device of the model.
 
     A name's embedding is the ensemble of its prompts: each one L2-normalised, their mean over the templates,
@@ -81,7 +81,9 @@ def embed_label_space(clip: ClipModel, space: LabelSpace, templates: Sequence[st
     prompts = [template.replace("{}", name) for _, name in names for template in templates]
     encoded = F.normalize(_encode(clip, prompts), dim=-1).unflatten(0, (len(names), len(templates)))
     class_ids = torch.tensor([class_id for class_id, _ in names], device=encoded.device)
-    return TextBank(F.normalize(encoded.mean(1), dim=-1), class_ids, clip.model.logit_scale.exp().item())
+    return ZeroShotClassifier(
+        F.normalize(encoded.mean(1), dim=-1), class_ids, clip.model.logit_scale.exp().item()
+    )
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ class Source:
         checkpoint: the file.
         quick_gelu: the network was trained with QuickGELU.
         mean: of the RGB channels in [0, 1] that it was trained with.
-        std: likewise.
+        std: of the RGB channels, as `mean`.
     """
 
     checkpoint: Checkpoint

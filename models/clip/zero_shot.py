@@ -22,7 +22,7 @@ from segray.models.masks import Segment
 from segray.models.transfer import to_device
 
 if TYPE_CHECKING:  # open_clip takes seconds to import, and workers that only render do not need it
-    from segray.models.clip.text import TextBank
+    from segray.models.clip.text import ZeroShotClassifier
 
 NO_RUNNER_UP = -1
 """The runner-up class where the label space has only one class with names."""
@@ -98,13 +98,13 @@ def weights_by_image(segments: Sequence[Segment], vertical: Tensor, horizontal: 
 
 
 @torch.no_grad()
-def classify_segments(pooled: Tensor, bank: TextBank, threshold: float) -> SegmentClasses:
+def classify_segments(pooled: Tensor, classifier: ZeroShotClassifier, threshold: float) -> SegmentClasses:
     """Eq. 2: the best class of each pooled feature [K, D]; none where its cosine is not above the threshold.
 
     A class's cosine is the best one of its names. Classes of equal cosine go to the lower id.
     """
-    cosines, ids = _class_cosines(pooled, bank)
-    confidence = (bank.logit_scale * cosines).softmax(-1).amax(-1)
+    cosines, ids = _class_cosines(pooled, classifier)
+    confidence = (classifier.logit_scale * cosines).softmax(-1).amax(-1)
     ordered, order = cosines.sort(dim=-1, descending=True, stable=True)
     # One copy, as each would make a GPU wait; a class id is exact in float32.
     table = torch.cat([confidence[:, None], ordered[:, :2], ids[order[:, :2]].float()], 1)
@@ -127,14 +127,14 @@ def classify_segments(pooled: Tensor, bank: TextBank, threshold: float) -> Segme
 
 @torch.no_grad()
 def dense_labels(
-    features: Tensor, bank: TextBank, height: int, width: int, threshold: float
+    features: Tensor, classifier: ZeroShotClassifier, height: int, width: int, threshold: float
 ) -> tuple[LabelMap, NDArray[np.uint8]]:
     """Classify every pixel by itself, without segments: label and confidence as of `render_label_map`.
 
     The classes' cosines on the feature grid [h, w, D] are upsampled bilinearly; a pixel without a
     cosine above the threshold has label 0 and confidence 0.
     """
-    cosines, ids = _class_cosines(features, bank)
+    cosines, ids = _class_cosines(features, classifier)
     rows, columns = features.shape[:2]
     vertical = _upsampling(height, rows, cosines.device, cosines.dtype)
     horizontal = _upsampling(width, columns, cosines.device, cosines.dtype)
@@ -146,17 +146,17 @@ def dense_labels(
         scores = vertical[top : top + band] @ across
         score, best = scores.max(0)
         has_class = score > threshold
-        confidence = (bank.logit_scale * scores).softmax(0).amax(0)
+        confidence = (classifier.logit_scale * scores).softmax(0).amax(0)
         labels.append(torch.where(has_class, ids[best], 0).cpu().numpy())
         levels.append(levels_of(torch.where(has_class, confidence, 0.0).cpu().numpy()))
     dtype = label_dtype(ignore_index_of(int(ids.max()) + 1))
     return np.concatenate(labels).astype(dtype), np.concatenate(levels)
 
 
-def _class_cosines(features: Tensor, bank: TextBank) -> tuple[Tensor, Tensor]:
+def _class_cosines(features: Tensor, classifier: ZeroShotClassifier) -> tuple[Tensor, Tensor]:
     """(cosines [..., C] float32, class ids [C] ascending): each class's best cosine over its names."""
-    ids, column = (part.to(features.device) for part in bank.classes)
-    embeddings = bank.embeddings.to(features.device, torch.float32)
+    ids, column = (part.to(features.device) for part in classifier.classes)
+    embeddings = classifier.embeddings.to(features.device, torch.float32)
     by_name = F.normalize(features.float(), dim=-1) @ embeddings.T
     index = column.expand_as(by_name)
     start = by_name.new_full((*by_name.shape[:-1], len(ids)), -torch.inf)

@@ -25,7 +25,7 @@ class Segmenter(nn.Module, ABC):
         decoder: holds all others, which start at random and learn at a higher rate.
         perturbed: indices of the maps that feature perturbation drops channels of.
         mean: of the RGB channels in [0, 1], for normalising the images.
-        std: likewise.
+        std: of the RGB channels, as `mean`.
         spare: pattern of further tensors of the official weight files, which the encoder has no use for.
     """
 

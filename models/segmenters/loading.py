@@ -44,26 +44,26 @@ def load_encoder(segmenter: Segmenter, checkpoint: Checkpoint, network: str) -> 
         WeightsError: the file is damaged, or does not hold exactly this encoder.
     """
     state = files.load_state_dict(checkpoint)
-    own = segmenter.encoder.state_dict()
-    wanted = {segmenter.official_key(key): value for key, value in own.items()}
-    found = {key: value for key, value in state.items() if key in wanted or not segmenter.spare.match(key)}
+    initial = segmenter.encoder.state_dict()
+    wanted = {segmenter.official_key(key): value for key, value in initial.items()}
+    matching = {key: value for key, value in state.items() if key in wanted or not segmenter.spare.match(key)}
     # Where all that was found is spare, it is another network's file: then say what is in it.
-    problem = _misfit(wanted, found or state)
+    problem = _misfit(wanted, matching or state)
     if problem:
         raise WeightsError(f"{checkpoint.path} does not fit the encoder of {network}: {problem}")
     segmenter.encoder.load_state_dict(
-        {key: state.get(segmenter.official_key(key), value) for key, value in own.items()}
+        {key: state.get(segmenter.official_key(key), value) for key, value in initial.items()}
     )
 
 
-def _misfit(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
+def _misfit(wanted: dict[str, Tensor], state: dict[str, Tensor]) -> str | None:
     """The first difference between expected and found tensors, in words."""
-    missing = [key for key in wanted if key not in found and not key.endswith(_COUNTER)]
-    unexpected = [key for key in found if key not in wanted]
-    shapes = [key for key in wanted if key in found and wanted[key].shape != found[key].shape]
+    missing = [key for key in wanted if key not in state and not key.endswith(_COUNTER)]
+    unexpected = [key for key in state if key not in wanted]
+    shapes = [key for key in wanted if key in state and wanted[key].shape != state[key].shape]
     if shapes:
         key = shapes[0]
-        return f"{key} is {list(found[key].shape)}, expected {list(wanted[key].shape)} ({len(shapes)} such)"
-    said = [f"expected {missing[0]} ({len(missing)} missing)"] if missing else []
-    said += [f"found {unexpected[0]} ({len(unexpected)} unexpected)"] if unexpected else []
-    return ", ".join(said) or None
+        return f"{key} is {list(state[key].shape)}, expected {list(wanted[key].shape)} ({len(shapes)} such)"
+    problems = [f"expected {missing[0]} ({len(missing)} missing)"] if missing else []
+    problems += [f"found {unexpected[0]} ({len(unexpected)} unexpected)"] if unexpected else []
+    return ", ".join(problems) or None

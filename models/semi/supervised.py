@@ -63,8 +63,8 @@ def supervised_sums(
     """
     losses, weight = pixel_losses(logits, labels, weights)
     if share is not None:
-        kept = hardest(losses, labels != ignore_index_of(logits.shape[1]), share)
-        losses, weight = losses * kept, weight * kept
+        chosen = hardest(losses, labels != ignore_index_of(logits.shape[1]), share)
+        losses, weight = losses * chosen, weight * chosen
     return losses.sum(), weight.sum()
 
 

@@ -67,9 +67,9 @@ def choose(prepared: Prepared, resources: Resources, n_pending: int, pending: It
     except Exception as error:  # noqa: BLE001  whatever is wrong, the run itself reports it or does without a probe
         click.echo(f"probe: failed ({_reason(error)}); workers as without auto", err=True)
         return usual
-    found = replace(_sized(config, resources, n_pending, seconds, usual), probe=seconds)
-    click.echo(probe_line(seconds, found), err=True)
-    return found
+    chosen = replace(_sized(config, resources, n_pending, seconds, usual), probe=seconds)
+    click.echo(probe_line(seconds, chosen), err=True)
+    return chosen
 
 
 def _usual(config: AnnotateConfig, resources: Resources, n_pending: int) -> Pools:
@@ -146,11 +146,11 @@ def measure(prepared: Prepared, refs: Sequence[ImageRef]) -> dict[str, float]:
     return {name: total / len(rows) for name, total in seconds.items()}
 
 
-def probe_line(seconds: Mapping[str, float], found: Pools) -> str:
+def probe_line(seconds: Mapping[str, float], chosen: Pools) -> str:
     """`probe: read 0.01 s, sam 0.26 s, clip 0.03 s, encode 0.01 s per image; 7 SAM and 1 CLIP workers`."""
-    sam, clip = found.plans["sam"], found.plans["clip"]
+    sam, clip = chosen.plans["sam"], chosen.plans["clip"]
     stages = ", ".join(f"{name} {value:.3g} s" for name, value in seconds.items())
-    if found.shared:
+    if chosen.shared:
         return f"probe: {stages} per image; {sam.workers} workers with both models"
     line = f"probe: {stages} per image; {sam.workers} SAM and {clip.workers} CLIP workers"
     if sam.num_gpus or clip.num_gpus:

@@ -146,9 +146,9 @@ class Relabelling:
 
     def _drop_outdated(self, store: LabelStore) -> None:
         """Discard parts whose original is gone, or was written again from other files."""
-        kept = set(self.source.parts())
+        sources = set(self.source.parts())
         for part in store.parts():
-            if part not in kept or _files(self.source, part) != _files(store, part):
+            if part not in sources or _files(self.source, part) != _files(store, part):
                 store.discard(part)
 
     def _write_part(self, part: str, token: str) -> Counter[str]:

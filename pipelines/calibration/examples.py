@@ -142,16 +142,16 @@ def read_examples(
         DamagedPartError: a part cannot be read.
     """
     parts = {part for image_id, _, part in source.statuses() if image_id in masks}
-    found: dict[str, MaskedImage] = {}
+    examples: dict[str, MaskedImage] = {}
     for part in sorted(parts):
         by_image = segments_by_image(source, part)
         for row in source.rows(["image_id", "status", "height", "width"], [part]):
             image_id = row["image_id"]
             if image_id in masks and row["status"] == "ok":
-                found[image_id] = _example(
+                examples[image_id] = _example(
                     source, part, row, by_image.get(image_id, []), masks[image_id], n_classes, dim
                 )
-    return dict(sorted(found.items()))
+    return dict(sorted(examples.items()))
 
 
 def _example(

@@ -177,19 +177,19 @@ def embed_candidates(
     """
     from segray.models.clip.text import embed_label_space
 
-    banks = {name: embed_label_space(clip, space, texts) for name, texts in templates.items()}
-    first = next(iter(banks))
+    classifiers = {name: embed_label_space(clip, space, texts) for name, texts in templates.items()}
+    first = next(iter(classifiers))
     known = set(stored_space.names())
     return Candidates(
         space,
         Names(
-            banks[first].class_ids.numpy(),
-            {name: bank.embeddings.numpy().astype(float) for name, bank in banks.items()},
+            classifiers[first].class_ids.numpy(),
+            {name: classifier.embeddings.numpy().astype(float) for name, classifier in classifiers.items()},
         ),
         templates,
         Prompts(first, np.array([pair in known for pair in space.names()])),
         threshold,
-        banks[first].logit_scale,
+        classifiers[first].logit_scale,
     )
 
 

@@ -252,12 +252,12 @@ def to_json(description: Mapping[str, Any]) -> bytes:
 def report_lines(calibrated: CalibratedSet) -> list[str]:
     """What changed, for which class and by how much, on the images with masks."""
     calibration = calibrated.calibration
-    choice, told = calibration.choice, summary(calibration)
-    masks = f"{told['masks']} mask{'s' * (told['masks'] != 1)}"
+    choice, figures = calibration.choice, summary(calibration)
+    masks = f"{figures['masks']} mask{'s' * (figures['masks'] != 1)}"
     lines = [
-        f"calibrated on {masks}, {told['segments']} segments; mIoU there, each image held out:",
+        f"calibrated on {masks}, {figures['segments']} segments; mIoU there, each image held out:",
         f"  {'':<16}{'before':>8}{'after':>8}",
-        f"  {'all':<16}{told['miou_before']:>8.1%}{told['miou_after']:>8.1%}",
+        f"  {'all':<16}{figures['miou_before']:>8.1%}{figures['miou_after']:>8.1%}",
     ]
     for name, before, after in class_changes(calibration):
         if (
@@ -286,14 +286,14 @@ def _rule_text(calibration: Calibration) -> str:
 
 
 def _prompts_text(calibration: Calibration) -> str:
-    told = summary(calibration)
+    figures = summary(calibration)
     changes = [
-        f"{verb} {', '.join(names)}"
-        for verb, names in (("dropped", told["names_dropped"]), ("added", told["names_added"]))
+        f"{change} {', '.join(names)}"
+        for change, names in (("dropped", figures["names_dropped"]), ("added", figures["names_added"]))
         if names
     ]
-    if told["templates"] != STORED:
-        changes.append(f"templates {told['templates']}")
+    if figures["templates"] != STORED:
+        changes.append(f"templates {figures['templates']}")
     return "; ".join(changes) or "as they were"
 
 

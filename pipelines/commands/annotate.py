@@ -134,8 +134,8 @@ def _prepared(config: AnnotateConfig, space: LabelSpace, models: Models) -> Prep
 
     clip = models.clip
     templates = resolve_templates(config.label.templates)
-    bank = embed_label_space(clip, space, templates)
-    text = TextEmbeddings.from_bank(bank, config.label.threshold)
+    classifier = embed_label_space(clip, space, templates)
+    text = TextEmbeddings.from_classifier(classifier, config.label.threshold)
     clip_size = config.clip.image_size or clip.image_size
     record = provenance(
         config,
@@ -148,12 +148,18 @@ def _prepared(config: AnnotateConfig, space: LabelSpace, models: Models) -> Prep
             "weights": config.clip.weights,
         },
         templates=templates,
-        logit_scale=bank.logit_scale,
+        logit_scale=classifier.logit_scale,
     )
     # The sizes that the models need: SAM's of the long side, CLIP's of both.
     keep = (max(models.sam_size, clip_size), clip_size) if config.image.reduce_jpeg else None
     return Prepared(
-        config, space, text, bank.embeddings.shape[1], _image_options(config, keep), record, models.loaded
+        config,
+        space,
+        text,
+        classifier.embeddings.shape[1],
+        _image_options(config, keep),
+        record,
+        models.loaded,
     )
 
 

@@ -96,10 +96,10 @@ def _train(config: DemoConfig, method: str, book: str, labels: str) -> dict[str,
     what = "hand-made masks alone" if method == "supervised" else "masks and zero-shot labels"
     _step(f"{number}/8 train: {config.labelled} {what} ({method})")
     out = storage.join(config.out, method)
-    words = [f"out={out}", f"method={method}", f"data.root={book}", f"data.labels={labels}"]
-    words += [f"data.labelled={config.labelled}", f"train.epochs={config.epochs}", f"seed={config.seed}"]
-    words += [f"train.validate_every={max(1, config.epochs // 4)}"]
-    train.run(load(TrainConfig, None, [*RECIPE, *words]))
+    overrides = [f"out={out}", f"method={method}", f"data.root={book}", f"data.labels={labels}"]
+    overrides += [f"data.labelled={config.labelled}", f"train.epochs={config.epochs}", f"seed={config.seed}"]
+    overrides += [f"train.validate_every={max(1, config.epochs // 4)}"]
+    train.run(load(TrainConfig, None, [*RECIPE, *overrides]))
     metrics: dict[str, float] = json.loads(storage.read_bytes(storage.join(out, HISTORY)))[-1]
     return metrics
 

@@ -18,6 +18,7 @@ from segray.models.label_space import ignore_index_of, is_wide
 from segray.pipelines.config.commands.export import ExportConfig
 from segray.pipelines.config.loading import identity
 from segray.pipelines.config.previous import current_provenance
+from segray.pipelines.corrections.identity import set_id
 from segray.pipelines.corrections.store import CorrectedStore
 from segray.pipelines.engine.progress import StatusLine
 from segray.pipelines.errors import UserError
@@ -110,8 +111,12 @@ def execute(config: ExportConfig) -> ExportResult | CheckpointResult:
     return export_labels(config) if config.checkpoint is None else checkpoints.execute(config)
 
 
-def export_labels(config: ExportConfig) -> ExportResult:
+def export_labels(config: ExportConfig, only: frozenset[str] | None = None) -> ExportResult:
     """Export what is missing in `out`; parts with images that were left out are tried again.
+
+    Args:
+        config: of the export.
+        only: ids of the images to export; None: all.
 
     Raises:
         UserError: bad input, or an `out` of something else (2), a damaged label set or a full disk (1), or an
@@ -122,12 +127,19 @@ def export_labels(config: ExportConfig) -> ExportResult:
     provenance = current_provenance(source.provenance)
     classes = class_map(provenance, config.classes)
     check_mode(config.images, config.out, in_shards=FORMATS[config.format].in_shards)
-    plan = make_plan(source, config.val, config.seed)
-    target = Target(classes.names, classes.palette, config.images != "none", plan.counts, _facts(provenance))
+    plan = make_plan(source, config.val, config.seed, only)
+    target = Target(
+        classes.names,
+        classes.palette,
+        config.images != "none",
+        plan.counts,
+        _facts(provenance),
+        set_id(source),
+    )
     form = FORMATS[config.format](target)
     _check_ids(config.format, form)
     check_clashes(form, plan, target.images)
-    record = _made_with(config, source)
+    record = _made_with(config, source, only)
     _check_local(config)
     repo = hub_repo(config)
     resumed = check_out(config.out, labels, record)
@@ -163,13 +175,14 @@ def _check_ids(name: str, form: Format) -> None:
 
 
 def _facts(provenance: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    found = ((f"{a}.{b}", (provenance.get(a) or {}).get(b)) for a, b in _FACTS)
-    return tuple((name, str(value)) for name, value in found if value is not None)
+    values = ((f"{a}.{b}", (provenance.get(a) or {}).get(b)) for a, b in _FACTS)
+    return tuple((name, str(value)) for name, value in values if value is not None)
 
 
-def _made_with(config: ExportConfig, source: LabelStore) -> dict[str, object]:
+def _made_with(config: ExportConfig, source: LabelStore, only: frozenset[str] | None) -> dict[str, object]:
     """What must be the same in all runs into one folder; the places of label set and list need not."""
-    return {**identity(config), "val": val_identity(config.val), "labels": source.fingerprint()}
+    chosen = {} if only is None else {"only": sorted(only)}
+    return {**identity(config), **chosen, "val": val_identity(config.val), "labels": source.fingerprint()}
 
 
 def _writer(config: ExportConfig, source: LabelStore, form: Format, plan: Plan, classes: ClassMap) -> Writer:

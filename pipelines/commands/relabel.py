@@ -93,14 +93,14 @@ def _embed_names(
 
     clip = build_stored_clip(old, config.labels, config.clip.weights)
     templates = resolve_templates(config.label.templates)
-    bank = embed_label_space(clip, space, templates)
-    return TextEmbeddings.from_bank(bank, config.label.threshold), templates
+    classifier = embed_label_space(clip, space, templates)
+    return TextEmbeddings.from_classifier(classifier, config.label.threshold), templates
 
 
 def _by_text(text: TextEmbeddings) -> Classify:
-    bank = text.to_bank()
+    classifier = text.to_classifier()
 
     def classify(pooled: NDArray[np.float16], _: NDArray[np.float64]) -> SegmentClasses:
-        return classify_segments(torch.from_numpy(pooled).float(), bank, text.threshold)
+        return classify_segments(torch.from_numpy(pooled).float(), classifier, text.threshold)
 
     return classify

@@ -30,9 +30,9 @@ class Command:
         return cast("type[Config]", getattr(import_module(self.config_module), self.config_class))
 
 
-def _command(name: str, summary: str, module: str = "") -> tuple[str, Command]:
+def _command(name: str, summary: str, module: str = "", leaf: str = "") -> tuple[str, Command]:
     """`picture-book` is commands/picture_book.py and the class `PictureBookConfig` in config/commands/."""
-    leaf = name.replace("-", "_")
+    leaf = leaf or name.replace("-", "_")
     return name, Command(
         summary,
         module or f"segray.pipelines.commands.{leaf}",
@@ -51,7 +51,10 @@ COMMANDS = dict(
         _command("tune", "Search the best values of train's keys for each split.", "segray.tuning.search"),
         _command("masks", "Convert masks of any kind to PNG, and show them."),
         _command("predict", "Label images with a trained network: masks and overlays."),
+        _command("serve", "Look at labels in the browser and correct them."),
         _command("export", "Write a label set for other tools: PNG, VOC, COCO, YOLO."),
+        _command("suggest", "Choose the images to label next: a list, CVAT, Label Studio."),
+        _command("import", "Take masks of other tools as corrections.", leaf="import_masks"),
         _command("verify", "Check that a label set is complete, and repair it."),
         _command("evaluate", "Compare labels or predictions with true masks: IoU and mIoU."),
         _command("report", "Make report.html of a label set or a training run."),

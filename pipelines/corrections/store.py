@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -150,7 +150,16 @@ class CorrectedStore(LabelStore):
         Raises:
             UserError: as `rows`.
         """
-        for part, row in self._corrected_rows(wanted):
+        names = {i for i in self.corrections if wanted is None or i in wanted}
+        yield from self.labels(names)
+
+    def labels(self, wanted: Collection[str]) -> Iterator[tuple[str, CorrectedLabel]]:
+        """(image_id, label) of labelled images, also of those without a correction.
+
+        Raises:
+            UserError: as `rows`.
+        """
+        for part, row in self._rows_of(wanted):
             yield row["image_id"], self.apply(row, part)
 
     def problems(self) -> dict[str, str]:
@@ -160,16 +169,15 @@ class CorrectedStore(LabelStore):
             UserError: as `CorrectionLog.read`.
         """
         found: dict[str, str] = {}
-        for part, row in self._corrected_rows(None):
+        for part, row in self._rows_of(self.corrections):
             try:
                 self.apply(row, part)
             except UserError as problem:
                 found[row["image_id"]] = str(problem)
         return found
 
-    def _corrected_rows(self, wanted: Container[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(part, row) of the images with corrections."""
-        names = {i for i in self.corrections if wanted is None or i in wanted}
+    def _rows_of(self, names: Collection[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(part, row) of some labelled images."""
         found = {part for image_id, _, part in self.statuses() if image_id in names} if names else set()
         for part in sorted(found):
             for row in super().rows(_NEEDED, [part]):

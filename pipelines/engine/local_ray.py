@@ -113,11 +113,11 @@ def _processes() -> set[psutil.Process]:
     """Ray's own processes below this one."""
     import psutil
 
-    found = set()
+    processes = set()
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            found |= {process} if process.name() in _PROCESSES else set()
-    return found
+            processes |= {process} if process.name() in _PROCESSES else set()
+    return processes
 
 
 def _advice(error: Exception) -> str:

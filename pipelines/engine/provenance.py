@@ -107,10 +107,10 @@ def fingerprint(record: Mapping[str, Any]) -> str:
 
 
 def _without_places(record: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in record.items() if name not in _NOT_SETTINGS}
-    if config := kept.get("config"):
-        kept["config"] = {key: value for key, value in config.items() if key not in PLACES}
-    return kept
+    settings = {name: value for name, value in record.items() if name not in _NOT_SETTINGS}
+    if config := settings.get("config"):
+        settings["config"] = {key: value for key, value in config.items() if key not in PLACES}
+    return settings
 
 
 def stored_section(

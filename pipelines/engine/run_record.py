@@ -45,7 +45,7 @@ class RunRecord(TypedDict):
         labelled_fraction: of the pixels, those in a segment with a class.
         n_segments: of all images.
         no_segments: ok images in which SAM found nothing; missing without SAM, and in older label sets.
-        no_class: images with segments of which none has a class; missing likewise.
+        no_class: images with segments of which none has a class; missing in the same cases.
         classes: by class id.
         bad: id, status and reason of the first few bad images.
         this_run: the last run.

@@ -43,7 +43,7 @@ class Waiting:
             os.close(self._stderr)
 
     def heard(self, what: str | None = None) -> None:
-        """Something came or was printed: the silence begins anew, and perhaps another wait."""
+        """Something came or was printed: the silence starts again, perhaps with another wait."""
         now = time.monotonic()
         self.what = self.what if what is None else what
         self._since, self._next = now, now + self._after

@@ -29,6 +29,7 @@ class Target:
         images: whether image files are part of the export.
         counts: images of each split.
         facts: what made the labels, as (name, value) lines.
+        set_id: of the label set, for tasks that come back.
     """
 
     classes: tuple[str, ...]
@@ -36,6 +37,7 @@ class Target:
     images: bool
     counts: Mapping[str, int]
     facts: tuple[tuple[str, str], ...] = ()
+    set_id: str = ""
 
     @property
     def ignore_index(self) -> int:

@@ -50,7 +50,7 @@ class CocoFormat(Format):
             "images": _images(entries()),
             "annotations": self.annotations(entries()),
         }
-        return document(_HEAD, lists)
+        return document(_head(self.target.set_id), lists)
 
     @abstractmethod
     def categories(self) -> Iterator[dict[str, Any]]:
@@ -89,7 +89,9 @@ class Coco(CocoFormat):
                 yield {"id": next(numbers), "image_id": image, **annotation}
 
 
-_HEAD = {"info": {"description": "exported by segray"}, "licenses": []}
+def _head(set_id: str) -> dict[str, Any]:
+    info = {"description": "exported by segray", **({"segray_set": set_id} if set_id else {})}
+    return {"info": info, "licenses": []}
 
 
 def _images(entries: Iterator[Entry]) -> Iterator[dict[str, Any]]:

@@ -29,12 +29,12 @@ def objects(sample: Sample) -> list[tuple[int, Segment]]:
         ValueError: more than `MAX_OBJECTS`.
     """
     if sample.segments is None:
-        found = list(_connected(sample.label, sample.nothing))
+        visible = list(_connected(sample.label, sample.nothing))
     else:
         owner = _owners(sample)
         rest = np.where(owner == 0, sample.label, sample.label.dtype.type(0))
-        found = [*_visible(sample, owner), *_connected(rest, sample.nothing)]
-    return _counted(found)
+        visible = [*_visible(sample, owner), *_connected(rest, sample.nothing)]
+    return _counted(visible)
 
 
 def parts_of(segment: Segment) -> Iterator[BoolMask]:
@@ -43,10 +43,10 @@ def parts_of(segment: Segment) -> Iterator[BoolMask]:
     yield from (numbered == number for number in range(1, count + 1))
 
 
-def _counted(found: list[tuple[int, Segment]]) -> list[tuple[int, Segment]]:
-    if len(found) > MAX_OBJECTS:
-        raise ValueError(f"{len(found)} objects (allowed: at most {MAX_OBJECTS})")
-    return found
+def _counted(drawn: list[tuple[int, Segment]]) -> list[tuple[int, Segment]]:
+    if len(drawn) > MAX_OBJECTS:
+        raise ValueError(f"{len(drawn)} objects (allowed: at most {MAX_OBJECTS})")
+    return drawn
 
 
 def _connected(label: LabelMap, nothing: Collection[int]) -> Iterator[tuple[int, Segment]]:

@@ -224,8 +224,8 @@ class LabelStore:
             self._guard(SEGMENTS, part, lambda: file.check(range(file.num_row_groups), columns))
             groups = [self._group(file, SEGMENTS, part, i, columns) for i in range(file.num_row_groups)]
             schema = file.schema_arrow
-        kept = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-        return pa.concat_tables(groups) if groups else kept.empty_table()
+        selected = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+        return pa.concat_tables(groups) if groups else selected.empty_table()
 
     def run(self) -> dict[str, Any] | None:
         """The content of run.json; None while no run is complete.

@@ -26,11 +26,11 @@ def decode_segments(stored: Sequence[Mapping[str, Any]], height: int, width: int
     if min(height, width) < 1 or height * width > MAX_LABEL_PIXELS:
         raise ValueError(f"an image of {width}x{height} pixels (allowed: at most {MAX_LABEL_PIXELS})")
     segments, left = [], max(MAX_LABEL_PIXELS, _LAYERS * height * width)
-    for one in stored:
-        if one["rle"] is None or list(one["rle"]["size"] or ()) != [height, width]:
+    for record in stored:
+        if record["rle"] is None or list(record["rle"]["size"] or ()) != [height, width]:
             raise ValueError(f"a mask of another size than the image, {width}x{height}")
-        mask = decode_rle((height, width), one["rle"]["counts"])
-        segments.append(segment_from_mask(mask, one["predicted_iou"], one["stability_score"]))
+        mask = decode_rle((height, width), record["rle"]["counts"])
+        segments.append(segment_from_mask(mask, record["predicted_iou"], record["stability_score"]))
         left -= segments[-1].mask.size
         if left < 0:
             raise ValueError(f"{len(stored)} segments that cover the image more than {_LAYERS} times")

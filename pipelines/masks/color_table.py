@@ -1,4 +1,4 @@
-"""Tables that give the colours of masks a class: those of CVAT, VOC and Cityscapes, CSV and JSON."""
+"""Tables that give the colours of masks per class: those of CVAT, VOC and Cityscapes, CSV and JSON."""
 
 from __future__ import annotations
 

@@ -62,8 +62,8 @@ class MaskFolder:
         exact = next((self._names[name] for name in candidates if name in self._names), None)
         if exact is not None or image_id.isascii():
             return exact
-        found = next(filter(None, map(self._index.find, candidates)), None)
-        return None if found is None else self._names[found]
+        index = next(filter(None, map(self._index.find, candidates)), None)
+        return None if index is None else self._names[index]
 
     def own(self, name: str) -> str | None:
         """The mask of a path under the root, as the disk spells it; None if there is none."""

@@ -17,6 +17,7 @@ from segray.pipelines.masks.raster import ENDINGS, IdMap, read_ids
 if TYPE_CHECKING:
     from segray.pipelines.config.commands.calibrate import CalibrateConfig
     from segray.pipelines.config.commands.evaluate import EvaluateConfig
+    from segray.pipelines.config.commands.import_masks import ImportKeys
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class MaskOptions:
     most_ids: int = IGNORE_INDEX
 
     @classmethod
-    def of_keys(cls, config: CalibrateConfig | EvaluateConfig) -> MaskOptions:
+    def of_keys(cls, config: CalibrateConfig | EvaluateConfig | ImportKeys) -> MaskOptions:
         """From the configuration of a command that reads a folder of masks.
 
         Raises:

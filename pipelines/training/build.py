@@ -91,8 +91,8 @@ def load_optimiser_state(optimiser: torch.optim.Optimizer, state: dict[str, Any]
         optimiser: of the same parameters.
         state: of `optimiser.state_dict()`; changed in place.
     """
-    for group, own in zip(state["param_groups"], optimiser.param_groups, strict=True):
-        group["fused"] = own["fused"]
+    for group, current in zip(state["param_groups"], optimiser.param_groups, strict=True):
+        group["fused"] = current["fused"]
     optimiser.load_state_dict(state)
 
 

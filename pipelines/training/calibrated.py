@@ -40,15 +40,17 @@ def calibrate_labels(config: TrainConfig, data: TrainingData) -> None:
 
     labels = config.data.labels or ""
     stored = StoredNames.of(labels)
-    own = CalibrateConfig(
+    calibration = CalibrateConfig(
         labels=labels,
         masks=config.data.root,
         split=storage.join(config.out, "splits", "labelled.txt"),
         out=storage.join(config.out, CALIBRATED),
     )
     masks = _masks(config, data, stored.classes)
-    candidates = stored.candidates(own.candidates, None)
-    calibrated = calibrate(stored, masks, own, own.out, candidates=candidates, alpha=own.alpha)
+    candidates = stored.candidates(calibration.candidates, None)
+    calibrated = calibrate(
+        stored, masks, calibration, calibration.out, candidates=candidates, alpha=calibration.alpha
+    )
     calibrated.relabelling.write({FILE: to_json(calibrated.description())})
     for line in report_lines(calibrated):
         _log.info("%s", line)

@@ -44,9 +44,9 @@ def store_record(out: str, record: Record) -> None:
 
 def without_places(values: Mapping[str, object]) -> dict[str, object]:
     """Values of `identity` without those that only say where something is."""
-    kept = {key: value for key, value in values.items() if key not in _PLACES}
-    places = {key: "a place" for key in _SPLITS if _is_place(kept.get(key))}
-    return kept | places
+    settings = {key: value for key, value in values.items() if key not in _PLACES}
+    places = {key: "a place" for key in _SPLITS if _is_place(settings.get(key))}
+    return settings | places
 
 
 def _is_place(value: object) -> bool:
@@ -65,7 +65,7 @@ def data_record(data: TrainingData) -> dict[str, object]:
     record["pixels"] = {name: [*counts.pixels, counts.ignored] for name, counts in masks.items()}
     record["outlines"] = _digest(s.shapes or b"" for s in chain(data.labelled, data.validation))
     record["labels"] = data.label_set
-    keys = sorted(one.key for one in data.corrections)
+    keys = sorted(correction.key for correction in data.corrections)
     record["corrections"] = _digest(key.encode() for key in keys) if keys else None
     record["matched"] = _digest(s.stored_id.encode() for s in chain(data.unlabelled, data.validation))
     record["contents"] = _contents(list(chain.from_iterable(parts.values())))

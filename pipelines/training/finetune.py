@@ -52,8 +52,8 @@ def load_start(network: Segmenter, config: NetworkConfig, classes: Sequence[str]
     _check_fit(config, checkpoint.state, classes)
     weights = checkpoint.weights
     if config.new_head:
-        own = network.state_dict()
-        weights = {name: own[name] if _is_head(name) else value for name, value in weights.items()}
+        initial = network.state_dict()
+        weights = {name: initial[name] if _is_head(name) else value for name, value in weights.items()}
     try:
         network.load_state_dict(weights)
     except (RuntimeError, KeyError) as error:

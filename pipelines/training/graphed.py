@@ -75,8 +75,8 @@ class FlatStudent(nn.Module):
         (labelled,), weak, strong = take(1), take(int(has_weak)), take(n_strong)
         drops = Drops(take(n_feature), tuple(take(size) for size in sizes))
         logits = self.student(labelled, weak[0] if weak else None, strong, drops, predict_weak=predict_weak)
-        found = (logits.labelled, logits.weak, logits.feature, *logits.strong)
-        return tuple(part for part in found if part is not None)
+        parts = (logits.labelled, logits.weak, logits.feature, *logits.strong)
+        return tuple(part for part in parts if part is not None)
 
 
 def unflattened(tensors: tuple[Tensor, ...], layout: Layout) -> Logits:
@@ -100,7 +100,7 @@ def _flat(drops: Drops) -> tuple[Tensor, ...]:
 def _recorded(student: FlatStudent, tensors: tuple[Tensor, ...]) -> Replay | None:
     """The student as graphs; None, with a warning, where it cannot be recorded."""
     buffers = list(student.buffers())
-    kept = [buffer.clone() for buffer in buffers]
+    saved = [buffer.clone() for buffer in buffers]
     samples = tuple(tensor.clone() for tensor in tensors)
     dtype, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
     recorded: Replay | None = None
@@ -118,6 +118,6 @@ def _recorded(student: FlatStudent, tensors: tuple[Tensor, ...]) -> Replay | Non
         # So it does for random numbers, of which nothing in a step has drawn any on the GPU before.
         torch.cuda.manual_seed(torch.cuda.initial_seed())
     with torch.no_grad():
-        for buffer, value in zip(buffers, kept, strict=True):
+        for buffer, value in zip(buffers, saved, strict=True):
             buffer.copy_(value)
     return recorded

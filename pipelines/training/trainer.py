@@ -94,7 +94,7 @@ def train_until_end(
         failure = lasting_failure(error)
         if failure is None or not (session.workers == 1 or failure.everywhere):
             raise
-        _log.debug("the worker cannot go on", exc_info=True)
+        _log.debug("the worker cannot continue", exc_info=True)
         return failure
     return None
 

@@ -40,5 +40,5 @@ def test_the_engine_runs_with_models_that_sleep(tmp_path: Path) -> None:
     assert rows["rss_mib_peak"] > 100
     assert rows["part_bytes_per_row"] > 0
     record = {"actors": [found], "rows": [rows], "ledger_calls_per_second": 1000.0}
-    assert "the ledger answers 1000 calls a second" in scaling.show(record)
+    assert "the ledger answers 1000 calls per second" in scaling.show(record)
     assert json.loads(json.dumps(rows))["curve"][-1][1] == 600

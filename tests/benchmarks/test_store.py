@@ -35,7 +35,7 @@ def test_writes_the_promised_figures(tmp_path: Path) -> None:
         for step in store.STEPS:
             name = f"{step}_images_per_second"
             assert ratio[step] == pytest.approx(own[name] / way[name])
-    for line in ("bytes an image", "segray, not in memory", "RLE in one JSON", "PNG files", out):
+    for line in ("bytes per image", "segray, not in memory", "RLE in one JSON", "PNG files", out):
         assert line in printed
 
 

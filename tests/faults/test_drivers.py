@@ -93,8 +93,17 @@ def cluster() -> Iterator[Head]:
 
 @pytest.fixture(scope="module")
 def killed(images: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """Killed when two parts and the segments of a third are there, at 50 and at 80 %; each on its own Ray."""
+    """Killed when half of the parts are there."""
     folder = tmp_path_factory.mktemp("killed")
+    story = Story(folder / "out")
+    _kill_at_half(story, annotate(images, story.out), folder / "50")
+    return story
+
+
+@pytest.fixture(scope="module")
+def killed_again(images: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """Killed when two parts and the segments of a third are there, at 50 and at 80 %; each on its own Ray."""
+    folder = tmp_path_factory.mktemp("killed_again")
     story = Story(folder / "out")
     module, command = "tests.faults.sabotaged", annotate(images, story.out)
     with started(["driver-dies", *command], folder / "20", module=module) as first:
@@ -149,35 +158,52 @@ def _interrupt_once(story: Story, process: Process) -> None:
     process.interrupt()
 
 
-def test_killed_between_the_segments_and_the_labels(killed: Story) -> None:
-    assert killed.ended["20"].code == -9
-    assert killed.orphans > 0
+def test_a_killed_run_resumes(
+    killed: Story, images: Path, reference: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert killed.ended["50"].code == -9
+    _resume(killed, images, reference, capsys)
 
 
+@pytest.mark.slow
+def test_killed_between_the_segments_and_the_labels(killed_again: Story) -> None:
+    assert killed_again.ended["20"].code == -9
+    assert killed_again.orphans > 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("percent", ["50", "80"])
-def test_killed_at_50_and_80_percent(killed: Story, percent: str) -> None:
-    ended = killed.ended[percent]
+def test_killed_at_50_and_80_percent(killed_again: Story, percent: str) -> None:
+    ended = killed_again.ended[percent]
     assert ended.code == -9
     assert "taking over the lock" in ended.err
 
 
-def test_two_drivers_on_one_output(killed: Story) -> None:
-    code, stderr, pid = killed.second
+@pytest.mark.slow
+def test_two_drivers_on_one_output(killed_again: Story) -> None:
+    code, stderr, pid = killed_again.second
     assert code == 4
     (line,) = [line for line in stderr.splitlines() if line.startswith("segray: ")]
     assert f"is in use by pid {pid} on " in line
     assert " since 2" in line
 
 
-def test_a_killed_run_resumes(
-    killed: Story, images: Path, reference: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_resumes(
+    killed_again: Story, images: Path, reference: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    left = len(NAMES) - ROWS_PER_PART * len(finished_parts(killed.out))
-    annotate_here(images, killed.out)
+    _resume(killed_again, images, reference, capsys)
+
+
+def _resume(story: Story, images: Path, reference: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    left = len(NAMES) - ROWS_PER_PART * len(finished_parts(story.out))
+    annotate_here(images, story.out)
     if left:
-        assert f"{len(NAMES)} images, {left} to do" in capsys.readouterr().err
-    killed.compare()
-    check_invariant(killed.out, images, overrides(images, killed.out), reference)
+        err = capsys.readouterr().err
+        assert f"{len(NAMES)} images, {left} to do" in err
+        assert "taking over the lock" in err
+    story.compare()
+    check_invariant(story.out, images, overrides(images, story.out), reference)
 
 
 @pytest.mark.slow

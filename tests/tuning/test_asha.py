@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from segray.tuning.records import Trial
-from segray.tuning.trial import Assignment, TrialCoordinator
+from segray.tuning.trial import TrialCoordinator
 from tests.tuning.searches import config, trial
 
 pytest.importorskip("ray.tune")
@@ -21,8 +21,7 @@ class Scheduler:
         self._coordinator = TrialCoordinator(config(folder / "s", "search.grace=3", *overrides), finished)
 
     def stopped(self, one: Trial, epoch: int, miou: float, *, may_stop: bool = True) -> bool:
-        self._coordinator.assign(Assignment(one, [], may_stop))
-        return self._coordinator.report(one.file, epoch, miou, may_stop)
+        return self._coordinator.report(one, epoch, miou, may_stop)
 
 
 def test_a_trial_behind_the_others_of_its_split_is_stopped(tmp_path: Path) -> None:
@@ -74,9 +73,8 @@ def test_all_workers_of_a_trial_get_the_same_decision(tmp_path: Path) -> None:
 
 def test_progress_is_the_last_report(tmp_path: Path) -> None:
     coordinator = TrialCoordinator(config(tmp_path / "s"), [])
-    coordinator.assign(Assignment(trial(1, None), [], may_stop=False))
     for epoch in (1, 2):
-        coordinator.report("2-001", epoch, 0.1 * epoch, may_stop=False)
+        coordinator.report(trial(1, None), epoch, 0.1 * epoch, may_stop=False)
     assert coordinator.progress() == {"2-001": (2, 0.2)}
 
 

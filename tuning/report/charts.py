@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from segray.pipelines.config.search_space import Dimension
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.charts import COLOURS, Chart
 from segray.pipelines.reporting.page import percent
 from segray.tuning.records import Trial
-from segray.tuning.report.effects import Comparable, position, smooth_map
+from segray.tuning.report.effects import comparable, position, smooth_map
 from segray.tuning.report.splits import SplitResult
 
 if TYPE_CHECKING:
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 _MAP_COLUMNS, _MAP_ROWS, _REACH = 24, 16, 0.12
 _LONGEST_TICK = 12
+_CURVES = (
+    ("best trial", "miou", "series-0", "-"),
+    ("baseline", "default_miou", "series-1", "-"),
+    ("best trial, unseen seeds (dotted)", "held_out_miou", "series-0", ":"),
+    ("baseline, unseen seeds (dotted)", "held_out_default_miou", "series-1", ":"),
+    ("zero-shot labels (dashed)", "zero_shot", "muted", "--"),
+)
+"""Name, figure of a split, colour and line style of the curves over the number of masks."""
 
 
 @dataclass(frozen=True)
@@ -45,57 +53,30 @@ class Plot:
     scale: tuple[str, str] | None = None
 
 
-@dataclass(frozen=True)
-class Curve:
-    """One curve of the plot over the number of masks.
-
-    Attributes:
-        colour: name in `COLOURS`.
-        dashes: matplotlib's line style.
-        points: (masks, mIoU).
-    """
-
-    name: str
-    colour: str
-    dashes: str
-    points: list[tuple[int, float]]
-
-
 def over_key(dimension: Dimension, splits: Sequence[SplitResult]) -> Plot | None:
     """mIoU over one key, all splits in one plot; None if no trial has a score."""
     caption = f"Mean IoU over {dimension.key}"
-    chart, count = Chart(caption), 0
+    chart, count, legend = Chart(caption), 0, []
     with chart.style():
         _percent_axis(chart.axes)
         for result in splits:
-            trials = [trial for trial in result.trials if _has_point(dimension, trial)]
+            trials = [t for t in result.trials if t.runs and position(dimension, t) is not None]
             count += len(trials)
-            points = [(_coordinate(dimension, trial), trial.score or 0.0) for trial in trials]
-            _draw_trials(chart, result, trials, points, lambda trial: _tip(trial, trial.score))
+            x = [_coordinate(dimension, trial) for trial in trials]
+            _draw_trials(chart, result, trials, x, [trial.score or 0.0 for trial in trials])
+            best = result.best.values.get(dimension.key, "") if result.best else "-"
+            legend.append((result.colour, f"data.labelled={result.split}", best))
         _key_axis(chart.axes, dimension)
-    if not count:
-        return None
-    legend = [
-        (
-            result.colour,
-            f"data.labelled={result.split}",
-            result.best.values.get(dimension.key, "") if result.best else "-",
-        )
-        for result in splits
-    ]
-    return Plot(caption, chart.svg(), _leaf(dimension), legend=legend)
+    return Plot(caption, chart.svg(), _leaf(dimension), legend=legend) if count else None
 
 
-def two_keys(result: SplitResult, x: Dimension, y: Dimension, known: Comparable) -> Plot | None:
+def two_keys(result: SplitResult, x: Dimension, y: Dimension) -> Plot | None:
     """The map of two ranges in one split; None for fewer than three trials.
 
     Between the trials the colour is a smooth mean of theirs.
     """
-    trials = [
-        trial
-        for trial in result.trials
-        if trial.file in known.scores and _inside(x, trial) and _inside(y, trial)
-    ]
+    known = comparable(result.trials)
+    trials = [t for t in result.trials if t.file in known.scores and _inside(x, t) and _inside(y, t)]
     if len(trials) < 3:
         return None
     scores = [known.scores[trial.file] for trial in trials]
@@ -108,22 +89,27 @@ def two_keys(result: SplitResult, x: Dimension, y: Dimension, known: Comparable)
     return Plot(caption, chart.svg(), _leaf(x), up=_leaf(y), scale=scale)
 
 
-def over_labels(curves: Sequence[Curve]) -> Plot | None:
+def over_labels(splits: Sequence[SplitResult]) -> Plot | None:
     """mIoU over the number of masks, on a logarithmic axis; None without a point."""
-    drawn = [curve for curve in curves if curve.points]
-    if not drawn:
+    masks = {result.split: result.labelled for result in splits if result.labelled and result.best}
+    if not masks:
         return None
     caption = "Mean IoU against the number of masks"
-    chart = Chart(caption)
+    chart, legend = Chart(caption), []
     with chart.style():
         _percent_axis(chart.axes)
         chart.axes.set_xscale("log")
-        counts = sorted({masks for curve in drawn for masks, _ in curve.points})
+        counts = sorted(set(masks.values()))
         chart.axes.set_xticks(counts, [str(count) for count in counts], minor=False)
         chart.axes.set_xticks([], minor=True)
-        for curve in drawn:
-            _draw_curve(chart, curve)
-    legend = [(curve.colour, curve.name, percent(curve.points[-1][1])) for curve in drawn]
+        for name, figure, colour, dashes in _CURVES:
+            mious = {
+                masks[result.split]: getattr(result, figure) for result in splits if result.split in masks
+            }
+            points = [(count, miou) for count, miou in sorted(mious.items()) if miou is not None]
+            if points:
+                _draw_curve(chart, name, COLOURS[colour], dashes, points)
+                legend.append((colour, name, percent(points[-1][1])))
     return Plot(caption, chart.svg(), "masks", legend=legend)
 
 
@@ -137,40 +123,25 @@ def learning(result: SplitResult) -> Plot | None:
     with chart.style():
         _percent_axis(chart.axes)
         for trial in trials:
-            width, alpha = (3.0, 1.0) if trial is result.best else (1.3, 0.25 if _is_cut(trial) else 0.6)
+            width, alpha = (
+                (3.0, 1.0) if trial is result.best else (1.3, 0.6 if trial.state == "done" else 0.25)
+            )
             style = ":" if trial.number == 0 else "-"
             chart.axes.plot(*zip(*trial.runs[0].curve, strict=True), style, c=colour, lw=width, alpha=alpha)
-        ends = [trial.runs[0].curve[-1] for trial in trials]
-        _draw_trials(chart, result, trials, ends, lambda trial: _tip(trial, trial.runs[0].miou))
+        epochs, mious = zip(*(trial.runs[0].curve[-1] for trial in trials), strict=True)
+        _draw_trials(chart, result, trials, epochs, mious)
     return Plot(caption, chart.svg(), "epoch")
 
 
 def _draw_trials(
-    chart: Chart,
-    result: SplitResult,
-    trials: Sequence[Trial],
-    points: Sequence[tuple[float, float]],
-    tip: Callable[[Trial], str],
+    chart: Chart, result: SplitResult, trials: Sequence[Trial], x: Sequence[float], y: Sequence[float]
 ) -> None:
     """A dot per trial: stopped trials are pale, the baseline is a ring, the best has an outline."""
-    if not trials:
-        return
-    from matplotlib.colors import to_rgba
+    from matplotlib.colors import to_rgba_array
 
-    colour = COLOURS[result.colour]
-    faces = [COLOURS["card"] if trial.number == 0 else colour for trial in trials]
-    alphas = [0.28 if _is_cut(trial) else 1.0 for trial in trials]
-    dots = chart.axes.scatter(
-        [x for x, _ in points],
-        [y for _, y in points],
-        s=[90 if trial is result.best else 45 for trial in trials],
-        c=[to_rgba(face, alpha) for face, alpha in zip(faces, alphas, strict=True)],
-        edgecolors=[COLOURS["ink"] if trial is result.best else colour for trial in trials],
-        linewidths=[2.4 if trial is result.best or trial.number == 0 else 0.5 for trial in trials],
-        clip_on=False,
-        zorder=3,
-    )
-    chart.tag(dots, "trials", [tip(trial) for trial in trials])
+    faces = [COLOURS["card" if trial.number == 0 else result.colour] for trial in trials]
+    fills = to_rgba_array(faces, [1.0 if trial.state == "done" else 0.28 for trial in trials])
+    _draw_dots(chart, result, trials, (x, y), fills, COLOURS[result.colour], y)
 
 
 def _draw_map(
@@ -182,59 +153,58 @@ def _draw_map(
 ) -> None:
     from matplotlib.colors import ListedColormap, Normalize
 
-    x, y = pair
-    colours = ListedColormap(thumbnails.ramp() / 255.0)
-    places = [(position(x, trial) or 0.0, position(y, trial) or 0.0) for trial in trials]
-    cells = smooth_map(places, scores, _MAP_COLUMNS, _MAP_ROWS, _REACH)
-    norm = Normalize(min(scores), max(scores))
+    colours, norm = ListedColormap(thumbnails.ramp() / 255.0), Normalize(min(scores), max(scores))
     chart.axes.grid(visible=False)
-    chart.axes.pcolormesh(
-        _edges(x, _MAP_COLUMNS),
-        _edges(y, _MAP_ROWS),
-        cells,
-        alpha=0.6,
-        cmap=colours,
-        norm=norm,
-        rasterized=True,
-    )
+    places = [[position(dimension, trial) or 0.0 for trial in trials] for dimension in pair]
+    cells = smooth_map(list(zip(*places, strict=True)), scores, _MAP_COLUMNS, _MAP_ROWS, _REACH)
+    edges = _edges(pair[0], _MAP_COLUMNS), _edges(pair[1], _MAP_ROWS)
+    chart.axes.pcolormesh(*edges, cells, alpha=0.6, cmap=colours, norm=norm, rasterized=True)
+    across, up = ([_coordinate(dimension, trial) for trial in trials] for dimension in pair)
+    _draw_dots(chart, result, trials, (across, up), colours(norm(scores)), COLOURS["card"], scores)
+    for dimension, set_scale in zip(pair, (chart.axes.set_xscale, chart.axes.set_yscale), strict=True):
+        set_scale("log" if dimension.kind == "loguniform" else "linear")
+
+
+def _draw_dots(
+    chart: Chart,
+    result: SplitResult,
+    trials: Sequence[Trial],
+    points: tuple[Sequence[float], Sequence[float]],
+    fills: ArrayLike,
+    edge: str,
+    scores: Sequence[float],
+) -> None:
+    """Dots with tips; the outlines of the baseline and the best differ from the others' edge."""
+    special = [trial is result.best or trial.number == 0 for trial in trials]
+    outlines = [COLOURS["ink" if trial is result.best else result.colour] for trial in trials]
     dots = chart.axes.scatter(
-        [_coordinate(x, trial) for trial in trials],
-        [_coordinate(y, trial) for trial in trials],
-        c=list(scores),
-        cmap=colours,
-        norm=norm,
+        *points,
         s=[90 if trial is result.best else 45 for trial in trials],
-        edgecolors=[_map_edge(trial, result) for trial in trials],
-        linewidths=[2.4 if trial is result.best or trial.number == 0 else 1.2 for trial in trials],
+        c=fills,
+        edgecolors=[
+            colour if is_special else edge for colour, is_special in zip(outlines, special, strict=True)
+        ],
+        linewidths=[2.4 if is_special else 1.0 for is_special in special],
         clip_on=False,
         zorder=3,
     )
-    tips = [_tip(trial, score) for trial, score in zip(trials, scores, strict=True)]
-    chart.tag(dots, "trials", tips)
-    for dimension, set_scale in ((x, chart.axes.set_xscale), (y, chart.axes.set_yscale)):
-        if dimension.kind == "loguniform":
-            set_scale("log")
+    chart.tag(dots, "trials", [_tip(trial, score) for trial, score in zip(trials, scores, strict=True)])
 
 
-def _map_edge(trial: Trial, result: SplitResult) -> str:
-    if trial is result.best:
-        return COLOURS["ink"]
-    return COLOURS["series-1"] if trial.number == 0 else COLOURS["card"]
-
-
-def _draw_curve(chart: Chart, curve: Curve) -> None:
-    masks, mious = zip(*curve.points, strict=True)
-    colour = COLOURS[curve.colour]
-    chart.axes.plot(masks, mious, linestyle=curve.dashes, color=colour, linewidth=2)
+def _draw_curve(
+    chart: Chart, name: str, colour: str, dashes: str, points: Sequence[tuple[int, float]]
+) -> None:
+    masks, mious = zip(*points, strict=True)
+    chart.axes.plot(masks, mious, linestyle=dashes, color=colour, linewidth=2)
     dots = chart.axes.scatter(masks, mious, color=colour, s=30, clip_on=False, zorder=3)
-    tips = [f"{curve.name}, {count} masks: {percent(miou)}" for count, miou in curve.points]
-    chart.tag(dots, "points", tips)
+    chart.tag(dots, "points", [f"{name}, {count} masks: {percent(miou)}" for count, miou in points])
 
 
 def _key_axis(axes: Axes, dimension: Dimension) -> None:
     if dimension.listed:
-        axes.set_xticks(range(len(dimension.values)), [_short(value) for value in dimension.values])
-        axes.set_xlim(-0.5, len(dimension.values) - 0.5)
+        texts = [v if len(v) <= _LONGEST_TICK else f"...{v[2 - _LONGEST_TICK :]}" for v in dimension.values]
+        axes.set_xticks(range(len(texts)), texts)
+        axes.set_xlim(-0.5, len(texts) - 0.5)
     elif dimension.kind == "loguniform":
         axes.set_xscale("log")
 
@@ -257,20 +227,12 @@ def _coordinate(dimension: Dimension, trial: Trial) -> float:
     return float(dimension.values.index(written) if dimension.listed else written)
 
 
-def _has_point(dimension: Dimension, trial: Trial) -> bool:
-    return trial.score is not None and position(dimension, trial) is not None
-
-
 def _inside(dimension: Dimension, trial: Trial) -> bool:
     place = position(dimension, trial)
     return place is not None and 0 <= place <= 1
 
 
-def _is_cut(trial: Trial) -> bool:
-    return trial.state != "done"
-
-
-def _tip(trial: Trial, score: float | None) -> str:
+def _tip(trial: Trial, score: float) -> str:
     """What a dot shows when it is pointed at."""
     values = ", ".join(f"{key} {value}" for key, value in trial.values.items())
     stopped = f", stopped at epoch {trial.runs[0].epoch:g}" if trial.state == "stopped" and trial.runs else ""
@@ -280,7 +242,3 @@ def _tip(trial: Trial, score: float | None) -> str:
 
 def _leaf(dimension: Dimension) -> str:
     return dimension.key.rpartition(".")[2]
-
-
-def _short(value: str) -> str:
-    return value if len(value) <= _LONGEST_TICK else f"...{value[2 - _LONGEST_TICK :]}"

@@ -28,6 +28,11 @@ class Comparable:
     epoch: float | None
     scores: Mapping[str, float]
 
+    @property
+    def when(self) -> str:
+        """The epoch as part of a caption."""
+        return "" if self.epoch is None else f", at epoch {self.epoch:g}"
+
 
 def comparable(trials: Sequence[Trial]) -> Comparable:
     """Final scores; where trials were stopped, the scores at the last epoch that all trials reached.
@@ -38,11 +43,11 @@ def comparable(trials: Sequence[Trial]) -> Comparable:
     if all(trial.state == "done" for trial in scored):
         return Comparable(None, {trial.file: trial.score or 0.0 for trial in scored})
     epoch = min(trial.runs[0].epoch for trial in scored)
-    return Comparable(epoch, {trial.file: _at(trial, epoch) for trial in scored})
-
-
-def _at(trial: Trial, epoch: float) -> float:
-    return [miou for passed, miou in trial.runs[0].curve if passed <= epoch + 1e-6][-1]
+    curves = {trial.file: trial.runs[0].curve for trial in scored}
+    reached = {
+        file: [miou for passed, miou in curve if passed <= epoch + 1e-6] for file, curve in curves.items()
+    }
+    return Comparable(epoch, {file: mious[-1] for file, mious in reached.items()})
 
 
 def importance(dimension: Dimension, trials: Sequence[Trial], scores: Mapping[str, float]) -> float | None:
@@ -55,28 +60,20 @@ def importance(dimension: Dimension, trials: Sequence[Trial], scores: Mapping[st
     Returns:
         None for too few trials.
     """
-    used = [trial for trial in trials if trial.file in scores and _has_place(dimension, trial)]
-    y = np.array([scores[trial.file] for trial in used])
-    design = _design(dimension, used)
-    free = len(used) - design.shape[1]
+    places = {trial.file: _place(dimension, trial) for trial in trials if trial.file in scores}
+    known = {file: place for file, place in places.items() if place is not None}
+    x, y = np.array(list(known.values())), np.array([scores[file] for file in known])
+    design = (x[:, None] == np.unique(x)).astype(np.float64) if dimension.listed else np.vander(x, 3)
+    free = len(known) - design.shape[1]
     if free < 2 or float(y.std()) < 1e-9:
         return None
     fitted = design @ np.linalg.lstsq(design, y, rcond=None)[0]
     unexplained = float(((y - fitted) ** 2).sum() / ((y - y.mean()) ** 2).sum())
-    return max(0.0, 1 - unexplained * (len(used) - 1) / free)
+    return max(0.0, 1 - unexplained * (len(known) - 1) / free)
 
 
-def _design(dimension: Dimension, trials: Sequence[Trial]) -> Floats:
-    if dimension.listed:
-        present = sorted({trial.values[dimension.key] for trial in trials})
-        rows = [[float(trial.values[dimension.key] == value) for value in present] for trial in trials]
-        return np.array(rows).reshape(len(trials), len(present))
-    x = np.array([position(dimension, trial) or 0.0 for trial in trials])
-    return np.stack([np.ones_like(x), x, x * x], axis=1)
-
-
-def _has_place(dimension: Dimension, trial: Trial) -> bool:
-    return dimension.key in trial.values if dimension.listed else position(dimension, trial) is not None
+def _place(dimension: Dimension, trial: Trial) -> str | float | None:
+    return trial.values.get(dimension.key) if dimension.listed else position(dimension, trial)
 
 
 def position(dimension: Dimension, trial: Trial) -> float | None:

@@ -11,66 +11,56 @@ from segray.tuning.records import Trial
 
 @dataclass(frozen=True)
 class SplitResult:
-    """The trials of a split, and what is known of them.
+    """The trials of a split, and what is known of them; a figure without trials is None.
 
     Attributes:
         split: the value of `data.labelled`.
-        config_file: name of the file with the best trial's configuration.
-        colour: CSS variable of its plots, and name in `reporting.charts.COLOURS`.
+        labelled: number of images with masks.
         trials: by number.
         best: None while no trial is done.
-        baseline: trial 0, if it is done.
+        miou: mean mIoU of the best trial over the search's seeds and the further seeds.
+        default_miou: the same of the baseline.
+        held_out_miou: mean mIoU of the best trial over the unseen seeds.
+        held_out_default_miou: the same of the baseline.
+        zero_shot: mIoU of the labels that the best trial learns from.
+        config: name of the file with the best trial's configuration.
+        colour: CSS variable of its plots, and name in `reporting.charts.COLOURS`.
     """
 
     split: str
-    config_file: str
-    colour: str
+    labelled: int | None
     trials: list[Trial]
     best: Trial | None
-    baseline: Trial | None
-
-    @property
-    def labelled(self) -> int | None:
-        """Number of images with masks; None while nothing was trained."""
-        return next((run.labelled for trial in self.trials for run in trial.runs), None)
-
-    @property
-    def miou(self) -> float | None:
-        """Mean mIoU of the best trial over the search's seeds and the further seeds."""
-        return self.best.overall if self.best else None
-
-    @property
-    def baseline_miou(self) -> float | None:
-        """The same of the baseline."""
-        return self.baseline.overall if self.baseline else None
-
-    @property
-    def unseen(self) -> float | None:
-        """Mean mIoU of the best trial over the unseen seeds."""
-        return self.best.unseen if self.best else None
-
-    @property
-    def baseline_unseen(self) -> float | None:
-        """The same of the baseline."""
-        return self.baseline.unseen if self.baseline else None
+    miou: float | None
+    default_miou: float | None
+    held_out_miou: float | None
+    held_out_default_miou: float | None
+    zero_shot: float | None
+    config: str
+    colour: str
 
 
 def split_results(folder: SearchFolder) -> list[SplitResult]:
     """The result of each split, in the order of the search space."""
     names = split_names(splits_of(folder.config))
     return [
-        SplitResult(
-            split,
-            f"best-{name}.yaml",
-            f"series-{index % 6}",
-            folder.trials(split),
-            folder.best(split),
-            folder.baseline(split),
-        )
+        _result(folder, split, f"best-{name}.yaml", f"series-{index % 6}")
         for index, (split, name) in enumerate(names.items())
     ]
 
 
-def trials_in_order(folder: SearchFolder) -> list[Trial]:
-    """All trials, split by split."""
-    return [trial for split in splits_of(folder.config) for trial in folder.trials(split)]
+def _result(folder: SearchFolder, split: str, config: str, colour: str) -> SplitResult:
+    trials, best, baseline = folder.trials(split), folder.best(split), folder.baseline(split)
+    return SplitResult(
+        split=split,
+        labelled=next((run.labelled for trial in trials for run in trial.runs), None),
+        trials=trials,
+        best=best,
+        miou=best.overall if best else None,
+        default_miou=baseline.overall if baseline else None,
+        held_out_miou=best.unseen if best else None,
+        held_out_default_miou=baseline.unseen if baseline else None,
+        zero_shot=next((run.zero_shot for run in best.runs), None) if best else None,
+        config=config,
+        colour=colour,
+    )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import click
 
 from segray.pipelines.engine.progress import clock
-from segray.tuning.records import Run, Trial, mean, mean_miou
+from segray.tuning.records import Run, Trial, mean
 
 _FIRST_HEARTBEAT_S, _HEARTBEAT_S = 10.0, 60.0
 
@@ -22,18 +22,18 @@ class Table:
     Args:
         keys: the searched keys, a column each.
         done: number of trials that earlier commands have finished.
+        total: largest number of trials of the search.
     """
 
-    def __init__(self, keys: Sequence[str], done: int) -> None:
-        self._keys, self.total, self._done = keys, 0, done
+    def __init__(self, keys: Sequence[str], done: int, total: int) -> None:
+        self._keys, self._done, self._total = keys, done, total
         self._began = self._printed = time.monotonic()
-        self._widths = [max(9, len(key)) for key in keys]
         self._has_head = False
 
     def row(self, trial: Trial) -> None:
         """A trial has ended."""
         self._done += 1
-        self._print(trial, trial.runs, f"{self._done}/{self.total}", trial.state)
+        self._print(trial, trial.runs, f"{self._done}/{self._total}", trial.state)
 
     def finals(self, trial: Trial) -> None:
         """A finalist was trained again with further seeds."""
@@ -59,28 +59,28 @@ class Table:
 
     def _print(self, trial: Trial, runs: Sequence[Run], count: str, state: str) -> None:
         if not self._has_head:
-            click.echo(
-                self._line("time", "trials", "trial", "outcome", "mIoU", "epochs", self._keys), err=True
-            )
+            self._line("time", "trials", "trial", "outcome", "mIoU", "epochs", self._keys)
             self._has_head = True
         self._printed = time.monotonic()
-        miou, epochs = mean_miou(runs), mean([run.epoch for run in runs])
-        line = self._line(
+        miou, epochs = mean(run.miou for run in runs), mean(run.epoch for run in runs)
+        cells = [trial.values.get(key, "") for key in self._keys]
+        self._line(
             clock(self._printed - self._began),
             count,
             trial.file,
             state,
             "-" if miou is None else f"{miou:.1%}",
             "-" if epochs is None else f"{epochs:g}",
-            [trial.values.get(key, "") for key in self._keys],
+            [*cells, trial.reason if state != "stopped" else ""],
         )
-        click.echo(f"{line}  {trial.reason}".rstrip() if state != "stopped" else line, err=True)
 
     def _line(
         self, seconds: str, count: str, name: str, state: str, miou: str, epochs: str, cells: Sequence[str]
-    ) -> str:
-        values = "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, self._widths, strict=True))
-        return f"{seconds:>7}  {count:>7}  {name:<12}  {state:<8}  {miou:>6}  {epochs:>6}  {values}"
+    ) -> None:
+        widths = [max(9, len(key)) for key in self._keys]
+        values = "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, [*widths, 0], strict=False))
+        line = f"{seconds:>7}  {count:>7}  {name:<12}  {state:<8}  {miou:>6}  {epochs:>6}  {values}"
+        click.echo(line.rstrip(), err=True)
 
 
 def _progress(trial: Trial, progress: Progress) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ if TYPE_CHECKING:  # torch and open_clip take seconds to import
     from torch import Tensor
 
     from segray.models.clip.model import ClipModel
-    from segray.models.clip.text import TextBank
+    from segray.models.clip.text import ZeroShotClassifier
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,22 @@ class TextEmbeddings:
     threshold: float
 
     @classmethod
-    def from_bank(cls, bank: TextBank, threshold: float) -> TextEmbeddings:
-        """The arrays of a `TextBank`."""
-        return cls(bank.embeddings.numpy(), bank.class_ids.numpy(), bank.logit_scale, threshold)
+    def from_classifier(cls, classifier: ZeroShotClassifier, threshold: float) -> TextEmbeddings:
+        """The arrays of a classifier."""
+        return cls(
+            classifier.embeddings.numpy(), classifier.class_ids.numpy(), classifier.logit_scale, threshold
+        )
 
-    def to_bank(self, device: str = "cpu") -> TextBank:
-        """A `TextBank` on a device."""
+    def to_classifier(self, device: str = "cpu") -> ZeroShotClassifier:
+        """The classifier on a device."""
         import torch
 
-        from segray.models.clip.text import TextBank
+        from segray.models.clip.text import ZeroShotClassifier
 
         embeddings = torch.from_numpy(self.embeddings.copy()).to(device)
-        return TextBank(embeddings, torch.from_numpy(self.class_ids.copy()).to(device), self.logit_scale)
+        return ZeroShotClassifier(
+            embeddings, torch.from_numpy(self.class_ids.copy()).to(device), self.logit_scale
+        )
 
 
 class ClassifySegments(Stage):
@@ -90,7 +95,7 @@ class ClassifySegments(Stage):
             reuse_freed_memory()
         self._config, self._threshold, self._keep = config, text.threshold, keep_embeddings
         self._clip = load_or_defer_error(partial(_load, config, device, loaded))
-        self._bank = text.to_bank(device)
+        self._classifier = text.to_classifier(device)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """SEGMENTED_SCHEMA to CLASSIFIED_SCHEMA, or READ_SCHEMA to it in runs without SAM.
@@ -113,24 +118,24 @@ class ClassifySegments(Stage):
     def process(self, rows: list[Row]) -> list[Row]:
         """Add classes and embeddings."""
         grids = clip_features(self.model(), self._config, [pixels_of(row) for row in rows])
-        segments = [found for found in map(_segments, rows) if found is not None]
+        segments = [of_row for of_row in map(_segments, rows) if of_row is not None]
         if not segments:
             return [self._classify_pixels(row, grid) for row, grid in zip(rows, grids, strict=True)]
         pooled = [self._pooled(*parts) for parts in zip(grids, segments, rows, strict=True)]
-        found = (one for some in self._batches(pooled) for one in self._classify_segments(some))
+        classified = chain.from_iterable(map(self._classify_segments, self._batches(pooled)))
         return [
-            {**row, "classes": classes_to_bytes(classes), "embeddings": kept}
-            for row, (classes, kept) in zip(rows, found, strict=True)
+            {**row, "classes": classes_to_bytes(classes), "embeddings": embeddings}
+            for row, (classes, embeddings) in zip(rows, classified, strict=True)
         ]
 
     def _batches(self, pooled: list[Tensor]) -> list[list[Tensor]]:
         """On a CPU one image at a time, as `clip_features`; a GPU waits once per batch."""
-        return [[one] for one in pooled] if self.model().device.type == "cpu" else [pooled]
+        return [[image] for image in pooled] if self.model().device.type == "cpu" else [pooled]
 
     def _classify_pixels(self, row: Row, grid: Tensor) -> Row:
         from segray.models.clip.zero_shot import dense_labels
 
-        label, confidence = dense_labels(grid, self._bank, row["height"], row["width"], self._threshold)
+        label, confidence = dense_labels(grid, self._classifier, row["height"], row["width"], self._threshold)
         return {**row, "label": label.tobytes(), "confidence": confidence.tobytes()}
 
     def _pooled(self, grid: Tensor, segments: list[Segment], row: Row) -> Tensor:
@@ -145,12 +150,12 @@ class ClassifySegments(Stage):
 
         from segray.models.clip.zero_shot import classify_segments
 
-        counts, together = [len(one) for one in pooled], torch.cat(pooled)
-        classes = split(classify_segments(together, self._bank, self._threshold), counts)
+        counts, together = [len(image) for image in pooled], torch.cat(pooled)
+        classes = split(classify_segments(together, self._classifier, self._threshold), counts)
         if not self._keep:
-            return [(one, None) for one in classes]
+            return [(of_image, None) for of_image in classes]
         stored = np.split(together.cpu().numpy().astype(np.float16), np.cumsum(counts)[:-1])
-        return [(one, part.tobytes()) for one, part in zip(classes, stored, strict=True)]
+        return [(of_image, part.tobytes()) for of_image, part in zip(classes, stored, strict=True)]
 
 
 def _segments(row: Row) -> list[Segment] | None:

@@ -77,8 +77,8 @@ class SegmentImages(Stage):
 
     def process(self, rows: list[Row]) -> list[Row]:
         """Add the packed segments."""
-        found = self.segments(rows)
-        return [{**row, "packed_segments": pack(s)} for row, s in zip(rows, found, strict=True)]
+        segments = self.segments(rows)
+        return [{**row, "packed_segments": pack(s)} for row, s in zip(rows, segments, strict=True)]
 
     def segments(self, rows: list[Row]) -> list[list[Segment]]:
         """The segments of each image.

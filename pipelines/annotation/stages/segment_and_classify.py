@@ -64,8 +64,11 @@ class SegmentAndClassify:
         return to_table(map(_packed, rows), CLASSIFIED_SCHEMA)
 
     def _segments(self, rows: list[Row]) -> list[Row]:
-        found = self._segment.segments(rows)
-        return [{**row, "unpacked_segments": segments} for row, segments in zip(rows, found, strict=True)]
+        segments_of_rows = self._segment.segments(rows)
+        return [
+            {**row, "unpacked_segments": segments}
+            for row, segments in zip(rows, segments_of_rows, strict=True)
+        ]
 
 
 def _packed(row: Row) -> Row:

@@ -20,7 +20,19 @@ def _names(value: object) -> object:
 Repo = Annotated[
     str, Field(pattern=r"^[\w.-]+/[\w.-]+$", max_length=96), Shown("USER/NAME", "the form USER/NAME")
 ]
-_LabelFormat = Literal["png", "voc", "cityscapes", "coco", "coco-panoptic", "yolo-seg", "huggingface"]
+_LabelFormat = Literal[
+    "png",
+    "voc",
+    "cityscapes",
+    "coco",
+    "coco-panoptic",
+    "yolo-seg",
+    "huggingface",
+    "webdataset",
+    "fiftyone",
+    "cvat",
+    "labelstudio",
+]
 _CheckpointFormat = Literal["safetensors", "onnx", "torchscript", "torch-export"]
 LABEL_FORMATS: tuple[str, ...] = get_args(_LabelFormat)
 CHECKPOINT_FORMATS: tuple[str, ...] = get_args(_CheckpointFormat)

@@ -91,7 +91,7 @@ class NetworkConfig(Config):
     checkpoint: Folder | None = None
     """A run or checkpoint to start from: its whole network, with a new optimiser and schedule; null: none."""
     new_head: bool = False
-    """With checkpoint: start the layer that gives the classes anew, as other classes need it."""
+    """With checkpoint: re-initialise the classification layer, as other classes need it."""
 
     @property
     def loads_encoder(self) -> bool:

@@ -136,11 +136,11 @@ def _choose(train: _File, classes: str | Sequence[str] | None) -> _Classes:
     names = [name for name in train.categories.values() if no_class_name(name) is None]
     known = frozenset(name_key(name) for name in names)
     try:
-        own = label_space(["void", *names])
+        declared = label_space(["void", *names])
     except ValueError as problem:
         raise UserError(f"{train.shown}: {problem}") from None
     if classes is None:
-        return _Classes(own, _by_name(own.classes), known, own=False)
+        return _Classes(declared, _by_name(declared.classes), known, own=False)
     space = configured_space(classes)
     wanted = [name_key(name) for name in space.classes[1:]]
     if known.issuperset(wanted):
@@ -242,8 +242,8 @@ def _match(
     for folder in file.place.folders:
         samples = list_samples(config.root, folder, follow=config.image.follow_links)
         listed = Names(i.removeprefix(f"{folder}/") if folder else i for i in samples)
-        found = {number: listed.find_path(name) for number, name in names.items()}
-        ids = {n: f"{folder}/{name}" if folder else name for n, name in found.items() if name is not None}
+        paths = {number: listed.find_path(name) for number, name in names.items()}
+        ids = {n: f"{folder}/{name}" if folder else name for n, name in paths.items() if name is not None}
         for number in names.keys() - ids.keys():
             check_image_id(names[number], f"file_name in {file.place.name.rpartition('/')[2]}")
         if ids:

@@ -80,9 +80,9 @@ def _named(root: str, name: str, images: str | None, key: str) -> Place:
 def _place(root: str, uri: str, name: str, images: str | None) -> Place:
     if images is not None:
         return Place(uri, name, (images.strip("/").removeprefix("./"),))
-    own = name.rpartition("/")[0] if uri != name else ""
+    folder = name.rpartition("/")[0] if uri != name else ""
     stem = name.rpartition("/")[2].removesuffix(".json").removeprefix("instances_")
-    folders = dict.fromkeys([stem, f"images/{stem}", own, f"{own}/images".strip("/"), "images", ""])
+    folders = dict.fromkeys([stem, f"images/{stem}", folder, f"{folder}/images".strip("/"), "images", ""])
     return Place(
         uri,
         name,
@@ -93,8 +93,10 @@ def _place(root: str, uri: str, name: str, images: str | None) -> Place:
 def _part(root: str, kind: str, images: str | None) -> Place | None:
     """The newest year's instances file of a part, or Roboflow's file in the part's folder."""
     names = storage.list_names(storage.join(root, ANNOTATIONS))
-    words = "|".join(_PARTS[kind])
-    files = [name for name in names if re.fullmatch(rf"instances_({words})\w*\.json", name, re.IGNORECASE)]
+    part_names = "|".join(_PARTS[kind])
+    files = [
+        name for name in names if re.fullmatch(rf"instances_({part_names})\w*\.json", name, re.IGNORECASE)
+    ]
     if files:
         name = f"{ANNOTATIONS}/{files[-1]}"
         return _place(root, storage.join(root, name), name, images)

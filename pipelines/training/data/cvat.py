@@ -29,7 +29,7 @@ from segray.pipelines.training.data.mask_checks import list_samples
 from segray.pipelines.training.data.samples import READ, DataSet
 
 FILE = "annotations.xml"
-_MAX_BYTES = 1 << 30
+MAX_BYTES = 1 << 30
 _NO_AREA = "shapes have no area (points, lines, tags): they are left out"
 _ABSENT = "images of the file are not there"
 _UNANNOTATED = "images of the file have no annotation: they count as background alone"
@@ -42,7 +42,7 @@ def open_cvat(config: DataConfig) -> DataSet:
         UserError: no such file, another file, one that is made to harm, or none of its images.
     """
     where = named_file(config.root, config.annotations or FILE, "data.annotations")
-    root = _parse(where)
+    root = parse_cvat(where, _read(where))
     folder = (config.images or "").strip("/")
     samples = list_samples(config.root, folder, follow=config.image.follow_links)
     listed, annotations = Names(samples), Annotations()
@@ -54,17 +54,33 @@ def open_cvat(config: DataConfig) -> DataSet:
             if image_id is None:
                 annotations.leave_out(_ABSENT, name)
                 continue
-            images.append(_image(element, image_id, where, annotations))
+            images.append(cvat_image(element, image_id, where, annotations))
     except (ValueError, OverflowError) as error:
         raise UserError(f"{storage.display(where)} is not a file of CVAT: {str(error)[:200]}") from None
     names = [label.text.strip() for label in root.iterfind(".//meta//label/name") if label.text]
     return outlined_images(config, samples, images, annotations, list(dict.fromkeys(names)))
 
 
-def _parse(where: str) -> Element:
+def _read(where: str) -> bytes:
+    try:
+        return storage.read_bytes(where, MAX_BYTES)
+    except OSError as error:
+        raise UserError(f"cannot read {storage.display(where)}: {error}") from None
+
+
+def parse_cvat(where: str, data: bytes) -> Element:
+    """The root of CVAT's XML.
+
+    Args:
+        where: the file, for messages.
+        data: its bytes.
+
+    Raises:
+        UserError: another file, one that is made to harm, or tracks of a video.
+    """
     shown = storage.display(where)
     try:
-        root: Element = fromstring(storage.read_bytes(where, _MAX_BYTES), forbid_dtd=True)
+        root: Element = fromstring(data, forbid_dtd=True)
     except DefusedXmlException:
         raise UserError(f"{shown} is refused: it declares entities or a document type") from None
     except (ParseError, ValueError) as error:
@@ -76,7 +92,18 @@ def _parse(where: str) -> Element:
     return root
 
 
-def _image(element: Element, image_id: str, where: str, annotations: Annotations) -> AnnotatedImage:
+def cvat_image(element: Element, image_id: str, where: str, annotations: Annotations) -> AnnotatedImage:
+    """An image and its outlines, the lowest first.
+
+    Args:
+        element: <image>.
+        image_id: of the image.
+        where: the file.
+        annotations: counts what is left out.
+
+    Raises:
+        ValueError: not an image of CVAT.
+    """
     height, width = int(_required(element, "height")), int(_required(element, "width"))
     shapes = sorted(element, key=lambda shape: int(shape.get("z_order") or 0))
     outlines = []

@@ -31,8 +31,8 @@ def match_by_content(samples: Sequence[Sample], labels: str) -> list[Sample]:
     for row in rows:
         ids.setdefault(row["sha256"], row["image_id"])
     with ThreadPoolExecutor(_READERS) as pool:
-        found = [ids.get(digest or "") for digest in pool.map(sample_digest, samples)]
-    return _with_ids(samples, found)
+        matches = [ids.get(digest or "") for digest in pool.map(sample_digest, samples)]
+    return _with_ids(samples, matches)
 
 
 def match_by_name(samples: Sequence[Sample], labels: str, known: Iterable[str]) -> list[Sample]:

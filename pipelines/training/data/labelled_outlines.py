@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from segray.models.label_space import LabelSpace, label_space, name_key, no_class_name
 from segray.pipelines.config.commands.train import DataConfig
@@ -75,12 +76,11 @@ def outlined_images(
     if not images:
         raise UserError(f"data.root={storage.display(config.root)}: no image has annotations")
     space = _space(config, images, names)
-    ids = {name_key(name): i for i, name in enumerate(space.classes)}
     annotations.ordered = True
     for image in images:
         annotations.drawings[image.image_id] = image.drawing
         for number, outline in enumerate(image.outlines, start=1):
-            class_id = _class_id(outline.name, ids, space)
+            class_id = class_id_of(outline.name, space)
             if class_id is None:
                 annotations.leave_out(_NOT_CHOSEN, outline.name)
             annotations.shapes[image.image_id].append((number, class_id or 0, outline.segmentation))
@@ -105,24 +105,31 @@ def ellipse(x: float, y: float, across: float, down: float) -> Segmentation:
 def _space(config: DataConfig, images: Sequence[AnnotatedImage], names: Sequence[str]) -> LabelSpace:
     if config.classes is not None:
         return configured_space(config.classes)
-    own = dataset_space(config.root, config.ignore_index)
-    if own is not None:
-        return own
-    found = names or sorted({outline.name for image in images for outline in image.outlines})
-    wanted = dict.fromkeys(n for n in found if not no_class_name(n) and name_key(n).strip() not in _IGNORED)
+    declared = dataset_space(config.root, config.ignore_index)
+    if declared is not None:
+        return declared
+    outline_names = names or sorted({outline.name for image in images for outline in image.outlines})
+    wanted = dict.fromkeys(
+        n for n in outline_names if not no_class_name(n) and name_key(n).strip() not in _IGNORED
+    )
     try:
         return label_space(["background", *wanted])
     except ValueError as problem:
         raise UserError(f"data.root={storage.display(config.root)}: {problem}") from None
 
 
-def _class_id(name: str, ids: dict[str, int], space: LabelSpace) -> int | None:
-    """The id of a class name; None if the class list does not have it."""
+def class_id_of(name: str, space: LabelSpace) -> int | None:
+    """The id of a class name, `IGNORED` for "ignored"; None if the class list does not have it."""
     if name_key(name).strip() in _IGNORED:
         return IGNORED
     if no_class_name(name):
         return 0 if no_class_name(space.classes[0]) else IGNORED
-    return ids.get(name_key(name))
+    return _ids(space.classes).get(name_key(name))
+
+
+@lru_cache(maxsize=8)
+def _ids(classes: tuple[str, ...]) -> dict[str, int]:
+    return {name_key(name): i for i, name in enumerate(classes)}
 
 
 def _in_validation(image_id: str) -> bool:

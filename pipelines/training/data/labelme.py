@@ -87,9 +87,9 @@ def _image_of(name: str, content: Mapping[str, Any], images: Names) -> str | Non
     """The image that a file names, compared with those that are there; else the one of the same name."""
     folder = name.rpartition("/")[0]
     path = str(content.get("imagePath") or "").replace("\\", "/").removeprefix("./")
-    found = images.find_path(f"{folder}/{path}" if folder else path) if path else None
-    if found is not None:
-        return found
+    match = images.find_path(f"{folder}/{path}" if folder else path) if path else None
+    if match is not None:
+        return match
     stem = name[: -len(".json")]
     same = [image for image in images if image.rpartition(".")[0] == stem]
     return same[0] if len(same) == 1 else None

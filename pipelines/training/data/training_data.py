@@ -106,13 +106,13 @@ def _with_corrections(
         return data
     taken = {sample.image_id for sample in data.labelled}
     candidates = (sample for sample in data.unlabelled if sample.image_id not in taken)
-    found = corrected_images(candidates, labels, used, data.space.classes)
+    corrected = corrected_images(candidates, labels, used, data.space.classes)
     return replace(
         data,
-        labelled=(*data.labelled, *found.samples),
-        labelled_pixels=together(data.labelled_pixels, found.pixels),
+        labelled=(*data.labelled, *corrected.samples),
+        labelled_pixels=together(data.labelled_pixels, corrected.pixels),
         corrections=tuple(used),
-        corrected=found.line(labels),
+        corrected=corrected.line(labels),
     )
 
 
@@ -128,10 +128,10 @@ def check_mask_keys(config: DataConfig) -> None:
         UserError: such a key is set.
     """
     keys = {"binary": config.binary, "colors": config.colors, "mask_suffix": config.mask_suffix}
-    given = next((key for key, value in keys.items() if value is not None), None)
-    if given is not None and config.kind in {"coco", "labelme", "cvat"}:
+    set_key = next((key for key, value in keys.items() if value is not None), None)
+    if set_key is not None and config.kind in {"coco", "labelme", "cvat"}:
         raise UserError(
-            f"data.{given}: only for masks in files; those of {config.kind} are drawn from outlines"
+            f"data.{set_key}: only for masks in files; those of {config.kind} are drawn from outlines"
         )
 
 

@@ -50,10 +50,10 @@ def without_copies(unlabelled: Sequence[Sample], validation: Sequence[Sample]) -
         validation: matched by content.
     """
     rows = {sample.label_id for sample in validation if sample.label_id}
-    kept = [sample for sample in unlabelled if sample.label_id not in rows]
-    if len(kept) < len(unlabelled):
-        _log.info("data.unlabelled: %d copies of validation images left out", len(unlabelled) - len(kept))
-    return kept
+    distinct = [sample for sample in unlabelled if sample.label_id not in rows]
+    if len(distinct) < len(unlabelled):
+        _log.info("data.unlabelled: %d copies of validation images left out", len(unlabelled) - len(distinct))
+    return distinct
 
 
 class _SameFile:

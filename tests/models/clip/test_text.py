@@ -27,10 +27,10 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> ClipModel:
 def test_an_embedding_is_the_mean_of_its_normalised_prompts(
     clip: ClipModel, templates: tuple[str, ...]
 ) -> None:
-    bank = embed_label_space(clip, SPACE, templates)
-    assert bank.class_ids.tolist() == [0, 0, 1, 2, 2, 2]
-    assert bank.logit_scale == pytest.approx(float(clip.model.logit_scale.exp()))
-    for (_, name), embedding in zip(SPACE.names(), bank.embeddings, strict=True):
+    classifier = embed_label_space(clip, SPACE, templates)
+    assert classifier.class_ids.tolist() == [0, 0, 1, 2, 2, 2]
+    assert classifier.logit_scale == pytest.approx(float(clip.model.logit_scale.exp()))
+    for (_, name), embedding in zip(SPACE.names(), classifier.embeddings, strict=True):
         rows = [clip.model.encode_text(clip.tokenizer([t.replace("{}", name)]))[0] for t in templates]
         expected = torch.stack([row / row.norm() for row in rows]).mean(0)
         torch.testing.assert_close(embedding, expected / expected.norm(), rtol=1e-5, atol=1e-6)
@@ -39,19 +39,19 @@ def test_an_embedding_is_the_mean_of_its_normalised_prompts(
 def test_many_prompts_go_through_in_batches(clip: ClipModel) -> None:
     names = tuple(f"thing {i}" for i in range(7))
     space = LabelSpace(("background", *names), ((), *((name,) for name in names)))
-    bank = embed_label_space(clip, space, TEMPLATES["imagenet80"])
+    classifier = embed_label_space(clip, space, TEMPLATES["imagenet80"])
     single = LabelSpace(("background", "thing 6"), ((), ("thing 6",)))
-    assert bank.class_ids.tolist() == list(range(1, 8))
-    assert bank.embeddings.dtype == torch.float32
+    assert classifier.class_ids.tolist() == list(range(1, 8))
+    assert classifier.embeddings.dtype == torch.float32
     last = embed_label_space(clip, single, TEMPLATES["imagenet80"]).embeddings[0]
-    torch.testing.assert_close(bank.embeddings[6], last, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(bank.embeddings, F.normalize(bank.embeddings, dim=-1))
+    torch.testing.assert_close(classifier.embeddings[6], last, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(classifier.embeddings, F.normalize(classifier.embeddings, dim=-1))
 
 
 def test_embeddings_are_plain_tensors_without_gradient(clip: ClipModel) -> None:
-    bank = embed_label_space(clip, SPACE, TEMPLATES["single"])
-    assert not bank.embeddings.requires_grad
-    assert not bank.embeddings.is_inference()
+    classifier = embed_label_space(clip, SPACE, TEMPLATES["single"])
+    assert not classifier.embeddings.requires_grad
+    assert not classifier.embeddings.is_inference()
 
 
 def test_a_label_space_without_names(clip: ClipModel) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segray.models.clip import zero_shot
-from segray.models.clip.text import TextBank
+from segray.models.clip.text import ZeroShotClassifier
 from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_segments
 from segray.models.label_map import SegmentClasses, render_label_map, split
 from segray.models.masks import Segment, full_mask, segment_from_mask
@@ -134,27 +134,27 @@ def test_a_segment_beyond_its_image(box: tuple[int, int, int, int]) -> None:
         pool_segments(torch.randn(2, 2, 3), [segment], 8, 10)
 
 
-def random_bank(
+def random_classifier(
     rng: np.random.Generator, dim: int, class_ids: Sequence[int], scale: float = 20.0
-) -> TextBank:
+) -> ZeroShotClassifier:
     embeddings = torch.from_numpy(rng.standard_normal((len(class_ids), dim)).astype(np.float32))
-    return TextBank(F.normalize(embeddings, dim=-1), torch.tensor(class_ids), scale)
+    return ZeroShotClassifier(F.normalize(embeddings, dim=-1), torch.tensor(class_ids), scale)
 
 
-def naive_naming(feature: Any, bank: TextBank, threshold: float) -> dict[str, Any]:
+def naive_naming(feature: Any, classifier: ZeroShotClassifier, threshold: float) -> dict[str, Any]:
     """One segment, one name and one class at a time."""
     cosine: dict[int, float] = {}
     feature = feature / np.linalg.norm(feature)
-    for embedding, class_id in zip(bank.embeddings.numpy(), bank.class_ids.tolist(), strict=True):
+    for embedding, class_id in zip(classifier.embeddings.numpy(), classifier.class_ids.tolist(), strict=True):
         cosine[class_id] = max(cosine.get(class_id, -2.0), float(feature @ embedding))
     ranked = sorted(cosine, key=lambda c: (-cosine[c], c))
-    total = sum(math.exp(bank.logit_scale * value) for value in cosine.values())
+    total = sum(math.exp(classifier.logit_scale * value) for value in cosine.values())
     best = cosine[ranked[0]]
     return {
         "class_id": ranked[0] if best > threshold else 0,
         "score": best,
         "margin": best - (cosine[ranked[1]] if len(ranked) > 1 else -1),
-        "confidence": math.exp(bank.logit_scale * best) / total,
+        "confidence": math.exp(classifier.logit_scale * best) / total,
         "runner_up_class": ranked[1] if len(ranked) > 1 else -1,
         "has_class": best > threshold,
     }
@@ -165,35 +165,40 @@ def test_naming_equals_a_loop_over_the_classes(device: str) -> None:
     rng = np.random.default_rng(3)
     for _ in range(40):
         n_names, dim = int(rng.integers(1, 12)), int(rng.integers(2, 9))
-        bank = random_bank(rng, dim, rng.integers(0, 6, n_names).tolist(), scale=float(rng.uniform(1, 100)))
+        classifier = random_classifier(
+            rng, dim, rng.integers(0, 6, n_names).tolist(), scale=float(rng.uniform(1, 100))
+        )
         features = rng.standard_normal((9, dim)).astype(np.float32)
         threshold = float(rng.uniform(-0.5, 0.9))
-        naming = classify_segments(torch.from_numpy(features).to(device), bank, threshold)
+        naming = classify_segments(torch.from_numpy(features).to(device), classifier, threshold)
         for k, feature in enumerate(features):
-            for field, value in naive_naming(feature, bank, threshold).items():
+            for field, value in naive_naming(feature, classifier, threshold).items():
                 assert getattr(naming, field)[k] == pytest.approx(value, abs=2e-5), field
 
 
-def bank_2d(*names: tuple[int, float], scale: float = 10.0) -> TextBank:
+def bank_2d(*names: tuple[int, float], scale: float = 10.0) -> ZeroShotClassifier:
     """Names as (class id, angle in degrees) on the unit circle."""
     angles = torch.tensor([math.radians(angle) for _, angle in names])
-    return TextBank(torch.stack([angles.cos(), angles.sin()], 1), torch.tensor([i for i, _ in names]), scale)
+    return ZeroShotClassifier(
+        torch.stack([angles.cos(), angles.sin()], 1), torch.tensor([i for i, _ in names]), scale
+    )
 
 
 def test_background_names_are_one_class() -> None:
-    bank = bank_2d((0, 0), (0, 10), (3, 60), (5, 180))
-    naming = classify_segments(torch.tensor([[2.0, 0.0]]), bank, 0.0)
+    classifier = bank_2d((0, 0), (0, 10), (3, 60), (5, 180))
+    naming = classify_segments(torch.tensor([[2.0, 0.0]]), classifier, 0.0)
     assert (naming.class_id[0], naming.runner_up_class[0], naming.has_class[0]) == (0, 3, True)
     assert naming.margin[0] == pytest.approx(0.5)
     assert naming.confidence[0] == pytest.approx(math.exp(10) / (math.exp(10) + math.exp(5) + math.exp(-10)))
 
 
 def test_a_score_at_the_threshold_is_no_class() -> None:
-    bank = TextBank(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([1, 2]), 1.0)
+    classifier = ZeroShotClassifier(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([1, 2]), 1.0)
     pooled = torch.tensor([[3.0, 4.0]])
-    score = classify_segments(pooled, bank, -1.0).score[0]
+    score = classify_segments(pooled, classifier, -1.0).score[0]
     at, below = (
-        classify_segments(pooled, bank, t) for t in (float(score), float(np.nextafter(score, np.float32(0))))
+        classify_segments(pooled, classifier, t)
+        for t in (float(score), float(np.nextafter(score, np.float32(0))))
     )
     assert (at.class_id[0], at.has_class[0]) == (0, False)
     assert (below.class_id[0], below.has_class[0]) == (2, True)
@@ -202,8 +207,8 @@ def test_a_score_at_the_threshold_is_no_class() -> None:
 
 
 def test_equal_cosines_go_to_the_lower_id() -> None:
-    bank = TextBank(torch.tensor([[1.0, 0.0]] * 4), torch.tensor([7, 2, 9, 4]), 1.0)
-    naming = classify_segments(torch.ones(1, 2), bank, 0.0)
+    classifier = ZeroShotClassifier(torch.tensor([[1.0, 0.0]] * 4), torch.tensor([7, 2, 9, 4]), 1.0)
+    naming = classify_segments(torch.ones(1, 2), classifier, 0.0)
     assert (naming.class_id[0], naming.runner_up_class[0], naming.margin[0]) == (2, 4, 0.0)
 
 
@@ -287,13 +292,15 @@ def test_painting_nothing() -> None:
     assert not confidence.any()
 
 
-def naive_dense(features: Tensor, bank: TextBank, size: tuple[int, int], threshold: float) -> tuple[Any, Any]:
-    ids = sorted(set(bank.class_ids.tolist()))
-    by_name = F.normalize(features.double(), dim=-1) @ bank.embeddings.double().T
-    by_class = torch.stack([by_name[..., bank.class_ids == i].amax(-1) for i in ids])
+def naive_dense(
+    features: Tensor, classifier: ZeroShotClassifier, size: tuple[int, int], threshold: float
+) -> tuple[Any, Any]:
+    ids = sorted(set(classifier.class_ids.tolist()))
+    by_name = F.normalize(features.double(), dim=-1) @ classifier.embeddings.double().T
+    by_class = torch.stack([by_name[..., classifier.class_ids == i].amax(-1) for i in ids])
     full = F.interpolate(by_class[None], size, mode="bilinear", align_corners=False)[0]
     score, best = full.max(0)
-    share = (bank.logit_scale * full).softmax(0).amax(0)
+    share = (classifier.logit_scale * full).softmax(0).amax(0)
     label = torch.where(score > threshold, torch.tensor(ids)[best], 0).numpy()
     return label, torch.where(score > threshold, share * 255, 0).numpy()
 
@@ -306,10 +313,10 @@ def test_dense_labels_name_each_pixel(
 ) -> None:
     monkeypatch.setattr("segray.models.clip.zero_shot._VALUES_AT_ONCE", values_at_once)
     rng = np.random.default_rng(5)
-    bank = random_bank(rng, 6, [0, 0, 1, 4, 4, 9])
+    classifier = random_classifier(rng, 6, [0, 0, 1, 4, 4, 9])
     features = torch.from_numpy(rng.standard_normal((7, 10, 6)).astype(np.float32))
-    label, confidence = dense_labels(features.to(device), bank, *size, threshold=0.35)
-    expected, share = naive_dense(features, bank, size, 0.35)
+    label, confidence = dense_labels(features.to(device), classifier, *size, threshold=0.35)
+    expected, share = naive_dense(features, classifier, size, 0.35)
     assert label.dtype == confidence.dtype == np.uint8
     np.testing.assert_array_equal(label, expected)
     assert np.abs(confidence - share).max() < 0.51
@@ -318,9 +325,9 @@ def test_dense_labels_name_each_pixel(
 
 def test_naming_and_dense_labels_leave_gradients_alone() -> None:
     features = torch.randn(4, 4, 2, requires_grad=True)
-    bank = bank_2d((0, 0), (1, 90))
-    label, _ = dense_labels(features, bank, 8, 8, 0.0)
-    naming = classify_segments(features.flatten(0, 1), bank, 0.0)
+    classifier = bank_2d((0, 0), (1, 90))
+    label, _ = dense_labels(features, classifier, 8, 8, 0.0)
+    naming = classify_segments(features.flatten(0, 1), classifier, 0.0)
     assert label.shape == (8, 8)
     assert naming.class_id.shape == (16,)
     assert features.requires_grad

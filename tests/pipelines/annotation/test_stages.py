@@ -15,7 +15,7 @@ from PIL import Image
 
 from segray.models.clip.gem import dense_features
 from segray.models.clip.model import build_clip, preprocess
-from segray.models.clip.text import TextBank
+from segray.models.clip.text import ZeroShotClassifier
 from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_segments
 from segray.models.label_space import label_space
 from segray.models.masks import unpack
@@ -317,7 +317,7 @@ def test_null_options_are_the_model_s_own() -> None:
 def test_classes_follow_the_method(segmented: pa.Table, named: pa.Table, text: TextEmbeddings) -> None:
     assert named.schema == CLASSIFIED_SCHEMA
     clip = build_clip("builtin")
-    bank = text.to_bank()
+    classifier = text.to_classifier()
     for before, row in zip(_ok(segmented), _ok(named), strict=True):
         batch = preprocess([pixels_of(before)], clip.image_size, clip.mean, clip.std)
         with torch.inference_mode():
@@ -325,7 +325,10 @@ def test_classes_follow_the_method(segmented: pa.Table, named: pa.Table, text: T
         segments = unpack(before["packed_segments"])
         pooled = pool_segments(grid, segments, row["height"], row["width"]).half()
         assert row["embeddings"] == pooled.numpy().tobytes()
-        found, expected = classes_from_bytes(row["classes"]), classify_segments(pooled.float(), bank, 0.05)
+        found, expected = (
+            classes_from_bytes(row["classes"]),
+            classify_segments(pooled.float(), classifier, 0.05),
+        )
         for name in ("class_id", "score", "margin", "confidence", "runner_up_class", "has_class"):
             assert np.array_equal(getattr(found, name), getattr(expected, name)), name
 
@@ -348,7 +351,7 @@ def test_without_segments_every_pixel_is_named_by_itself(read: pa.Table, text: T
     for before, row in zip(_ok(read), _ok(encoded), strict=True):
         grid = clip_features(clip, config, [pixels_of(before)])[0]
         shape = (row["height"], row["width"])
-        label, confidence = dense_labels(grid, text.to_bank(), *shape, text.threshold)
+        label, confidence = dense_labels(grid, text.to_classifier(), *shape, text.threshold)
         assert np.array_equal(decode_gray_png(row["label"]), label)
         assert np.array_equal(decode_gray_png(row["confidence"]), confidence)
         assert row["segments"] == []
@@ -379,12 +382,12 @@ def test_embeddings_and_size_are_options(segmented: pa.Table, text: TextEmbeddin
         check_clip_options(clip, wrong)
 
 
-def test_text_embeddings_are_the_text_bank() -> None:
-    bank = TextBank(torch.eye(3), torch.tensor([0, 1, 1]), 12.5)
-    text = TextEmbeddings.from_bank(bank, 0.25)
-    again = text.to_bank()
-    assert torch.equal(again.embeddings, bank.embeddings)
-    assert torch.equal(again.class_ids, bank.class_ids)
+def test_text_embeddings_are_the_classifier() -> None:
+    classifier = ZeroShotClassifier(torch.eye(3), torch.tensor([0, 1, 1]), 12.5)
+    text = TextEmbeddings.from_classifier(classifier, 0.25)
+    again = text.to_classifier()
+    assert torch.equal(again.embeddings, classifier.embeddings)
+    assert torch.equal(again.class_ids, classifier.class_ids)
     assert (again.logit_scale, text.threshold) == (12.5, 0.25)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
+import webdataset
 import yaml
+from defusedxml.ElementTree import fromstring
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -250,3 +253,92 @@ def test_load_dataset_opens_the_huggingface_folder(labels: Path, tmp_path: Path)
         assert np.array_equal(np.array(found[image_id]["label"]), label)
         assert np.array_equal(np.array(found[image_id]["image"])[..., 0], label)
     assert json.loads((out / "id2label.json").read_text())["2"] == "car"
+
+
+def test_webdataset_is_read_by_its_library(labels: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(labels, out, format="webdataset", val=0.25)
+    found = {}
+    for split in ("train", "val"):
+        urls = [str(path) for path in sorted(out.glob(f"{split}-*.tar"))]
+        for sample in webdataset.WebDataset(urls, shardshuffle=False, empty_check=False):
+            image_id = json.loads(sample["json"])["image_id"]
+            found[image_id] = np.array(Image.open(io.BytesIO(sample["seg.png"])))
+            assert sample["png"] == (tmp_path / "photos" / image_id).read_bytes()
+    assert found.keys() == LABELS.keys()
+    assert all(np.array_equal(found[name], LABELS[name]) for name in IDS)
+    again = tmp_path / "again"
+    export(labels, again, format="webdataset", val=0.25)
+    for path in out.glob("*.tar"):
+        assert path.read_bytes() == (again / path.name).read_bytes()
+
+
+def test_names_that_webdataset_would_split_or_mix_up_are_kept_apart(tmp_path: Path) -> None:
+    ids = ["a.jpg", "a.png", "a_png", "x.y/b.c.png", "x.y/b.png"]
+    write_store(tmp_path / "labels", [ok_row(image_id, LABELS[IDS[0]]) for image_id in ids])
+    export(tmp_path / "labels", tmp_path / "out", format="webdataset", images="none")
+    (shard,) = (tmp_path / "out").glob("*.tar")
+    samples = list(webdataset.WebDataset([str(shard)], shardshuffle=False))
+    assert {json.loads(sample["json"])["image_id"] for sample in samples} == set(ids)
+    assert all({"seg.png", "json"} <= sample.keys() for sample in samples)
+
+
+def test_fiftyone_has_the_folders_of_its_importer(labels: Path, tmp_path: Path) -> None:
+    """As ImageSegmentationDirectory: the same path without ending in data/ and labels/; grey masks of ids."""
+    out = tmp_path / "out"
+    export(labels, out, format="fiftyone", val=0.25)
+    found = {}
+    for split in ("train", "val"):
+        data = {
+            p.relative_to(out / split / "data").with_suffix("") for p in (out / split / "data").rglob("*.*")
+        }
+        masks = {
+            p.relative_to(out / split / "labels").with_suffix("")
+            for p in (out / split).rglob("labels/**/*.png")
+        }
+        assert data == masks
+        for name in masks:
+            mask = Image.open(out / split / "labels" / name.with_suffix(".png"))
+            assert mask.mode == "L"
+            found[f"{name}.png"] = np.array(mask)
+    assert all(np.array_equal(found[name], LABELS[name]) for name in IDS)
+    targets = json.loads((out / "mask_targets.json").read_text())
+    assert [targets[str(i)] for i in range(len(CLASSES))] == CLASSES
+
+
+def test_cvat_is_what_its_format_says(labels: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(labels, out, format="cvat", val=0.25, images="none")
+    root = fromstring((out / "annotations.xml").read_bytes())
+    assert [root.tag, root.findtext("version")] == ["annotations", "1.1"]
+    names = [label.findtext("name") for label in root.iterfind("meta/task/labels/label")]
+    assert names == [*CLASSES[1:], "ignored"]
+    assert [label["name"] for label in json.loads((out / "labels.json").read_text())] == names
+    found = {}
+    for image in root.findall("image"):
+        label = np.zeros((int(image.attrib["height"]), int(image.attrib["width"])), np.uint8)
+        for mask in image.findall("mask"):
+            left, top, width, height = (int(mask.attrib[key]) for key in ("left", "top", "width", "height"))
+            runs = [int(run) for run in mask.attrib["rle"].split(",")]
+            inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+            class_id = 255 if mask.attrib["label"] == "ignored" else CLASSES.index(mask.attrib["label"])
+            label[top : top + height, left : left + width][inside] = class_id
+        found[image.attrib["name"]] = label
+    assert all(np.array_equal(found[name], LABELS[name]) for name in IDS)
+    assert {image.attrib["subset"] for image in root.findall("image")} == {"train", "val"}
+
+
+def test_label_studio_is_decoded_by_its_own_converter(labels: Path, tmp_path: Path) -> None:
+    brush = pytest.importorskip("label_studio_sdk.converter.brush")
+    out = tmp_path / "out"
+    export(labels, out, format="labelstudio", images="none")
+    interface = fromstring((out / "config.xml").read_bytes())
+    values = [label.attrib["value"] for label in interface.iter("Label")]
+    for task in json.loads((out / "tasks.json").read_text()):
+        label = np.zeros((HEIGHT, WIDTH), np.uint8)
+        for one in task["predictions"][0]["result"]:
+            (name,) = one["value"]["brushlabels"]
+            assert name in values
+            mask = brush.decode_rle(one["value"]["rle"]).reshape(HEIGHT, WIDTH, 4)[..., 3] > 0
+            label[mask] = 255 if name == "ignored" else CLASSES.index(name)
+        np.testing.assert_array_equal(label, LABELS[task["data"]["segray_image"]])

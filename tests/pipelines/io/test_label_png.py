@@ -72,7 +72,7 @@ def test_only_uint8_maps_are_encoded(array: NDArray[Any]) -> None:
 
 @pytest.mark.parametrize("colours", [2, 12, 200])
 def test_palette_indices_are_kept(colours: int) -> None:
-    """Pillow writes few colours with 1 or 4 bits a pixel, as in Pascal VOC's masks."""
+    """Pillow writes few colours with 1 or 4 bits per pixel, as in Pascal VOC's masks."""
     indices = (np.arange(HEIGHT * WIDTH) % colours).astype(np.uint8).reshape(HEIGHT, WIDTH)
     image = Image.fromarray(indices)
     image.putpalette([value % 256 for value in range(3 * colours)])
