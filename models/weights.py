@@ -120,8 +120,8 @@ def load_state_dict(checkpoint: Checkpoint, *, mapped: bool = False) -> dict[str
         raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors)")
     for key, value in state.items():
         if not isinstance(value, Tensor):
-            shown = repr(key)[:_LONGEST]
-            raise WeightsError(f"{path} is no state dict: {shown} is a {type(value).__name__}, not a tensor")
+            shown, kind = repr(key)[:_LONGEST], type(value).__name__
+            raise WeightsError(f"{path} is not a state dict: {shown} is a {kind}, not a tensor")
     _check_tensors(path, state)
     if all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -134,7 +134,7 @@ def _check_tensors(path: Path, state: Mapping[object, Tensor]) -> None:
     except ValueError as error:
         raise WeightsError(f"{path}: {error}") from error
     if odd := next((key for key in state if not isinstance(key, str)), None):
-        raise WeightsError(f"{path} is no state dict: its key {repr(odd)[:_LONGEST]} is no name")
+        raise WeightsError(f"{path} is not a state dict: its key {repr(odd)[:_LONGEST]} is not a name")
 
 
 def _as_float32(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -357,7 +357,7 @@ def _read_safetensors(path: Path) -> Any:
         check_header(path)
         return load_file(path)
     except Exception as error:  # a header that lies raises almost anything in safetensors and torch
-        raise WeightsError(f"{path} is no readable safetensors file: {_line(error)[:200]}") from error
+        raise WeightsError(f"{path} is not a readable safetensors file: {_line(error)[:200]}") from error
 
 
 def _read_pickle(path: Path, mapped: bool) -> Any:
