@@ -331,10 +331,8 @@ def test_classes_follow_the_method(segmented: pa.Table, named: pa.Table, text: T
         segments = unpack(before["packed_segments"])
         pooled = pool_segments(grid, segments, row["height"], row["width"]).half()
         assert row["embeddings"] == pooled.numpy().tobytes()
-        found, expected = (
-            classes_from_bytes(row["classes"]),
-            classify_segments(pooled.float(), classifier, 0.05),
-        )
+        found = classes_from_bytes(row["classes"])
+        expected = classify_segments(pooled.float(), classifier, 0.05)
         for name in ("class_id", "score", "margin", "confidence", "runner_up_class", "has_class"):
             assert np.array_equal(getattr(found, name), getattr(expected, name)), name
 
