@@ -191,9 +191,8 @@ def _embedded(
     row: dict[str, Any], name: str, directions: NDArray[np.float32], random: np.random.Generator
 ) -> dict[str, Any]:
     dim = directions.shape[1]
-    vector = directions[row["class_id"]] + random.normal(size=dim).astype(np.float32) * (
-        _NOISE / np.sqrt(dim)
-    )
+    noise = random.normal(0, _NOISE / dim**0.5, size=dim)
+    vector = directions[row["class_id"]] + noise
     return {**row, "image_id": name, "embedding": vector.astype(np.float16)}
 
 
