@@ -19,7 +19,8 @@ import torch
 from PIL import Image
 
 from benchmarks.masks import DrawnOutputs
-from segray.pipelines.annotation.stages.segment import mask_generator
+from segray.models.annotators.sam import SamModel
+from segray.pipelines.annotation.stages.segment import mask_options
 from segray.pipelines.annotation.stages.segment_and_classify import SegmentAndClassify
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.commands.train import TrainConfig
@@ -36,12 +37,13 @@ class DrawnSegmentAndClassify(SegmentAndClassify):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        sam = self._segment.model().sam
+        generator: Any = self._segment.model()
+        sam = generator.sam
         self._drawn = DrawnOutputs(_SEED, "cuda").instead_of(sam)
         self._drawn.__enter__()
         # A generator takes the drawn outputs when it is made.
-        drawing = mask_generator(sam, arguments["sam"])
-        self._segment._generator = lambda: drawing
+        drawing = SamModel(sam).source("cuda", mask_options(arguments["sam"], "cuda"))
+        self._segment._source = lambda: drawing
 
 
 def annotate(sam: Callable[[], Any], images: int, clip: str = _CLIP) -> dict[str, Any]:

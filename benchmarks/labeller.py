@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segray.models.annotators.sam import SamModel
 from segray.models.clip.model import build_clip
 from segray.models.clip.text import embed_label_space, resolve_templates
 from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_segments
@@ -16,7 +17,7 @@ from segray.models.masks import Segment
 from segray.models.precision import resolve_precision
 from segray.models.sam.generator import build_sam
 from segray.pipelines.annotation.stages.classify import clip_features
-from segray.pipelines.annotation.stages.segment import mask_generator
+from segray.pipelines.annotation.stages.segment import mask_options
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 
 Image = NDArray[np.uint8]
@@ -34,7 +35,7 @@ class Labeller:
         torch.set_num_threads(threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         sam, _ = build_sam(config.sam.model, config.sam.weights, sha256=config.sam.sha256)
-        self._generator = mask_generator(sam.to(torch.device(device)), config.sam)
+        self._generator = SamModel(sam).source(device, mask_options(config.sam, device))
         self._clip = build_clip(
             config.clip.model,
             config.clip.weights,

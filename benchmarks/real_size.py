@@ -74,7 +74,8 @@ class SegmentDrawn(SegmentImages):
         drawn: Any = DrawnOutputs(int(os.environ[SEED]))
         # Open for as long as the worker lives.
         self.drawn = ExitStack()
-        self.drawn.enter_context(drawn.instead_of(self._generator().sam))
+        generator: Any = self.model()
+        self.drawn.enter_context(drawn.instead_of(generator.sam))
 
 
 @contextmanager

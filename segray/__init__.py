@@ -7,7 +7,18 @@ neither torch nor Ray.
 
 from __future__ import annotations
 
-from segray.api import annotate, calibrate, evaluate, export, import_masks, predict, relabel, train, tune
+from segray.api import (
+    annotate,
+    calibrate,
+    evaluate,
+    export,
+    import_masks,
+    predict,
+    relabel,
+    suggest,
+    train,
+    tune,
+)
 from segray.label_set import LabelSet, Sample
 from segray.network import Network, load_network
 from segray.pipelines.errors import UserError
@@ -25,6 +36,7 @@ __all__ = [
     "load_network",
     "predict",
     "relabel",
+    "suggest",
     "train",
     "tune",
 ]

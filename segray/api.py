@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from segray.pipelines.commands.calibrate import CalibrateResult
     from segray.pipelines.commands.export import ExportResult
     from segray.pipelines.commands.import_masks import ImportResult
+    from segray.pipelines.commands.suggest import SuggestResult
     from segray.pipelines.config.schema import Config
     from segray.pipelines.exporting.checkpoints.export import CheckpointResult
     from segray.pipelines.prediction.result import PredictResult
@@ -188,6 +189,22 @@ def export(config: Source = None, /, **keys: object) -> ExportResult | Checkpoin
     if isinstance(result, command.ExportResult):
         command.check_bad_images(result)
     return result
+
+
+def suggest(config: Source = None, /, **keys: object) -> SuggestResult:
+    """Choose the images to label next, as `segray suggest`.
+
+    Args:
+        config: a YAML file.
+        keys: configuration keys, such as labels, n and format.
+
+    Raises:
+        UserError: bad input, or no image without corrections.
+    """
+    from segray.pipelines.commands import suggest as command
+    from segray.pipelines.config.commands.suggest import SuggestConfig
+
+    return command.execute(_load(SuggestConfig, config, keys))
 
 
 def import_masks(config: Source = None, /, **keys: object) -> ImportResult:

@@ -40,10 +40,10 @@ from segray.models.sam.postprocess import (
     remove_small_regions,
 )
 from segray.models.sam.prefetch import embeddings
-from segray.models.sam.registry import SAM_MODELS, SamEntry, build_sam
+from segray.models.sam.registry import SAM_MODELS, build_sam
 from segray.models.sam.transformer import ImageTokens
 
-__all__ = ["SAM_MODELS", "MaskGenerator", "SamEntry", "build_sam"]
+__all__ = ["SAM_MODELS", "MaskGenerator", "build_sam"]
 
 _CACHED_BYTES = 1 << 22
 _FEW_PROMPTS, _PROMPTS_ON_A_DEVICE, _IMAGES_ON_A_DEVICE, _RESIZERS = 64, 256, 4, 4

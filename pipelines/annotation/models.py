@@ -9,9 +9,8 @@ from segray.pipelines.annotation.stages.classify import check_clip_options
 from segray.pipelines.annotation.stages.segment import check_sam_options
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 
-if TYPE_CHECKING:  # torch, open_clip and segment_anything take seconds to import
-    from segment_anything.modeling import Sam
-
+if TYPE_CHECKING:  # torch and open_clip take seconds to import
+    from segray.models.annotators.protocols import MaskModel
     from segray.models.clip.model import ClipModel
 
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:  # torch, open_clip and segment_anything take seconds to impor
 class Loaded:
     """Both models on the CPU; `sam` is None in a run without SAM."""
 
-    sam: Sam | None
+    sam: MaskModel | None
     clip: ClipModel
 
 
@@ -65,13 +64,13 @@ def open_models(config: AnnotateConfig, *, load: bool) -> Models:
     return Models(clip, sha256, size, Loaded(sam, clip) if load else None)
 
 
-def _open_sam(config: AnnotateConfig, load: bool) -> tuple[Sam | None, str, int]:
+def _open_sam(config: AnnotateConfig, load: bool) -> tuple[MaskModel | None, str, int]:
     """The model if it is loaded, the checksum of its weights, the long side of its input."""
-    from segray.models.sam.registry import build_sam, check_sam
+    from segray.models.annotators.loading import check_model, open_model
 
     model, weights, sha256 = config.sam.model, config.sam.weights, config.sam.sha256
     if not load:
-        size, checkpoint = check_sam(model, weights, sha256=sha256)
+        size, checkpoint = check_model(model, weights, sha256=sha256)
         return None, checkpoint.sha256, size
-    sam, checkpoint = build_sam(model, weights, sha256=sha256)
-    return sam, checkpoint.sha256, sam.image_encoder.img_size
+    sam, checkpoint = open_model(model, weights, sha256=sha256)
+    return sam, checkpoint.sha256, sam.size

@@ -111,8 +111,12 @@ def execute(config: ExportConfig) -> ExportResult | CheckpointResult:
     return export_labels(config) if config.checkpoint is None else checkpoints.execute(config)
 
 
-def export_labels(config: ExportConfig) -> ExportResult:
+def export_labels(config: ExportConfig, only: frozenset[str] | None = None) -> ExportResult:
     """Export what is missing in `out`; parts with images that were left out are tried again.
+
+    Args:
+        config: of the export.
+        only: ids of the images to export; None: all.
 
     Raises:
         UserError: bad input, or an `out` of something else (2), a damaged label set or a full disk (1), or an
@@ -123,7 +127,7 @@ def export_labels(config: ExportConfig) -> ExportResult:
     provenance = current_provenance(source.provenance)
     classes = class_map(provenance, config.classes)
     check_mode(config.images, config.out, in_shards=FORMATS[config.format].in_shards)
-    plan = make_plan(source, config.val, config.seed)
+    plan = make_plan(source, config.val, config.seed, only)
     target = Target(
         classes.names,
         classes.palette,
@@ -135,7 +139,7 @@ def export_labels(config: ExportConfig) -> ExportResult:
     form = FORMATS[config.format](target)
     _check_ids(config.format, form)
     check_clashes(form, plan, target.images)
-    record = _made_with(config, source)
+    record = _made_with(config, source, only)
     _check_local(config)
     repo = hub_repo(config)
     resumed = check_out(config.out, labels, record)
@@ -161,7 +165,7 @@ def export_labels(config: ExportConfig) -> ExportResult:
 
 def _check_local(config: ExportConfig) -> None:
     if config.push_to_hub and not storage.is_local(config.out):
-        raise UserError(f"push_to_hub: out={storage.display(config.out)} is no folder of this machine")
+        raise UserError(f"push_to_hub: out={storage.display(config.out)} is not a folder on this machine")
 
 
 def _check_ids(name: str, form: Format) -> None:
@@ -175,9 +179,10 @@ def _facts(provenance: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple((name, str(value)) for name, value in values if value is not None)
 
 
-def _made_with(config: ExportConfig, source: LabelStore) -> dict[str, object]:
+def _made_with(config: ExportConfig, source: LabelStore, only: frozenset[str] | None) -> dict[str, object]:
     """What must be the same in all runs into one folder; the places of label set and list need not."""
-    return {**identity(config), "val": val_identity(config.val), "labels": source.fingerprint()}
+    chosen = {} if only is None else {"only": sorted(only)}
+    return {**identity(config), **chosen, "val": val_identity(config.val), "labels": source.fingerprint()}
 
 
 def _writer(config: ExportConfig, source: LabelStore, form: Format, plan: Plan, classes: ClassMap) -> Writer:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from itertools import pairwise
 
 from segray.pipelines.errors import UserError
@@ -34,6 +35,11 @@ class Plan:
     statuses: Mapping[str, int]
     val: frozenset[str]
 
+    @cached_property
+    def wanted(self) -> frozenset[str]:
+        """The ids, to look one up."""
+        return frozenset(self.ids)
+
     def split(self, image_id: str) -> str:
         """The split of an image."""
         return VAL if image_id in self.val else TRAIN
@@ -44,13 +50,14 @@ class Plan:
         return {TRAIN: len(self.ids) - len(self.val), VAL: len(self.val)}
 
 
-def make_plan(store: LabelStore, val: str | None, seed: int) -> Plan:
+def make_plan(store: LabelStore, val: str | None, seed: int, only: Collection[str] | None = None) -> Plan:
     """Read ids and states of all rows, and choose the validation images.
 
     Args:
         store: the label set.
         val: as `ExportConfig.val`.
         seed: of the choice.
+        only: ids of the images to take; None: all.
 
     Raises:
         UserError: no labelled image, an id that is no path below a folder or is there twice, or a bad `val`.
@@ -61,7 +68,7 @@ def make_plan(store: LabelStore, val: str | None, seed: int) -> Plan:
     for image_id, status, _ in store.statuses(parts):
         check_image_id(image_id, where)
         statuses[status] += 1
-        if status == "ok":
+        if status == "ok" and (only is None or image_id in only):
             ids.append(image_id)
     ids.sort()
     if not ids:

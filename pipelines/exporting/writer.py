@@ -82,7 +82,7 @@ class Writer:
         shards: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         segments = segments_by_image(self.source, part, _SEGMENTS) if self.visible else {}
         rows = self.source.rows([*_COLUMNS, *self.images.columns], [part])
-        good = (row for row in rows if row["status"] == "ok")
+        good = (row for row in rows if row["status"] == "ok" and row["image_id"] in self.plan.wanted)
         with ThreadPoolExecutor(_WORKERS) as pool:
             for batch in _batches(good, _BATCH):
                 results = pool.map(partial(self._image, part, segments), batch)

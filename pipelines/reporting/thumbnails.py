@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,11 +48,11 @@ def label_overlay(label: LabelMap, palette: UInt8Array, *, opaque: bool = False)
         opaque: no photograph is below the label; otherwise the fill is translucent.
     """
     small = shrink(label)
-    edges = _edges(small)
+    outline = edges(small)
     colours = palette[np.minimum(small, len(palette) - 1)]
     # The palette holds dark colours: a lighter outline keeps them apart from dark photographs and pages.
-    colours[edges] = colours[edges] // 2 + 127
-    alpha = np.where(edges, 255, 255 if opaque else _FILL)
+    colours[outline] = colours[outline] // 2 + 127
+    alpha = np.where(outline, 255, 255 if opaque else _FILL)
     alpha[small == 0] = 0
     return _rgba_uri(colours, alpha)
 
@@ -80,10 +81,10 @@ def error_map(truth: LabelMap, label: LabelMap) -> str:
     return _rgba_uri(colours, alpha)
 
 
-def shrink(values: LabelMap) -> LabelMap:
+def shrink(values: LabelMap, longest: int = LIMIT) -> LabelMap:
     """Nearest-neighbour thumbnail of a map [H, W]: ids are never mixed."""
     height, width = values.shape
-    scale = min(1.0, LIMIT / max(height, width))
+    scale = min(1.0, longest / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.NEAREST))
 
@@ -95,14 +96,15 @@ def ramp() -> UInt8Array:
     return np.stack(channels, axis=1).round().astype(np.uint8)
 
 
-def _edges(label: LabelMap) -> NDArray[np.bool_]:
-    edges = np.zeros(label.shape, bool)
+def edges(label: NDArray[Any]) -> NDArray[np.bool_]:
+    """Pixels [H, W] whose value differs from a neighbour's."""
+    found = np.zeros(label.shape, bool)
     across, down = label[:, 1:] != label[:, :-1], label[1:] != label[:-1]
-    edges[:, 1:] |= across
-    edges[:, :-1] |= across
-    edges[1:] |= down
-    edges[:-1] |= down
-    return edges
+    found[:, 1:] |= across
+    found[:, :-1] |= across
+    found[1:] |= down
+    found[:-1] |= down
+    return found
 
 
 def _rgba_uri(colours: UInt8Array, alpha: NDArray[np.integer]) -> str:

@@ -12,8 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
-import yaml
-
+from segray.models.plain_yaml import read_plain_yaml
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import dump_redacted, identity
 from segray.pipelines.config.previous import current_tree
@@ -25,14 +24,18 @@ from segray.pipelines.io import storage
 from segray.pipelines.training.checkpoints import STATE, CheckpointState, read_state
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.splits import write_split
-from segray.pipelines.training.data_record import data_differences, data_record, without_places
+from segray.pipelines.training.data_record import (
+    data_differences,
+    data_record,
+    store_record,
+    stored_record,
+    without_places,
+)
 from segray.pipelines.training.history import HistoryEntry, best_index
 from segray.pipelines.training.session import newest_first
 from segray.pipelines.understood import name_some
 
 CHECKPOINTS, BEST, LAST, HISTORY, CONFIG = "checkpoints", "best", "last", "history.json", "config.yaml"
-DATA = "data.json"
-"""The record of what the run is trained on."""
 CORRECTIONS = "corrections.parquet"
 """The corrections of the label set when the run began: later ones must not change it."""
 RUN = "training run"
@@ -71,8 +74,8 @@ def _check_config(
 ) -> None:
     path = storage.join(out, CONFIG)
     try:
-        old = read(yaml.safe_load(storage.read_bytes(path)))
-    except (ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        old = read(read_plain_yaml(storage.read_bytes(path)))
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{storage.display(path)} is not the configuration of a {what}") from error
     changed = [
         f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)
@@ -163,7 +166,7 @@ class RunFolder:
             UserError: with the difference.
         """
         # A run of an older segray has no record of its data.
-        values = without_places if may_move and self._record() else dict
+        values = without_places if may_move and stored_record(self.out) else dict
 
         def read(tree: object) -> Mapping[str, object]:
             return values(identity(TrainConfig.model_validate(current_tree(tree))))
@@ -178,7 +181,7 @@ class RunFolder:
         Raises:
             UserError: with the difference.
         """
-        old = self._record()
+        old = stored_record(self.out)
         if old is None or (self.finished() and not self._is_moved()):
             return
         if changed := data_differences(old, data_record(data)):
@@ -190,25 +193,16 @@ class RunFolder:
         Raises:
             UserError: the file is damaged.
         """
-        return read_corrections(storage.join(self.out, CORRECTIONS)) if self._record() else None
-
-    def _record(self) -> dict[str, object] | None:
-        """The record of the run's data; None without one, or where it is damaged."""
-        try:
-            record = json.loads(storage.read_bytes(storage.join(self.out, DATA)))
-        except (OSError, ValueError, RecursionError):
-            return None
-        return record if isinstance(record, dict) else None
+        return read_corrections(storage.join(self.out, CORRECTIONS)) if stored_record(self.out) else None
 
     def _is_moved(self) -> bool:
-        stored = yaml.safe_load(storage.read_bytes(storage.join(self.out, CONFIG)))
+        stored = read_plain_yaml(storage.read_bytes(storage.join(self.out, CONFIG)))
         return identity(TrainConfig.model_validate(current_tree(stored))) != identity(self.config)
 
     def begin(self, data: TrainingData) -> None:
         """Write the configuration, the splits and the record of the data."""
-        if self._record() is None:
-            record = f"{json.dumps(data_record(data), indent=1)}\n"
-            storage.write_atomic(storage.join(self.out, DATA), record.encode())
+        if stored_record(self.out) is None:
+            store_record(self.out, data_record(data))
             write_corrections(storage.join(self.out, CORRECTIONS), data.corrections)
         for name in ("labelled", "unlabelled", "validation"):
             # What corrections label has no mask that a split file could name.

@@ -126,6 +126,21 @@ def test_what_is_wrong_is_reported_before_anything_is_written(search: Search) ->
         assert not Path(config.out).exists()
 
 
+def test_an_interrupted_search_says_what_is_kept_and_how_to_resume(
+    search: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    config = search("interrupted")
+    search_folder(config, trial(0, 0.5), trial(1, None, "running"))
+    monkeypatch.setattr("segray.tuning.search._search", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    assert "1 finished trials are kept; run the same command again to resume" in capsys.readouterr().err
+    assert (Path(config.out) / "results.csv").exists()
+
+
 def test_no_finished_trial_of_a_split_is_an_error() -> None:
     from segray.tuning import search as module
 

@@ -1,4 +1,4 @@
-"""Segment: SAM turns images into segments."""
+"""Segment: a source of masks (SAM by default) turns images into segments."""
 
 from __future__ import annotations
 
@@ -20,25 +20,14 @@ from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.pools import PoolPlan
 from segray.pipelines.engine.rows import Row
 
-if TYPE_CHECKING:  # torch and segment_anything take seconds to import
-    from segment_anything.modeling import Sam
+if TYPE_CHECKING:  # torch takes seconds to import
+    from segray.models.annotators.protocols import MaskModel, MaskSource
 
-    from segray.models.sam.generator import MaskGenerator
-
-_OPTIONS = {
-    "points_per_batch",
-    "stability_score_offset",
-    "box_nms_thresh",
-    "crop_n_layers",
-    "crop_nms_thresh",
-    "crop_overlap_ratio",
-    "crop_n_points_downscale_factor",
-    "min_mask_region_area",
-}
+_NOT_OPTIONS = frozenset({"model", "weights", "sha256", "precision"})
 
 
 class SegmentImages(Stage):
-    """SAM over a batch of images.
+    """A source of masks over a batch of images.
 
     Args:
         config: the model and its options.
@@ -49,12 +38,14 @@ class SegmentImages(Stage):
 
     name, schema = "sam", SEGMENTED_SCHEMA
 
-    def __init__(self, config: SamModel, plan: PoolPlan, guard: Guard, loaded: Sam | None = None) -> None:
+    def __init__(
+        self, config: SamModel, plan: PoolPlan, guard: Guard, loaded: MaskModel | None = None
+    ) -> None:
         super().__init__(guard)
         device = device_of(plan)
         if device == "cpu":
             reuse_freed_memory()
-        self._generator = load_or_defer_error(partial(_load, config, device, loaded))
+        self._source = load_or_defer_error(partial(_load, config, device, loaded))
         one_core = partial(use_threads, 1)
         self._threads = ThreadPoolExecutor(plan.threads, initializer=one_core) if device == "cpu" else None
 
@@ -67,13 +58,13 @@ class SegmentImages(Stage):
         self.model()
         return super().__call__(table)
 
-    def model(self) -> MaskGenerator:
+    def model(self) -> MaskSource:
         """The worker's model.
 
         Raises:
             UserError: the weights could not be loaded.
         """
-        return self._generator()
+        return self._source()
 
     def process(self, rows: list[Row]) -> list[Row]:
         """Add the packed segments."""
@@ -86,58 +77,55 @@ class SegmentImages(Stage):
         On a CPU each image is computed on one core, several side by side: SAM's operations are small, and
         cores that share one wait for each other. No sum depends on the number of threads, either.
         """
-        images, generator = [pixels_of(row) for row in rows], self.model()
+        images, source = [pixels_of(row) for row in rows], self.model()
         sizes = [(row["height"], row["width"]) for row in rows]
         if self._threads:
-            single = self._threads.map(lambda image, size: generator.generate([image], [size]), images, sizes)
+            single = self._threads.map(lambda image, size: source.generate([image], [size]), images, sizes)
             return [batch[0] for batch in single]
-        return generator.generate(images, sizes)
+        return source.generate(images, sizes)
 
 
-def _load(config: SamModel, device: str, loaded: Sam | None) -> MaskGenerator:
-    from segray.models.sam.generator import build_sam
+def _load(config: SamModel, device: str, loaded: MaskModel | None) -> MaskSource:
+    from segray.models.annotators.loading import open_model
 
-    sam = loaded or build_sam(config.model, config.weights, sha256=config.sha256)[0]
-    generator = mask_generator(sam.to(device), config)
+    model = loaded or open_model(config.model, config.weights, sha256=config.sha256)[0]
+    source = model.source(device, mask_options(config, device))
     if config.compile:
         # `torch.compile` fails in the first call: a failure of the compiler is not a failure of an image.
         with compiling("sam.compile"):
-            generator.generate([np.zeros((8, 8, 3), np.uint8)])
-    return generator
+            source.generate([np.zeros((8, 8, 3), np.uint8)])
+    return source
 
 
-def mask_generator(sam: Sam, config: SamModel) -> MaskGenerator:
-    """A `MaskGenerator` with the configuration's options; null options take the model's defaults.
+def mask_options(config: SamModel, device: str = "cpu") -> dict[str, Any]:
+    """The options of the model's family; null options take the model's defaults.
 
-    Raises:
-        ValueError: options that contradict each other.
+    Args:
+        config: the model and its options.
+        device: that `precision=auto` is for.
     """
+    from segray.models.annotators.registry import mask_entry
     from segray.models.precision import resolve_precision
-    from segray.models.sam.generator import MaskGenerator
 
-    options = config.model_dump(include=_OPTIONS)
-    options["precision"] = resolve_precision(config.precision, sam.device.type)
-    options["compiled"] = config.compile
-    for name in ("points_per_side", "pred_iou_thresh", "stability_score_thresh"):
-        options[name] = _or_default(config, name)
-    return MaskGenerator(sam, **options)
+    entry = mask_entry(config.model)
+    values = config.model_dump(include=set(entry.open_family().options))
+    for name, value in values.items():
+        if value is None:
+            values[name] = getattr(entry, name, None)
+    return {**values, "precision": resolve_precision(config.precision, device)}
 
 
 def check_sam_options(config: SamModel) -> None:
-    """Raise what `mask_generator` would raise.
+    """Refuse options that contradict each other, or that the model would ignore.
 
     Raises:
-        ValueError: options that contradict each other.
+        ValueError: which.
     """
-    from segray.models.sam.generator import grid_sides
+    from segray.models.annotators.registry import mask_entry
 
-    side = _or_default(config, "points_per_side")
-    grid_sides(side, config.crop_n_layers, config.crop_n_points_downscale_factor)
-
-
-def _or_default(config: SamModel, name: str) -> Any:
-    """The value of an option, or the default of the model."""
-    from segray.models.sam.registry import SAM_MODELS
-
-    chosen = getattr(config, name)
-    return getattr(SAM_MODELS[config.model], name) if chosen is None else chosen
+    family = mask_entry(config.model).open_family()
+    fields = SamModel.model_fields
+    for name in fields.keys() - _NOT_OPTIONS - family.options:
+        if getattr(config, name) != fields[name].default:
+            raise ValueError(f"sam.{name} has no effect with sam.model={config.model}; leave it out")
+    family.check_options(mask_options(config))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from segray.models.annotators.registry import MASK_MODELS, mask_entry
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Sha256, Shown, Text
 from segray.pipelines.config.shared import Classes, GrowConfig, Images, LinksConfig, Roots
 
@@ -44,11 +45,20 @@ class Pool(Config):
         return self
 
 
+_MASK_NAMES = (*MASK_MODELS, "none")
+
+
+def _known_model(name: str) -> str:
+    if name != "none":
+        mask_entry(name, also=("none",))
+    return name
+
+
 class SamModel(Config):
     """The SAM model that finds the segments, and its options."""
 
-    model: Literal["builtin", "vit_b", "vit_l", "vit_h", "none"] = "vit_b"
-    """SAM model. builtin: small, default of classes=picture_book; none: CLIP labels pixels, not segments."""
+    model: Annotated[str, AfterValidator(_known_model), Shown("MODEL", choices=_MASK_NAMES)] = "vit_b"
+    """What finds segments. builtin: small, default of classes=picture_book; none: CLIP labels pixels."""
     weights: Text | None = None
     """Weights: a file, an https:// URL or hf-hub:OWNER/REPO:FILE; null: the official weights of the model."""
     sha256: Sha256 | None = None

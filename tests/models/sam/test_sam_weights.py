@@ -13,9 +13,9 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from segray.models import weights
+from segray.models.annotators.loading import check_model
 from segray.models.builtin.arch import SAM_ARCH, build_builtin_sam
 from segray.models.sam.generator import SAM_MODELS, MaskGenerator, build_sam
-from segray.models.sam.registry import check_sam
 from segray.models.weights import WeightsError
 from tests.models.sam.pictures import TINY_ARCH, scene
 
@@ -45,7 +45,7 @@ def test_built_in_weights(
     assert len(generator.generate([scene(40, 50)])) == 1
 
 
-BUILDERS = pytest.mark.parametrize("build", [build_sam, check_sam])
+BUILDERS = pytest.mark.parametrize("build", [build_sam, check_model])
 
 
 @BUILDERS
@@ -84,7 +84,7 @@ def test_checked_weights_are_those_that_are_built(tmp_path: Path) -> None:
     path = tmp_path / "sam.safetensors"
     save_builtin(path, TINY_ARCH)
     sam, checkpoint = build_sam("builtin", str(path))
-    assert check_sam("builtin", str(path)) == (sam.image_encoder.img_size, checkpoint)
+    assert check_model("builtin", str(path)) == (sam.image_encoder.img_size, checkpoint)
 
 
 @BUILDERS
@@ -95,17 +95,18 @@ def test_a_wrong_architecture_in_the_metadata(tmp_path: Path, build: Callable[..
         build("builtin", str(path))
 
 
-@BUILDERS
-def test_an_unknown_model_lists_the_known_ones(build: Callable[..., object]) -> None:
+def test_an_unknown_model_lists_the_known_ones() -> None:
     message = "unknown SAM model 'vit_x'; choose one of vit_b, vit_l, vit_h, builtin"
     with pytest.raises(ValueError, match=message):
-        build("vit_x")
+        build_sam("vit_x")
+    with pytest.raises(ValueError, match=r"must be one of builtin, vit_b, .*, not 'vit_x'; did you mean vit"):
+        check_model("vit_x")
 
 
 def test_official_weights_are_pinned_and_have_upstream_builders() -> None:
     for name in ("vit_b", "vit_l", "vit_h"):
         entry = SAM_MODELS[name]
-        assert entry.url.startswith("https://dl.fbaipublicfiles.com/segment_anything/sam_" + name)
+        assert entry.source.startswith("https://dl.fbaipublicfiles.com/segment_anything/sam_" + name)
         assert entry.sha256 is not None
         assert len(bytes.fromhex(entry.sha256)) == 32
         assert name in segment_anything.sam_model_registry
@@ -121,7 +122,7 @@ def test_an_official_checkpoint_file_loads(tmp_path: Path) -> None:
     assert checkpoint.path == path
     assert sam.image_encoder.img_size == 1024
     assert all(torch.equal(value, state[key]) for key, value in sam.state_dict().items())
-    assert check_sam("vit_b", str(path)) == (1024, checkpoint)
+    assert check_model("vit_b", str(path)) == (1024, checkpoint)
     with pytest.raises(WeightsError, match=r"builtin: .*image_encoder.pos_embed is \(1, 64, 64, 768\)"):
         build_sam("builtin", str(path))
     with pytest.raises(WeightsError, match=f"expected {SAM_MODELS['vit_b'].sha256}"):
@@ -138,7 +139,7 @@ def test_offline_the_default_weights_name_both_ways_to_continue(
     monkeypatch.setenv("SEGRAY_CACHE", str(tmp_path))
     with pytest.raises(WeightsError) as error:
         build_sam("vit_b")
-    url = SAM_MODELS["vit_b"].url
+    url = SAM_MODELS["vit_b"].source
     assert str(error.value) == (
         f"no weights for sam.model: cannot download {url}: Network is unreachable; fetch the files elsewhere "
         "and give their local paths, sam.weights=FILE clip.weights=FILE (see docs/real-models.md), or try "

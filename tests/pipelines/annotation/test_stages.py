@@ -12,14 +12,16 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from segment_anything.modeling import Sam
 
+from segray.models.annotators.sam import SamModel
 from segray.models.clip.gem import dense_features
 from segray.models.clip.model import build_clip, preprocess
 from segray.models.clip.text import ZeroShotClassifier
 from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_segments
 from segray.models.label_space import label_space
 from segray.models.masks import unpack
-from segray.models.sam.generator import SAM_MODELS, build_sam
+from segray.models.sam.generator import SAM_MODELS, MaskGenerator, build_sam
 from segray.pipelines.annotation.stages import read as read_module
 from segray.pipelines.annotation.stages.classify import (
     ClassifySegments,
@@ -37,7 +39,7 @@ from segray.pipelines.annotation.stages.schemas import (
     classes_from_bytes,
     pixels_of,
 )
-from segray.pipelines.annotation.stages.segment import SegmentImages, check_sam_options, mask_generator
+from segray.pipelines.annotation.stages.segment import SegmentImages, check_sam_options, mask_options
 from segray.pipelines.commands.verify import verify
 from segray.pipelines.config.commands.annotate import ClipConfig, SamConfig
 from segray.pipelines.engine.guard import Guard
@@ -201,7 +203,7 @@ def test_on_a_cpu_segments_do_not_depend_on_the_number_of_threads(
     read: pa.Table, segmented: pa.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = SegmentImages(SAM, replace(PLAN, threads=3), GUARD)
-    generate = stage._generator().generate
+    generate = stage.model().generate
     seen: set[tuple[int, int]] = set()
     together = threading.Barrier(3, timeout=60)
 
@@ -210,7 +212,7 @@ def test_on_a_cpu_segments_do_not_depend_on_the_number_of_threads(
         seen.add((threading.get_ident(), torch.get_num_threads()))
         return generate(images, sizes)
 
-    monkeypatch.setattr(stage._generator(), "generate", watched)
+    monkeypatch.setattr(stage.model(), "generate", watched)
     fine = np.flatnonzero([status == "ok" for status in read["status"].to_pylist()])
     assert stage(read.take(fine)) == segmented.take(fine)
     assert len({thread for thread, _ in seen}) == 3
@@ -279,9 +281,13 @@ def test_precision_reaches_the_models(
         np.testing.assert_allclose(found, expected, atol=0.05)
 
 
+def generator(sam: Sam, config: SamConfig) -> MaskGenerator:
+    return SamModel(sam).source("cpu", mask_options(config))
+
+
 def test_null_options_are_the_model_s_own() -> None:
     sam, _ = build_sam("builtin")
-    own, entry = mask_generator(sam, SamConfig(model="builtin")), SAM_MODELS["builtin"]
+    own, entry = generator(sam, SamConfig(model="builtin")), SAM_MODELS["builtin"]
     assert len(own.grids[0]) == entry.points_per_side**2
     assert own.pred_iou_thresh == entry.pred_iou_thresh
     assert own.stability_score_thresh == entry.stability_score_thresh
@@ -299,14 +305,14 @@ def test_null_options_are_the_model_s_own() -> None:
         points_per_batch=3,
         precision="bf16",
     )
-    chosen = mask_generator(sam, config)
+    chosen = generator(sam, config)
     assert [len(grid) for grid in chosen.grids] == [16, 4]
     for name in ("pred_iou_thresh", "stability_score_thresh", "stability_score_offset", "box_nms_thresh"):
         assert getattr(chosen, name) == getattr(config, name)
     for name in ("crop_nms_thresh", "crop_overlap_ratio", "min_mask_region_area", "points_per_batch"):
         assert getattr(chosen, name) == getattr(config, name)
     wrong = SamConfig(model="builtin", points_per_side=2, crop_n_layers=2, crop_n_points_downscale_factor=2)
-    for refuse in (partial(mask_generator, sam), check_sam_options):
+    for refuse in (partial(generator, sam), check_sam_options):
         with pytest.raises(ValueError, match="crop_n_points_downscale_factor"):
             refuse(wrong)
 
@@ -325,10 +331,8 @@ def test_classes_follow_the_method(segmented: pa.Table, named: pa.Table, text: T
         segments = unpack(before["packed_segments"])
         pooled = pool_segments(grid, segments, row["height"], row["width"]).half()
         assert row["embeddings"] == pooled.numpy().tobytes()
-        found, expected = (
-            classes_from_bytes(row["classes"]),
-            classify_segments(pooled.float(), classifier, 0.05),
-        )
+        found = classes_from_bytes(row["classes"])
+        expected = classify_segments(pooled.float(), classifier, 0.05)
         for name in ("class_id", "score", "margin", "confidence", "runner_up_class", "has_class"):
             assert np.array_equal(getattr(found, name), getattr(expected, name)), name
 

@@ -289,7 +289,6 @@ def test_another_configuration_is_refused_or_goes_beside(images: Path, out: Path
         "  clip.features: 'gem' -> 'clip'",
         "  embed_images: False -> True",
         "  embeddings: True -> False",
-        f"  images: {str(images)!r} -> {manifest!r}",
         "give another out=DIR, or new_run=true to start beside it",
     ]
     assert files(out) == before

@@ -18,7 +18,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.reporting.evaluation import compare, table, to_csv, to_dict
-from segray.pipelines.training.trained import load_network, predict_label
+from tests.pipelines.commands.masks import masks_in
 from tests.pipelines.label_set.small_store import (
     PROVENANCE,
     bad_row,
@@ -27,21 +27,12 @@ from tests.pipelines.label_set.small_store import (
     png,
     write_store,
 )
-from tests.pipelines.trained_network import CLASSES, write_run
 
 TWO_CLASSES = {**PROVENANCE, "classes": ["background", "cat", "dog"]}
 
 
 def grid(*rows: list[int]) -> NDArray[np.uint8]:
     return np.array(rows, np.uint8)
-
-
-def masks_in(folder: Path, **masks: NDArray[np.uint8]) -> Path:
-    for name, mask in masks.items():
-        path = folder / "masks" / f"{name.replace('__', '/')}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode_gray_png(mask))
-    return folder / "masks"
 
 
 def store_in(folder: Path, *rows: dict[str, Any]) -> str:
@@ -270,68 +261,6 @@ def test_an_undefined_iou_is_null_empty_and_a_dash(tmp_path: Path) -> None:
     assert to_csv(result).splitlines()[2] == "1,cat,,0.0,0,0"
     assert table(result).splitlines()[2].split()[:3] == ["1", "cat", "-"]
     json.dumps(to_dict(result), allow_nan=False)
-
-
-# A trained network
-
-
-def pictures_in(folder: Path, *names: str) -> Path:
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for name in names:
-        Image.fromarray(rng.integers(0, 256, (20, 33, 3), np.uint8)).save(folder / name)
-    return folder
-
-
-def test_a_checkpoint_is_scored_by_what_it_predicts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trained = write_run(tmp_path / "run")
-    images = pictures_in(tmp_path / "images", "a.png", "b.png", "c.png")
-    network, _ = load_network(str(trained))
-    predicted = {p.stem: predict_label(network, np.array(Image.open(p))) for p in images.iterdir()}
-    assert len(np.unique(predicted["a"])) > 1
-    wrong = (predicted["b"] + 1) % 3
-    masks = masks_in(tmp_path, a=predicted["a"], b=wrong, c=predicted["c"], bad=predicted["a"])
-    (images / "bad.jpg").write_bytes(b"no picture")
-    run(EvaluateConfig(checkpoint=str(trained), images=str(images), masks=str(masks)))
-    document = json.loads((trained / "evaluation.json").read_text())
-    assert (trained / "evaluation.csv").exists()
-    assert document["pixel_accuracy"] == pytest.approx(2 / 3)
-    expected = [sum((predicted[n] == i).sum() for n in "abc") for i in range(3)]
-    assert [row["label_pixels"] for row in document["classes"]] == expected
-    assert [row["class"] for row in document["classes"]] == list(CLASSES)
-    assert (document["n_images"], document["not_ok"]) == (3, {"error": 1})
-    assert (document["checkpoint"], document["step"], document["window"]) == (str(trained), 7, None)
-    assert "left out        1 with status error" in capsys.readouterr().out
-
-
-def test_the_window_of_the_run_is_taken_unless_another_is_given(tmp_path: Path) -> None:
-    trained = write_run(tmp_path / "run", window=32)
-    images = pictures_in(tmp_path / "images", "a.png")
-    masks = str(masks_in(tmp_path, a=np.zeros((20, 33), np.uint8)))
-    found = []
-    for window in (None, 32, 0):
-        config = EvaluateConfig(
-            checkpoint=str(trained / "best"), images=str(images), masks=masks, window=window
-        )
-        run(config)
-        document = json.loads((trained / "evaluation.json").read_text())
-        found.append((document["window"], document["confusion"]))
-    assert [window for window, _ in found] == [32, 32, 0]
-    assert found[0] == found[1]
-    assert found[0][1] != found[2][1]
-
-
-def test_an_image_without_a_mask_is_refused_before_any_is_predicted(tmp_path: Path) -> None:
-    images = pictures_in(tmp_path / "images", "a.png", "b.png")
-    masks = str(masks_in(tmp_path, a=np.zeros((20, 33), np.uint8)))
-    trained = write_run(tmp_path / "run")
-    places = {"checkpoint": str(trained), "images": str(images), "masks": masks}
-    with pytest.raises(UserError, match=r"no mask for 1 image: b\.png; allow_missing=true leaves them out"):
-        run(EvaluateConfig(**places))
-    run(EvaluateConfig(**places, allow_missing=True))
-    assert json.loads((trained / "evaluation.json").read_text())["missing_masks"] == ["b.png"]
 
 
 @pytest.mark.parametrize(

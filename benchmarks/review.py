@@ -1,0 +1,282 @@
+"""Clicks of a simulated person on weak labels: mIoU of the labels over clicks, and of a network after ten.
+
+    python -m benchmarks.review --work DIR --scenes 36 --seeds 41 42 43
+
+Each seed draws a picture book and labels it with SAM and CLIP's own tokens, which name segments badly. The
+person knows the exact masks. A click gives one segment its true class. `next` clicks the least certain,
+different, of all classes, in rounds of ten; with spread, segments that are more like the clicked one than
+`--alike`, and than any that was clicked with another class, get its class too. `random` takes segments in any
+order, `image by image` every wrong segment of one image after the other. All pixels of all images are scored.
+
+The networks train on the labels as they are, and with the ten first clicks and their spread as corrections.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.common import ROOT, Benchmark, circumstances, fresh, spread_of, table, write_result
+from benchmarks.methods import train_once
+from segray.models.calibration.regions import MaskedImage, Regions, join_regions
+from segray.models.metrics import mean_iou
+from segray.pipelines.annotation.relabelling import require_embeddings
+from segray.pipelines.calibration.examples import folder_masks, read_examples
+from segray.pipelines.commands.demo import RECIPE
+from segray.pipelines.corrections import CorrectionLog
+from segray.pipelines.corrections.suggestions import Candidates, Floats, ranked_doubt, suggestions, unit
+from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.masks.options import MaskOptions
+
+CLICKS = (0, 5, 10, 20, 40, 80, 160)
+ROUND = 10
+TEN = 10
+
+
+@dataclass
+class Person:
+    """One who knows the truth, and the labels as they become.
+
+    Attributes:
+        ids: (image_id, segment_id) of each of the n segments.
+        image: int64 [n], the number of its image.
+        truth: int64 [n], the class of most of its pixels.
+        classes: int64 [n], its class now.
+        shown: bool [n], whether it is drawn.
+        margins: float32 [n].
+        embeddings: float32 [n, D], of length 1.
+        regions: of the images, to score with.
+        alike: least cosine of a segment that a spread takes.
+        clicked: the segments that were clicked, in their order.
+    """
+
+    ids: list[tuple[str, int]]
+    image: NDArray[np.int64]
+    truth: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    shown: NDArray[np.bool_]
+    margins: Floats
+    embeddings: Floats
+    regions: Regions
+    alike: float
+    clicked: list[int]
+
+    @classmethod
+    def of(cls, labels: str, masks: str, alike: float) -> Person:
+        """On a label set with the exact masks of all its images."""
+        store = LabelStore(labels)
+        names = tuple(store.provenance["classes"])
+        dim = require_embeddings(store)
+        statuses = {i: status for i, status, _ in store.statuses()}
+        readers = folder_masks(masks, MaskOptions(), statuses, names, split=None, allow_missing=True)
+        images = read_examples(store, readers, len(names), dim)
+        rows = {
+            i: [row for row in found if row["image_id"] == i] for i, found in _segments(store, images).items()
+        }
+        flat = [row for image_id in images for row in rows[image_id]]
+        threshold = float(store.provenance["config"]["label.threshold"])
+        return cls(
+            [(row["image_id"], row["segment_id"]) for row in flat],
+            np.repeat(np.arange(len(images)), [len(rows[i]) for i in images]),
+            np.concatenate([image.pixels for image in images.values()]).argmax(1),
+            np.array([row["class_id"] for row in flat], np.int64),
+            np.array([row["score"] > threshold for row in flat]),
+            np.array([row["margin"] for row in flat], np.float32),
+            unit(np.array([row["embedding"] for row in flat], np.float32)),
+            join_regions(list(images.values())),
+            alike,
+            [],
+        )
+
+    @property
+    def miou(self) -> float:
+        """Of the labels as they are now."""
+        n = int(self.image.max()) + 1
+        return mean_iou(self.regions.confusions(self.classes, self.shown, n).sum(0)[:, :-1])
+
+    @property
+    def wrong(self) -> NDArray[np.bool_]:
+        """bool [n]."""
+        return self.classes != self.truth
+
+    def click(self, segment: int) -> None:
+        """Give a segment its true class."""
+        self.classes[segment], self.shown[segment] = self.truth[segment], True
+        self.clicked.append(segment)
+
+    def spread(self, segment: int) -> list[int]:
+        """Accept what looks like a clicked segment; those segments."""
+        cosines = self.embeddings @ self.embeddings[self.clicked].T
+        own = self.embeddings @ self.embeddings[segment]
+        same = self.truth[self.clicked] == self.truth[segment]
+        others = np.where(same, -1.0, cosines).max(1)
+        found = (own >= self.alike) & (own > others)
+        found[self.clicked] = False
+        self.classes[found], self.shown[found] = self.truth[segment], True
+        return np.flatnonzero(found).tolist()
+
+
+def _segments(store: LabelStore, images: Mapping[str, MaskedImage]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of the segments table, by image."""
+    columns = ["image_id", "segment_id", "class_id", "score", "margin", "embedding"]
+    found: dict[str, list[dict[str, Any]]] = {image_id: [] for image_id in images}
+    for part in store.parts():
+        for row in store.segments(part, columns).to_pylist():
+            if row["image_id"] in found:
+                found[row["image_id"]].append(row)
+    return found
+
+
+def next_segments(person: Person, rng: np.random.Generator) -> Iterator[int]:  # noqa: ARG001  as the others
+    """What the page offers, in rounds of ten."""
+    while True:
+        rest = np.setdiff1d(np.arange(len(person.ids)), person.clicked)
+        if not rest.size:
+            return
+        classes = np.maximum(person.classes[rest], 0)
+        found = Candidates(ranked_doubt(person.margins[rest]), person.embeddings[rest], classes)
+        yield from rest[suggestions(found, ROUND, person.embeddings[person.clicked])].tolist()
+
+
+def random_segments(person: Person, rng: np.random.Generator) -> Iterator[int]:
+    """Any order."""
+    yield from rng.permutation(len(person.ids)).tolist()
+
+
+def image_by_image(person: Person, rng: np.random.Generator) -> Iterator[int]:
+    """All wrong segments of one image after the other."""
+    for image in rng.permutation(int(person.image.max()) + 1):
+        yield from np.flatnonzero((person.image == image) & person.wrong).tolist()
+
+
+Order = Callable[[Person, np.random.Generator], Iterator[int]]
+WAYS: dict[str, tuple[Order, bool]] = {
+    "next, spread": (next_segments, True),
+    "next": (next_segments, False),
+    "random, spread": (random_segments, True),
+    "random": (random_segments, False),
+    "image by image": (image_by_image, False),
+}
+
+
+def curve(person: Person, way: str, seed: int) -> list[float]:
+    """mIoU after each number of `CLICKS`."""
+    order, spreads = WAYS[way]
+    segments = order(person, np.random.default_rng(seed))
+    scores = []
+    for count in range(CLICKS[-1] + 1):
+        if count:
+            segment = next(segments, None)
+            if segment is not None:
+                person.click(segment)
+                if spreads:
+                    person.spread(segment)
+        if count in CLICKS:
+            scores.append(person.miou)
+    return scores
+
+
+def prepare(work: Path, seed: int, scenes: int) -> tuple[Path, Path]:
+    """Draw and label the scenes of a seed, unless that was done before: (data set, label set)."""
+    book, labels = work / f"book-{seed}", work / f"labels-{seed}"
+    if not (book / "class_names.txt").exists():
+        _segray("picture-book", f"out={book}", f"n={scenes}", f"seed={seed}")
+    weak = ["classes=picture_book", "clip.features=clip"]
+    _segray("annotate", f"images={book}/images", f"out={labels}", *weak)
+    return book, labels
+
+
+def _segray(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", "segray.pipelines.cli", *words], check=True, cwd=ROOT)
+
+
+def held_out(book: Path, labels: Path, folder: Path, seed: int, epochs: int) -> float:
+    """Validation mIoU of a network that is trained on the labels as they are now."""
+    words = [*RECIPE, "trackers=", f"data.root={book}", f"data.labels={labels}", f"train.epochs={epochs}"]
+    words += ["data.labelled=2", f"seed={seed}", f"train.validate_every={epochs}"]
+    return float(train_once(words, folder)[-1]["miou"] or 0.0)
+
+
+def correct(labels: Path, masks: Path, alike: float) -> tuple[int, float, float]:
+    """Ten clicks and their spread as corrections: how many segments, mIoU of the labels before and after."""
+    person = Person.of(str(labels), str(masks), alike)
+    log, names = CorrectionLog(labels), LabelStore(str(labels)).provenance["classes"]
+    before, named = person.miou, []
+    for _, segment in zip(range(TEN), next_segments(person, np.random.default_rng(0)), strict=False):
+        person.click(segment)
+        named += [segment, *person.spread(segment)]
+    if not log.images():
+        made = [
+            log.make(
+                person.ids[k][0], "name", segments=(person.ids[k][1],), class_name=names[person.classes[k]]
+            )
+            for k in dict.fromkeys(named)
+        ]
+        log.append(made)
+    return len(set(named)), before, person.miou
+
+
+@click.command("review", cls=Benchmark, help=__doc__)
+@click.option(
+    "--work", required=True, type=click.Path(path_type=Path), help="Folder for scenes, labels and runs."
+)
+@click.option("--scenes", default=36, show_default=True, type=click.IntRange(5), help="Scenes of each seed.")
+@click.option("--seeds", default=(41, 42, 43), show_default=True, multiple=True, callback=fresh, type=int)
+@click.option("--alike", default=0.9, show_default=True, help="Least cosine of what a spread takes.")
+@click.option(
+    "--epochs", default=8, show_default=True, type=click.IntRange(0), help="Of the networks; 0: none."
+)
+@click.option(
+    "--out", default=None, type=Path, help="The JSON file; default: benchmarks/results/review.json."
+)
+def main(
+    work: Path, scenes: int, seeds: tuple[int, ...], alike: float, epochs: int, out: Path | None
+) -> None:
+    """Measure, print, record."""
+    record = circumstances(seeds)
+    found: dict[str, list[list[float]]] = {way: [] for way in WAYS}
+    networks: list[dict[str, Any]] = []
+    for seed in seeds:
+        book, labels = prepare(work.resolve(), seed, scenes)
+        for way in WAYS:
+            found[way].append(curve(Person.of(str(labels), str(book / "masks"), alike), way, seed))
+        if epochs:
+            networks.append(_networks(book, labels, work.resolve(), seed, epochs, alike))
+    record |= {"scenes": scenes, "alike": alike, "epochs": epochs, "clicks": list(CLICKS)}
+    record |= {"curves": {way: _spreads(curves) for way, curves in found.items()}, "networks": networks}
+    click.echo(_shown(found, networks))
+    click.echo(f"\n{write_result(out, record)}")
+
+
+def _networks(book: Path, labels: Path, work: Path, seed: int, epochs: int, alike: float) -> dict[str, Any]:
+    plain = held_out(book, labels, work / f"plain-{seed}", seed, epochs)
+    segments, before, after = correct(labels, book / "masks", alike)
+    corrected = held_out(book, labels, work / f"corrected-{seed}", seed, epochs)
+    return {"seed": seed, "segments": segments, "labels": [before, after], "miou": [plain, corrected]}
+
+
+def _spreads(curves: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+    return [spread_of([curve[i] for curve in curves]) for i in range(len(CLICKS))]
+
+
+def _shown(found: Mapping[str, Sequence[Sequence[float]]], networks: Sequence[Mapping[str, Any]]) -> str:
+    rows = [[way, *(f"{100 * s['mean']:.1f}" for s in _spreads(curves))] for way, curves in found.items()]
+    lines = [table(["mIoU after clicks", *map(str, CLICKS)], rows)]
+    if networks:
+        gains = spread_of([one["miou"][1] - one["miou"][0] for one in networks])
+        pairs = ", ".join("{:.1f} to {:.1f}".format(*(100 * m for m in one["miou"])) for one in networks)
+        gain = f"{100 * gains['mean']:+.1f} +- {100 * (gains['sd'] or 0):.1f}"
+        lines.append(f"network after ten clicks: {pairs}; gain {gain}")
+    return "\n\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What the pipeline knows of a model that finds segments."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+if TYPE_CHECKING:  # numpy and torch take seconds to import
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from segray.models.masks import Segment
+    from segray.models.weights import Checkpoint
+
+
+class MaskSource(Protocol):
+    """Images to class-agnostic segments."""
+
+    def generate(
+        self, images: Sequence[NDArray[np.uint8]], sizes: Sequence[tuple[int, ...]] | None = None
+    ) -> list[list[Segment]]:
+        """The segments of each image.
+
+        Args:
+            images: uint8 [H, W, 3] RGB each, the images or reduced copies of them.
+            sizes: (height, width) of the originals, to which the segments refer; None: the images are these.
+        """
+        ...
+
+
+class MaskModel(ABC):
+    """A model that finds segments, on the CPU with its weights; a family of models subclasses it.
+
+    Attributes:
+        options: keys of `sam.` that the family takes, besides model, weights, sha256 and precision.
+        size: long side of its input in pixels.
+    """
+
+    options: ClassVar[frozenset[str]] = frozenset()
+    size: int
+
+    @classmethod
+    @abstractmethod
+    def load(cls, name: str, checkpoint: Checkpoint) -> Self:
+        """The model with the weights of a file.
+
+        Raises:
+            WeightsError: the file does not fit the model, or is damaged.
+        """
+
+    @classmethod
+    def check(cls, name: str, checkpoint: Checkpoint) -> int:
+        """Raise what `load` would raise; the long side of the input in pixels."""
+        return cls.load(name, checkpoint).size
+
+    @classmethod  # noqa: B027  most have nothing to check
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Raise a ValueError if options contradict each other."""
+
+    @abstractmethod
+    def source(self, device: str, options: Mapping[str, Any]) -> MaskSource:
+        """Segments by this model.
+
+        Args:
+            device: "cpu" or "cuda"; the model moves there.
+            options: those of `options`, each with a value, and `precision`: fp32, bf16 or fp16.
+
+        Raises:
+            ValueError: options that contradict each other.
+        """

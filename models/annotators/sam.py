@@ -1,0 +1,62 @@
+"""SAM 1 as a source of masks, with the generator of `models.sam`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from segment_anything.modeling import Sam
+
+from segray.models.annotators.protocols import MaskModel
+from segray.models.sam.generator import MaskGenerator, grid_sides
+from segray.models.sam.registry import check_weights, load_sam
+from segray.models.weights import Checkpoint
+
+
+class SamModel(MaskModel):
+    """A SAM of segment_anything.
+
+    Args:
+        sam: the model.
+    """
+
+    options: ClassVar[frozenset[str]] = frozenset(
+        {
+            "points_per_side",
+            "points_per_batch",
+            "pred_iou_thresh",
+            "stability_score_thresh",
+            "stability_score_offset",
+            "box_nms_thresh",
+            "crop_n_layers",
+            "crop_nms_thresh",
+            "crop_overlap_ratio",
+            "crop_n_points_downscale_factor",
+            "min_mask_region_area",
+            "compile",
+        }
+    )
+
+    def __init__(self, sam: Sam) -> None:
+        self.sam, self.size = sam, sam.image_encoder.img_size
+
+    @classmethod
+    def load(cls, name: str, checkpoint: Checkpoint) -> Self:
+        """See `MaskModel`."""
+        return cls(load_sam(name, checkpoint))
+
+    @classmethod
+    def check(cls, name: str, checkpoint: Checkpoint) -> int:
+        """The names and shapes of the tensors are compared; their values are not read."""
+        return check_weights(name, checkpoint)
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """The grids of points."""
+        names = ("points_per_side", "crop_n_layers", "crop_n_points_downscale_factor")
+        grid_sides(*(options[name] for name in names))
+
+    def source(self, device: str, options: Mapping[str, Any]) -> MaskGenerator:
+        """The generator."""
+        values = dict(options)
+        return MaskGenerator(self.sam.to(device), compiled=values.pop("compile"), **values)

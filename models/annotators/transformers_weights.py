@@ -1,0 +1,70 @@
+"""Models of transformers, with weights of one file and the architecture that a name stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from segray.models.sam.geometry import Rgb
+from segray.models.segmenters.base import IMAGENET_MEAN, IMAGENET_STD
+from segray.models.weights import Checkpoint, WeightsError, load_state_dict, read_card
+
+
+def load_pretrained(
+    model: Any, config: Any, arch: Mapping[str, Any], checkpoint: Checkpoint, name: str
+) -> nn.Module:
+    """A model in evaluation mode on the CPU.
+
+    Args:
+        model: a class of transformers.
+        config: its configuration's class.
+        arch: arguments of the configuration; a key `arch` in the file's own metadata `segray` goes before it.
+        checkpoint: the file, in transformers' layout.
+        name: of the model, for messages.
+
+    Raises:
+        WeightsError: the file is damaged, or tensors are missing or of another shape.
+    """
+    from transformers.utils import logging
+
+    # Its bar is about tensors that are in memory already.
+    logging.disable_progress_bar()
+    state = load_state_dict(checkpoint)
+    chosen = read_card(checkpoint).get("arch", arch)
+    try:
+        network, found = model.from_pretrained(
+            None,
+            config=config(**chosen),
+            state_dict=state,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except Exception as error:  # an architecture of somebody else's file raises almost anything
+        line = str(error).strip().partition("\n")[0][:200]
+        raise WeightsError(f"{checkpoint.path} does not fit the model {name}: {line}") from error
+    for what in ("missing_keys", "mismatched_keys"):
+        if keys := sorted(map(str, found[what])):
+            words = what.replace("_", " ")
+            raise WeightsError(f"{checkpoint.path} does not fit the model {name}: {words}: {keys[0]}")
+    return network.eval()
+
+
+def square(image: Rgb, size: tuple[int, int], side: int) -> Tensor:
+    """An image as float32 [1, 3, side, side], normalised as on ImageNet, with zeros right and below.
+
+    Args:
+        image: uint8 [H, W, 3].
+        size: (height, width) that it is resized to, bilinear with antialiasing.
+        side: of the model's square input in pixels.
+    """
+    small = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255
+    mean, std = (torch.tensor(value)[:, None, None] for value in (IMAGENET_MEAN, IMAGENET_STD))
+    batch = torch.zeros(1, 3, side, side)
+    batch[0, :, : size[0], : size[1]] = (pixels - mean) / std
+    return batch

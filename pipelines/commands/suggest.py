@@ -1,0 +1,78 @@
+"""`segray suggest`: which images to label next, as a list or as the task of a tool."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import click
+
+from segray.pipelines.commands.export import ExportResult, check_bad_images, export_labels
+from segray.pipelines.config.commands.export import ExportConfig
+from segray.pipelines.config.commands.suggest import SuggestConfig
+from segray.pipelines.corrections import CorrectedStore
+from segray.pipelines.corrections.suggestions import image_candidates
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.printing import visible
+from segray.pipelines.understood import line
+
+
+@dataclass(frozen=True)
+class SuggestResult:
+    """What `suggest` chose; as text, what the command prints.
+
+    Attributes:
+        images: image_ids, the one to label first first.
+        left: images without corrections that were not chosen.
+        out: file or folder; None where nothing was written.
+        export: of the task; None for a list.
+    """
+
+    images: tuple[str, ...]
+    left: int
+    out: str | None
+    export: ExportResult | None = None
+
+    def __str__(self) -> str:
+        if self.out is None:
+            return "\n".join(map(visible, self.images))
+        count = f"{len(self.images)} of {len(self.images) + self.left} without corrections"
+        return "\n".join([line("images", count), line("wrote", storage.display(self.out))])
+
+
+def run(config: SuggestConfig) -> None:
+    """Choose, and print or write the choice.
+
+    Raises:
+        UserError: as `execute` raises.
+    """
+    click.echo(execute(config))
+
+
+def execute(config: SuggestConfig) -> SuggestResult:
+    """Choose images, and write them as a list or a task.
+
+    Raises:
+        UserError: no label set, no image without corrections, or an `out` that cannot take the task.
+    """
+    if config.out is None and config.format != "list":
+        raise UserError(f"out: format={config.format} needs a new folder; give out=DIR")
+    candidates = image_candidates(CorrectedStore(config.labels))
+    if not candidates.ids:
+        where = storage.display(config.labels)
+        raise UserError(f"labels={where}: every labelled image has corrections")
+    images = tuple(candidates.next(config.n))
+    left = len(candidates.ids) - len(images)
+    if config.out is None:
+        return SuggestResult(images, left, None)
+    if config.format == "list":
+        if storage.exists(config.out) and storage.stat(config.out) is None:
+            raise UserError(f"out={storage.display(config.out)} is a folder; format=list writes a file")
+        storage.write_atomic(config.out, "".join(f"{image}\n" for image in images).encode())
+        return SuggestResult(images, left, config.out)
+    export = ExportConfig(
+        labels=config.labels, out=config.out, format=config.format, images=config.images, image=config.image
+    )
+    result = export_labels(export, only=frozenset(images))
+    check_bad_images(result)
+    return SuggestResult(images, left, config.out, result)

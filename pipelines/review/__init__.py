@@ -1,0 +1,1 @@
+"""The page of `segray serve`: look at a label set, correct it, and let corrections spread."""

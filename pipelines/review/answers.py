@@ -1,0 +1,216 @@
+"""What the page is told, as plain values for JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from segray.models.label_space import no_class_name
+from segray.pipelines.corrections.correction import Correction, undone
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.label_set.schema import STATUSES
+from segray.pipelines.printing import visible
+from segray.pipelines.review.browse import share_of
+from segray.pipelines.review.review import Review, facts
+
+_MOST_SIMILAR = 6
+
+
+def about(review: Review) -> dict[str, Any]:
+    """The label set: classes, counts, and what can be done with it."""
+    images, segments = review.index.images, review.index.segments
+    ok = images.status == STATUSES.index("ok")
+    return {
+        "fingerprint": review.fingerprint,
+        "name": visible(storage.display(review.places.root)),
+        "who": visible(review.places.who),
+        "classes": [_class(review, i) for i in range(len(review.classes))],
+        "images": len(images),
+        "labelled": int(ok.sum()),
+        "segments": len(segments),
+        "corrected": int(review.marks.corrected.sum()),
+        "good": int(review.marks.good.sum()),
+        "truth": review.truth is not None,
+        "compare": review.other is not None,
+        "ignore": review.ignore_index,
+        "embeddings": bool(segments.embedding.size),
+        "naming": review.naming.problem,
+        "next": len(segments) > 0,
+        "made": {name: visible(str(value)) for name, value in facts(review).items()},
+        "progress": progress(review),
+    }
+
+
+def progress(review: Review) -> dict[str, Any]:
+    """How far labels are compared, and with what result."""
+    found = review.scorer.progress
+    means = {name: _mean(getattr(review.marks, name)) for name in ("errors", "disagreement")}
+    return {"done": found.done, "total": found.total, "problem": found.problem, **means}
+
+
+def tile(review: Review, image: int) -> dict[str, Any]:
+    """An image in the grid."""
+    images, marks = review.index.images, review.marks
+    return {
+        "n": image,
+        "id": visible(images.ids[image]),
+        "width": int(images.width[image]),
+        "height": int(images.height[image]),
+        "problem": visible(images.errors[image]),
+        "confidence": _number(images.confidence[image]),
+        "margin": _number(images.margin[image]),
+        "segments": int(images.count[image]),
+        "classes": _classes(review, image),
+        "corrected": bool(marks.corrected[image]),
+        "good": bool(marks.good[image]),
+        "errors": _number(marks.errors[image]),
+        "disagreement": _number(marks.disagreement[image]),
+        "rank": _number(marks.rank[image]),
+        "version": review.corrections.version(image),
+    }
+
+
+def detail(review: Review, image: int, names: str) -> dict[str, Any]:
+    """An image in the viewer: its segments and the history of its corrections.
+
+    Raises:
+        UserError: the image has no label, or a damaged one.
+    """
+    corrected = review.corrected(image, names)
+    rows = review.index.segments.of(image)
+    rles = {one["segment_id"]: one["rle"] for one in review.rows.segments(image)}
+    similar = _similarities(review, rows, names)
+    return {
+        **tile(review, image),
+        "parts": [
+            _segment(review, row, corrected.segments, rles, similar[row - rows.start])
+            for row in range(rows.start, rows.stop)
+        ],
+        "history": history(review.corrections.of(image)),
+    }
+
+
+def history(corrections: Sequence[Correction]) -> list[dict[str, Any]]:
+    """Corrections of an image, the first one first; `undone` says which are taken back."""
+    gone = undone(corrections)
+    return [
+        {
+            "key": one.key,
+            "kind": one.kind,
+            "segments": list(one.segments),
+            "class": one.class_name,
+            "who": visible(one.who),
+            "when": one.when.isoformat(timespec="seconds"),
+            "target": one.target,
+            "undone": one.key in gone,
+        }
+        for one in corrections
+    ]
+
+
+def found_alike(review: Review, row: int, class_id: int, count: int) -> dict[str, Any]:
+    """The segments that look like a corrected one.
+
+    Raises:
+        UserError: the label set has no embeddings.
+    """
+    found = review.alike(row, class_id, count)
+    segments, images = review.index.segments, review.index.images
+    rows, distances = found.found.rows.tolist(), found.found.distances.tolist()
+    return {
+        "segments": [
+            {
+                "row": one,
+                "image": (image := segments.image_of(one)),
+                "id": visible(images.ids[image]),
+                "number": int(segments.number[one]),
+                "class": int(review.corrections.segment_class[one]),
+                "area": int(segments.area[one]),
+                "distance": round(distance, 4),
+                "alike": bool(alike),
+            }
+            for one, distance, alike in zip(rows, distances, found.alike.tolist(), strict=True)
+        ]
+    }
+
+
+def class_counts(review: Review) -> list[int]:
+    """Images with each class, after corrections."""
+    classes = range(len(review.classes))
+    return [int((share_of(review.index.images, review.marks, i) > 0).sum()) for i in classes]
+
+
+def _segment(
+    review: Review, row: int, class_id: Mapping[int, int], rles: Mapping[int, Any], similar: list[list[float]]
+) -> dict[str, Any]:
+    segments = review.index.segments
+    number = int(segments.number[row])
+    rle = rles.get(number)
+    if rle is None:
+        raise UserError(f"segment {number}: no mask; see segray verify", exit_code=1)
+    return {
+        "row": row,
+        "number": number,
+        "class": class_id.get(number, int(segments.class_id[row])),
+        "stored": int(segments.class_id[row]),
+        "score": _number(segments.score[row]),
+        "margin": _number(segments.margin[row]),
+        "area": int(segments.area[row]),
+        "box": segments.bounds(row),
+        "rle": rle["counts"].decode("ascii", "replace"),
+        "similar": similar,
+    }
+
+
+def _similarities(review: Review, rows: slice, names: str) -> list[list[list[float]]]:
+    """(class id, cosine) of each segment's most similar classes; without CLIP, of the two that are stored."""
+    segments = review.index.segments
+    if not names:
+        return [_two_best(review, row) for row in range(rows.start, rows.stop)]
+    cosines = review.naming.similarities(names, rows)
+    best = np.argsort(-cosines, axis=1)[:, :_MOST_SIMILAR]
+    assert len(cosines) == len(segments.number[rows])
+    return [
+        [[i, round(float(one[i]), 4)] for i in ids] for one, ids in zip(cosines, best.tolist(), strict=True)
+    ]
+
+
+def _two_best(review: Review, row: int) -> list[list[float]]:
+    segments = review.index.segments
+    score, margin = float(segments.score[row]), float(segments.margin[row])
+    found = [[int(segments.class_id[row]), round(score, 4)]]
+    if segments.runner_up[row] >= 0:
+        found.append([int(segments.runner_up[row]), round(score - margin, 4)])
+    return found
+
+
+def _classes(review: Review, image: int) -> list[list[float]]:
+    """(class id, share of the pixels), the largest first, without the background."""
+    corrected = review.marks.shares.get(image)
+    pairs = review.index.images.classes(image) if corrected is None else list(corrected.items())
+    return [[i, round(share, 4)] for i, share in sorted(pairs, key=lambda pair: -pair[1]) if i]
+
+
+def _class(review: Review, class_id: int) -> dict[str, Any]:
+    name = review.classes[class_id]
+    return {
+        "id": class_id,
+        "name": visible(name),
+        "raw": name,
+        "colour": "#" + bytes(review.palette[class_id]).hex(),
+        "none": class_id == 0 and no_class_name(name) is not None,
+    }
+
+
+def _mean(values: Any) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else None
+
+
+def _number(value: Any) -> float | None:
+    number = float(value)
+    return round(number, 5) if math.isfinite(number) else None

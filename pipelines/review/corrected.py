@@ -1,0 +1,141 @@
+"""The corrections of a label set as the page sees them: kept up to date while others correct too."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from segray.pipelines.corrections import (
+    CorrectedLabel,
+    Correction,
+    CorrectionLog,
+    StoredLabel,
+    apply_corrections,
+)
+from segray.pipelines.corrections.correction import effective
+from segray.pipelines.errors import UserError
+from segray.pipelines.review.actions import Wanted
+from segray.pipelines.review.index import Index
+from segray.pipelines.review.marks import Marks
+from segray.pipelines.review.scores import class_shares
+
+_EVERY_S = 1.0
+"""How often the log is listed for what others wrote."""
+
+
+class Corrections:
+    """Reads and appends corrections; several threads may use it.
+
+    Args:
+        root: the label set.
+        index: of it.
+        marks: what follows from corrections is kept there.
+        who: the person at this page.
+    """
+
+    def __init__(self, root: str, index: Index, marks: Marks, who: str) -> None:
+        self._log, self._index, self._marks, self.who = CorrectionLog(root), index, marks, who
+        self._of: dict[int, list[Correction]] = {}
+        self._state, self._listed = "", 0.0
+        self._lock = threading.RLock()
+        self.changed: Callable[[], None] | None = None
+        """Called after corrections were read that were not there before."""
+        self.segment_class = index.segments.class_id.copy()
+        """int32 [S], the classes of segments after corrections."""
+        self.refresh(now=True)
+
+    def refresh(self, *, now: bool = False) -> None:
+        """Read what is new, at most once a second.
+
+        Args:
+            now: at any time.
+
+        Raises:
+            UserError: a part of the log is damaged.
+        """
+        with self._lock:
+            if now or time.monotonic() - self._listed > _EVERY_S:
+                self._read()
+
+    def of(self, image: int) -> list[Correction]:
+        """The corrections of an image, by key; also what was undone."""
+        with self._lock:
+            return self._of.get(image, [])
+
+    def counted(self, image: int) -> list[Correction]:
+        """The corrections of an image that are not undone, by key."""
+        return effective(self.of(image))
+
+    def version(self, image: int) -> str:
+        """Another text after each correction of an image; "" before the first one."""
+        found = self.of(image)
+        return found[-1].key if found else ""
+
+    def append(self, wanted: Sequence[Wanted]) -> list[Correction]:
+        """Store corrections, all or none.
+
+        Raises:
+            UserError: one that does not fit the label set, or the log cannot be written.
+        """
+        with self._lock:
+            made = [
+                self._log.make(
+                    self._index.images.ids[one.image],
+                    one.kind,
+                    segments=one.segments,
+                    class_name=one.class_name,
+                    mask=one.mask,
+                    target=one.target,
+                    who=self.who,
+                )
+                for one in wanted
+            ]
+            self._log.append(made)
+            self._read()
+        return made
+
+    def apply(self, image: int, stored: StoredLabel) -> CorrectedLabel:
+        """An image's label after its corrections.
+
+        Raises:
+            UserError: a correction does not fit the image.
+        """
+        try:
+            return apply_corrections(stored, self.of(image))
+        except ValueError as problem:
+            raise UserError(f"corrections of {self._index.images.ids[image]}: {problem}") from problem
+
+    def remember(self, image: int, corrected: CorrectedLabel, ignore_index: int) -> None:
+        """Keep what the grid and the search for similar segments need of a corrected label."""
+        segments = self._index.segments
+        rows = segments.of(image)
+        numbers = segments.number[rows].tolist()
+        self.segment_class[rows] = [corrected.segments.get(number, 0) for number in numbers]
+        self._marks.shares[image] = class_shares(corrected.label, ignore_index)
+
+    def _read(self) -> None:
+        by_image = self._log.by_image()
+        numbers = self._index.number
+        self._of = {numbers[name]: found for name, found in by_image.items() if name in numbers}
+        self._listed = time.monotonic()
+        state = "".join(sorted(found[-1].key for found in by_image.values()))
+        if state != self._state:
+            self._state = state
+            self._mark()
+            if self.changed:
+                self.changed()
+
+    def _mark(self) -> None:
+        counted = {image: effective(found) for image, found in self._of.items()}
+        marks = self._marks
+        marks.corrected[:] = False
+        marks.good[:] = False
+        marks.when[:] = np.nan
+        for image, found in counted.items():
+            marks.corrected[image] = any(one.kind != "good" for one in found)
+            marks.good[image] = any(one.kind == "good" for one in found)
+        latest = sorted((image for image, found in counted.items() if found), key=self.version)
+        marks.when[latest] = np.arange(len(latest))

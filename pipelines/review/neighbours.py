@@ -1,0 +1,107 @@
+"""Find the segments that look most like one: exact cosine distances, in a set of any size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segray.pipelines.review.index import Floats, Halves
+
+_COARSE = 64
+"""Dimensions of the first pass."""
+_CANDIDATES = 2048
+"""Segments of the first pass whose exact distance is computed."""
+_SAMPLE = 20_000
+_AT_ONCE = 1 << 15
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Segments, the nearest first.
+
+    Attributes:
+        rows: int64 [K], their places in the index.
+        distances: float32 [K], cosine distances, 0 to 2.
+    """
+
+    rows: NDArray[np.int64]
+    distances: Floats
+
+
+class NeighbourSearch:
+    """Nearest segments by cosine.
+
+    Up to 64 dimensions all distances are exact. Above, the principal axes of a sample choose the candidates,
+    and the exact distances of those decide.
+
+    Args:
+        embedding: float16 [S, D].
+    """
+
+    def __init__(self, embedding: Halves) -> None:
+        self._embedding = embedding
+        self._axes = _principal_axes(embedding)
+        self._coarse = np.zeros((len(embedding), self._axes.shape[1]), np.float32)
+        for start in range(0, len(embedding), _AT_ONCE):
+            piece = slice(start, start + _AT_ONCE)
+            self._coarse[piece] = _unit(_unit(embedding[piece]) @ self._axes)
+
+    @property
+    def exists(self) -> bool:
+        """Whether the label set stores embeddings."""
+        return self._embedding.size > 0
+
+    def nearest(self, row: int, among: NDArray[np.bool_], count: int) -> Neighbours:
+        """The nearest segments of one.
+
+        Args:
+            row: the segment.
+            among: bool [S], the segments that may be found.
+            count: how many at most.
+        """
+        similarity = self._coarse @ self._coarse[row]
+        allowed = np.flatnonzero(among & (np.arange(len(among)) != row))
+        keep = min(len(allowed), max(count, _CANDIDATES))
+        if keep < len(allowed):
+            allowed = allowed[np.argpartition(-similarity[allowed], keep - 1)[:keep]]
+        exact = self.similarity(allowed, row)
+        order = np.argsort(-exact, kind="stable")[:count]
+        return Neighbours(allowed[order], 1 - exact[order])
+
+    def similarity(self, rows: NDArray[np.int64], row: int) -> Floats:
+        """float32 [K], cosines of segments with one."""
+        values: Floats = _unit(self._embedding[rows]) @ _unit(self._embedding[row : row + 1])[0]
+        return values
+
+    def typical(self, rows: NDArray[np.int64]) -> Floats:
+        """float32 [D], the mean direction of segments, of a sample where there are many."""
+        step = max(1, len(rows) // _SAMPLE)
+        mean: Floats = _unit(_unit(self._embedding[rows[::step]]).mean(0, keepdims=True))[0]
+        return mean
+
+    def cosines(self, rows: NDArray[np.int64], direction: Floats) -> Floats:
+        """float32 [K], cosines of segments with a direction of length 1."""
+        values: Floats = _unit(self._embedding[rows]) @ direction
+        return values
+
+
+def _unit(values: NDArray[np.floating]) -> Floats:
+    """Rows of length 1, float32; zeros stay zeros."""
+    wide = np.asarray(values, np.float32)
+    length = np.sqrt(np.einsum("ij,ij->i", wide, wide))[:, None]
+    unit: Floats = wide / np.maximum(length, 1e-12)
+    return unit
+
+
+def _principal_axes(embedding: Halves) -> Floats:
+    """float32 [D, at most 64]."""
+    size = embedding.shape[1]
+    if size <= _COARSE:
+        return np.eye(size, dtype=np.float32)
+    step = max(1, len(embedding) // _SAMPLE)
+    sample = _unit(embedding[::step])
+    # Not centred: cosines are what must be kept, and they are taken from the origin.
+    _, axes = np.linalg.eigh(sample.T @ sample)
+    return np.ascontiguousarray(axes[:, -_COARSE:])

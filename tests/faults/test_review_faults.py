@@ -1,0 +1,70 @@
+"""`segray serve` is killed while it writes corrections: what it confirmed is there, nothing is half there."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from segray.pipelines.corrections import CorrectionLog
+from tests.pipelines.review.conftest import write_labels
+from tests.processes import REPOSITORY
+
+_SENT = 400
+
+
+@contextmanager
+def served(labels: Path) -> Iterator[tuple[subprocess.Popen[str], httpx2.Client]]:
+    """A server over a label set, and a client that may talk to it."""
+    command = [sys.executable, "-m", "segray", "serve", f"out={labels}", "port=0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[1]
+        base, _, token = address.partition("/?token=")
+        with httpx2.Client(base_url=base, headers={"authorization": f"Bearer {token}"}, timeout=60) as client:
+            yield process, client
+        process.kill()
+
+
+def _correct_until_killed(client: httpx2.Client, confirmed: list[str], half: threading.Event) -> None:
+    fingerprint = client.get("/api/set").json()["fingerprint"]
+    for number in range(_SENT):
+        one = {"kind": "name", "segments": [0, 1], "class": ("tree", "house")[number % 2]}
+        corrections = [{**one, "image": 0}, {**one, "image": 1}]
+        try:
+            answer = client.post("/api/corrections", json={"set": fingerprint, "corrections": corrections})
+        except httpx2.HTTPError:
+            return
+        confirmed += answer.json()["keys"]
+        if number == 8:
+            half.set()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_while_it_stores_corrections_loses_none(tmp_path: Path) -> None:
+    labels = write_labels(tmp_path)
+    for kill in (0, 1):
+        confirmed: list[str] = []
+        before = {one.key for one in CorrectionLog(labels).read()}
+        with served(labels) as (process, client):
+            busy = threading.Event()
+            sender = threading.Thread(target=_correct_until_killed, args=(client, confirmed, busy))
+            sender.start()
+            busy.wait()
+            process.send_signal(signal.SIGKILL)
+            sender.join()
+        log = CorrectionLog(labels)
+        stored = {one.key for one in log.read()} - before
+        assert set(confirmed) <= stored, kill
+        assert len(stored) % 2 == 0, "half of a request was stored"
+        assert log.problems() == {}
+        assert len(confirmed) < 2 * _SENT
+    with served(labels) as (_, client):
+        assert client.get("/api/set").json()["corrected"] == 2

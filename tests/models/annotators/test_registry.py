@@ -1,0 +1,101 @@
+"""The registry of models that annotate: what an entry must say, and what names do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from segment_anything import sam_model_registry
+
+from segray.models.annotators.protocols import MaskModel
+from segray.models.annotators.registry import CLIP_MODELS, MASK_MODELS, Card, MaskEntry, mask_entry
+from segray.models.clip.catalogue import get_model_config
+from segray.models.clip.model import build_clip
+from segray.models.sam.generator import SAM_MODELS, build_sam
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "real-models.md"
+
+
+@pytest.mark.parametrize(
+    "card", [*MASK_MODELS.values(), *CLIP_MODELS.values()], ids=[*MASK_MODELS, *CLIP_MODELS]
+)
+def test_an_entry_without_licence_size_or_source_fails(card: Card) -> None:
+    for missing in ({"licence": " "}, {"parameters": 0}, {"source": ""}):
+        with pytest.raises(ValueError, match="needs a licence, a size in millions of par"):
+            replace(card, **missing)
+
+
+@pytest.mark.parametrize("name", MASK_MODELS)
+def test_every_family_is_there_and_documented(name: str) -> None:
+    entry = MASK_MODELS[name]
+    assert issubclass(entry.open_family(), MaskModel)
+    source = "in the package" if entry.source.startswith("builtin:") else f"`{entry.source}`"
+    row = f"| `{name}` | {entry.parameters:g} M | {entry.licence} | {source} |"
+    assert row in DOCUMENT.read_text(encoding="utf-8")
+
+
+def test_the_sizes_are_those_of_the_models() -> None:
+    assert sum(p.numel() for p in build_sam("builtin")[0].parameters()) / 1e6 == pytest.approx(
+        MASK_MODELS["builtin"].parameters, abs=0.05
+    )
+    with torch.device("meta"):
+        for name in SAM_MODELS.keys() - {"builtin"}:
+            found = sum(p.numel() for p in sam_model_registry[name]().parameters()) / 1e6
+            assert found == pytest.approx(MASK_MODELS[name].parameters, abs=0.1)
+    clip = sum(p.numel() for p in build_clip("builtin").model.parameters()) / 1e6
+    assert clip == pytest.approx(CLIP_MODELS["builtin"].parameters, abs=0.05)
+    assert all(get_model_config(name) for name in CLIP_MODELS if name != "builtin")
+
+
+def test_unknown_names_and_missing_packages_are_one_line() -> None:
+    with pytest.raises(ValueError, match=r"^must be one of builtin, .*, not 'vit_x'; did you mean vit_"):
+        mask_entry("vit_x")
+    entry = replace(MASK_MODELS["eomt_large"], package="no_such_package")
+    line = r'^sam\.model needs the package no_such_package: pip install "segray\[sam2\]"$'
+    with pytest.raises(ValueError, match=line):
+        entry.open_family()
+
+
+def test_the_registry_imports_no_framework() -> None:
+    code = (
+        "import sys, segray.models.annotators.registry as r; r.mask_names(); "
+        "print(sorted({'torch', 'numpy', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_an_entry_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other-1.dist-info").mkdir()
+    (tmp_path / "other-1.dist-info" / "METADATA").write_text("Name: other\nVersion: 1\n")
+    points = "[segray.mask_sources]\nmine = other_masks:ENTRY\nwrong = other_masks:NAME\ngone = nowhere:X\n"
+    (tmp_path / "other-1.dist-info" / "entry_points.txt").write_text(points)
+    (tmp_path / "other_masks.py").write_text(
+        "from segray.models.annotators.registry import MaskEntry\n"
+        "NAME = 'x'\nENTRY = MaskEntry('MIT', 0.1, 'builtin:sam', 'other_masks:Nothing')\n"
+    )
+    code = (
+        "from segray.models.annotators.registry import mask_entry, mask_names\n"
+        "assert mask_names()[-3:] == ['mine', 'wrong', 'gone']\n"
+        "from segray.pipelines.commands.doctor import _models\n"
+        "for finding in list(_models())[-3:]: print(finding.ok, finding.detail)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    environment = {"PYTHONPATH": ":".join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        "True mine, 0.1 M parameters, MIT",
+        "False the entry point wrong of segray.mask_sources is no MaskEntry",
+        "False the entry point gone of segray.mask_sources cannot be imported: No module named 'nowhere'",
+    ]
+
+
+def test_defaults_of_an_entry_are_those_of_its_paper() -> None:
+    assert MaskEntry("MIT", 1, "x", "m:C").pred_iou_thresh == 0.88
+    assert MASK_MODELS["sam2.1_hiera_tiny"].pred_iou_thresh == 0.8

@@ -1,0 +1,194 @@
+"""SAM 2.1 and EoMT on tiny random weights: their masks by the formulas, their grid, their weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torchvision.ops import batched_nms
+from transformers import EomtConfig, EomtForUniversalSegmentation, Sam2Config, Sam2Model
+from transformers.models.eomt.image_processing_eomt import EomtImageProcessor
+
+from segray.models.annotators import eomt, sam2
+from segray.models.annotators.loading import check_model, open_model
+from segray.models.annotators.registry import MASK_MODELS
+from segray.models.annotators.transformers_weights import square
+from segray.models.masks import full_mask
+from segray.models.sam.geometry import Rgb, frame
+from segray.models.weights import WeightsError
+from segray.pipelines.annotation.stages.segment import check_sam_options, mask_options
+from segray.pipelines.config.commands.annotate import SamConfig
+from segray.pipelines.scenes.picture_book import draw_scene
+from tests.models.annotators.tiny import TINY, tiny_network, write_weights
+
+MASKS = {"points_per_side": 6, "pred_iou_thresh": 0.1, "stability_score_thresh": 0.01}
+
+
+def scene(height: int, width: int) -> Rgb:
+    return np.ascontiguousarray(draw_scene(0, 3, max(height, width)).image[:height, :width])
+
+
+def source(name: str, **keys: Any) -> Any:
+    config = SamConfig(model=name, **keys)
+    check_sam_options(config)
+    family: Any = MASK_MODELS[name].open_family()
+    return family(tiny_network(name)).source("cpu", mask_options(config))
+
+
+@pytest.mark.parametrize("size", [(96, 96), (72, 128), (128, 72)])
+def test_sam2_s_masks_follow_its_generator(size: tuple[int, int]) -> None:
+    """Each step in full, on all pixels: the reference for what decides on few of them."""
+    image, (height, width) = scene(*size), size
+    found = source("sam2.1_hiera_tiny", **MASKS).generate([image])[0]
+    network = tiny_network("sam2.1_hiera_tiny")
+    places = (torch.arange(6) + 0.5) / 6
+    grid = torch.stack(torch.meshgrid(places, places, indexing="xy"), -1).reshape(1, -1, 1, 2)
+    with torch.inference_mode():
+        embeddings = network.get_image_embeddings(square(image, (128, 128), 128))
+        output = network(
+            image_embeddings=embeddings,
+            input_points=grid * 128,
+            input_labels=torch.ones(1, 36, 1, dtype=torch.int64),
+            multimask_output=True,
+        )
+    logits, iou = output.pred_masks[0].flatten(0, 1), output.iou_scores[0].flatten()
+    points = grid[0, :, 0].repeat_interleave(3, 0) * torch.tensor([width, height])
+    keep = iou > 0.1
+    full = F.interpolate(logits[keep][None], size, mode="bilinear", align_corners=False)[0]
+    iou, points = iou[keep], points[keep]
+    stability = (full > 1).sum((1, 2)) / (full > -1).sum((1, 2))
+    keep = (stability >= 0.01) & (full > 0).any(2).any(1)
+    masks, iou, points, stability = full[keep] > 0, iou[keep], points[keep], stability[keep]
+    boxes = torch.stack([_inclusive(mask) for mask in masks])
+    order = batched_nms(boxes.float(), iou, torch.zeros(len(iou)), 0.7)
+    assert len(order) > 1
+    assert len(found) == len(order)
+    for segment, k in zip(found, order.tolist(), strict=True):
+        np.testing.assert_array_equal(full_mask(segment, height, width), masks[k].numpy())
+        assert segment.predicted_iou == pytest.approx(float(iou[k]), abs=1e-5)
+        assert segment.stability_score == pytest.approx(float(stability[k]), abs=1e-4)
+        assert segment.point == pytest.approx(points[k].tolist(), abs=1e-3)
+
+
+def _inclusive(mask: torch.Tensor) -> torch.Tensor:
+    rows, columns = torch.nonzero(mask.any(1))[:, 0], torch.nonzero(mask.any(0))[:, 0]
+    return torch.stack([columns[0], rows[0], columns[-1], rows[-1]])
+
+
+def test_sam2_s_grid_covers_a_wide_image_to_its_bottom() -> None:
+    masks = source("sam2.1_hiera_tiny", points_per_side=8)
+    seen: list[torch.Tensor] = []
+    forward = masks._network.forward
+
+    def watched(**inputs: Any) -> Any:
+        seen.append(inputs["input_points"])
+        return forward(**inputs)
+
+    masks._network.forward = watched
+    masks.generate([scene(72, 128)])
+    points = torch.cat(seen, 1)[0, :, 0]
+    assert points.min() == 8
+    assert points.max() == 120
+    assert len(points.unique(dim=0)) == 64
+
+
+def test_reduced_copies_give_segments_of_the_original_s_size() -> None:
+    masks = source("sam2.1_hiera_tiny", **MASKS)
+    for segment in masks.generate([scene(48, 64)], [(96, 128)])[0]:
+        x, y, w, h = segment.box
+        assert 0 <= x < x + w <= 128
+        assert 0 <= y < y + h <= 96
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 64), (90, 30)])
+def test_eomt_s_segments_are_those_of_its_own_processor(size: tuple[int, int]) -> None:
+    torch.manual_seed(1)
+    # Blobs that overlap by some pixels, at the size of the model's masks.
+    logits = F.interpolate(torch.randn(1, 5, 3, 3) * 8, (16, 16), mode="bicubic")
+    classes = torch.randn(1, 5, 8) * 3
+    output = type("Output", (), {"masks_queries_logits": logits, "class_queries_logits": classes})()
+    f = frame(*size, 64)
+    scores = classes[0].softmax(-1)[:, :-1].amax(-1)
+    kept = torch.nonzero((scores >= 0.3) & (classes[0].argmax(-1) != 7))[:, 0]
+    found = eomt.disjoint(logits[0, kept], scores[kept], f)
+    processor = EomtImageProcessor(do_pad=True, size={"shortest_edge": 64, "longest_edge": 64})
+    expected = processor.post_process_panoptic_segmentation(
+        output, target_sizes=[size], threshold=0.3, mask_threshold=0.5, overlap_mask_area_threshold=0.8
+    )[0]
+    own = {round(s.predicted_iou, 4): full_mask(s, *size) for s in found}
+    theirs = {
+        round(info["score"], 4): (expected["segmentation"] == info["id"]).numpy()
+        for info in expected["segments_info"]
+    }
+    assert found
+    assert own.keys() == theirs.keys()
+    for score, mask in own.items():
+        assert (mask == theirs[score]).mean() > 0.99
+
+
+def test_eomt_s_segments_share_no_pixel() -> None:
+    model = eomt.EomtModel(tiny_network("eomt_large", seed=17))
+    masks = model.source("cpu", {"pred_iou_thresh": 0.05, "precision": "fp32"})
+    found = masks.generate([scene(48, 64), scene(64, 40)])
+    assert any(found)
+    for segments, size in zip(found, ((48, 64), (64, 40)), strict=True):
+        total = sum((full_mask(segment, *size).astype(int) for segment in segments), np.zeros(size, int))
+        assert total.max(initial=0) <= 1
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_file_brings_its_architecture_and_must_fit(name: str, tmp_path: Path) -> None:
+    path = write_weights(tmp_path, name)
+    model, checkpoint = open_model(name, str(path))
+    assert (model.size, checkpoint.path) == ({"eomt_large": 64}.get(name, 128), path)
+    assert check_model(name, str(path)) == (model.size, checkpoint)
+    state = tiny_network(name).state_dict()
+    other = {key: value.contiguous() for key, value in list(state.items())[1:]}
+    save_file(other, tmp_path / "short.safetensors", {"segray": path_arch(path)})
+    with pytest.raises(
+        WeightsError, match=rf"short\.safetensors does not fit the model {name}: missing keys: "
+    ):
+        open_model(name, str(tmp_path / "short.safetensors"))
+    save_file(
+        {"x": torch.zeros(1)}, tmp_path / "odd.safetensors", {"segray": '{"arch": {"hidden_size": "no"}}'}
+    )
+    with pytest.raises(WeightsError, match=rf"odd\.safetensors does not fit the model {name}: "):
+        open_model(name, str(tmp_path / "odd.safetensors"))
+
+
+def path_arch(path: Path) -> str:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return str(file.metadata()["segray"])
+
+
+def test_the_published_architectures() -> None:
+    """Published sizes are those of the video model, whose memory is 7.47 M parameters."""
+    with torch.device("meta"):
+        for name, arch in sam2.ARCH.items():
+            found = sum(p.numel() for p in Sam2Model(Sam2Config(**arch)).parameters()) / 1e6
+            assert found + 7.47 == pytest.approx(MASK_MODELS[name].parameters, abs=0.06)
+        network = EomtForUniversalSegmentation(EomtConfig(**eomt.ARCH["eomt_large"]))
+    found = sum(p.numel() for p in network.parameters()) / 1e6
+    assert found == pytest.approx(MASK_MODELS["eomt_large"].parameters, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("eomt_large", {"points_per_side": 3}),
+        ("sam2.1_hiera_tiny", {"crop_n_layers": 1}),
+        ("sam2.1_hiera_tiny", {"compile": True}),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(name: str, keys: dict[str, Any]) -> None:
+    with pytest.raises(
+        ValueError, match=rf"^sam\.{next(iter(keys))} has no effect with sam\.model={name}; leave"
+    ):
+        check_sam_options(SamConfig(model=name, **keys))

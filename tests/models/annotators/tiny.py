@@ -1,0 +1,68 @@
+"""Tiny random models of transformers, as files with their architecture inside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from segray.models.annotators.sam2 import hiera
+
+_PROMPTS = {"hidden_size": 32, "image_size": 128, "patch_size": 16, "mask_input_channels": 8}
+_DECODER = {
+    "hidden_size": 32,
+    "mlp_dim": 64,
+    "num_attention_heads": 2,
+    "iou_head_hidden_dim": 32,
+    "num_hidden_layers": 2,
+}
+SAM2 = hiera(
+    (16, 32, 64, 128),
+    1,
+    image_size=[128, 128],
+    # The first block of a stage pools queries, and divides by zero where its attention is global.
+    blocks_per_stage=[1, 2, 2, 2],
+    window_size_per_stage=[8, 4, 4, 2],
+    global_attention_blocks=[4],
+)
+SAM2["vision_config"] |= {"backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]], "fpn_hidden_size": 32}
+SAM2 |= {"prompt_encoder_config": _PROMPTS, "mask_decoder_config": _DECODER}
+EOMT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "image_size": 64,
+    "patch_size": 16,
+    "num_blocks": 1,
+    "num_queries": 5,
+    "num_upscale_blocks": 2,
+    "num_labels": 7,
+}
+TINY: dict[str, dict[str, Any]] = {"sam2.1_hiera_tiny": SAM2, "eomt_large": EOMT}
+
+
+def tiny_network(name: str, seed: int = 0) -> Any:
+    """A random network whose outputs vary over the image and from prompt to prompt."""
+    from transformers import EomtConfig, EomtForUniversalSegmentation, Sam2Config, Sam2Model
+
+    torch.manual_seed(seed)
+    if name == "eomt_large":
+        network = EomtForUniversalSegmentation(EomtConfig(**EOMT))
+    else:
+        network = Sam2Model(Sam2Config(**SAM2))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=(2 / parameter[0].numel()) ** 0.5)
+    return network.eval()
+
+
+def write_weights(folder: Path, name: str, seed: int = 0) -> Path:
+    """A file that `sam.weights` takes."""
+    state = {key: value.clone().contiguous() for key, value in tiny_network(name, seed).state_dict().items()}
+    path = folder / f"{name}.safetensors"
+    save_file(state, path, {"segray": json.dumps({"arch": TINY[name]})})
+    return path

@@ -1,0 +1,107 @@
+"""Models other than SAM 1, end to end through Ray: annotate, resume, verify, relabel, report, plan."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from segray.pipelines.commands import annotate, plan, relabel, report
+from segray.pipelines.commands.verify import verify
+from segray.pipelines.config.commands.plan import PlanConfig
+from segray.pipelines.config.commands.relabel import RelabelConfig
+from segray.pipelines.config.commands.report import ReportConfig
+from segray.pipelines.config.loading import load
+from segray.pipelines.errors import UserError
+from segray.pipelines.label_set.store import LabelStore
+from tests.faults.invariant import contents
+from tests.models.annotators.tiny import write_weights
+from tests.pipelines.plain_runs import config_of, draw_scenes
+
+EXTEND = (Path(__file__).parents[3] / "docs" / "extend.md").read_text(encoding="utf-8")
+OPTIONS = {
+    "sam2.1_hiera_tiny": "sam.points_per_side=4 sam.pred_iou_thresh=0.1 sam.stability_score_thresh=0.01",
+    "eomt_large": "sam.points_per_side=null sam.pred_iou_thresh=0.05 sam.stability_score_thresh=null",
+}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_model_of_transformers_from_images_to_report(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out = draw_scenes(tmp_path / "images", 6), tmp_path / "labels"
+    weights = write_weights(tmp_path, name, seed=3)
+    words = (f"sam.model={name}", f"sam.weights={weights}", *OPTIONS[name].split(), "rows_per_part=2")
+    config = config_of(images, out, *words, "sam.workers=1", "clip.workers=1")
+    annotate.run(config)
+    store, before = LabelStore(str(out)), contents(out)
+    assert store.provenance["sam"]["model"] == name
+    assert len(before) == 6
+    assert sum(len(segments) for _, segments in before.values()) > 0
+    assert verify(str(out)).problems == []
+    store.discard(store.parts()[0])
+    annotate.run(config)
+    assert contents(out) == before
+    keys = [f"labels={out}", f"out={tmp_path / 'new'}", "classes=tree,sun"]
+    relabel.run(load(RelabelConfig, None, keys))
+    assert verify(str(tmp_path / "new")).problems == []
+    report.run(load(ReportConfig, None, [f"out={out}"]))
+    assert name in (out / "report.html").read_text()
+    capsys.readouterr()
+    keys = [f"images={images}", "classes=picture_book", *words[:-1], "clip.model=builtin", "probe=2"]
+    plan.run(load(PlanConfig, None, keys))
+    assert "sam" in capsys.readouterr().out
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Path:
+    """The example of docs/extend.md as an installed package, and its weights."""
+    folder = tmp_path / "site"
+    (folder / "my_squares-1.dist-info").mkdir(parents=True)
+    (folder / "my_squares-1.dist-info" / "METADATA").write_text("Name: my_squares\nVersion: 1\n")
+    (toml,) = re.findall(r"```toml\n(.*?)```", EXTEND, re.S)
+    points = toml.replace('[project.entry-points."', "[").replace('"]', "]").replace('"', "")
+    (folder / "my_squares-1.dist-info" / "entry_points.txt").write_text(points)
+    (code,) = re.findall(r"```python\n(.*?)```", EXTEND, re.S)
+    (folder / "my_squares.py").write_text(code)
+    save_file({"side": np.array(40)}, folder / "squares.safetensors")
+    return folder
+
+
+def _annotate(plugin: Path, images: Path, out: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    models = ("sam.model=squares", f"sam.weights={plugin / 'squares.safetensors'}", "clip.model=builtin")
+    keys = ("classes=tree,sun", f"images={images}", f"out={out}", *models)
+    command = [sys.executable, "-m", "segray", "annotate", *keys]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(plugin), *filter(None, sys.path)])}
+    environment.pop("RAY_ADDRESS", None)
+    return subprocess.run([*command, *words], env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [(), ("sam.workers=1", "clip.workers=1")], ids=["here", "on Ray"])
+def test_the_example_of_extend_md_labels_images(plugin: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    images, out = draw_scenes(tmp_path / "images", 2), tmp_path / "labels"
+    done = _annotate(plugin, images, out, *words)
+    assert done.returncode == 0, done.stderr
+    assert verify(str(out)).problems == []
+    store = LabelStore(str(out))
+    assert [40.0, 0.0, 40.0, 40.0] in store.segments(store.parts()[0])["bbox"].to_pylist()
+    refused = _annotate(plugin, images, tmp_path / "x", "sam.points_per_side=3")
+    assert refused.returncode == 2
+    assert "sam.points_per_side has no effect with sam.model=squares; leave it out" in refused.stderr
+
+
+def test_an_unknown_model_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"^sam\.model: must be one of builtin, .*, none, not 'eomt_larg'; did"
+    ):
+        config_of(tmp_path, tmp_path / "x", "sam.model=eomt_larg")

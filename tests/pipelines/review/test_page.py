@@ -1,0 +1,172 @@
+"""The page's requests: browse, look, correct, spread; and the figures that follow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from segray.models.masks import encode_rle, segment_from_mask
+from segray.pipelines.corrections import CorrectionLog
+from segray.pipelines.review.review import Places, Review
+from tests.pipelines.review.conftest import HEIGHT, NAMES, WIDTH, boxes, label, pixels, truth
+
+
+def correct(page: TestClient, *corrections: dict[str, Any]) -> Any:
+    """What the server answers to corrections."""
+    fingerprint = page.get("/api/set").json()["fingerprint"]
+    return page.post("/api/corrections", json={"set": fingerprint, "corrections": list(corrections)})
+
+
+def label_of(page: TestClient, image: int) -> Any:
+    """An image's label as the viewer shows it."""
+    return pixels(page.get(f"/api/images/{image}/label.png").content)
+
+
+def test_the_set_says_what_is_there_and_what_can_be_done(page: TestClient) -> None:
+    about = page.get("/api/set").json()
+
+    assert [one["name"] for one in about["classes"]] == ["background", "tree", "house"]
+    assert (about["images"], about["segments"], about["corrected"]) == (3, 6, 0)
+    assert (about["truth"], about["compare"], about["embeddings"]) == (True, False, True)
+    assert about["counts"] == [3, 3, 0]
+
+
+def test_images_are_found_by_name_class_and_range_and_come_in_pages(page: TestClient) -> None:
+    def found(**values: Any) -> list[str]:
+        return [tile["id"] for tile in page.get("/api/images", params=values).json()["images"]]
+
+    assert found() == list(NAMES)
+    assert found(offset=1, limit=1) == ["b.png"]
+    assert found(text="SUB c") == ["sub/c.png"]
+    assert found(classes="1") == list(NAMES)
+    assert found(classes="1,2") == []
+    assert found(confidence="0.57,") == ["sub/c.png"]
+    assert found(sort="-id") == list(reversed(NAMES))
+    assert found(state="corrected") == []
+
+
+def test_an_image_shows_its_photo_label_confidence_and_mask(page: TestClient) -> None:
+    photo = page.get("/api/images/1/photo.jpg")
+
+    assert photo.headers["content-type"] == "image/jpeg"
+    assert pixels(photo.content).shape == (HEIGHT, WIDTH, 3)
+    assert abs(int(pixels(photo.content).mean()) - 100) < 3
+    assert np.array_equal(label_of(page, 1), label())
+    assert np.array_equal(pixels(page.get("/api/images/1/truth.png").content), truth())
+    assert set(np.unique(pixels(page.get("/api/images/1/confidence.png").content))) == {0, 200}
+
+
+def test_a_segment_that_is_named_is_stored_beside_the_labels_and_shown(
+    page: TestClient, labels: Path
+) -> None:
+    parts = sorted((labels / "labels").iterdir())
+    before = [part.read_bytes() for part in parts]
+
+    answer = correct(page, {"image": 0, "kind": "name", "segments": [0], "class": "house"})
+
+    assert answer.status_code == 200
+    assert np.array_equal(label_of(page, 0), truth())
+    tile = answer.json()["images"][0]
+    assert (tile["corrected"], tile["errors"], tile["classes"]) == (True, 0.0, [[1, 0.2], [2, 0.1467]])
+    (stored,) = CorrectionLog(labels).read()
+    assert (stored.image, stored.kind, stored.class_name, stored.who) == ("a.png", "name", "house", "ada")
+    assert [part.read_bytes() for part in parts] == before
+    assert page.get("/api/images", params={"classes": "2"}).json()["total"] == 1
+
+
+def test_undo_takes_a_correction_back_and_undo_of_that_does_it_again(page: TestClient) -> None:
+    (key,) = correct(page, {"image": 0, "kind": "erase", "segments": [1]}).json()["keys"]
+    erased = label_of(page, 0)
+
+    (undo,) = correct(page, {"image": 0, "kind": "undo", "target": key}).json()["keys"]
+    assert np.array_equal(label_of(page, 0), label())
+    assert page.get("/api/set").json()["corrected"] == 0
+    correct(page, {"image": 0, "kind": "undo", "target": undo})
+
+    assert np.array_equal(label_of(page, 0), erased)
+    assert not erased[boxes()[1]].any()
+
+
+def test_a_lasso_splits_and_a_brush_paints_pixels(page: TestClient) -> None:
+    mask = np.zeros((HEIGHT, WIDTH), np.bool_)
+    mask[:, :15] = True
+    counts = encode_rle(segment_from_mask(mask), HEIGHT, WIDTH)[1].decode()
+
+    correct(page, {"image": 0, "kind": "split", "segments": [0], "class": "house", "mask": counts})
+    correct(page, {"image": 1, "kind": "paint", "class": "house", "mask": counts})
+
+    assert np.array_equal(label_of(page, 0), np.where(mask & boxes()[0], 2, label()))
+    assert np.array_equal(label_of(page, 1), np.where(mask, 2, label()))
+
+
+def test_an_image_is_marked_as_good_and_left_out_of_what_is_open(page: TestClient) -> None:
+    correct(page, {"image": 2, "kind": "good"})
+
+    assert [one["n"] for one in page.get("/api/images", params={"state": "open"}).json()["images"]] == [0, 1]
+    assert page.get("/api/images", params={"state": "good"}).json()["total"] == 1
+
+
+def test_similar_segments_of_other_images_are_offered_with_their_distance(page: TestClient) -> None:
+    correct(page, {"image": 0, "kind": "name", "segments": [0], "class": "house"})
+
+    found = page.get("/api/segments/0/alike", params={"class": 2}).json()["segments"]
+
+    assert [(one["id"], one["number"]) for one in found[:2]] == [("b.png", 0), ("sub/c.png", 0)]
+    assert 0 < found[0]["distance"] < found[1]["distance"] < 0.05 < found[2]["distance"]
+    assert [one["alike"] for one in found] == [True, True, False, False, False]
+    crop = page.get(f"/api/segments/{found[0]['row']}/crop.jpg")
+    assert pixels(crop.content).shape[2] == 3
+
+
+def test_what_hands_have_classed_is_not_offered_again(page: TestClient) -> None:
+    correct(page, {"image": 0, "kind": "name", "segments": [0], "class": "house"})
+    correct(
+        page, {"image": 1, "kind": "name", "segments": [0], "class": "tree"}, {"image": 2, "kind": "good"}
+    )
+
+    found = page.get("/api/segments/0/alike", params={"class": 2}).json()["segments"]
+
+    assert [(one["id"], one["number"]) for one in found] == [("a.png", 1), ("b.png", 1)]
+
+
+def test_corrections_of_another_person_appear(page: TestClient, labels: Path, review: Review) -> None:
+    other = Review(Places(str(labels), who="bob"))
+    log = CorrectionLog(labels)
+    log.append([log.make("b.png", "name", segments=[0], class_name="house", who="bob")])
+
+    review.corrections.refresh(now=True)
+
+    assert np.array_equal(label_of(page, 1), truth())
+    assert page.get("/api/images/1").json()["history"][0]["who"] == "bob"
+    assert other.marks.corrected.tolist() == [False, False, False]
+
+
+def test_labels_are_compared_with_the_masks(page: TestClient, review: Review) -> None:
+    review.scorer.run()
+
+    wrong = boxes()[0].sum() / (HEIGHT * WIDTH)
+    assert page.get("/api/progress").json()["errors"] == pytest.approx(wrong)
+    assert page.get("/api/images").json()["images"][0]["errors"] == pytest.approx(wrong, abs=1e-4)
+    assert page.get("/api/images", params={"errors": "0.5,"}).json()["total"] == 0
+
+
+def test_names_need_a_label_set_that_says_how_it_was_made(page: TestClient) -> None:
+    answer = page.get("/api/naming")
+
+    assert answer.status_code == 422
+    assert answer.json()["error"] == "names: the label set does not say with which prompts it was made"
+
+
+def test_what_is_next_is_uncertain_and_not_corrected(page: TestClient, review: Review) -> None:
+    correct(page, {"image": 1, "kind": "name", "segments": [0], "class": "house"})
+    review.queue.order()
+
+    found = page.get("/api/images", params={"sort": "next", "state": "open"}).json()["images"]
+
+    assert [tile["rank"] for tile in found] == [0, 1]
+    assert {tile["id"] for tile in found} == {"a.png", "sub/c.png"}
+    assert page.get("/api/images/1").json()["rank"] is None
