@@ -178,11 +178,8 @@ def test_a_table_without_an_image_column_is_refused(tmp_path: Path) -> None:
 def test_the_column_can_be_chosen(tmp_path: Path) -> None:
     columns = {"front": [b"x"], "back": structs({"b.png": b"y"}), "image": [b"z"], "text": ["t"]}
     spec = write_table(tmp_path / "two.parquet", columns)
-    for column, name, data in (
-        ("front", "two/000000", b"x"),
-        ("back", "b.png", b"y"),
-        (None, "two/000000", b"z"),
-    ):
+    found = {"front": ("two/000000", b"x"), "back": ("b.png", b"y"), None: ("two/000000", b"z")}
+    for column, image in found.items():
         (ref,) = list_images(spec, column=column)
         assert (ref.image_id, read_allowed(ref.uri, (str(tmp_path),), follow=True)) == image
     for wrong, message in (
