@@ -26,6 +26,7 @@ def about(review: Review) -> dict[str, Any]:
     ok = images.status == STATUSES.index("ok")
     return {
         "fingerprint": review.fingerprint,
+        "session": review.session,
         "name": visible(storage.display(review.places.root)),
         "who": visible(review.places.who),
         "classes": [_class(review, i) for i in range(len(review.classes))],
@@ -39,7 +40,7 @@ def about(review: Review) -> dict[str, Any]:
         "ignore": review.ignore_index,
         "embeddings": bool(segments.embedding.size),
         "naming": review.naming.problem,
-        "next": bool(np.isfinite(review.marks.rank).any()),
+        "next": len(segments) > 0,
         "made": {name: visible(str(value)) for name, value in facts(review).items()},
         "progress": progress(review),
     }

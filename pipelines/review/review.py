@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from segray.pipelines.review.index import Index, build_index
 from segray.pipelines.review.marks import Marks
 from segray.pipelines.review.naming import Naming
 from segray.pipelines.review.neighbours import NeighbourSearch
+from segray.pipelines.review.queue import Queue
 from segray.pipelines.review.rows import RowReader
 from segray.pipelines.review.scores import (
     Reference,
@@ -85,12 +87,15 @@ class Review:
         self.classes = tuple(str(name) for name in self.provenance["classes"])
         self.palette, self.ignore_index = stored_palette(self.provenance), self.store.ignore_index
         self.fingerprint = self.store.fingerprint()[:16]
+        self.session = secrets.token_hex(4)
         self.truth = truth(self.classes) if truth else None
         self.other = other(self.classes) if other else None
         self.index: Index = build_index(self.store, report)
         self.marks = Marks.none(len(self.index.images))
         self.rows = RowReader(self.store, self.index)
         self.corrections = Corrections(places.root, self.index, self.marks, places.who)
+        self.queue = Queue(self.index, self.marks)
+        self.corrections.changed = self.queue.again
         segments = self.index.segments
         self.naming = Naming(
             self.provenance, places.root, places.weights, segments.embedding, segments.class_id
@@ -103,7 +108,8 @@ class Review:
         )
 
     def start(self) -> None:
-        """Begin what goes on behind the page: comparing labels, applying old corrections."""
+        """Begin what goes on behind the page: the order of what is next, comparisons, old corrections."""
+        self.queue.start()
         threading.Thread(target=self._catch_up, name="segray-corrected", daemon=True).start()
         if self.truth or self.other:
             self.scorer.start()
