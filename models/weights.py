@@ -116,7 +116,8 @@ def load_state_dict(checkpoint: Checkpoint, *, mapped: bool = False) -> dict[str
         raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors)")
     for key, value in state.items():
         if not isinstance(value, Tensor):
-            raise WeightsError(f"{path} is no state dict: {key!r} is a {type(value).__name__}, not a tensor")
+            kind = type(value).__name__
+            raise WeightsError(f"{path} is not a state dict: {key!r} is a {kind}, not a tensor")
         if value.layout != torch.strided or value.nbytes > value.untyped_storage().nbytes():
             raise WeightsError(f"{path}: {key!r} of shape {tuple(value.shape)} is larger than its data")
     if all(key.startswith("module.") for key in state):
@@ -337,7 +338,7 @@ def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path} is no readable safetensors file: {_line(error)}") from error
+        raise WeightsError(f"{path} is not a readable safetensors file: {_line(error)}") from error
 
 
 def _read_pickle(path: Path, mapped: bool) -> Any:

@@ -18,7 +18,17 @@ from segray.pipelines.config.commands.tune import TuneConfig, dimensions_of, spl
 from segray.pipelines.config.loading import dump_redacted, identity, with_values
 from segray.pipelines.config.previous import current_tree
 from segray.pipelines.config.search_space import SPLIT, THRESHOLD
+from segray.pipelines.engine.provenance import other_configuration
+from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.training.data.samples import TrainingData
+from segray.pipelines.training.data_record import (
+    data_differences,
+    data_record,
+    store_record,
+    stored_record,
+    without_places,
+)
 from segray.pipelines.training.run_folder import BEST, CHECKPOINTS, CONFIG, LAST, check_folder
 from segray.tuning.records import Trial
 from segray.tuning.space import as_number, written_value
@@ -37,18 +47,42 @@ class SearchFolder:
     def check(self) -> None:
         """Refuse a folder of something else, or of a search with another configuration.
 
+        The data may be in another place than before; `check_data` compares it.
+
         Raises:
             UserError: with the difference.
         """
-        check_folder(
-            self.out,
-            "search",
-            _identity(self.config),
-            lambda tree: _identity(TuneConfig.model_validate(current_tree(tree))),
-        )
+        # A search of an older segray has no record of its data.
+        values = without_places if stored_record(self.out) else dict
 
-    def begin(self) -> None:
-        """Write the configuration, and read the trials of earlier commands."""
+        def read(tree: object) -> Mapping[str, object]:
+            return values(_identity(TuneConfig.model_validate(current_tree(tree))))
+
+        check_folder(self.out, "search", values(_identity(self.config)), read)
+
+    def check_data(self, data: Mapping[str, TrainingData]) -> None:
+        """Refuse other data than the search began with, wherever it is now.
+
+        Args:
+            data: of each split.
+
+        Raises:
+            UserError: with the difference.
+        """
+        for split, record in (stored_record(self.out) or {}).items():
+            if split not in data or not isinstance(record, Mapping):
+                continue
+            if changed := data_differences(record, data_record(data[split])):
+                raise UserError(other_configuration(self.out, changed, "give another out=DIR"))
+
+    def begin(self, data: Mapping[str, TrainingData] | None = None) -> None:
+        """Write the configuration and the record of the data, and read the trials of earlier commands.
+
+        Args:
+            data: of each split; None: keep the record.
+        """
+        if data and stored_record(self.out) is None:
+            store_record(self.out, {split: data_record(opened) for split, opened in data.items()})
         storage.write_atomic(storage.join(self.out, CONFIG), dump_redacted(self.config).encode())
         known = _allowed_values(self.config)
         read = [trial for trial in read_trials(self.out) if trial.split in splits_of(self.config)]

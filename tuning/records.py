@@ -101,7 +101,7 @@ class Trial:
 
     @property
     def finished(self) -> bool:
-        """Whether its outcome is known. A crash is no outcome: the next command tries it again."""
+        """Whether its outcome is known. A crash is not an outcome: the next command tries it again."""
         return self.state in ("done", "stopped", "diverged")
 
 

@@ -59,12 +59,13 @@ def run(config: TuneConfig) -> None:
     for split in splits_of(config):
         proposer_of(config, split)
     open_once = cache(open_data)
-    classes = _check_splits(config, open_once)
+    opened = _check_splits(config, open_once)
+    folder.check_data(opened)
     with RunLock(config.out):
-        folder.begin()
+        folder.begin(opened)
         _make_labels(config)
         try:
-            _search(folder, open_once, classes)
+            _search(folder, open_once, len(next(iter(opened.values())).space.classes))
         except KeyboardInterrupt:
             count = sum(trial.finished for trial in folder.trials())
             click.echo(f"{count} finished trials are kept; run the same command again to resume", err=True)
@@ -87,21 +88,21 @@ _OF_A_SPLIT = ("images", "labelled", "not taught")
 """Starts of the lines about the data that differ between splits."""
 
 
-def _check_splits(config: TuneConfig, open_once: OpenData) -> int:
-    """Open and check the data of every split before Ray starts; the number of classes."""
+def _check_splits(config: TuneConfig, open_once: OpenData) -> dict[str, TrainingData]:
+    """Open and check the data of every split before Ray starts."""
     base = train_config(config)
     if base.data.validation == NO_VALIDATION:
         raise UserError(f"data.validation={NO_VALIDATION}: a search compares trials by their validation mIoU")
     if base.data.calibrate:
         raise UserError("data.calibrate: not in a search; run segray calibrate and give data.labels=its out")
-    opened = []
+    opened = {}
     for split in splits_of(config):
         chosen = base.model_copy(update={"data": base.data.model_copy(update={"labelled": split})})
-        opened.append(open_once(chosen.data, chosen.seed))
-        lines = data_lines(chosen, opened[-1])
+        opened[split] = open_once(chosen.data, chosen.seed)
+        lines = data_lines(chosen, opened[split])
         show(lines if len(opened) == 1 else [text for text in lines if text.startswith(_OF_A_SPLIT)])
-        check(chosen, opened[-1])
-    return len(opened[0].space.classes)
+        check(chosen, opened[split])
+    return opened
 
 
 def _make_labels(config: TuneConfig) -> None:

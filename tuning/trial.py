@@ -200,7 +200,7 @@ def _train(run: TrialRun, coordinator: ActorHandle) -> tuple[Run | None, str | N
 
     data: TrainingData = ray.get(run.data)
     folder = RunFolder(run.config)
-    folder.check()
+    folder.check(may_move=True)
     # No run lock: the search's lock covers its trials, and theirs would outlive a driver lost with its node.
     folder.begin(data)
     ended = None if folder.finished() else _fit(run, data, coordinator)

@@ -18,11 +18,17 @@ from segray.pipelines.annotation.parts import part_tables
 from segray.pipelines.annotation.run_summary import LabelSetResult, summarise
 from segray.pipelines.annotation.stages.encode import encode_segments
 from segray.pipelines.config.loading import dump_redacted
+from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.config.received import may_be_received
 from segray.pipelines.config.schema import Config
 from segray.pipelines.corrections.carry import carry_corrections
 from segray.pipelines.engine.ledger import Tally
-from segray.pipelines.engine.provenance import differences, other_configuration, stored_section
+from segray.pipelines.engine.provenance import (
+    PLACES,
+    differences,
+    other_configuration,
+    stored_section,
+)
 from segray.pipelines.engine.rows import RLE, Row
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -82,13 +88,30 @@ class Relabelling:
     def check(self) -> None:
         """Refuse an output with another configuration.
 
+        What it was made from may be in another place than before.
+
         Raises:
             UserError: with the difference.
         """
         store = LabelStore(self.out)
-        old = store.provenance if store.parts() else None
-        if old is not None and (changed := differences(old, self.record, type(self.config))):
+        if not store.parts():
+            return
+        old = store.provenance
+        places = PLACES if old.get("source") == self.record["source"] else ()
+        changed = differences(old, self.record, type(self.config), places)
+        if changed := changed or self._other_images(store):
             raise UserError(other_configuration(self.out, changed, "give another out=DIR"))
+
+    def _other_images(self, store: LabelStore) -> list[str]:
+        """What differs between a label set in another place and the one that the output was made from."""
+        before = (current_provenance(store.provenance).get("config") or {}).get("labels")
+        if before == self.record["config"].get("labels"):
+            return []
+        known = set(self.source.parts())
+        parts = store.parts()
+        other = [p for p in parts if p not in known or _files(self.source, p) != _files(store, p)]
+        where = storage.display(self.source.root)
+        return [f"labels: {len(other)} of {len(parts)} parts are not those of {where}"] if other else []
 
     def write(self, extra: Mapping[str, bytes] | None = None) -> LabelSetResult:
         """Write the parts that are missing.

@@ -24,7 +24,7 @@ from segray.pipelines.calibration.fit import Calibration, Candidates, class_chan
 from segray.pipelines.config.commands.calibrate import CandidatesConfig
 from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.config.schema import Config
-from segray.pipelines.engine.provenance import provenance, stored_section
+from segray.pipelines.engine.provenance import fingerprint, provenance, stored_section
 from segray.pipelines.errors import UserError
 from segray.pipelines.label_set.store import LabelStore
 
@@ -214,6 +214,7 @@ def _record(stored: StoredNames, calibration: Calibration, config: Config) -> di
         "label.templates": list(templates),
         "label.threshold": calibration.choice.rule.threshold,
     }
+    record["source"] = fingerprint(stored.source.provenance)
     return {**record, "calibration": {**summary(calibration), "sha256": calibration.digest()}}
 
 

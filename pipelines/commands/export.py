@@ -165,7 +165,7 @@ def export_labels(config: ExportConfig, only: frozenset[str] | None = None) -> E
 
 def _check_local(config: ExportConfig) -> None:
     if config.push_to_hub and not storage.is_local(config.out):
-        raise UserError(f"push_to_hub: out={storage.display(config.out)} is no folder of this machine")
+        raise UserError(f"push_to_hub: out={storage.display(config.out)} is not a folder on this machine")
 
 
 def _check_ids(name: str, form: Format) -> None:

@@ -27,7 +27,7 @@ from segray.pipelines.annotation.run_summary import LabelSetResult
 from segray.pipelines.annotation.stages.classify import TextEmbeddings
 from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.previous import current_provenance
-from segray.pipelines.engine.provenance import provenance, stored_section
+from segray.pipelines.engine.provenance import fingerprint, provenance, stored_section
 from segray.pipelines.errors import UserError
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.understood import classes_line, show
@@ -80,6 +80,7 @@ def _prepare(config: RelabelConfig, source: LabelStore) -> Relabelling:
     record = provenance(
         config, space, sam=old["sam"], clip=clip, templates=templates, logit_scale=text.logit_scale
     )
+    record["source"] = fingerprint(source.provenance)
     dim = text.embeddings.shape[1]
     return Relabelling(source, config, config.out, record, space.ignore_index, dim, _by_text(text))
 

@@ -16,8 +16,8 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.uris import redacted_tree
 
-_NOT_SETTINGS = ("versions", "config_hash")
-_PLACES = ("images", "labels", "masks", "split")
+_NOT_SETTINGS = ("versions", "config_hash", "source")
+PLACES = ("images", "labels", "masks", "split")
 _PACKAGES = ("segray", "torch", "ray", "segment-anything", "open_clip_torch", "pyarrow", "numpy", "pillow")
 
 
@@ -109,7 +109,7 @@ def fingerprint(record: Mapping[str, Any]) -> str:
 def _without_places(record: Mapping[str, Any]) -> dict[str, Any]:
     settings = {name: value for name, value in record.items() if name not in _NOT_SETTINGS}
     if config := settings.get("config"):
-        settings["config"] = {key: value for key, value in config.items() if key not in _PLACES}
+        settings["config"] = {key: value for key, value in config.items() if key not in PLACES}
     return settings
 
 

@@ -63,7 +63,7 @@ class Waiting:
 
 
 def _stderr() -> int:
-    """A duplicate of stderr, which stays when Ray's greeting is caught; -1 if stderr is no file."""
+    """A duplicate of stderr, which stays when Ray's greeting is caught; -1 if stderr is not a file."""
     try:
         sys.stderr.flush()
         return os.dup(sys.stderr.fileno())

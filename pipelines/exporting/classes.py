@@ -57,7 +57,7 @@ class ClassMap:
         """
         strange = np.flatnonzero((pixel_counts(label) > 0) & ~self.known)
         if strange.size:
-            raise ValueError(f"its label has id {strange[0]}, which is no class")
+            raise ValueError(f"its label has id {strange[0]}, which is not a class")
         mapped: LabelMap = self.table[label]
         mapped[unsure] = ignore_index_of(len(self.names))
         return mapped
@@ -121,6 +121,6 @@ def _check_names(names: Sequence[str]) -> None:
     seen: dict[str, str] = {}
     for name in names[1:]:
         if not name.strip() or hidden_characters(name):
-            raise UserError(f"classes: {name!r} is no name (allowed: characters that can be seen)")
+            raise UserError(f"classes: {name!r} is not a name (allowed: characters that can be seen)")
         if (other := seen.setdefault(name_key(name), name)) != name:
             raise UserError(f"classes: {other!r} and {name!r} are the same name; write it the same to merge")

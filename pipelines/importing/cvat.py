@@ -53,4 +53,4 @@ def unzipped(where: str, data: bytes) -> bytes:
             with archive.open(names[0]) as file:
                 return file.read(MAX_BYTES)
     except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError, EOFError) as error:
-        raise UserError(f"{shown} is no zip archive that can be read: {str(error)[:200]}") from None
+        raise UserError(f"{shown} is not a readable zip archive: {str(error)[:200]}") from None

@@ -135,7 +135,7 @@ def provenance_of(schema: pa.Schema) -> dict[str, Any]:
 def _check_provenance(provenance: object) -> None:
     """Refuse what readers rely on in another form: the label set may be anyone's."""
     if not isinstance(provenance, dict):
-        raise ValueError("metadata segray that is no mapping")
+        raise ValueError("metadata segray that is not a mapping")
     classes, palette = provenance.get("classes"), provenance.get("palette") or []
     if not isinstance(classes, list) or not 1 <= len(classes) <= _IDS:
         raise ValueError(f"no list of classes (allowed: 1 to {_IDS})")

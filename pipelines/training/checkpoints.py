@@ -214,7 +214,7 @@ def _read_state(uri: str) -> CheckpointState:
         _check_types(state)
         # Names become paths: a checkpoint may be anyone's.
         if foreign := sorted(set(state["sha256"]) - {MODEL, TEACHER, OPTIMISER}):
-            raise ValueError(f"{foreign[0]!r} is none of its files")
+            raise ValueError(f"{foreign[0]!r} is not one of its files")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{storage.display(uri)} is not a checkpoint of segray: {STATE} is missing") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:

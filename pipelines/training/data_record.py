@@ -12,6 +12,8 @@ from segray.pipelines.io import storage
 from segray.pipelines.training.data.samples import Sample, TrainingData, sample_digest
 from segray.pipelines.training.data.split_sampling import is_amount
 
+DATA = "data.json"
+"""Name of the record in the folder of a run or a search."""
 SAMPLE = 16
 """Images whose contents are compared, and their masks."""
 _READERS = 8
@@ -20,6 +22,24 @@ _PLACES = ("data.root", "data.labels", "data.match", "data.annotations", "data.v
 _SPLITS = ("data.labelled", "data.unlabelled", "data.validation")
 
 Record = Mapping[str, object]
+
+
+def stored_record(out: str) -> dict[str, object] | None:
+    """The record in a folder; None without one, or where it is damaged."""
+    try:
+        record = json.loads(storage.read_bytes(storage.join(out, DATA)))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def store_record(out: str, record: Record) -> None:
+    """Write the record of a folder.
+
+    Raises:
+        UserError: disk full.
+    """
+    storage.write_atomic(storage.join(out, DATA), f"{json.dumps(record, indent=1)}\n".encode())
 
 
 def without_places(values: Mapping[str, object]) -> dict[str, object]:

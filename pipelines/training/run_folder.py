@@ -25,14 +25,18 @@ from segray.pipelines.io import storage
 from segray.pipelines.training.checkpoints import STATE, CheckpointState, read_state
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.splits import write_split
-from segray.pipelines.training.data_record import data_differences, data_record, without_places
+from segray.pipelines.training.data_record import (
+    data_differences,
+    data_record,
+    store_record,
+    stored_record,
+    without_places,
+)
 from segray.pipelines.training.history import HistoryEntry, best_index
 from segray.pipelines.training.session import newest_first
 from segray.pipelines.understood import name_some
 
 CHECKPOINTS, BEST, LAST, HISTORY, CONFIG = "checkpoints", "best", "last", "history.json", "config.yaml"
-DATA = "data.json"
-"""The record of what the run is trained on."""
 CORRECTIONS = "corrections.parquet"
 """The corrections of the label set when the run began: later ones must not change it."""
 RUN = "training run"
@@ -163,7 +167,7 @@ class RunFolder:
             UserError: with the difference.
         """
         # A run of an older segray has no record of its data.
-        values = without_places if may_move and self._record() else dict
+        values = without_places if may_move and stored_record(self.out) else dict
 
         def read(tree: object) -> Mapping[str, object]:
             return values(identity(TrainConfig.model_validate(current_tree(tree))))
@@ -178,7 +182,7 @@ class RunFolder:
         Raises:
             UserError: with the difference.
         """
-        old = self._record()
+        old = stored_record(self.out)
         if old is None or (self.finished() and not self._is_moved()):
             return
         if changed := data_differences(old, data_record(data)):
@@ -190,15 +194,7 @@ class RunFolder:
         Raises:
             UserError: the file is damaged.
         """
-        return read_corrections(storage.join(self.out, CORRECTIONS)) if self._record() else None
-
-    def _record(self) -> dict[str, object] | None:
-        """The record of the run's data; None without one, or where it is damaged."""
-        try:
-            record = json.loads(storage.read_bytes(storage.join(self.out, DATA)))
-        except (OSError, ValueError, RecursionError):
-            return None
-        return record if isinstance(record, dict) else None
+        return read_corrections(storage.join(self.out, CORRECTIONS)) if stored_record(self.out) else None
 
     def _is_moved(self) -> bool:
         stored = yaml.safe_load(storage.read_bytes(storage.join(self.out, CONFIG)))
@@ -206,9 +202,8 @@ class RunFolder:
 
     def begin(self, data: TrainingData) -> None:
         """Write the configuration, the splits and the record of the data."""
-        if self._record() is None:
-            record = f"{json.dumps(data_record(data), indent=1)}\n"
-            storage.write_atomic(storage.join(self.out, DATA), record.encode())
+        if stored_record(self.out) is None:
+            store_record(self.out, data_record(data))
             write_corrections(storage.join(self.out, CORRECTIONS), data.corrections)
         for name in ("labelled", "unlabelled", "validation"):
             # What corrections label has no mask that a split file could name.

@@ -101,7 +101,7 @@ def test_an_export_takes_no_file_that_the_user_did_not_name(tmp_path: Path, mode
 
 def test_a_map_with_an_id_that_is_no_class_stops_the_export(tmp_path: Path) -> None:
     store = write_store(tmp_path / "labels", [ok_row("x.png", np.full((4, 4), 77, np.uint8))])
-    with pytest.raises(UserError, match=r"x\.png: its label has id 77, which is no class; see segray verify"):
+    with pytest.raises(UserError, match=r"x\.png: its label has id 77, which is not a class; see"):
         export_labels(ExportConfig(labels=str(store), out=str(tmp_path / "out"), images="none"))
 
 

@@ -40,7 +40,7 @@ def _with_text(root: Path, text: str) -> Path:
         ("-1e9", "annotation 77: a coordinate of -1e+09 px"),
         ("1e999", "annotation 77: a coordinate of inf px"),
         ("1" + "0" * 30, "annotation 77: a coordinate of 1e+30 px"),
-        ("1" + "0" * 400, "annotation 77: a coordinate that is no number of pixels"),
+        ("1" + "0" * 400, "annotation 77: a coordinate that is not a number of pixels"),
         ("Infinity", "is not a COCO instances file: Infinity is not a number of JSON"),
         ("-Infinity", "is not a COCO instances file: -Infinity is not a number of JSON"),
         ("NaN", "is not a COCO instances file: NaN is not a number of JSON"),

@@ -215,7 +215,7 @@ def test_a_checkpoint_names_its_own_files_alone(tmp_path: Path, name: str) -> No
     digest = hashlib.sha256(b"secret").hexdigest()
     uri = _checkpoint(tmp_path / "checkpoint", {"model.safetensors": b""}, {name: digest})
     for read in (load_checkpoint, check_weights):
-        with pytest.raises(UserError, match="is none of its files"):
+        with pytest.raises(UserError, match="is not one of its files"):
             read(uri)
 
 

@@ -6,13 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.commands.tune import TuneConfig, train_config
 from segray.pipelines.config.search_space import parse_dimension
 from segray.pipelines.errors import UserError
+from segray.pipelines.training.data.training_data import open_data
 from segray.tuning.folder import SearchFolder, configured, read_trials, split_names, threshold_labels
 from segray.tuning.plans import SearchPlan
 from segray.tuning.space import frozen_trial
+from tests.pipelines.training.runs import book
 from tests.tuning.searches import config, run, search_folder, trial
 
 
@@ -67,6 +71,35 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) ->
         "space.pseudo.tau: 'uniform(0.4,1)' -> 'uniform(0.5,1)'",
         "train.lr: 0.0005 -> 0.1",
     ]
+
+
+def _resume(search: TuneConfig) -> None:
+    """What a search does before it trains."""
+    folder, base = SearchFolder(search), train_config(search)
+    folder.check()
+    data = {}
+    for split in ("2", "4"):
+        chosen = base.model_copy(update={"data": base.data.model_copy(update={"labelled": split})})
+        data[split] = open_data(chosen.data, chosen.seed)
+    folder.check_data(data)
+    folder.begin(data)
+
+
+def test_a_search_is_resumed_with_moved_data_and_with_no_other(tmp_path: Path) -> None:
+    labels, root = book(tmp_path / "first")
+    out = tmp_path / "s"
+    _resume(config(out, f"data.root={root}", f"data.labels={labels}"))
+    moved = (tmp_path / "first").rename(tmp_path / "second")
+    places = [moved / path.relative_to(tmp_path / "first") for path in (root, labels)]
+    keys = [f"data.root={places[0]}", f"data.labels={places[1]}"]
+    _resume(config(out, *keys))
+    image = min((places[0] / "images").rglob("*.png"))
+    with Image.open(image) as picture:
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(image)
+    with pytest.raises(UserError, match=r"data.*: (other images, by their sizes|.* is not the file)"):
+        _resume(config(out, *keys))
+    with pytest.raises(UserError, match=r"train\.lr: 0\.0005 -> 0\.1"):
+        _resume(config(out, *keys, "train.lr=0.1"))
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

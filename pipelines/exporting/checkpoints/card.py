@@ -13,7 +13,7 @@ from segray.pipelines.exporting.checkpoints.description import validation
 from segray.pipelines.exporting.markdown import cell, table
 from segray.pipelines.io import storage
 from segray.pipelines.training.checkpoints import CheckpointState
-from segray.pipelines.training.run_folder import DATA
+from segray.pipelines.training.data_record import DATA
 from segray.pipelines.training.trained import run_folder
 
 _PARTS = ("labelled", "unlabelled", "validation")

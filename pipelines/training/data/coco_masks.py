@@ -106,7 +106,7 @@ def _polygon_outline(polygon: object, height: int, width: int) -> float:
     try:
         points = np.array(polygon, np.float64).reshape(-1, 2)
     except OverflowError:
-        raise ValueError("a coordinate that is no number of pixels") from None
+        raise ValueError("a coordinate that is not a number of pixels") from None
     margin = max(height, width, _MARGIN)
     bad = ~((points >= -margin) & (points <= np.array([width, height]) + margin))
     if bad.any():

@@ -108,7 +108,8 @@ def list_samples(root: str, folder: str, *, follow: bool = True) -> dict[str, Sa
     """
     where = storage.join(root, folder) if folder else root
     start = f"{folder}/" if folder else ""
-    refs = usable_images(where, f"data.root={storage.display(root)}", folder, follow=follow)
+    name = folder or storage.display(root)
+    refs = usable_images(where, f"data.root={storage.display(root)}", name, follow=follow)
     samples = (Sample(f"{start}{ref.image_id}", ref.uri, size=ref.size) for ref in refs)
     return {sample.image_id: sample for sample in samples}
 

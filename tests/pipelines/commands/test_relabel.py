@@ -339,3 +339,36 @@ def test_a_damaged_part_is_named(labels: Path, tmp_path: Path) -> None:
     (tmp_path / "labels" / "segments" / part).write_bytes(b"PAR1")
     _assert_refused(_config(tmp_path / "labels", tmp_path / "out"), rf"segments/{part} is damaged")
     assert pq.read_table(tmp_path / "out" / "labels").num_rows == 2
+
+
+def test_a_label_set_that_was_moved_is_the_same(labels: Path, tmp_path: Path) -> None:
+    first, out = Path(shutil.copytree(labels, tmp_path / "first")), tmp_path / "out"
+    store = _relabel(first, out)
+    whole = contents(out)
+    store.discard(store.parts()[0])
+    moved = first.rename(tmp_path / "second")
+    _relabel(moved, out)
+    assert contents(out) == whole
+    assert load(RelabelConfig, str(out / "config.yaml")).labels == str(moved)
+
+
+def test_a_label_set_of_other_images_is_refused(labels: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "out", Path(shutil.copytree(labels, tmp_path / "other"))
+    _relabel(labels, out)
+    before = files(out)
+    store = LabelStore(str(other))
+    store.discard(store.parts()[0])
+    message = _assert_refused(_config(other, out), "was made with another configuration")
+    assert f"  labels: 1 of 3 parts are not those of {other}\n" in message
+    assert files(out) == before
+
+
+@pytest.mark.slow
+def test_a_label_set_that_was_made_otherwise_is_refused(
+    labels: Path, images: Path, clip_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    _relabel(labels, out)
+    finer = _label(images, tmp_path / "finer", clip_file, "embed_images=true", "sam.points_per_side=2")
+    message = _assert_refused(_config(finer, out), "was made with another configuration")
+    assert f"  labels: '{labels}' -> '{finer}'\n" in message

@@ -140,7 +140,7 @@ def test_without_token_or_connection_nothing_is_written(
     refused("^push_to_hub: no token of the Hugging Face hub; set HF_TOKEN, .*; nothing was written$")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     refused("^push_to_hub: HF_HUB_OFFLINE is set; nothing was written$")
-    with pytest.raises(UserError, match=r"^push_to_hub: out=s3://bucket/x is no folder of this machine$"):
+    with pytest.raises(UserError, match=r"^push_to_hub: out=s3://bucket/x is not a folder on this machine$"):
         export(labels, "s3://bucket/x", format="huggingface", push_to_hub="anna/x")
 
 

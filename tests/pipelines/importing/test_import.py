@@ -266,7 +266,7 @@ def test_a_task_of_another_label_set(labels: Path, tmp_path: Path, form: str) ->
         ),
         ("a.xml", b"<html></html>", "is not a file of CVAT"),
         ("a.xml", b"<!DOCTYPE a [<!ENTITY b 'c'>]><annotations/>", "declares entities"),
-        ("a.zip", b"PK\x03\x04xxxx", "is no zip archive"),
+        ("a.zip", b"PK\x03\x04xxxx", "is not a readable zip archive"),
         ("a.json", b"[" * 100_000, "is not JSON"),
     ],
 )

@@ -16,8 +16,8 @@ from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.errors import UserError
 from segray.pipelines.training.data.training_data import open_data
-from segray.pipelines.training.data_record import data_differences, data_record
-from segray.pipelines.training.run_folder import DATA, RunFolder
+from segray.pipelines.training.data_record import DATA, data_differences, data_record
+from segray.pipelines.training.run_folder import RunFolder
 from tests.pipelines.training.runs import book, config
 
 
