@@ -56,8 +56,8 @@ def _draw(
     wanted: tuple[int, int],
 ) -> LabelMap:
     """`ImageMask.draw`; brushes are unpacked only if they say that they have the size of the image."""
-    if size not in (None, wanted):
-        return drawn_outlines((), size or wanted, ordered=True)(space, wanted)
+    if size is not None and size != wanted:
+        return drawn_outlines((), size, ordered=True)(space, wanted)
     try:
         outlines = tuple(o for one in results if (o := _outline(one, wanted, where)) is not None)
     except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as problem:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import segray
@@ -13,6 +14,7 @@ from segray.pipelines.config.loading import load
 from segray.pipelines.corrections import CorrectedStore, CorrectionLog
 from segray.pipelines.corrections.suggestions import (
     Candidates,
+    embedding_matrix,
     image_candidates,
     ranked_doubt,
     suggestions,
@@ -130,3 +132,13 @@ def test_a_task_comes_back_as_corrections(tmp_path: Path, form: str, file: str) 
     assert set(run(labels, n=9).images) == set(BLOBS) - set(result.images)
     with pytest.raises(UserError, match=r"^out: format=cvat needs a new folder"):
         run(labels, format="cvat")
+
+
+def test_embeddings_of_any_chunk_are_those_of_their_rows() -> None:
+    kind = pa.list_(pa.float16(), 2)
+    values = [[3.0, 4.0], None, [float("inf"), 1.0], [0.0, -2.0], [1.0, 0.0]]
+    rows = pa.array([None if v is None else np.array(v, np.float16) for v in values], kind)
+    column = pa.chunked_array([rows.slice(1, 2), rows.slice(3), rows.slice(0, 1)])
+    expected = [[0, 0], [0, 1], [0, -1], [1, 0], [0.6, 0.8]]
+    np.testing.assert_allclose(embedding_matrix(column), expected, atol=1e-3)
+    assert embedding_matrix(pa.chunked_array([pa.nulls(3)])).shape == (3, 0)
