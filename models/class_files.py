@@ -9,8 +9,9 @@ import csv
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 
-import yaml
+from segray.models.plain_yaml import read_plain_yaml
 
 _CVAT_HEADER = re.compile(r"#\s*label\s*:\s*color_rgb", re.IGNORECASE)
 _CVAT_LINE = re.compile(r"([^:]+):(?:\s*\d+\s*,\s*\d+\s*,\s*\d+\s*)?:[^:]*:[^:]*")
@@ -19,6 +20,7 @@ _NUMBERED = re.compile(r"(\d+)\s*[:,;\t ]\s*(.+)")
 _COLOUR_FIRST = re.compile(r"\d+\s+\d+\s+\d+\s+(\D.*)")
 _IGNORED = "__ignore__"
 """The first line of labelme's files: pixels without an answer, not a class."""
+_MOST_LINES = 1 << 17
 _NAME_COLUMNS = ("name", "class", "label", "class_name", "category")
 _ID_COLUMNS = ("id", "index", "class_id", "label_id", "value")
 
@@ -44,6 +46,8 @@ def class_lines(text: str, name: str) -> list[str]:
         "csv": _read_csv,
     }.get(ending, _read_text)
     lines = [line for line in reader(text) if line.strip() and line.strip() != _IGNORED]
+    if len(lines) > _MOST_LINES:
+        raise ValueError(f"{len(lines)} lines (allowed: at most {_MOST_LINES})")
     odd = next((line for line in lines if line.lstrip()[0] in "<{["), None)
     if odd is not None:
         raise ValueError(f"{odd[:60]!r} is not a class name; read are {READ}")
@@ -88,16 +92,20 @@ def _without_colour(line: str) -> str:
 
 
 def _read_yaml(text: str) -> list[str]:
-    try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError):
-        raise ValueError("not YAML") from None
+    content = read_plain_yaml(text)
     names = content.get("names") if isinstance(content, Mapping) else content
     if isinstance(names, Mapping) and all(isinstance(key, int) for key in names):
-        return _by_id([(key, str(value)) for key, value in names.items()])
-    if isinstance(names, list) and names and not any(isinstance(name, dict | list) for name in names):
-        return [str(name) for name in names]
+        return _by_id([(key, _plain(value)) for key, value in names.items()])
+    if isinstance(names, list) and names:
+        return [_plain(name) for name in names]
     raise ValueError("no list of class names; YOLO's data.yaml has one under `names`")
+
+
+def _plain(name: object) -> str:
+    # Aliases make a list of lists as long as any, in a few lines.
+    if not isinstance(name, str | int | float | date | None):
+        raise ValueError("a name that is a list or a mapping")
+    return str(name)
 
 
 def _read_json(text: str) -> list[str]:

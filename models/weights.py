@@ -14,6 +14,7 @@ import os
 import re
 import uuid
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -24,11 +25,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from segray.models import downloads
+from segray.models.weight_checks import check_header, check_pickles, check_tensors
 
 BUILTIN = ("clip", "sam")
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 _HUB = re.compile(r"hf-hub:([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?(?::([\w./ -]+))?", re.ASCII)
 _SHOWN = 3
+_LONGEST = 100
+"""Characters of a name in a message."""
 _SLACK = 1 << 24
 _LOG = logging.getLogger(__name__)
 
@@ -116,15 +120,28 @@ def load_state_dict(checkpoint: Checkpoint, *, mapped: bool = False) -> dict[str
         raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors)")
     for key, value in state.items():
         if not isinstance(value, Tensor):
-            kind = type(value).__name__
-            raise WeightsError(f"{path} is not a state dict: {key!r} is a {kind}, not a tensor")
-        if value.layout != torch.strided or value.nbytes > value.untyped_storage().nbytes():
-            raise WeightsError(f"{path}: {key!r} of shape {tuple(value.shape)} is larger than its data")
+            shown, kind = repr(key)[:_LONGEST], type(value).__name__
+            raise WeightsError(f"{path} is not a state dict: {shown} is a {kind}, not a tensor")
+    _check_tensors(path, state)
     if all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
-    if mapped:
-        return state
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    return state if mapped else _as_float32(path, state)
+
+
+def _check_tensors(path: Path, state: Mapping[object, Tensor]) -> None:
+    try:
+        check_tensors(state.values())
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    if odd := next((key for key in state if not isinstance(key, str)), None):
+        raise WeightsError(f"{path} is not a state dict: its key {repr(odd)[:_LONGEST]} is not a name")
+
+
+def _as_float32(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    try:
+        return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    except (RuntimeError, NotImplementedError) as error:  # of types that only a few operations know
+        raise WeightsError(f"{path}: its tensors cannot be read as float32 ({_line(error)})") from error
 
 
 def load_into(module: nn.Module, checkpoint: Checkpoint, name: str) -> None:
@@ -176,6 +193,7 @@ def read_card(checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.path.suffix != ".safetensors":
         return {}
     try:
+        check_header(checkpoint.path)
         with safe_open(checkpoint.path, framework="pt") as file:
             card = json.loads((file.metadata() or {}).get("segray", "{}"))
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
@@ -336,26 +354,29 @@ def _read_safetensors(path: Path) -> Any:
     from safetensors.torch import load_file
 
     try:
+        check_header(path)
         return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path} is not a readable safetensors file: {_line(error)}") from error
+    except Exception as error:  # a header that lies raises almost anything in safetensors and torch
+        raise WeightsError(f"{path} is not a readable safetensors file: {_line(error)[:200]}") from error
 
 
 def _read_pickle(path: Path, mapped: bool) -> Any:
     try:
         # Files of the format before zip archives cannot be mapped.
         mapped = mapped and zipfile.is_zipfile(path)
+        check_pickles(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {_line(error)}") from error
     except Exception as error:  # damaged bytes raise almost anything in the unpickler
         reason = "it is damaged or holds more than tensors, and pickled code is never run"
-        raise WeightsError(f"{path} is refused: {reason} ({type(error).__name__})") from error
+        why = _line(error)[:150] if type(error) is ValueError else type(error).__name__
+        raise WeightsError(f"{path} is refused: {reason} ({why})") from error
 
 
 def _first(items: list[str]) -> str:
     rest = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return ", ".join(items[:_SHOWN]) + rest
+    return ", ".join(item[:_LONGEST] for item in items[:_SHOWN]) + rest
 
 
 def _line(error: BaseException) -> str:

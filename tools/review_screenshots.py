@@ -23,7 +23,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _SIZE = {"width": 1440, "height": 900}
 _WIDTH = 1440
-_LOADED = "() => [...document.images].every((image) => image.hidden || !image.src || image.complete)"
+_LOADED = (
+    "() => [...document.images].every("
+    "(image) => image.hidden || !image.src || image.loading === 'lazy' || image.complete)"
+)
 
 
 def browser_path() -> str | None:
@@ -92,7 +95,7 @@ def _tour(page: Page, out: Path, suffix: str) -> None:
     page.select_option("#sort", "-errors")
     settle(page)
     _shoot(page, out / f"grid{suffix}.webp")
-    page.locator(".tile").first.click()
+    page.click("#tile-0")
     page.wait_for_selector("#selection h2")
     settle(page)
     _shoot(page, out / f"image{suffix}.webp")

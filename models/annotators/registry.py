@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,15 +46,23 @@ class MaskEntry(Card):
     Attributes:
         family: "module:Class" of a `MaskModel`.
         sha256: of the official weights; None where they may change.
-        extra: of segray, for the packages that it needs.
+        extra: of segray, for the package that it needs.
+        package: which that is; None where segray itself brings all.
     """
 
     family: str
     sha256: str | None = None
     extra: str | None = None
+    package: str | None = None
     points_per_side: int = 32
     pred_iou_thresh: float = 0.88
     stability_score_thresh: float = 0.95
+
+    def missing(self) -> str | None:
+        """What is to be installed first; None if nothing is."""
+        if self.package is None or find_spec(self.package) is not None:
+            return None
+        return f'{self.package}: pip install "segray[{self.extra}]"'
 
     def open_family(self) -> type[MaskModel]:
         """The class, imported when it is needed.
@@ -61,12 +70,10 @@ class MaskEntry(Card):
         Raises:
             ValueError: a package is not installed.
         """
+        if missing := self.missing():
+            raise ValueError(f"sam.model needs the package {missing}")
         module, _, name = self.family.partition(":")
-        try:
-            return getattr(import_module(module), name)
-        except ImportError as error:
-            hint = f': pip install "segray[{self.extra}]"' if self.extra else ""
-            raise ValueError(f"sam.model needs a package that is not installed ({error}){hint}") from error
+        return getattr(import_module(module), name)
 
 
 _SAM = "segray.models.annotators.sam:SamModel"
@@ -109,6 +116,7 @@ MASK_MODELS: dict[str, MaskEntry] = {
             f"hf-hub:facebook/sam2.1-hiera-{size.replace('_', '-')}",
             "segray.models.annotators.sam2:Sam2",
             extra="sam2",
+            package="transformers",
             pred_iou_thresh=0.8,
         )
         for size, parameters in (("tiny", 38.9), ("small", 46.0), ("base_plus", 80.8), ("large", 224.4))
@@ -119,6 +127,7 @@ MASK_MODELS: dict[str, MaskEntry] = {
         "hf-hub:tue-mps/coco_panoptic_eomt_large_640",
         "segray.models.annotators.eomt:EomtModel",
         extra="sam2",
+        package="transformers",
         pred_iou_thresh=0.8,
     ),
 }
@@ -147,16 +156,23 @@ def mask_entry(name: str, also: tuple[str, ...] = ()) -> MaskEntry:
         ValueError: an unknown name, or an installed package that offers it and no `MaskEntry`.
     """
     if name not in MASK_MODELS and name in _installed():
-        entry = _installed()[name].load()
-        if not isinstance(entry, MaskEntry):
-            raise ValueError(f"the entry point {name} of {GROUP} is no MaskEntry")
-        MASK_MODELS[name] = entry
+        MASK_MODELS[name] = _loaded(name)
     if name not in MASK_MODELS:
         allowed = [*mask_names(), *also]
         near = get_close_matches(name, allowed, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"must be one of {', '.join(allowed)}, not {name!r}{hint}")
     return MASK_MODELS[name]
+
+
+def _loaded(name: str) -> MaskEntry:
+    try:
+        entry = _installed()[name].load()
+    except Exception as error:  # somebody else's module raises anything
+        raise ValueError(f"the entry point {name} of {GROUP} cannot be imported: {error}") from error
+    if not isinstance(entry, MaskEntry):
+        raise ValueError(f"the entry point {name} of {GROUP} is no MaskEntry")
+    return entry
 
 
 def mask_names() -> list[str]:

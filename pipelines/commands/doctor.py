@@ -17,6 +17,7 @@ from urllib.error import HTTPError, URLError
 
 import click
 
+from segray.models.annotators.registry import mask_entry, mask_names
 from segray.pipelines.config.commands.doctor import DoctorConfig
 from segray.pipelines.engine import auth_token, cluster, shared_storage
 from segray.pipelines.engine.auth_token import use_token
@@ -65,6 +66,7 @@ def findings(config: DoctorConfig) -> Iterator[Finding]:
     """All checks, in order; those of the cluster are made on it."""
     yield from _machine()
     yield from _packages()
+    yield from _models()
     yield _gpus()
     yield from _storage(config.out)
     yield _token()
@@ -97,6 +99,19 @@ def _packages() -> Iterator[Finding]:
         fits = need.specifier.contains(version, prereleases=True)
         if need.name in _SHOWN_PACKAGES or not fits:
             yield Finding(fits, need.name, version + ("" if fits else f"; needed: {need.specifier}"))
+
+
+def _models() -> Iterator[Finding]:
+    """What `sam.model` can be, with size and licence; a package that is missing is no fault."""
+    for name in mask_names():
+        try:
+            entry = mask_entry(name)
+        except ValueError as error:
+            yield Finding(False, "sam.model", one_line(error))
+            continue
+        text = f"{name}, {entry.parameters:g} M parameters, {entry.licence}"
+        missing = entry.missing()
+        yield Finding(True, "sam.model", text + (f"; needs {missing}" if missing else ""))
 
 
 def _gpus() -> Finding:

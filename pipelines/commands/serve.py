@@ -27,7 +27,7 @@ def run(config: ServeConfig) -> None:
     try:
         from segray.pipelines.review.app import build_app
         from segray.pipelines.review.security import Door
-        from segray.pipelines.review.server import listen, serve
+        from segray.pipelines.review.server import listen, make_server
     except ModuleNotFoundError as error:
         raise UserError(f"segray serve needs {error.name}: pip install 'segray[review]'") from error
     # First, as a port that is in use must not cost the time that a large label set takes to open.
@@ -41,7 +41,7 @@ def run(config: ServeConfig) -> None:
             [line("warning", "all who reach this machine reach the page, unencrypted; the token protects it")]
         )
     click.echo(f"open {door.address}  (Ctrl-C stops)")
-    serve(build_app(review, door), listener)
+    make_server(build_app(review, door)).run(sockets=[listener])
 
 
 def open_review(config: ServeConfig) -> Review:

@@ -52,7 +52,7 @@ COMMANDS = dict(
         _command("masks", "Convert masks of any kind to PNG, and show them."),
         _command("predict", "Label images with a trained network: masks and overlays."),
         _command("serve", "Look at labels in the browser and correct them."),
-        _command("export", "Write a label set for other tools: PNG, VOC, COCO, YOLO."),
+        _command("export", "Write labels for other tools, or a network as ONNX."),
         _command("suggest", "Choose the images to label next: a list, CVAT, Label Studio."),
         _command("import", "Take masks of other tools as corrections.", leaf="import_masks"),
         _command("verify", "Check that a label set is complete, and repair it."),

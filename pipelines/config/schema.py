@@ -31,10 +31,14 @@ class RunOnly:
 
 @dataclass(frozen=True)
 class Shown:
-    """How help and errors show a key: the placeholder for its value, and what its pattern allows."""
+    """How help and errors show a key: the placeholder for its value, and what its pattern allows.
+
+    `choices` are the names that a validator knows, of a key that is a choice and no Literal.
+    """
 
     metavar: str
     allowed: str = ""
+    choices: tuple[str, ...] = ()
 
 
 Text = Annotated[str, Field(min_length=1)]
@@ -93,11 +97,12 @@ def _key(name: str, field: FieldInfo) -> Key:
     annotation, inner, nullable = _plain(field.annotation)
     metadata = [*field.metadata, *inner]
     shown = next((m for m in metadata if isinstance(m, Shown)), None)
-    kind, choices = _kind(annotation)
+    known = shown.choices if shown else ()
+    kind, choices = ("choice", known) if known else _kind(annotation)
     return Key(
         name=name,
         kind=kind,
-        allowed=(shown.allowed if shown else "") or _allowed(annotation, metadata),
+        allowed=(shown.allowed if shown else "") or ", ".join(known) or _allowed(annotation, metadata),
         nullable=nullable,
         required=field.is_required(),
         default=None if field.is_required() else field.get_default(call_default_factory=False),

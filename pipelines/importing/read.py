@@ -12,8 +12,8 @@ from segray.pipelines.importing.cvat import read_cvat
 from segray.pipelines.importing.folder import read_folder
 from segray.pipelines.importing.label_studio import is_label_studio, read_label_studio
 from segray.pipelines.io import storage
+from segray.pipelines.io.strict_json import parse_json
 from segray.pipelines.masks.options import MaskOptions
-from segray.pipelines.training.data.coco_masks import parse_json
 from segray.pipelines.training.data.cvat import MAX_BYTES
 
 _NAMES = {"cvat": "CVAT for images", "coco": "COCO instances", "labelstudio": "Label Studio's tasks"}

@@ -13,7 +13,8 @@ MAX_SCANS = 100
 _USUAL_SCANS = 20
 _SCAN = b"\xff\xda"
 # Inside the data of a scan, 0xff is followed by 0 or by a restart marker.
-_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
+# Of several 0xff in a row the last one counts: a pattern for all of them takes a time with their square.
+_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
 _BARE = frozenset({0x01, 0xD8})
 _END = 0xD9
 _SCAN_CODE = 0xDA

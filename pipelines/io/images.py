@@ -49,6 +49,8 @@ _UPRIGHT = {
 }
 _SIDEWAYS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
 _WIDTH, _HEIGHT = 256, 257
+_PLAIN = (b"P1", b"P2", b"P3")
+_COMMENT = re.compile(rb"#[^\r\n]*")
 _CUT = ("truncated", "unexpected end of file")
 
 
@@ -134,6 +136,9 @@ def _without_rest(data: bytes, options: ImageOptions) -> bytes:
     """The file without what its image does not need, at which decoders stumble."""
     if is_tiff(data):
         return single_image(data, options.frames)
+    if data.startswith(_PLAIN):
+        # Pillow takes each comment out of all that it has read: a time with the square of their number.
+        return _COMMENT.sub(b"", data)
     return for_pixels(data) if data.startswith(SIGNATURE) else data
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_MEMBER = re.compile(r"(.+)#(tar|zip|parquet)=(\d{1,19}(?:\+\d{1,19})*)", re.DOTALL)
+_MEMBER = re.compile(r"(.+)#(tar|zip|parquet)=([0-9]{1,18}(?:\+[0-9]{1,18})*)", re.DOTALL)
 _NUMBERS = {"tar": 2, "zip": 4, "parquet": 3}
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from segray.pipelines.io.parquet_pages import chunk_cost
+from segray.pipelines.io.parquet_pages import check_footer, chunk_cost
 
 MAX_TEXT = 8192
 """Characters of an image_id or a URI; file systems end at 4,096."""
@@ -19,7 +20,7 @@ _RATIO = 100
 
 
 def check_pages(source: pa.NativeFile, metadata: pq.FileMetaData, columns: Collection[str], key: str) -> None:
-    """Refuse a file whose pages unpack to far more than it has, or that has more rows than keys.
+    """Refuse a file whose pages together unpack to far more than it has, or that has more rows than keys.
 
     Args:
         source: the file.
@@ -28,17 +29,22 @@ def check_pages(source: pa.NativeFile, metadata: pq.FileMetaData, columns: Colle
         key: the one whose values all differ, so that each row costs a byte of it.
 
     Raises:
-        ValueError: which column, and how much.
+        ValueError: which column, and how much; or `check_footer` refuses the file.
         OSError: not readable.
     """
+    check_footer(source.size(), metadata)
+    packed: Counter[str] = Counter()
+    unpacked: Counter[str] = Counter()
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
             name = column.path_in_schema
             if name not in columns:
                 continue
             cost = chunk_cost(source, column)
-            if cost.unpacked > min(_MOST, max(_FREE, _RATIO * cost.packed)):
-                raise ValueError(f"column {name} unpacks from {cost.packed} to {cost.unpacked} bytes")
+            packed[name] += cost.packed
+            unpacked[name] += cost.unpacked
+            if cost.unpacked > _MOST or unpacked[name] > max(_FREE, _RATIO * packed[name]):
+                raise ValueError(f"column {name} unpacks from {packed[name]} to {unpacked[name]} bytes")
             if name == key and group.num_rows > cost.unpacked:
                 raise ValueError(
                     f"{group.num_rows} rows in {cost.unpacked} bytes of {key}: it repeats values"

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 _FREE = 1 << 20
 """Bytes that texts of a dictionary may repeat to, before they are measured."""
 _LARGEST_DICTIONARY = 1 << 24
+_FREE_ROWS = 1 << 17
 _HEADER = 1 << 14
 _LONGEST_HEADER = 1 << 20
 _DEEPEST = 8
@@ -42,39 +45,65 @@ class Cost:
     in_memory: int
 
 
-def chunk_cost(source: pa.NativeFile, chunk: Any) -> Cost:
+def check_footer(size: int, metadata: pq.FileMetaData) -> None:
+    """Refuse a file that holds far more by its footer than it can by its size.
+
+    Args:
+        size: of the file in bytes.
+        metadata: its footer.
+
+    Raises:
+        pa.ArrowInvalid: column chunks that share bytes, so that the same pages are read any number of times;
+            or far more rows than the file has bytes; or other rows than those of its groups.
+    """
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    rows = [group.num_rows for group in groups]
+    if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows:
+        raise pa.ArrowInvalid(f"{metadata.num_rows} rows, its groups have others")
+    if metadata.num_rows > _FREE_ROWS + size:
+        raise pa.ArrowInvalid(f"{metadata.num_rows} rows in {size} bytes: it repeats values")
+    chunks = (group.column(i) for group in groups for i in range(group.num_columns))
+    places = sorted((_start(chunk), chunk.total_compressed_size) for chunk in chunks)
+    if any(length < 0 for _, length in places) or any(
+        start + length > following for (start, length), (following, _) in pairwise(places)
+    ):
+        raise pa.ArrowInvalid("its column chunks share bytes of the file")
+
+
+def chunk_cost(source: pa.NativeFile, chunk: Any, rows: int | None = None) -> Cost:
     """The sizes of a column chunk, by the headers of its pages.
 
     Args:
         source: the file.
         chunk: the footer's record of it.
+        rows: of its group; None: what values repeat in memory is not of interest.
 
     Raises:
-        pa.ArrowInvalid: the headers are damaged, or values share prefixes: then a page of any size unpacks to
-            any other.
+        pa.ArrowInvalid: the headers are damaged, there are several dictionaries, or values share prefixes:
+            then a page of any size unpacks to any other.
         OSError: not readable.
     """
     pages = list(_pages(source, chunk))
+    name = chunk.path_in_schema
     if any(min(page.packed, page.unpacked, page.values) < 0 for page in pages):
         raise pa.ArrowInvalid("a page with a negative size")
     if any(page.encoding == _SHARED_PREFIXES for page in pages):
-        raise pa.ArrowInvalid(f"column {chunk.path_in_schema} has the encoding DELTA_BYTE_ARRAY")
+        raise pa.ArrowInvalid(f"column {name} has the encoding DELTA_BYTE_ARRAY")
+    if sum(page.dictionary for page in pages) > 1:
+        raise pa.ArrowInvalid(f"column {name} has several dictionaries")
     packed, unpacked = sum(page.packed for page in pages), sum(page.unpacked for page in pages)
-    repeated = _repeated(source, chunk, pages)
+    repeated = 0 if rows is None else _repeated(source, chunk, pages, rows)
     return Cost(min(packed, source.size()), unpacked, unpacked + repeated)
 
 
-def _repeated(source: pa.NativeFile, chunk: Any, pages: list[_Page]) -> int:
+def _repeated(source: pa.NativeFile, chunk: Any, pages: list[_Page], rows: int) -> int:
     """Bytes that values take besides those of their pages."""
     values = sum(page.values for page in pages if not page.dictionary)
     total = values * _WIDTHS.get(chunk.physical_type, 0)
-    for page in pages:
-        if not page.dictionary or chunk.physical_type not in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
-            continue
-        longest = page.unpacked
-        if values * longest > _FREE and page.unpacked <= _LARGEST_DICTIONARY:
-            longest = _longest_text(source, chunk, page)
-        total += values * longest
+    if chunk.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
+        total += sum(
+            values * _longest(source, chunk, page, values, rows) for page in pages if page.dictionary
+        )
     return total
 
 
@@ -88,25 +117,40 @@ class _Page:
     start: int
 
 
+def _longest(source: pa.NativeFile, chunk: Any, page: _Page, values: int, rows: int) -> int:
+    """Bytes of the longest entry of a dictionary page, at most."""
+    if chunk.physical_type != "BYTE_ARRAY":
+        return page.unpacked // max(1, page.values)
+    # Each other entry has its length before it.
+    longest = page.unpacked - 4 * page.values
+    if longest < 0:
+        raise pa.ArrowInvalid("a dictionary without room for its entries")
+    if values * longest <= _FREE or page.unpacked > _LARGEST_DICTIONARY:
+        return longest
+    # More entries than rows are none that a program writes, and take long to go through.
+    return longest if page.values > rows else _longest_text(source, chunk, page)
+
+
 def _longest_text(source: pa.NativeFile, chunk: Any, page: _Page) -> int:
-    """Bytes of the longest entry of a dictionary page."""
     data = source.read_at(page.packed, page.start)
     if chunk.compression != "UNCOMPRESSED":
         data = pa.Codec(chunk.compression.lower()).decompress(data, page.unpacked, asbytes=True)
-    if chunk.physical_type != "BYTE_ARRAY":
-        return len(data) // max(1, page.values)
     offset = longest = 0
-    while offset + 4 <= len(data):
+    for _ in range(page.values):
         length = int.from_bytes(data[offset : offset + 4], "little")
         offset, longest = offset + 4 + length, max(longest, length)
     return longest
 
 
-def _pages(source: pa.NativeFile, chunk: Any) -> Iterator[_Page]:
+def _start(chunk: Any) -> int:
     starts = [chunk.data_page_offset]
     if chunk.has_dictionary_page and chunk.dictionary_page_offset:
         starts.append(chunk.dictionary_page_offset)
-    offset = min(starts)
+    return int(min(starts))
+
+
+def _pages(source: pa.NativeFile, chunk: Any) -> Iterator[_Page]:
+    offset = _start(chunk)
     end = offset + chunk.total_compressed_size
     while offset < end:
         size, header = _header(source, offset)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from stat import S_ISDIR, S_ISREG
 from tempfile import NamedTemporaryFile
 from typing import TypeVar
 
@@ -155,9 +156,17 @@ def open_input(uri: str) -> pa.NativeFile:
 def _open_input(uri: str) -> pa.NativeFile:
     client, path = open_storage(uri)
     if is_local(uri):
+        _require_file(path)
         # Native reads of Parquet release the GIL, which those of a Python file would not.
         return pa.OSFile(path)
     return pa.PythonFile(client.open(path, "rb", block_size=_READ_AHEAD), mode="r")
+
+
+def _require_file(path: str) -> None:
+    """Refuse pipes and devices: a received folder may hold one, or a link to one, that never ends."""
+    mode = os.stat(path).st_mode  # noqa: PTH116 (a Path takes too long for each image)
+    if not (S_ISREG(mode) or S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "not a regular file")
 
 
 def stat(uri: str) -> StoredFile | None:

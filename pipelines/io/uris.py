@@ -123,4 +123,6 @@ def local_path(uri: str) -> Path:
 def local_name(uri: str) -> str:
     """`local_path` as text: for millions of rows, a Path takes too long."""
     path = os.fsdecode(unquote_to_bytes(os.fsencode(without_scheme(uri)))) if has_scheme(uri) else uri
-    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 (resolve() would follow links)
+    whole = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 (resolve() would follow links)
+    # POSIX lets two slashes in front stand; they are the same place.
+    return f"/{whole.lstrip('/')}"

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from segray.pipelines.io.parquet_pages import chunk_cost
+from segray.pipelines.io.parquet_pages import check_footer, chunk_cost
 
 MAX_UNPACKED = 1 << 24
 """Bytes that anything may unpack to."""
@@ -23,11 +23,15 @@ class PartReader(pq.ParquetFile):
 
     Args:
         source: the open file, or its bytes.
+
+    Raises:
+        pa.ArrowInvalid: its footer is damaged, or made to harm.
     """
 
     def __init__(self, source: pa.NativeFile) -> None:
         super().__init__(source, page_checksum_verification=True)
         self._source = source
+        check_footer(source.size(), self.metadata)
 
     def read_row_group(self, i: int, columns: Sequence[str] | None = None, **options: Any) -> pa.Table:
         """As ParquetFile's.
@@ -62,7 +66,7 @@ class PartReader(pq.ParquetFile):
             for index in range(chunks.num_columns):
                 chunk = chunks.column(index)
                 if names is None or chunk.path_in_schema.partition(".")[0] in names:
-                    cost = chunk_cost(self._source, chunk)
+                    cost = chunk_cost(self._source, chunk, chunks.num_rows)
                     packed, unpacked = packed + cost.packed, unpacked + cost.in_memory
             # Chunks may name the same bytes of the file.
             packed = min(packed, self._source.size())

@@ -36,6 +36,10 @@ _NUMBERS_LAST = re.compile(r"(?:\d+\s+)?(\D.*?)[\s,;]+(\d+)[\s,]+(\d+)[\s,]+(\d+
 _HEX_LAST = re.compile(r"([^#:]+?)[\s,:;]+(#[0-9a-fA-F]{6})")
 _LONGEST_LINE = 1000
 _NAMES = ("name", "class", "label", "title", "class_name", "category", "readable")
+_BAD = (
+    *(OSError, csv.Error, ValueError, OverflowError),
+    *(TypeError, KeyError, AttributeError, RecursionError),
+)
 _CHANNELS = (("r", "g", "b"), ("red", "green", "blue"))
 _IGNORED = frozenset({"ignore", "ignored", "border", "boundary", "dont care", "don't care", "void"})
 
@@ -201,7 +205,7 @@ def open_color_table(spec: str, key: str) -> ColorTable:
         raise UserError(
             f"{key}: no file {where!r}; give a table of colours, voc, cityscapes or {GRAY}"
         ) from None
-    except (OSError, csv.Error, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except _BAD as error:
         why = str(error) if isinstance(error, ValueError) and not isinstance(error, UnicodeError) else ""
         raise UserError(f"{key}={where}: {why or 'no table of colours'}; read are {_READ}") from None
 

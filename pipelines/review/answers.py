@@ -39,7 +39,7 @@ def about(review: Review) -> dict[str, Any]:
         "ignore": review.ignore_index,
         "embeddings": bool(segments.embedding.size),
         "naming": review.naming.problem,
-        "next": bool(np.isfinite(review.marks.rank).any()),
+        "next": len(segments) > 0,
         "made": {name: visible(str(value)) for name, value in facts(review).items()},
         "progress": progress(review),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -41,6 +41,8 @@ class Corrections:
         self._of: dict[int, list[Correction]] = {}
         self._state, self._listed = "", 0.0
         self._lock = threading.RLock()
+        self.changed: Callable[[], None] | None = None
+        """Called after corrections were read that were not there before."""
         self.segment_class = index.segments.class_id.copy()
         """int32 [S], the classes of segments after corrections."""
         self.refresh(now=True)
@@ -123,6 +125,8 @@ class Corrections:
         if state != self._state:
             self._state = state
             self._mark()
+            if self.changed:
+                self.changed()
 
     def _mark(self) -> None:
         counted = {image: effective(found) for image, found in self._of.items()}

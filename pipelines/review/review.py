@@ -29,6 +29,7 @@ from segray.pipelines.review.index import Index, build_index
 from segray.pipelines.review.marks import Marks
 from segray.pipelines.review.naming import Naming
 from segray.pipelines.review.neighbours import NeighbourSearch
+from segray.pipelines.review.queue import Queue
 from segray.pipelines.review.rows import RowReader
 from segray.pipelines.review.scores import (
     Reference,
@@ -91,6 +92,8 @@ class Review:
         self.marks = Marks.none(len(self.index.images))
         self.rows = RowReader(self.store, self.index)
         self.corrections = Corrections(places.root, self.index, self.marks, places.who)
+        self.queue = Queue(self.index, self.marks)
+        self.corrections.changed = self.queue.again
         segments = self.index.segments
         self.naming = Naming(
             self.provenance, places.root, places.weights, segments.embedding, segments.class_id
@@ -103,7 +106,8 @@ class Review:
         )
 
     def start(self) -> None:
-        """Begin what goes on behind the page: comparing labels, applying old corrections."""
+        """Begin what goes on behind the page: the order of what is next, comparisons, old corrections."""
+        self.queue.start()
         threading.Thread(target=self._catch_up, name="segray-corrected", daemon=True).start()
         if self.truth or self.other:
             self.scorer.start()

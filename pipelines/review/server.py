@@ -34,8 +34,8 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(app: ASGIApp, listener: socket.socket) -> None:
-    """Answer requests until the process is stopped."""
+def make_server(app: ASGIApp) -> uvicorn.Server:
+    """The server of an app, for `run(sockets=[...])`."""
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -48,4 +48,4 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
         ws="none",
         lifespan="off",
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)

@@ -10,7 +10,8 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -19,9 +20,11 @@ import torch
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
+from segray.models.weight_checks import check_header, check_pickles, check_tensors
 from segray.models.weights import check_archive
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.strict_json import parse_json
 from segray.pipelines.training.history import HistoryEntry
 from segray.pipelines.training.single_file import is_single, stored_state
 
@@ -38,6 +41,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "window": (int, type(None)),
 }
 """Those of `CheckpointState`: a checkpoint may be anyone's."""
+_MAX_STEPS = 1 << 53
 _log = logging.getLogger(__name__)
 
 
@@ -142,7 +146,9 @@ def load_checkpoint(uri: str) -> Checkpoint:
 
 def _tensors(uri: str, name: str, data: bytes) -> dict[str, Tensor]:
     try:
-        return load(data)
+        check_header(data)
+        tensors: dict[str, Tensor] = load(data)
+        return tensors
     except Exception as error:  # a header that lies raises almost anything in safetensors and torch
         path = storage.display(storage.join(uri, name))
         raise UserError(f"{path} is damaged ({str(error).partition(chr(10))[0][:100]})") from error
@@ -173,10 +179,21 @@ def load_optimiser(checkpoint: Checkpoint) -> dict[str, Any]:
     data = read_file(checkpoint.uri, OPTIMISER, checkpoint.state)
     try:
         check_archive(io.BytesIO(data), checksums=False)
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        check_pickles(io.BytesIO(data))
+        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        check_tensors(_tensors_in(state))
+        return state
     except Exception:  # noqa: BLE001  damaged bytes raise almost anything in the unpickler
         path = storage.join(checkpoint.uri, OPTIMISER)
         raise UserError(f"{storage.display(path)} is refused: allowed are tensors and numbers") from None
+
+
+def _tensors_in(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _tensors_in(inner)
 
 
 def newest_whole(uris: list[str]) -> Checkpoint | None:
@@ -223,7 +240,7 @@ def _read_state(uri: str) -> CheckpointState:
 
 
 def _stored_state(uri: str, path: str) -> CheckpointState:
-    stored = stored_state(uri, MODEL) if is_single(uri) else json.loads(storage.read_bytes(path))
+    stored = stored_state(uri, MODEL) if is_single(uri) else parse_json(storage.read_bytes(path))
     return cast("CheckpointState", stored)
 
 
@@ -232,6 +249,16 @@ def _check_types(state: Mapping[str, object]) -> None:
         raise ValueError(f"{wrong[0]} has another type")
     if not all(isinstance(name, str) for name in cast("list[object]", state.get("classes", []))):
         raise ValueError("a class without a name")
+    for key in ("step", "total"):
+        if not 0 <= cast("int", state.get(key, 0)) <= _MAX_STEPS:
+            raise ValueError(f"{key} is no number of steps")
+    if not all(map(_is_entry, cast("list[object]", state.get("history", [])))):
+        raise ValueError("a history without figures")
+
+
+def _is_entry(value: object) -> bool:
+    miou = value.get("miou") if isinstance(value, dict) else "none"
+    return miou is None or (isinstance(miou, int | float) and math.isfinite(miou))
 
 
 def read_file(uri: str, name: str, state: CheckpointState) -> bytes:

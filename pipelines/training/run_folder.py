@@ -12,8 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
-import yaml
-
+from segray.models.plain_yaml import read_plain_yaml
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import dump_redacted, identity
 from segray.pipelines.config.previous import current_tree
@@ -75,8 +74,8 @@ def _check_config(
 ) -> None:
     path = storage.join(out, CONFIG)
     try:
-        old = read(yaml.safe_load(storage.read_bytes(path)))
-    except (ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        old = read(read_plain_yaml(storage.read_bytes(path)))
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{storage.display(path)} is not the configuration of a {what}") from error
     changed = [
         f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)
@@ -197,7 +196,7 @@ class RunFolder:
         return read_corrections(storage.join(self.out, CORRECTIONS)) if stored_record(self.out) else None
 
     def _is_moved(self) -> bool:
-        stored = yaml.safe_load(storage.read_bytes(storage.join(self.out, CONFIG)))
+        stored = read_plain_yaml(storage.read_bytes(storage.join(self.out, CONFIG)))
         return identity(TrainConfig.model_validate(current_tree(stored))) != identity(self.config)
 
     def begin(self, data: TrainingData) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 
+from segray.models.weight_checks import check_header
 from segray.pipelines.io import storage
+from segray.pipelines.io.strict_json import parse_json
 
 SUFFIX = ".safetensors"
 KEY = "segray"
@@ -30,6 +31,7 @@ def stored_state(uri: str, weights: str) -> dict[str, object]:
             RecursionError: the file may be anyone's.
     """
     data = storage.read_bytes(uri)
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    state = json.loads(header["__metadata__"][KEY])["state"]
+    check_header(data)
+    header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    state = parse_json(header["__metadata__"][KEY])["state"]
     return {**state, "sha256": {weights: hashlib.sha256(data).hexdigest()}}

@@ -217,3 +217,23 @@ def test_an_endless_line_of_a_table_of_colours_is_refused(tmp_path: Path, name: 
     path.write_text("a" + " " * 3_000_000 + "x")
     with pytest.raises(UserError, match=why):
         open_color_table(str(path), "data.colors")
+
+
+@pytest.mark.timeout(120)
+def test_a_jpeg_of_fill_bytes_is_searched_once() -> None:
+    """Before a marker any number of 0xff may stand: a pattern for all of them took hours for a megabyte."""
+    plain = encode(Image.fromarray(scene()), "JPEG")
+    scans = b"\xff\xfe" + struct.pack(">H", 2 + 60) + b"\xff\xda" * 30
+    data = plain[:2] + scans + plain[2:-2] + b"\xff" * 1_000_000 + b"\0\xff\xd9"
+    assert jpeg_scans(data) == 1
+    assert decode(data, ImageOptions()).shape == scene().shape
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", ["P1", "P2", "P3"])
+def test_comments_of_a_plain_ppm_are_taken_out_once(kind: str) -> None:
+    """Pillow takes them out one by one, of a megabyte at a time."""
+    highest = "" if kind == "P1" else "255\n"
+    values = b"1 " * 16 * 16 * (3 if kind == "P3" else 1)
+    data = f"{kind}\n# a\n16 16\n{highest}".encode() + b"#\n" * 3_000_000 + values
+    assert decode(data, ImageOptions(check_span=False)).shape == (16, 16, 3)

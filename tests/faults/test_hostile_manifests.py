@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.io.images import ImageProblem
+from segray.pipelines.io.received import check_received_uri
+from segray.pipelines.io.sources import read_allowed, read_image
+from segray.pipelines.label_set.store import write_part
 from tests.faults.runs import only_error, overrides, segray
+from tests.pipelines.label_sets import ok_row, tables
 
 
 @pytest.fixture
@@ -133,3 +141,46 @@ def test_one_key_allows_a_folder_elsewhere(tmp_path: Path, capsys: pytest.Captur
     root = f"image.roots={tmp_path / 'photos'}"
     assert annotate(tmp_path / "inside", str(tmp_path / "photos" / "a.png"), root) == 0
     assert "1: 1 ok" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", ["tar=9999999999999999999+1", "zip=9999999999999999999+1+1+1", "zip=1+1"])
+def test_a_part_beyond_the_end_of_any_file_is_a_bad_row(tmp_path: Path, part: str) -> None:
+    (tmp_path / "x.zip").write_bytes(b"PK")
+    with pytest.raises(ImageProblem, match="missing"):
+        read_allowed(f"{tmp_path}/x.zip#{part}", [str(tmp_path)])
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_a_device_is_not_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """In the place of a file of a received folder: reading it would never end."""
+
+    def put(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+
+    put(tmp_path / "a.parquet")
+    with pytest.raises(ImageProblem, match="cannot be read"):
+        read_image(f"{tmp_path}/a.parquet#parquet=0+0+0")
+    write_part(str(tmp_path / "set"), *tables([ok_row("a")]))
+    put(tmp_path / "set" / "manifest.parquet")
+    assert segray("verify", f"out={tmp_path / 'set'}") == 1
+    (part,) = (tmp_path / "set" / "labels").glob("part-*")
+    put(part)
+    for name in ("config.yaml", "run.json"):
+        put(tmp_path / "set" / name)
+    assert segray("verify", f"out={tmp_path / 'set'}", "repair=true") == 1
+    assert segray("report", f"out={tmp_path / 'set'}") != 0
+    put(tmp_path / "state.json")
+    with pytest.raises(OSError, match="not a regular file"):
+        storage.read_bytes(str(tmp_path / "state.json"))
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("uri", ["//proc/self/environ", "file:////proc/self/environ", "///proc/self/environ"])
+def test_two_slashes_lead_to_the_same_place(uri: str) -> None:
+    with pytest.raises(UserError, match="is not below an allowed folder"):
+        check_received_uri(uri, ["/"])
+    assert check_received_uri("//images/a.png", ["/images"]) == "//images/a.png"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from segray.pipelines.errors import UserError
+from segray.pipelines.io.parquet_pages import chunk_cost
 from segray.pipelines.io.sources import list_images
+from segray.pipelines.label_set.part_reader import PartReader
 
 ROWS = 20_000
 IDS = pa.array([f"{i:06d}.png" for i in range(ROWS)])
@@ -53,7 +56,7 @@ def test_a_manifest_that_unpacks_to_gigabytes_is_refused_from_its_footer(tmp_pat
     assert path.stat().st_size < 300_000
     del columns
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(UserError, match=rf"^manifest .*m\.parquet: refused \(.*{reason}"):
+    with pytest.raises(UserError, match=rf"^manifest .*m\.parquet: (refused|unreadable) \(.*{reason}"):
         list_images(str(path))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
 
@@ -137,3 +140,59 @@ def test_a_large_manifest_is_read_as_before(tmp_path: Path) -> None:
         pa.table({"image_id": sorted(ids), "uri": sorted(ids)}), tmp_path / "m.parquet", compression="zstd"
     )
     assert sum(1 for _ in list_images(str(tmp_path / "m.parquet"))) == len(ids)
+
+
+def _manifest(path: Path, group: int = 100_000) -> bytes:
+    ids = [f"{i:04d}.png" for i in range(200)]
+    pq.write_table(pa.table({"image_id": ids, "uri": ids}), path, row_group_size=group, compression=None)
+    return path.read_bytes()
+
+
+def test_groups_of_rows_that_share_pages_are_refused(tmp_path: Path) -> None:
+    """A page for each of a million groups: a small file is read for days."""
+    path = tmp_path / "m.parquet"
+    data = _manifest(path, 100)
+    metadata = pq.read_metadata(path)
+    first, second = (metadata.row_group(i).column(1).data_page_offset for i in (0, 1))
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    shared = data[footer:].replace(_varint(second), _varint(first))
+    path.write_bytes(data[:footer] + shared)
+    assert pq.read_metadata(path).row_group(1).column(1).data_page_offset == first
+    with pytest.raises(UserError, match="its column chunks share bytes of the file"):
+        list_images(str(path))
+    with pytest.raises(pa.ArrowInvalid, match="share bytes"):
+        PartReader(pa.OSFile(str(path)))
+
+
+def test_more_rows_than_the_groups_hold_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    data = _manifest(path)
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    path.write_bytes(data[:footer] + data[footer:].replace(_varint(200), _varint(8000), 1))
+    assert pq.read_metadata(path).num_rows == 8000
+    with pytest.raises(UserError, match="8000 rows, its groups have others"):
+        list_images(str(path))
+
+
+def test_millions_of_images_in_a_few_bytes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "images.parquet"
+    pq.write_table(pa.table({"image": pa.nulls(2_000_000, pa.binary())}), path, compression="zstd")
+    assert path.stat().st_size < 10_000
+    with pytest.raises(UserError, match=r"2000000 rows in \d+ bytes: it repeats values"):
+        list_images(str(path))
+
+
+def test_a_column_of_several_dictionaries_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    pq.write_table(pa.table({"x": ["a" * 100, "b"]}), path, compression=None)
+    with pa.OSFile(str(path)) as source:
+        chunk = pq.read_metadata(source).row_group(0).column(0)
+        page = source.read_at(chunk.data_page_offset - 4, 4)
+        twice = SimpleNamespace(
+            **{name: getattr(chunk, name) for name in ("path_in_schema", "has_dictionary_page")},
+            data_page_offset=4 + 2 * len(page),
+            dictionary_page_offset=4,
+            total_compressed_size=2 * len(page),
+        )
+        with pytest.raises(pa.ArrowInvalid, match="column x has several dictionaries"):
+            chunk_cost(pa.BufferReader(b"PAR1" + page + page), twice)

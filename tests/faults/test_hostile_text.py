@@ -22,8 +22,10 @@ from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.io.uris import redacted
 from segray.pipelines.label_set.schema import provenance_of
 from segray.pipelines.label_set.store import LabelStore, write_part
+from segray.pipelines.masks.color_table import open_color_table
 from segray.pipelines.printing import csv_text
 from segray.pipelines.reporting.evaluation import Evaluation, to_csv
+from segray.pipelines.reporting.training import history
 from segray.pipelines.training.auto_precision import recorded_precision
 from segray.pipelines.training.data.class_names import configured_space
 from segray.pipelines.training.run_folder import RunFolder
@@ -162,3 +164,44 @@ def test_a_configuration_of_a_received_run_of_any_form_is_refused_in_one_line(
     assert recorded_precision(str(out)) is None
     with pytest.raises(UserError, match="is not the configuration of a training run"):
         RunFolder(TrainConfig.model_validate({"out": str(out), "data": {"root": str(tmp_path)}})).check()
+
+
+LAUGHS = "a0: &a0 [x, y]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
+YAML = [
+    *('!!int ""', '!!float ""', "!!bool x", "!!timestamp x", "2001-99-99", "{[1]: 2}"),
+    *("!!python/object/apply:os.system [id]", "1" * 5000),
+]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("value", [*YAML, "*a39"])
+def test_yaml_that_breaks_its_reader_is_refused_in_one_line(tmp_path: Path, value: str) -> None:
+    """Texts that PyYAML's own readers stumble over, and a name of a trillion parts in forty lines."""
+    path = tmp_path / "data.yaml"
+    for names in (f"[cat, {value}]", f"{{0: cat, 1: {value}}}"):
+        path.write_text(f"{LAUGHS}names: {names}\n")
+        with pytest.raises(
+            UserError, match=r"^data\.classes: .*data\.yaml: (not YAML|a name that is a list)"
+        ):
+            configured_space(str(path))
+    (tmp_path / "history.json").write_text("[]")
+    (tmp_path / "config.yaml").write_text(f"{LAUGHS}out: {value}\n")
+    assert history._config(str(tmp_path)) == (None, "config.yaml is not the configuration of a training run")
+    assert recorded_precision(str(tmp_path)) is None
+
+
+def test_a_class_file_of_a_million_lines_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_text("".join(f"class {i}\n" for i in range(200_000)))
+    with pytest.raises(UserError, match=r"classes\.txt: 200000 lines \(allowed: at most 131072\)"):
+        configured_space(str(path))
+    (tmp_path / "data.yaml").write_text("names:\n" + "- a\n" * 300_000)
+    with pytest.raises(UserError, match=r"1200007 bytes of YAML \(allowed: at most 1048576\)"):
+        configured_space(str(tmp_path / "data.yaml"))
+
+
+@pytest.mark.parametrize("color", ["Infinity", "NaN", "1e999", '"x"', "{}", "[[1]]"])
+def test_a_table_of_colours_that_are_no_numbers_is_refused(tmp_path: Path, color: str) -> None:
+    (tmp_path / "colors.json").write_text(f'{{"cat": [{color}, 1, 2]}}')
+    with pytest.raises(UserError, match=r"^data\.colors=.*colors\.json: "):
+        open_color_table(str(tmp_path / "colors.json"), "data.colors")

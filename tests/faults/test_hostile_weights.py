@@ -24,9 +24,11 @@ from segray.models.weights import (
     WeightsError,
     load_state_dict,
     parse_hub,
+    read_card,
     resolve,
 )
 from segray.pipelines.errors import UserError
+from segray.pipelines.training import checkpoints
 from segray.pipelines.training.checkpoints import check_weights, load_checkpoint, load_optimiser
 from tests.https_server import served
 
@@ -222,8 +224,113 @@ def test_a_checkpoint_names_its_own_files_alone(tmp_path: Path, name: str) -> No
 def test_a_deflated_optimiser_is_refused(tmp_path: Path) -> None:
     packed = _deflated(tmp_path / "w.pth").read_bytes()
     uri = _checkpoint(tmp_path / "checkpoint", {"model.safetensors": b"", "optimiser.pt": packed}, {})
-    from segray.pipelines.training import checkpoints
-
     state = check_weights(uri)
     with pytest.raises(UserError, match=r"optimiser\.pt is refused"):
         load_optimiser(checkpoints.Checkpoint(uri, {}, {}, state))
+
+
+def _pickled(path: Path, pickle: bytes) -> Path:
+    """An archive of torch.save with these operations."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w/data.pkl", b"\x80\x02" + pickle + b".")
+        archive.writestr("w/version", "3\n")
+        archive.writestr("w/byteorder", "little")
+    return path
+
+
+_TEN_BILLION = b"\x8a\x05\0\xe4\x0b\x54\2\x85R"
+_TWICE = b"h\0\x86q\0"
+PICKLES = {
+    "memory": (b"cbuiltins\nbytearray\n" + _TEN_BILLION, "it uses builtins.bytearray"),
+    "a codec": (b"c_codecs\nencode\nX\1\0\0\0aX\6\0\0\0latin1\x86R", "it uses _codecs.encode"),
+    "a tensor of any size": (
+        b"ctorch\nHalfStorage\n\x8a\x05\0\xe4\x0b\x54\2\x85R",
+        "it calls torch.HalfStorage",
+    ),
+    "a key that holds itself twice": (
+        b"}K\1q\0" + _TWICE * 60 + b"K\1s",
+        "it builds more than 10000000 parts",
+    ),
+    "objects": (b"ctorch\nSize\n)\x81", "the operation NEWOBJ"),
+    "code": (b"cposix\nsystem\nX\2\0\0\0id\x85R", "it uses posix.system"),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", PICKLES)
+def test_a_pickle_that_builds_more_than_tensors_is_refused_before_it_is_loaded(
+    tmp_path: Path, name: str
+) -> None:
+    """A tuple in itself, sixty times over, has a hash that takes years."""
+    pickle, why = PICKLES[name]
+    path = _pickled(tmp_path / "w.pth", pickle)
+    with pytest.raises(WeightsError, match=rf"is refused: .*\({why}"):
+        load_state_dict(Checkpoint(path, ""))
+    names = {"model.safetensors": b"", "optimiser.pt": path.read_bytes()}
+    uri = _checkpoint(tmp_path / "checkpoint", names, {})
+    with pytest.raises(UserError, match=r"optimiser\.pt is refused"):
+        load_optimiser(checkpoints.Checkpoint(uri, {}, {}, check_weights(uri)))
+
+
+def test_tensors_that_share_their_data_a_thousand_times_are_refused(tmp_path: Path) -> None:
+    """Half precision: each would be copied to 32 bits."""
+    path, shared = tmp_path / "w.pth", torch.zeros(1 << 16, dtype=torch.float16)
+    torch.save({f"w{i}": shared for i in range(1000)}, path)
+    with pytest.raises(WeightsError, match="tensors of 131072000 bytes share 131072"):
+        load_state_dict(Checkpoint(path, ""))
+    torch.save({"a": shared, "tied": shared}, path)
+    assert set(load_state_dict(Checkpoint(path, ""))) == {"a", "tied"}
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_weights_of_both_formats_of_torch_are_read(tmp_path: Path, legacy: bool) -> None:
+    path, network = tmp_path / "w.pth", torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    state = {"state_dict": network.state_dict(), "epoch": 3, "best": None, "args": ["a", (1, 2.5)]}
+    torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+    assert set(load_state_dict(Checkpoint(path, ""))) == set(network.state_dict())
+
+
+def _safetensors(path: Path, header: str, size: int = 0) -> Path:
+    path.write_bytes((size or len(header)).to_bytes(8, "little") + header.encode() + bytes(8))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "size"), [("F32", [2**63, 0], 0), ("F4", [16], 8), ("F6_E2M3", [8], 6)]
+)
+def test_tensors_of_odd_shapes_and_types_are_refused_in_one_line(
+    tmp_path: Path, dtype: str, shape: list[int], size: int
+) -> None:
+    entry = {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
+    path = _safetensors(tmp_path / "w.safetensors", json.dumps({"weight": entry}))
+    with pytest.raises(WeightsError, match="safetensors"):
+        load_state_dict(Checkpoint(path, ""))
+
+
+def test_a_million_names_of_tensors_are_refused(tmp_path: Path) -> None:
+    path = _safetensors(tmp_path / "w.safetensors", "{}", 1 << 25)
+    for read in (load_state_dict, read_card):
+        with pytest.raises(WeightsError, match="a header of 33554432 bytes"):
+            read(Checkpoint(path, ""))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"history": [5]},
+        {"history": ["miou"]},
+        {"history": [{"miou": "high"}]},
+        {"history": [{"miou": [1]}]},
+        {"history": [{"miou": float("nan")}]},
+        {"history": [{}, {"miou": float("inf")}]},
+        {"step": -1},
+        {"total": 10**4000},
+    ],
+)
+def test_a_state_with_a_history_that_is_none_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    uri = _checkpoint(tmp_path / "checkpoint", {"model.safetensors": b""}, {})
+    path = Path(uri, "state.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert checkpoints.score(uri) == -1.0
+    with pytest.raises(UserError, match=r"state\.json is damaged"):
+        check_weights(uri)

@@ -82,7 +82,7 @@ def _make(folder: Path) -> None:
     optimiser = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
     state = {"step": 1, "total": 2, "history": [], "classes": ["void", "tree", "house"], "network": "builtin"}
     save_checkpoint(checkpoint, network, None, optimiser, {**state, "window": None, "config": {}})
-
+    _segray("export", "checkpoint=checkpoint", "out=model.safetensors", "format=safetensors")
     _make_search(folder)
 
 
@@ -200,6 +200,10 @@ def _coco(folder: Path) -> None:
 
 def _predict(folder: Path) -> None:
     _segray("predict", "checkpoint=checkpoint", "images=images", "out=out")
+
+
+def _single_file(folder: Path) -> None:
+    segray.load_network("model.safetensors")
 
 
 def _resume(folder: Path) -> None:
@@ -325,6 +329,7 @@ READERS: dict[str, Callable[[Path], None]] = {
     "training labels": _training_labels,
     "coco": _coco,
     "predict": _predict,
+    "single file": _single_file,
     "resume": _resume,
     "weights": _weights,
     "class file": _class_file,

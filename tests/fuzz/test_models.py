@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import struct
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from tests.fuzz.edits import Built, Cut, Edit, cuts, damaged, edits, with_secret
-from tests.fuzz.formats import PICKLED_PROGRAM, edited_tensors, repacked, with_checksums
+from tests.fuzz.formats import PICKLED_PROGRAM, edited_json, edited_tensors, repacked, with_checksums
 from tests.fuzz.runner import Runner
 
 pytestmark = pytest.mark.slow
@@ -64,6 +66,29 @@ def test_checkpoint_bytes(
     runner.check(reader, with_checksums({**files, f"checkpoint/{name}": data}, "checkpoint"))
 
 
+@given(changes=edits, inside=st.booleans())
+def test_exported_networks(
+    runner: Runner, valid: dict[str, bytes], changes: list[Edit], inside: bool
+) -> None:
+    """Changes of the header's tensors, or of the description that is a text in it."""
+    data = valid["model.safetensors"]
+    if inside:
+        length = struct.unpack("<Q", data[:8])[0]
+        header = json.loads(data[8 : 8 + length])
+        text = edited_json(header["__metadata__"]["segray"].encode(), changes)
+        header["__metadata__"]["segray"] = text.decode(errors="replace")
+        head = json.dumps(header).encode()
+        changed = struct.pack("<Q", len(head)) + head + data[8 + length :]
+    else:
+        changed = edited_tensors(data, changes)
+    runner.check("single file", {"model.safetensors": changed})
+
+
+@given(changes=cuts)
+def test_exported_bytes(runner: Runner, valid: dict[str, bytes], changes: list[Cut]) -> None:
+    runner.check("single file", {"model.safetensors": damaged(valid["model.safetensors"], changes)})
+
+
 @given(changes=cuts, deflated=st.booleans())
 @example(changes=[Cut(0, "flip")], deflated=False)
 def test_optimiser_pickles(
@@ -91,7 +116,9 @@ def test_weight_pickles(runner: Runner, changes: list[Cut], deflated: bool) -> N
     runner.check("weights", {"weights.pth": repacked(PTH, changes, deflated)})
 
 
-def test_the_valid_ones_are_taken_and_a_program_is_refused(runner: Runner) -> None:
+def test_the_valid_ones_are_taken_and_a_program_is_refused(runner: Runner, valid: dict[str, bytes]) -> None:
     assert runner.check("weights", {"weights.safetensors": SAFETENSORS}).how == "ok"
     assert runner.check("weights", {"weights.pth": PTH}).how == "ok"
+    exported = {"model.safetensors": valid["model.safetensors"]}
+    assert runner.check("single file", exported).how == "ok"
     assert runner.check("weights", {"weights.pth": PICKLED_PROGRAM}).how == "refused"

@@ -100,7 +100,8 @@ def test_help_of_a_command_shows_every_key(segray: Callable[..., Result], comman
 def test_help_of_a_command_shows_types_and_defaults(segray: Callable[..., Result]) -> None:
     flat = " ".join(segray("annotate", "--help")[1].split())
     assert "images text or list [required] Folder, glob," in flat
-    assert "sam.model one of builtin, vit_b, vit_l, vit_h, none [default: vit_b]" in flat
+    assert "sam.model one of builtin, vit_b, vit_l, vit_h, sam2.1_hiera_tiny," in flat
+    assert "eomt_large, none [default: vit_b]" in flat
     assert "sam.points_per_side whole number, 1 to 256, or null [default: null]" in flat
     assert "embed_images true or false [default: false]" in flat
 

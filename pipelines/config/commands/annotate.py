@@ -57,7 +57,7 @@ def _known_model(name: str) -> str:
 class SamModel(Config):
     """The SAM model that finds the segments, and its options."""
 
-    model: Annotated[str, AfterValidator(_known_model), Shown("MODEL", ", ".join(_MASK_NAMES))] = "vit_b"
+    model: Annotated[str, AfterValidator(_known_model), Shown("MODEL", choices=_MASK_NAMES)] = "vit_b"
     """What finds segments. builtin: small, default of classes=picture_book; none: CLIP labels pixels."""
     weights: Text | None = None
     """Weights: a file, an https:// URL or hf-hub:OWNER/REPO:FILE; null: the official weights of the model."""

@@ -6,6 +6,7 @@ import io
 import struct
 import zipfile
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import IO, cast
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from segray.pipelines.io.sources.parts import DEFLATED, STORED, too_large
 from segray.pipelines.io.sources.tar import TarEntry, tar_entries
 
 _ENCRYPTED, _SMALL = 1, 1024
+_LOCAL_HEADER = 30
 _LINK = 0o120000
 _KIND = 0o170000
 
@@ -47,7 +49,9 @@ class ZipSource(Container):
         # Its reader seeks before the start of a small file, and expects another error than Arrow's.
         small = io.BytesIO(file.read()) if file.size() < _SMALL else None
         with zipfile.ZipFile(small or cast("IO[bytes]", file)) as archive:
-            for info in archive.infolist():
+            members = archive.infolist()
+            _check_apart(members)
+            for info in members:
                 image_id = None if info.is_dir() else self.member_id(info.filename)
                 if image_id is not None:
                     yield self._ref(image_id, info)
@@ -56,6 +60,17 @@ class ZipSource(Container):
         sizes = (info.header_offset, info.compress_size, info.file_size, info.CRC)
         uri = member_uri(self.name, "zip", *sizes)
         return ImageRef(image_id, uri, info.file_size, self.mtime, _problem(info))
+
+
+def _check_apart(members: list[zipfile.ZipInfo]) -> None:
+    """Refuse members that share bytes: then a small archive holds any number of large files.
+
+    Raises:
+        ValueError: which ones.
+    """
+    for first, second in pairwise(sorted(members, key=lambda info: info.header_offset)):
+        if first.header_offset + _LOCAL_HEADER + first.compress_size > second.header_offset:
+            raise ValueError(f"{first.filename[:100]!r} and {second.filename[:100]!r} share bytes")
 
 
 def _problem(info: zipfile.ZipInfo) -> str | None:

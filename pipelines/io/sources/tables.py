@@ -14,6 +14,7 @@ from segray.pipelines.io.image_ids import check_image_id, escape_name
 from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.members import member_uri
 from segray.pipelines.io.parquet_cost import check_pages, check_text, is_text
+from segray.pipelines.io.parquet_pages import check_footer
 from segray.pipelines.io.sources.files import Container
 
 _NAMES = ("image", "img", "jpg", "png")
@@ -47,6 +48,7 @@ class ImageTable(Container):
         column = schema.get_field_index(_image_column(schema, self.name))
         if table.metadata.num_rows > _MAX_ROWS:
             raise ValueError(f"{table.metadata.num_rows} rows (allowed: at most {_MAX_ROWS})")
+        check_footer(file.size(), table.metadata)
         ids = iter(self._ids(file, table, schema.field(column)))
         for group in range(table.num_row_groups):
             for row in range(table.metadata.row_group(group).num_rows):

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from segray.models.label_space import MAX_CLASSES, is_wide
+from segray.models.plain_yaml import read_plain_yaml
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.previous import current_tree
 from segray.pipelines.errors import UserError
@@ -200,11 +200,11 @@ def _classes(states: list[dict[str, Any]], count: int) -> tuple[str, ...]:
 
 def _config(out: str) -> tuple[TrainConfig | None, str]:
     try:
-        values = yaml.safe_load(storage.read_bytes(storage.join(out, CONFIG)))
+        values = read_plain_yaml(storage.read_bytes(storage.join(out, CONFIG)))
         return TrainConfig.model_validate(current_tree(values)), ""
     except FileNotFoundError:
         return None, f"{CONFIG} is missing"
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+    except (OSError, ValueError):
         return None, f"{CONFIG} is not the configuration of a training run"
 
 

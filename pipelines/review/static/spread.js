@@ -43,7 +43,7 @@ function makeBox(one, changed) {
   const now = classOf(one.class);
   const input = el("input", { type: "checkbox", checked: one.alike, onchange: changed, "aria-label": `segment ${one.number} of ${one.id}, now ${now.name}, distance ${one.distance}` });
   return { input, node: el("li", { class: "crop" }, el("label", { title: `${one.id}, segment ${one.number}: now ${now.name}` }, el("img", { src: cropUrl(one.row), alt: "", loading: "lazy", decoding: "async" }), input,
-    el("span", { class: "text" }, dot(now), now.name.slice(0, 7), el("span", { class: "distance", text: one.distance.toFixed(2) })))) };
+    el("span", { class: "text" }, dot(now), el("span", { class: "name", text: now.name }), el("span", { class: "distance", text: one.distance.toFixed(2) })))) };
 }
 
 async function take(segments, id) {

@@ -12,10 +12,11 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.image_ids import check_image_id, escape_name
 from segray.pipelines.io.names import Names
+from segray.pipelines.io.strict_json import parse_json
 from segray.pipelines.training.data.annotated import IGNORED, AnnotatedImages, Annotations, Drawing
 from segray.pipelines.training.data.class_names import configured_space
 from segray.pipelines.training.data.coco_layout import Place, find_places
-from segray.pipelines.training.data.coco_masks import Segmentation, parse_json
+from segray.pipelines.training.data.coco_masks import Segmentation
 from segray.pipelines.training.data.mask_checks import list_samples
 from segray.pipelines.training.data.samples import DataSet, Sample
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Sequence
-from typing import Any, NoReturn, TypedDict
+from typing import TypedDict
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -37,20 +37,6 @@ class Rle(TypedDict):
 
 Segmentation = list[list[float]] | Rle
 """Polygons of x, y, x, y, ... in pixels, or run lengths."""
-
-
-def parse_json(data: bytes) -> Any:
-    """The content of a JSON file, without Python's extensions NaN and Infinity.
-
-    Raises:
-        ValueError: not JSON.
-        RecursionError: nested too deeply.
-    """
-    return json.loads(data, parse_constant=_refuse_constant)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number of JSON")
 
 
 def check_segmentations(shapes: Sequence[tuple[int, object]], height: int, width: int) -> None:

@@ -19,8 +19,9 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageProblem
 from segray.pipelines.io.names import Names
+from segray.pipelines.io.strict_json import parse_json
 from segray.pipelines.training.data.annotated import Annotations, Drawing
-from segray.pipelines.training.data.coco_masks import Segmentation, parse_json
+from segray.pipelines.training.data.coco_masks import Segmentation
 from segray.pipelines.training.data.labelled_outlines import AnnotatedImage, Outline, ellipse, outlined_images
 from segray.pipelines.training.data.mask_checks import image_shape, list_samples
 from segray.pipelines.training.data.samples import READ, DataSet

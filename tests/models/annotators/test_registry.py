@@ -54,8 +54,9 @@ def test_the_sizes_are_those_of_the_models() -> None:
 def test_unknown_names_and_missing_packages_are_one_line() -> None:
     with pytest.raises(ValueError, match=r"^must be one of builtin, .*, not 'vit_x'; did you mean vit_"):
         mask_entry("vit_x")
-    entry = replace(MASK_MODELS["vit_b"], family="no_such_package:X", extra="sam2")
-    with pytest.raises(ValueError, match=r'^sam\.model needs a package .*: pip install "segray\[sam2\]"$'):
+    entry = replace(MASK_MODELS["eomt_large"], package="no_such_package")
+    line = r'^sam\.model needs the package no_such_package: pip install "segray\[sam2\]"$'
+    with pytest.raises(ValueError, match=line):
         entry.open_family()
 
 
@@ -71,7 +72,7 @@ def test_the_registry_imports_no_framework() -> None:
 def test_an_entry_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "other-1.dist-info").mkdir()
     (tmp_path / "other-1.dist-info" / "METADATA").write_text("Name: other\nVersion: 1\n")
-    points = "[segray.mask_sources]\nmine = other_masks:ENTRY\nwrong = other_masks:NAME\n"
+    points = "[segray.mask_sources]\nmine = other_masks:ENTRY\nwrong = other_masks:NAME\ngone = nowhere:X\n"
     (tmp_path / "other-1.dist-info" / "entry_points.txt").write_text(points)
     (tmp_path / "other_masks.py").write_text(
         "from segray.models.annotators.registry import MaskEntry\n"
@@ -79,17 +80,20 @@ def test_an_entry_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.Mo
     )
     code = (
         "from segray.models.annotators.registry import mask_entry, mask_names\n"
-        "assert mask_names()[-2:] == ['mine', 'wrong']\n"
-        "print(mask_entry('mine').licence)\n"
-        "try: mask_entry('wrong')\n"
-        "except ValueError as error: print(error)\n"
+        "assert mask_names()[-3:] == ['mine', 'wrong', 'gone']\n"
+        "from segray.pipelines.commands.doctor import _models\n"
+        "for finding in list(_models())[-3:]: print(finding.ok, finding.detail)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     environment = {"PYTHONPATH": ":".join(filter(None, sys.path))}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines() == ["MIT", "the entry point wrong of segray.mask_sources is no MaskEntry"]
+    assert done.stdout.splitlines() == [
+        "True mine, 0.1 M parameters, MIT",
+        "False the entry point wrong of segray.mask_sources is no MaskEntry",
+        "False the entry point gone of segray.mask_sources cannot be imported: No module named 'nowhere'",
+    ]
 
 
 def test_defaults_of_an_entry_are_those_of_its_paper() -> None:

@@ -159,3 +159,14 @@ def test_names_need_a_label_set_that_says_how_it_was_made(page: TestClient) -> N
 
     assert answer.status_code == 422
     assert answer.json()["error"] == "names: the label set does not say with which prompts it was made"
+
+
+def test_what_is_next_is_uncertain_and_not_corrected(page: TestClient, review: Review) -> None:
+    correct(page, {"image": 1, "kind": "name", "segments": [0], "class": "house"})
+    review.queue.order()
+
+    found = page.get("/api/images", params={"sort": "next", "state": "open"}).json()["images"]
+
+    assert [tile["rank"] for tile in found] == [0, 1]
+    assert {tile["id"] for tile in found} == {"a.png", "sub/c.png"}
+    assert page.get("/api/images/1").json()["rank"] is None
