@@ -83,6 +83,30 @@ def ranked_doubt(certainty: NDArray[Any]) -> Floats:
     return doubt
 
 
+def doubt_settled(doubt: Floats, embeddings: Floats, pixels: NDArray[Any], alike: float) -> Floats:
+    """How much doubt a correction could settle where it spreads: that of all that is alike, by their pixels.
+
+    Instead of `Candidates.doubt` where a correction goes on to what looks like it.
+
+    Args:
+        doubt: float32 [N].
+        embeddings: float32 [N, D], of length 1.
+        pixels: [N].
+        alike: least cosine of what a correction spreads to.
+
+    Returns:
+        float32 [N], at most 1.
+    """
+    each = (doubt * pixels).astype(np.float32)
+    settled = np.zeros(len(doubt), np.float32)
+    for start in range(0, len(doubt), _AT_ONCE):
+        near = embeddings[start : start + _AT_ONCE] @ embeddings.T >= alike
+        settled[start : start + _AT_ONCE] = near @ each
+    # What has no embedding is alike to nothing, not even itself.
+    settled = np.maximum(settled, each)
+    return settled / max(float(settled.max(initial=0)), float(np.finfo(np.float32).tiny))
+
+
 @dataclass(frozen=True)
 class ImageCandidates:
     """Images to choose from.
