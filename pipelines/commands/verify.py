@@ -221,7 +221,15 @@ def _plan(config: VerifyConfig, n_images: int) -> _MadeWith:
     try:
         plan = _made_with(config)
         if isinstance(plan, AnnotateConfig):
-            next(list_images(plan.images, plan.image.roots, follow=plan.image.follow_links), None)
+            next(
+                list_images(
+                    plan.images,
+                    plan.image.roots,
+                    follow=plan.image.follow_links,
+                    column=plan.image.column,
+                ),
+                None,
+            )
     except UserError as error:
         raise _not_repaired(config.out, n_images, error) from error
     click.echo(f"as {storage.display(config.out)}/config.yaml says:", err=True)

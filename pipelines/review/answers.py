@@ -26,6 +26,7 @@ def about(review: Review) -> dict[str, Any]:
     ok = images.status == STATUSES.index("ok")
     return {
         "fingerprint": review.fingerprint,
+        "session": review.session,
         "name": visible(storage.display(review.places.root)),
         "who": visible(review.places.who),
         "classes": [_class(review, i) for i in range(len(review.classes))],

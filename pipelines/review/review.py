@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ class Review:
         self.classes = tuple(str(name) for name in self.provenance["classes"])
         self.palette, self.ignore_index = stored_palette(self.provenance), self.store.ignore_index
         self.fingerprint = self.store.fingerprint()[:16]
+        self.session = secrets.token_hex(4)
         self.truth = truth(self.classes) if truth else None
         self.other = other(self.classes) if other else None
         self.index: Index = build_index(self.store, report)

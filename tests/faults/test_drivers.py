@@ -159,10 +159,14 @@ def _interrupt_once(story: Story, process: Process) -> None:
 
 
 def test_a_killed_run_resumes(
-    killed: Story, images: Path, reference: Path, capsys: pytest.CaptureFixture[str]
+    killed: Story,
+    images: Path,
+    reference: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert killed.ended["50"].code == -9
-    _resume(killed, images, reference, capsys)
+    _resume(killed, images, reference, capsys, caplog)
 
 
 @pytest.mark.slow
@@ -190,18 +194,27 @@ def test_two_drivers_on_one_output(killed_again: Story) -> None:
 
 @pytest.mark.slow
 def test_a_run_killed_again_and_again_resumes(
-    killed_again: Story, images: Path, reference: Path, capsys: pytest.CaptureFixture[str]
+    killed_again: Story,
+    images: Path,
+    reference: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    _resume(killed_again, images, reference, capsys)
+    _resume(killed_again, images, reference, capsys, caplog)
 
 
-def _resume(story: Story, images: Path, reference: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def _resume(
+    story: Story,
+    images: Path,
+    reference: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     left = len(NAMES) - ROWS_PER_PART * len(finished_parts(story.out))
     annotate_here(images, story.out)
     if left:
-        err = capsys.readouterr().err
-        assert f"{len(NAMES)} images, {left} to do" in err
-        assert "taking over the lock" in err
+        assert f"{len(NAMES)} images, {left} to do" in capsys.readouterr().err
+        assert "taking over the lock" in caplog.text
     story.compare()
     check_invariant(story.out, images, overrides(images, story.out), reference)
 

@@ -68,11 +68,12 @@ export const undo = () => takeBack(app.undo, app.redo, "undo");
 export const redo = () => takeBack(app.redo, app.undo, "redo");
 
 const url = (path, values) => `${path}?${new URLSearchParams(values)}`;
-const version = (tile) => `${app.set.fingerprint}-${tile.version}`;
-export const photoUrl = (tile, thumbnail) => url(`/api/images/${tile.n}/photo.jpg`, { v: app.set.fingerprint, ...(thumbnail ? { size: "thumbnail" } : {}) });
+// What browsers keep is kept for one run of the server: masks and roots are other ones in the next.
+const version = (tile) => `${app.set.session}-${tile.version}`;
+export const photoUrl = (tile, thumbnail) => url(`/api/images/${tile.n}/photo.jpg`, { v: app.set.session, ...(thumbnail ? { size: "thumbnail" } : {}) });
 export const overlayUrl = (tile) => url(`/api/images/${tile.n}/overlay.png`, { v: version(tile), names: app.names });
 export const mapUrl = (tile, kind) => url(`/api/images/${tile.n}/${kind}.png`, { v: version(tile), names: kind === "truth" ? "" : app.names });
-export const cropUrl = (row) => url(`/api/segments/${row}/crop.jpg`, { v: app.set.fingerprint });
+export const cropUrl = (row) => url(`/api/segments/${row}/crop.jpg`, { v: app.set.session });
 
 /** The class of an id; the ignored id is "unknown". */
 export function classOf(id) {

@@ -58,8 +58,20 @@ def label() -> NDArray[np.uint8]:
     return np.minimum(truth(), 1)
 
 
-def write_labels(folder: Path, names: tuple[str, ...] = NAMES) -> Path:
-    """A label set in which every first segment is wrong; its images are in `images/` beside it."""
+def write_labels(
+    folder: Path,
+    names: tuple[str, ...] = NAMES,
+    vectors: NDArray[np.float32] | None = None,
+    **made_with: Any,
+) -> Path:
+    """A label set in which every first segment is wrong; its images are in `images/` beside it.
+
+    Args:
+        folder: where both go.
+        names: of the images.
+        vectors: [2, D], embeddings of the two segments of every image.
+        made_with: further provenance.
+    """
     rows, segments, refs = [], [], []
     for number, name in enumerate(names):
         file = folder / "images" / name
@@ -68,12 +80,14 @@ def write_labels(folder: Path, names: tuple[str, ...] = NAMES) -> Path:
         refs.append(ImageRef(name, str(file), 0, 0.0))
         rows.append(_row(name, file.read_bytes()))
         segments += [_segment(name, i, mask, number) for i, mask in enumerate(boxes())]
-    provenance = {"classes": list(CLASSES), "ignore_index": 255}
+    if vectors is not None:
+        segments = [{**one, "embedding": vectors[one["segment_id"]].astype(np.float16)} for one in segments]
+    provenance = {"classes": list(CLASSES), "ignore_index": 255, **made_with}
     root = folder / "labels"
     write_part(
         str(root),
         labels_table(rows, labels_schema(provenance)),
-        segments_table(segments, segments_schema(DIM, provenance)),
+        segments_table(segments, segments_schema(DIM if vectors is None else vectors.shape[1], provenance)),
     )
     write_manifest(sorted(refs, key=lambda ref: ref.image_id), str(root / MANIFEST))
     return root
