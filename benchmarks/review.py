@@ -4,8 +4,8 @@
 
 Each seed draws a picture book and labels it with SAM and CLIP's own tokens, which name segments badly. The
 person knows the exact masks. A click gives one segment its true class. `next` clicks what settles most doubt
-(small margins, also of what is alike), different, of all classes, in rounds of ten; with spread, segments that
-are more like the clicked one than `--alike`, and than any that was clicked with another class, get its class
+(small margins, also of what is alike), different, of all classes, in rounds of ten; with spread, segments
+that are more like the clicked one than `--alike`, and than any clicked with another class, get its class
 too. `random` takes segments in any order, `image by image` every wrong segment of one image after the other.
 All pixels of all images are scored.
 
