@@ -153,7 +153,10 @@ def test_eomt_s_segments_share_no_pixel() -> None:
         assert total.max(initial=0) <= 1
 
 
-@pytest.mark.parametrize("name", TINY)
+SLOW = {name: pytest.mark.slow for name in TINY if name != "eomt_large"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in TINY])
 def test_a_file_brings_its_architecture_and_must_fit(name: str, tmp_path: Path) -> None:
     path = write_weights(tmp_path, name)
     model, checkpoint = open_model(name, str(path))
@@ -180,6 +183,7 @@ def path_arch(path: Path) -> str:
         return str(file.metadata()["segray"])
 
 
+@pytest.mark.slow
 def test_the_published_architectures() -> None:
     """Published sizes are those of the video model, whose memory is 7.47 M parameters."""
     with torch.device("meta"):
