@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from segray.models.weights import WeightsError
 from segray.pipelines.annotation.stages.segment import check_sam_options, mask_options
 from segray.pipelines.config.commands.annotate import SamConfig
 from segray.pipelines.scenes.picture_book import draw_scene
-from tests.models.annotators.tiny import TINY, tiny_network, write_weights
+from tests.models.annotators.tiny import EOMT, TINY, tiny_network, write_weights
 
 MASKS = {"points_per_side": 6, "pred_iou_thresh": 0.1, "stability_score_thresh": 0.01}
 
@@ -174,6 +175,17 @@ def test_a_file_brings_its_architecture_and_must_fit(name: str, tmp_path: Path) 
     )
     with pytest.raises(WeightsError, match=rf"odd\.safetensors does not fit the model {name}: "):
         open_model(name, str(tmp_path / "odd.safetensors"))
+
+
+def test_an_architecture_that_is_larger_than_its_file_is_refused_before_it_takes_memory(
+    tmp_path: Path,
+) -> None:
+    large = {"segray": json.dumps({"arch": {**EOMT, "hidden_size": 32_768, "num_attention_heads": 2}})}
+    save_file({"x": torch.zeros(1)}, tmp_path / "large.safetensors", large)
+    with pytest.raises(
+        WeightsError, match=r"its architecture has \d{10,} parameters, and the file far fewer"
+    ):
+        open_model("eomt_large", str(tmp_path / "large.safetensors"))
 
 
 def path_arch(path: Path) -> str:
