@@ -67,8 +67,8 @@ class MaskFolder:
 
     def own(self, name: str) -> str | None:
         """The mask of a path under the root, as the disk spells it; None if there is none."""
-        found = self._index.find(name)
-        return self.find(name) if found is None else self._names[found]
+        index = self._index.find(name)
+        return self.find(name) if index is None else self._names[index]
 
     def _candidates(self, image_id: str) -> Iterator[str]:
         whole, stem = self._wanted(image_id)
