@@ -47,6 +47,9 @@ PICTURE_BOOK = ("tree", "house", "car", "boat", "ball", "flower", "fish", "perso
 PICTURE_BOOK_GROUNDS = ("grass", "sea", "sky", "sand", "night", "sunset", "cloud")
 """What the picture book's objects stand on: its background names."""
 
+BUILT_IN = ("voc", "coco", "picture_book")
+"""Names of class lists."""
+
 BACKGROUND_NAMES = _split(
     "sky, wall, tree, wood, grass, road, sea, river, mountain, sands, desk, bed, building, cloud, lamp, "
     "door, window, wardrobe, ceiling, shelf, curtain, stair, floor, hill, rail, fence"
@@ -176,6 +179,13 @@ def label_space(
     return space
 
 
+def is_class_file(classes: str) -> bool:
+    """Whether a text is taken as the path of a class file, and not as names."""
+    if "," in classes or classes in BUILT_IN:
+        return False
+    return classes.endswith(ENDINGS) or "/" in classes or Path(classes).is_file()
+
+
 def _read_classes(classes: str | Sequence[str]) -> tuple[list[str], dict[str, tuple[str, ...]], str]:
     if not isinstance(classes, str):
         return [str(c) for c in classes], {}, "background"
@@ -185,7 +195,7 @@ def _read_classes(classes: str | Sequence[str]) -> tuple[list[str], dict[str, tu
         return list(COCO), {}, "void"
     if classes == "picture_book":
         return list(PICTURE_BOOK), {}, "background"
-    if "," not in classes and (classes.endswith(ENDINGS) or "/" in classes or Path(classes).is_file()):
+    if is_class_file(classes):
         return _read_file(classes), {}, "background"
     return _split(classes), {}, "background"
 

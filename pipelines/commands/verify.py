@@ -250,7 +250,10 @@ def _made_with(config: VerifyConfig) -> _MadeWith:
     model = _model(tree)
     if model is CalibrateConfig:
         own |= {"labels": config.labels, "masks": config.masks, "split": config.split}
+        own["colors"] = config.colors
         return load_received(model, tree, own, where)
+    classes = config.classes
+    own["classes"] = classes if isinstance(classes, str) else ",".join(classes or ()) or None
     if model is RelabelConfig:
         return load_received(model, tree, {**own, "labels": config.labels}, where)
     images = config.images if config.images is None else ",".join(sources_of(config.images))
