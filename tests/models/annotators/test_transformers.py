@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from segray.models.weights import WeightsError
 from segray.pipelines.annotation.stages.segment import check_sam_options, mask_options
 from segray.pipelines.config.commands.annotate import SamConfig
 from segray.pipelines.scenes.picture_book import draw_scene
-from tests.models.annotators.tiny import TINY, tiny_network, write_weights
+from tests.models.annotators.tiny import EOMT, TINY, tiny_network, write_weights
 
 MASKS = {"points_per_side": 6, "pred_iou_thresh": 0.1, "stability_score_thresh": 0.01}
 
@@ -153,7 +154,10 @@ def test_eomt_s_segments_share_no_pixel() -> None:
         assert total.max(initial=0) <= 1
 
 
-@pytest.mark.parametrize("name", TINY)
+SLOW = {name: pytest.mark.slow for name in TINY if name != "eomt_large"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in TINY])
 def test_a_file_brings_its_architecture_and_must_fit(name: str, tmp_path: Path) -> None:
     path = write_weights(tmp_path, name)
     model, checkpoint = open_model(name, str(path))
@@ -173,6 +177,17 @@ def test_a_file_brings_its_architecture_and_must_fit(name: str, tmp_path: Path) 
         open_model(name, str(tmp_path / "odd.safetensors"))
 
 
+def test_an_architecture_that_is_larger_than_its_file_is_refused_before_it_takes_memory(
+    tmp_path: Path,
+) -> None:
+    large = {"segray": json.dumps({"arch": {**EOMT, "hidden_size": 32_768, "num_attention_heads": 2}})}
+    save_file({"x": torch.zeros(1)}, tmp_path / "large.safetensors", large)
+    with pytest.raises(
+        WeightsError, match=r"its architecture has \d{10,} parameters, and the file far fewer"
+    ):
+        open_model("eomt_large", str(tmp_path / "large.safetensors"))
+
+
 def path_arch(path: Path) -> str:
     from safetensors import safe_open
 
@@ -180,6 +195,7 @@ def path_arch(path: Path) -> str:
         return str(file.metadata()["segray"])
 
 
+@pytest.mark.slow
 def test_the_published_architectures() -> None:
     """Published sizes are those of the video model, whose memory is 7.47 M parameters."""
     with torch.device("meta"):
