@@ -19,9 +19,8 @@ def csv_text(cell: object) -> object:
         return cell
     # csv does not quote a lone carriage return, and no reader takes it.
     text = cell.replace("\r", "\\r")
-    return (
-        f"'{text}" if (text.startswith("\t") or _first(text) in _FORMULA) and not _is_number(text) else text
-    )
+    starts = text.startswith("\t") or _first(text) in _FORMULA
+    return f"'{text}" if starts and not _is_number(text) else text
 
 
 def _first(text: str) -> str:
