@@ -75,7 +75,25 @@ def check_links(uri: str, roots: Sequence[str]) -> None:
     """
     if not is_local(uri):
         return
-    target = os.path.realpath(local_name(split_member(uri)[0]))
+    _check_target(os.path.realpath(local_name(split_member(uri)[0])), uri, roots)
+
+
+def check_opened(descriptor: int, uri: str, roots: Sequence[str]) -> None:
+    """`check_links`, of a file that is open: a link may have taken its place since its name was checked.
+
+    Does nothing on systems that do not tell which file is open.
+
+    Raises:
+        UserError: names the file and the roots.
+    """
+    try:
+        target = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115
+    except OSError:
+        return
+    _check_target(target, uri, roots)
+
+
+def _check_target(target: str, uri: str, roots: Sequence[str]) -> None:
     if not any(is_local(root) and _inside(target, os.path.realpath(local_name(root))) for root in roots):
         raise UserError(_refusal(uri, "is a symlink that leaves the allowed folders", roots))
 

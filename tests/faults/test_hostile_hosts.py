@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.server
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from segray.pipelines.errors import UserError
+from segray.pipelines.io import received
 from segray.pipelines.io.images import ImageProblem
 from segray.pipelines.io.received import check_received_uri
 from segray.pipelines.io.sources import image_roots, list_images, read_allowed
@@ -93,3 +94,24 @@ def test_a_path_that_some_servers_take_for_the_folder_above_is_refused(path: str
     with pytest.raises(UserError, match=r"holds '\.' or '\.\.'"):
         check_received_uri(f"{root}/{path}", [root])
     assert check_received_uri(f"{root}/a;b/c.png", [root]) == f"{root}/a;b/c.png"
+
+
+def test_a_link_that_takes_the_place_of_a_checked_file_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the check of a name and the opening of the file, whoever may write there can change it."""
+    images, secret = tmp_path / "images", tmp_path / "secret.png"
+    images.mkdir()
+    for path in (images / "a.png", secret):
+        path.write_bytes(DATA)
+    check = received.check_links
+
+    def check_and_lose(uri: str, roots: Sequence[str]) -> None:
+        check(uri, roots)
+        (images / "a.png").unlink()
+        (images / "a.png").symlink_to(secret)
+
+    assert read_allowed(str(images / "a.png"), [str(images)]) == DATA
+    monkeypatch.setattr(received, "check_links", check_and_lose)
+    with pytest.raises(ImageProblem, match="is a symlink that leaves the allowed folders"):
+        read_allowed(str(images / "a.png"), [str(images)])

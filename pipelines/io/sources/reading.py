@@ -32,8 +32,12 @@ def read_allowed(uri: str, roots: Sequence[str] | None, *, follow: bool = False)
         allowed = received.check_received_uri(uri, roots)
         if not follow:
             received.check_links(allowed, roots)
+            if storage.is_local(allowed) and parse_member(allowed) is None:
+                return _read_local(allowed, roots)
     except UserError as error:
         raise ImageProblem("skipped", str(error)) from None
+    except (OSError, ValueError) as error:
+        raise ImageProblem("error", reason(error)) from error
     return read_image(allowed)
 
 
@@ -86,15 +90,19 @@ def read_image(uri: str) -> bytes:
         if member is not None:
             return read_part(member)
         if storage.is_local(uri):
-            return _read_local(str(storage.local_path(uri)))
+            return _read_local(uri)
         return storage.read_bytes(uri, MAX_FILE_BYTES)
     except (OSError, UserError, ValueError) as error:
         raise ImageProblem("error", reason(error)) from error
 
 
-def _read_local(path: str) -> bytes:
+def _read_local(uri: str, roots: Sequence[str] | None = None) -> bytes:
     # O_NONBLOCK: opening a pipe that nobody writes to would block forever.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+    with os.fdopen(
+        os.open(storage.local_path(uri), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb"
+    ) as file:
+        if roots is not None:
+            received.check_opened(file.fileno(), uri, roots)
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ImageProblem("error", "not a regular file")
