@@ -219,7 +219,8 @@ def _weights(folder: Path) -> None:
 
 
 def _class_file(folder: Path) -> None:
-    space = configured_space("classes.txt")
+    (path,) = folder.glob("classes.*")
+    space = configured_space(path.name)
     space.palette()
     json.dumps(space.classes).encode()
 
