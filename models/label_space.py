@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,9 @@ PICTURE_BOOK = ("tree", "house", "car", "boat", "ball", "flower", "fish", "perso
 
 PICTURE_BOOK_GROUNDS = ("grass", "sea", "sky", "sand", "night", "sunset", "cloud")
 """What the picture book's objects stand on: its background names."""
+
+BUILT_IN = ("voc", "coco", "picture_book")
+"""Names of class lists."""
 
 BACKGROUND_NAMES = _split(
     "sky, wall, tree, wood, grass, road, sea, river, mountain, sands, desk, bed, building, cloud, lamp, "
@@ -176,6 +180,18 @@ def label_space(
     return space
 
 
+def is_class_file(classes: str) -> bool:
+    """Whether a text is taken as the path of a class file, and not as names."""
+    if "," in classes or classes in BUILT_IN:
+        return False
+    return classes.endswith(ENDINGS) or "/" in classes or _is_file(classes)
+
+
+def _is_file(path: str) -> bool:
+    # Path.is_file raises for what is too long to be one.
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 def _read_classes(classes: str | Sequence[str]) -> tuple[list[str], dict[str, tuple[str, ...]], str]:
     if not isinstance(classes, str):
         return [str(c) for c in classes], {}, "background"
@@ -185,13 +201,13 @@ def _read_classes(classes: str | Sequence[str]) -> tuple[list[str], dict[str, tu
         return list(COCO), {}, "void"
     if classes == "picture_book":
         return list(PICTURE_BOOK), {}, "background"
-    if "," not in classes and (classes.endswith(ENDINGS) or "/" in classes or Path(classes).is_file()):
+    if is_class_file(classes):
         return _read_file(classes), {}, "background"
     return _split(classes), {}, "background"
 
 
 def _read_file(path: str) -> list[str]:
-    if not Path(path).is_file():
+    if not _is_file(path):
         raise ValueError(f"classes: no file {path!r}; give a file, a comma list, voc, coco or picture_book")
     try:
         return class_lines(Path(path).read_text(encoding="utf-8-sig"), path)

@@ -29,6 +29,6 @@ def problems(report: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    found = problems(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    print("\n".join(found) or "no known advisory")
-    sys.exit(1 if found else 0)
+    advisories = problems(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    print("\n".join(advisories) or "no known advisory")
+    sys.exit(1 if advisories else 0)

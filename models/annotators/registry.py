@@ -121,6 +121,21 @@ MASK_MODELS: dict[str, MaskEntry] = {
         )
         for size, parameters in (("tiny", 38.9), ("small", 46.0), ("base_plus", 80.8), ("large", 224.4))
     },
+    **{
+        f"sam_hq_{name}": MaskEntry(
+            "Apache-2.0",
+            parameters,
+            f"hf-hub:syscv-community/sam-hq-vit-{size}",
+            "segray.models.annotators.sam_hq:SamHq",
+            extra="sam2",
+            package="transformers",
+        )
+        for name, size, parameters in (
+            ("vit_b", "base", 94.8),
+            ("vit_l", "large", 313.7),
+            ("vit_h", "huge", 642.7),
+        )
+    },
     "eomt_large": MaskEntry(
         "MIT",
         316.7,

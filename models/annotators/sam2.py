@@ -121,10 +121,7 @@ class Sam2Masks:
     def _segments(self, image: Rgb, size: Size) -> list[Segment]:
         height, width = size
         candidates = concatenate(list(self._candidates(image, size)))
-        # The logits go straight to the image: SAM 2's input is the whole image, stretched to a square.
-        rows, columns = candidates.logits.shape[1:]
-        assert rows == columns
-        f = Frame(height, width, rows, columns, rows)
+        f = self._frame(size, candidates.logits.shape[1])
         found = list(segments_on_cpu(candidates, f, (0, 0, width, height), (height, width), self._limits()))
         least = self._options["min_mask_region_area"]
         if least:
@@ -135,27 +132,39 @@ class Sam2Masks:
         """The confident masks of each chunk of prompts, on the CPU."""
         network = self._network
         device = next(network.parameters()).device
-        pixels = square(image, (self._side, self._side), self._side).to(device)
+        filled = self._filled(size)
+        pixels = square(image, filled, self._side).to(device)
         step = self._options["points_per_batch"] or _POINTS_PER_BATCH
         parts = []
         with torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32):
-            embeddings = network.get_image_embeddings(pixels)
+            embeddings = self._embeddings(pixels)
             for start in range(0, len(self.grid), step):
                 grid = torch.from_numpy(self.grid[start : start + step])
-                parts.append(self._decoded(embeddings, grid, size, device))
+                points = (grid * torch.tensor([[filled[1], filled[0]]])).float().to(device)
+                in_image = grid * torch.tensor([[size[1], size[0]]])
+                parts.append(self._decoded(embeddings, points, in_image))
         return parts
 
-    def _decoded(self, embeddings: Any, grid: Tensor, size: Size, device: torch.device) -> Candidates:
-        """The confident masks of some points, float64 [P, 2] on the unit square."""
-        points = (grid * self._side).float().to(device)[None, :, None]
-        labels = torch.ones(points.shape[:3], dtype=torch.int64, device=device)
-        output = self._network(
-            image_embeddings=embeddings, input_points=points, input_labels=labels, multimask_output=True
-        )
+    def _filled(self, size: Size) -> tuple[int, int]:  # noqa: ARG002  other families keep the aspect ratio
+        """Height and width that an image of this size has in the input: it is stretched to the square."""
+        return self._side, self._side
+
+    def _frame(self, size: Size, samples: int) -> Frame:
+        """How logits go to the image: straight, as the input is the whole image."""
+        return Frame(size[0], size[1], samples, samples, samples)
+
+    def _embeddings(self, pixels: Tensor) -> dict[str, Any]:
+        """What the decoder needs of an image."""
+        return {"image_embeddings": self._network.get_image_embeddings(pixels)}
+
+    def _decoded(self, embeddings: dict[str, Any], points: Tensor, in_image: Tensor) -> Candidates:
+        """The confident masks of points [P, 2], in pixels of the input and of the image."""
+        points = points[None, :, None]
+        labels = torch.ones(points.shape[:3], dtype=torch.int64, device=points.device)
+        output = self._network(**embeddings, input_points=points, input_labels=labels, multimask_output=True)
         logits, iou = output.pred_masks[0].flatten(0, 1), output.iou_scores[0].flatten().float()
         kept = torch.nonzero(iou > self._options["pred_iou_thresh"])[:, 0]
         prompt = kept.cpu() // output.iou_scores.shape[2]
-        in_image = grid * torch.tensor([[size[1], size[0]]])
         return Candidates(logits[kept].float().cpu(), iou[kept].cpu(), in_image[prompt])
 
     def _limits(self) -> Thresholds:

@@ -37,9 +37,11 @@ def load_pretrained(
     state = load_state_dict(checkpoint)
     chosen = read_card(checkpoint).get("arch", arch)
     try:
+        settings = config(**chosen)
+        _check_size(model, settings, state)
         network, found = model.from_pretrained(
             None,
-            config=config(**chosen),
+            config=settings,
             state_dict=state,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
@@ -52,6 +54,14 @@ def load_pretrained(
             words = what.replace("_", " ")
             raise WeightsError(f"{checkpoint.path} does not fit the model {name}: {words}: {keys[0]}")
     return network.eval()
+
+
+def _check_size(model: Any, settings: Any, state: Mapping[str, Tensor]) -> None:
+    """Refuse an architecture that would take far more memory than its file: both may be anyone's."""
+    with torch.device("meta"):
+        wanted = sum(value.numel() for value in model(settings).parameters())
+    if wanted > 2 * sum(value.numel() for value in state.values()):
+        raise ValueError(f"its architecture has {wanted} parameters, and the file far fewer")
 
 
 def square(image: Rgb, size: tuple[int, int], side: int) -> Tensor:

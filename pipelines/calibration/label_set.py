@@ -78,7 +78,7 @@ class StoredNames:
         more = {0: config.background_names, **self._aliases(config)}
         try:
             stored = _space(self.classes, names)
-            space = _space(self.classes, [_joined(found, more.get(i, ())) for i, found in enumerate(names)])
+            space = _space(self.classes, [_joined(known, more.get(i, ())) for i, known in enumerate(names)])
             sets = {STORED: templates, **_template_sets(config.templates, templates)}
             clip = build_stored_clip(self.record, labels, weights)
             return embed_candidates(clip, stored, space, sets, float(settings["label.threshold"]))

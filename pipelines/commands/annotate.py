@@ -70,7 +70,9 @@ def execute(config: AnnotateConfig) -> LabelSetResult:
         cluster.check_start(config.address)
     left_out = LeftOut()
     follow = config.image.follow_links
-    images = list_images(config.images, config.image.roots, follow=follow, left_out=left_out)
+    images = list_images(
+        config.images, config.image.roots, follow=follow, left_out=left_out, column=config.image.column
+    )
     first = list(islice(images, single_process.FEW + 1))
     prepared = prepare(config, space, load=local.suits(config, len(first)))
     config = prepared.config
@@ -164,7 +166,7 @@ def _prepared(config: AnnotateConfig, space: LabelSpace, models: Models) -> Prep
 
 
 def _image_options(config: AnnotateConfig, keep: tuple[int, int] | None) -> ImageOptions:
-    values = config.image.model_dump(exclude={"reduce_jpeg", "roots", "links"})
+    values = config.image.model_dump(exclude={"reduce_jpeg", "roots", "links", "column"})
     roots = image_roots(config.images, config.image.roots)
     follow = follows_links(config.images, config.image.follow_links)
     return ImageOptions(**values, jpeg_size=keep, roots=roots, follow_links=follow)

@@ -101,7 +101,7 @@ def _source(config: EvaluateConfig) -> LabelMaps:
 
         if config.images is None:
             raise UserError("images: checkpoint needs them, give images=FOLDER")
-        options = ImageOptions(**config.image.model_dump(exclude={"roots", "links"}))
+        options = ImageOptions(**config.image.model_dump(exclude={"roots", "links", "column"}))
         return NetworkMaps(
             config.checkpoint,
             config.images,
@@ -109,6 +109,7 @@ def _source(config: EvaluateConfig) -> LabelMaps:
             config.image.roots,
             options,
             follow=config.image.follow_links,
+            column=config.image.column,
             views=views_of(config.views),
             precision=config.precision,
         )

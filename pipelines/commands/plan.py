@@ -73,7 +73,13 @@ def run(config: PlanConfig) -> None:
     """
     space = space_of(config)
     pile = survey(
-        list_images(config.images, config.image.roots, follow=config.image.follow_links), config.probe
+        list_images(
+            config.images,
+            config.image.roots,
+            follow=config.image.follow_links,
+            column=config.image.column,
+        ),
+        config.probe,
     )
     with tempfile.TemporaryDirectory(prefix="segray-plan-") as folder:
         prepared = prepare(config.model_copy(update={"out": folder}), space, load=True)

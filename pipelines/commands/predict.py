@@ -58,7 +58,9 @@ def execute(config: PredictConfig) -> PredictResult:
     before = made_with(config.out)
     left_out = LeftOut()
     follow = config.image.follow_links
-    images = list_images(config.images, config.image.roots, follow=follow, left_out=left_out)
+    images = list_images(
+        config.images, config.image.roots, follow=follow, left_out=left_out, column=config.image.column
+    )
     job, record = prepare(config, before)
     show([classes_line(job.classes)])
     outcome = Outcome()

@@ -221,7 +221,15 @@ def _plan(config: VerifyConfig, n_images: int) -> _MadeWith:
     try:
         plan = _made_with(config)
         if isinstance(plan, AnnotateConfig):
-            next(list_images(plan.images, plan.image.roots, follow=plan.image.follow_links), None)
+            next(
+                list_images(
+                    plan.images,
+                    plan.image.roots,
+                    follow=plan.image.follow_links,
+                    column=plan.image.column,
+                ),
+                None,
+            )
     except UserError as error:
         raise _not_repaired(config.out, n_images, error) from error
     click.echo(f"as {storage.display(config.out)}/config.yaml says:", err=True)
@@ -242,7 +250,10 @@ def _made_with(config: VerifyConfig) -> _MadeWith:
     model = _model(tree)
     if model is CalibrateConfig:
         own |= {"labels": config.labels, "masks": config.masks, "split": config.split}
+        own["colors"] = config.colors
         return load_received(model, tree, own, where)
+    classes = config.classes
+    own["classes"] = classes if isinstance(classes, str) else ",".join(classes or ()) or None
     if model is RelabelConfig:
         return load_received(model, tree, {**own, "labels": config.labels}, where)
     images = config.images if config.images is None else ",".join(sources_of(config.images))

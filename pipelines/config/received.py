@@ -2,7 +2,8 @@
 
 Whoever sends a label set also writes its config.yaml. What shapes the labels is taken from there, and shown.
 Where a run works (`RunOnly`: a Ray cluster, machines, folders) is not; nor which weights are loaded, if they
-are a file or an address; nor images, masks and label sets outside of the folder, which are the user's own.
+are a file or an address; nor images, masks, label sets, class files and tables of colours outside of the
+folder, which are the user's own: what is read there becomes part of the label set.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+from segray.models.label_space import is_class_file
 from segray.pipelines.config.loading import identity, load_filtered
 from segray.pipelines.config.schema import Config, Key, keys
 from segray.pipelines.config.source import Value
@@ -21,6 +23,7 @@ from segray.pipelines.io.received import ROOTS_KEY, absolute_roots, check_links,
 T = TypeVar("T", bound=Config)
 
 _PLACES = ("images", "labels", "masks", "split")
+_TABLES = ("voc", "cityscapes", "gray")
 _SCHEMES = ("file", "s3", "gs")
 _TAG = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -60,8 +63,8 @@ def load_received(
 def may_be_received(key: str, value: object, roots: Sequence[str] = ()) -> bool:
     """Whether a dotted key may have this value by the word of a received file.
 
-    Weights: none, a built-in model or an open_clip tag. Images, masks and label sets: local, s3:// or gs://,
-    without options and keys, and below the roots.
+    Weights: none, a built-in model or an open_clip tag. Images, masks, label sets, class files and tables of
+    colours: local, s3:// or gs://, without options and keys, and below the roots.
 
     Args:
         key: of the configuration.
@@ -74,6 +77,10 @@ def may_be_received(key: str, value: object, roots: Sequence[str] = ()) -> bool:
         return True
     if key.endswith("weights"):
         return value.startswith("builtin:") or (key == "clip.weights" and _TAG.fullmatch(value) is not None)
+    if key == "classes":
+        return not is_class_file(value) or _is_below(value, roots)
+    if key == "colors":
+        return value in _TABLES or _is_below(value, roots)
     if key in _PLACES:
         places = [part.strip() for part in [value, *value.split(",")]]
         return all(_is_below(place, roots) for place in places)

@@ -49,6 +49,13 @@ class LinksConfig(Config):
         return self.links == "follow"
 
 
+class ColumnConfig(Config):
+    """Which column of a Parquet file holds the images."""
+
+    column: Text | None = None
+    """Column of images in Parquet files; null: image, img, jpg or png, or else the only one of bytes."""
+
+
 class ImageRoots(LinksConfig):
     """Where the images of a manifest may be."""
 

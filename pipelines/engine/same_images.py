@@ -44,7 +44,9 @@ def other_images(
     if not storage.exists(manifest) or not _is_moved(config, manifest, recorded):
         return []
     place, known = display_all(config.images), sample()
-    images = list_images(config.images, config.image.roots, follow=config.image.follow_links)
+    images = list_images(
+        config.images, config.image.roots, follow=config.image.follow_links, column=config.image.column
+    )
     comparison = _compare(read_manifest(manifest), images, known)
     roots = image_roots(config.images, config.image.roots)
     follow = follows_links(config.images, config.image.follow_links)

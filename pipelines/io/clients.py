@@ -12,6 +12,7 @@ from fsspec import AbstractFileSystem
 from pyarrow import fs as pa_fs
 
 from segray.pipelines.errors import UserError
+from segray.pipelines.io.redirects import client_options
 from segray.pipelines.io.uris import (
     display,
     has_secret_option,
@@ -23,6 +24,7 @@ from segray.pipelines.io.uris import (
     without_scheme,
 )
 
+_WEB = {"http", "https"}
 _ALLOWED = "a path, file://, s3://, gs:// or a scheme of fsspec"
 _PASSWORD = re.compile(r"[^/@]*:[^/@]*@")
 _KEYS = {
@@ -82,7 +84,8 @@ def _open_other(uri: str) -> tuple[AbstractFileSystem, str]:
         advice = f"set FSSPEC_{scheme(uri).upper()}_PASSWORD, or what else its client reads"
         raise UserError(f"{display(uri)}: passwords inside URIs are refused; {advice}")
     try:
-        client, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+        web = {"client_kwargs": client_options()} if scheme(uri) in _WEB else {}
+        client, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, **web)
     except ImportError as error:
         raise UserError(f"{display(uri)}: {str(error).splitlines()[0]}") from error
     except ValueError as error:

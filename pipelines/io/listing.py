@@ -15,6 +15,7 @@ from typing import NamedTuple
 from segray.pipelines.io.image_ids import escape_name
 from segray.pipelines.io.links import FolderLinks, entered
 from segray.pipelines.io.manifest import ImageRef
+from segray.pipelines.io.redirects import RedirectRefusedError
 from segray.pipelines.io.uris import redacted
 
 # HEIC may not be decoded, and JPEG XL is not, but they must become rows with a reason and not vanish.
@@ -181,6 +182,9 @@ def _closed(folder: str) -> str | None:
 
 def reason(error: Exception) -> str:
     """Why a file or folder could not be read, as what follows its name."""
+    # The client of the web says "missing" for whatever happened.
+    if isinstance(error.__cause__, RedirectRefusedError):
+        return str(error.__cause__)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return "missing"
     if isinstance(error, IsADirectoryError):

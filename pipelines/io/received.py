@@ -125,7 +125,8 @@ def _climbs(path: str) -> bool:
     """Whether a part of the path is "." or "..", also for a server that decodes %XX once or more often."""
     while (decoded := unquote(path)) != path:
         path = decoded
-    return any(part in {".", ".."} for part in re.split(r"[/\\]", path))
+    # Some servers take what follows a ";" for no part of the name.
+    return any(part.partition(";")[0] in {".", ".."} for part in re.split(r"[/\\]", path))
 
 
 def _scheme(uri: str) -> str:

@@ -111,5 +111,5 @@ def _image_options(config: PredictConfig) -> ImageOptions:
     roots = image_roots(config.images, config.image.roots)
     follow = follows_links(config.images, config.image.follow_links)
     return ImageOptions(
-        **config.image.model_dump(exclude={"roots", "links"}), roots=roots, follow_links=follow
+        **config.image.model_dump(exclude={"roots", "links", "column"}), roots=roots, follow_links=follow
     )

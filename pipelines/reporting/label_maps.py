@@ -116,6 +116,7 @@ class NetworkMaps(LabelMaps):
         also: folders of the images, as `list_images` takes them.
         options: how images are decoded; None: by default.
         follow: as in `list_images`.
+        column: as in `list_images`.
         views: whose probabilities are averaged.
         precision: that the network computes in.
 
@@ -134,6 +135,7 @@ class NetworkMaps(LabelMaps):
         options: ImageOptions | None = None,
         *,
         follow: bool = True,
+        column: str | None = None,
         views: Views = PLAIN,
         precision: PredictPrecisionOrAuto = "auto",
     ) -> None:
@@ -146,7 +148,8 @@ class NetworkMaps(LabelMaps):
             weights_sha256,
         )
 
-        self._refs, self._roots = list(list_images(images, also, follow=follow)), image_roots(images, also)
+        self._refs = list(list_images(images, also, follow=follow, column=column))
+        self._roots = image_roots(images, also)
         self._options = replace(options or ImageOptions(), follow_links=follows_links(images, follow))
         network, state = load_network(checkpoint)
         device = device_of_worker()

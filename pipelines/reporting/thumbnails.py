@@ -98,13 +98,13 @@ def ramp() -> UInt8Array:
 
 def edges(label: NDArray[Any]) -> NDArray[np.bool_]:
     """Pixels [H, W] whose value differs from a neighbour's."""
-    found = np.zeros(label.shape, bool)
+    border = np.zeros(label.shape, bool)
     across, down = label[:, 1:] != label[:, :-1], label[1:] != label[:-1]
-    found[:, 1:] |= across
-    found[:, :-1] |= across
-    found[1:] |= down
-    found[:-1] |= down
-    return found
+    border[:, 1:] |= across
+    border[:, :-1] |= across
+    border[1:] |= down
+    border[:-1] |= down
+    return border
 
 
 def _rgba_uri(colours: UInt8Array, alpha: NDArray[np.integer]) -> str:

@@ -21,6 +21,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
     assert "20: 20 ok" in printed
     assert "mean IoU" in printed
+    assert "equal to segray's: True" in printed
     assert (tmp_path / "run" / "best").is_dir()
 
 

@@ -105,6 +105,10 @@ def test_repair_takes_no_machine_from_a_received_label_set(
         ("images: {out}/link\n", "images"),
         ("images: [{out}, /home/user/photos]\n", "images"),
         ("labels: /home/user/labels\n", "labels"),
+        ("classes: /etc/passwd\n", "classes"),
+        ("classes: ~/.ssh/known_hosts\n", "classes"),
+        ("classes: ../classes.txt\n", "classes"),
+        ("classes: {out}/link/classes.txt\n", "classes"),
     ],
 )
 def test_repair_loads_and_lists_nothing_by_the_word_of_a_received_label_set(

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from segray.models.annotators.registry import MASK_MODELS, mask_entry
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Sha256, Shown, Text
-from segray.pipelines.config.shared import Classes, GrowConfig, Images, LinksConfig, Roots
+from segray.pipelines.config.shared import Classes, ColumnConfig, GrowConfig, Images, LinksConfig, Roots
 
 _Band = Annotated[int, Field(ge=1, le=1024)]
 _Channel = Annotated[int, Field(ge=0, le=255)]
@@ -174,7 +174,7 @@ class PixelConfig(Config):
         return value
 
 
-class ImageConfig(PixelConfig, LinksConfig):
+class ImageConfig(PixelConfig, ColumnConfig, LinksConfig):
     """Which images are accepted, and how they are decoded."""
 
     max_pixels: int = Field(default=100_000_000, ge=1, le=1 << 28)

@@ -6,10 +6,18 @@ from pydantic import Field
 
 from segray.pipelines.config.commands.annotate import PixelConfig
 from segray.pipelines.config.schema import Config, Folder, Text
-from segray.pipelines.config.shared import ImageRoots, Images, Masks, Precision, ViewsConfig, Window
+from segray.pipelines.config.shared import (
+    ColumnConfig,
+    ImageRoots,
+    Images,
+    Masks,
+    Precision,
+    ViewsConfig,
+    Window,
+)
 
 
-class EvaluateImageConfig(PixelConfig, ImageRoots):
+class EvaluateImageConfig(PixelConfig, ColumnConfig, ImageRoots):
     """Where the images of a manifest may be, and how they are decoded."""
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from segray.pipelines.config.commands.annotate import PixelConfig
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Shown, Text
-from segray.pipelines.config.shared import GrowConfig, ImageRoots, Window
+from segray.pipelines.config.shared import ColumnConfig, GrowConfig, ImageRoots, Window
 
 Method = Literal["supervised", "fixmatch", "unimatch", "unimatch_v2", "segray", "segray_v2"]
 Network = Literal[
@@ -32,7 +32,7 @@ _Part = Annotated[float, Field(gt=0, le=1)]
 _Factor = Annotated[float, Field(gt=0)]
 
 
-class TrainImageConfig(PixelConfig, ImageRoots):
+class TrainImageConfig(PixelConfig, ColumnConfig, ImageRoots):
     """How the values of images become 8-bit RGB, which symlinks are followed, where a manifest leads."""
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from segray.pipelines.config.schema import Config, Folder, RunOnly, Text
-from segray.pipelines.config.shared import ImageRoots, Images, Masks, OwnWeights
+from segray.pipelines.config.schema import Config, Folder, RunOnly, Shown, Text
+from segray.pipelines.config.shared import Classes, ImageRoots, Images, Masks, OwnWeights
 
 
 class VerifyConfig(Config):
@@ -23,6 +23,10 @@ class VerifyConfig(Config):
     """The label set that a relabelled or calibrated one was made from; null: as in its config.yaml."""
     masks: Annotated[Masks | None, RunOnly] = None
     """The masks that a calibrated label set was made with; null: as in its config.yaml."""
+    classes: Annotated[Classes | None, RunOnly, Shown("CLASSES")] = None
+    """The class list, if it is a file outside of the label set; null: as in its config.yaml."""
+    colors: Annotated[Text | None, RunOnly] = None
+    """The table of colours of a calibrated label set's masks, if a file; null: as in its config.yaml."""
     split: Annotated[Text | None, RunOnly] = None
     """The split file that it was made with; null: as in its config.yaml."""
     sam: OwnWeights = OwnWeights()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from segray.models.segmenters.portable import PortableNetwork
 from segray.pipelines.config.commands.export import ExportConfig
+from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.errors import UserError
 from segray.pipelines.exporting.checkpoints.card import model_card
 from segray.pipelines.exporting.checkpoints.description import MADE_BY, describe
@@ -83,7 +84,7 @@ def execute(config: ExportConfig) -> CheckpointResult:
 
 def _encoded(name: str, portable: PortableNetwork, text: str, network: str) -> bytes:
     try:
-        with quiet():
+        with quiet(), Waiting(f"the operations of {network} to be recorded as {name}"):
             return FORMATS[name].encode(portable, text)
     except Exception as error:  # the exporters raise whatever the operator that they lack raises
         reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__

@@ -59,7 +59,12 @@ _READERS = 8
 
 
 def list_images(
-    spec: Spec, also: Sequence[str] = (), *, follow: bool = True, left_out: LeftOut | None = None
+    spec: Spec,
+    also: Sequence[str] = (),
+    *,
+    follow: bool = True,
+    left_out: LeftOut | None = None,
+    column: str | None = None,
 ) -> Iterator[ImageRef]:
     """The images of one or several sources, strictly ascending by image_id, without reading them.
 
@@ -77,13 +82,14 @@ def list_images(
         also: folders below which the rows of a manifest or a list may name images, besides its own folder.
         follow: else links to folders, and out of the folder, have a `problem` too.
         left_out: is filled with the files of other extensions as the listing goes on.
+        column: of the images in Parquet files; None: found by its name or kind.
 
     Raises:
         UserError: at once, where there is nothing, or no image, or a manifest names files anywhere else;
             while the images come, where two sources have one id.
     """
     left_out = LeftOut() if left_out is None else left_out
-    refs = _merged(_sources(spec, also, follow, left_out), left_out)
+    refs = _merged(_sources(spec, also, follow, left_out, column), left_out)
     first = next(refs, None)
     if first is None:
         raise UserError(_no_image(spec, left_out))
@@ -125,15 +131,21 @@ def follows_links(spec: Spec, follow: bool) -> bool:
     return follow and not any(map(names_files, sources_of(spec)))
 
 
-def _sources(spec: Spec, also: Sequence[str], follow: bool, left_out: LeftOut) -> list[Source]:
-    return [made for source in sources_of(spec) for made in _opened(source, also, follow, left_out)]
-
-
-def _opened(source: str, also: Sequence[str], follow: bool, left_out: LeftOut) -> list[Source]:
-    kind = kind_of(source)
-    if kind == "folder":
-        return [FolderSource(source, follow, left_out)]
-    return [_source(kind, file, also, is_wild(source)) for file in find_files(source, follow)]
+def _sources(
+    spec: Spec, also: Sequence[str], follow: bool, left_out: LeftOut, column: str | None
+) -> list[Source]:
+    kinds = [(source, kind_of(source)) for source in sources_of(spec)]
+    if column is not None and "parquet" not in dict(kinds).values():
+        raise UserError(f"image.column={column}: only Parquet files have columns, and images has none")
+    made: list[Source] = []
+    for source, kind in kinds:
+        if kind == "folder":
+            made.append(FolderSource(source, follow, left_out))
+        elif kind == "parquet" and column is not None:
+            made += [ImageTable(file, column) for file in find_files(source, follow)]
+        else:
+            made += [_source(kind, file, also, is_wild(source)) for file in find_files(source, follow)]
+    return made
 
 
 def _source(kind: Kind, file: storage.StoredFile, also: Sequence[str], one_of_many: bool) -> Source:

@@ -37,15 +37,23 @@ class ImageTable(Container):
 
     The ids are those of a text column image_id; else the paths, if each row has one of its own; else the
     file's name and the number of the row. Paths are names and nothing else: no file is opened by them.
+
+    Args:
+        file: as `find_files` gives it.
+        column: of the images; None: found by its name or kind.
     """
 
     damaged = (ValueError, OverflowError, KeyError)
+
+    def __init__(self, file: storage.StoredFile, column: str | None = None) -> None:
+        super().__init__(file)
+        self._column = column
 
     def read(self, file: pa.NativeFile) -> Iterator[ImageRef]:
         """The images, in the order of the rows."""
         table = pq.ParquetFile(file)
         schema = table.schema_arrow
-        column = schema.get_field_index(_image_column(schema, self.name))
+        column = schema.get_field_index(_image_column(schema, self.name, self._column))
         if table.metadata.num_rows > _MAX_ROWS:
             raise ValueError(f"{table.metadata.num_rows} rows (allowed: at most {_MAX_ROWS})")
         check_footer(file.size(), table.metadata)
@@ -88,22 +96,31 @@ def _texts(file: pa.NativeFile, table: pq.ParquetFile, leaf: str) -> list[str | 
     return texts
 
 
-def _image_column(schema: pa.Schema, file: str) -> str:
+def _image_column(schema: pa.Schema, file: str, wanted: str | None) -> str:
     """The name of the column with the images.
+
+    Args:
+        schema: of the file.
+        file: its name.
+        wanted: the user's choice.
 
     Raises:
         UserError: there is none, or there are several.
     """
     names = _candidates(schema)
+    where = f"images: {storage.display(file)}"
+    if wanted is not None:
+        if wanted in names:
+            return wanted
+        what = "no images: bytes, or a struct of bytes and path" if wanted in schema.names else "not there"
+        raise UserError(f"{where}: image.column={wanted} is {what} (it has {', '.join(names[:5]) or 'none'})")
     chosen = next((name for name in _NAMES if name in names), None)
     if chosen is None and len(names) == 1:
         return names[0]
     if chosen is not None:
         return chosen
     what = f"several columns that may be ({', '.join(names[:5])})" if names else "no column of bytes"
-    raise UserError(
-        f"images: {storage.display(file)}: no column named image, and {what}; name the column image"
-    )
+    raise UserError(f"{where}: no column named image, and {what}; image.column=NAME chooses one")
 
 
 def _candidates(schema: pa.Schema) -> list[str]:

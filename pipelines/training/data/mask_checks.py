@@ -115,7 +115,13 @@ def list_samples(root: str, folder: str, *, follow: bool = True) -> dict[str, Sa
 
 
 def usable_images(
-    source: str, key: str, name: str, *, follow: bool = True, also: Sequence[str] = ()
+    source: str,
+    key: str,
+    name: str,
+    *,
+    follow: bool = True,
+    also: Sequence[str] = (),
+    column: str | None = None,
 ) -> list[ImageRef]:
     """The images of a source that may be read; a warning counts the others by reason.
 
@@ -125,13 +131,14 @@ def usable_images(
         name: of the source, for the warning.
         follow: as in `list_images`.
         also: as in `list_images`.
+        column: as in `list_images`.
 
     Raises:
         UserError: no such source, or no image in it.
     """
     others = LeftOut()
     try:
-        refs = list(list_images(source, also, follow=follow, left_out=others))
+        refs = list(list_images(source, also, follow=follow, left_out=others, column=column))
     except UserError as error:
         raise UserError(f"{key}: {str(error).replace(ROOTS_KEY, f'data.{ROOTS_KEY}')}") from None
     left_out = _left_out([ref for ref in refs if ref.problem], name, len(refs))

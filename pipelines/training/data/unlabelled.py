@@ -30,7 +30,7 @@ def list_unlabelled(config: DataConfig, masked: Sequence[Sample]) -> tuple[Sampl
     source, also = str(config.unlabelled), config.image.roots
     follow = config.image.follow_links
     key = f"data.unlabelled={storage.display(source)}"
-    refs = usable_images(source, key, key, follow=follow, also=also)
+    refs = usable_images(source, key, key, follow=follow, also=also, column=config.image.column)
     taken = _SameFile(sample.image for sample in masked)
     left = [ref for ref in refs if not taken.has(ref.uri)]
     if not left:

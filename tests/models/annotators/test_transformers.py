@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,27 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torchvision.ops import batched_nms
-from transformers import EomtConfig, EomtForUniversalSegmentation, Sam2Config, Sam2Model
+from transformers import (
+    EomtConfig,
+    EomtForUniversalSegmentation,
+    Sam2Config,
+    Sam2Model,
+    SamHQConfig,
+    SamHQModel,
+)
 from transformers.models.eomt.image_processing_eomt import EomtImageProcessor
 
-from segray.models.annotators import eomt, sam2
+from segray.models.annotators import eomt, sam2, sam_hq
 from segray.models.annotators.loading import check_model, open_model
 from segray.models.annotators.registry import MASK_MODELS
 from segray.models.annotators.transformers_weights import square
 from segray.models.masks import full_mask
-from segray.models.sam.geometry import Rgb, frame
+from segray.models.sam.geometry import Frame, Rgb, frame, upsample
 from segray.models.weights import WeightsError
 from segray.pipelines.annotation.stages.segment import check_sam_options, mask_options
 from segray.pipelines.config.commands.annotate import SamConfig
 from segray.pipelines.scenes.picture_book import draw_scene
-from tests.models.annotators.tiny import TINY, tiny_network, write_weights
+from tests.models.annotators.tiny import EOMT, TINY, tiny_network, write_weights
 
 MASKS = {"points_per_side": 6, "pred_iou_thresh": 0.1, "stability_score_thresh": 0.01}
 
@@ -40,32 +48,37 @@ def source(name: str, **keys: Any) -> Any:
     return family(tiny_network(name)).source("cpu", mask_options(config))
 
 
+# The boxes of random SAM-HQ's masks are all the same: they are kept all the same.
+@pytest.mark.parametrize(("name", "nms"), [("sam2.1_hiera_tiny", 0.7), ("sam_hq_vit_b", 1.0)])
 @pytest.mark.parametrize("size", [(96, 96), (72, 128), (128, 72)])
-def test_sam2_s_masks_follow_its_generator(size: tuple[int, int]) -> None:
+def test_the_masks_follow_the_generator(name: str, nms: float, size: tuple[int, int]) -> None:
     """Each step in full, on all pixels: the reference for what decides on few of them."""
     image, (height, width) = scene(*size), size
-    found = source("sam2.1_hiera_tiny", **MASKS).generate([image])[0]
-    network = tiny_network("sam2.1_hiera_tiny")
+    found = source(name, **MASKS, box_nms_thresh=nms).generate([image])[0]
+    network = tiny_network(name)
+    # SAM 2 stretches the image to the square, SAM-HQ fills it with the long side.
+    f = Frame(height, width, 128, 128, 128) if "sam2" in name else frame(height, width, 128)
     places = (torch.arange(6) + 0.5) / 6
     grid = torch.stack(torch.meshgrid(places, places, indexing="xy"), -1).reshape(1, -1, 1, 2)
     with torch.inference_mode():
-        embeddings = network.get_image_embeddings(square(image, (128, 128), 128))
         output = network(
-            image_embeddings=embeddings,
-            input_points=grid * 128,
+            pixel_values=square(image, (f.input_height, f.input_width), 128),
+            input_points=grid * torch.tensor([f.input_width, f.input_height]),
             input_labels=torch.ones(1, 36, 1, dtype=torch.int64),
             multimask_output=True,
         )
     logits, iou = output.pred_masks[0].flatten(0, 1), output.iou_scores[0].flatten()
     points = grid[0, :, 0].repeat_interleave(3, 0) * torch.tensor([width, height])
     keep = iou > 0.1
-    full = F.interpolate(logits[keep][None], size, mode="bilinear", align_corners=False)[0]
+    full = upsample(logits[keep], f)
+    if "sam2" in name:
+        full = F.interpolate(logits[keep][None], size, mode="bilinear", align_corners=False)[0]
     iou, points = iou[keep], points[keep]
     stability = (full > 1).sum((1, 2)) / (full > -1).sum((1, 2))
     keep = (stability >= 0.01) & (full > 0).any(2).any(1)
     masks, iou, points, stability = full[keep] > 0, iou[keep], points[keep], stability[keep]
     boxes = torch.stack([_inclusive(mask) for mask in masks])
-    order = batched_nms(boxes.float(), iou, torch.zeros(len(iou)), 0.7)
+    order = batched_nms(boxes.float(), iou, torch.zeros(len(iou)), nms)
     assert len(order) > 1
     assert len(found) == len(order)
     for segment, k in zip(found, order.tolist(), strict=True):
@@ -141,14 +154,17 @@ def test_eomt_s_segments_share_no_pixel() -> None:
         assert total.max(initial=0) <= 1
 
 
-@pytest.mark.parametrize("name", TINY)
+SLOW = {name: pytest.mark.slow for name in TINY if name != "eomt_large"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in TINY])
 def test_a_file_brings_its_architecture_and_must_fit(name: str, tmp_path: Path) -> None:
     path = write_weights(tmp_path, name)
     model, checkpoint = open_model(name, str(path))
     assert (model.size, checkpoint.path) == ({"eomt_large": 64}.get(name, 128), path)
     assert check_model(name, str(path)) == (model.size, checkpoint)
     state = tiny_network(name).state_dict()
-    other = {key: value.contiguous() for key, value in list(state.items())[1:]}
+    other = {key: value.clone() for key, value in list(state.items())[:-1]}
     save_file(other, tmp_path / "short.safetensors", {"segray": path_arch(path)})
     with pytest.raises(
         WeightsError, match=rf"short\.safetensors does not fit the model {name}: missing keys: "
@@ -161,6 +177,17 @@ def test_a_file_brings_its_architecture_and_must_fit(name: str, tmp_path: Path) 
         open_model(name, str(tmp_path / "odd.safetensors"))
 
 
+def test_an_architecture_that_is_larger_than_its_file_is_refused_before_it_takes_memory(
+    tmp_path: Path,
+) -> None:
+    large = {"segray": json.dumps({"arch": {**EOMT, "hidden_size": 32_768, "num_attention_heads": 2}})}
+    save_file({"x": torch.zeros(1)}, tmp_path / "large.safetensors", large)
+    with pytest.raises(
+        WeightsError, match=r"its architecture has \d{10,} parameters, and the file far fewer"
+    ):
+        open_model("eomt_large", str(tmp_path / "large.safetensors"))
+
+
 def path_arch(path: Path) -> str:
     from safetensors import safe_open
 
@@ -168,12 +195,16 @@ def path_arch(path: Path) -> str:
         return str(file.metadata()["segray"])
 
 
+@pytest.mark.slow
 def test_the_published_architectures() -> None:
     """Published sizes are those of the video model, whose memory is 7.47 M parameters."""
     with torch.device("meta"):
         for name, arch in sam2.ARCH.items():
             found = sum(p.numel() for p in Sam2Model(Sam2Config(**arch)).parameters()) / 1e6
             assert found + 7.47 == pytest.approx(MASK_MODELS[name].parameters, abs=0.06)
+        for name, arch in sam_hq.ARCH.items():
+            found = sum(p.numel() for p in SamHQModel(SamHQConfig(**arch)).parameters()) / 1e6
+            assert found == pytest.approx(MASK_MODELS[name].parameters, abs=0.06)
         network = EomtForUniversalSegmentation(EomtConfig(**eomt.ARCH["eomt_large"]))
     found = sum(p.numel() for p in network.parameters()) / 1e6
     assert found == pytest.approx(MASK_MODELS["eomt_large"].parameters, abs=0.06)

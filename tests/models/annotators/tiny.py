@@ -41,18 +41,37 @@ EOMT = {
     "num_upscale_blocks": 2,
     "num_labels": 7,
 }
-TINY: dict[str, dict[str, Any]] = {"sam2.1_hiera_tiny": SAM2, "eomt_large": EOMT}
+SAM_HQ = {
+    "vision_config": {
+        "hidden_size": 32,
+        "output_channels": 32,
+        "num_pos_feats": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 128,
+        "patch_size": 16,
+        "window_size": 4,
+        "global_attn_indexes": [0, 1],
+        "mlp_dim": 64,
+    },
+    "prompt_encoder_config": {**_PROMPTS, "image_embedding_size": 8},
+    "mask_decoder_config": {**_DECODER, "vit_dim": 32},
+}
+TINY: dict[str, dict[str, Any]] = {"sam2.1_hiera_tiny": SAM2, "sam_hq_vit_b": SAM_HQ, "eomt_large": EOMT}
 
 
 def tiny_network(name: str, seed: int = 0) -> Any:
     """A random network whose outputs vary over the image and from prompt to prompt."""
-    from transformers import EomtConfig, EomtForUniversalSegmentation, Sam2Config, Sam2Model
+    import transformers
 
+    classes = {
+        "eomt_large": (transformers.EomtForUniversalSegmentation, transformers.EomtConfig),
+        "sam_hq_vit_b": (transformers.SamHQModel, transformers.SamHQConfig),
+        "sam2.1_hiera_tiny": (transformers.Sam2Model, transformers.Sam2Config),
+    }
     torch.manual_seed(seed)
-    if name == "eomt_large":
-        network = EomtForUniversalSegmentation(EomtConfig(**EOMT))
-    else:
-        network = Sam2Model(Sam2Config(**SAM2))
+    model, config = classes[name]
+    network = model(config(**TINY[name]))
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim > 1:

@@ -27,6 +27,7 @@ from tests.pipelines.plain_runs import config_of, draw_scenes
 EXTEND = (Path(__file__).parents[3] / "docs" / "extend.md").read_text(encoding="utf-8")
 OPTIONS = {
     "sam2.1_hiera_tiny": "sam.points_per_side=4 sam.pred_iou_thresh=0.1 sam.stability_score_thresh=0.01",
+    "sam_hq_vit_b": "sam.points_per_side=4 sam.pred_iou_thresh=0.1 sam.stability_score_thresh=0.01",
     "eomt_large": "sam.points_per_side=null sam.pred_iou_thresh=0.05 sam.stability_score_thresh=null",
 }
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import threading
 from dataclasses import replace
 from functools import partial
@@ -22,7 +21,6 @@ from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_s
 from segray.models.label_space import label_space
 from segray.models.masks import unpack
 from segray.models.sam.generator import SAM_MODELS, MaskGenerator, build_sam
-from segray.pipelines.annotation.stages import read as read_module
 from segray.pipelines.annotation.stages.classify import (
     ClassifySegments,
     TextEmbeddings,
@@ -30,7 +28,6 @@ from segray.pipelines.annotation.stages.classify import (
     clip_features,
 )
 from segray.pipelines.annotation.stages.encode import EncodeLabels
-from segray.pipelines.annotation.stages.read import ReadImages
 from segray.pipelines.annotation.stages.schemas import (
     CLASSIFIED_SCHEMA,
     ENCODED_SCHEMA,
@@ -42,26 +39,20 @@ from segray.pipelines.annotation.stages.schemas import (
 from segray.pipelines.annotation.stages.segment import SegmentImages, check_sam_options, mask_options
 from segray.pipelines.commands.verify import verify
 from segray.pipelines.config.commands.annotate import ClipConfig, SamConfig
-from segray.pipelines.engine.guard import Guard
-from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.scenes.picture_book import draw_scene
-from tests.pipelines.plain_runs import PLAN, config_of, draw_scenes, label_plainly, manifest_table
+from tests.pipelines.annotation.reading import GUARD, reading, scenes_and_bad_files
+from tests.pipelines.plain_runs import PLAN, config_of, label_plainly, manifest_table
 
 SPACE = label_space("picture_book")
 SAM = SamConfig(model="builtin", points_per_side=3, pred_iou_thresh=0, stability_score_thresh=0)
-GUARD = Guard(Ledger(), max_tries=3)
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three pictures of different sizes, a broken one and a link out of the folder."""
-    folder = draw_scenes(tmp_path_factory.mktemp("stages") / "images", 3)
-    (folder / "broken.png").write_bytes(b"no picture")
-    (folder / "link.png").symlink_to(folder.parent)
-    return folder
+    return scenes_and_bad_files(tmp_path_factory.mktemp("stages") / "images")
 
 
 @pytest.fixture(scope="module")
@@ -88,78 +79,8 @@ def named(segmented: pa.Table, text: TextEmbeddings) -> pa.Table:
     return ClassifySegments(ClipConfig(model="builtin"), text, True, PLAN, GUARD)(segmented)
 
 
-def reading(options: ImageOptions | None = None, *, embed_images: bool = False) -> ReadImages:
-    return ReadImages(options or ImageOptions(), embed_images, GUARD)
-
-
 def _ok(table: pa.Table) -> list[Any]:
     return [row for row in table.to_pylist() if row["status"] == "ok"]
-
-
-# Read
-
-
-def test_reading_gives_pixels_or_a_reason(images: Path, read: pa.Table) -> None:
-    assert read.schema == READ_SCHEMA
-    rows = {row["image_id"]: row for row in read.to_pylist()}
-    assert sorted(rows) == ["broken.png", "link.png", "scene-0.png", "scene-1.png", "scene-2.png"]
-    found = rows["scene-1.png"]
-    assert (found["status"], found["error"], found["file"]) == ("ok", None, None)
-    assert (found["width"], found["height"]) == (96, 72)
-    assert found["sha256"] == hashlib.sha256((images / "scene-1.png").read_bytes()).hexdigest()
-    pixels = pixels_of(found)
-    assert np.array_equal(pixels, np.asarray(Image.open(images / "scene-1.png")))
-    assert pixels.flags.writeable
-    broken, link = rows["broken.png"], rows["link.png"]
-    assert (broken["status"], broken["error"][:12], broken["pixels"]) == ("error", "not an image", None)
-    assert broken["sha256"] == hashlib.sha256(b"no picture").hexdigest()
-    assert (link["status"], link["error"], link["sha256"]) == ("skipped", "symlink loop", None)
-
-
-def test_a_file_that_went_is_an_error_row(tmp_path: Path) -> None:
-    table = pa.Table.from_pylist([{"image_id": "a.png", "uri": str(tmp_path / "a.png"), "problem": None}])
-    (row,) = reading()(table).to_pylist()
-    assert (row["status"], row["error"]) == ("error", "missing")
-
-
-def test_images_are_read_in_pieces_of_bytes(
-    images: Path, read: pa.Table, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table = manifest_table(images)
-    assert [len(piece) for piece in pieces(table)] == [5]
-    monkeypatch.setattr(read_module, "READ_BYTES", 1)
-    small = pieces(table)
-    assert [len(piece) for piece in small] == [1] * 5
-    assert pa.concat_tables(small).equals(read)
-    monkeypatch.setattr(read_module, "READ_BYTES", read.slice(0, 3).nbytes // 2)
-    assert len(pieces(table)[0]) == 3
-    assert pieces(table.slice(0, 0)) == []
-
-
-def pieces(table: pa.Table) -> list[pa.Table]:
-    return list(reading().in_pieces(table))
-
-
-def test_embedded_images_keep_the_file_byte_for_byte(images: Path) -> None:
-    table = reading(embed_images=True)(manifest_table(images))
-    for row in _ok(table):
-        assert row["file"] == (images / row["image_id"]).read_bytes()
-
-
-def test_options_reach_the_decoder(images: Path) -> None:
-    table = reading(ImageOptions(max_pixels=99))(manifest_table(images))
-    assert _ok(table) == []
-    assert all("too large" in row["error"] for row in table.to_pylist()[2:])
-
-
-def test_too_little_memory_to_decode_is_an_error_row(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> Any:
-        raise MemoryError
-
-    monkeypatch.setattr(read_module, "decode_image", full)
-    rows = reading()(manifest_table(images)).to_pylist()
-    assert [row["status"] for row in rows] == ["error", "skipped", "error", "error", "error"]
-    assert rows[2]["error"] == "read: out of memory on this image alone"
 
 
 def test_an_empty_block_stays_empty(text: TextEmbeddings) -> None:

@@ -14,6 +14,7 @@ from segray.pipelines.errors import UserError
 REQUIRED = ("images=photos", "out=labels", "classes=picture_book")
 IMAGE_KEYS = (
     "links",
+    "column",
     "range",
     "bands",
     "alpha",

@@ -12,9 +12,11 @@ import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from segray.pipelines.errors import UserError
 from segray.pipelines.io.sources import (
     Spec,
     list_images,
+    read_allowed,
     sources_of,
 )
 from tests.pipelines.io.containers import (
@@ -167,10 +169,28 @@ def test_a_table_without_an_image_column_is_refused(tmp_path: Path) -> None:
     spec = write_table(tmp_path / "two.parquet", {"front": [b"x"], "back": [b"y"]})
     assert refusal(spec) == (
         f"images: {spec}: no column named image, and several columns that may be (front, back); "
-        "name the column image"
+        "image.column=NAME chooses one"
     )
     none = write_table(tmp_path / "none.parquet", {"text": ["x"]})
     assert "no column image_id and uri" in refusal(none)
+
+
+def test_the_column_can_be_chosen(tmp_path: Path) -> None:
+    columns = {"front": [b"x"], "back": structs({"b.png": b"y"}), "image": [b"z"], "text": ["t"]}
+    spec = write_table(tmp_path / "two.parquet", columns)
+    found = {"front": ("two/000000", b"x"), "back": ("b.png", b"y"), None: ("two/000000", b"z")}
+    for column, image in found.items():
+        (ref,) = list_images(spec, column=column)
+        assert (ref.image_id, read_allowed(ref.uri, (str(tmp_path),), follow=True)) == image
+    for wrong, message in (
+        ("side", "image.column=side is not there (it has front, back, image)"),
+        ("text", "image.column=text is no images: bytes, or a struct of bytes and path (it has front, "),
+    ):
+        with pytest.raises(UserError) as caught:
+            list_images(spec, column=wrong)
+        assert message in str(caught.value)
+    with pytest.raises(UserError, match=r"image\.column=front: only Parquet files have columns"):
+        list_images(str(tmp_path), column="front")
 
 
 def test_several_tables_are_as_many_sources(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from segray.models.segmenters.registry import Segmenter, build_segmenter
 from tests.models.segmenters.tiny_segmenter import tiny_segmenter
 from tests.pipelines.exporting.checkpoints.readers import GRAPHS, check_equal
 
-SLOW = {"onnx": pytest.mark.slow}
+SLOW = dict.fromkeys(("onnx", "torch-export"), pytest.mark.slow)
 FAMILIES = ["builtin", "deeplabv3plus_r50", "segformer_b0", "dinov2_s_dpt", "clip_b16_dpt"]
 
 
