@@ -1,19 +1,26 @@
-"""Images read one by one from files, tar shards, zip archives and Parquet files, in order and at random."""
+"""Images read one by one from files, tar shards, zip archives and Parquet files, in order and at random.
+
+`python -m benchmarks.sources` prints the CPU time per image; `benchmarks.store` keeps the same figures.
+"""
 
 from __future__ import annotations
 
 import io
 import tarfile
+import tempfile
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 
+import click
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from benchmarks.common import table
 from segray.pipelines.io.sources import follows_links, image_roots, list_images, read_allowed
 from segray.pipelines.scenes.picture_book import draw_scene
 
@@ -51,10 +58,10 @@ def _write_shard(folder: Path, number: int, files: Mapping[str, bytes]) -> None:
 
 
 def measure(spec: str, seed: int) -> dict[str, float]:
-    """Images per second: listed, read in order, and read in a drawn order."""
-    began = time.perf_counter()
+    """Images per second of CPU time: listed, read in order, and read in a drawn order."""
+    began = time.process_time()
     refs = list(list_images(spec))
-    listed = time.perf_counter()
+    listed = time.process_time()
     uris, roots, follow = [ref.uri for ref in refs], image_roots(spec), follows_links(spec, True)
     drawn = np.random.default_rng(seed).permutation(uris).tolist()
     return {
@@ -65,13 +72,32 @@ def measure(spec: str, seed: int) -> dict[str, float]:
 
 
 def _rate(uris: Sequence[str], roots: Sequence[str], follow: bool) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     for uri in uris:
         read_allowed(uri, roots, follow=follow)
-    return len(uris) / (time.perf_counter() - began)
+    return len(uris) / (time.process_time() - began)
 
 
 def _jpeg(image: np.typing.NDArray[np.uint8]) -> bytes:
     sink = io.BytesIO()
     Image.fromarray(image).save(sink, "JPEG", quality=90)
     return sink.getvalue()
+
+
+@click.command()
+@click.option("--images", default=2000, show_default=True, help="Images in each kind of source.")
+@click.option("--size", default=256, show_default=True, help="Their side in pixels.")
+@click.option("--rounds", default=5, show_default=True, help="Of which the median is shown.")
+@click.option("--seed", default=0, show_default=True, help="Of the scenes and the drawn order.")
+def main(images: int, size: int, rounds: int, seed: int) -> None:
+    """Print the CPU time per image of each kind of source, in microseconds."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, spec in write_sources(Path(folder) / "sources", images, size, seed).items():
+            figures = [measure(spec, seed) for _ in range(rounds)]
+            rows.append([name, *(f"{1e6 / median(one[step] for one in figures):.0f}" for step in figures[0])])
+    click.echo(table(["us of CPU per image", "list", "read", "random"], rows))
+
+
+if __name__ == "__main__":
+    main()

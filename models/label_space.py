@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -183,7 +184,12 @@ def is_class_file(classes: str) -> bool:
     """Whether a text is taken as the path of a class file, and not as names."""
     if "," in classes or classes in BUILT_IN:
         return False
-    return classes.endswith(ENDINGS) or "/" in classes or Path(classes).is_file()
+    return classes.endswith(ENDINGS) or "/" in classes or _is_file(classes)
+
+
+def _is_file(path: str) -> bool:
+    # Path.is_file raises for what is too long to be one.
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 def _read_classes(classes: str | Sequence[str]) -> tuple[list[str], dict[str, tuple[str, ...]], str]:
@@ -201,7 +207,7 @@ def _read_classes(classes: str | Sequence[str]) -> tuple[list[str], dict[str, tu
 
 
 def _read_file(path: str) -> list[str]:
-    if not Path(path).is_file():
+    if not _is_file(path):
         raise ValueError(f"classes: no file {path!r}; give a file, a comma list, voc, coco or picture_book")
     try:
         return class_lines(Path(path).read_text(encoding="utf-8-sig"), path)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from unicodedata import category
 
+_FORMULA = frozenset("=+-@\uff1d\uff0b\uff0d\uff20\u2212")
+"""What a formula starts with, in full width too."""
+
 
 def visible(text: str) -> str:
     """Escape control characters, direction marks and broken bytes."""
@@ -16,7 +19,13 @@ def csv_text(cell: object) -> object:
         return cell
     # csv does not quote a lone carriage return, and no reader takes it.
     text = cell.replace("\r", "\\r")
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) and not _is_number(text) else text
+    starts = text.startswith("\t") or _first(text) in _FORMULA
+    return f"'{text}" if starts and not _is_number(text) else text
+
+
+def _first(text: str) -> str:
+    """The first character that can be seen: spreadsheets skip what stands before it."""
+    return next((c for c in text if not c.isspace() and category(c) not in {"Cc", "Cf"}), "")
 
 
 def _is_number(text: str) -> bool:

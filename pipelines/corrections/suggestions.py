@@ -14,6 +14,8 @@ from segray.pipelines.corrections.correction import effective
 from segray.pipelines.corrections.store import CorrectedStore
 
 Floats = NDArray[np.float32]
+_LEAST = np.float32(1e-9)
+_AT_ONCE = 256
 _COLUMNS = ["image_id", "area", "class_id", "margin", "embedding"]
 
 
@@ -54,8 +56,8 @@ def suggestions(candidates: Candidates, n: int, done: Floats | None = None) -> N
         allowed = open_ if open_.any() else free
         scale = distance[allowed].max()
         score = candidates.doubt * (distance / scale if scale > 0 else 1.0)
-        # Without doubt left, or with copies alone, the order is that of the doubt.
-        best = int(np.lexsort((candidates.doubt, score, allowed))[-1])
+        # Where only copies are left, the order is that of the doubt.
+        best = int(np.where(allowed, score + _LEAST * candidates.doubt, -1).argmax())
         chosen.append(best)
         free[best] = False
         used[candidates.classes[best]] += 1
@@ -67,8 +69,10 @@ def suggestions(candidates: Candidates, n: int, done: Floats | None = None) -> N
 def _distances(embeddings: Floats, done: Floats | None) -> Floats:
     """Cosine distance to the nearest that is done, float32 [N]; 1 without any."""
     distance = np.ones(len(embeddings), np.float32)
-    for one in () if done is None else done:
-        distance = np.minimum(distance, (1 - embeddings @ one).clip(0))
+    rows = embeddings[:0] if done is None else done
+    for start in range(0, len(rows), _AT_ONCE):
+        nearest = (embeddings @ rows[start : start + _AT_ONCE].T).max(1)
+        distance = np.minimum(distance, (1 - nearest).clip(0))
     return distance
 
 
@@ -77,6 +81,30 @@ def ranked_doubt(certainty: NDArray[Any]) -> Floats:
     order = np.argsort(np.argsort(np.nan_to_num(certainty, nan=-np.inf), kind="stable"))
     doubt: Floats = (1 - order / max(1, len(certainty))).astype(np.float32)
     return doubt
+
+
+def doubt_settled(doubt: Floats, embeddings: Floats, pixels: NDArray[Any], alike: float) -> Floats:
+    """How much doubt a correction could settle where it spreads: that of all that is alike, by their pixels.
+
+    Instead of `Candidates.doubt` where a correction goes on to what looks like it.
+
+    Args:
+        doubt: float32 [N].
+        embeddings: float32 [N, D], of length 1.
+        pixels: [N].
+        alike: least cosine of what a correction spreads to.
+
+    Returns:
+        float32 [N], at most 1.
+    """
+    each = (doubt * pixels).astype(np.float32)
+    settled = np.zeros(len(doubt), np.float32)
+    for start in range(0, len(doubt), _AT_ONCE):
+        near = embeddings[start : start + _AT_ONCE] @ embeddings.T >= alike
+        settled[start : start + _AT_ONCE] = near @ each
+    # What has no embedding is alike to nothing, not even itself.
+    settled = np.maximum(settled, each)
+    return settled / max(float(settled.max(initial=0)), float(np.finfo(np.float32).tiny))
 
 
 @dataclass(frozen=True)
@@ -195,8 +223,14 @@ def embedding_matrix(column: pa.ChunkedArray) -> Floats:
     kind = column.type
     if pa.types.is_null(kind):
         return np.zeros((len(column), 0), np.float32)
-    rows = [np.zeros(kind.list_size, np.float32) if row is None else row for row in column.to_pylist()]
-    stacked = np.asarray(rows, np.float32).reshape(len(rows), kind.list_size)
+    stacked = np.zeros((len(column), kind.list_size), np.float32)
+    start = 0
+    for chunk in column.chunks:
+        # Not flatten(), which leaves out the places of nulls.
+        values = chunk.values.slice(chunk.offset * kind.list_size, len(chunk) * kind.list_size)
+        rows = values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, kind.list_size)
+        stacked[start : start + len(chunk)] = np.where(chunk.is_valid().to_numpy(False)[:, None], rows, 0)
+        start += len(chunk)
     return unit(np.nan_to_num(stacked, posinf=0, neginf=0))
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
 
+from segray.models.label_map import LabelMap
+from segray.models.label_space import LabelSpace
 from segray.models.masks import encode_rle, segment_from_mask
 from segray.pipelines.exporting.brush import decode_brush
 from segray.pipelines.exporting.label_studio import IMAGE, SET
 from segray.pipelines.importing.base import ImageMask, drawn_outlines
-from segray.pipelines.io.label_png import MAX_LABEL_PIXELS
 from segray.pipelines.training.data.coco_masks import Segmentation
 from segray.pipelines.training.data.labelled_outlines import Outline, ellipse
 
@@ -42,15 +44,25 @@ def _mask(task: Mapping[str, Any], annotation: Mapping[str, Any], where: str) ->
         raise ValueError(f"{where} has shapes of images of different sizes")
     name = str(data[IMAGE]) if IMAGE in data else _file_of(str(data["image"]))
     set_id = str(data.get(SET, ""))
-    if not sizes:
-        return ImageMask(
-            name, where, lambda space, size: drawn_outlines((), size, ordered=True)(space, size), set_id
-        )
-    size = next(iter(sizes))
-    if min(size) < 1 or size[0] * size[1] > MAX_LABEL_PIXELS:
-        raise ValueError(f"{where} is of an image of {size[1]}x{size[0]} pixels")
-    outlines = tuple(o for one in results if (o := _outline(one, size, where)) is not None)
-    return ImageMask(name, where, drawn_outlines(outlines, size, ordered=True), set_id)
+    size = next(iter(sizes), None)
+    return ImageMask(name, where, partial(_draw, results, size, where), set_id)
+
+
+def _draw(
+    results: Sequence[Mapping[str, Any]],
+    size: tuple[int, int] | None,
+    where: str,
+    space: LabelSpace,
+    wanted: tuple[int, int],
+) -> LabelMap:
+    """`ImageMask.draw`; brushes are unpacked only if they say that they have the size of the image."""
+    if size is not None and size != wanted:
+        return drawn_outlines((), size, ordered=True)(space, wanted)
+    try:
+        outlines = tuple(o for one in results if (o := _outline(one, wanted, where)) is not None)
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as problem:
+        raise ValueError(f"is not Label Studio's: {problem}") from None
+    return drawn_outlines(outlines, wanted, ordered=True)(space, wanted)
 
 
 def _file_of(address: str) -> str:
@@ -80,6 +92,8 @@ def _segmentation(kind: str, value: Mapping[str, Any], size: tuple[int, int]) ->
     height, width = size
     across, down = width / 100, height / 100
     if kind == "brushlabels":
+        if not isinstance(value["rle"], list):
+            raise ValueError("has brush run lengths that are no list")
         mask = decode_brush(bytes(value["rle"]), height, width)
         if not mask.any():
             return None

@@ -17,12 +17,13 @@ _QUERY = re.compile(r"\?((?:region|scheme|endpoint_override|allow_bucket_\w+|ano
 _KEYS_ARE_TEXT = {"file", "local", "s3", "s3a", "gs", "gcs"}
 """Schemes whose paths `clients.open_storage` never hands to fsspec's reader of chains."""
 # Each repetition has an end: texts of strangers are searched, in time that must not grow with their square.
-_USER_INFO = re.compile(r"://(?:[A-Z0-9]{16,128}:[^\s@]{16,512}|[^/@\s]*)@")
+_USER_INFO = re.compile(r"://(?:[A-Z0-9]{16,128}:[^\s@]{16,512}|[^/\s]*)@")
 _SECRET_OPTION = re.compile(
-    r"((?:[?&;]|%3F|%26)"
+    r"((?:[?&;#]|%(?:25){0,3}(?:3F|26|23))"
     r"(?:x-(?:amz|goog)-[\w-]{1,40}|[\w-]{0,40}(?:signature|secret|token|passw(?:or)?d|credential|(?:api|access|account)[_-]?key)[\w-]{0,40}"
-    r"|googleaccessid|key-pair-id|policy|expires|auth|key|jwt|pwd|sig|se|st|sp|sv|sr|spr|sip|sdd|sk[a-z]{1,3})"
-    r"(?:=|%3D))[^&;\s#\"'<>]+",
+    r"|(?:auth|oauth|bearer|passphrase|hmac|hdn)[\w-]{0,40}|googleaccessid|key-pair-id|policy|expires"
+    r"|code|key|jwt|pwd|sig|se|st|sp|sv|sr|spr|sip|sdd|sk[a-z]{1,3})"
+    r"(?:\[\w{0,20}\])?(?:=|%(?:25){0,3}3D))[\"'<]?[^&;\s#\"'<>]+",
     re.IGNORECASE,
 )
 

@@ -115,7 +115,13 @@ def test_a_lock_of_any_content_is_an_old_lock(tmp_path: Path, content: str) -> N
         pass
 
 
-@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1+cmd", "-cmd|' /C calc'!A0", "@SUM(1)", "\t=1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("=HYPERLINK(1)", "+1+cmd", "-cmd|' /C calc'!A0", "@SUM(1)", "\t=1"),
+        *(" =1", "\u00a0=1", "\ufeff=1", "\u200b@a", "\uff1d1", "\uff0b1+1", "\u22121+1"),
+    ],
+)
 def test_a_formula_in_a_csv_file_is_text(name: str) -> None:
     assert csv_text(name) == f"'{name}"
     result = Evaluation(("background", name), np.eye(3, dtype=np.int64), 1)
@@ -123,6 +129,20 @@ def test_a_formula_in_a_csv_file_is_text(name: str) -> None:
     assert [row for row in rows if f"'{name}" in row]
     assert not [row for row in rows if name in row]
     assert [csv_text(c) for c in ("-1.5", "cat", 3, None, "\r=1")] == ["-1.5", "cat", 3, None, "\\r=1"]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("https://h/x#access_token=WORD", "https://h/x%253Fsig%253DWORD", "https://h/x?token[]=WORD"),
+        *("https://h/x?auth_key=WORD", "https://h/x?hdnts=exp=1~hmac=WORD", "https://h/x?oauth=WORD"),
+        *('https://h/x?token="WORD"', "https://h/x?a=1;SIG=WORD", "https://user:w@WORD@h/x"),
+    ],
+)
+def test_a_secret_in_other_words_is_redacted(uri: str) -> None:
+    shown = redacted(f"cannot read {uri}, and more")
+    assert "WORD" not in shown
+    assert redacted(shown) == shown
 
 
 @pytest.mark.timeout(120)

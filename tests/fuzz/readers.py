@@ -33,6 +33,7 @@ from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.config.received import load_received
 from segray.pipelines.config.source import read_yaml
+from segray.pipelines.corrections import CorrectionLog
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
 from segray.pipelines.io.lock_record import LockRecord
@@ -163,6 +164,19 @@ def _export(folder: Path) -> None:
         _segray("export", "labels=set", f"out=out-{form}", f"format={form}", "instances=segments")
 
 
+def _corrections(folder: Path) -> None:
+    """Everything that reads the log, with the labels that it gives."""
+    CorrectionLog("set").digest()
+    _segray("verify", "out=set")
+    for sample in segray.LabelSet("set"):
+        assert sample.label.dtype == np.uint8
+
+
+def _import(folder: Path) -> None:
+    (path,) = folder.glob("source.*")
+    _segray("import", "labels=set", f"from={path.name}", "good=all")
+
+
 def _label_set(folder: Path) -> None:
     labels = segray.LabelSet("set")
     for sample in islice(labels, 20):
@@ -205,7 +219,8 @@ def _weights(folder: Path) -> None:
 
 
 def _class_file(folder: Path) -> None:
-    space = configured_space("classes.txt")
+    (path,) = folder.glob("classes.*")
+    space = configured_space(path.name)
     space.palette()
     json.dumps(space.classes).encode()
 
@@ -309,6 +324,8 @@ READERS: dict[str, Callable[[Path], None]] = {
     "relabel": _relabel,
     "calibrate": _calibrate,
     "export": _export,
+    "corrections": _corrections,
+    "import": _import,
     "label set": _label_set,
     "training labels": _training_labels,
     "coco": _coco,

@@ -42,6 +42,35 @@ def test_class_file_bytes(runner: Runner, data: bytes) -> None:
     runner.check("class file", {"classes.txt": data})
 
 
+CLASS_YAML = b"""path: data
+names: {0: background, 1: tree, 2: house}
+colors: [[0, 0, 0], [1, 2, 3]]
+"""
+TAGGED = st.builds(
+    "!!{} {}".format,
+    st.sampled_from(
+        ["int", "float", "bool", "timestamp", "binary", "set", "omap", "null", "map", "python/name:os"]
+    ),
+    st.sampled_from(['""', "x", "[1]", "{a: 1}", "-", "0x", "1:2", "2001-13-41", "\u00b2", "1" * 5000]),
+)
+
+
+@given(changes=edits)
+def test_class_file_yaml_values(runner: Runner, changes: list[Edit]) -> None:
+    runner.check("class file", {"classes.yaml": edited_yaml(CLASS_YAML, changes)})
+
+
+@given(name=TAGGED, listed=st.booleans())
+def test_class_file_yaml_tags(runner: Runner, name: str, listed: bool) -> None:
+    names = f"[tree, {name}]" if listed else f"{{0: tree, 1: {name}}}"
+    runner.check("class file", {"classes.yaml": f"names: {names}".encode()})
+
+
+@given(data=st.binary(max_size=200), ending=st.sampled_from(["yaml", "json", "csv"]))
+def test_class_file_bytes_of_all_kinds(runner: Runner, data: bytes, ending: str) -> None:
+    runner.check("class file", {f"classes.{ending}": data})
+
+
 @given(changes=edits)
 def test_configuration_values(runner: Runner, changes: list[Edit]) -> None:
     text = edited_yaml(CONFIGURATION, with_secret(changes, str(runner.secret)))

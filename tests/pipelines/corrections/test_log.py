@@ -275,3 +275,14 @@ def test_files_of_killed_writers_are_no_parts(root: str) -> None:
     (part,) = Path(root, "corrections").iterdir()
     part.rename(part.with_name(f".{part.name}.0a1b2c3d{local_files.TEMPORARY_SUFFIX}"))
     assert CorrectionLog(root).read() == []
+
+
+def test_a_log_on_an_object_store(bucket: tuple[str, str]) -> None:
+    folder, _ = bucket
+    write_set(folder)
+    log = CorrectionLog(folder)
+    log.append([make(log), make(log, "paint", mask=MASK, class_name="house")])
+    with pytest.raises(UserError, match="is there already"):
+        CorrectionLog(folder).append([replace(log.read()[0], class_name="Bäume")])
+    assert CorrectionLog(folder).read() == log.read()
+    assert len(CorrectionLog(folder).read(IMAGE)) == 2

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import segray
@@ -13,6 +14,8 @@ from segray.pipelines.config.loading import load
 from segray.pipelines.corrections import CorrectedStore, CorrectionLog
 from segray.pipelines.corrections.suggestions import (
     Candidates,
+    doubt_settled,
+    embedding_matrix,
     image_candidates,
     ranked_doubt,
     suggestions,
@@ -130,3 +133,22 @@ def test_a_task_comes_back_as_corrections(tmp_path: Path, form: str, file: str) 
     assert set(run(labels, n=9).images) == set(BLOBS) - set(result.images)
     with pytest.raises(UserError, match=r"^out: format=cvat needs a new folder"):
         run(labels, format="cvat")
+
+
+def test_embeddings_of_any_chunk_are_those_of_their_rows() -> None:
+    kind = pa.list_(pa.float16(), 2)
+    values = [[3.0, 4.0], None, [float("inf"), 1.0], [0.0, -2.0], [1.0, 0.0]]
+    rows = pa.array([None if v is None else np.array(v, np.float16) for v in values], kind)
+    column = pa.chunked_array([rows.slice(1, 2), rows.slice(3), rows.slice(0, 1)])
+    expected = np.array([[0, 0], [0, 1], [0, -1], [1, 0], [0.6, 0.8]])
+    np.testing.assert_allclose(embedding_matrix(column), expected, atol=1e-3)
+    assert embedding_matrix(pa.chunked_array([pa.nulls(3)])).shape == (3, 0)
+
+
+def test_a_correction_settles_the_doubt_of_what_is_alike() -> None:
+    rows = unit(np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.0, 0.0]]))
+    doubt = np.array([0.5, 1.0, 0.5, 0.1], np.float32)
+    pixels = np.array([10, 20, 40, 10])
+    # 5 + 20 twice, 20 alone, and 1 without an embedding.
+    np.testing.assert_allclose(doubt_settled(doubt, rows, pixels, 0.9), [1, 1, 0.8, 0.04], rtol=1e-6)
+    assert doubt_settled(doubt[:0], rows[:0], pixels[:0], 0.9).size == 0

@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import http.server
 import io
+import json
 import re
+import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,9 @@ import pytest
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.sources import follows_links, image_roots, list_images, read_allowed
-from tests.pipelines.object_stores import FlakyFileSystem
+from tests.https_server import served
+from tests.pipelines.object_stores import FlakyFileSystem, s3_server
+from tests.processes import REPOSITORY
 
 FILES = {"a/1.png": b"one" * 500, "b/2.jpg": b"two" * 900}
 
@@ -104,12 +109,18 @@ class _Server(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """A web server of the files."""
+def folder(tmp_path: Path) -> Path:
+    """The files, to be served."""
     for name, data in {**CONTENTS, **FILES}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
-    handler = functools.partial(_Server, directory=str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[str]:
+    """A web server of the files."""
+    handler = functools.partial(_Server, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
         thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -129,3 +140,62 @@ def test_a_list_of_addresses_on_a_host_that_the_user_named(server: str, tmp_path
 @pytest.mark.parametrize("name", CONTENTS)
 def test_archives_on_a_web_server(server: str, name: str) -> None:
     assert opened(f"{server}/{name}") == FILES
+
+
+_CLIENT = """
+import json, sys
+from tests.pipelines.io.test_remote_sources import opened
+for source in json.loads(sys.argv[1]):
+    print(json.dumps({name: len(data) for name, data in opened(*source).items()}))
+"""
+
+
+def _read_elsewhere(*sources: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """In a new process, as a client reads the certificates that it trusts once."""
+    command = [sys.executable, "-c", _CLIENT, json.dumps(sources)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+
+
+@pytest.mark.slow
+def test_a_list_of_addresses_over_tls(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Handler(_Server):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, directory=str(folder), **named)
+
+    sizes = {name: len(data) for name, data in FILES.items()}
+    with served(Handler, tmp_path, monkeypatch) as address:
+        (folder / "list.txt").write_text("".join(f"{address}/{name}\n" for name in FILES))
+        sources = [(str(folder / "list.txt"), address), (f"{address}/list.txt",), (f"{address}/x.tar",)]
+        done = _read_elsewhere(*sources)
+        assert [json.loads(line) for line in done.stdout.splitlines()] == [sizes] * 3, done.stderr
+        monkeypatch.delenv("SSL_CERT_FILE")
+        assert "certificate" in _read_elsewhere((f"{address}/list.txt",)).stderr.lower()
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A folder of S3 with the files."""
+    for folder in s3_server(monkeypatch):
+        for name, data in {**CONTENTS, **FILES}.items():
+            storage.write_atomic(storage.join(folder, *name.split("/")), data)
+        yield folder
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.zip", "x.parquet", "*.tar"])
+def test_archives_on_s3(bucket: str, name: str) -> None:
+    assert opened(storage.join(bucket, name)) == FILES
+
+
+def test_shards_of_webdataset_and_a_list_on_s3(bucket: str) -> None:
+    names = list(FILES)
+    for number, name in enumerate(names):
+        sink = io.BytesIO()
+        with tarfile.open(fileobj=sink, mode="w") as archive:
+            for member, data in ((name, FILES[name]), (f"{name.rpartition('.')[0]}.json", b"{}")):
+                info = tarfile.TarInfo(member)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+        storage.write_atomic(storage.join(bucket, f"shard-{number:06d}.tar"), sink.getvalue())
+    assert opened(storage.join(bucket, "shard-{000000..000001}.tar")) == FILES
+    storage.write_atomic(storage.join(bucket, "list.csv"), "\n".join(["path", *names]).encode())
+    assert opened(storage.join(bucket, "list.csv")) == FILES
