@@ -9,7 +9,8 @@ that are more like the clicked one than `--alike`, and than any clicked with ano
 too. `random` takes segments in any order, `image by image` every wrong segment of one image after the other.
 All pixels of all images are scored.
 
-The networks train on the labels as they are, and with the ten first clicks and their spread as corrections.
+With --epochs, networks train on the labels as they are, and with the ten first clicks and their spread as
+corrections.
 """
 
 from __future__ import annotations
@@ -252,7 +253,7 @@ def correct(labels: Path, masks: Path, alike: float) -> tuple[int, float, float]
 @click.option("--seeds", default=(42, 43, 44), show_default=True, multiple=True, callback=fresh, type=int)
 @click.option("--alike", default=0.9, show_default=True, help="Least cosine of what a spread takes.")
 @click.option(
-    "--epochs", default=8, show_default=True, type=click.IntRange(0), help="Of the networks; 0: none."
+    "--epochs", default=0, show_default=True, type=click.IntRange(0), help="Of the networks; 0: none."
 )
 @click.option(
     "--out", default=None, type=Path, help="The JSON file; default: benchmarks/results/review.json."

@@ -23,6 +23,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _SIZE = {"width": 1440, "height": 900}
 _WIDTH = 1440
+_HOUSE = (340, 400)
 _LOADED = (
     "() => [...document.images].every("
     "(image) => image.hidden || !image.src || image.loading === 'lazy' || image.complete)"
@@ -42,8 +43,8 @@ def served(labels: Path, *options: str) -> Iterator[str]:
         labels: the label set.
         options: further key=value.
     """
-    command = [sys.executable, "-m", "segray", "serve", f"out={labels}", "port=0", "who=you", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+    command = [sys.executable, "-m", "segray", "serve", f"out={labels.name}", "port=0", "who=ada", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=labels.parent) as process:  # noqa: S603
         assert process.stdout is not None
         try:
             yield process.stdout.readline().split()[1]
@@ -81,7 +82,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as folder, browser() as chromium:
         labels = shutil.copytree(options.labels, Path(folder) / "labels")
-        with served(labels, f"masks={options.masks}") as address:
+        with served(labels, f"masks={options.masks.resolve()}") as address:
             for name, scheme in (("light", "light"), ("dark", "dark")):
                 page = chromium.new_page(viewport=_SIZE, color_scheme=scheme)  # type: ignore[arg-type]
                 page.goto(address)
@@ -104,7 +105,9 @@ def _tour(page: Page, out: Path, suffix: str) -> None:
         settle(page)
         _shoot(page, out / f"difference{suffix}.webp")
         return
-    page.keyboard.press(".")
+    page.mouse.click(*_HOUSE)
+    settle(page)
+    page.mouse.move(_HOUSE[0] + 20, _HOUSE[1] + 20)
     settle(page)
     _shoot(page, out / "segment.webp")
     page.keyboard.press("2")

@@ -31,7 +31,7 @@ from segray.pipelines.training.data.cvat import FILE as CVAT_FILE
 from segray.pipelines.training.data.datasets import read_mask
 from segray.pipelines.training.data.labelme import is_labelme
 from segray.pipelines.training.data.samples import READ, DataSet, Sample, grouped
-from segray.pipelines.training.data.training_data import READERS, check_mask_keys
+from segray.pipelines.training.data.training_data import READERS, check_folder, check_mask_keys
 from segray.pipelines.training.data.voc import IMAGES as VOC_IMAGES
 from segray.pipelines.understood import PixelCounts, classes_line, line, name_some, show
 
@@ -71,6 +71,7 @@ def run(config: MasksConfig) -> None:
 def _run(config: MasksConfig) -> None:
     if storage.list_names(config.out):
         raise UserError(f"out={storage.display(config.out)} is not an empty folder; give a new one")
+    check_folder("data.root", config.source)
     data_config = _data_config(config)
     check_mask_keys(data_config)
     data = READERS[data_config.kind](data_config)

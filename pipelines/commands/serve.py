@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from functools import partial
 
 import click
 
 from segray.pipelines.config.commands.serve import ServeConfig
 from segray.pipelines.corrections.correction import this_user
+from segray.pipelines.engine.progress import StatusLine
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.masks.folder import MaskFolder
@@ -32,7 +35,7 @@ def run(config: ServeConfig) -> None:
         raise UserError(f"segray serve needs {error.name}: pip install 'segray[review]'") from error
     # First, as a port that is in use must not cost the time that a large label set takes to open.
     listener = listen(config.host, config.port)
-    review = open_review(config)
+    review = _open(config)
     door = Door(config.host, listener.getsockname()[1])
     review.start()
     show(_lines(review))
@@ -44,8 +47,28 @@ def run(config: ServeConfig) -> None:
     make_server(build_app(review, door)).run(sockets=[listener])
 
 
-def open_review(config: ServeConfig) -> Review:
+def _open(config: ServeConfig) -> Review:
+    status = StatusLine()
+    shown = time.monotonic()
+
+    def report(done: int, of: int) -> None:
+        nonlocal shown
+        if time.monotonic() - shown > status.interval:
+            status.show(f"read  {done} of {of} parts")
+            shown = time.monotonic()
+
+    try:
+        return open_review(config, report)
+    finally:
+        status.clear()
+
+
+def open_review(config: ServeConfig, report: Callable[[int, int], None] | None = None) -> Review:
     """The label set of a configuration, open for review.
+
+    Args:
+        config: of the command.
+        report: as of `build_index`.
 
     Raises:
         UserError: no label set there, or no masks.
@@ -59,7 +82,7 @@ def open_review(config: ServeConfig) -> Review:
     truth = partial(TruthMasks, MaskFolder(config.masks, options)) if config.masks else None
     other = partial(open_compare, config.compare) if config.compare else None
     places = Places(config.out, config.image.roots, config.clip.weights, config.who or this_user())
-    return Review(places, truth, other)
+    return Review(places, truth, other, report)
 
 
 def _lines(review: Review) -> list[str]:

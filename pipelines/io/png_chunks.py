@@ -140,7 +140,8 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """(type, body) of each chunk up to IEND, checksums verified."""
-    if not data.startswith(SIGNATURE):
+    # None where a table has no bytes.
+    if not data or not data.startswith(SIGNATURE):
         raise ValueError("not a PNG" + ("" if data else " (empty)"))
     offset, kind = len(SIGNATURE), b""
     while kind != b"IEND":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +19,14 @@ MAX_ROWS = 1 << 17
 """Rows of a row group."""
 
 
+@contextmanager
+def _names_are_text() -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise pa.ArrowInvalid("a column whose name is no text") from error
+
+
 class PartReader(pq.ParquetFile):
     """A Parquet file whose reads are refused where they would unpack to far more than the file holds.
 
@@ -29,7 +38,8 @@ class PartReader(pq.ParquetFile):
     """
 
     def __init__(self, source: pa.NativeFile) -> None:
-        super().__init__(source, page_checksum_verification=True)
+        with _names_are_text():
+            super().__init__(source, page_checksum_verification=True)
         self._source = source
         check_footer(source.size(), self.metadata)
 
@@ -57,6 +67,10 @@ class PartReader(pq.ParquetFile):
         Raises:
             pa.ArrowInvalid: too large, or not readable.
         """
+        with _names_are_text():
+            self._check(groups, columns)
+
+    def _check(self, groups: Iterable[int], columns: Sequence[str] | None) -> None:
         names = None if columns is None else {name.partition(".")[0] for name in columns}
         packed = unpacked = 0
         for group in groups:

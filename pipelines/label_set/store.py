@@ -341,6 +341,8 @@ class LabelStore:
         for name in ("image_id", "status"):
             if name in table.column_names and table[name].null_count:
                 raise self._damaged(_uri(self.root, folder, part), f"a row without {name}")
+        for name in _sizes_missing(table):
+            raise self._damaged(_uri(self.root, folder, part), f"a labelled row without {name}")
         return table
 
     def _guard(self, folder: str, part: str, call: Callable[[], T]) -> T:
@@ -365,6 +367,15 @@ class LabelStore:
     def _damaged(self, uri: str, reason: str) -> UserError:
         repair = f"segray verify out={storage.display(self.root)} repair=true"
         return DamagedPartError(f"{storage.display(uri)} is damaged ({reason}); run: {repair}")
+
+
+def _sizes_missing(table: pa.Table) -> list[str]:
+    """Which sizes an ok row lacks, of the columns that the table has."""
+    sizes = [name for name in ("width", "height") if name in table.column_names]
+    if not sizes or "status" not in table.column_names:
+        return []
+    labelled = table.filter(pc.equal(table["status"], "ok"))
+    return [name for name in sizes if labelled[name].null_count]
 
 
 def _check_run(run: object) -> None:

@@ -74,3 +74,15 @@ def binary_hint(mask: NDArray[np.unsignedinteger], ignore_index: int, key: str) 
     """The end of a message about an id out of range, where the mask looks binary; else nothing."""
     hint = ignore_index != IGNORE_INDEX and look_binary(pixel_counts(mask.astype(np.uint8, copy=False)))
     return f"; this looks like a binary mask: object = 255; {key}=true reads it as one" if hint else ""
+
+
+def gray_hint(mask: NDArray[np.unsignedinteger], n_classes: int, key: str) -> str:
+    """The end of a message about an id out of range, where a mask has 0 and one other grey; else nothing."""
+    values = np.unique(mask)
+    if n_classes != 2 or len(values) != 2 or values[0] or mask.dtype != np.uint8:
+        return ""
+    grey = int(values[1])
+    return (
+        f"; this looks like a binary mask: object = {grey}; {key}=FILE reads it, with a line for each class "
+        f"as in NAME: {grey},{grey},{grey}"
+    )

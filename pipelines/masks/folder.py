@@ -10,6 +10,7 @@ from segray.models.label_space import LabelSpace
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.names import Names
+from segray.pipelines.io.sources.kinds import packed
 from segray.pipelines.masks.binary import all_look_binary, refuse_binary
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.masks.raster import ENDINGS, LOSSY_ENDINGS, IdMap
@@ -40,8 +41,11 @@ class MaskFolder:
             self._names = {}
         self._index = Names(self._names)
         if not self._names:
+            where = f"masks={storage.display(root)}"
+            if what := packed(root):
+                raise UserError(f"{where}: {what}; unpack it, masks are read from folders")
             raise UserError(
-                f"masks={storage.display(root)}: no mask there; give a folder of masks of class ids "
+                f"{where}: no mask there; give a folder of masks of class ids "
                 f"({' '.join(ENDINGS)}); `segray masks` converts annotation files (COCO, LabelMe, CVAT)"
             )
 

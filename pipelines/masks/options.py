@@ -10,7 +10,7 @@ import numpy as np
 from segray.models.label_map import LabelMap, label_dtype
 from segray.models.label_space import IGNORE_INDEX, LabelSpace, ignore_index_of
 from segray.pipelines.errors import UserError
-from segray.pipelines.masks.binary import binary_hint, check_two_classes, with_object_as_class
+from segray.pipelines.masks.binary import binary_hint, check_two_classes, gray_hint, with_object_as_class
 from segray.pipelines.masks.color_table import GRAY, BoundColors, ColorTable, open_color_table
 from segray.pipelines.masks.raster import ENDINGS, IdMap, read_ids
 
@@ -148,6 +148,7 @@ class MaskOptions:
         if bad.any():
             y, x = np.argwhere(bad)[0]
             hint = binary_hint(ids, void, self.binary_key) if ids.dtype == np.uint8 else ""
+            hint = hint or gray_hint(ids, n_classes, self.colors_key)
             if not hint and self.void_key:
                 hint = f"; {self.void_key}={ids[y, x]} ignores these pixels"
             raise ValueError(

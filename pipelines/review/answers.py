@@ -183,7 +183,11 @@ def _similarities(review: Review, rows: slice, names: str) -> list[list[list[flo
 def _two_best(review: Review, row: int) -> list[list[float]]:
     segments = review.index.segments
     score, margin = float(segments.score[row]), float(segments.margin[row])
-    found = [[int(segments.class_id[row]), round(score, 4)]]
+    class_id = int(segments.class_id[row])
+    if not class_id and segments.runner_up[row] == 0:
+        # Below the threshold: which class was the best is not stored.
+        class_id = review.ignore_index
+    found = [[class_id, round(score, 4)]]
     if segments.runner_up[row] >= 0:
         found.append([int(segments.runner_up[row]), round(score - margin, 4)])
     return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segray.pipelines.review.index import Floats, Halves
+from segray.pipelines.review.index import Floats, Halves, Ints
 
 _COARSE = 64
 """Dimensions of the first pass."""
@@ -38,15 +38,21 @@ class NeighbourSearch:
 
     Args:
         embedding: float16 [S, D].
+        class_id: int32 [S], whose means `likeness_to_class` compares with.
     """
 
-    def __init__(self, embedding: Halves) -> None:
+    def __init__(self, embedding: Halves, class_id: Ints) -> None:
         self._embedding = embedding
-        self._axes = _principal_axes(embedding)
-        self._coarse = np.zeros((len(embedding), self._axes.shape[1]), np.float32)
+        axes = principal_axes(embedding)
+        self._coarse = np.zeros((len(embedding), axes.shape[1]), np.float32)
+        means = np.zeros((int(class_id.max(initial=0)) + 1, embedding.shape[1]), np.float32)
         for start in range(0, len(embedding), _AT_ONCE):
             piece = slice(start, start + _AT_ONCE)
-            self._coarse[piece] = _unit(_unit(embedding[piece]) @ self._axes)
+            unit = _unit(embedding[piece])
+            self._coarse[piece] = _unit(unit @ axes)
+            of_class = class_id[piece] == np.arange(len(means))[:, None]
+            means += of_class.astype(np.float32) @ unit
+        self._means = _unit(means)
 
     @property
     def exists(self) -> bool:
@@ -75,16 +81,17 @@ class NeighbourSearch:
         values: Floats = _unit(self._embedding[rows]) @ _unit(self._embedding[row : row + 1])[0]
         return values
 
-    def typical(self, rows: NDArray[np.int64]) -> Floats:
-        """float32 [D], the mean direction of segments, of a sample where there are many."""
-        step = max(1, len(rows) // _SAMPLE)
-        mean: Floats = _unit(_unit(self._embedding[rows[::step]]).mean(0, keepdims=True))[0]
-        return mean
+    def likeness_to_class(self, rows: NDArray[np.int64], class_id: Ints) -> Floats:
+        """float32 [K], the cosine of each segment with the mean of a class; -1 for an id without segments.
 
-    def cosines(self, rows: NDArray[np.int64], direction: Floats) -> Floats:
-        """float32 [K], cosines of segments with a direction of length 1."""
-        values: Floats = _unit(self._embedding[rows]) @ direction
-        return values
+        Args:
+            rows: K segments.
+            class_id: int32 [K].
+        """
+        known = class_id < len(self._means)
+        means = self._means[np.where(known, class_id, 0)]
+        values: Floats = np.einsum("ij,ij->i", _unit(self._embedding[rows]), means)
+        return np.where(known, values, np.float32(-1))
 
 
 def _unit(values: NDArray[np.floating]) -> Floats:
@@ -95,8 +102,8 @@ def _unit(values: NDArray[np.floating]) -> Floats:
     return unit
 
 
-def _principal_axes(embedding: Halves) -> Floats:
-    """float32 [D, at most 64]."""
+def principal_axes(embedding: Halves) -> Floats:
+    """float32 [D, at most 64]: the axes along which embeddings differ most, of a sample of them."""
     size = embedding.shape[1]
     if size <= _COARSE:
         return np.eye(size, dtype=np.float32)

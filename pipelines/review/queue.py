@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,12 @@ from segray.pipelines.corrections.suggestions import Candidates, ranked_doubt, s
 from segray.pipelines.label_set.schema import STATUSES
 from segray.pipelines.review.index import Floats, Index
 from segray.pipelines.review.marks import Marks
+from segray.pipelines.review.neighbours import principal_axes
 
-_LENGTH = 100
+_LENGTH = 50
 """Images whose order is computed; corrections change what comes after them."""
+_PAUSE_S = 2.0
+"""Between two orders, which need the processor that requests need."""
 _AT_ONCE = 1 << 15
 
 
@@ -28,7 +32,7 @@ class Queue:
     def __init__(self, index: Index, marks: Marks) -> None:
         self._index, self._marks = index, marks
         self._changed = threading.Event()
-        self._vectors = image_vectors(index)
+        self._vectors = unit(image_vectors(index) @ principal_axes(index.segments.embedding))
         self._classes = doubtful_classes(index)
 
     def start(self) -> None:
@@ -59,6 +63,7 @@ class Queue:
         while self._changed.wait():
             self._changed.clear()
             self.order()
+            time.sleep(_PAUSE_S)
 
 
 def image_vectors(index: Index) -> Floats:

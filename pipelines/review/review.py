@@ -110,13 +110,14 @@ class Review:
     def start(self) -> None:
         """Begin what goes on behind the page: the order of what is next, comparisons, old corrections."""
         self.queue.start()
+        threading.Thread(target=lambda: self.search, name="segray-similar", daemon=True).start()
         threading.Thread(target=self._catch_up, name="segray-corrected", daemon=True).start()
         if self.truth or self.other:
             self.scorer.start()
 
     @cached_property
     def _search(self) -> NeighbourSearch:
-        return NeighbourSearch(self.index.segments.embedding)
+        return NeighbourSearch(self.index.segments.embedding, self.index.segments.class_id)
 
     @property
     def search(self) -> NeighbourSearch:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segray.pipelines.review.index import Floats, Ints
+from segray.pipelines.review.index import Ints
 from segray.pipelines.review.neighbours import Neighbours, NeighbourSearch
 
 
@@ -43,15 +43,4 @@ def find_alike(
         count: how many at most.
     """
     found = search.nearest(row, (class_id != new_class) & ~settled, count)
-    own = _similarity_to_class(search, class_id, found.rows)
-    return Alike(found, 1 - found.distances > own)
-
-
-def _similarity_to_class(search: NeighbourSearch, class_id: Ints, rows: NDArray[np.int64]) -> Floats:
-    """float32 [K], cosine of each segment with the mean direction of all segments of its class."""
-    similarity = np.zeros(len(rows), np.float32)
-    for one in np.unique(class_id[rows]).tolist():
-        mine = class_id[rows] == one
-        typical = search.typical(np.flatnonzero(class_id == one))
-        similarity[mine] = search.cosines(rows[mine], typical)
-    return similarity
+    return Alike(found, 1 - found.distances > search.likeness_to_class(found.rows, class_id[found.rows]))

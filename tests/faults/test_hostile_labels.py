@@ -17,9 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 from pycocotools import mask as coco_mask
 
+from segray.pipelines.commands import report
+from segray.pipelines.errors import UserError
+from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.label_set import part_files
 from segray.pipelines.label_set.part_reader import PartReader
 from segray.pipelines.label_set.store import write_part
+from tests.faults.runs import segray
 from tests.pipelines.label_sets import PROVENANCE, ok_row, segment_rows, tables, write_manifest
 from tests.processes import REPOSITORY
 
@@ -281,3 +285,28 @@ def test_the_reader_reads_what_segray_writes(tmp_path: Path) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(noise, sink, compression="zstd", row_group_size=100_000)
     assert PartReader(pa.BufferReader(sink.getvalue())).read().equals(noise)
+
+
+@pytest.mark.parametrize("name", ["width", "height"])
+def test_a_labelled_row_without_its_size_is_damage(tmp_path: Path, name: str) -> None:
+    write_part(str(tmp_path), *tables([ok_row("a", **{name: None})]))
+    write_manifest(str(tmp_path), ["a"])
+    with pytest.raises(UserError, match=f"is damaged .a labelled row without {name}"):
+        report.build(str(tmp_path))
+
+
+def test_a_labelled_row_without_a_label_is_reported_in_one_line(tmp_path: Path) -> None:
+    write_part(str(tmp_path / "set"), *tables([ok_row("a", label=None)]))
+    write_manifest(str(tmp_path / "set"), ["a"])
+    with pytest.raises(ValueError, match=r"not a PNG \(empty\)"):
+        decode_gray_png(None)  # type: ignore[arg-type]
+    assert segray("export", f"labels={tmp_path / 'set'}", f"out={tmp_path / 'out'}", "format=png") != 0
+
+
+def test_a_column_whose_name_is_no_text_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "part.parquet"
+    pq.write_table(pa.table({"namename": ["a"]}), path)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"namename", b"name\xe8\xff\xe8\xff"))
+    with pytest.raises(pa.ArrowInvalid, match="a column whose name is no text"):
+        PartReader(pa.OSFile(str(path))).check([0], ["x"])

@@ -24,9 +24,11 @@ _ENDINGS: dict[str, Kind] = {
 }
 _ALLOWED = "a folder, a glob, an image, .txt, .csv, .tar, .zip, .parquet"
 _COMPRESSED_TAR = "a compressed tar gives no access to single images; unpack it, or write a .tar or .zip"
+_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+_ARCHIVES = (".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
 _REFUSED = {
-    **dict.fromkeys((".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst"), _COMPRESSED_TAR),
-    **dict.fromkeys((".7z", ".rar", ".gz", ".bz2", ".xz", ".zst"), "an archive of this kind is not read"),
+    **dict.fromkeys(_TARS, _COMPRESSED_TAR),
+    **dict.fromkeys(_ARCHIVES, "an archive of this kind is not read"),
     **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".webm"), "a video is not read; extract its frames"),
     **dict.fromkeys((".tfrecord", ".lmdb", ".mdb", ".h5", ".hdf5", ".npz", ".npy"), "not read as images"),
     **dict.fromkeys((".arrow", ".feather", ".json", ".jsonl", ".tsv", ".xlsx"), "not read as a list"),
@@ -72,6 +74,14 @@ def kind_of(source: str) -> Kind:
         if name.endswith(ending):
             raise UserError(f"images: {storage.display(source)}: {why} (allowed: {_ALLOWED})")
     return next((kind for ending, kind in _ENDINGS.items() if name.endswith(ending)), "folder")
+
+
+def packed(place: str) -> str | None:
+    """What kind of archive is in place of a folder; None if it is none."""
+    name = storage.split_query(place)[0].rstrip("/").rpartition("/")[2].lower()
+    is_folder = storage.is_local(place) and storage.local_path(place).is_dir()
+    ending = next((e for e in (*_TARS, ".tar", ".zip", *_ARCHIVES) if name.endswith(e)), None)
+    return None if is_folder or ending is None else f"a {ending} file"
 
 
 def names_files(source: str) -> bool:

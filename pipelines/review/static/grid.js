@@ -64,10 +64,9 @@ function draw() {
 }
 
 const fetchWanted = later(40, async () => {
-  const row = grid.height + GAP, round = grid.round;
-  const seen = Math.floor((Math.floor($("grid").scrollTop / row) * grid.columns) / PAGE);
-  for (const page of [seen, seen + 1]) {
-    if (grid.pages.has(page) || page * PAGE >= grid.total) continue;
+  const round = grid.round, seen = [...new Set([...grid.tiles.keys()].map((place) => Math.floor(place / PAGE)))];
+  for (const page of seen) {
+    if (grid.pages.has(page)) continue;
     const found = await tried(() => get("/api/images", { ...query(), offset: page * PAGE, limit: PAGE }));
     if (!found || round !== grid.round) return;
     grid.pages.set(page, found.images);

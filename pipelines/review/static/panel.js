@@ -115,6 +115,7 @@ export function setMode(name) {
 
 function drawParts() {
   const parts = current()?.parts ?? [], box = $("parts-box"), open = box.querySelector("details")?.open ?? false;
+  box.hidden = !current();
   const rows = parts.map((part, i) => el("li", {}, el("button", { type: "button", onclick: (event) => select(i + 1, event.shiftKey), onfocus: () => { view.hover = i + 1; redraw(); } },
     ...className(part.class), el("span", { class: "aside", text: `${part.number} · ${(part.margin ?? 0).toFixed(2)}` }))));
   box.replaceChildren(el("details", { open }, el("summary", {}, el("b", { text: plural(parts.length, "segment") })), el("ul", { class: "parts", "aria-label": "Segments: class, number, margin" }, ...rows)));

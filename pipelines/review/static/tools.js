@@ -74,7 +74,7 @@ function move(event) {
   const [x, y] = [event.clientX - drag.x, event.clientY - drag.y];
   drag.moved += Math.abs(x) + Math.abs(y);
   [drag.x, drag.y] = [event.clientX, event.clientY];
-  if (drag.kind === "pan" || (drag.kind === "select" && drag.moved > 6 && event.buttons === 1 && drag.panning !== false)) { hover(0); pan(x, y); }
+  if (drag.kind === "pan" || (drag.kind === "select" && drag.moved > 6 && event.buttons === 1)) { hover(0); pan(x, y); }
   if (drag.kind === "lasso") { view.lasso.push(at); redraw(); }
   if (drag.kind === "brush") { paint(drag.at, at); drag.at = at; }
 }

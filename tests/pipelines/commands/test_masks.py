@@ -11,11 +11,21 @@ from PIL import Image
 
 from segray.pipelines.commands.masks import run
 from segray.pipelines.config.commands.masks import MasksConfig
+from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.label_png import decode_gray_png
+from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.training.data.datasets import LabelledImages
-from tests.pipelines.training.data.small_sets import coco_set, folder_set, mask_of, opened, voc_set
+from segray.pipelines.training.data.training_data import open_data
+from tests.pipelines.training.data.small_sets import (
+    coco_set,
+    folder_set,
+    mask_of,
+    opened,
+    voc_set,
+    write_mask,
+)
 from tests.pipelines.training.data.test_mask_kinds import colour_set
 from tests.pipelines.training.data.test_outlines import LOW, SQUARE, cvat_set, labelme_set, shape
 
@@ -105,3 +115,41 @@ def test_masks_of_images_that_differ_by_their_ending_alone_keep_apart(tmp_path: 
     convert(root, tmp_path / "out")
     names = {p.name for p in (tmp_path / "out" / "masks" / "train").iterdir()}
     assert {f"{1:012}.jpg.png", f"{1:012}.png.png", f"{3:012}.png"} <= names
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("set.zip", "a .zip file; unpack it, data sets are read from folders"),
+        ("set.tar.gz", "a .tar.gz file; unpack it, data sets are read from folders"),
+        ("notes.txt", "a file; data sets are read from folders"),
+    ],
+)
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"x")
+    with pytest.raises(UserError) as caught:
+        convert(path, tmp_path / "out")
+    assert str(caught.value) == f"in={path}: {message}"
+    with pytest.raises(UserError) as caught:
+        open_data(DataConfig(kind="folder", root=str(path)), 0)
+    assert str(caught.value) == f"data.root={path}: {message}"
+
+
+def test_an_archive_of_masks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "masks.zip").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"masks\.zip: a \.zip file; unpack it, masks are read from folders"):
+        MaskFolder(str(tmp_path / "masks.zip"))
+
+
+def test_binary_masks_of_another_grey_name_their_key(tmp_path: Path) -> None:
+    root, table = tmp_path / "set", tmp_path / "table.txt"
+    folder_set(root)
+    for path in root.glob("masks/*/*.png"):
+        write_mask(path, np.where(mask_of(1) > 0, np.uint8(128), np.uint8(0)))
+    (root / "class_names.txt").write_text("background\ncat\n")
+    with pytest.raises(UserError, match="this looks like a binary mask: object = 128; colors=FILE reads it"):
+        convert(root, tmp_path / "out")
+    table.write_text("background: 0,0,0\ncat: 128,128,128\n")
+    convert(root, tmp_path / "out", f"colors={table}")
+    assert all(set(np.unique(mask)) == {0, 1} for mask in masks_of(tmp_path / "out").values())

@@ -21,7 +21,8 @@ from segray.models.label_space import LabelSpace
 from segray.pipelines.config.commands.predict import PredictConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.errors import UserError
-from segray.pipelines.io.label_png import decode_gray_png
+from segray.pipelines.io import storage
+from segray.pipelines.io.label_png import decode_gray_png, encode_gray_png
 from segray.pipelines.prediction import encoding
 from segray.pipelines.prediction.rows import ImageRow, ImageRows
 from tests.faults.invariant import files
@@ -164,6 +165,25 @@ def test_views_are_averaged_as_in_python(trained: Path, images: Path, tmp_path: 
     np.testing.assert_array_equal(_mask(out, "scene-0.png", "confidence"), np.rint(confidence * 255))
     plain = segray.load_network(trained).predict_with_confidence(images / "scene-0.png")[1]
     assert not np.array_equal(plain, confidence)
+
+
+def test_an_evaluation_has_the_same_views(trained: Path, images: Path, tmp_path: Path) -> None:
+    out, masks, views = tmp_path / "out", tmp_path / "masks", {"flip": True, "scales": [0.5, 1]}
+    segray.predict(checkpoint=trained, images=images, out=out, overlays=False, views=views)
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        storage.write_atomic(
+            f"{masks}/scene-{i}.png",
+            encode_gray_png(rng.integers(0, 3, _mask(out, f"scene-{i}.png").shape, np.uint8)),
+        )
+    files_of = segray.evaluate(labels=out / "masks", masks=masks, out=tmp_path / "a")
+    keys = {"checkpoint": trained, "images": images, "masks": masks, "allow_missing": True}
+    network = segray.evaluate(**keys, views=views, out=tmp_path / "b")
+    np.testing.assert_array_equal(network.confusion, files_of.confusion)
+    plain = segray.evaluate(**keys, out=tmp_path / "c")
+    assert not np.array_equal(plain.confusion, network.confusion)
+    record = json.loads((tmp_path / "b" / "evaluation.json").read_text())
+    assert (record["views"], record["precision"]) == (views, "fp32")
 
 
 def test_other_views_or_masks_are_other_predictions(trained: Path, images: Path, tmp_path: Path) -> None:

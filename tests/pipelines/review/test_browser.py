@@ -201,7 +201,8 @@ def test_a_long_grid_has_no_holes_wherever_it_is_scrolled(chromium: Browser, tmp
         for share in (0.5, 0.98, 0.2, 1.0):
             page.evaluate("(share) => { grid.scrollTop = share * grid.scrollHeight; }", share)
             page.wait_for_timeout(300)
-            while page.evaluate("() => [...document.images].some((one) => one.src && !one.complete)"):
+            page.wait_for_selector(".tile:not([hidden]) img:not([src])", state="detached")
+            while page.evaluate("() => [...document.images].some((one) => !one.complete)"):
                 page.wait_for_timeout(50)
             shown = page.evaluate(_SHOWN)
             assert len(shown) >= 12
