@@ -188,8 +188,11 @@ def _allowed_values(config: TuneConfig) -> dict[str, set[str]]:
 
 
 def _fits(trial: Trial, known: Mapping[str, set[str]]) -> bool:
-    """Whether a record sets what is searched and nothing else: the folder may have been received."""
-    return all(
+    """Whether a record sets what is searched and nothing else, and has the runs of its outcome.
+
+    The folder may have been received.
+    """
+    return (bool(trial.runs) or trial.state != "done") and all(
         key in known and (value in known[key] or as_number(value) is not None)
         for key, value in trial.values.items()
     )

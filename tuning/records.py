@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 _STRICT = ConfigDict(strict=True, extra="forbid")
 """Of records that are read: a search may have been received, and a seed becomes part of a path."""
 
 Values = dict[str, str]
 """Values by key, in the notation of the command line."""
+
+# What a run can have: other figures would end the page or the next proposal with an error.
+Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(ge=0, le=1e9)]
+Count = Annotated[int, Field(ge=0, le=10**9)]
 
 State = Literal["running", "done", "stopped", "diverged", "crashed"]
 
@@ -32,15 +37,15 @@ class Run:
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
-    seed: int
-    miou: float
-    best: float
-    epoch: float
-    epochs: int
-    curve: list[tuple[float, float]]
-    labelled: int
-    zero_shot: float | None = None
-    seconds: float = 0.0
+    seed: Annotated[int, Field(ge=0, lt=2**33)]
+    miou: Share
+    best: Share
+    epoch: Amount
+    epochs: Count
+    curve: Annotated[list[tuple[Amount, Share]], Field(min_length=1)]
+    labelled: Count
+    zero_shot: Share | None = None
+    seconds: Amount = 0.0
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import click
 from segray.models.label_space import LabelSpace
 from segray.pipelines.config.commands.import_masks import ImportConfig
 from segray.pipelines.corrections import CorrectedStore, CorrectionLog
+from segray.pipelines.errors import UserError
 from segray.pipelines.importing.corrections import imported
 from segray.pipelines.importing.read import read_masks
 from segray.pipelines.io import storage
@@ -72,6 +73,11 @@ def execute(config: ImportConfig) -> ImportResult:
     show([classes_line(space.classes)])
     ids = [image_id for image_id, status, _ in store.statuses() if status == "ok"]
     masks = read_masks(config.source, config.format, MaskOptions.of_keys(config), space, ids)
+    if not masks:
+        raise UserError(
+            f"from={storage.display(config.source)}: no image in it has a mask; CVAT and COCO: shapes, Label "
+            "Studio: submitted annotations"
+        )
     found = imported(store, masks, config.good, config.who)
     CorrectionLog(config.labels).append(found.corrections)
     return ImportResult(

@@ -23,7 +23,10 @@ def read_folder(
     Raises:
         UserError: no mask, or one that no image of the label set has the name of.
     """
-    folder = MaskFolder(root, options)
+    try:
+        folder = MaskFolder(root, options)
+    except UserError as problem:
+        raise UserError(f"from={str(problem).removeprefix('masks=')}") from None
     folder.bind(space)
     matched = folder.match(image_ids)
     if extra := sorted(set(list_masks(root).values()) - set(matched.values())):

@@ -47,6 +47,12 @@ def test_stopped_trials_are_compared_where_all_have_been() -> None:
     assert both.scores == {"2-001": pytest.approx(0.3), "2-002": pytest.approx(0.2)}
 
 
+def test_a_trial_that_was_first_validated_later_is_not_compared() -> None:
+    late = trial(1, 0.9)
+    late.runs[0].curve[:] = [(9.0, 0.9)]
+    assert comparable([late, trial(2, 0.2, "stopped")]).scores == {"2-002": pytest.approx(0.2)}
+
+
 def test_positions_are_shares_of_the_range() -> None:
     one = trial(1, 0.5, tau=0.7)
     one.values |= {"train.lr": "0.001", "method": "fixmatch"}

@@ -23,7 +23,7 @@ from tests.tuning.searches import config, run, search_folder, trial
 def test_trials_are_read_back_as_they_were_kept(tmp_path: Path) -> None:
     search = config(tmp_path / "search")
     stored = [trial(0, 0.5), trial(1, 0.3, "stopped"), trial(2, None, "crashed", reason="RuntimeError: x")]
-    stored[0].finals, stored[0].held_out = [run(0.45, seed=1)], [run(0.4, seed=2)]
+    stored[0].finals, stored[0].held_out = [run(0.45, seed=1)], [run(0.4, seed=2**32)]
     search_folder(search, *stored)
     again = SearchFolder(search)
     again.check()
@@ -172,6 +172,32 @@ def test_a_record_of_an_older_search_is_read(tmp_path: Path) -> None:
     del record["finals"]
     file.write_text(json.dumps(record))
     assert read_trials(kept.out) == [trial(0, 0.5)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"miou": 1e308},
+        {"best": -0.1},
+        {"curve": []},
+        {"curve": [[1.0, 2.0]]},
+        {"labelled": -3},
+        {"epoch": 1e300},
+        {"seed": -1},
+        None,
+    ],
+)
+def test_a_record_with_impossible_figures_is_left_out(
+    tmp_path: Path, change: dict[str, object] | None
+) -> None:
+    kept = search_folder(config(tmp_path / "s"), trial(0, 0.5), trial(1, 0.6))
+    file = tmp_path / "s" / "trials" / "2-000" / "trial.json"
+    record = json.loads(file.read_text())
+    runs = [] if change is None else [{**record["runs"][0], **change}]
+    file.write_text(json.dumps({**record, "runs": runs}))
+    again = SearchFolder(kept.config)
+    again.begin()
+    assert [one.file for one in again.trials()] == ["2-001"]
 
 
 def test_names_of_splits_are_fit_for_files_and_differ() -> None:

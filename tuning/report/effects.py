@@ -47,7 +47,7 @@ def comparable(trials: Sequence[Trial]) -> Comparable:
     reached = {
         file: [miou for passed, miou in curve if passed <= epoch + 1e-6] for file, curve in curves.items()
     }
-    return Comparable(epoch, {file: mious[-1] for file, mious in reached.items()})
+    return Comparable(epoch, {file: mious[-1] for file, mious in reached.items() if mious})
 
 
 def importance(dimension: Dimension, trials: Sequence[Trial], scores: Mapping[str, float]) -> float | None:

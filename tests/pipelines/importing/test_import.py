@@ -284,11 +284,13 @@ def test_another_format_than_it_is(labels: Path, tmp_path: Path) -> None:
     assert "from=" in refused(labels, tmp_path / "nothing")
 
 
-def test_images_without_a_shape_say_nothing(labels: Path, tmp_path: Path) -> None:
+def test_a_source_without_a_mask(labels: Path, tmp_path: Path) -> None:
     source = exported(labels, tmp_path / "out", "coco")
     content = json.loads(source.read_text())
     source.write_text(json.dumps({**content, "annotations": []}))
-    assert take(labels, source, good="all").good == 0
+    assert "no image in it has a mask" in refused(labels, source, good="all")
+    (tmp_path / "empty").mkdir()
+    assert refused(labels, tmp_path / "empty").startswith(f"from={tmp_path / 'empty'}: no mask there")
 
 
 @pytest.mark.parametrize("seed", range(4))
