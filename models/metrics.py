@@ -65,9 +65,35 @@ def class_iou(confusion: Confusion | torch.Tensor) -> NDArray[np.float64]:
         float64 [C]; nan for a class that has no pixel in truth nor prediction, where 0 would be wrong.
     """
     matrix = _as_array(confusion)
-    both = np.diagonal(matrix).astype(np.float64)
-    either = matrix.sum(0) + matrix.sum(1) - np.diagonal(matrix)
-    return np.divide(both, either, out=np.full(len(matrix), np.nan), where=either > 0)
+    return iou_of_sums(np.diagonal(matrix), matrix.sum(1), matrix.sum(0))
+
+
+def iou_of_sums(
+    right: NDArray[np.int64], truth: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """`class_iou` from the pixels of each class: the right, the true and the predicted ones."""
+    either = predicted + truth - right
+    return np.divide(right.astype(np.float64), either, out=np.full(len(right), np.nan), where=either > 0)
+
+
+def class_sums(
+    truth: torch.Tensor, prediction: torch.Tensor, n_classes: int, ignore_index: int
+) -> torch.Tensor:
+    """Pixels of each class: right, true and predicted; what IoU needs, without the square of the classes.
+
+    Args:
+        truth: integer ids of any shape; pixels equal to `ignore_index` are left out.
+        prediction: integer ids of the same shape, on the same device, none of them `ignore_index`.
+        n_classes: C.
+        ignore_index: of `truth`.
+
+    Returns:
+        int64 [3, C], on the same device.
+    """
+    counted = truth != ignore_index
+    true, predicted = truth[counted].long(), prediction[counted].long()
+    kinds = (true[true == predicted], true, predicted)
+    return torch.stack([torch.bincount(ids, minlength=n_classes) for ids in kinds])
 
 
 def mean_iou(confusion: Confusion | torch.Tensor) -> float:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segray.models.label_space import ignore_index_of, is_wide
-from segray.models.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
+from segray.models.metrics import class_sums, confusion_matrix, iou_of_sums
 from segray.models.segmenters.inference import Inference, Prediction, Window, predict
 from segray.models.segmenters.registry import Segmenter
 from segray.pipelines.training.data.datasets import LabelledImages, UnlabelledImages
@@ -44,7 +46,9 @@ def validate(
     training = network.training
     network.eval()
     device = next(network.parameters()).device
-    counts = torch.zeros(3, classes, classes, dtype=torch.int64, device=device)
+    # A matrix of many thousand classes does not fit into memory.
+    rows = 3 if is_wide(classes) else classes
+    counts = torch.zeros(3, rows, classes, dtype=torch.int64, device=device)
     unknown = ignore_index_of(classes)
     ignored = torch.zeros((), dtype=torch.int64, device=device)
     warn = once(session.log)
@@ -78,33 +82,55 @@ def _enhanced(prediction: Prediction, zero_shot: Tensor, tau: float, unknown: in
 
 
 def _count(counts: Tensor, mask: Tensor, label: Tensor) -> None:
-    counts += confusion_matrix(mask.to(label.device).long(), label, len(counts), ignore_index_of(len(counts)))
+    """Add an image to a confusion matrix, or to the `class_sums` of many classes."""
+    classes = counts.shape[1]
+    count = class_sums if is_wide(classes) else confusion_matrix
+    counts += count(mask.to(label.device).long(), label, classes, ignore_index_of(classes))
 
 
 def _metrics(counts: Tensor, with_labels: bool) -> ValidationMetrics:
     metrics: ValidationMetrics = {
         "miou": _miou(counts[MODEL]),
-        "accuracy": _number(pixel_accuracy(counts[MODEL])),
-        "iou": [_number(value) for value in class_iou(counts[MODEL])],
+        "accuracy": _accuracy(counts[MODEL]),
+        "iou": [_number(value) for value in _iou(counts[MODEL])],
         "confusion": _rows(counts[MODEL]).tolist(),
     }
     if with_labels:
         metrics["zero_shot_miou"] = _miou(counts[ZERO_SHOT])
-        metrics["zero_shot_accuracy"] = _number(pixel_accuracy(counts[ZERO_SHOT]))
+        metrics["zero_shot_accuracy"] = _accuracy(counts[ZERO_SHOT])
         metrics["enhanced_miou"] = _miou(counts[ENHANCED])
-        metrics["enhanced_accuracy"] = _number(pixel_accuracy(counts[ENHANCED]))
+        metrics["enhanced_accuracy"] = _accuracy(counts[ENHANCED])
     return metrics
+
+
+def _sums(counts: Tensor) -> Tensor:
+    """`class_sums` [3, C] of a confusion matrix, or those of many classes as they are."""
+    if is_wide(counts.shape[1]):
+        return counts
+    return torch.stack([counts.diag(), counts.sum(1), counts.sum(0)])
 
 
 def _rows(counts: Tensor) -> Tensor:
     """The confusion matrix; right and wrong pixels of so many classes that a history could not hold it."""
-    right = counts.diag()
-    return torch.stack([right, counts.sum(1) - right], 1) if is_wide(len(counts)) else counts
+    if not is_wide(counts.shape[1]):
+        return counts
+    right, truth, _ = counts
+    return torch.stack([right, truth - right], 1)
+
+
+def _iou(counts: Tensor) -> NDArray[np.float64]:
+    return iou_of_sums(*_sums(counts).numpy())
+
+
+def _accuracy(counts: Tensor) -> float | None:
+    right, truth, _ = _sums(counts)
+    return int(right.sum()) / int(truth.sum()) if truth.any() else None
 
 
 def _miou(counts: Tensor) -> float | None:
     """The mean IoU; None where the masks hold fewer than two classes."""
-    return _number(mean_iou(counts)) if int((counts.sum(1) > 0).sum()) > 1 else None
+    several = int((_sums(counts)[1] > 0).sum()) > 1
+    return _number(float(np.nanmean(_iou(counts)))) if several else None
 
 
 def _number(value: float) -> float | None:

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from segray.models import metrics
-from segray.models.metrics import Confusion, class_iou, confusion_matrix, mean_iou, pixel_accuracy
+from segray.models.metrics import (
+    Confusion,
+    class_iou,
+    class_sums,
+    confusion_matrix,
+    iou_of_sums,
+    mean_iou,
+    pixel_accuracy,
+)
 
 TRUTH = np.array([[0, 0, 1], [1, 2, 255]], np.uint8)
 GUESS = np.array([[0, 1, 1], [1, 0, 2]], np.uint8)
@@ -123,3 +131,16 @@ def test_refuses_an_array_beside_a_tensor() -> None:
 
 def test_an_ignored_truth_pixel_excuses_any_prediction() -> None:
     assert confusion_matrix(np.array([255, 1]), np.array([99, 1]), 2).tolist() == [[0, 0], [0, 1]]
+
+
+def test_sums_of_classes_give_the_scores_of_the_matrix() -> None:
+    rng = torch.Generator().manual_seed(0)
+    truth = torch.randint(0, 6, (40, 30), generator=rng)
+    prediction = torch.randint(0, 5, (40, 30), generator=rng)
+    truth[truth == 5] = 65535
+    matrix = confusion_matrix(truth, prediction, 7, 65535)
+    right, true, predicted = class_sums(truth, prediction, 7, 65535).numpy()
+    np.testing.assert_array_equal(right, matrix.diag())
+    np.testing.assert_array_equal(true, matrix.sum(1))
+    np.testing.assert_array_equal(predicted, matrix.sum(0))
+    np.testing.assert_array_equal(iou_of_sums(right, true, predicted), class_iou(matrix))
