@@ -46,8 +46,6 @@ CLASSES = ("background", *(f"class {i}" for i in range(1, 21)))
 _DRAWN, _PART = 25, 128
 _COLUMNS, _ROWS = 5, 4
 _NOISE = 0.5
-LIMIT_MS = 200.0
-"""What a request may take."""
 
 
 @dataclass(frozen=True)

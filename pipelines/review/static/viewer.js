@@ -69,6 +69,7 @@ async function load(number, keepView) {
   if (mine !== round) return;
   const image = { ...tile, label, photo, confidence: null, truth: before?.truth ?? null, owner: before?.owner ?? owners(tile.parts, tile.width, tile.height) };
   view.stroke = view.lasso = null;
+  $("tip").hidden = true;
   setImage(image, { keepView });
   if (view.mode === "confidence") loadMap("confidence");
   if (view.mode === "truth" || view.mode === "difference") loadMap("truth");
