@@ -314,12 +314,22 @@ def test_the_python_api_refuses_masks_that_are_not_the_images(
     assert sample.segments[1].mask.shape == sample.label.shape
 
 
-@pytest.mark.parametrize("change", [{"label": None}, {"label": b"PNG"}, {"height": 21}, {"width": None}])
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        *(
+            ({"label": None}, "a is damaged"),
+            ({"label": b"PNG"}, "a is damaged"),
+            ({"height": 21}, "a is damaged"),
+        ),
+        ({"width": None}, "is damaged .a labelled row without width"),
+    ],
+)
 def test_the_python_api_refuses_labels_that_are_not_the_images(
-    tmp_path: Path, change: dict[str, Any]
+    tmp_path: Path, change: dict[str, Any], why: str
 ) -> None:
     write_part(str(tmp_path), *tables([ok_row("a", **change)]))
-    with pytest.raises(UserError, match="a is damaged"):
+    with pytest.raises(UserError, match=why):
         list(segray.LabelSet(tmp_path))
 
 
