@@ -105,11 +105,12 @@ def test_a_first_class_that_is_no_background_has_objects(images: Path, tmp_path:
 
 
 def test_too_many_objects_are_an_image_with_that_reason(
-    trained: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run = write_run(tmp_path / "run", classes=["sky", "cat", "dog"])
     monkeypatch.setattr("segray.pipelines.exporting.objects.MAX_OBJECTS", 0)
     with pytest.raises(UserError, match="not one of 1 images could be labelled"):
-        segray.predict(checkpoint=trained, images=images / "scene-0.png", out=tmp_path / "out", **ALL)
+        segray.predict(checkpoint=run, images=images / "scene-0.png", out=tmp_path / "out", **ALL)
     reason = _table(tmp_path / "out")["scene-0.png"]["error"]
     assert reason.startswith("coco: ")
     assert reason.endswith("coco=false writes the mask alone")
