@@ -55,9 +55,11 @@ def _plant(out: Path, text: str, *instead: str) -> None:
 @pytest.mark.parametrize(
     "planted",
     [
-        "address: ray://evil.example:10001\n",
+        pytest.param("address: ray://evil.example:10001\n", marks=pytest.mark.slow),
         '"address": ray://evil.example:10001\ngrow.gpus: 64\ngrow: {cpus: 999, wait: 9}\n',
-        "max_bad: 0.0\nsam.num_gpus: 64\nrows_per_part: 1\nimage.roots: [/]\n",
+        pytest.param(
+            "max_bad: 0.0\nsam.num_gpus: 64\nrows_per_part: 1\nimage.roots: [/]\n", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_repair_takes_no_machine_from_a_received_label_set(

@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[4]
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 
 
-@pytest.mark.parametrize("name", ["decoders", "thresholds", "approximate_gelu", "encoders", "norms"])
+@pytest.mark.parametrize(
+    "name",
+    ["decoders", "thresholds", "approximate_gelu", pytest.param("encoders", marks=pytest.mark.slow), "norms"],
+)
 def test_kernels_compute_what_the_eager_path_does(name: str) -> None:
     interpret(name)
 
