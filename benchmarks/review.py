@@ -37,13 +37,7 @@ from segray.pipelines.annotation.relabelling import require_embeddings
 from segray.pipelines.calibration.examples import folder_masks, read_examples
 from segray.pipelines.commands.demo import RECIPE
 from segray.pipelines.corrections import CorrectionLog
-from segray.pipelines.corrections.suggestions import (
-    Candidates,
-    Floats,
-    ranked_doubt,
-    suggestions,
-    unit,
-)
+from segray.pipelines.corrections.suggestions import Candidates, Floats, ranked_doubt, suggestions, unit
 from segray.pipelines.engine import single_process
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.masks.options import MaskOptions
@@ -175,8 +169,9 @@ def doubt_settled(doubt: Floats, embeddings: Floats, pixels: NDArray[np.int64], 
         float32 [N], at most 1.
     """
     each = (doubt * pixels).astype(np.float32)
+    near = (embeddings @ embeddings.T >= alike).astype(np.float32)
     # What has no embedding is alike to nothing, not even itself.
-    settled = np.maximum((embeddings @ embeddings.T >= alike) @ each, each)
+    settled: Floats = np.maximum(near @ each, each)
     return settled / max(float(settled.max(initial=0)), float(np.finfo(np.float32).tiny))
 
 
