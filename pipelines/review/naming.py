@@ -87,11 +87,6 @@ class Naming:
         return "" if self._record.get("clip") else "the label set does not say which CLIP made it"
 
     @property
-    def is_loaded(self) -> bool:
-        """Whether CLIP is in memory."""
-        return self._clip is not None
-
-    @property
     def stored(self) -> Names:
         """The names that made the label set.
 
