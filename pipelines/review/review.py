@@ -99,6 +99,8 @@ class Review:
         self.naming = Naming(
             self.provenance, places.root, places.weights, segments.embedding, segments.class_id
         )
+        self._recorded: dict[int, str] = {}
+        """The version of each corrected image whose scores and shares are in the marks."""
         self._photos = Photos(places.root, read_uris(places.root, self.index.images.ids), places.roots)
         self._pictures: BoundedCache[bytes] = BoundedCache(CACHE_BYTES, len)
         self._search_lock = threading.Lock()
@@ -163,9 +165,11 @@ class Review:
             UserError: the image has no label, or a damaged one.
         """
         self._require_label(image)
+        version = self.corrections.version(image)
         corrected = self.corrections.apply(image, self._stored(image, names))
-        if not names and self.corrections.of(image):
+        if not names and version != self._recorded.get(image, ""):
             self._after_correction(image, corrected)
+            self._recorded[image] = version
         return corrected
 
     def true_label(self, image: int) -> LabelMap | None:

@@ -165,16 +165,17 @@ class Scorer:
             _log.warning("%s", error)
 
     def _labels(self) -> Iterator[tuple[int, LabelMap]]:
+        ignore_index = self.store.ignore_index
         for row in self.store.rows(["image_id", "status", "height", "width", "label"]):
             if row["status"] == "ok" and row["image_id"] in self.index.number:
-                yield self.index.number[row["image_id"]], self._decoded(row)
+                yield self.index.number[row["image_id"]], _decoded(row, ignore_index)
 
-    def _decoded(self, row: dict[str, Any]) -> LabelMap:
-        shape = row["height"], row["width"]
-        try:
-            return decode_label_png(row["label"]["bytes"], shape, self.store.ignore_index)
-        except (ValueError, TypeError) as problem:
-            raise UserError(f"label of {row['image_id']}: {problem}; see segray verify") from None
+
+def _decoded(row: dict[str, Any], ignore_index: int) -> LabelMap:
+    try:
+        return decode_label_png(row["label"]["bytes"], (row["height"], row["width"]), ignore_index)
+    except (ValueError, TypeError) as problem:
+        raise UserError(f"label of {row['image_id']}: {problem}; see segray verify") from None
 
 
 def class_shares(label: LabelMap, ignore_index: int) -> dict[int, float]:
