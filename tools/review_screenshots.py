@@ -18,10 +18,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-_SIZE = {"width": 1440, "height": 900}
+_SIZE: ViewportSize = {"width": 1440, "height": 900}
 _HOUSE = (340, 400)
 _LOADED = (
     "() => [...document.images].every("

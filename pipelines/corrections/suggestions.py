@@ -171,7 +171,7 @@ def unit(vectors: NDArray[Any]) -> Floats:
     """Rows of length 1, float32; rows of zeros stay."""
     wide = np.asarray(vectors, np.float32)  # first: squares of float16 lose what cosines need
     length = np.sqrt(np.einsum("ij,ij->i", wide, wide))[:, None]
-    rows: Floats = wide / np.where(length > 0, length, 1)
+    rows: Floats = (wide / np.where(length > 0, length, 1)).astype(np.float32, copy=False)
     return rows
 
 
