@@ -4,7 +4,8 @@
 
 Each seed draws a picture book and labels it with SAM and CLIP's own tokens, which name segments badly. The
 person knows the exact masks. A click gives one segment its true class. `next` clicks what settles most doubt
-(small margins, also of what is alike), different, of all classes, in rounds of ten; with spread, segments
+(small margins, also of what is alike), different, of all classes, in rounds of ten. It orders segments, where
+`segray serve` and `segray suggest` order images, by doubt and difference alone. With spread, segments
 that are more like the clicked one than `--alike`, and than any clicked with another class, get its class
 too. `random` takes segments in any order, `image by image` every wrong segment of one image after the other.
 All pixels of all images are scored.
@@ -36,14 +37,7 @@ from segray.pipelines.annotation.relabelling import require_embeddings
 from segray.pipelines.calibration.examples import folder_masks, read_examples
 from segray.pipelines.commands.demo import RECIPE
 from segray.pipelines.corrections import CorrectionLog
-from segray.pipelines.corrections.suggestions import (
-    Candidates,
-    Floats,
-    doubt_settled,
-    ranked_doubt,
-    suggestions,
-    unit,
-)
+from segray.pipelines.corrections.suggestions import Candidates, Floats, ranked_doubt, suggestions, unit
 from segray.pipelines.engine import single_process
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.masks.options import MaskOptions
@@ -92,9 +86,7 @@ class Person:
         statuses = {i: status for i, status, _ in store.statuses()}
         readers = folder_masks(masks, MaskOptions(), statuses, names, split=None, allow_missing=True)
         images = read_examples(store, readers, len(names), dim)
-        rows = {
-            i: [row for row in found if row["image_id"] == i] for i, found in _segments(store, images).items()
-        }
+        rows = _segments(store, images)
         flat = [row for image_id in images for row in rows[image_id]]
         threshold = float(store.provenance["config"]["label.threshold"])
         return cls(
@@ -151,7 +143,7 @@ def _segments(store: LabelStore, images: Mapping[str, MaskedImage]) -> dict[str,
 
 
 def next_segments(person: Person, rng: np.random.Generator) -> Iterator[int]:  # noqa: ARG001  as the others
-    """What the page offers, in rounds of ten."""
+    """What settles most doubt, in rounds of ten."""
     while True:
         rest = np.setdiff1d(np.arange(len(person.ids)), person.clicked)
         if not rest.size:
@@ -162,6 +154,25 @@ def next_segments(person: Person, rng: np.random.Generator) -> Iterator[int]:  #
         settled = doubt_settled(doubt, embeddings, person.pixels[rest], person.alike)
         found = Candidates(settled, embeddings, classes)
         yield from rest[suggestions(found, ROUND, person.embeddings[person.clicked])].tolist()
+
+
+def doubt_settled(doubt: Floats, embeddings: Floats, pixels: NDArray[np.int64], alike: float) -> Floats:
+    """How much doubt a click could settle where it spreads: that of all that is alike, by their pixels.
+
+    Args:
+        doubt: float32 [N].
+        embeddings: float32 [N, D], of length 1.
+        pixels: [N].
+        alike: least cosine of what a click spreads to.
+
+    Returns:
+        float32 [N], at most 1.
+    """
+    each = (doubt * pixels).astype(np.float32)
+    near = (embeddings @ embeddings.T >= alike).astype(np.float32)
+    # What has no embedding is alike to nothing, not even itself.
+    settled: Floats = np.maximum(near @ each, each)
+    return settled / max(float(settled.max(initial=0)), float(np.finfo(np.float32).tiny))
 
 
 def random_segments(person: Person, rng: np.random.Generator) -> Iterator[int]:

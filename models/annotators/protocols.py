@@ -14,6 +14,20 @@ if TYPE_CHECKING:  # numpy and torch take seconds to import
     from segray.models.weights import Checkpoint
 
 
+POINT_OPTIONS = frozenset(
+    {
+        "points_per_side",
+        "points_per_batch",
+        "pred_iou_thresh",
+        "stability_score_thresh",
+        "stability_score_offset",
+        "box_nms_thresh",
+        "min_mask_region_area",
+    }
+)
+"""Options of families that prompt with a grid of points, over the whole image."""
+
+
 class MaskSource(Protocol):
     """Images to class-agnostic segments."""
 

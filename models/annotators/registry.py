@@ -168,7 +168,7 @@ def mask_entry(name: str, also: tuple[str, ...] = ()) -> MaskEntry:
         also: further names that the user may give, for the message.
 
     Raises:
-        ValueError: an unknown name, or an installed package that offers it and no `MaskEntry`.
+        ValueError: an unknown name, or one whose entry point is not a `MaskEntry`.
     """
     if name not in MASK_MODELS and name in _installed():
         MASK_MODELS[name] = _loaded(name)
@@ -186,7 +186,7 @@ def _loaded(name: str) -> MaskEntry:
     except Exception as error:  # somebody else's module raises anything
         raise ValueError(f"the entry point {name} of {GROUP} cannot be imported: {error}") from error
     if not isinstance(entry, MaskEntry):
-        raise ValueError(f"the entry point {name} of {GROUP} is no MaskEntry")
+        raise ValueError(f"the entry point {name} of {GROUP} is not a MaskEntry")
     return entry
 
 

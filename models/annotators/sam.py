@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 from segment_anything.modeling import Sam
 
-from segray.models.annotators.protocols import MaskModel
+from segray.models.annotators.protocols import POINT_OPTIONS, MaskModel
 from segray.models.sam.generator import MaskGenerator, grid_sides
 from segray.models.sam.registry import check_weights, load_sam
 from segray.models.weights import Checkpoint
@@ -20,22 +20,13 @@ class SamModel(MaskModel):
         sam: the model.
     """
 
-    options: ClassVar[frozenset[str]] = frozenset(
-        {
-            "points_per_side",
-            "points_per_batch",
-            "pred_iou_thresh",
-            "stability_score_thresh",
-            "stability_score_offset",
-            "box_nms_thresh",
-            "crop_n_layers",
-            "crop_nms_thresh",
-            "crop_overlap_ratio",
-            "crop_n_points_downscale_factor",
-            "min_mask_region_area",
-            "compile",
-        }
-    )
+    options: ClassVar[frozenset[str]] = POINT_OPTIONS | {
+        "crop_n_layers",
+        "crop_nms_thresh",
+        "crop_overlap_ratio",
+        "crop_n_points_downscale_factor",
+        "compile",
+    }
 
     def __init__(self, sam: Sam) -> None:
         self.sam, self.size = sam, sam.image_encoder.img_size

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from segray.models.annotators.protocols import MaskModel
+from segray.models.annotators.protocols import POINT_OPTIONS, MaskModel
 from segray.models.annotators.transformers_weights import load_pretrained, square
 from segray.models.masks import Segment
 from segray.models.precision import DTYPES
@@ -68,17 +68,7 @@ class Sam2(MaskModel):
         network: a `Sam2Model`.
     """
 
-    options: ClassVar[frozenset[str]] = frozenset(
-        {
-            "points_per_side",
-            "points_per_batch",
-            "pred_iou_thresh",
-            "stability_score_thresh",
-            "stability_score_offset",
-            "box_nms_thresh",
-            "min_mask_region_area",
-        }
-    )
+    options: ClassVar[frozenset[str]] = POINT_OPTIONS
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network

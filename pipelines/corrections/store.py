@@ -96,6 +96,8 @@ class CorrectedStore(LabelStore):
         if "class_id" not in table.column_names or not self.corrections:
             return table
         keys = super().segments(part, ["image_id", "segment_id"])
+        if self.corrections.keys().isdisjoint(keys["image_id"].unique().to_pylist()):
+            return table
         new = self._segment_classes(part)
         pairs = zip(keys["image_id"].to_pylist(), keys["segment_id"].to_pylist(), strict=True)
         old = table["class_id"].to_pylist()

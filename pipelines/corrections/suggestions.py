@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from segray.pipelines.corrections.correction import effective
 from segray.pipelines.corrections.store import CorrectedStore
+from segray.pipelines.label_set.store import LabelStore
 
 Floats = NDArray[np.float32]
 _LEAST = np.float32(1e-9)
@@ -83,30 +84,6 @@ def ranked_doubt(certainty: NDArray[Any]) -> Floats:
     return doubt
 
 
-def doubt_settled(doubt: Floats, embeddings: Floats, pixels: NDArray[Any], alike: float) -> Floats:
-    """How much doubt a correction could settle where it spreads: that of all that is alike, by their pixels.
-
-    Instead of `Candidates.doubt` where a correction goes on to what looks like it.
-
-    Args:
-        doubt: float32 [N].
-        embeddings: float32 [N, D], of length 1.
-        pixels: [N].
-        alike: least cosine of what a correction spreads to.
-
-    Returns:
-        float32 [N], at most 1.
-    """
-    each = (doubt * pixels).astype(np.float32)
-    settled = np.zeros(len(doubt), np.float32)
-    for start in range(0, len(doubt), _AT_ONCE):
-        near = embeddings[start : start + _AT_ONCE] @ embeddings.T >= alike
-        settled[start : start + _AT_ONCE] = near @ each
-    # What has no embedding is alike to nothing, not even itself.
-    settled = np.maximum(settled, each)
-    return settled / max(float(settled.max(initial=0)), float(np.finfo(np.float32).tiny))
-
-
 @dataclass(frozen=True)
 class ImageCandidates:
     """Images to choose from.
@@ -139,11 +116,13 @@ def image_candidates(store: CorrectedStore) -> ImageCandidates:
         UserError: a damaged part, or damaged corrections.
     """
     corrected = {image_id for image_id, group in store.corrections.items() if effective(group)}
+    # What counts of corrected images, embeddings and areas, no correction changes.
+    stored = LabelStore(store.root)
     ids: list[str] = []
     certainty, vectors, classes, done = [], [], [], []
-    for part in store.parts():
-        segments = _segments(store, part)
-        for row in store.rows(["image_id", "status", "mean_confidence"], [part]):
+    for part in stored.parts():
+        segments = _segments(stored, part)
+        for row in stored.rows(["image_id", "status", "mean_confidence"], [part]):
             if row["status"] != "ok":
                 continue
             found = segments(row["image_id"])
@@ -195,7 +174,7 @@ def unit(vectors: NDArray[Any]) -> Floats:
     return rows
 
 
-def _segments(store: CorrectedStore, part: str) -> Callable[[str], _ImageSegments]:
+def _segments(store: LabelStore, part: str) -> Callable[[str], _ImageSegments]:
     """The segments of each image of a part."""
     table = store.segments(part, _COLUMNS)
     names = np.array(table["image_id"].to_pylist(), object)

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import review
 from segray.pipelines.commands.evaluate import evaluate
+from segray.pipelines.corrections.suggestions import unit
 from tests.benchmarks.programs import run
 from tests.previous_version.archive import unpack
 
@@ -43,6 +45,15 @@ def test_a_spread_takes_what_is_more_like_the_click_than_like_others(root: Path)
     one.click(other)
     nearer = (one.embeddings @ one.embeddings[other]) > (one.embeddings @ one.embeddings[first])
     assert set(one.spread(other)) <= set(nearer.nonzero()[0].tolist()) - {first, other}
+
+
+def test_a_click_settles_the_doubt_of_what_is_alike() -> None:
+    rows = unit(np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.0, 0.0]]))
+    doubt = np.array([0.5, 1.0, 0.5, 0.1], np.float32)
+    pixels = np.array([10, 20, 40, 10])
+    # 5 + 20 twice, 20 alone, and 1 without an embedding.
+    np.testing.assert_allclose(review.doubt_settled(doubt, rows, pixels, 0.9), [1, 1, 0.8, 0.04], rtol=1e-6)
+    assert review.doubt_settled(doubt[:0], rows[:0], pixels[:0], 0.9).size == 0
 
 
 def test_ten_clicks_as_corrections_are_scored_as_the_program_scores_them(tmp_path: Path) -> None:

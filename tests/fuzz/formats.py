@@ -23,14 +23,18 @@ from tests.fuzz.edits import Cut, Edit, damaged, edited
 
 
 def edited_rows(parquet: bytes, changes: Sequence[Edit]) -> bytes:
+    """`edited_table` of a Parquet file."""
+    return _parquet(edited_table(pq.read_table(pa.BufferReader(parquet)), changes))
+
+
+def edited_table(table: pa.Table, changes: Sequence[Edit]) -> pa.Table:
     """The table with changed rows; a column that no longer has its type gets another one."""
-    table = pq.read_table(pa.BufferReader(parquet))
     rows = [row for row in edited(table.to_pylist(), changes) if isinstance(row, dict)]
     columns = {}
     for name in dict.fromkeys(key for row in rows for key in row):
         kind = table.schema.field(name).type if name in table.schema.names else None
         columns[_utf8(name)] = _array([row.get(name) for row in rows], kind)
-    return _parquet(pa.table(columns).replace_schema_metadata(table.schema.metadata))
+    return pa.table(columns).replace_schema_metadata(table.schema.metadata)
 
 
 def edited_footer(parquet: bytes, changes: Sequence[Edit]) -> bytes:

@@ -20,8 +20,8 @@ from segray.pipelines.exporting.brush import encode_brush
 from segray.pipelines.exporting.cvat import row_runs
 from segray.pipelines.exporting.label_studio import task
 from segray.pipelines.label_set.part_files import encode_part
-from tests.fuzz.edits import Cut, Edit, cuts, damaged, edits, with_secret
-from tests.fuzz.formats import edited_json, edited_rows
+from tests.fuzz.edits import Built, Cut, Edit, cuts, damaged, edits, with_secret
+from tests.fuzz.formats import edited_json, edited_table
 from tests.fuzz.runner import Runner
 
 pytestmark = pytest.mark.slow
@@ -65,16 +65,14 @@ def part_of(table: pa.Table) -> bytes:
 
 @given(changes=edits)
 @example(changes=[])
+@example(changes=[Edit(23, "replace", Built("nested", 3000))])
 def test_logs(runner: Runner, valid: dict[str, bytes], changes: list[Edit]) -> None:
     table = log_of(valid).set_column(
         SCHEMA.get_field_index("when"),
         "when",
         pa.array(["2026"] * 3),  # edits know no times
     )
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
-    rows = edited_rows(sink.getvalue(), with_secret(changes, str(runner.secret)))
-    edited = pq.read_table(io.BytesIO(rows))
+    edited = edited_table(table, with_secret(changes, str(runner.secret)))
     if "when" in edited.column_names:
         when = pa.array([0] * edited.num_rows, pa.timestamp("us", "UTC"))
         edited = edited.set_column(edited.column_names.index("when"), "when", when)

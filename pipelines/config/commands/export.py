@@ -69,7 +69,7 @@ class ExportConfig(Config):
     images: Literal["copy", "link", "none"] = "copy"
     """Image files: copies, symlinks to where the label set's manifest says they are, or none."""
     instances: Literal["connected", "segments"] = "connected"
-    """Objects of coco, coco-panoptic and yolo-seg: connected pixels of a class, or SAM's visible segments."""
+    """Objects of coco, coco-panoptic, yolo-seg and cvat: connected pixels, or SAM's visible segments."""
     image: ExportImageConfig = ExportImageConfig()
     """Where the images may be."""
     push_to_hub: Annotated[Repo | None, RunOnly] = None

@@ -91,7 +91,7 @@ def test_an_entry_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.Mo
     )
     assert done.stdout.splitlines() == [
         "True mine, 0.1 M parameters, MIT",
-        "False the entry point wrong of segray.mask_sources is no MaskEntry",
+        "False the entry point wrong of segray.mask_sources is not a MaskEntry",
         "False the entry point gone of segray.mask_sources cannot be imported: No module named 'nowhere'",
     ]
 

@@ -255,6 +255,13 @@ def test_damaged_parts(root: str) -> None:
     part.write_bytes(encode_part(other, row_group_size=10))
     with pytest.raises(UserError, match="other columns than those of corrections"):
         CorrectionLog(root).read()
+    deep: list[Any] = []
+    for _ in range(200):
+        deep = [deep]
+    part.write_bytes(encode_part(pa.table({"mask": [deep]}), row_group_size=10))
+    with pytest.raises(UserError, match=r"is damaged .*too deeply nested") as error:
+        CorrectionLog(root).read()
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_a_part_that_unpacks_to_far_more_than_it_holds(root: str) -> None:

@@ -14,7 +14,6 @@ from segray.pipelines.config.loading import load
 from segray.pipelines.corrections import CorrectedStore, CorrectionLog
 from segray.pipelines.corrections.suggestions import (
     Candidates,
-    doubt_settled,
     embedding_matrix,
     image_candidates,
     ranked_doubt,
@@ -143,12 +142,3 @@ def test_embeddings_of_any_chunk_are_those_of_their_rows() -> None:
     expected = np.array([[0, 0], [0, 1], [0, -1], [1, 0], [0.6, 0.8]])
     np.testing.assert_allclose(embedding_matrix(column), expected, atol=1e-3)
     assert embedding_matrix(pa.chunked_array([pa.nulls(3)])).shape == (3, 0)
-
-
-def test_a_correction_settles_the_doubt_of_what_is_alike() -> None:
-    rows = unit(np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.0, 0.0]]))
-    doubt = np.array([0.5, 1.0, 0.5, 0.1], np.float32)
-    pixels = np.array([10, 20, 40, 10])
-    # 5 + 20 twice, 20 alone, and 1 without an embedding.
-    np.testing.assert_allclose(doubt_settled(doubt, rows, pixels, 0.9), [1, 1, 0.8, 0.04], rtol=1e-6)
-    assert doubt_settled(doubt[:0], rows[:0], pixels[:0], 0.9).size == 0
