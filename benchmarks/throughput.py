@@ -97,7 +97,7 @@ def bare_loop(config: AnnotateConfig, paths: Sequence[Path], threads: int) -> Ti
 
     started = time.perf_counter()
     labeller = Labeller(config, threads)
-    options = ImageOptions(**config.image.model_dump(exclude={"reduce_jpeg", "roots", "links", "column"}))
+    options = ImageOptions(**config.image.decoding())
     began = time.perf_counter()
     labels = {}
     for path in paths:

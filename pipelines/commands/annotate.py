@@ -29,10 +29,9 @@ from segray.pipelines.engine.same_images import place_of
 from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import pending, storage
-from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.run_lock import RunLock
-from segray.pipelines.io.sources import LeftOut, follows_links, image_roots, list_images
+from segray.pipelines.io.sources import LeftOut, list_images
 from segray.pipelines.label_set.card import write_card
 from segray.pipelines.label_set.store import LabelStore, prepare_output, write_run
 from segray.pipelines.printing import visible
@@ -159,17 +158,10 @@ def _prepared(config: AnnotateConfig, space: LabelSpace, models: Models) -> Prep
         space,
         text,
         classifier.embeddings.shape[1],
-        _image_options(config, keep),
+        config.image.options(config.images, keep),
         record,
         models.loaded,
     )
-
-
-def _image_options(config: AnnotateConfig, keep: tuple[int, int] | None) -> ImageOptions:
-    values = config.image.model_dump(exclude={"reduce_jpeg", "roots", "links", "column"})
-    roots = image_roots(config.images, config.image.roots)
-    follow = follows_links(config.images, config.image.follow_links)
-    return ImageOptions(**values, jpeg_size=keep, roots=roots, follow_links=follow)
 
 
 def _changes(out: str, prepared: Prepared) -> list[str]:

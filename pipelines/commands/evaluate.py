@@ -101,7 +101,7 @@ def _source(config: EvaluateConfig) -> LabelMaps:
 
         if config.images is None:
             raise UserError("images: checkpoint needs them, give images=FOLDER")
-        options = ImageOptions(**config.image.model_dump(exclude={"roots", "links", "column"}))
+        options = ImageOptions(**config.image.decoding())
         return NetworkMaps(
             config.checkpoint,
             config.images,

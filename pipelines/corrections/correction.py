@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import re
 import secrets
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -176,6 +177,14 @@ def _is_count(value: object) -> bool:
 
 def _shown(value: object) -> str:
     return visible(str(value))[:80]
+
+
+def by_image(corrections: Iterable[Correction]) -> dict[str, list[Correction]]:
+    """The corrections of each image, by image_id in order."""
+    grouped: dict[str, list[Correction]] = defaultdict(list)
+    for one in corrections:
+        grouped[one.image].append(one)
+    return dict(sorted(grouped.items()))
 
 
 def undone(corrections: Iterable[Correction]) -> set[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from segray.pipelines.corrections.correction import (
     SCHEMA,
     Correction,
     Kind,
+    by_image,
     from_row,
     new_key,
     this_user,
@@ -161,10 +161,7 @@ class CorrectionLog:
         Raises:
             UserError: as `read`.
         """
-        grouped: dict[str, list[Correction]] = defaultdict(list)
-        for one in self.read():
-            grouped[one.image].append(one)
-        return dict(sorted(grouped.items()))
+        return by_image(self.read())
 
     def images(self) -> list[str]:
         """Ids of the images that have corrections, also undone ones, sorted.

@@ -13,7 +13,7 @@ from segray.pipelines.config.commands.predict import PredictConfig
 from segray.pipelines.io import storage
 from segray.pipelines.io.manifest import MANIFEST, ImageRef, read_manifest
 from segray.pipelines.io.received import below
-from segray.pipelines.io.sources import follows_links, image_digest, image_roots, list_images
+from segray.pipelines.io.sources import image_digest, image_roots, list_images
 from segray.pipelines.io.uris import display_all, redacted_tree
 
 SAMPLE = 16
@@ -48,8 +48,7 @@ def other_images(
         config.images, config.image.roots, follow=config.image.follow_links, column=config.image.column
     )
     comparison = _compare(read_manifest(manifest), images, known)
-    roots = image_roots(config.images, config.image.roots)
-    follow = follows_links(config.images, config.image.follow_links)
+    options = config.image.options(config.images)
     lines = [
         f"images: {count} of {comparison.total} images {what} {place}, such as {example}"
         for what, (count, example) in comparison.differences.items()
@@ -57,7 +56,7 @@ def other_images(
     return lines or [
         f"images: {ref.image_id} in {place} is not the file that was labelled"
         for ref in comparison.sampled
-        if image_digest(ref.uri, roots, follow=follow) != known[ref.image_id]
+        if image_digest(ref.uri, options.roots, follow=options.follow_links) != known[ref.image_id]
     ]
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from segray.models.label_map import LabelMap
 from segray.models.label_space import LabelSpace, is_wide
-from segray.pipelines.training.data.coco_masks import check_segmentations, render_label_map
+from segray.pipelines.training.data.coco_masks import check_segmentations, draw_shapes
 from segray.pipelines.training.data.labelled_outlines import Outline, class_id_of
 
 
@@ -48,14 +46,11 @@ def drawn_outlines(
         shapes = [
             (n, _id(outline.name, space), outline.segmentation) for n, outline in enumerate(outlines, 1)
         ]
-        check_segmentations([(number, segmentation) for number, _, segmentation in shapes], *wanted)
-        packed = {
-            "size": list(wanted),
-            "shapes": shapes,
-            "ordered": ordered,
-            "wide": is_wide(len(space.classes)),
-        }
-        return render_label_map(zlib.compress(json.dumps(packed).encode()))
+        try:
+            check_segmentations([(number, segmentation) for number, _, segmentation in shapes], *wanted)
+        except ValueError as problem:
+            raise ValueError(f"is not drawn{problem}") from None
+        return draw_shapes(shapes, wanted, ordered=ordered, wide=is_wide(len(space.classes)))
 
     return draw
 

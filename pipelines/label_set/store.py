@@ -53,6 +53,8 @@ _OURS = re.compile(
     r"^(labels|segments|corrections|config\.yaml|(run|evaluation|calibration)\.json|evaluation\.csv|manifest\.parquet|report\.html|\..*)$"
 )
 _ASIDE = ".aside-"
+_LABELLED = ("width", "height", "label", "confidence")
+"""Columns that a labelled image has."""
 _LABEL_ROWS = 128
 # Segments are two orders of magnitude smaller than an image's row.
 _SEGMENT_ROWS = 4096
@@ -341,7 +343,7 @@ class LabelStore:
         for name in ("image_id", "status"):
             if name in table.column_names and table[name].null_count:
                 raise self._damaged(_uri(self.root, folder, part), f"a row without {name}")
-        for name in _sizes_missing(table):
+        for name in _missing(table):
             raise self._damaged(_uri(self.root, folder, part), f"a labelled row without {name}")
         return table
 
@@ -369,13 +371,13 @@ class LabelStore:
         return DamagedPartError(f"{storage.display(uri)} is damaged ({reason}); run: {repair}")
 
 
-def _sizes_missing(table: pa.Table) -> list[str]:
-    """Which sizes an ok row lacks, of the columns that the table has."""
-    sizes = [name for name in ("width", "height") if name in table.column_names]
-    if not sizes or "status" not in table.column_names:
+def _missing(table: pa.Table) -> list[str]:
+    """Which values of `_LABELLED` an ok row lacks, of the columns that the table has."""
+    names = [name for name in _LABELLED if name in table.column_names and table[name].null_count]
+    if not names or "status" not in table.column_names:
         return []
-    labelled = table.filter(pc.equal(table["status"], "ok"))
-    return [name for name in sizes if labelled[name].null_count]
+    ok = pc.equal(table["status"], "ok")
+    return [name for name in names if pc.any(pc.and_(ok, pc.is_null(table[name]))).as_py()]
 
 
 def _check_run(run: object) -> None:

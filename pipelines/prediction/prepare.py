@@ -14,8 +14,6 @@ from segray.pipelines.engine import devices
 from segray.pipelines.engine.same_images import SAMPLE, other_images, place_of
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import output_record, storage
-from segray.pipelines.io.images import ImageOptions
-from segray.pipelines.io.sources import follows_links, image_roots
 from segray.pipelines.prediction.job import Files, Job
 from segray.pipelines.prediction.rows import ImageRows
 
@@ -47,7 +45,7 @@ def prepare(config: PredictConfig, before: Record | None) -> tuple[Job, Record]:
         weights_sha256,
     )
 
-    uri = absolute(find_checkpoint(config.checkpoint))
+    uri = _absolute(find_checkpoint(config.checkpoint))
     state = check_network(uri)
     classes = tuple(state["classes"])
     if config.palette and is_wide(len(classes)):
@@ -57,10 +55,11 @@ def prepare(config: PredictConfig, before: Record | None) -> tuple[Job, Record]:
     inference = Inference(chosen_window(state, config.window), views_of(config.views), precision)
     files = Files(config.overlays, config.confidence, config.coco, config.palette)
     sha256 = weights_sha256(state)
-    job = Job(uri, sha256, classes, absolute(config.out), files, inference, _image_options(config))
+    options = config.image.options(config.images)
+    job = Job(uri, sha256, classes, _absolute(config.out), files, inference, options)
     made_by = {"checkpoint": sha256, "window": named_window(state, config.window), "precision": precision}
-    options = {name: value for name, value in identity(config).items() if name.startswith(_RECORDED)}
-    return job, {"images": place_of(config), **made_by, **options}
+    settings = {name: value for name, value in identity(config).items() if name.startswith(_RECORDED)}
+    return job, {"images": place_of(config), **made_by, **settings}
 
 
 def check_folder(config: PredictConfig, before: Record | None, now: Record, rows: ImageRows) -> None:
@@ -89,11 +88,6 @@ def check_folder(config: PredictConfig, before: Record | None, now: Record, rows
         raise UserError(f"out={where} holds predictions of other images ({shown}); give another out=DIR")
 
 
-def absolute(uri: str) -> str:
-    """Workers may have another working directory."""
-    return str(storage.local_path(uri)) if storage.is_local(uri) else uri
-
-
 def _precision(config: PredictConfig, before: Record | None) -> PredictPrecision:
     if config.precision != "auto":
         return config.precision
@@ -101,15 +95,12 @@ def _precision(config: PredictConfig, before: Record | None) -> PredictPrecision
     return cast("PredictPrecision", recorded or devices.best_precision(config.address, config.grow))
 
 
+def _absolute(uri: str) -> str:
+    """Workers may have another working directory."""
+    return str(storage.local_path(uri)) if storage.is_local(uri) else uri
+
+
 def _older_defaults() -> dict[str, object]:
     """For records of an older segray, which did not have all of these keys."""
     defaults = identity(PredictConfig(checkpoint="-", images="-", out="-"))
     return {"precision": "fp32", **{k: v for k, v in defaults.items() if k.startswith(_RECORDED)}}
-
-
-def _image_options(config: PredictConfig) -> ImageOptions:
-    roots = image_roots(config.images, config.image.roots)
-    follow = follows_links(config.images, config.image.follow_links)
-    return ImageOptions(
-        **config.image.model_dump(exclude={"roots", "links", "column"}), roots=roots, follow_links=follow
-    )

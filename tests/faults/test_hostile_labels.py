@@ -23,7 +23,7 @@ from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.label_set import part_files
 from segray.pipelines.label_set.part_reader import PartReader
 from segray.pipelines.label_set.store import write_part
-from tests.faults.runs import segray
+from tests.faults.runs import only_error, segray
 from tests.pipelines.label_sets import PROVENANCE, ok_row, segment_rows, tables, write_manifest
 from tests.processes import REPOSITORY
 
@@ -295,12 +295,24 @@ def test_a_labelled_row_without_its_size_is_damage(tmp_path: Path, name: str) ->
         report.build(str(tmp_path))
 
 
-def test_a_labelled_row_without_a_label_is_reported_in_one_line(tmp_path: Path) -> None:
-    write_part(str(tmp_path / "set"), *tables([ok_row("a", label=None)]))
-    write_manifest(str(tmp_path / "set"), ["a"])
+def test_a_labelled_row_without_a_label_is_reported_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels, masks = tmp_path / "set", tmp_path / "masks"
+    write_part(str(labels), *tables([ok_row("a", label=None)]))
+    write_manifest(str(labels), ["a"])
+    masks.mkdir()
+    (masks / "a.png").write_bytes(ok_row("a")["label"])
     with pytest.raises(ValueError, match=r"not a PNG \(empty\)"):
         decode_gray_png(None)  # type: ignore[arg-type]
-    assert segray("export", f"labels={tmp_path / 'set'}", f"out={tmp_path / 'out'}", "format=png") != 0
+    for command in (
+        ("export", f"labels={labels}", f"out={tmp_path / 'out'}"),
+        ("evaluate", f"labels={labels}", f"masks={masks}"),
+    ):
+        assert segray(*command) == 2
+        assert "is damaged (a labelled row without label); run: segray verify" in only_error(capsys)
+    assert segray("report", f"out={labels}") == 2
+    assert "label of a: not a PNG (empty); `segray verify` checks" in only_error(capsys)
 
 
 def test_a_column_whose_name_is_no_text_is_damage(tmp_path: Path) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from segray.models.annotators.registry import MASK_MODELS, mask_entry
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Sha256, Shown, Text
 from segray.pipelines.config.shared import Classes, ColumnConfig, GrowConfig, Images, LinksConfig, Roots
+
+if TYPE_CHECKING:  # its readers take time to import
+    from segray.pipelines.io.images import ImageOptions
 
 _Band = Annotated[int, Field(ge=1, le=1024)]
 _Channel = Annotated[int, Field(ge=0, le=255)]
@@ -173,6 +177,12 @@ class PixelConfig(Config):
             raise ValueError("2 bands (allowed: one for grey, or three for red, green and blue)")
         return value
 
+    def decoding(self) -> dict[str, Any]:
+        """The keys that are fields of `ImageOptions`: how an image is decoded, not where it may be."""
+        from segray.pipelines.io.images import ImageOptions
+
+        return self.model_dump(include={option.name for option in fields(ImageOptions)} - {"roots"})
+
 
 class ImageConfig(PixelConfig, ColumnConfig, LinksConfig):
     """Which images are accepted, and how they are decoded."""
@@ -191,6 +201,19 @@ class ImageConfig(PixelConfig, ColumnConfig, LinksConfig):
     """Colour (red, green, blue) behind transparent pixels."""
     roots: Roots = ()
     """Folders or buckets whose files a manifest may name, besides those in its own folder."""
+
+    def options(self, images: Images, jpeg_size: tuple[int, int] | None = None) -> ImageOptions:
+        """How the images of a run are decoded, and where they may be.
+
+        Args:
+            images: their source, or several.
+            jpeg_size: as in `ImageOptions`.
+        """
+        from segray.pipelines.io.images import ImageOptions
+        from segray.pipelines.io.sources import follows_links, image_roots
+
+        roots, follow = image_roots(images, self.roots), follows_links(images, self.follow_links)
+        return ImageOptions(**self.decoding(), jpeg_size=jpeg_size, roots=roots, follow_links=follow)
 
 
 class AnnotateImageConfig(ImageConfig):

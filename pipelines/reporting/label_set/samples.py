@@ -138,8 +138,9 @@ def make_sample(
 
 
 def _map_of(row: dict[str, Any], column: str, ignore_index: int) -> LabelMap:
+    data = row[column]["bytes"] if row[column] else b""
     try:
-        return decode_label_png(row[column]["bytes"], None, ignore_index)
+        return decode_label_png(data, None, ignore_index)
     except ValueError as problem:
         name = visible(row["image_id"])
         raise UserError(f"{column} of {name}: {problem}; `segray verify` checks the whole set") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -106,26 +106,35 @@ def _no_mask(height: int, width: int) -> ValueError:
 
 
 def render_label_map(shapes: bytes) -> LabelMap:
+    """`draw_shapes` of annotations that `AnnotatedImages.ready` has packed after `check_segmentations`."""
+    packed = json.loads(zlib.decompress(shapes))
+    ordered, wide = bool(packed.get("ordered")), bool(packed.get("wide"))
+    return draw_shapes(packed["shapes"], packed["size"], ordered=ordered, wide=wide)
+
+
+def draw_shapes(
+    shapes: Iterable[tuple[int, int, Segmentation]], size: Sequence[int], *, ordered: bool, wide: bool
+) -> LabelMap:
     """The mask of one image, [H, W]: 0 without an annotation, else the class.
 
     Larger annotations are drawn first, of equal areas the later id first: the smaller one is on top, as in a
-    label set. Crowds are drawn like all others. "ordered" annotations are drawn as they come.
+    label set. Crowds are drawn like all others.
 
     Args:
-        shapes: the image's annotations, packed by `AnnotatedImages.ready` after `check_segmentations`.
+        shapes: id, class id (below 0: ignored) and segmentation, after `check_segmentations`.
+        size: height and width of the image in pixels.
+        ordered: annotations are drawn as they come.
+        wide: ids have 16 bits.
     """
-    packed = json.loads(zlib.decompress(shapes))
-    height, width = packed["size"]
-    mask: LabelMap = np.zeros((height, width), np.uint16 if packed.get("wide") else np.uint8)
+    height, width = size
+    mask: LabelMap = np.zeros((height, width), np.uint16 if wide else np.uint8)
     layers = []
-    for number, class_id, segmentation in packed["shapes"]:
+    for number, class_id, segmentation in shapes:
         rle = _rle(segmentation, height, width)
         if rle is not None:
             layers.append((-int(coco_mask.area(rle)), -number, class_id, rle))
     ignored = np.iinfo(mask.dtype).max
-    for _, _, class_id, rle in (
-        layers if packed.get("ordered") else sorted(layers, key=lambda layer: layer[:2])
-    ):
+    for _, _, class_id, rle in layers if ordered else sorted(layers, key=lambda layer: layer[:2]):
         mask[coco_mask.decode(rle).astype(bool)] = ignored if class_id < 0 else class_id
     return mask
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segray.models.label_space import ignore_index_of
-from segray.pipelines.corrections.correction import Correction
+from segray.pipelines.corrections.correction import Correction, by_image
 from segray.pipelines.corrections.log import CORRECTIONS
 from segray.pipelines.corrections.store import CorrectedStore
 from segray.pipelines.io import storage
@@ -76,14 +76,6 @@ def corrected_images(
         )
     ordered = tuple(found[image_id] for image_id in sorted(found))
     return CorrectedImages(ordered, PixelCounts.of(counts, len(classes), len(classes)), good)
-
-
-def by_image(corrections: Iterable[Correction]) -> dict[str, list[Correction]]:
-    """The corrections of each image."""
-    grouped: dict[str, list[Correction]] = {}
-    for one in corrections:
-        grouped.setdefault(one.image, []).append(one)
-    return grouped
 
 
 def together(one: PixelCounts, other: PixelCounts) -> PixelCounts:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from segray.models.label_map import LabelMap, label_dtype
 from segray.models.label_space import ignore_index_of
-from segray.pipelines.corrections.correction import Correction
+from segray.pipelines.corrections.correction import Correction, by_image
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageProblem, decode
@@ -22,7 +22,6 @@ from segray.pipelines.io.sources import read_allowed
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.data.class_names import class_id_table
 from segray.pipelines.training.data.coco_masks import render_label_map
-from segray.pipelines.training.data.corrected import by_image
 from segray.pipelines.training.data.samples import Sample
 from segray.pipelines.training.data.stored_labels import StoredLabels
 

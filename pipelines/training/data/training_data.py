@@ -158,7 +158,7 @@ def check_mask_keys(config: DataConfig) -> None:
 
 
 def _read_as(samples: Sequence[Sample], config: DataConfig) -> tuple[Sample, ...]:
-    rules = config.image.model_dump(exclude={"links", "roots", "column"})
+    rules = config.image.decoding()
     # One object for all samples of a source: there may be millions.
     options = {read: replace(read, **rules) for read in {sample.read for sample in samples}}
     return tuple(

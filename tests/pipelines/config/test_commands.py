@@ -10,8 +10,14 @@ from segray.models.annotators.registry import MASK_MODELS
 from segray.models.clip.text import TEMPLATES
 from segray.models.label_space import BACKGROUND_NAMES, label_space
 from segray.pipelines.config.command_table import COMMANDS
-from segray.pipelines.config.commands.annotate import TEMPLATE_SETS, AnnotateConfig, SamConfig, SamModel
-from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.commands.annotate import (
+    TEMPLATE_SETS,
+    AnnotateConfig,
+    AnnotateImageConfig,
+    SamConfig,
+    SamModel,
+)
+from segray.pipelines.config.commands.train import TrainConfig, TrainImageConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.config.schema import Config, keys
 
@@ -126,6 +132,20 @@ def test_models_that_the_user_does_not_name(
     assert (config.sam.model, config.clip.model, config.clip.weights) == models
     assert (config.label.templates, config.sam.workers) == (templates, 2)
     assert AnnotateConfig.model_validate(config.model_dump()) == config
+
+
+def test_each_key_of_images_decodes_them_or_says_where_they_may_be() -> None:
+    images = AnnotateImageConfig(bands=(3, 2, 1), max_side=99, roots=("/photos",), column="photo")
+    assert set(images.decoding()) == set(keys(AnnotateImageConfig)) - {
+        "links",
+        "column",
+        "roots",
+        "reduce_jpeg",
+    }
+    options = images.options("/images", (8, 4))
+    assert (options.bands, options.max_side, options.jpeg_size) == ((3, 2, 1), 99, (8, 4))
+    assert (options.roots, options.follow_links) == (("/images", "/photos"), True)
+    assert set(TrainImageConfig().decoding()) == {"range", "bands", "alpha"}
 
 
 def test_sections_built_in_python_get_the_default_models_too() -> None:

@@ -206,6 +206,14 @@ def test_a_mask_of_another_size(labels: Path, tmp_path: Path, form: str) -> None
     assert any(word in refused(labels, source) for word in ("pixels, its image", "are not those of"))
 
 
+def test_an_outline_that_is_no_mask(labels: Path, tmp_path: Path) -> None:
+    source = exported(labels, tmp_path / "out", "coco")
+    content = json.loads(source.read_text())
+    content["annotations"][0]["segmentation"] = [[0, 0, 9]]
+    source.write_text(json.dumps(content))
+    assert ".png is not drawn, annotation 1: not a mask of its image" in refused(labels, source)
+
+
 @pytest.mark.parametrize("form", FILES)
 def test_an_unknown_class(labels: Path, tmp_path: Path, form: str) -> None:
     source = exported(labels, tmp_path / "out", form)

@@ -317,12 +317,9 @@ def test_the_python_api_refuses_masks_that_are_not_the_images(
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        *(
-            ({"label": None}, "a is damaged"),
-            ({"label": b"PNG"}, "a is damaged"),
-            ({"height": 21}, "a is damaged"),
-        ),
-        ({"width": None}, "is damaged .a labelled row without width"),
+        ({"label": b"PNG"}, "a is damaged"),
+        ({"height": 21}, "a is damaged"),
+        *(({name: None}, f"a labelled row without {name}") for name in ("width", "label", "confidence")),
     ],
 )
 def test_the_python_api_refuses_labels_that_are_not_the_images(

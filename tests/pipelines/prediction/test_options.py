@@ -270,12 +270,12 @@ def test_moved_images_continue_the_same_predictions(trained: Path, images: Path,
 def test_precision_is_kept_on_another_device(
     trained: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("segray.pipelines.engine.devices.best_precision", lambda address, grow: "bf16")
     keys = {"checkpoint": trained, "images": images, "out": tmp_path / "out", "overlays": False}
-    segray.predict(**keys)
+    with monkeypatch.context() as other_device:
+        other_device.setattr("segray.pipelines.engine.devices.best_precision", lambda address, grow: "bf16")
+        segray.predict(**keys)
     record = json.loads((tmp_path / "out" / "prediction.json").read_text())["made_with"]
     assert record["precision"] == "bf16"
-    monkeypatch.undo()
     segray.predict(**keys)
     assert json.loads((tmp_path / "out" / "prediction.json").read_text())["made_with"] == record
 
