@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from segray.models.masks import encode_rle, segment_from_mask
 from segray.pipelines.corrections import CorrectionLog
-from segray.pipelines.review.review import Places, Review
+from segray.pipelines.review.review import Review
 from tests.pipelines.review.conftest import HEIGHT, NAMES, WIDTH, boxes, label, pixels, truth
 
 
@@ -136,7 +136,6 @@ def test_what_hands_have_classed_is_not_offered_again(page: TestClient) -> None:
 
 
 def test_corrections_of_another_person_appear(page: TestClient, labels: Path, review: Review) -> None:
-    other = Review(Places(str(labels), who="bob"))
     log = CorrectionLog(labels)
     log.append([log.make("b.png", "name", segments=[0], class_name="house", who="bob")])
 
@@ -144,7 +143,7 @@ def test_corrections_of_another_person_appear(page: TestClient, labels: Path, re
 
     assert np.array_equal(label_of(page, 1), truth())
     assert page.get("/api/images/1").json()["history"][0]["who"] == "bob"
-    assert other.marks.corrected.tolist() == [False, False, False]
+    assert review.marks.corrected.tolist() == [False, True, False]
 
 
 def test_labels_are_compared_with_the_masks(page: TestClient, review: Review) -> None:
