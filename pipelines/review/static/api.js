@@ -75,6 +75,11 @@ export const overlayUrl = (tile) => url(`/api/images/${tile.n}/overlay.png`, { v
 export const mapUrl = (tile, kind) => url(`/api/images/${tile.n}/${kind}.png`, { v: version(tile), names: kind === "truth" ? "" : app.names });
 export const cropUrl = (row) => url(`/api/segments/${row}/crop.jpg`, { v: app.set.session });
 
+/** The correction that gives segments of an image a class. */
+export function giveClass(image, segments, id) {
+  return id === 0 ? { image, kind: "erase", segments } : { image, kind: "name", segments, class: classOf(id).raw };
+}
+
 /** The class of an id; the ignored id is "unknown". */
 export function classOf(id) {
   return app.classes[id] ?? { id, name: "unknown", raw: null, colour: "#888888", none: true };

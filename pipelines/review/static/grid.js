@@ -60,7 +60,7 @@ function draw() {
   const last = Math.min(grid.total, (Math.ceil((top + $("grid").clientHeight) / row) + AHEAD) * grid.columns);
   for (const place of [...grid.tiles.keys()]) if (place < first || place >= last) drop(place);
   for (let place = first; place < last; place++) if (!grid.tiles.has(place)) show(place);
-  for (let page = Math.floor(first / PAGE); page * PAGE < last; page++) if (!grid.pages.has(page)) want(page);
+  for (let page = Math.floor(first / PAGE); page * PAGE < last; page++) if (!grid.pages.has(page)) fetchWanted();
 }
 
 const fetchWanted = later(40, async () => {
@@ -73,7 +73,6 @@ const fetchWanted = later(40, async () => {
     for (const [place, node] of grid.tiles) if (Math.floor(place / PAGE) === page) fill(node, place);
   }
 });
-const want = () => fetchWanted();
 
 const dataOf = (place) => grid.pages.get(Math.floor(place / PAGE))?.[place % PAGE];
 
@@ -182,7 +181,6 @@ function reveal() {
   if (y < box.scrollTop) box.scrollTop = y;
   else if (y + grid.height > box.scrollTop + box.clientHeight) box.scrollTop = y + grid.height + GAP - box.clientHeight;
   draw();
-  for (const [at, node] of grid.tiles) mark(node, at);
 }
 
 /** The image before or after one in the order of the grid, or the chosen one if none is open; null at its ends. */

@@ -24,7 +24,7 @@ export function showImage() {
   drawHistory();
 }
 
-/** A name, its colour and what it is the second time. */
+/** A class: its colour and its name. */
 function className(id) { return [dot(classOf(id)), el("span", { text: classOf(id).name })]; }
 
 export function bars(part, count) {

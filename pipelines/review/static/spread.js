@@ -1,6 +1,6 @@
 // After a correction: the segments of all images that look like the corrected one, to accept one by one or all.
 
-import { app, classOf, correct, cropUrl, get, tried } from "./api.js";
+import { app, classOf, correct, cropUrl, get, giveClass, tried } from "./api.js";
 import { $, dot, el, plural } from "./dom.js";
 
 let round = 0;
@@ -50,7 +50,7 @@ async function take(segments, id) {
   if (!segments.length) return;
   const byImage = new Map();
   for (const one of segments) byImage.set(one.image, [...(byImage.get(one.image) ?? []), one.number]);
-  const corrections = [...byImage].map(([image, numbers]) => (id === 0 ? { image, kind: "erase", segments: numbers } : { image, kind: "name", segments: numbers, class: classOf(id).raw }));
+  const corrections = [...byImage].map(([image, numbers]) => giveClass(image, numbers, id));
   const text = `${plural(segments.length, "segment")} in ${plural(byImage.size, "image")}: ${classOf(id).name}`;
   if (await correct(corrections, text)) close();
 }

@@ -1,6 +1,6 @@
 // One image: loads its layers, and turns what a person does into corrections.
 
-import { app, classOf, correct, emit, get, mapUrl, on, photoUrl, redo, tried, undo } from "./api.js";
+import { app, classOf, correct, emit, get, giveClass, mapUrl, on, photoUrl, redo, tried, undo } from "./api.js";
 import { $, percent, plural, toast } from "./dom.js";
 import { neighbour, returnToGrid } from "./grid.js";
 import { bitmap, numbers, owners } from "./layers.js";
@@ -103,9 +103,8 @@ function selected() { return [...view.selected].map((place) => current().parts[p
 async function nameSelected(id) {
   const parts = selected(), image = current();
   if (!parts.length) return;
-  const name = classOf(id).name, segments = parts.map((part) => part.number);
-  const correction = id === 0 ? { image: image.n, kind: "erase", segments } : { image: image.n, kind: "name", segments, class: classOf(id).raw };
-  const done = await correct([correction], `${plural(parts.length, "segment")}: ${name}`);
+  const segments = parts.map((part) => part.number);
+  const done = await correct([giveClass(image.n, segments, id)], `${plural(parts.length, "segment")}: ${classOf(id).name}`);
   if (!done) return;
   $("canvas").focus({ preventScroll: true });
   offer(parts[0], id);
