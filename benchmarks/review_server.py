@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.common import Benchmark, circumstances, table, write_result
+from benchmarks.memory import rss_of
 from segray.models.masks import encode_rle, segment_from_mask
 from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.io.manifest import MANIFEST, ImageRef, write_manifest
@@ -76,12 +77,12 @@ def main(images: int, dim: int, rounds: int, seed: int, out: Path | None) -> Non
     with tempfile.TemporaryDirectory() as folder:
         labels = write_labels(Path(folder), images, dim, np.random.default_rng(seed))
         began = time.perf_counter()
-        with served(labels) as client:
+        with served(labels) as (process, client):
             client.get("/api/set").raise_for_status()
             opened = time.perf_counter() - began
             search = _seconds_until_search(client)
             times = measure(client, images, rounds, np.random.default_rng(seed + 1))
-            memory = _resident(client)
+            memory = rss_of(process.pid) >> 20
     requests = {name: _figures(seconds) for name, seconds in times.items()}
     record = {
         **circumstances([seed]),
@@ -197,16 +198,18 @@ def _embedded(
 
 
 @contextmanager
-def served(labels: Path) -> Iterator[httpx2.Client]:
-    """A client of `segray serve` over a label set."""
+def served(labels: Path) -> Iterator[tuple[subprocess.Popen[str], httpx2.Client]]:
+    """`segray serve` over a label set, and a client of it."""
     command = [sys.executable, "-m", "segray", "serve", f"out={labels}", "port=0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        base, _, token = process.stdout.readline().split()[1].partition("/?token=")
-        headers = {"authorization": f"Bearer {token}", "x-process": str(process.pid)}
-        with httpx2.Client(base_url=base, headers=headers, timeout=60) as client:
-            yield client
-        process.terminate()
+        try:
+            base, _, token = process.stdout.readline().split()[1].partition("/?token=")
+            headers = {"authorization": f"Bearer {token}"}
+            with httpx2.Client(base_url=base, headers=headers, timeout=60) as client:
+                yield process, client
+        finally:
+            process.terminate()
 
 
 def measure(
@@ -276,13 +279,6 @@ def _figures(seconds: list[float]) -> dict[str, float]:
         "p95_ms": round(float(np.percentile(milliseconds, 95)), 2),
         "max_ms": round(float(milliseconds.max()), 2),
     }
-
-
-def _resident(client: httpx2.Client) -> int:
-    """MiB of the server's process."""
-    import psutil
-
-    return int(psutil.Process(int(client.headers["x-process"])).memory_info().rss >> 20)
 
 
 if __name__ == "__main__":

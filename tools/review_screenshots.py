@@ -18,11 +18,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-_SIZE = {"width": 1440, "height": 900}
-_WIDTH = 1440
+_SIZE: ViewportSize = {"width": 1440, "height": 900}
 _HOUSE = (340, 400)
 _LOADED = (
     "() => [...document.images].every("
@@ -83,28 +82,41 @@ def main() -> None:
     with TemporaryDirectory() as folder, browser() as chromium:
         labels = shutil.copytree(options.labels, Path(folder) / "labels")
         with served(labels, f"masks={options.masks.resolve()}") as address:
-            for name, scheme in (("light", "light"), ("dark", "dark")):
-                page = chromium.new_page(viewport=_SIZE, color_scheme=scheme)  # type: ignore[arg-type]
-                page.goto(address)
-                _tour(page, options.out, "" if name == "light" else "-dark")
-                page.close()
+            page = chromium.new_page(viewport=_SIZE, color_scheme="dark")
+            page.goto(address)
+            _compare(page, options.out)
+            page.close()
+            page = chromium.new_page(viewport=_SIZE, color_scheme="light")
+            page.goto(address)
+            _correct(page, options.out)
 
 
-def _tour(page: Page, out: Path, suffix: str) -> None:
+def _sort(page: Page) -> None:
+    """Images with the most errors first."""
     page.wait_for_selector(".tile .photo[src]")
     settle(page)
     page.select_option("#sort", "-errors")
     settle(page)
-    _shoot(page, out / f"grid{suffix}.webp")
+
+
+def _open_first(page: Page) -> None:
     page.click("#tile-0")
     page.wait_for_selector("#selection h2")
     settle(page)
-    _shoot(page, out / f"image{suffix}.webp")
-    if suffix:
-        page.keyboard.press("d")
-        settle(page)
-        _shoot(page, out / f"difference{suffix}.webp")
-        return
+
+
+def _compare(page: Page, out: Path) -> None:
+    _sort(page)
+    _open_first(page)
+    page.keyboard.press("d")
+    settle(page)
+    _shoot(page, out / "difference-dark.webp")
+
+
+def _correct(page: Page, out: Path) -> None:
+    _sort(page)
+    _shoot(page, out / "grid.webp")
+    _open_first(page)
     page.mouse.click(*_HOUSE)
     settle(page)
     page.mouse.move(_HOUSE[0] + 20, _HOUSE[1] + 20)
@@ -118,7 +130,6 @@ def _tour(page: Page, out: Path, suffix: str) -> None:
 
 def _shoot(page: Page, path: Path) -> None:
     image = Image.open(io.BytesIO(page.screenshot()))
-    image.thumbnail((_WIDTH, _WIDTH))
     image.convert("RGB").save(path, "WEBP", quality=82, method=6)
 
 

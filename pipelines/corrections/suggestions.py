@@ -169,8 +169,9 @@ class _ImageSegments:
 
 def unit(vectors: NDArray[Any]) -> Floats:
     """Rows of length 1, float32; rows of zeros stay."""
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    rows: Floats = (vectors / np.where(length > 0, length, 1)).astype(np.float32)
+    wide = np.asarray(vectors, np.float32)  # first: squares of float16 lose what cosines need
+    length = np.sqrt(np.einsum("ij,ij->i", wide, wide))[:, None]
+    rows: Floats = (wide / np.where(length > 0, length, 1)).astype(np.float32, copy=False)
     return rows
 
 

@@ -12,10 +12,9 @@ from segray.models.label_space import no_class_name
 from segray.pipelines.corrections.correction import Correction, undone
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.label_set.schema import STATUSES
 from segray.pipelines.printing import visible
 from segray.pipelines.review.browse import share_of
-from segray.pipelines.review.review import Review, facts
+from segray.pipelines.review.review import Review
 
 _MOST_SIMILAR = 6
 
@@ -23,7 +22,6 @@ _MOST_SIMILAR = 6
 def about(review: Review) -> dict[str, Any]:
     """The label set: classes, counts, and what can be done with it."""
     images, segments = review.index.images, review.index.segments
-    ok = images.status == STATUSES.index("ok")
     return {
         "fingerprint": review.fingerprint,
         "session": review.session,
@@ -31,7 +29,7 @@ def about(review: Review) -> dict[str, Any]:
         "who": visible(review.places.who),
         "classes": [_class(review, i) for i in range(len(review.classes))],
         "images": len(images),
-        "labelled": int(ok.sum()),
+        "labelled": int(images.labelled.sum()),
         "segments": len(segments),
         "corrected": int(review.marks.corrected.sum()),
         "good": int(review.marks.good.sum()),
@@ -41,7 +39,7 @@ def about(review: Review) -> dict[str, Any]:
         "embeddings": bool(segments.embedding.size),
         "naming": review.naming.problem,
         "next": len(segments) > 0,
-        "made": {name: visible(str(value)) for name, value in facts(review).items()},
+        "made": _models(review.provenance),
         "progress": progress(review),
     }
 
@@ -169,12 +167,10 @@ def _segment(
 
 def _similarities(review: Review, rows: slice, names: str) -> list[list[list[float]]]:
     """(class id, cosine) of each segment's most similar classes; without CLIP, of the two that are stored."""
-    segments = review.index.segments
     if not names:
         return [_two_best(review, row) for row in range(rows.start, rows.stop)]
     cosines = review.naming.similarities(names, rows)
     best = np.argsort(-cosines, axis=1)[:, :_MOST_SIMILAR]
-    assert len(cosines) == len(segments.number[rows])
     return [
         [[i, round(float(one[i]), 4)] for i in ids] for one, ids in zip(cosines, best.tolist(), strict=True)
     ]
@@ -195,9 +191,8 @@ def _two_best(review: Review, row: int) -> list[list[float]]:
 
 def _classes(review: Review, image: int) -> list[list[float]]:
     """(class id, share of the pixels), the largest first, without the background."""
-    corrected = review.marks.shares.get(image)
-    pairs = review.index.images.classes(image) if corrected is None else list(corrected.items())
-    return [[i, round(share, 4)] for i, share in sorted(pairs, key=lambda pair: -pair[1]) if i]
+    shares = review.marks.shares.get(image, review.index.images.classes(image))
+    return [[i, round(share, 4)] for i, share in sorted(shares.items(), key=lambda pair: -pair[1]) if i]
 
 
 def _class(review: Review, class_id: int) -> dict[str, Any]:
@@ -209,6 +204,12 @@ def _class(review: Review, class_id: int) -> dict[str, Any]:
         "colour": "#" + bytes(review.palette[class_id]).hex(),
         "none": class_id == 0 and no_class_name(name) is not None,
     }
+
+
+def _models(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """The models that made the label set."""
+    sections = {name: provenance.get(name) for name in ("sam", "clip")}
+    return {name: visible(str(one.get("model"))) for name, one in sections.items() if isinstance(one, dict)}
 
 
 def _mean(values: Any) -> float | None:

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -85,7 +87,7 @@ class _Api:
         found = select(review.index.images, review.marks, query)
         offset = whole_number("offset", values.get("offset", "0"), 1 << 29)
         limit = whole_number("limit", values.get("limit", "100"), MAX_PAGE)
-        place = _place(found.tolist(), values.get("find"))
+        place = _place(found, whole_number("find", values["find"], 1 << 29)) if "find" in values else None
         tiles = [answers.tile(review, image) for image in found[offset : offset + limit].tolist()]
         return JSONResponse({"total": len(found), "offset": offset, "images": tiles, "place": place})
 
@@ -128,8 +130,14 @@ class _Api:
 
     def naming(self, _: Request) -> Response:
         names = self._review.naming.stored
-        key = self._review.naming.add(names)
-        return JSONResponse({"key": key, "background": names.background, "threshold": names.threshold})
+        return JSONResponse(
+            {
+                "key": self._review.naming.add(names),
+                "background": names.background,
+                "threshold": names.threshold,
+                "aliases": self._review.naming.aliases,
+            }
+        )
 
     async def rename(self, request: Request) -> Response:
         names = parse_names(await _document(request))
@@ -164,11 +172,10 @@ def _names(request: Request) -> str:
     return request.query_params.get("names", "")
 
 
-def _place(numbers: list[int], wanted: str | None) -> int | None:
+def _place(numbers: NDArray[np.int64], wanted: int) -> int | None:
     """Where an image is in a list; None if it is not there."""
-    if wanted is None or not wanted.isdigit():
-        return None
-    return numbers.index(int(wanted)) if int(wanted) in numbers else None
+    places = np.flatnonzero(numbers == wanted)
+    return int(places[0]) if places.size else None
 
 
 async def _document(request: Request) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segray.pipelines.errors import UserError
-from segray.pipelines.label_set.schema import STATUSES
 from segray.pipelines.review.index import Images
 from segray.pipelines.review.marks import Marks
 
@@ -115,10 +114,13 @@ def _state(images: Images, marks: Marks, state: str) -> NDArray[np.bool_]:
         return marks.corrected.copy()
     if state == "good":
         return marks.good.copy()
-    ok = images.status == STATUSES.index("ok")
     if state == "no label":
-        return ~ok
-    return ok & ~marks.corrected & ~marks.good if state == "open" else np.ones(len(images), np.bool_)
+        return ~images.labelled
+    return (
+        images.labelled & ~marks.corrected & ~marks.good
+        if state == "open"
+        else np.ones(len(images), np.bool_)
+    )
 
 
 def _values(images: Images, marks: Marks, name: str) -> NDArray[np.float32]:

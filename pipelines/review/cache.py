@@ -35,11 +35,6 @@ class BoundedCache(Generic[V]):
             self._keep(key, value)
         return value
 
-    @property
-    def used(self) -> int:
-        """Bytes that are kept."""
-        return self._used
-
     def _keep(self, key: Hashable, value: V) -> None:
         if key in self._values:
             return

@@ -17,6 +17,7 @@ from segray.pipelines.corrections import (
 )
 from segray.pipelines.corrections.correction import effective
 from segray.pipelines.errors import UserError
+from segray.pipelines.printing import visible
 from segray.pipelines.review.actions import Wanted
 from segray.pipelines.review.index import Index
 from segray.pipelines.review.marks import Marks
@@ -81,6 +82,8 @@ class Corrections:
             UserError: one that does not fit the label set, or the log cannot be written.
         """
         with self._lock:
+            for one in wanted:
+                self._check_target(one)
             made = [
                 self._log.make(
                     self._index.images.ids[one.image],
@@ -115,6 +118,12 @@ class Corrections:
         numbers = segments.number[rows].tolist()
         self.segment_class[rows] = [corrected.segments.get(number, 0) for number in numbers]
         self._marks.shares[image] = class_shares(corrected.label, ignore_index)
+
+    def _check_target(self, one: Wanted) -> None:
+        """Before the log makes a key that is later than the target's, and all of its next keys with it."""
+        if one.target is not None and all(other.key != one.target for other in self.of(one.image)):
+            where = visible(self._index.images.ids[one.image])
+            raise UserError(f"{where} has no correction {visible(one.target)} to undo")
 
     def _read(self) -> None:
         by_image = self._log.by_image()

@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 Halves = NDArray[np.float16]
 
-_IMAGE_COLUMNS = ["image_id", "status", "error", "sha256", "width", "height", "class_ids", "class_pixels"]
+_IMAGE_COLUMNS = ["image_id", "status", "error", "width", "height", "class_ids", "class_pixels"]
 _IMAGE_COLUMNS += ["mean_confidence", "n_segments"]
 _SEGMENT_COLUMNS = [
     "image_id",
@@ -41,7 +41,6 @@ class Images:
 
     Attributes:
         ids: their image_ids.
-        digests: SHA-256 of the files; None where there is none.
         errors: why an image has no label; "" where it has one.
         part: int32 [N], which part of the label set has the row.
         row: int32 [N], the place of the row in its part.
@@ -57,7 +56,6 @@ class Images:
     """
 
     ids: list[str]
-    digests: list[str | None]
     errors: list[str]
     part: Ints
     row: Ints
@@ -74,11 +72,15 @@ class Images:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def classes(self, image: int) -> list[tuple[int, float]]:
-        """(class id, share of the pixels) of an image, the largest first."""
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """bool [N], has a label."""
+        return self.status == STATUSES.index("ok")
+
+    def classes(self, image: int) -> dict[int, float]:
+        """Share of the pixels of each class of an image."""
         piece = slice(self.class_start[image], self.class_start[image + 1])
-        pairs = zip(self.class_ids[piece].tolist(), self.class_pixels[piece].tolist(), strict=True)
-        return sorted(pairs, key=lambda pair: -pair[1])
+        return dict(zip(self.class_ids[piece].tolist(), self.class_pixels[piece].tolist(), strict=True))
 
     def share_of(self, class_id: int) -> Floats:
         """float32 [N], the share of each image's pixels that a class has."""
@@ -124,12 +126,6 @@ class Segments:
     def image_of(self, row: int) -> int:
         """The number of the image that a segment is in."""
         return int(np.searchsorted(self.start, row, "right")) - 1
-
-    def row_of(self, image: int, number: int) -> int | None:
-        """The row of a segment_id of an image; None if there is none."""
-        rows = self.of(image)
-        found = np.flatnonzero(self.number[rows] == number)
-        return rows.start + int(found[0]) if found.size else None
 
     def bounds(self, row: int) -> Box:
         """A segment's box: x, y, w, h in pixels."""
@@ -273,7 +269,6 @@ def _images(parts: list[_Part], order: NDArray[np.int64], segments: Segments) ->
     start, class_ids, shares = _class_columns(rows)
     return Images(
         ids=[row["image_id"] for row in rows],
-        digests=[row["sha256"] for row in rows],
         errors=["" if row["status"] == "ok" else row["error"] or "no reason given" for row in rows],
         part=np.repeat(np.arange(len(parts), dtype=np.int32), counts)[order],
         row=np.concatenate([np.zeros(0, np.int32), *(np.arange(n, dtype=np.int32) for n in counts)])[order],

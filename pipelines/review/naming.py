@@ -17,6 +17,7 @@ from segray.models.label_map import SegmentClasses
 from segray.models.label_space import LabelSpace, hidden_characters, name_key
 from segray.pipelines.annotation.relabelling import build_stored_clip
 from segray.pipelines.config.previous import current_provenance
+from segray.pipelines.corrections.suggestions import unit
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.uris import display
 from segray.pipelines.review.index import Halves
@@ -87,11 +88,6 @@ class Naming:
         return "" if self._record.get("clip") else "the label set does not say which CLIP made it"
 
     @property
-    def is_loaded(self) -> bool:
-        """Whether CLIP is in memory."""
-        return self._clip is not None
-
-    @property
     def stored(self) -> Names:
         """The names that made the label set.
 
@@ -104,6 +100,12 @@ class Naming:
         return Names(
             tuple(self._prompts()[0]), float(threshold) if isinstance(threshold, int | float) else 0.0
         )
+
+    @property
+    def aliases(self) -> dict[str, list[str]]:
+        """The prompts of the classes that have others than their own name, as `label.aliases` takes them."""
+        prompts = zip(self._record["classes"][1:], self._prompts()[1:], strict=False)
+        return {name: spoken for name, spoken in prompts if spoken != [name]}
 
     def add(self, names: Names) -> str:
         """Embed names; the key under which `classes` finds them.
@@ -141,10 +143,8 @@ class Naming:
             UserError: no such names.
         """
         classifier = self._find(key)[1]
-        pooled = np.asarray(self._embedding[rows], np.float32)
-        pooled /= np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
-        by_name = pooled @ classifier.embeddings.numpy().T
-        found = np.full((len(pooled), len(self._record["classes"])), -1, np.float32)
+        by_name = unit(self._embedding[rows]) @ classifier.embeddings.numpy().T
+        found = np.full((len(by_name), len(self._record["classes"])), -1, np.float32)
         for column, class_id in enumerate(classifier.class_ids.tolist()):
             found[:, class_id] = np.maximum(found[:, class_id], by_name[:, column])
         return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from segray.pipelines.corrections.suggestions import unit
 from segray.pipelines.review.index import Floats, Halves, Ints
 
 _COARSE = 64
@@ -48,11 +49,11 @@ class NeighbourSearch:
         means = np.zeros((int(class_id.max(initial=0)) + 1, embedding.shape[1]), np.float32)
         for start in range(0, len(embedding), _AT_ONCE):
             piece = slice(start, start + _AT_ONCE)
-            unit = _unit(embedding[piece])
-            self._coarse[piece] = _unit(unit @ axes)
+            vectors = unit(embedding[piece])
+            self._coarse[piece] = unit(vectors @ axes)
             of_class = class_id[piece] == np.arange(len(means))[:, None]
-            means += of_class.astype(np.float32) @ unit
-        self._means = _unit(means)
+            means += of_class.astype(np.float32) @ vectors
+        self._means = unit(means)
 
     @property
     def exists(self) -> bool:
@@ -78,7 +79,7 @@ class NeighbourSearch:
 
     def similarity(self, rows: NDArray[np.int64], row: int) -> Floats:
         """float32 [K], cosines of segments with one."""
-        values: Floats = _unit(self._embedding[rows]) @ _unit(self._embedding[row : row + 1])[0]
+        values: Floats = unit(self._embedding[rows]) @ unit(self._embedding[row : row + 1])[0]
         return values
 
     def likeness_to_class(self, rows: NDArray[np.int64], class_id: Ints) -> Floats:
@@ -90,16 +91,8 @@ class NeighbourSearch:
         """
         known = class_id < len(self._means)
         means = self._means[np.where(known, class_id, 0)]
-        values: Floats = np.einsum("ij,ij->i", _unit(self._embedding[rows]), means)
+        values: Floats = np.einsum("ij,ij->i", unit(self._embedding[rows]), means)
         return np.where(known, values, np.float32(-1))
-
-
-def _unit(values: NDArray[np.floating]) -> Floats:
-    """Rows of length 1, float32; zeros stay zeros."""
-    wide = np.asarray(values, np.float32)
-    length = np.sqrt(np.einsum("ij,ij->i", wide, wide))[:, None]
-    unit: Floats = wide / np.maximum(length, 1e-12)
-    return unit
 
 
 def principal_axes(embedding: Halves) -> Floats:
@@ -108,7 +101,7 @@ def principal_axes(embedding: Halves) -> Floats:
     if size <= _COARSE:
         return np.eye(size, dtype=np.float32)
     step = max(1, len(embedding) // _SAMPLE)
-    sample = _unit(embedding[::step])
+    sample = unit(embedding[::step])
     # Not centred: cosines are what must be kept, and they are taken from the origin.
     _, axes = np.linalg.eigh(sample.T @ sample)
     return np.ascontiguousarray(axes[:, -_COARSE:])

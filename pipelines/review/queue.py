@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segray.pipelines.corrections.suggestions import Candidates, ranked_doubt, suggestions, unit
-from segray.pipelines.label_set.schema import STATUSES
 from segray.pipelines.review.index import Floats, Index
 from segray.pipelines.review.marks import Marks
 from segray.pipelines.review.neighbours import principal_axes
@@ -47,7 +46,7 @@ class Queue:
     def order(self) -> None:
         """Order the images that nobody has corrected or called good."""
         done = self._marks.corrected | self._marks.good
-        open_ = np.flatnonzero((self._index.images.status == STATUSES.index("ok")) & ~done)
+        open_ = np.flatnonzero(self._index.images.labelled & ~done)
         doubt = ranked_doubt(self._certainty()[open_])
         candidates = Candidates(doubt, self._vectors[open_], self._classes[open_])
         chosen = open_[suggestions(candidates, _LENGTH, self._vectors[done])]

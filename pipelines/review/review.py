@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ from segray.models.masks import decode_rle
 from segray.pipelines.corrections import CorrectedLabel, StoredLabel
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageProblem, decode
-from segray.pipelines.label_set.schema import STATUSES, stored_palette
+from segray.pipelines.label_set.schema import stored_palette
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.label_set.stored_segments import decode_segments
 from segray.pipelines.reporting.label_set.samples import Photos
@@ -42,7 +42,6 @@ from segray.pipelines.review.spread import Alike, find_alike
 
 CACHE_BYTES = 128 << 20
 """Thumbnails that are kept."""
-_OK = STATUSES.index("ok")
 
 
 @dataclass(frozen=True)
@@ -100,12 +99,12 @@ class Review:
         self.naming = Naming(
             self.provenance, places.root, places.weights, segments.embedding, segments.class_id
         )
+        self._recorded: dict[int, str] = {}
+        """The version of each corrected image whose scores and shares are in the marks."""
         self._photos = Photos(places.root, read_uris(places.root, self.index.images.ids), places.roots)
         self._pictures: BoundedCache[bytes] = BoundedCache(CACHE_BYTES, len)
         self._search_lock = threading.Lock()
-        self.scorer = Scorer(
-            self.store, self.index.images, self.index.number, self.ignore_index, self._record_scores
-        )
+        self.scorer = Scorer(self.store, self.index, self._record_stored)
 
     def start(self) -> None:
         """Begin what goes on behind the page: the order of what is next, comparisons, old corrections."""
@@ -166,9 +165,11 @@ class Review:
             UserError: the image has no label, or a damaged one.
         """
         self._require_label(image)
+        version = self.corrections.version(image)
         corrected = self.corrections.apply(image, self._stored(image, names))
-        if not names and self.corrections.of(image):
+        if not names and version != self._recorded.get(image, ""):
             self._after_correction(image, corrected)
+            self._recorded[image] = version
         return corrected
 
     def true_label(self, image: int) -> LabelMap | None:
@@ -212,7 +213,7 @@ class Review:
         return settled
 
     def _require_label(self, image: int) -> None:
-        if self.index.images.status[image] != _OK:
+        if not self.index.images.labelled[image]:
             raise UserError(f"no label: {self.index.images.errors[image]}")
 
     def _stored(self, image: int, names: str) -> StoredLabel:
@@ -266,11 +267,15 @@ class Review:
 
     def _after_correction(self, image: int, corrected: CorrectedLabel) -> None:
         self.corrections.remember(image, corrected, self.ignore_index)
-        self._record_scores(image, corrected.label, is_corrected=True)
+        self._record_scores(image, corrected.label)
 
-    def _record_scores(self, image: int, label: LabelMap, *, is_corrected: bool = False) -> None:
-        if self.corrections.of(image) and not is_corrected:
-            label = self.corrected(image).label
+    def _record_stored(self, image: int, label: LabelMap) -> None:
+        if self.corrections.of(image):
+            self.corrected(image)  # records its scores
+        else:
+            self._record_scores(image, label)
+
+    def _record_scores(self, image: int, label: LabelMap) -> None:
         truth, other = self._reference(self.truth, image), self._reference(self.other, image)
         if truth is not None:
             self.marks.errors[image] = share_of_errors(label, truth, self.ignore_index)
@@ -287,10 +292,3 @@ class Review:
 
 def _ids(classes: SegmentClasses) -> NDArray[np.int64]:
     return np.where(classes.has_class, classes.class_id, 0).astype(np.int64)
-
-
-def facts(review: Review) -> Mapping[str, Any]:
-    """What made the label set, for people."""
-    record = review.provenance
-    sections = {name: record.get(name) for name in ("sam", "clip")}
-    return {name: value.get("model") for name, value in sections.items() if isinstance(value, dict)}

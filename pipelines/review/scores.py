@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.label_png import decode_label_png
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.masks.folder import MaskFolder
-from segray.pipelines.review.index import Images, build_index
+from segray.pipelines.review.index import Index, build_index
 from segray.pipelines.review.rows import RowReader
 
 _log = logging.getLogger(__name__)
@@ -139,23 +139,19 @@ class Scorer:
 
     Attributes:
         store: the label set.
-        images: its images.
-        number: their numbers by id.
-        ignore_index: of the label set.
+        index: of it.
         record: takes an image's number and its label.
         progress: how far it is.
     """
 
     store: LabelStore
-    images: Images
-    number: Mapping[str, int]
-    ignore_index: int
+    index: Index
     record: Callable[[int, LabelMap], None]
     progress: Progress = field(default_factory=Progress)
 
     def start(self) -> None:
         """Begin; the thread ends with the process."""
-        self.progress.total = int((self.images.status == 0).sum())
+        self.progress.total = int(self.index.images.labelled.sum())
         threading.Thread(target=self.run, name="segray-scores", daemon=True).start()
 
     def run(self) -> None:
@@ -169,15 +165,17 @@ class Scorer:
             _log.warning("%s", error)
 
     def _labels(self) -> Iterator[tuple[int, LabelMap]]:
+        ignore_index = self.store.ignore_index
         for row in self.store.rows(["image_id", "status", "height", "width", "label"]):
-            if row["status"] == "ok" and row["image_id"] in self.number:
-                yield self.number[row["image_id"]], self._decoded(row)
+            if row["status"] == "ok" and row["image_id"] in self.index.number:
+                yield self.index.number[row["image_id"]], _decoded(row, ignore_index)
 
-    def _decoded(self, row: dict[str, Any]) -> LabelMap:
-        try:
-            return decode_label_png(row["label"]["bytes"], (row["height"], row["width"]), self.ignore_index)
-        except (ValueError, TypeError) as problem:
-            raise UserError(f"label of {row['image_id']}: {problem}; see segray verify") from None
+
+def _decoded(row: dict[str, Any], ignore_index: int) -> LabelMap:
+    try:
+        return decode_label_png(row["label"]["bytes"], (row["height"], row["width"]), ignore_index)
+    except (ValueError, TypeError) as problem:
+        raise UserError(f"label of {row['image_id']}: {problem}; see segray verify") from None
 
 
 def class_shares(label: LabelMap, ignore_index: int) -> dict[int, float]:

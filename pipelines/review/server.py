@@ -27,10 +27,10 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen()
     except OSError as error:
         hint = "; port=0 takes any free one" if port else ""
         raise UserError(f"cannot listen on host={host} port={port}: {error}{hint}") from error
-    listener.listen()
     return listener
 
 

@@ -26,11 +26,13 @@ def served(labels: Path) -> Iterator[tuple[subprocess.Popen[str], httpx2.Client]
     command = [sys.executable, "-m", "segray", "serve", f"out={labels}", "port=0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
         assert process.stdout is not None
-        address = process.stdout.readline().split()[1]
-        base, _, token = address.partition("/?token=")
-        with httpx2.Client(base_url=base, headers={"authorization": f"Bearer {token}"}, timeout=60) as client:
-            yield process, client
-        process.kill()
+        try:
+            base, _, token = process.stdout.readline().split()[1].partition("/?token=")
+            headers = {"authorization": f"Bearer {token}"}
+            with httpx2.Client(base_url=base, headers=headers, timeout=60) as client:
+                yield process, client
+        finally:
+            process.kill()
 
 
 def _correct_until_killed(client: httpx2.Client, confirmed: list[str], half: threading.Event) -> None:

@@ -38,17 +38,18 @@ def label_map() -> NDArray[np.uint8]:
     return label
 
 
-def ok_row(image_id: str, **changes: Any) -> dict[str, Any]:
-    """A labelled image's row."""
-    label = label_map()
+def labelled_row(
+    image_id: str, label: NDArray[np.uint8], confidence: NDArray[np.uint8], /, **changes: Any
+) -> dict[str, Any]:
+    """The row of an image with a label [H, W]."""
     ids, pixels = class_counts(label)
     row = {
         "image_id": image_id,
         "sha256": "0" * 64,
-        "width": WIDTH,
-        "height": HEIGHT,
+        "width": label.shape[1],
+        "height": label.shape[0],
         "label": encode_gray_png(label),
-        "confidence": encode_gray_png(label // 3),
+        "confidence": encode_gray_png(confidence),
         "class_ids": ids,
         "class_pixels": pixels,
         "mean_confidence": 0.5,
@@ -60,9 +61,35 @@ def ok_row(image_id: str, **changes: Any) -> dict[str, Any]:
     return {**row, **changes}
 
 
+def ok_row(image_id: str, **changes: Any) -> dict[str, Any]:
+    """A labelled image's row."""
+    return labelled_row(image_id, label_map(), label_map() // 3, **changes)
+
+
 def error_row(image_id: str, **changes: Any) -> dict[str, Any]:
     """A bad image's row: no picture, no label, a reason."""
     row = {"image_id": image_id, "status": "error", "error": "truncated", "n_segments": 0, "run_id": "run"}
+    return {**row, **changes}
+
+
+def segment_row(image_id: str, number: int, mask: NDArray[np.bool_], /, **changes: Any) -> dict[str, Any]:
+    """The row of a segment with a mask [H, W]."""
+    segment = segment_from_mask(mask)
+    size, counts = encode_rle(segment, *mask.shape)
+    row = {
+        "image_id": image_id,
+        "segment_id": number,
+        "bbox": segment.box,
+        "area": segment.area,
+        "class_id": 1,
+        "score": 0.3,
+        "margin": 0.1,
+        "runner_up_class": 0,
+        "predicted_iou": 0.9,
+        "stability_score": 0.95,
+        "rle": {"size": size, "counts": counts},
+        "embedding": None,
+    }
     return {**row, **changes}
 
 
@@ -70,25 +97,9 @@ def segment_rows(image_id: str, dim: int | None = 4, **changes: Any) -> list[dic
     """The two segments of `label_map`; `changes` are made to the first."""
     rows = []
     for class_id in (1, 2):
-        segment = segment_from_mask(label_map() == class_id)
-        size, counts = encode_rle(segment, HEIGHT, WIDTH)
         embedding = None if dim is None else np.linspace(-1, class_id, dim).astype(np.float16)
-        rows.append(
-            {
-                "image_id": image_id,
-                "segment_id": class_id - 1,
-                "bbox": segment.box,
-                "area": segment.area,
-                "class_id": class_id,
-                "score": 0.3,
-                "margin": 0.1,
-                "runner_up_class": 0,
-                "predicted_iou": 0.9,
-                "stability_score": 0.95,
-                "rle": {"size": size, "counts": counts},
-                "embedding": embedding,
-            }
-        )
+        mask = label_map() == class_id
+        rows.append(segment_row(image_id, class_id - 1, mask, class_id=class_id, embedding=embedding))
     rows[0].update(changes)
     return rows
 

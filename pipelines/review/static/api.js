@@ -48,7 +48,7 @@ export async function correct(corrections, text, { remember = true } = {}) {
     app.redo = [];
   }
   emit("corrected", result.images);
-  loadSet();
+  tried(loadSet);
   return result;
 }
 

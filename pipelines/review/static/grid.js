@@ -185,7 +185,7 @@ function reveal() {
   for (const [at, node] of grid.tiles) mark(node, at);
 }
 
-/** The image before or after one in the order of the grid; null at its ends. */
+/** The image before or after one in the order of the grid, or the chosen one if none is open; null at its ends. */
 export async function neighbour(number, step) {
   const found = await tried(() => get("/api/images", { ...query(), find: number, limit: 0 }));
   const place = (found?.place ?? grid.active - (step > 0 ? 1 : 0)) + step;

@@ -59,7 +59,8 @@ function use(key, note, wanted) {
 function command({ background, threshold }) {
   const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const classes = app.classes.slice(1).map((one) => one.raw).join(",");
-  return `segray relabel labels=${quote(app.set.name)} out=relabelled classes=${quote(classes)} label.threshold=${threshold} label.background_names=${quote(background.join(","))}`;
+  const aliases = Object.keys(stored.aliases).length ? ` label.aliases=${quote(JSON.stringify(stored.aliases))}` : "";
+  return `segray relabel labels=${quote(app.set.name)} out=relabelled classes=${quote(classes)} label.threshold=${threshold} label.background_names=${quote(background.join(","))}${aliases}`;
 }
 
 function reset() { field.value = stored.background.join(", "); slider.value = stored.threshold; $("threshold-value").textContent = stored.threshold.toFixed(3); change(); }

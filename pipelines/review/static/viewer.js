@@ -57,9 +57,8 @@ const reload = () => load(current().n, true);
 
 async function load(number, keepView) {
   const mine = ++round;
-  const names = app.names || app.similar || "";
   const tile = await tried(() => get(`/api/images/${number}`, { names: app.names }));
-  const similar = !app.names && app.similar ? await tried(() => get(`/api/images/${number}`, { names })) : null;
+  const similar = !app.names && app.similar ? await tried(() => get(`/api/images/${number}`, { names: app.similar })) : null;
   if (mine !== round) return;
   notice(tile ? "" : "This image has no label.");
   if (!tile) return;
@@ -152,7 +151,7 @@ function markGood(image) {
 
 /** The image before or after, in the order of the grid. */
 export async function step(by) {
-  const found = await neighbour(current()?.n ?? -1, by);
+  const found = await neighbour(current()?.n, by);
   if (found) location.hash = `#/image/${found.n}`;
   else toast(by > 0 ? "this is the last image" : "this is the first image");
 }

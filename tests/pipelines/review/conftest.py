@@ -15,22 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.testclient import TestClient
 
-from segray.models.masks import encode_rle, segment_from_mask
 from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.io.manifest import MANIFEST, ImageRef, write_manifest
-from segray.pipelines.label_set.store import (
-    class_counts,
-    labels_schema,
-    labels_table,
-    segments_schema,
-    segments_table,
-    write_part,
-)
+from segray.pipelines.label_set.store import write_part
 from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.review.app import build_app
 from segray.pipelines.review.review import Places, Review
 from segray.pipelines.review.scores import TruthMasks
 from segray.pipelines.review.security import Door
+from tests.pipelines.label_sets import labelled_row, segment_row, tables
 
 CLASSES = ("background", "tree", "house")
 HEIGHT, WIDTH = 40, 60
@@ -38,11 +31,11 @@ NAMES = ("a.png", "b.png", "sub/c.png")
 DIM = 8
 
 
-def boxes(width: int = WIDTH) -> list[NDArray[np.bool_]]:
-    """Two masks [40, width]: the left half of the upper rows, and a block at the right."""
-    masks = [np.zeros((HEIGHT, width), np.bool_) for _ in range(2)]
+def boxes() -> list[NDArray[np.bool_]]:
+    """Two masks [40, 60]: the left half of the upper rows, and a block at the right."""
+    masks = [np.zeros((HEIGHT, WIDTH), np.bool_) for _ in range(2)]
     masks[0][4:20, 4:26] = True
-    masks[1][10:34, width - 24 : width - 4] = True
+    masks[1][10:34, 36:56] = True
     return masks
 
 
@@ -84,53 +77,26 @@ def write_labels(
         segments = [{**one, "embedding": vectors[one["segment_id"]].astype(np.float16)} for one in segments]
     provenance = {"classes": list(CLASSES), "ignore_index": 255, **made_with}
     root = folder / "labels"
-    write_part(
-        str(root),
-        labels_table(rows, labels_schema(provenance)),
-        segments_table(segments, segments_schema(DIM if vectors is None else vectors.shape[1], provenance)),
-    )
+    dim = DIM if vectors is None else vectors.shape[1]
+    write_part(str(root), *tables(rows, segments, dim=dim, provenance=provenance))
     write_manifest(sorted(refs, key=lambda ref: ref.image_id), str(root / MANIFEST))
     return root
 
 
 def _row(name: str, data: bytes) -> dict[str, Any]:
-    ids, pixels = class_counts(label())
-    return {
-        "image_id": name,
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "width": WIDTH,
-        "height": HEIGHT,
-        "label": encode_gray_png(label()),
-        "confidence": encode_gray_png(np.where(label() > 0, 200, 0).astype(np.uint8)),
-        "class_ids": ids,
-        "class_pixels": pixels,
-        "mean_confidence": 0.5 + len(name) / 100,
-        "labelled_fraction": 0.5,
-        "n_segments": 2,
-        "status": "ok",
-        "run_id": "run",
-    }
+    return labelled_row(
+        name,
+        label(),
+        np.where(label() > 0, 200, 0).astype(np.uint8),
+        sha256=hashlib.sha256(data).hexdigest(),
+        mean_confidence=0.5 + len(name) / 100,
+    )
 
 
 def _segment(name: str, number: int, mask: NDArray[np.bool_], image: int) -> dict[str, Any]:
-    size, counts = encode_rle(segment_from_mask(mask), HEIGHT, WIDTH)
     embedding = np.zeros(DIM, np.float16)
     embedding[number], embedding[2] = 1, 0.1 * image
-    x, y = (int(n) for n in (np.flatnonzero(mask.any(0))[0], np.flatnonzero(mask.any(1))[0]))
-    return {
-        "image_id": name,
-        "segment_id": number,
-        "bbox": [float(x), float(y), float(mask.any(0).sum()), float(mask.any(1).sum())],
-        "area": int(mask.sum()),
-        "class_id": 1,
-        "score": 0.3,
-        "margin": 0.1 + 0.1 * number,
-        "runner_up_class": 2,
-        "predicted_iou": 0.9,
-        "stability_score": 0.9,
-        "rle": {"size": size, "counts": counts},
-        "embedding": embedding,
-    }
+    return segment_row(name, number, mask, margin=0.1 + 0.1 * number, runner_up_class=2, embedding=embedding)
 
 
 def write_masks(folder: Path, names: tuple[str, ...] = NAMES) -> Path:

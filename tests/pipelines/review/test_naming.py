@@ -28,7 +28,7 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
     root: Path = write_labels(
         tmp_path_factory.mktemp("named"),
         vectors=vectors,
-        prompts={"names": [["sky"], ["tree"], ["house"]], "templates": [_TEMPLATE]},
+        prompts={"names": [["sky"], ["tree", "oak"], ["house"]], "templates": [_TEMPLATE]},
         clip={"model": "builtin", "weights": None, "sha256": None},
         config={"label.threshold": 0.1},
     )
@@ -47,6 +47,7 @@ def test_the_names_of_the_label_set_are_told_and_six_classes_with_their_cosines(
     stored = named.get("/api/naming").json()
 
     assert (stored["background"], stored["threshold"]) == (["sky"], 0.1)
+    assert stored["aliases"] == {"tree": ["tree", "oak"]}
     parts = named.get("/api/images/0", params={"names": stored["key"]}).json()["parts"]
     assert [part["similar"][0][0] for part in parts] == [0, 2]
     assert [part["similar"][0][1] for part in parts] == pytest.approx([1, 1], abs=1e-3)

@@ -46,6 +46,8 @@ def test_images_are_found_by_name_class_and_range_and_come_in_pages(page: TestCl
     assert found(classes="1,2") == []
     assert found(confidence="0.57,") == ["sub/c.png"]
     assert found(sort="-id") == list(reversed(NAMES))
+    assert page.get("/api/images", params={"sort": "-id", "find": 2}).json()["place"] == 0
+    assert page.get("/api/images", params={"text": "sub", "find": 0}).json()["place"] is None
     assert found(state="corrected") == []
 
 

@@ -99,12 +99,24 @@ def test_a_correction_that_does_not_fit_is_refused_with_all_others(
     assert not (labels / "corrections").exists()
 
 
-def test_an_undo_of_what_is_not_there_is_refused(page: TestClient, labels: Path) -> None:
-    answer = correct(page, {"image": 0, "kind": "undo", "target": "20200101T000000000000-00000000"})
+@pytest.mark.parametrize(
+    "target", ["20200101T000000000000-00000000", "99980101T000000000000-00000000", "zzzz"]
+)
+def test_an_undo_of_what_is_not_there_is_refused(page: TestClient, labels: Path, target: str) -> None:
+    answer = correct(page, {"image": 0, "kind": "undo", "target": target})
 
     assert answer.status_code == 422
-    assert "has no correction" in answer.json()["error"]
+    assert answer.json()["error"] == f"a.png has no correction {target} to undo"
     assert not (labels / "corrections").exists()
+    (key,) = correct(page, NAME).json()["keys"]
+    assert key.startswith("2")
+
+
+@pytest.mark.parametrize("number", ["²", "-1", "1" * 5000, ""])
+def test_a_place_of_what_is_no_number_is_refused(page: TestClient, number: str) -> None:
+    answer = page.get("/api/images", params={"find": number})
+
+    assert (answer.status_code, answer.json()["error"].partition(":")[0]) == (422, "find")
 
 
 def test_bodies_are_bounded_and_must_be_json(page: TestClient) -> None:
