@@ -56,7 +56,7 @@ def document(classes: tuple[str, ...], entries: Callable[[], Iterator[Entry]]) -
         classes: the name of each id.
         entries: the images with their `scored_annotations`; they are asked for twice.
     """
-    palette = LabelSpace(classes, ((),) * len(classes)).palette()
+    palette = LabelSpace(classes, ()).palette()
     return PredictedCoco(Target(classes, palette, images=False, counts={})).json(entries)
 
 

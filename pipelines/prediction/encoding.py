@@ -61,10 +61,9 @@ def encode_row(row: Row, job: Job) -> Row:
     files, shape = job.files, (row["height"], row["width"])
     label = np.frombuffer(row["label"], label_dtype(ignore_index_of(len(job.classes)))).reshape(shape)
     levels = np.frombuffer(row["confidence"], np.uint8)
-    palette = palette_of(job.classes)
     return {
         **row,
-        "mask": encode_palette_png(label, palette) if files.palette else encode_gray_png(label),
+        "mask": encode_palette_png(label, _palette(job.classes)) if files.palette else encode_gray_png(label),
         "overlay": overlay(pixels_of(row), label, job.classes) if files.overlays else None,
         "confidence_png": encode_gray_png(levels.reshape(shape)) if files.confidence else None,
         "objects": _objects(label, levels.reshape(shape), job.classes) if files.coco else None,
@@ -78,11 +77,6 @@ def _objects(label: LabelMap, levels: NDArray[np.uint8], classes: tuple[str, ...
         raise ImageProblem("error", f"coco: {problem}; coco=false writes the mask alone") from problem
 
 
-def palette_of(classes: tuple[str, ...]) -> NDArray[np.uint8]:
-    """uint8 [256 or more, 3], the colours of the ids."""
-    return LabelSpace(classes, ((),) * len(classes)).palette()
-
-
 def overlay(pixels: NDArray[np.uint8], label: LabelMap, classes: tuple[str, ...]) -> bytes:
     """A JPEG of the image, half covered by the colours of its classes; "no class" stays uncovered.
 
@@ -93,7 +87,7 @@ def overlay(pixels: NDArray[np.uint8], label: LabelMap, classes: tuple[str, ...]
         label: [H, W].
         classes: the name of each id.
     """
-    blended = (pixels // 2) + (palette_of(classes)[label] // 2)
+    blended = (pixels // 2) + (_palette(classes)[label] // 2)
     if has_background(classes):
         blended[label == 0] = pixels[label == 0]
     image = Image.fromarray(blended)
@@ -101,3 +95,8 @@ def overlay(pixels: NDArray[np.uint8], label: LabelMap, classes: tuple[str, ...]
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
+
+
+def _palette(classes: tuple[str, ...]) -> NDArray[np.uint8]:
+    """uint8 [256 or more, 3], the colours of the ids."""
+    return LabelSpace(classes, ()).palette()
