@@ -66,6 +66,11 @@ class Corrections:
         with self._lock:
             return self._of.get(image, [])
 
+    def images(self) -> list[int]:
+        """The images with corrections, also with those that were undone."""
+        with self._lock:
+            return list(self._of)
+
     def counted(self, image: int) -> list[Correction]:
         """The corrections of an image that are not undone, by key."""
         return effective(self.of(image))

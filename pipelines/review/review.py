@@ -94,7 +94,8 @@ class Review:
         self.rows = RowReader(self.store, self.index)
         self.corrections = Corrections(places.root, self.index, self.marks, places.who)
         self.queue = Queue(self.index, self.marks)
-        self.corrections.changed = self.queue.again
+        self.corrections.changed = self._follow_corrections
+        self._changed = threading.Event()
         segments = self.index.segments
         self.naming = Naming(
             self.provenance, places.root, places.weights, segments.embedding, segments.class_id
@@ -110,7 +111,8 @@ class Review:
         """Begin what goes on behind the page: the order of what is next, comparisons, old corrections."""
         self.queue.start()
         threading.Thread(target=lambda: self.search, name="segray-similar", daemon=True).start()
-        threading.Thread(target=self._catch_up, name="segray-corrected", daemon=True).start()
+        self._changed.set()
+        threading.Thread(target=self._keep_up, name="segray-corrected", daemon=True).start()
         if self.truth or self.other:
             self.scorer.start()
 
@@ -282,12 +284,24 @@ class Review:
         if other is not None:
             self.marks.disagreement[image] = share_of_differences(label, other, self.ignore_index)
 
-    def _catch_up(self) -> None:
-        for image in np.flatnonzero(self.marks.corrected).tolist():
+    def catch_up(self) -> None:
+        """Bring the classes and scores of images up to date that anybody has corrected, or undone it."""
+        for image in self.corrections.images():
+            if self._recorded.get(image) == self.corrections.version(image):
+                continue
             try:
                 self.corrected(image)
             except (UserError, ImageProblem):  # told to whoever opens the image
                 continue
+
+    def _follow_corrections(self) -> None:
+        self.queue.again()
+        self._changed.set()
+
+    def _keep_up(self) -> None:
+        while self._changed.wait():
+            self._changed.clear()
+            self.catch_up()
 
 
 def _ids(classes: SegmentClasses) -> NDArray[np.int64]:

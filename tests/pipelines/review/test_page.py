@@ -146,6 +146,24 @@ def test_corrections_of_another_person_appear(page: TestClient, labels: Path, re
     assert review.marks.corrected.tolist() == [False, True, False]
 
 
+def test_images_are_found_by_the_classes_that_another_person_gave(
+    page: TestClient, labels: Path, review: Review
+) -> None:
+    log = CorrectionLog(labels)
+    named = log.make("b.png", "name", segments=[0], class_name="house", who="bob")
+
+    def houses() -> int:
+        review.corrections.refresh(now=True)
+        review.catch_up()
+        total: int = page.get("/api/images", params={"classes": "2"}).json()["total"]
+        return total
+
+    log.append([named])
+    assert houses() == 1
+    log.append([log.make("b.png", "undo", target=named.key, who="bob")])
+    assert houses() == 0
+
+
 def test_labels_are_compared_with_the_masks(page: TestClient, review: Review) -> None:
     review.scorer.run()
 
