@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from segray.models import downloads
+from segray.models.messages import first_line
 from segray.models.weight_checks import check_header, check_pickles, check_tensors
 
 BUILTIN = ("clip", "sam")
@@ -381,5 +382,4 @@ def _first(items: list[str]) -> str:
 
 def _line(error: BaseException) -> str:
     """The first line of an error's text, without a full stop: it becomes part of a sentence."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
+    return first_line(error).rstrip(".")

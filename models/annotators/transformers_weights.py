@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from segray.models.messages import first_line
 from segray.models.sam.geometry import Rgb
 from segray.models.segmenters.base import IMAGENET_MEAN, IMAGENET_STD
 from segray.models.weights import Checkpoint, WeightsError, load_state_dict, read_card
@@ -47,7 +48,7 @@ def load_pretrained(
             ignore_mismatched_sizes=True,
         )
     except Exception as error:  # an architecture of somebody else's file raises almost anything
-        line = str(error).strip().partition("\n")[0][:200]
+        line = first_line(error)[:200]
         raise WeightsError(f"{checkpoint.path} does not fit the model {name}: {line}") from error
     for what in ("missing_keys", "mismatched_keys"):
         if keys := sorted(map(str, found[what])):

@@ -18,6 +18,7 @@ from segray.models import weights as files
 from segray.models.builtin.arch import CLIP_ARCH, CLIP_DEPTH, CLIP_INPUT, build_builtin_clip
 from segray.models.clip.towers import check_config
 from segray.models.clip.weights import OPENAI_MEAN, OPENAI_STD, Triple, find_weights
+from segray.models.messages import first_line
 from segray.models.precision import DTYPES, Precision
 from segray.models.transfer import to_device
 from segray.models.uninitialised import uninitialised
@@ -275,7 +276,7 @@ def _network(name: str, config: dict[str, Any]) -> Any:
     try:
         return (CustomTextCLIP if custom else CLIP)(**{**config, "text_cfg": text})
     except (ImportError, OSError, RuntimeError) as error:
-        raise ValueError(f"cannot build the text tower of CLIP model {name}: {_line(error)}") from error
+        raise ValueError(f"cannot build the text tower of CLIP model {name}: {first_line(error)}") from error
 
 
 def _tokenizer(name: str) -> Tokenizer:
@@ -284,7 +285,7 @@ def _tokenizer(name: str) -> Tokenizer:
     try:
         tokenizer: Tokenizer = get_tokenizer(name)
     except (ImportError, OSError, RuntimeError) as error:
-        raise ValueError(f"cannot load the tokenizer of CLIP model {name}: {_line(error)}") from error
+        raise ValueError(f"cannot load the tokenizer of CLIP model {name}: {first_line(error)}") from error
     return tokenizer
 
 
@@ -330,7 +331,3 @@ def _input_size(vision: dict[str, Any]) -> int:
     """GEM's input, or the network's own where that is larger, as a multiple of the patch size."""
     patch: int = vision["patch_size"]
     return max(vision["image_size"], GEM_INPUT) // patch * patch
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from segray.models.messages import first_line
 from segray.pipelines.config.shared import GrowConfig
 from segray.pipelines.engine import local_ray
 from segray.pipelines.engine.ray_output import QUIET, quieten, without_greeting
@@ -201,7 +202,7 @@ def _join(address: str) -> None:
             ray.init(address=address, **QUIET)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"address: no Ray cluster at {address} ({str(error).splitlines()[0]}); "
+            f"address: no Ray cluster at {address} ({first_line(error)}); "
             "if it requires a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, "
             "RAY_AUTH_TOKEN_PATH=FILE or the file ~/.ray/auth_token"
         ) from error

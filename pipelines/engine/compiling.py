@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from segray.models.messages import first_line
+
 
 class CannotCompileError(Exception):
     """`torch.compile` does not work here, for instance because there is no compiler."""
@@ -25,5 +27,5 @@ def compiling(key: str) -> Iterator[None]:
     try:
         yield
     except TorchDynamoException as error:
-        reason = str(getattr(error, "inner_exception", error)).splitlines()[0]
+        reason = first_line(getattr(error, "inner_exception", error))
         raise CannotCompileError(f"{key}=true: {reason}; {key}=false needs no compiler") from error

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from segray.models.messages import first_line
 from segray.pipelines.config.commands.export import ExportConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -144,6 +145,6 @@ def _asked(call: Callable[[], T], doing: str, code: int = 2) -> T:
         where = storage.display(constants.ENDPOINT)
         if status == 401:
             raise UserError(f"push_to_hub: {where} refuses the token; {_LOGIN}", exit_code=code) from None
-        reason = redacted((str(error).strip() or type(error).__name__).splitlines()[0][:200])
+        reason = redacted(first_line(error)[:200])
         reason = reason.replace(get_token() or "\0", "***")
         raise UserError(f"push_to_hub: {doing} at {where} failed: {reason}", exit_code=code) from None

@@ -11,6 +11,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 from pyarrow import fs as pa_fs
 
+from segray.models.messages import first_line
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.redirects import client_options
 from segray.pipelines.io.uris import (
@@ -87,7 +88,7 @@ def _open_other(uri: str) -> tuple[AbstractFileSystem, str]:
         web = {"client_kwargs": client_options()} if scheme(uri) in _WEB else {}
         client, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, **web)
     except ImportError as error:
-        raise UserError(f"{display(uri)}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{display(uri)}: {first_line(error)}") from error
     except ValueError as error:
         message = f"{display(uri)}: unknown scheme {scheme(uri)}://; allowed: {_ALLOWED}"
         raise UserError(message) from error

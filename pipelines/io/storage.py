@@ -15,6 +15,7 @@ import pyarrow as pa
 from fsspec import AbstractFileSystem
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from segray.models.messages import first_line
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import local_files
 from segray.pipelines.io.clients import arrow_storage, open_storage
@@ -392,4 +393,4 @@ def _open_store(uri: str) -> tuple[AbstractFileSystem, str]:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.splitlines()[0]
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return first_line(error)

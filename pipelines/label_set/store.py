@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from segray.models.label_space import IGNORE_INDEX
+from segray.models.messages import first_line
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import run_lock, storage
 from segray.pipelines.label_set.card import CARD
@@ -355,7 +356,7 @@ class LabelStore:
 
     def _unreadable(self, uri: str, error: Exception) -> UserError:
         """A damaged part is for `repair`; a store that does not answer must not cost finished work."""
-        why = (str(error) or type(error).__name__).splitlines()[0]
+        why = first_line(error)
         try:
             reason = damage(storage.read_bytes(uri))
         except FileNotFoundError:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from segray.models.label_map import LabelMap, label_dtype
 from segray.models.label_space import IGNORE_INDEX
+from segray.models.messages import first_line
 from segray.models.rle import area, checked_runs
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -101,7 +102,7 @@ def check_part(root: str, part: str) -> PartCheck:
     try:
         _check_rows(labels, segments.read() if segments else None, classes, check)
     except (OSError, pa.ArrowException) as error:
-        check.problems.append(Problem(part, None, f"unreadable: {str(error).splitlines()[0]}"))
+        check.problems.append(Problem(part, None, f"unreadable: {first_line(error)}"))
     return check
 
 

@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from segray.models.messages import first_line
 from segray.models.semi.student import Drops, Logits, Student
 
 Layout = tuple[bool, int, int, tuple[int, ...], bool]
@@ -112,7 +113,7 @@ def _recorded(student: FlatStudent, tensors: tuple[Tensor, ...]) -> Replay | Non
         # Gradients are added up on another stream than the one of the recording, which costs nothing here.
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
     except RuntimeError as error:
-        _log.warning("the training step is not a CUDA graph: %s", str(error).splitlines()[0])
+        _log.warning("the training step is not a CUDA graph: %s", first_line(error))
     # Recording runs the network some times, which counts for batch normalisation.
     if tensors[0].is_cuda:
         # So it does for random numbers, of which nothing in a step has drawn any on the GPU before.

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from segray.models.messages import first_line
+
 _LOG = logging.getLogger(__name__)
 
 _Function = Callable[..., tuple[Tensor, ...]]
@@ -51,7 +53,7 @@ class Graphed:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 outputs = self._function(*buffers)
         except RuntimeError as error:
-            _LOG.warning("SAM's kernels are launched one by one: %s", str(error).splitlines()[0])
+            _LOG.warning("SAM's kernels are launched one by one: %s", first_line(error))
             self._limit = 0
             return False
         self._captured[shapes] = (graph, buffers, outputs)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from segray.models.messages import first_line
 from segray.models.segmenters.portable import PortableNetwork
 from segray.pipelines.config.commands.export import ExportConfig
 from segray.pipelines.engine.waiting import Waiting
@@ -87,7 +88,7 @@ def _encoded(name: str, portable: PortableNetwork, text: str, network: str) -> b
         with quiet(), Waiting(f"the operations of {network} to be recorded as {name}"):
             return FORMATS[name].encode(portable, text)
     except Exception as error:  # the exporters raise whatever the operator that they lack raises
-        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        reason = first_line(error)[:200]
         raise UserError(f"format: {name} cannot hold the network {network}: {reason}") from error
 
 

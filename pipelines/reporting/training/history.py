@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from segray.models.label_space import MAX_CLASSES, is_wide
+from segray.models.messages import first_line
 from segray.models.plain_yaml import read_plain_yaml
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.previous import current_tree
@@ -209,4 +210,4 @@ def _config(out: str) -> tuple[TrainConfig | None, str]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:150]
+    return first_line(error)[:150]

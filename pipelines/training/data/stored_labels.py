@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 
 import pyarrow as pa
 
+from segray.models.messages import first_line
 from segray.pipelines.corrections.apply import CorrectedLabel
 from segray.pipelines.corrections.store import ByImage, CorrectedStore
 from segray.pipelines.io import storage
@@ -147,7 +148,7 @@ class StoredLabels:
 
     def _damaged(self, part: str, error: Exception) -> DamagedPartError:
         root = storage.display(self.root)
-        why = (str(error) or type(error).__name__).splitlines()[0]
+        why = first_line(error)
         repair = f"run: segray verify out={root} repair=true"
         return DamagedPartError(f"data.labels={root}: cannot read {LABELS}/{part} ({why}); {repair}")
 
