@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segray.pipelines.corrections import (
     CorrectedLabel,
@@ -123,6 +124,22 @@ class Corrections:
         numbers = segments.number[rows].tolist()
         self.segment_class[rows] = [corrected.segments.get(number, 0) for number in numbers]
         self._marks.shares[image] = class_shares(corrected.label, ignore_index)
+
+    def settled(self) -> NDArray[np.bool_]:
+        """bool [S], segments that hands have classed, and those of images that are good."""
+        segments = self._index.segments
+        settled = np.zeros(len(segments), np.bool_)
+        for image in np.flatnonzero(self._marks.good | self._marks.corrected).tolist():
+            settled[segments.of(image)] = self.settled_of(image)
+        return settled
+
+    def settled_of(self, image: int) -> NDArray[np.bool_]:
+        """The part of `settled` that an image's segments have."""
+        segments = self._index.segments
+        rows = segments.of(image)
+        hand = {number for one in self.counted(image) for number in one.segments}
+        named = np.isin(segments.number[rows], list(hand))
+        return named | self._marks.good[image] | (self.segment_class[rows] != segments.class_id[rows])
 
     def _check_target(self, one: Wanted) -> None:
         """Before the log makes a key that is later than the target's, and all of its next keys with it."""

@@ -93,7 +93,7 @@ class Review:
         self.marks = Marks.none(len(self.index.images))
         self.rows = RowReader(self.store, self.index)
         self.corrections = Corrections(places.root, self.index, self.marks, places.who)
-        self.queue = Queue(self.index, self.marks)
+        self.queue = Queue(self.index, self.marks, self.corrections, lambda: self.search)
         self.corrections.changed = self._follow_corrections
         self._changed = threading.Event()
         segments = self.index.segments
@@ -203,16 +203,10 @@ class Review:
         """
         if not self.search.exists:
             raise UserError("the label set holds no embeddings (annotate with embeddings=true)")
-        return find_alike(self.search, self.corrections.segment_class, self._settled(), row, new_class, count)
-
-    def _settled(self) -> NDArray[np.bool_]:
-        segments = self.index.segments
-        settled = self.corrections.segment_class != segments.class_id
-        for image in np.flatnonzero(self.marks.good | self.marks.corrected).tolist():
-            hand = {n for one in self.corrections.counted(image) for n in one.segments}
-            rows = segments.of(image)
-            settled[rows] |= self.marks.good[image] | np.isin(segments.number[rows], list(hand))
-        return settled
+        corrections = self.corrections
+        return find_alike(
+            self.search, corrections.segment_class, corrections.settled(), row, new_class, count
+        )
 
     def _require_label(self, image: int) -> None:
         if not self.index.images.labelled[image]:
