@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
 import numpy as np
 
 from segray.pipelines.corrections.suggestions import Candidates, next_segments
+from segray.pipelines.review.background import Background
 from segray.pipelines.review.corrected import Corrections
 from segray.pipelines.review.index import Index
 from segray.pipelines.review.marks import Marks
@@ -28,6 +28,9 @@ class Queue:
         marks: its images.
         corrections: of the label set.
         search: gives the search for similar segments.
+
+    Attributes:
+        background: orders again.
     """
 
     def __init__(
@@ -37,17 +40,8 @@ class Queue:
         self._rows: list[int] | None = None
         self._shown: dict[int, int] = {}
         """The rows that were given, and the class that each had."""
-        self._changed = threading.Event()
+        self.background = Background(self.order, "segray-next", _PAUSE_S)
         self._lock = threading.Lock()
-
-    def start(self) -> None:
-        """Order segments now and after each `again`; the thread ends with the process."""
-        self.again()
-        threading.Thread(target=self._follow, name="segray-next", daemon=True).start()
-
-    def again(self) -> None:
-        """Corrections have changed."""
-        self._changed.set()
 
     @property
     def ready(self) -> bool:
@@ -61,7 +55,7 @@ class Queue:
             row = next((row for row in waiting if not self._is_settled(row)), None)
             if row is not None:
                 self._shown[row] = int(self._corrections.segment_class[row])
-        self.again()
+        self.background.again()
         return row
 
     def order(self) -> None:
@@ -91,9 +85,3 @@ class Queue:
         segments = self._index.segments
         image = segments.image_of(row)
         return bool(self._corrections.settled_of(image)[row - segments.start[image]])
-
-    def _follow(self) -> None:
-        while self._changed.wait():
-            self._changed.clear()
-            self.order()
-            time.sleep(_PAUSE_S)

@@ -24,6 +24,7 @@ from segray.pipelines.reporting.label_set.samples import Photos
 from segray.pipelines.reporting.label_set.summary import read_uris
 from segray.pipelines.review import drawing
 from segray.pipelines.review.actions import Wanted
+from segray.pipelines.review.background import Background
 from segray.pipelines.review.cache import BoundedCache
 from segray.pipelines.review.corrected import Corrections
 from segray.pipelines.review.index import Index, build_index
@@ -95,7 +96,7 @@ class Review:
         self.corrections = Corrections(places.root, self.index, self.marks, places.who)
         self.queue = Queue(self.index, self.marks, self.corrections, lambda: self.search)
         self.corrections.changed = self._follow_corrections
-        self._changed = threading.Event()
+        self._background = Background(self.catch_up, "segray-corrected")
         segments = self.index.segments
         self.naming = Naming(
             self.provenance, places.root, places.weights, segments.embedding, segments.class_id
@@ -109,12 +110,17 @@ class Review:
 
     def start(self) -> None:
         """Begin what goes on behind the page: the order of what is next, comparisons, old corrections."""
-        self.queue.start()
         threading.Thread(target=lambda: self.search, name="segray-similar", daemon=True).start()
-        self._changed.set()
-        threading.Thread(target=self._keep_up, name="segray-corrected", daemon=True).start()
+        self.queue.background.start()
+        self._background.start()
         if self.truth or self.other:
             self.scorer.start()
+
+    def stop(self) -> None:
+        """End that."""
+        self.queue.background.stop()
+        self._background.stop()
+        self.scorer.stop()
 
     @cached_property
     def _search(self) -> NeighbourSearch:
@@ -289,13 +295,8 @@ class Review:
                 continue
 
     def _follow_corrections(self) -> None:
-        self.queue.again()
-        self._changed.set()
-
-    def _keep_up(self) -> None:
-        while self._changed.wait():
-            self._changed.clear()
-            self.catch_up()
+        self.queue.background.again()
+        self._background.again()
 
 
 def _ids(classes: SegmentClasses) -> NDArray[np.int64]:
