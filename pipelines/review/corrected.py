@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from segray.pipelines.corrections import (
     StoredLabel,
     apply_corrections,
 )
+from segray.pipelines.corrections.compaction import compact
 from segray.pipelines.corrections.correction import effective
 from segray.pipelines.errors import UserError
 from segray.pipelines.printing import visible
@@ -24,6 +26,8 @@ from segray.pipelines.review.index import Index
 from segray.pipelines.review.marks import Marks
 from segray.pipelines.review.scores import class_shares
 
+_logger = logging.getLogger(__name__)
+_COMPACT_EVERY = 64
 _EVERY_S = 1.0
 """How often the log is listed for what others wrote."""
 
@@ -42,6 +46,7 @@ class Corrections:
         self._log, self._index, self._marks, self.who = CorrectionLog(root), index, marks, who
         self._of: dict[int, list[Correction]] = {}
         self._state, self._listed = "", 0.0
+        self._uncompacted = _COMPACT_EVERY
         self._lock = threading.RLock()
         self.changed: Callable[[], None] | None = None
         """Called after corrections were read that were not there before."""
@@ -105,6 +110,18 @@ class Corrections:
             self._log.append(made)
             self._read()
         return made
+
+    def compact(self) -> None:
+        """Pack what many clicks left, now and then; see `compaction`."""
+        with self._lock:
+            self._uncompacted += 1
+            if self._uncompacted <= _COMPACT_EVERY:
+                return
+            self._uncompacted = 0
+            try:
+                compact(self._log)
+            except UserError as problem:  # the folder is read-only, or others tidy it too
+                _logger.info("corrections are not packed: %s", problem)
 
     def apply(self, image: int, stored: StoredLabel) -> CorrectedLabel:
         """An image's label after its corrections.

@@ -96,7 +96,7 @@ class Review:
         self.corrections = Corrections(places.root, self.index, self.marks, places.who)
         self.queue = Queue(self.index, self.marks, self.corrections, lambda: self.search)
         self.corrections.changed = self._follow_corrections
-        self._background = Background(self.catch_up, "segray-corrected")
+        self._background = Background(self._after_corrections, "segray-corrected")
         segments = self.index.segments
         self.naming = Naming(
             self.provenance, places.root, places.weights, segments.embedding, segments.class_id
@@ -293,6 +293,10 @@ class Review:
                 self.corrected(image)
             except (UserError, ImageProblem):  # told to whoever opens the image
                 continue
+
+    def _after_corrections(self) -> None:
+        self.catch_up()
+        self.corrections.compact()
 
     def _follow_corrections(self) -> None:
         self.queue.background.again()

@@ -80,12 +80,7 @@ def test_what_is_appended_is_read_as_it_was(root: str) -> None:
 def test_labels_are_never_changed_and_the_folder_stays_a_label_set(root: str) -> None:
     before = LabelStore(root).fingerprint()
     log = CorrectionLog(root)
-    assert log.digest() == ""
     log.append([make(log)])
-    first = log.digest()
-    assert len(first) == 64
-    CorrectionLog(root).append([make(CorrectionLog(root))])
-    assert log.digest() not in {"", first}
     assert LabelStore(root).fingerprint() == before
     prepare_output(root)
 
