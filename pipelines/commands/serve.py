@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +18,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.printing import visible
+from segray.pipelines.review import drawing
 from segray.pipelines.review.review import Places, Review
 from segray.pipelines.review.scores import TruthMasks, open_compare
 from segray.pipelines.understood import line, show
@@ -32,6 +34,9 @@ def run(config: ServeConfig) -> None:
         UserError: no label set, no masks, a port that is in use, or the extra `review` is missing.
     """
     page = make_page(config)
+    # What is there by now stays; a collection that looks at all of it takes longer than a request may.
+    gc.collect()
+    gc.freeze()
     click.echo(f"open {page.url}  (Ctrl-C stops)")
     page.answer()
 
@@ -65,6 +70,7 @@ def make_page(config: ServeConfig) -> ReviewPage:
     except BaseException:
         listener.close()
         raise
+    drawing.warm_up()
     door = Door(config.host, listener.getsockname()[1])
     show(_lines(review))
     if door.is_wide:
