@@ -161,7 +161,8 @@ export async function step(by) {
 export async function next() {
   const found = await tried(() => app.set.next ? post("/api/next", {}) : nextImage());
   if (!found) return;
-  if (found.image === null) toast(found.ready ? "nothing is left to correct" : "still choosing what is next; try again in a moment");
+  if (!found.ready) { toast("choosing what is next ..."); setTimeout(next, 1000); }
+  else if (found.image === null) toast("nothing is left to correct");
   else location.hash = `#/image/${found.image}${found.segment === null ? "" : `/${found.segment}`}`;
 }
 

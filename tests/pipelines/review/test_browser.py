@@ -19,10 +19,10 @@ import segray
 from segray.models.masks import decode_rle
 from segray.pipelines.corrections import Correction, CorrectionLog
 from segray.pipelines.corrections.correction import effective
-from tests.pipelines.review.conftest import HEIGHT, WIDTH, write_labels
+from tests.pipelines.review.conftest import HEIGHT, NAMES, WIDTH, write_labels
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Response
 
 pytestmark = pytest.mark.slow
 
@@ -126,6 +126,26 @@ def test_a_segment_is_named_by_mouse_spread_and_undone(chromium: Browser, labels
         page.click("#tool-redo")
         page.wait_for_selector("#toasts >> text=done again")
         assert len(visitor.corrections()) == 3
+
+
+def test_next_opens_one_segment_after_the_other(chromium: Browser, labels: Path) -> None:
+    with visiting(chromium, labels) as visitor:
+        page = visitor.page
+        answers: list[Response] = []
+        page.on("response", lambda one: answers.append(one) if one.url.endswith("/api/next") else None)
+        shown = []
+        while True:
+            page.keyboard.press("n")
+            while not answers or not answers[-1].json()["ready"]:
+                page.wait_for_timeout(50)
+            found = answers.pop().json()
+            if found["image"] is None:
+                break
+            page.wait_for_selector(f"#image-name >> text={NAMES[found['image']]}")
+            page.wait_for_selector(f"#selection >> text=Segment {found['segment']}")
+            shown.append((found["image"], found["segment"]))
+        assert sorted(shown) == [(image, segment) for image in range(3) for segment in range(2)]
+        page.wait_for_selector("#toasts >> text=nothing is left to correct")
 
 
 def test_everything_about_segments_is_done_with_the_keyboard(chromium: Browser, labels: Path) -> None:
