@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -54,7 +53,7 @@ def _correct_until_killed(client: httpx2.Client, confirmed: list[str], half: thr
 
 def _wait_for_half_a_part(labels: Path, sender: threading.Thread) -> None:
     folder = labels / CORRECTIONS
-    while sender.is_alive() and not any(is_temporary(name) for name in os.listdir(folder)):
+    while sender.is_alive() and not any(is_temporary(path.name) for path in folder.iterdir()):
         pass
 
 
