@@ -52,7 +52,7 @@ class Queue:
         """The row of the next segment, given again only after all others; None: none is left."""
         with self._lock:
             waiting = (row for row in self._rows or () if row not in self._shown)
-            row = next((row for row in waiting if not self._is_settled(row)), None)
+            row = next((row for row in waiting if not self._corrections.is_settled(row)), None)
             if row is not None:
                 self._shown[row] = int(self._corrections.segment_class[row])
         self.background.again()
@@ -80,8 +80,3 @@ class Queue:
             self._marks.rank[image] = rank
         with self._lock:
             self._rows = rows
-
-    def _is_settled(self, row: int) -> bool:
-        segments = self._index.segments
-        image = segments.image_of(row)
-        return bool(self._corrections.settled_of(image)[row - segments.start[image]])
