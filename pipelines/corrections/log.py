@@ -191,6 +191,8 @@ class CorrectionLog:
                 self._check_known(self._load(name), self._where(name))
             except UserError as problem:
                 found[name] = str(problem)
+            except FileNotFoundError:  # packed into another one since it was listed
+                continue
         return found
 
     def _names(self) -> list[str]:
@@ -206,12 +208,13 @@ class CorrectionLog:
         Raises:
             UserError: as `read`.
         """
+        problem: OSError | None = None
         for _ in range(_TRIES):
             try:
                 return self._read_parts()
-            except FileNotFoundError:  # packed into another one since it was listed
-                continue
-        return self._read_parts()
+            except FileNotFoundError as error:  # packed into another one since it was listed
+                problem = error
+        raise UserError(f"cannot read {self._where('')}: {problem}", exit_code=1)
 
     def _read_parts(self) -> dict[str, tuple[Correction, ...]]:
         names = self._names()

@@ -288,3 +288,12 @@ def test_a_log_on_an_object_store(bucket: tuple[str, str]) -> None:
         CorrectionLog(folder).append([replace(log.read()[0], class_name="Bäume")])
     assert CorrectionLog(folder).read() == log.read()
     assert len(CorrectionLog(folder).read(IMAGE)) == 2
+
+
+def test_a_part_that_cannot_be_found_is_one_line(root: str) -> None:
+    CorrectionLog(root).append([make(CorrectionLog(root))])
+    lost = Path(root) / "corrections" / f"part-{new_key()}.parquet"
+    lost.symlink_to(lost.parent / "nowhere")
+    with pytest.raises(UserError, match=r"^cannot read .*corrections.*: "):
+        CorrectionLog(root).read()
+    assert CorrectionLog(root).problems() == {}
