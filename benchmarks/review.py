@@ -116,7 +116,7 @@ class Person:
     def miou(self) -> float:
         """Of the labels as they are now."""
         n = int(self.image.max()) + 1
-        return mean_iou(self.regions.confusions(self.classes, self.shown, n).sum(0)[:, :-1])
+        return mean_iou(self.regions.confusions(self.classes.astype(np.int64), self.shown, n).sum(0)[:, :-1])
 
     @property
     def wrong(self) -> NDArray[np.bool_]:
