@@ -12,6 +12,11 @@ from segray.models.sam.generator import MaskGenerator, grid_sides
 from segray.models.sam.registry import check_weights, load_sam
 from segray.models.weights import Checkpoint
 
+CROP_OPTIONS = frozenset(
+    {"crop_n_layers", "crop_nms_thresh", "crop_overlap_ratio", "crop_n_points_downscale_factor"}
+)
+"""Options of families that prompt crops of the image too."""
+
 
 class SamModel(MaskModel):
     """A SAM of segment_anything.
@@ -20,13 +25,7 @@ class SamModel(MaskModel):
         sam: the model.
     """
 
-    options: ClassVar[frozenset[str]] = POINT_OPTIONS | {
-        "crop_n_layers",
-        "crop_nms_thresh",
-        "crop_overlap_ratio",
-        "crop_n_points_downscale_factor",
-        "compile",
-    }
+    options: ClassVar[frozenset[str]] = POINT_OPTIONS | CROP_OPTIONS | {"compile"}
 
     def __init__(self, sam: Sam) -> None:
         self.sam, self.size = sam, sam.image_encoder.img_size
@@ -44,10 +43,15 @@ class SamModel(MaskModel):
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> None:
         """The grids of points."""
-        names = ("points_per_side", "crop_n_layers", "crop_n_points_downscale_factor")
-        grid_sides(*(options[name] for name in names))
+        check_grids(options)
 
     def source(self, device: str, options: Mapping[str, Any]) -> MaskGenerator:
         """The generator."""
         values = dict(options)
         return MaskGenerator(self.sam.to(device), compiled=values.pop("compile"), **values)
+
+
+def check_grids(options: Mapping[str, Any]) -> None:
+    """Raise a ValueError if a grid of points of the options would be empty."""
+    names = ("points_per_side", "crop_n_layers", "crop_n_points_downscale_factor")
+    grid_sides(*(options[name] for name in names))
