@@ -83,3 +83,8 @@ class MaskModel(ABC):
         Raises:
             ValueError: options that contradict each other.
         """
+
+    @classmethod
+    def untrained(cls, name: str) -> Self | None:  # noqa: ARG003  those of other packages need not have it
+        """The model with random weights, to measure what it costs without a download; None: it has none."""
+        return None

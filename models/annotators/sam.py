@@ -9,7 +9,7 @@ from segment_anything.modeling import Sam
 
 from segray.models.annotators.protocols import POINT_OPTIONS, MaskModel
 from segray.models.sam.generator import MaskGenerator, grid_sides
-from segray.models.sam.registry import check_weights, load_sam
+from segray.models.sam.registry import check_weights, load_sam, untrained_sam
 from segray.models.weights import Checkpoint
 
 CROP_OPTIONS = frozenset(
@@ -44,6 +44,11 @@ class SamModel(MaskModel):
     def check_options(cls, options: Mapping[str, Any]) -> None:
         """The grids of points."""
         check_grids(options)
+
+    @classmethod
+    def untrained(cls, name: str) -> Self:
+        """See `MaskModel`."""
+        return cls(untrained_sam(name))
 
     def source(self, device: str, options: Mapping[str, Any]) -> MaskGenerator:
         """The generator."""

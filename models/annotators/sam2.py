@@ -9,9 +9,10 @@ from torch import nn
 
 from segray.models.annotators.protocols import POINT_OPTIONS, MaskModel
 from segray.models.annotators.sam import CROP_OPTIONS, check_grids
-from segray.models.annotators.transformers_weights import load_pretrained
+from segray.models.annotators.transformers_weights import load_pretrained, random_network
 from segray.models.sam.generator import MaskGenerator
 from segray.models.sam2.model import PromptedSam2
+from segray.models.sam2.original import transformers_state
 from segray.models.weights import Checkpoint
 
 
@@ -72,15 +73,23 @@ class Sam2(MaskModel):
 
     @classmethod
     def load(cls, name: str, checkpoint: Checkpoint) -> Self:
-        """See `MaskModel`; the tensors that only videos need are not loaded."""
+        """See `MaskModel`; Meta's own files are read too, and what only videos need is left out."""
         from transformers import Sam2Config, Sam2Model
 
-        return cls(load_pretrained(Sam2Model, Sam2Config, ARCH[name], checkpoint, name))
+        network = load_pretrained(Sam2Model, Sam2Config, ARCH[name], checkpoint, name, transformers_state)
+        return cls(network)
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> None:
         """The grids of points."""
         check_grids(options)
+
+    @classmethod
+    def untrained(cls, name: str) -> Self:
+        """See `MaskModel`."""
+        from transformers import Sam2Config, Sam2Model
+
+        return cls(random_network(Sam2Model, Sam2Config, ARCH[name]))
 
     def source(self, device: str, options: Mapping[str, Any]) -> MaskGenerator:
         """The masks of SAM 2's automatic generator."""

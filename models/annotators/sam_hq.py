@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segray.models.annotators.protocols import POINT_OPTIONS, MaskModel
-from segray.models.annotators.transformers_weights import load_pretrained, square
+from segray.models.annotators.transformers_weights import load_pretrained, random_network, square
 from segray.models.masks import Segment
 from segray.models.precision import DTYPES
 from segray.models.sam.cpu_masks import segments_on_cpu
@@ -57,6 +57,13 @@ class SamHq(MaskModel):
         from transformers import SamHQConfig, SamHQModel
 
         return cls(load_pretrained(SamHQModel, SamHQConfig, ARCH[name], checkpoint, name))
+
+    @classmethod
+    def untrained(cls, name: str) -> Self:
+        """See `MaskModel`."""
+        from transformers import SamHQConfig, SamHQModel
+
+        return cls(random_network(SamHQModel, SamHQConfig, ARCH[name]))
 
     def source(self, device: str, options: Mapping[str, Any]) -> SamHqMasks:
         """The masks of a grid of points."""

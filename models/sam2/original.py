@@ -10,6 +10,7 @@ from torch import Tensor
 
 _POINTS = "prompt_encoder.point_embeddings.{}.weight"
 _POSITIONS = "shared_image_embedding.positional_embedding"
+_IMAGE_MODEL = ("vision_encoder.", "shared_image", "prompt_encoder.", "mask_decoder.", "no_memory_embedding")
 _NAMES = {
     r"^image_encoder\.trunk\.patch_embed\.proj\.": "vision_encoder.backbone.patch_embed.projection.",
     r"^image_encoder\.trunk\.": "vision_encoder.backbone.",
@@ -42,6 +43,7 @@ def transformers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not any(key.startswith("image_encoder.trunk.") for key in state):
         return dict(state)
     renamed = {_renamed(key): value for key, value in state.items()}
+    renamed = {key: value for key, value in renamed.items() if key.startswith(_IMAGE_MODEL)}
     points = [renamed.pop(_POINTS.format(k), None) for k in range(4)]
     if None not in points:
         renamed["prompt_encoder.point_embed.weight"] = torch.cat([p for p in points if p is not None])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,21 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import Sam2ImageProcessor, pipeline
 
+from segray.models.annotators.loading import open_model
+from segray.models.annotators.sam2 import ARCH
 from segray.models.masks import Segment, full_mask
 from segray.models.sam.generator import MaskGenerator
 from segray.models.sam.geometry import Rgb
 from segray.models.sam2.model import PromptedSam2
 from tests.models.annotators.tiny import tiny_network
-from tests.models.sam2.upstream import logits_of, package, same_network, upstream_generator, upstream_model
+from tests.models.sam2.upstream import (
+    CONFIG,
+    logits_of,
+    package,
+    same_network,
+    upstream_generator,
+    upstream_model,
+)
 from tests.models.scenes import scene
 
 OPTIONS: dict[str, Any] = {"points_per_side": 8, "pred_iou_thresh": 0.3, "stability_score_thresh": 0.05}
@@ -82,6 +92,18 @@ def test_masks_are_those_of_meta_s_generator(size: tuple[int, int]) -> None:
 def test_crops_are_those_of_meta_s_generator() -> None:
     records = assert_same_masks(scene(90, 160), 4, points_per_side=4, crop_n_layers=1, crop_nms_thresh=0.99)
     assert len({tuple(record["crop_box"]) for record in records}) > 2
+
+
+def test_meta_s_own_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With tensors that only videos need, which the image model leaves out."""
+    model, network = models()
+    monkeypatch.setitem(ARCH, "sam2.1_hiera_tiny", CONFIG)
+    state = {**model.state_dict(), "memory_attention.norm.weight": torch.ones(3)}
+    torch.save({"model": state}, tmp_path / "sam2.1_hiera_tiny.pt")
+    loaded: Any = open_model("sam2.1_hiera_tiny", str(tmp_path / "sam2.1_hiera_tiny.pt"))[0]
+    ours, expected = loaded._network.state_dict(), network.state_dict()
+    assert ours.keys() == expected.keys()
+    assert all(torch.equal(ours[key], expected[key]) for key in expected)
 
 
 def prompted_points(network: Any) -> list[torch.Tensor]:
