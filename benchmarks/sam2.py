@@ -63,7 +63,7 @@ def compare(size: str, shape: tuple[int, int], points: int, seed: int) -> dict[s
     torch.manual_seed(seed)
     model, generator = peer(size)
     network = same_network(model, size)
-    options = {"points_per_side": points, "pred_iou_thresh": 0.8}
+    options: dict[str, Any] = {"points_per_side": points, "pred_iou_thresh": 0.8}
     height, width = shape
     image = np.ascontiguousarray(draw_scene(seed, 0, max(shape)).image[:height, :width])
     drawn = DrawnOutputs(seed, prompts=points**2)
