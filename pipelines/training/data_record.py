@@ -17,7 +17,10 @@ DATA = "data.json"
 SAMPLE = 16
 """Images whose contents are compared, and their masks."""
 _READERS = 8
-_PLACES = ("data.root", "data.labels", "data.match", "data.annotations", "data.val_annotations")
+_PLACES = (
+    *("data.root", "data.labels", "data.match", "data.annotations", "data.val_annotations"),
+    *("data.images", "data.val_images", "data.masks"),
+)
 """Keys that say where something is, or how it is found there; what was found is compared instead."""
 _SPLITS = ("data.labelled", "data.unlabelled", "data.validation")
 
@@ -138,8 +141,8 @@ def _contents(samples: Sequence[Sample]) -> dict[str, str | None]:
 
 def _mask_digest(sample: Sample) -> str | None:
     try:
-        return hashlib.sha256(storage.read_bytes(str(sample.mask))).hexdigest()
-    except OSError:
+        return hashlib.sha256(sample.options.read(str(sample.mask))).hexdigest()
+    except ValueError:
         return None
 
 
