@@ -14,13 +14,14 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.members import display_part
 from segray.pipelines.io.names import Names
-from segray.pipelines.io.sources.trees import Files, open_tree
+from segray.pipelines.io.sources.trees import Files, open_tree, source_text
 from segray.pipelines.masks.binary import all_look_binary, refuse_binary
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.masks.raster import ENDINGS, LOSSY_ENDINGS, IdMap
 from segray.pipelines.understood import name_some
 
 _SHOWN = 3
+_ANNOTATIONS = (".json", ".jsonl", ".xml")
 _NO_URIS: Mapping[str, str] = {}
 _PARTS = frozenset({"train", "training", "val", "valid", "validation", "test"})
 
@@ -152,8 +153,9 @@ class MaskFolder:
     def _suffix_hint(self, image_id: str, near: Sequence[str]) -> str:
         stem = str(PurePosixPath(image_id).with_suffix(""))
         ends = [str(PurePosixPath(name).with_suffix("")).removeprefix(stem) for name in near]
-        fit = next((end for end in ends if end and end[0] in "_-. "), None)
-        return f"; {self.options.prefix}mask_suffix={fit} finds {near[0]}" if fit else ""
+        fits = (pair for pair in zip(ends, near, strict=True) if pair[0] and pair[0][0] in "_-. ")
+        fit, name = next(fits, ("", ""))
+        return f"; {self.options.prefix}mask_suffix={fit} finds {name}" if fit else ""
 
     def read(self, name: str, *, shape: tuple[int, int], n_classes: int) -> LabelMap:
         """The mask as class ids, [H, W], with `ignore_index_of` for pixels that count for nothing.
@@ -209,13 +211,15 @@ def shown_mask(uri: str, name: str) -> str:
 
 def _list_files(root: str, options: MaskOptions) -> tuple[Files, bool]:
     """The files of a place, and whether it is no folder."""
+    if root.lower().endswith(_ANNOTATIONS):
+        return Files(root, {}), False
     try:
         tree = open_tree(root, options.also, mask_column=options.column)
         return tree.files("", follow=options.follow_links), tree.packed
     except NotADirectoryError:
         return Files(root, {}), False
     except UserError as error:
-        text = str(error).removeprefix("images: ").replace("mask_column=", f"{options.prefix}mask_column=")
+        text = source_text(error, root).replace("mask_column=", f"{options.prefix}mask_column=")
         raise UserError(f"masks={storage.display(root)}: {text}") from None
 
 

@@ -140,6 +140,12 @@ def open_tree(
     return RowsTree(root, also, column, mask_column or BY_NAME)
 
 
+def source_text(error: UserError, root: str) -> str:
+    """What is wrong with a source, to follow a configuration key and its value."""
+    text, name = str(error).removeprefix("images: "), storage.display(root)
+    return text.removeprefix(f"{name}: ").removeprefix(f"{name} ")
+
+
 def _state(root: str) -> tuple[storage.StoredFile, ...]:
     return tuple(file for source in sources_of(root) for file in find_files(source))
 

@@ -30,7 +30,7 @@ from segray.pipelines.io.sources import (
     sources_of,
 )
 from segray.pipelines.io.sources.kinds import kind_of, names_files
-from segray.pipelines.io.sources.trees import Tree, open_tree
+from segray.pipelines.io.sources.trees import Tree, open_tree, source_text
 from segray.pipelines.io.tiff_frames import TiffProblem, is_tiff, single_image
 from segray.pipelines.label_set.schema import class_pixels
 from segray.pipelines.masks.binary import look_binary, refuse_binary
@@ -117,12 +117,12 @@ def data_tree(config: DataConfig, root: str | None = None) -> Tree:
         UserError: it is of a kind that is not read.
     """
     root = config.root if root is None else root
-    if storage.is_local(root) and kind_of(root) == "folder" and storage.local_path(root).is_file():
-        raise UserError(f"data.root={storage.display(root)}: a file, and no folder, archive or table")
     try:
+        if storage.is_local(root) and kind_of(root) == "folder" and storage.local_path(root).is_file():
+            raise UserError("a file, and no folder, archive or table")
         return open_tree(root, config.image.roots, column=config.image.column, mask_column=config.mask_column)
     except UserError as error:
-        raise data_error(f"data.root={storage.display(root)}", error) from None
+        raise data_error("data.root", root, error) from None
 
 
 def list_samples(config: DataConfig, folder: str, tree: Tree | None = None) -> dict[str, Sample]:
@@ -141,7 +141,8 @@ def list_samples(config: DataConfig, folder: str, tree: Tree | None = None) -> d
     name = folder or storage.display(tree.root)
     refs = usable_images(
         lambda others: tree.images(folder, follow=follow, left_out=others),
-        f"data.root={storage.display(tree.root)}",
+        "data.root",
+        tree.root,
         name,
     )
     read = received_read(tree.root, config.image) if tree.packed else READ
@@ -157,20 +158,23 @@ def received_read(source: str, image: TrainImageConfig) -> ImageOptions:
     return replace(READ, roots=image_roots(source, image.roots), follow_links=follow)
 
 
-def data_error(key: str, error: UserError) -> UserError:
+def data_error(key: str, source: str, error: UserError) -> UserError:
     """An error of a source, with the keys of the data."""
-    text = str(error).removeprefix("images: ")
+    text = source_text(error, source)
     for name in (ROOTS_KEY, "image.column", "mask_column="):
         text = text.replace(name, f"data.{name}")
-    return UserError(f"{key}: {text}", exit_code=error.exit_code)
+    return UserError(f"{key}={storage.display(source)}: {text}", exit_code=error.exit_code)
 
 
-def usable_images(list_them: Callable[[LeftOut], Iterable[ImageRef]], key: str, name: str) -> list[ImageRef]:
+def usable_images(
+    list_them: Callable[[LeftOut], Iterable[ImageRef]], key: str, source: str, name: str
+) -> list[ImageRef]:
     """The images of a source that may be read; a warning counts the others by reason.
 
     Args:
         list_them: lists the images, and fills in what is left out.
-        key: the configuration key with its value, for errors.
+        key: the configuration key, for errors.
+        source: its value.
         name: of the source, for the warning.
 
     Raises:
@@ -180,11 +184,11 @@ def usable_images(list_them: Callable[[LeftOut], Iterable[ImageRef]], key: str, 
     try:
         refs = list(list_them(others))
     except UserError as error:
-        raise data_error(key, error) from None
+        raise data_error(key, source, error) from None
     left_out = _left_out([ref for ref in refs if ref.problem], name, len(refs))
     good = [ref for ref in refs if not ref.problem]
     if not good:
-        raise UserError(f"{key}: no usable image; {left_out}")
+        raise UserError(f"{key}={storage.display(source)}: no usable image; {left_out}")
     if left_out:
         _log.warning("%s", left_out)
     if others:

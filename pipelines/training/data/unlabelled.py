@@ -32,7 +32,10 @@ def list_unlabelled(config: DataConfig, masked: Sequence[Sample]) -> tuple[Sampl
     key = f"data.unlabelled={storage.display(source)}"
     column = config.image.column
     refs = usable_images(
-        lambda others: list_images(source, also, follow=follow, left_out=others, column=column), key, key
+        lambda others: list_images(source, also, follow=follow, left_out=others, column=column),
+        "data.unlabelled",
+        source,
+        key,
     )
     taken = _SameFile(sample.image for sample in masked)
     left = [ref for ref in refs if not taken.has(ref.uri)]
