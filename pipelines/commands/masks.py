@@ -34,10 +34,11 @@ from segray.pipelines.training.data.coco_layout import is_coco
 from segray.pipelines.training.data.cvat import FILE as CVAT_FILE
 from segray.pipelines.training.data.datasets import read_mask
 from segray.pipelines.training.data.labelme import is_labelme
-from segray.pipelines.training.data.mask_checks import data_tree
+from segray.pipelines.training.data.places import data_tree
 from segray.pipelines.training.data.samples import READ, DataSet, Sample, grouped
 from segray.pipelines.training.data.training_data import READERS, check_mask_keys
 from segray.pipelines.training.data.voc import IMAGES as VOC_IMAGES
+from segray.pipelines.training.data.voc import MASKS as VOC_MASKS
 from segray.pipelines.understood import PixelCounts, classes_line, line, name_some, show
 
 _WORKERS = 4
@@ -111,7 +112,7 @@ def _kind(config: MasksConfig, root: Tree) -> str:
     names = set(root.names(""))
     if CVAT_FILE in names:
         return "cvat"
-    if VOC_IMAGES in names and config.masks is None:
+    if {VOC_IMAGES, *VOC_MASKS} & names and config.masks is None:
         return "voc"
     if (config.masks or "masks") in names:
         return "folder"

@@ -16,7 +16,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.training.data.class_names import class_id_table
 from segray.pipelines.training.data.datasets import read_mask
 from segray.pipelines.training.data.label_join import join_labels, open_label_set
-from segray.pipelines.training.data.mask_checks import data_tree
+from segray.pipelines.training.data.places import data_tree
 from segray.pipelines.training.data.samples import Sample, TrainingData
 
 CALIBRATED = "calibrated"

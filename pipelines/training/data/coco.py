@@ -19,7 +19,7 @@ from segray.pipelines.training.data.annotated import IGNORED, AnnotatedImages, A
 from segray.pipelines.training.data.class_names import configured_space
 from segray.pipelines.training.data.coco_layout import Place, find_places
 from segray.pipelines.training.data.coco_masks import Segmentation
-from segray.pipelines.training.data.mask_checks import data_tree, list_samples
+from segray.pipelines.training.data.places import data_tree, list_samples
 from segray.pipelines.training.data.samples import DataSet, Sample
 
 _BAD = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)

@@ -9,7 +9,7 @@ from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.sources.trees import Tree
-from segray.pipelines.training.data.mask_checks import data_tree
+from segray.pipelines.training.data.places import data_tree
 from segray.pipelines.understood import name_some
 
 ANNOTATIONS = "annotations"

@@ -26,7 +26,7 @@ from segray.pipelines.training.data.labelled_outlines import (
     ellipse,
     outlined_images,
 )
-from segray.pipelines.training.data.mask_checks import data_tree, list_samples
+from segray.pipelines.training.data.places import data_tree, list_samples
 from segray.pipelines.training.data.samples import READ, DataSet
 
 FILE = "annotations.xml"

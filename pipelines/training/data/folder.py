@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 
 from segray.models.label_space import LabelSpace
@@ -10,7 +9,6 @@ from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.members import parse_member
-from segray.pipelines.io.sources.kinds import kind_of
 from segray.pipelines.io.sources.trees import Tree
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.training.data.class_names import (
@@ -18,7 +16,8 @@ from segray.pipelines.training.data.class_names import (
     dataset_space,
     mask_options,
 )
-from segray.pipelines.training.data.mask_checks import MaskedImages, MaskFolders, data_tree, list_samples
+from segray.pipelines.training.data.mask_checks import MaskedImages, MaskFolders
+from segray.pipelines.training.data.places import LABELMAP, data_tree, list_samples, place_of
 from segray.pipelines.training.data.samples import DataSet, Sample
 
 IMAGES, MASKS = "images", "masks"
@@ -37,11 +36,11 @@ def open_folder(config: DataConfig) -> DataSet:
         UserError: no image, no mask, no class names, or a mask that matches two images.
     """
     root = data_tree(config)
-    images_tree, folder = _place(config, root, config.images, IMAGES)
+    images_tree, folder = place_of(config, root, "images", IMAGES)
     images = list_samples(config, folder, images_tree)
     options = mask_options(config)
     space = _space(config, root, options)
-    masks_tree, masks_folder = _place(config, root, config.masks, MASKS)
+    masks_tree, masks_folder = place_of(config, root, "masks", MASKS)
     together = (images_tree.root, folder) == (masks_tree.root, masks_folder)
     masks = MaskFolders(masks_tree, [masks_folder], options.bound(space))
     data = MaskedImages(config.root, space, images, masks, folder=folder, together=together)
@@ -52,24 +51,6 @@ def open_folder(config: DataConfig) -> DataSet:
     data.candidates = [i for i in data.train if data.samples[i].mask]
     data.val = val or None
     return data
-
-
-def _place(config: DataConfig, root: Tree, named: str | None, usual: str) -> tuple[Tree, str]:
-    """Where images or masks are, and their folder there.
-
-    Args:
-        config: of the data.
-        root: the data set.
-        named: a folder in it, or another source; None: the usual folder.
-        usual: its name.
-    """
-    if named is None:
-        return root, usual if root.exists(usual) or not root.packed else ""
-    folder = posixpath.normpath(named.strip("/"))
-    folder = "" if folder == "." else folder
-    if root.exists(folder) or not (kind_of(named) != "folder" or storage.exists(named)):
-        return root, folder
-    return data_tree(config, named), ""
 
 
 def _in_val_file(sample: Sample) -> bool:
@@ -84,8 +65,10 @@ def _space(config: DataConfig, root: Tree, options: MaskOptions) -> LabelSpace:
         return configured_space(config.classes)
     space = dataset_space(root, config.ignore_index) or options.space()
     if space is None and config.kind != "picture_book":
+        hint = f" ({LABELMAP} there is such a table)" if root.exists(LABELMAP) else ""
         where = f"data.root={storage.display(config.root)}"
         raise UserError(
-            f"{where} has no class_names.txt; write it (line 1 is id 0), or set data.classes or data.colors"
+            f"{where} has no class_names.txt; write it (line 1 is id 0), or set data.classes or "
+            f"data.colors{hint}"
         )
     return space or configured_space("picture_book")

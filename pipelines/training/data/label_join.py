@@ -22,7 +22,8 @@ from segray.pipelines.label_set.part_files import damage
 from segray.pipelines.label_set.store import LABELS, DamagedPartError, LabelStore
 from segray.pipelines.training.data.class_names import class_id_table
 from segray.pipelines.training.data.label_match import match_by_content, match_by_name
-from segray.pipelines.training.data.mask_checks import data_tree, sample_shape
+from segray.pipelines.training.data.mask_checks import sample_shape
+from segray.pipelines.training.data.places import data_tree
 from segray.pipelines.training.data.samples import Sample
 
 Folder = tuple[int, str]

@@ -14,7 +14,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.training.data.annotated import IGNORED, AnnotatedImages, Annotations, Drawing
 from segray.pipelines.training.data.class_names import configured_space, dataset_space
 from segray.pipelines.training.data.coco_masks import Segmentation
-from segray.pipelines.training.data.mask_checks import data_tree
+from segray.pipelines.training.data.places import data_tree
 from segray.pipelines.training.data.samples import DataSet, Sample
 
 VALIDATION = frozenset({"val", "valid", "validation"})

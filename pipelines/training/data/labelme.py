@@ -26,7 +26,8 @@ from segray.pipelines.io.strict_json import parse_json
 from segray.pipelines.training.data.annotated import Annotations, Drawing
 from segray.pipelines.training.data.coco_masks import Segmentation
 from segray.pipelines.training.data.labelled_outlines import AnnotatedImage, Outline, ellipse, outlined_images
-from segray.pipelines.training.data.mask_checks import data_tree, image_shape, list_samples
+from segray.pipelines.training.data.mask_checks import image_shape
+from segray.pipelines.training.data.places import data_tree, list_samples
 from segray.pipelines.training.data.samples import READ, DataSet
 
 _READERS = 8

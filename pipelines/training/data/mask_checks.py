@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -14,23 +12,12 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from segray.models.label_space import LabelSpace
-from segray.pipelines.config.commands.train import DataConfig, TrainImageConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage, tiff_bands
-from segray.pipelines.io.images import FORMATS, ImageOptions, ImageProblem, decode_image
+from segray.pipelines.io.images import FORMATS, ImageProblem, decode_image
 from segray.pipelines.io.members import parse_member
-from segray.pipelines.io.received import ROOTS_KEY
-from segray.pipelines.io.sources import (
-    ImageRef,
-    LeftOut,
-    follows_links,
-    image_roots,
-    read_allowed,
-    read_image,
-    sources_of,
-)
-from segray.pipelines.io.sources.kinds import kind_of, names_files
-from segray.pipelines.io.sources.trees import Tree, open_tree, source_text
+from segray.pipelines.io.sources import read_allowed, read_image
+from segray.pipelines.io.sources.trees import Tree
 from segray.pipelines.io.tiff_frames import TiffProblem, is_tiff, single_image
 from segray.pipelines.label_set.schema import class_pixels
 from segray.pipelines.masks.binary import look_binary, refuse_binary
@@ -39,7 +26,6 @@ from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.training.data.samples import READ, DataSet, Sample, grouped, refuse
 from segray.pipelines.understood import PixelCounts
 
-_log = logging.getLogger(__name__)
 _READERS = 8
 _SIDEWAYS = (5, 6, 7, 8)
 _NEW_SUBFILE_TYPE = 254
@@ -104,104 +90,6 @@ def _decoded_shape(data: bytes) -> tuple[int, int]:
     # Bands without colours cannot be decoded here, but have a size.
     size = int(tags[257]), int(tags[256])
     return size[::-1] if tags.get(274) in _SIDEWAYS else size
-
-
-def data_tree(config: DataConfig, root: str | None = None) -> Tree:
-    """The data set, a folder or what else may be in place of one.
-
-    Args:
-        config: of the data.
-        root: another place of its images or masks; None: `data.root`.
-
-    Raises:
-        UserError: it is of a kind that is not read.
-    """
-    root = config.root if root is None else root
-    try:
-        if storage.is_local(root) and kind_of(root) == "folder" and storage.local_path(root).is_file():
-            raise UserError("a file, and no folder, archive or table")
-        return open_tree(root, config.image.roots, column=config.image.column, mask_column=config.mask_column)
-    except UserError as error:
-        raise data_error("data.root", root, error) from None
-
-
-def list_samples(config: DataConfig, folder: str, tree: Tree | None = None) -> dict[str, Sample]:
-    """The images under a folder of a data set, by their ids, which start with the folder.
-
-    Args:
-        config: of the data.
-        folder: below its root; "" for the root itself.
-        tree: with the images, if it is not the root.
-
-    Raises:
-        UserError: no such folder, or no image in it.
-    """
-    tree, follow = tree or data_tree(config), config.image.follow_links
-    start = f"{folder}/" if folder else ""
-    name = folder or storage.display(tree.root)
-    refs = usable_images(
-        lambda others: tree.images(folder, follow=follow, left_out=others),
-        "data.root",
-        tree.root,
-        name,
-    )
-    read = received_read(tree.root, config.image) if tree.packed else READ
-    samples = (Sample(f"{start}{ref.image_id}", ref.uri, size=ref.size, read=read) for ref in refs)
-    return {sample.image_id: sample for sample in samples}
-
-
-def received_read(source: str, image: TrainImageConfig) -> ImageOptions:
-    """How the images of a source are read: those that a list or a manifest names must be where they may."""
-    if not any(map(names_files, sources_of(source))):
-        return READ
-    follow = follows_links(source, image.follow_links)
-    return replace(READ, roots=image_roots(source, image.roots), follow_links=follow)
-
-
-def data_error(key: str, source: str, error: UserError) -> UserError:
-    """An error of a source, with the keys of the data."""
-    text = source_text(error, source)
-    for name in (ROOTS_KEY, "image.column", "mask_column="):
-        text = text.replace(name, f"data.{name}")
-    return UserError(f"{key}={storage.display(source)}: {text}", exit_code=error.exit_code)
-
-
-def usable_images(
-    list_them: Callable[[LeftOut], Iterable[ImageRef]], key: str, source: str, name: str
-) -> list[ImageRef]:
-    """The images of a source that may be read; a warning counts the others by reason.
-
-    Args:
-        list_them: lists the images, and fills in what is left out.
-        key: the configuration key, for errors.
-        source: its value.
-        name: of the source, for the warning.
-
-    Raises:
-        UserError: no such source, or no image in it.
-    """
-    others = LeftOut()
-    try:
-        refs = list(list_them(others))
-    except UserError as error:
-        raise data_error(key, source, error) from None
-    left_out = _left_out([ref for ref in refs if ref.problem], name, len(refs))
-    good = [ref for ref in refs if not ref.problem]
-    if not good:
-        raise UserError(f"{key}={storage.display(source)}: no usable image; {left_out}")
-    if left_out:
-        _log.warning("%s", left_out)
-    if others:
-        _log.info("%s: %s", name, others)
-    return good
-
-
-def _left_out(refs: Sequence[ImageRef], folder: str, total: int) -> str:
-    """How many images are left out, for each reason with an example; empty without any."""
-    reasons = Counter(ref.problem for ref in refs)
-    examples = {ref.problem: ref.image_id for ref in reversed(refs)}
-    texts = [f"{reason} ({n}, such as {examples[reason]})" for reason, n in reasons.most_common()]
-    return f"{folder}: {len(refs)} of {total} images are left out: {'; '.join(texts)}" if texts else ""
 
 
 class MaskFolders:

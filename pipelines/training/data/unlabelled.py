@@ -11,7 +11,7 @@ from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.sources import follows_links, image_roots, list_images
-from segray.pipelines.training.data.mask_checks import usable_images
+from segray.pipelines.training.data.places import usable_images
 from segray.pipelines.training.data.samples import READ, Sample
 
 _log = logging.getLogger(__name__)

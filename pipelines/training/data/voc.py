@@ -9,7 +9,8 @@ from segray.pipelines.training.data.class_names import (
     dataset_space,
     mask_options,
 )
-from segray.pipelines.training.data.mask_checks import MaskedImages, MaskFolders, data_tree, list_samples
+from segray.pipelines.training.data.mask_checks import MaskedImages, MaskFolders
+from segray.pipelines.training.data.places import data_tree, list_samples, place_of
 from segray.pipelines.training.data.samples import DataSet, Sample
 from segray.pipelines.training.data.splits import read_split
 
@@ -29,13 +30,14 @@ def open_voc(config: DataConfig) -> DataSet:
         UserError: no image, no mask, a list with images that do not exist, or bad class names.
     """
     root = data_tree(config)
-    images = list_samples(config, IMAGES, root)
+    tree, folder = place_of(config, root, "images", IMAGES)
+    images = list_samples(config, folder, tree)
     configured = None if config.classes is None else configured_space(config.classes)
     options = mask_options(config)
     declared = configured or dataset_space(root, config.ignore_index) or options.space()
     space = declared or configured_space("voc")
     masks = MaskFolders(root, MASKS, options.bound(space))
-    data = MaskedImages(config.root, space, images, masks, folder=IMAGES)
+    data = MaskedImages(config.root, space, images, masks, folder=folder)
     val = _image_set(root, data, "val")
     val_ids = {sample.image_id for sample in val or ()}
     train = _image_set(root, data, "train")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.io.label_png import encode_gray_png
@@ -205,6 +206,31 @@ def test_images_of_another_place_have_the_masks_of_their_names(tmp_path: Path) -
     assert set(pictures(opened(root, images=place)).values()) == expected
 
 
+def test_masks_that_cvat_exports_without_images_name_the_keys_of_images_and_colours(tmp_path: Path) -> None:
+    """ "Segmentation mask 1.1" beside a folder of links to tiles, with a class list of YOLO."""
+    root, tiles = tmp_path / "export", tmp_path / "tiles"
+    colours = np.array([(0, 0, 0), (250, 0, 0), (0, 0, 250)], np.uint8)
+    tiles.mkdir()
+    for n in range(4):
+        draw_image(tmp_path / "store" / f"{n}.blob.png", value=n)
+        (tiles / f"{n}.png").symlink_to(tmp_path / "store" / f"{n}.blob.png")
+        (root / "SegmentationClass").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(colours[mask_of(1, 2)]).save(root / "SegmentationClass" / f"{n}.png")
+    (root / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\n")
+    with (root / "labelmap.txt").open("a") as file:
+        file.write("cat:250,0,0::\ndog:0,0,250::\n")
+    (tmp_path / "data.yaml").write_text("names:\n  0: dog\n  1: cat\n")
+    keys: dict[str, Any] = {"kind": "voc", "classes": str(tmp_path / "data.yaml"), "validation": "1"}
+    assert "no JPEGImages there; data.images=FOLDER" in refusal(root, **keys)
+    keys |= {"images": str(tiles)}
+    assert "a mask of colours (RGB), not of ids: data.colors=FILE" in refusal(root, **keys)
+    data = opened(root, **keys, colors=str(root / "labelmap.txt"))
+    assert data.space.classes == ("background", "dog", "cat")
+    masks = [mask for _, mask in LabelledImages(data.labelled)]  # type: ignore[attr-defined]
+    assert all(np.array_equal(mask.numpy(), mask_of(2, 1)) for mask in masks)
+    assert len(masks) == 3
+
+
 def test_masks_beside_their_images_are_no_images(tmp_path: Path) -> None:
     for name in ("a", "b", "c", "d"):
         draw_image(tmp_path / "set" / f"{name}.png")
@@ -261,7 +287,7 @@ def test_what_is_not_read_is_named_with_its_key(tmp_path: Path, name: str, messa
 def test_an_archive_without_its_folder_or_with_a_bad_mask_is_refused(tmp_path: Path) -> None:
     root = folder_set(tmp_path / "set")
     place = write_zip(tmp_path / "set.zip", contents(root))
-    assert f"no image in photos in {place}" in refusal(place, images="photos")
+    assert "no photos there; data.images=FOLDER" in refusal(place, images="photos")
     (root / "masks" / "train" / "01.png").write_bytes(b"x")
     place = write_zip(tmp_path / "bad.zip", contents(root))
     assert f"mask 01.png in {place}: not an image" in refusal(place)
