@@ -48,9 +48,9 @@ class ListSource:
             UserError: the list cannot be read, or a row names another place or has the id of another.
         """
         refs: dict[str, ImageRef] = {}
-        for number, *row in self._rows():
+        for number, uri, image_id, mask in self._rows():
             try:
-                ref = self._ref(*row)
+                ref = self._ref(uri, image_id, mask)
                 if ref.image_id in refs:
                     raise UserError(f"image_id {ref.image_id!r} is listed twice; each must be unique")
             except UserError as error:

@@ -75,7 +75,7 @@ def pictures(data: TrainingData) -> dict[str, tuple[bytes, bytes]]:
     return {
         sample.image_id: (image.numpy().tobytes(), mask.numpy().tobytes())
         for part in parts
-        for sample, (image, mask) in zip(part, LabelledImages(part), strict=True)  # type: ignore[arg-type]
+        for sample, (image, mask) in zip(part, LabelledImages(part), strict=True)  # type: ignore[call-overload]
     }
 
 
@@ -236,7 +236,7 @@ def test_masks_beside_their_images_are_no_images(tmp_path: Path) -> None:
         draw_image(tmp_path / "set" / f"{name}.png")
         write_mask(tmp_path / "set" / f"{name}_mask.png", mask_of(1))
     draw_image(tmp_path / "set" / "e.png")
-    keys = {"images": ".", "masks": ".", "mask_suffix": "_mask", "classes": "cat"}
+    keys: dict[str, Any] = {"images": ".", "masks": ".", "mask_suffix": "_mask", "classes": "cat"}
     data = opened(tmp_path / "set", **keys, validation="1")
     assert (len(data.labelled), len(data.validation), names(data.unlabelled)) == (3, 1, ["e.png"])
 
