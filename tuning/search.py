@@ -16,6 +16,7 @@ from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.config.commands.tune import TuneConfig, dimensions_of, splits_of, train_config
 from segray.pipelines.config.paths import absolute
+from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.config.search_space import THRESHOLD
 from segray.pipelines.config.shared import OwnWeights
 from segray.pipelines.engine import cluster
@@ -125,7 +126,8 @@ def relabelling(config: TuneConfig, threshold: str) -> RelabelConfig:
     """The configuration of a label set that differs from `data.labels` in its threshold alone."""
     labels = config.data.labels or ""
     wanted = [f"label.{name}" for name in LabelConfig.model_fields]
-    made_with = stored_section(LabelStore(labels).provenance, "config", [*wanted, "classes"], labels)
+    record = current_provenance(LabelStore(labels).provenance)
+    made_with = stored_section(record, "config", [*wanted, "classes"], labels)
     values = {name: made_with[f"label.{name}"] for name in LabelConfig.model_fields}
     return RelabelConfig(
         labels=labels,

@@ -83,4 +83,7 @@ def _through_one_pool(
 def _pinned(model: Model, prepared: Prepared) -> Model:
     """The model with exactly the weights that were checked: a file that changed since then is refused."""
     record = prepared.provenance["sam" if isinstance(model, SamConfig) else "clip"]
-    return model.model_copy(update={"sha256": record["sha256"]})
+    checksums = {"sha256": record["sha256"]}
+    if proxy := record.get("proxy"):
+        checksums["proxy_sha256"] = proxy["sha256"]
+    return model.model_copy(update=checksums)
