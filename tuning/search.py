@@ -16,7 +16,6 @@ from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.config.commands.tune import TuneConfig, dimensions_of, splits_of, train_config
 from segray.pipelines.config.paths import absolute
-from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.config.search_space import THRESHOLD
 from segray.pipelines.config.shared import OwnWeights
 from segray.pipelines.engine import cluster
@@ -117,6 +116,10 @@ def _make_labels(config: TuneConfig) -> None:
         click.echo(f"label.threshold={threshold}: {storage.display(target.out)}", err=True)
 
 
+_LATER = ("pool", "unsegmented")
+"""Keys of `label.` that the first label sets do not have."""
+
+
 def thresholds_of(config: TuneConfig) -> Sequence[str]:
     """The values of `label.threshold` that are searched."""
     return next((dimension.values for dimension in dimensions_of(config) if dimension.key == THRESHOLD), ())
@@ -125,10 +128,10 @@ def thresholds_of(config: TuneConfig) -> Sequence[str]:
 def relabelling(config: TuneConfig, threshold: str) -> RelabelConfig:
     """The configuration of a label set that differs from `data.labels` in its threshold alone."""
     labels = config.data.labels or ""
-    wanted = [f"label.{name}" for name in LabelConfig.model_fields]
-    record = current_provenance(LabelStore(labels).provenance)
-    made_with = stored_section(record, "config", [*wanted, "classes"], labels)
-    values = {name: made_with[f"label.{name}"] for name in LabelConfig.model_fields}
+    fields = LabelConfig.model_fields
+    wanted = [f"label.{name}" for name in fields if name not in _LATER]
+    made_with = stored_section(LabelStore(labels).provenance, "config", [*wanted, "classes"], labels)
+    values = {name: made_with.get(f"label.{name}", field.default) for name, field in fields.items()}
     return RelabelConfig(
         labels=labels,
         out=threshold_labels(config.out, threshold),

@@ -27,12 +27,7 @@ VALUES: dict[str, dict[str, str]] = {
 }
 """New dotted key: {old value: new value}."""
 
-IMPLICIT = {
-    "sam.precision": "fp32",
-    "clip.precision": "fp32",
-    "label.pool": "mean",
-    "label.unsegmented": "background",
-}
+IMPLICIT = {"sam.precision": "fp32", "clip.precision": "fp32"}
 """Dotted key that an earlier version did not have, in a section that it had: what it did then."""
 
 

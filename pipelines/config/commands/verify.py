@@ -12,7 +12,7 @@ class ClipWeights(OwnWeights):
     """Those of CLIP and of the vision model beside it."""
 
     proxy_weights: Annotated[Text | None, RunOnly] = None
-    """Weights of clip.proxy, if they are a file or an address."""
+    """Weights of clip.proxy, if they are a file or an address; null: a published name is known."""
 
 
 class VerifyConfig(Config):

@@ -130,7 +130,7 @@ def test_sams_embedding_covers_the_image_without_its_padding() -> None:
         ("eomt_large", r"clip\.proxy=eomt_large has no image embedding"),
         (
             "vit_tiny_patch16_224.nothing",
-            r"clip\.proxy=vit_tiny_patch16_224\.nothing has no published weights",
+            r"clip\.proxy=vit_tiny_patch16_224\.nothing: Invalid pretrained tag",
         ),
     ],
 )
