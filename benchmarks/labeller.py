@@ -16,7 +16,7 @@ from segray.models.label_space import label_space
 from segray.models.masks import Segment
 from segray.models.precision import resolve_precision
 from segray.models.sam.generator import build_sam
-from segray.pipelines.annotation.stages.classify import clip_features
+from segray.pipelines.annotation.stages.features import clip_features
 from segray.pipelines.annotation.stages.segment import mask_options
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 

@@ -9,6 +9,8 @@ from math import lcm
 import torch
 from torch import Tensor
 
+from segray.models.tiling import begins
+
 LONGEST = 8
 """Sides of a window that an image's long side becomes at most: a strip of paper is squeezed beyond that."""
 AT_ONCE = 8
@@ -40,11 +42,8 @@ class Sliding:
 
     def corners(self, height: int, width: int) -> list[Corner]:
         """(top, left) of the windows of a resized image, which cover it."""
-        return [(y, x) for y in self._begins(height) for x in self._begins(width)]
-
-    def _begins(self, length: int) -> list[int]:
-        last = length - self.side
-        return [*range(0, last, self.stride), last]
+        rows, columns = (begins(length, self.side, self.stride) for length in (height, width))
+        return [(y, x) for y in rows for x in columns]
 
 
 def sliding(side: int, units: tuple[int, ...], unit: int, stride: float) -> Sliding:

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from ray.data import Dataset
 
+from segray.models.tiling import Tiling
 from segray.pipelines.annotation.parts import PartWriter
 from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.annotation.probe import Pools
@@ -51,7 +52,9 @@ def _through_two_pools(
 ) -> Dataset:
     if "sam" in plans:
         sam = _pinned(prepared.config.sam, prepared)
-        images = through_actors(images, SegmentImages, plans["sam"], batch, config=sam, guard=guard)
+        images = through_actors(
+            images, SegmentImages, plans["sam"], batch, config=sam, guard=guard, tiling=_tiling(prepared)
+        )
     return through_actors(
         images,
         ClassifySegments,
@@ -61,6 +64,7 @@ def _through_two_pools(
         text=prepared.text,
         keep_embeddings=prepared.config.embeddings,
         guard=guard,
+        tiling=_tiling(prepared),
     )
 
 
@@ -77,7 +81,12 @@ def _through_one_pool(
         text=prepared.text,
         keep_embeddings=prepared.config.embeddings,
         guard=guard,
+        tiling=_tiling(prepared),
     )
+
+
+def _tiling(prepared: Prepared) -> Tiling | None:
+    return prepared.config.image.tiling()
 
 
 def _pinned(model: Model, prepared: Prepared) -> Model:

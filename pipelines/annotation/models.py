@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from segray.pipelines.annotation.stages.classify import check_clip_options, with_proxy
+from segray.pipelines.annotation.stages.features import check_clip_options, with_proxy
 from segray.pipelines.annotation.stages.segment import check_sam_options
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 

@@ -13,6 +13,7 @@ from segray.pipelines.config.schema import Config, Folder, RunOnly, Sha256, Show
 from segray.pipelines.config.shared import Classes, ColumnConfig, GrowConfig, Images, LinksConfig, Roots
 
 if TYPE_CHECKING:  # its readers take time to import
+    from segray.models.tiling import Tiling
     from segray.pipelines.io.images import ImageOptions
 
 _Band = Annotated[int, Field(ge=1, le=1024)]
@@ -247,6 +248,16 @@ class AnnotateImageConfig(ImageConfig):
 
     reduce_jpeg: bool = False
     """Decode large JPEGs at 1/2, 1/4 or 1/8, never below the models' input size; labels keep full size."""
+    tile: int | None = Field(default=None, ge=64, le=16_384)
+    """Label larger images in overlapping tiles of this side, in pixels; null: every image in one piece."""
+    tile_overlap: float = Field(default=0.25, ge=0.01, le=0.5)
+    """Overlap of neighbouring tiles as a fraction of their side."""
+
+    def tiling(self) -> Tiling | None:
+        """How large images are cut; None: they are not."""
+        from segray.models.tiling import Tiling
+
+        return Tiling(self.tile, self.tile_overlap) if self.tile else None
 
 
 class AnnotateConfig(Config):
@@ -302,15 +313,17 @@ class AnnotateConfig(Config):
             raise ValueError(
                 "image.reduce_jpeg removes the detail that sam.crop_n_layers needs; set only one of them"
             )
+        if self.image.reduce_jpeg and self.image.tile:
+            raise ValueError(
+                "image.reduce_jpeg removes the detail that image.tile is for; set only one of them"
+            )
         return self
 
     @model_validator(mode="after")
     def _segments_are_there(self) -> AnnotateConfig:
         for name in ("pool", "unsegmented"):
-            if (
-                self.sam.model == "none"
-                and getattr(self.label, name) != LabelConfig.model_fields[name].default
-            ):
+            given = getattr(self.label, name) != LabelConfig.model_fields[name].default
+            if given and self.sam.model == "none":
                 raise ValueError(f"label.{name} has no effect with sam.model=none; leave it out")
         return self
 

@@ -14,8 +14,9 @@ from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_s
 from segray.models.label_map import covered_pixels, render_label_map
 from segray.models.label_space import IGNORE_INDEX, label_space
 from segray.models.masks import unpack
-from segray.pipelines.annotation.stages.classify import ClassifySegments, TextEmbeddings, clip_features
+from segray.pipelines.annotation.stages.classify import ClassifySegments, TextEmbeddings
 from segray.pipelines.annotation.stages.encode import EncodeLabels
+from segray.pipelines.annotation.stages.features import clip_features
 from segray.pipelines.annotation.stages.schemas import classes_from_bytes, pixels_of
 from segray.pipelines.annotation.stages.segment import SegmentImages
 from segray.pipelines.commands import annotate, plan, relabel, report

@@ -21,13 +21,9 @@ from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_s
 from segray.models.label_space import label_space
 from segray.models.masks import unpack
 from segray.models.sam.generator import SAM_MODELS, MaskGenerator, build_sam
-from segray.pipelines.annotation.stages.classify import (
-    ClassifySegments,
-    TextEmbeddings,
-    check_clip_options,
-    clip_features,
-)
+from segray.pipelines.annotation.stages.classify import ClassifySegments, TextEmbeddings
 from segray.pipelines.annotation.stages.encode import EncodeLabels
+from segray.pipelines.annotation.stages.features import check_clip_options, clip_features
 from segray.pipelines.annotation.stages.schemas import (
     CLASSIFIED_SCHEMA,
     ENCODED_SCHEMA,
