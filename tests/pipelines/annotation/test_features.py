@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,15 @@ import pytest
 import torch
 
 from segray.models.clip.model import build_clip
+from segray.models.clip.vision import open_proxy
 from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_segments, vote
 from segray.models.label_map import covered_pixels, render_label_map
 from segray.models.label_space import IGNORE_INDEX, label_space
-from segray.models.masks import unpack
+from segray.models.masks import segment_from_mask, unpack
+from segray.models.tiling import Tiling
 from segray.pipelines.annotation.stages.classify import ClassifySegments, TextEmbeddings
 from segray.pipelines.annotation.stages.encode import EncodeLabels
-from segray.pipelines.annotation.stages.features import clip_features
+from segray.pipelines.annotation.stages.features import clip_features, tile_features
 from segray.pipelines.annotation.stages.schemas import classes_from_bytes, pixels_of
 from segray.pipelines.annotation.stages.segment import SegmentImages
 from segray.pipelines.commands import annotate, plan, relabel, report
@@ -100,8 +103,6 @@ def test_pixels_in_no_segment_keep_their_own_class(segmented: pa.Table) -> None:
 
 
 def test_a_tie_goes_to_the_lower_id() -> None:
-    from segray.models.masks import segment_from_mask
-
     best = np.array([[3, 3, 1, 1], [9, 9, 9, 2]], np.uint8)
     masks = [np.array([[1, 1, 1, 1], [0, 0, 0, 0]], bool), np.array([[0, 0, 0, 1], [0, 1, 1, 1]], bool)]
     assert vote([segment_from_mask(mask) for mask in masks], best).tolist() == [1, 9]
@@ -200,6 +201,30 @@ def test_calibrate_says_why_it_cannot(tmp_path: Path) -> None:
         calibrate.run(load(CalibrateConfig, None, keys))
 
 
+def test_tiles_and_reduced_copies_contradict_each_other(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^image\.reduce_jpeg removes the detail that image\.tile is for"):
+        config_of(tmp_path, tmp_path / "x", "image.tile=64", "image.reduce_jpeg=true")
+
+
+def test_a_tile_sees_its_own_part_of_the_image_and_of_the_segments(tmp_path: Path) -> None:
+    """The regions of `corr` are those of the tile: as if the tile were an image with these segments."""
+    tower = open_proxy(TOWER, str(save_tower(tmp_path / "tower.safetensors")))
+    clip, config = replace(build_clip("builtin"), proxy=tower), ClipConfig(features="corr", image_size=64)
+    image = np.random.default_rng(0).integers(0, 256, (64, 150, 3), np.uint8)
+    mask = np.zeros((64, 150), bool)
+    mask[10:50, 40:110] = True
+    (found,) = tile_features(
+        clip, config, Tiling(64, 0.25), [image], [[segment_from_mask(mask)]], [(64, 150)]
+    )
+    assert len(found) == 3
+    for one in found:
+        x, y, w, h = one.tile.box
+        crop = np.ascontiguousarray(image[y : y + h, x : x + w])
+        part = [segment_from_mask(mask[y : y + h, x : x + w])]
+        (alone,) = clip_features(clip, config, [crop], [part])
+        assert torch.equal(one.grid, alone)
+
+
 def words_of(features: str, folder: Path) -> list[str]:
     """A quick run with these features: two vision models of other kinds, and another CLIP."""
     if features == "tipsv2":
@@ -221,7 +246,7 @@ def test_features_from_images_to_report(
 ) -> None:
     images, out = draw_scenes(tmp_path / "images", 6), tmp_path / "labels"
     words = [*words_of(features, tmp_path), "rows_per_part=2"]
-    words += ["label.pool=vote", "label.unsegmented=pixels"] if features == "corr" else []
+    words += ["label.pool=vote", "label.unsegmented=pixels", "image.tile=64"] if features == "corr" else []
     config = config_of(images, out, *words, "sam.workers=1", "clip.workers=1")
     annotate.run(config)
     store, before = LabelStore(str(out)), contents(out)
