@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segray.models import weights as files
+from segray.models.annotators.registry import FEATURE_MODELS
 from segray.models.annotators.transformers_weights import load_pretrained
 from segray.models.messages import first_line
 from segray.models.weights import Checkpoint, UnavailableError, WeightsError
@@ -36,15 +37,13 @@ class Tips:
 
     Attributes:
         width: of both towers.
-        layers: of each.
+        layers: of the image tower; the text tower has twelve.
         heads: of each layer.
-        source: of the official weights.
     """
 
     width: int
     layers: int
     heads: int
-    source: str
 
     def arch(self) -> dict[str, Any]:
         """Arguments of transformers' `Tipsv2Config`."""
@@ -58,8 +57,8 @@ class Tips:
 
 
 TIPS_MODELS: dict[str, Tips] = {
-    "tipsv2_b14": Tips(768, 12, 12, "hf-hub:google/tipsv2-b14"),
-    "tipsv2_l14": Tips(1024, 24, 16, "hf-hub:google/tipsv2-l14"),
+    "tipsv2_b14": Tips(768, 12, 12),
+    "tipsv2_l14": Tips(1024, 24, 16),
 }
 
 
@@ -151,11 +150,10 @@ def load_tips(name: str, weights: str | None, sha256: str | None) -> tuple[TipsV
         from transformers import Tipsv2Config, Tipsv2Model
     except ImportError as error:
         raise ValueError(f'clip.model={name} needs transformers: pip install "segray[sam2]"') from error
-    tips = TIPS_MODELS[name]
-    spec = weights or tips.source
+    spec = weights or FEATURE_MODELS[name].source
     checkpoint = files.resolve(spec, sha256=sha256)
     tokenizer = _tokenizer(spec, checkpoint)
-    network = load_pretrained(Tipsv2Model, Tipsv2Config, tips.arch(), checkpoint, name)
+    network = load_pretrained(Tipsv2Model, Tipsv2Config, TIPS_MODELS[name].arch(), checkpoint, name)
     return TipsV2(network).eval().requires_grad_(False), tokenizer, checkpoint
 
 
