@@ -94,7 +94,6 @@ def test_repair_takes_no_machine_from_a_received_label_set(
         (f"clip.weights: {EVIL}\n", "clip.weights"),
         ("clip.weights: hf-hub:evil/clip\n", "clip.weights"),
         ("clip.weights: weights.pth\n", "clip.weights"),
-        ("clip.features: corr\nclip.proxy_weights: weights.pth\n", "clip.proxy_weights"),
         ("images: s3://b/p?endpoint_override=evil.example&scheme=http\n", "images"),
         ("images: https://evil.example/\n", "images"),
         ("images: [scenes, 'https://evil.example/']\n", "images"),

@@ -30,6 +30,7 @@ from segray.pipelines.config.commands.plan import PlanConfig
 from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.commands.report import ReportConfig
 from segray.pipelines.config.loading import load
+from segray.pipelines.config.received import may_be_received
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.label_set.store import LabelStore
@@ -138,6 +139,12 @@ def test_sam_stands_for_the_model_that_finds_the_segments() -> None:
     clip = load(AnnotateConfig, None, [*words, "sam.model=vit_l", "sam.weights=l.pth"]).clip
     assert (clip.proxy, clip.proxy_weights) == ("vit_l", "l.pth")
     assert load(AnnotateConfig, None, words[:4]).clip.proxy == "vit_base_patch8_224.dino"
+
+
+def test_a_received_label_set_does_not_name_a_file_of_weights() -> None:
+    assert not may_be_received("clip.proxy_weights", "weights.pth")
+    assert not may_be_received("clip.proxy_weights", "hf-hub:evil/tower")
+    assert may_be_received("clip.proxy_weights", None)
 
 
 def test_tipsv2_comes_with_its_model_and_its_templates() -> None:
