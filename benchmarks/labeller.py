@@ -56,9 +56,7 @@ class Labeller:
 
     def features(self, image: Image, kind: str) -> Tensor:
         """Dense features [h, w, D], "gem" or "clip", of a uint8 [H, W, 3] image."""
-        features: Tensor = clip_features(
-            self._clip, self._config.clip.model_copy(update={"features": kind}), [image]
-        )
+        features = clip_features(self._clip, self._config.clip.model_copy(update={"features": kind}), [image])
         return features[0]
 
     def name(self, segments: list[Segment], features: Tensor, height: int, width: int) -> SegmentClasses:

@@ -65,7 +65,7 @@ def measured(stages: Stages, folder: Path, seed: int, side: int, before: int) ->
     return {
         "side": side,
         "megapixels": side * side / 1e6,
-        "segments": len(row["segments"]),
+        "segments": len(row["segments"] or ()),
         "seconds": seconds,
         "peak_mib": mib,
         "per_megapixel": mib / (side * side / 1e6),

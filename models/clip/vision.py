@@ -81,7 +81,9 @@ class TimmTower(ProxyTower):
     def _maps(self, images: Tensor, keys: bool) -> Tensor:
         qkv = self._last_qkv() if keys else None
         if qkv is None:
-            (last,) = self._network.forward_intermediates(images, 1, norm=True, intermediates_only=True)
+            last: Tensor = self._network.forward_intermediates(images, 1, norm=True, intermediates_only=True)[
+                0
+            ]
             return last.permute(0, 2, 3, 1)
         before = len(self._network.blocks) - 2
         (tokens,) = self._network.forward_intermediates(
@@ -92,7 +94,7 @@ class TimmTower(ProxyTower):
 
     def _last_qkv(self) -> Any:
         """The joint projection of the last block's attention; None where the tower has none."""
-        blocks = getattr(self._network, "blocks", ())
+        blocks: Any = getattr(self._network, "blocks", ())
         return getattr(getattr(blocks[-1], "attn", None), "qkv", None) if len(blocks) > 1 else None
 
 

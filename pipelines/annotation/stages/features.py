@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -130,8 +129,8 @@ def clip_features(
     images: list[NDArray[np.uint8]],
     segments: list[list[Segment]] | None = None,
     sizes: list[tuple[int, int]] | None = None,
-) -> Sequence[Tensor]:
-    """Dense features [h, w, D] of each image; of GEM and CLIP one tensor [B, h, w, D].
+) -> list[Tensor]:
+    """Dense features [h, w, D] of each image.
 
     On a CPU one image at a time, so that no image's features depend on its batch.
 
@@ -148,14 +147,15 @@ def clip_features(
     from segray.models.clip.windowed import WINDOWED, windowed_features
 
     if config.features in WINDOWED:
-        parts = zip(images, segments or [None] * len(images), sizes or [None] * len(images), strict=True)
+        unknown: list[None] = [None] * len(images)
+        parts = zip(images, segments or unknown, sizes or unknown, strict=True)
         return [
             windowed_features(
                 clip, config.features, image, side=config.image_size, segments=of_image, size=size
             )
             for image, of_image, size in parts
         ]
-    return _plain_features(clip, config, images)
+    return list(_plain_features(clip, config, images))
 
 
 def _plain_features(clip: ClipModel, config: ClipModelConfig, images: list[NDArray[np.uint8]]) -> Tensor:

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from segray.models.clip.model import build_clip
+from segray.models.clip.gem import dense_features
+from segray.models.clip.model import build_clip, preprocess
 from segray.models.clip.vision import open_proxy
 from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_segments, vote
 from segray.models.label_map import covered_pixels, render_label_map
@@ -113,8 +114,11 @@ def test_gem_is_the_default_and_has_the_bits_that_it_had(segmented: pa.Table) ->
     clip, config = build_clip("builtin"), ClipConfig(model="builtin")
     images = [pixels_of(row) for row in segmented.to_pylist()]
     grids = clip_features(clip, config, images, [unpack(r["packed_segments"]) for r in segmented.to_pylist()])
-    assert isinstance(grids, torch.Tensor)
-    assert torch.equal(grids, clip_features(clip, config, images))
+    size, depth = clip.image_size, clip.depth
+    for grid, image in zip(grids, images, strict=True):
+        batch = preprocess([image], size, clip.mean, clip.std)
+        with torch.inference_mode():
+            assert torch.equal(grid, dense_features(clip.model.visual, batch, depth=depth)[0])
 
 
 @pytest.mark.parametrize(
