@@ -53,7 +53,7 @@ class PseudoLabel:
         )
 
     def reordered(self, order: Callable[[Tensor], Tensor]) -> PseudoLabel:
-        """The same labels for images in another order; `order` maps a batch to a batch."""
+        """The labels of some images in some order; `order` maps a batch to a batch."""
         return PseudoLabel(order(self.label), order(self.valid), order(self.from_model))
 
 

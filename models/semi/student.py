@@ -29,7 +29,7 @@ class Drops:
 
 @dataclass(frozen=True)
 class Logits:
-    """Logits of a step: labelled [L, C, H, W]; weak (detached), feature and each strong view [U, C, H, W]."""
+    """Logits of a step: labelled [L, C, H, W], weak [U + P, C, H, W], detached, the others [U, C, H, W]."""
 
     labelled: Tensor
     weak: Tensor | None
@@ -59,7 +59,8 @@ class Student(nn.Module):
 
         Args:
             labelled: [L, 3, H, W], normalised.
-            weak: [U, 3, H, W], or None where the network need not see the weak view.
+            weak: [U + P, 3, H, W], or None where the network need not see the weak view; of the last P, which
+                are partners of others alone, there is no other view.
             strong: views [U, 3, H, W].
             drops: which channels are dropped.
             predict_weak: False: a teacher predicts it; the weak view serves the feature view only.
@@ -71,7 +72,8 @@ class Student(nn.Module):
         clean = self._clean(maps, weak_maps, count, size, predict_weak and weak is not None)
         feature = None
         if drops.feature:
-            feature = self.network.decode(_dropped(weak_maps, self.network.perturbed, drops.feature), size)
+            own = tuple(m[: len(drops.feature[0])] for m in weak_maps)
+            feature = self.network.decode(_dropped(own, self.network.perturbed, drops.feature), size)
         return Logits(*clean, feature=feature, strong=self._strong(strong, drops, size))
 
     def _clean(

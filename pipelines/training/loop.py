@@ -210,6 +210,7 @@ class Trainer:
             batch=config.train.batch,
             rank=self.session.rank,
             workers=self.session.workers,
+            paired=self.objective.method.strong_views > 0 and config.augment.cutmix > 0,
             # Processes that read, and a worker whose CPU computes, have no use for threads.
             readers=1 if config.train.loaders or self.device.type == "cpu" else READERS,
         )

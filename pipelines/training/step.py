@@ -25,7 +25,7 @@ from segray.models.semi.supervised import supervised_sums, weights_tensor
 from segray.models.transfer import to_device
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.training.augmentation.augment import normalise
-from segray.pipelines.training.augmentation.views import Augmentation, Views, partner
+from segray.pipelines.training.augmentation.views import Augmentation, Views
 from segray.pipelines.training.build import uses_channels_last
 from segray.pipelines.training.data.sampler import StepBatch
 from segray.pipelines.training.session import sum_over_workers
@@ -99,7 +99,7 @@ class Objective:
         return self._metrics(views, logits, weak)
 
     def label(self, views: Views, weak: Tensor) -> PseudoLabel:
-        """The label of the unlabelled views, from the weak view's logits [U, C, S, S]: Eq. 7."""
+        """The label of the unlabelled images, from the weak view's logits [U + P, C, S, S]: Eq. 7."""
         if self.method.pseudo == "model":
             return pseudo_label(weak, self.tau, padding=_required(views.padding))
         return enhanced_label(
@@ -112,7 +112,7 @@ class Objective:
         )
 
     def teacher_predict(self, views: Views) -> Tensor | None:
-        """The teacher's logits [U, C, S, S] of the weak view; None without a teacher or such a view."""
+        """The teacher's logits [U + P, C, S, S] of the weak view; None without a teacher or such a view."""
         if self.teacher is None or views.weak is None:
             return None
         with torch.no_grad():
@@ -167,12 +167,15 @@ class Objective:
 
     def _unsupervised(self, views: Views, logits: Logits, pseudo: PseudoLabel) -> Tensor:
         method = self.method
+        partner = _required(views.partner)
+        own = pseudo.reordered(lambda batch: batch[: len(partner)])
+        other = pseudo.reordered(lambda batch: batch.index_select(0, partner))
         parts = []
         if logits.feature is not None:
-            term = self._mean(logits.feature, pseudo.label, pseudo.valid, self.epsilon)
+            term = self._mean(logits.feature, own.label, own.valid, self.epsilon)
             parts.append(method.feature_weight * term)
         for view, boxes in zip(logits.strong, views.boxes, strict=True):
-            mixed = pseudo.mixed(pseudo.reordered(partner), boxes)
+            mixed = own.mixed(other, boxes)
             parts.append(method.strong_weight * self._mean(view, mixed.label, mixed.valid, self.epsilon))
         return torch.stack(parts).sum()
 
@@ -185,13 +188,15 @@ class Objective:
 
 
 def _counts(views: Views, weak: Tensor, pseudo: PseudoLabel) -> dict[str, Tensor]:
-    zero_shot = _required(views.zero_shot)
-    known = (zero_shot != ignore_index_of(weak.shape[1])) & ~_required(views.padding)
+    own = len(_required(views.partner))
+    zero_shot = _required(views.zero_shot)[:own]
+    known = (zero_shot != ignore_index_of(weak.shape[1])) & ~_required(views.padding)[:own]
+    pseudo = pseudo.reordered(lambda batch: batch[:own])
     return {
         "pixels": pseudo.valid.sum(),
         "from_model": (pseudo.from_model & pseudo.valid).sum(),
         "known": known.sum(),
-        "agree": ((weak.argmax(1) == zero_shot) & known).sum(),
+        "agree": ((weak[:own].argmax(1) == zero_shot) & known).sum(),
     }
 
 
