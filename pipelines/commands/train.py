@@ -23,6 +23,7 @@ from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.summary import check_pixels, data_lines
 from segray.pipelines.training.data.training_data import NO_VALIDATION, open_data
 from segray.pipelines.training.log_collector import log_collector
+from segray.pipelines.training.options import check_pseudo
 from segray.pipelines.training.run_folder import CHECKPOINTS, HISTORY, RunFolder, TrainResult
 from segray.pipelines.training.session import newest_first
 from segray.pipelines.training.trackers import check_trackers
@@ -104,6 +105,7 @@ def _check_data(config: TrainConfig, data: TrainingData) -> None:
             f"data.calibrate: method {config.method} with data.labels={config.data.labels} has no zero-shot "
             "labels to correct; set data.labels=DIR and a method that uses it, or data.calibrate=false"
         )
+    check_pseudo(config, data.space.classes)
     if pseudo != "none" and not data.unlabelled:
         raise UserError(
             f"data.unlabelled: method {config.method} needs images outside data.labelled="

@@ -35,6 +35,7 @@ CHECKPOINTS_KEPT = 3
 
 _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("step", "total"), (int,)),
+    "tau": (float,),
     **dict.fromkeys(("history", "classes"), (list,)),
     **dict.fromkeys(("config", "sha256"), (dict,)),
     "network": (str,),
@@ -48,13 +49,14 @@ _log = logging.getLogger(__name__)
 class CheckpointState(TypedDict, total=False):
     """Contents of state.json, as far as the file has them.
 
-    `step` of `total` are trained, and no more if the run has `stopped` early; `network` is its name and
-    `window` the side of its validation window in pixels; `config` has the configuration by dotted key,
-    `sha256` the checksum of each other file.
+    `step` of `total` are trained, and no more if the run has `stopped` early; `tau` is the threshold then;
+    `network` is its name and `window` the side of its validation window in pixels; `config` has the
+    configuration by dotted key, `sha256` the checksum of each other file.
     """
 
     step: int
     total: int
+    tau: float
     stopped: bool
     history: list[HistoryEntry]
     classes: list[str]

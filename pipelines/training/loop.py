@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ from segray.pipelines.training.data.sampler import (
     step_seed,
     steps_in_epoch,
 )
-from segray.pipelines.training.data.samples import TrainingData
+from segray.pipelines.training.data.samples import Sample, TrainingData
 from segray.pipelines.training.finetune import load_start
 from segray.pipelines.training.history import (
     HistoryEntry,
@@ -53,6 +53,7 @@ from segray.pipelines.training.meter import Meter, mean_metrics, progress_line
 from segray.pipelines.training.session import Notes, Session, device_of_worker
 from segray.pipelines.training.step import Objective, StepMetrics
 from segray.pipelines.training.trackers import Trackers
+from segray.pipelines.training.transition import transition_of
 from segray.pipelines.training.validate import validate
 
 CHECK_EVERY = 50
@@ -90,6 +91,9 @@ class Trainer:
         self.session, self.classes = session, data.space.classes
         self.tracker_folder = tracker_folder if session.rank == 0 else None
         session.note("the network to load")
+        # An epoch is a pass over the unlabelled images, even where the method does not use them.
+        self.epoch_steps = steps_in_epoch(len(data.unlabelled or data.labelled), config.train.batch)
+        self.total = config.train.epochs * self.epoch_steps
         checkpoint = newest_whole(session.checkpoints())
         self._build_network(data, fresh=checkpoint is None)
         self._open_data(data)
@@ -153,7 +157,7 @@ class Trainer:
             self.validation_images,
             self.validation_labels,
             classes=len(self.classes),
-            tau=self.objective.tau,
+            tau=float(self.objective.labels.tau),
             window=window_of(self.config.train.window, self.config.augment.crop),
             session=self.session,
         )
@@ -167,6 +171,7 @@ class Trainer:
             state = {
                 "step": self.progress.step,
                 "total": self.total,
+                "tau": float(self.objective.labels.tau),
                 "stopped": self._has_stopped(),
                 "history": self.progress.history,
                 "classes": list(self.classes),
@@ -195,8 +200,12 @@ class Trainer:
             len(self.classes),
             device,
             class_weights(config.loss, data.labelled_pixels),
+            total=self.total,
+            transition=transition_of(config, self.classes),
         )
-        self.student = build_student(self.network, config.train, self.session.workers)
+        # A supervised start has steps of another layout.
+        alike = not config.pseudo.start
+        self.student = build_student(self.network, config.train, self.session.workers, alike=alike)
         self.optimiser = make_optimiser(self.network, config.train)
 
     def _open_data(self, data: TrainingData) -> None:
@@ -205,7 +214,7 @@ class Trainer:
         unlabelled = data.unlabelled if self.objective.method.pseudo != "none" else ()
         self.dataset = StepDataset(
             LabelledImages(data.labelled),
-            UnlabelledImages(unlabelled, labels, self.classes, data.corrections) if unlabelled else None,
+            self._unlabelled_images(data, unlabelled) if unlabelled else None,
             seed=config.seed,
             batch=config.train.batch,
             rank=self.session.rank,
@@ -216,9 +225,10 @@ class Trainer:
         )
         self.validation_images = LabelledImages(data.validation)
         self.validation_labels = UnlabelledImages(data.validation, labels, self.classes) if labels else None
-        # An epoch is a pass over the unlabelled images, even where the method does not use them.
-        self.epoch_steps = steps_in_epoch(len(data.unlabelled or data.labelled), config.train.batch)
-        self.total = config.train.epochs * self.epoch_steps
+
+    def _unlabelled_images(self, data: TrainingData, samples: Sequence[Sample]) -> UnlabelledImages:
+        labels, segments = labels_of(self.config), self.config.pseudo.segments
+        return UnlabelledImages(samples, labels, self.classes, data.corrections, segments=segments)
 
     def _batches(self, first: int, last: int) -> Iterator[StepBatch]:
         """The batches of some steps; for a GPU pinned, and read while it works on the steps before."""
@@ -233,6 +243,8 @@ class Trainer:
         if self.objective.teacher is not None:
             self.objective.teacher.load_state_dict(checkpoint.teacher)
         load_optimiser_state(self.optimiser, load_optimiser(checkpoint))
+        if self.config.pseudo.dynamic_tau:
+            self.objective.labels.tau.fill_(checkpoint.state["tau"])
         if self.session.rank == 0:
             _log.info("resuming from step %d of %d", checkpoint.state["step"], self.total)
         return Progress(checkpoint.state["step"], checkpoint.state["history"])

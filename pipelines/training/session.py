@@ -181,6 +181,14 @@ def sum_over_workers(values: Tensor) -> Tensor:
     return values
 
 
+def max_over_workers(values: Tensor) -> Tensor:
+    """The greatest value of each element over all workers; with one worker, the tensor itself."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        values = values.clone()
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values
+
+
 def device_of_worker() -> torch.device:
     """The GPU that this worker was assigned, else the CPU."""
     if not torch.cuda.is_available():

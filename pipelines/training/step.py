@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from segray.models.label_space import ignore_index_of
 from segray.models.segmenters.registry import Segmenter
+from segray.models.semi.guidance import soft_loss
 from segray.models.semi.methods import METHODS
 from segray.models.semi.objective import (
     PseudoLabel,
     default_epsilon,
-    enhanced_label,
-    pseudo_label,
     smoothed_cross_entropy,
     total_loss,
 )
@@ -28,6 +27,7 @@ from segray.pipelines.training.augmentation.augment import normalise
 from segray.pipelines.training.augmentation.views import Augmentation, Views
 from segray.pipelines.training.build import uses_channels_last
 from segray.pipelines.training.data.sampler import StepBatch
+from segray.pipelines.training.pseudo_labels import PseudoLabels
 from segray.pipelines.training.session import sum_over_workers
 
 
@@ -59,6 +59,8 @@ class Objective:
         classes: how many.
         device: where the views are made.
         class_weights: of each class in the loss of labelled images; None: all the same.
+        total: steps of the run.
+        transition: see `PseudoLabels`.
     """
 
     def __init__(
@@ -68,11 +70,14 @@ class Objective:
         classes: int,
         device: torch.device,
         class_weights: Sequence[float] | None = None,
+        *,
+        total: int = 1,
+        transition: Tensor | None = None,
     ) -> None:
         self.weights = weights_tensor(class_weights, device)
         self.config, self.network, self.device = config, network, device
         self.method = METHODS[config.method]
-        self.tau = self.method.default_tau if config.pseudo.tau is None else config.pseudo.tau
+        self.labels = PseudoLabels(config, device, total, transition)
         epsilon = default_epsilon(classes) if config.pseudo.epsilon is None else config.pseudo.epsilon
         self.epsilon = epsilon if self.method.pseudo == "enhanced" else 0.0
         self.augment = Augmentation(config.augment, self.method.strong_views, config.seed, device)
@@ -83,6 +88,8 @@ class Objective:
 
     def __call__(self, student: Callable[..., Logits], batch: StepBatch) -> StepMetrics:
         """Loss and metrics of a batch; `student` is a `Student`, perhaps compiled or in DDP."""
+        if self.labels.stages.is_supervised(batch.step):
+            batch = replace(batch, unlabelled=None)
         views, draws = self.augment(batch)
         drops = self._drops(draws)
         # The student needs the weak view to label the images itself, or for the feature view.
@@ -96,20 +103,7 @@ class Objective:
                 predict_weak=self.teacher is None,
             )
             weak = logits.weak if self.teacher is None else self.teacher_predict(views)
-        return self._metrics(views, logits, weak)
-
-    def label(self, views: Views, weak: Tensor) -> PseudoLabel:
-        """The label of the unlabelled images, from the weak view's logits [U + P, C, S, S]: Eq. 7."""
-        if self.method.pseudo == "model":
-            return pseudo_label(weak, self.tau, padding=_required(views.padding))
-        return enhanced_label(
-            weak,
-            _required(views.zero_shot),
-            self.tau,
-            padding=_required(views.padding),
-            confidence=views.confidence,
-            min_confidence=self.config.pseudo.min_confidence,
-        )
+        return self._metrics(views, logits, weak, batch.step)
 
     def teacher_predict(self, views: Views) -> Tensor | None:
         """The teacher's logits [U + P, C, S, S] of the weak view; None without a teacher or such a view."""
@@ -146,12 +140,16 @@ class Objective:
         images = normalise(images, self.mean, self.std)
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
-    def _metrics(self, views: Views, logits: Logits, weak: Tensor | None) -> StepMetrics:
+    def _metrics(self, views: Views, logits: Logits, weak: Tensor | None, step: int) -> StepMetrics:
         supervised = self._supervised(logits.labelled, views.mask)
         if weak is None:
             return StepMetrics(supervised, supervised.detach(), torch.zeros_like(supervised.detach()))
-        pseudo = self.label(views, weak)
+        pseudo = self.labels(views, weak, step)
         unsupervised = self._unsupervised(views, logits, pseudo)
+        if self.config.pseudo.soft:
+            unsupervised = unsupervised + self.config.pseudo.soft * self._soft(
+                views, logits.strong, weak, pseudo
+            )
         loss = total_loss(supervised, unsupervised)
         counts = _counts(views, weak, pseudo)
         return StepMetrics(loss, supervised.detach(), unsupervised.detach(), counts)
@@ -179,12 +177,29 @@ class Objective:
             parts.append(method.strong_weight * self._mean(view, mixed.label, mixed.valid, self.epsilon))
         return torch.stack(parts).sum()
 
+    def _soft(self, views: Views, strong: tuple[Tensor, ...], weak: Tensor, pseudo: PseudoLabel) -> Tensor:
+        """The divergence of the strong views from the weak view, mixed as they are: the mean over them."""
+        partner = _required(views.partner)
+        own, other = weak[: len(partner)], weak.index_select(0, partner)
+        valid, valid_other = pseudo.valid[: len(partner)], pseudo.valid.index_select(0, partner)
+        losses = []
+        for view, boxes in zip(strong, views.boxes, strict=True):
+            mixed = torch.where(boxes[:, None], other, own)
+            counted = torch.where(boxes, valid_other, valid)
+            sure = mixed.float().softmax(1).amax(1) >= self.labels.tau
+            losses.append(_over_workers(soft_loss(mixed, view, sure, counted), counted))
+        return torch.stack(losses).mean()
+
     def _mean(self, logits: Tensor, labels: Tensor, valid: Tensor, epsilon: float) -> Tensor:
         """The mean over the valid pixels of all workers, once DDP has averaged the workers' gradients."""
-        pixels = valid.sum().float()
-        mean = smoothed_cross_entropy(logits, labels, epsilon, valid=valid)
-        all_pixels, workers = sum_over_workers(torch.stack([pixels, torch.ones_like(pixels)]))
-        return mean * (pixels * workers / all_pixels.clamp(min=1))
+        return _over_workers(smoothed_cross_entropy(logits, labels, epsilon, valid=valid), valid)
+
+
+def _over_workers(mean: Tensor, valid: Tensor) -> Tensor:
+    """A worker's mean over its valid pixels as its part of the mean over those of all workers."""
+    pixels = valid.sum().float()
+    all_pixels, workers = sum_over_workers(torch.stack([pixels, torch.ones_like(pixels)]))
+    return mean * (pixels * workers / all_pixels.clamp(min=1))
 
 
 def _counts(views: Views, weak: Tensor, pseudo: PseudoLabel) -> dict[str, Tensor]:

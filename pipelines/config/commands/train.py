@@ -125,6 +125,24 @@ class PseudoConfig(Config):
     """Share of channels that the feature perturbation drops."""
     ema: float = Field(default=0.996, ge=0, lt=1)
     """Decay of the averaged teacher in unimatch_v2 and segray_v2."""
+    posterior: Literal["switch", "transition"] = "switch"
+    """switch: Eq. 7; transition: the prediction times what a calibrated label says, less and less."""
+    segments: bool = False
+    """A segment of the label set takes the class that the prediction is sure of in most of it."""
+    dynamic_tau: bool = False
+    """tau follows the network's confidence, from its value on."""
+    soft: float = Field(default=0.0, ge=0)
+    """Weight of a divergence between the strong views' predictions and the weak view's; 0: none."""
+    start: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the steps, from the first one, that learn from the labelled images alone."""
+    until: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the steps after which zero-shot labels are no longer used; null: they are used to the end."""
+
+    @model_validator(mode="after")
+    def _stages_follow(self) -> PseudoConfig:
+        if self.until is not None and self.until <= self.start:
+            raise ValueError(f"until ({self.until:g}) must be above start ({self.start:g})")
+        return self
 
 
 class AugmentConfig(Config):

@@ -21,6 +21,7 @@ class Views:
         labelled: weakly augmented images, and `mask` [L, S, S] int64 (`ignore_index_of`: ignored).
         weak: unlabelled images, the last P of them partners of others alone, and `zero_shot`
             [U + P, S, S] int64, `confidence` [U + P, S, S] in 0..1.
+        segments: [U + P, S, S] int16, the number of each pixel's segment, 0 without; None: not asked for.
         padding: [U + P, S, S] bool, pixels outside the image.
         strong: views of the first U images, CutMix included.
         boxes: for each strong view, [U, S, S] bool: pixels from the partner image.
@@ -32,6 +33,7 @@ class Views:
     weak: Tensor | None = None
     zero_shot: Tensor | None = None
     confidence: Tensor | None = None
+    segments: Tensor | None = None
     padding: Tensor | None = None
     strong: tuple[Tensor, ...] = ()
     boxes: tuple[Tensor, ...] = ()
@@ -80,6 +82,7 @@ class Augmentation:
             weak=weak.images,
             zero_shot=weak.maps[0].long(),
             confidence=weak.maps[1].float() / 255,
+            segments=weak.maps[2] if len(weak.maps) > 2 else None,
             padding=weak.padding,
             strong=strong,
             boxes=boxes,
