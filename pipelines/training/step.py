@@ -19,14 +19,14 @@ from segray.models.semi.objective import (
     smoothed_cross_entropy,
     total_loss,
 )
-from segray.models.semi.student import Drops, Logits, complementary_factors, drop_factors
+from segray.models.semi.student import Drops, Logits, Maps, complementary_factors, drop_factors
 from segray.models.semi.supervised import supervised_sums, weights_tensor
 from segray.models.transfer import to_device
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.training.augmentation.augment import normalise
 from segray.pipelines.training.augmentation.views import Augmentation, Views
 from segray.pipelines.training.build import uses_channels_last
-from segray.pipelines.training.data.sampler import StepBatch
+from segray.pipelines.training.data.sampler import StepBatch, one_of_each_pair
 from segray.pipelines.training.pseudo_labels import PseudoLabels
 from segray.pipelines.training.session import sum_over_workers
 
@@ -91,7 +91,7 @@ class Objective:
         if self.labels.stages.is_supervised(batch.step):
             batch = replace(batch, unlabelled=None)
         views, draws = self.augment(batch)
-        drops = self._drops(draws)
+        drops = self._drops(draws, batch)
         # The student needs the weak view to label the images itself, or for the feature view.
         needs_weak = self.method.pseudo != "none" and (self.teacher is None or self.method.feature_view)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
@@ -113,21 +113,30 @@ class Objective:
             return self.teacher(self._input(views.weak))
 
     def update_teacher(self, step: int) -> None:
-        """Move the teacher towards the network, with decay min(1 - 1 / (step + 1), ema) as in UniMatch V2."""
+        """Move the teacher towards the network, with decay min(1 - 1 / (step + 1), ema) as in UniMatch V2.
+
+        Batch statistics are averaged as the weights are.
+        """
         if self.teacher is None:
             return
         decay = min(1 - 1 / (step + 1), self.config.pseudo.ema)
         with torch.no_grad():
             means: list[Tensor] = list(self.teacher.parameters())
             torch._foreach_lerp_(means, list[Tensor](self.network.parameters()), 1 - decay)
-            if buffers := list(self.network.buffers()):
-                torch._foreach_copy_(list(self.teacher.buffers()), buffers)
+            for mean, buffer in zip(self.teacher.buffers(), self.network.buffers(), strict=True):
+                if buffer.is_floating_point():
+                    mean.lerp_(buffer, 1 - decay)
+                else:
+                    mean.copy_(buffer)
 
-    def _drops(self, draws: list[torch.Generator]) -> Drops:
-        if not draws:
+    def _drops(self, draws: list[torch.Generator], batch: StepBatch) -> Drops:
+        if batch.unlabelled is None:
             return Drops()
         feature = drop_factors(self.dims, self.config.pseudo.feature_dropout, draws)
-        pair = complementary_factors(self.dims, draws) if self.method.complementary_dropout else ()
+        pair: tuple[Maps, ...] = ()
+        if self.method.complementary_dropout:
+            whole = one_of_each_pair(self.config.seed, batch.unlabelled.positions[: len(draws)])
+            pair = complementary_factors(self.dims, draws, whole)
         return Drops(
             self._to_device(feature) if self.method.feature_view else (),
             tuple(self._to_device(view) for view in pair),

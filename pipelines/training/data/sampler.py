@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 LABELLED, UNLABELLED = 0, 1
 """The two streams."""
+_PAIRS = 2
 
 
 @lru_cache(maxsize=16)
@@ -65,6 +66,12 @@ def partner_of(position: int) -> int:
 def absent_partners(share: Sequence[int]) -> list[int]:
     """Partners that are not among the images themselves: one where their number is odd, else none."""
     return [partner for p in share if (partner := partner_of(p)) not in share]
+
+
+def one_of_each_pair(seed: int, share: Sequence[int]) -> list[bool]:
+    """For each position whether its image was drawn from its pair: half of any even batch."""
+    coins = [torch.rand((), generator=generator(seed, _PAIRS, p // 2)) < 0.5 for p in share]
+    return [p % 2 == int(coin) for p, coin in zip(share, coins, strict=True)]
 
 
 def steps_in_epoch(count: int, batch: int) -> int:

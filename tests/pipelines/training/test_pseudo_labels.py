@@ -130,7 +130,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("method", ["segray", "segray_v2"])
+@pytest.mark.parametrize("method", ["segray", pytest.param("segray_v2", marks=pytest.mark.slow)])
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     data: tuple[Path, Path], tmp_path: Path, method: str
 ) -> None:
@@ -147,6 +147,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     assert curve(resumed.run()) == curve(history)
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_a_posterior_and_segments(tmp_path: Path) -> None:
     root = unpack(tmp_path)
     words = [

@@ -84,7 +84,7 @@ def step(method: str, monkeypatch: pytest.MonkeyPatch) -> tuple[StepMetrics, Tin
         public.pair if objective.method.complementary_dropout else (),
     )
     monkeypatch.setattr(objective, "augment", lambda _: (views, []))
-    monkeypatch.setattr(objective, "_drops", lambda _: drops)
+    monkeypatch.setattr(objective, "_drops", lambda *_: drops)
     metrics = objective(Student(network), StepBatch(0, Batch([], [], []), Batch([], [], [])))
     metrics.loss.backward()
     return metrics, network
@@ -102,3 +102,23 @@ def test_loss_and_gradients_are_those_of_the_public_code(
     assert found.keys() == GRADIENTS[method].keys()
     for name, expected in GRADIENTS[method].items():
         assert found[name] == pytest.approx(expected, abs=1e-13), name
+
+
+def test_the_teacher_averages_batch_statistics_as_it_does_weights() -> None:
+    network = TinySegmenter(CLASSES)
+    network.decoder = torch.nn.Sequential(torch.nn.BatchNorm2d(12), torch.nn.Conv2d(12, CLASSES, 1))  # type: ignore[assignment]
+    words = ["out=x", "data.root=x", "method=unimatch_v2", "pseudo.ema=0.75"]
+    objective = Objective(load(TrainConfig, None, words), network, CLASSES, torch.device("cpu"))
+    teacher = objective.teacher
+    assert teacher is not None
+    key = "decoder.0.running_mean"
+    with torch.no_grad():
+        network.state_dict()[key].fill_(4.0)
+        network.state_dict()["decoder.0.num_batches_tracked"].fill_(7)
+        network.fine.weight += 4.0
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    objective.update_teacher(100)
+    after = teacher.state_dict()
+    torch.testing.assert_close(after[key], torch.full((12,), 1.0))
+    torch.testing.assert_close(after["fine.weight"], before["fine.weight"] + 1.0)
+    assert after["decoder.0.num_batches_tracked"] == 7
