@@ -166,6 +166,6 @@ def _fit_on_cluster(config: TrainConfig, data: TrainingData) -> Failure | None:
         if resources.nodes == 1:
             # Ray Train's watcher for preempted nodes would be one more process.
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        inputs = WorkerInputs(config, data, collector, tracker_folder(config))
+        inputs = WorkerInputs(config, data, collector, tracker_folder(config), resources.nodes > 1)
         trainer = torch_trainer(config, partial(train_worker, inputs), scaling_config(config, resources))
         return trainer.fit().return_value

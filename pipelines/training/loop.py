@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -45,6 +46,7 @@ from segray.pipelines.training.data.samples import Sample, TrainingData
 from segray.pipelines.training.finetune import load_start
 from segray.pipelines.training.history import (
     HistoryEntry,
+    MeterSums,
     TrainingMetrics,
     ValidationMetrics,
     has_stopped,
@@ -59,6 +61,9 @@ from segray.pipelines.training.validate import validate
 CHECK_EVERY = 50
 """Steps between two checks of the loss: each check makes a GPU wait."""
 
+WATCH_EVERY = 10
+"""Steps between two looks at whether a machine is about to be taken away: each one lets all workers meet."""
+
 READERS = 4
 """Threads of a worker with a GPU that read images, where no processes do: decoding leaves Python's lock."""
 
@@ -67,10 +72,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Progress:
-    """Position of a run: the next step, and one entry per validation so far."""
+    """Position of a run: the next step, one entry per validation so far, and sums since the last one."""
 
     step: int
     history: list[HistoryEntry]
+    interim: MeterSums | None = None
 
 
 class Trainer:
@@ -98,6 +104,7 @@ class Trainer:
         self._build_network(data, fresh=checkpoint is None)
         self._open_data(data)
         self.progress = self._resume(checkpoint)
+        self._warned = False
 
     def run(self) -> list[HistoryEntry]:
         """Train to the end, and return the history.
@@ -122,7 +129,7 @@ class Trainer:
     def train_until_validation(self) -> TrainingMetrics:
         """Train from the current step to the end of the epoch that is validated next."""
         first, last = self.progress.step, self._next_validation()
-        meter = Meter(first)
+        meter = Meter(first, self.progress.interim)
         self.network.train()
         steps = Notes(self.session, f"steps {first + 1} to {last} of {self.total}")
         steps.show(0)
@@ -131,8 +138,10 @@ class Trainer:
             meter.add(self.train_step(batch))
             if (batch.step + 1) % CHECK_EVERY == 0:
                 meter.check()
+            if (batch.step + 1) % WATCH_EVERY == 0 and batch.step + 1 < last:
+                self._save_before_preemption(batch.step + 1, meter)
         meter.check()
-        self.progress.step = last
+        self.progress.step, self.progress.interim = last, None
         return meter.summary()
 
     def train_step(self, batch: StepBatch) -> StepMetrics:
@@ -164,11 +173,27 @@ class Trainer:
 
     def save(self, entry: HistoryEntry) -> None:
         """Report the metrics, and on rank 0 a checkpoint; all workers call it."""
+        self._store(partial(self.session.report, _scalars(entry)))
+
+    def _save_before_preemption(self, step: int, meter: Meter) -> None:
+        """Save once, at once, if a machine is about to be taken away; Ray restarts the run elsewhere."""
+        if self._warned or not self.session.preempted():
+            return
+        self._warned = True
+        meter.check()
+        self.progress.step, self.progress.interim = step, meter.sums()
+        self._store(self.session.keep)
+        if self.session.rank == 0:
+            self.session.log(f"a machine is about to be taken away: saved at step {step} of {self.total}")
+
+    def _store(self, report: Callable[[Path | None], None]) -> None:
+        """Hand the checkpoint of the current position to `report` on rank 0, and None on the others."""
         if self.session.rank:
-            self.session.report(_scalars(entry), None)
+            report(None)
             return
         with tempfile.TemporaryDirectory() as folder:
             state = {
+                **({} if self.progress.interim is None else {"interim": self.progress.interim}),
                 "step": self.progress.step,
                 "total": self.total,
                 "tau": float(self.objective.labels.tau),
@@ -180,7 +205,7 @@ class Trainer:
                 "config": identity(self.config),
             }
             save_checkpoint(Path(folder), self.network, self.objective.teacher, self.optimiser, state)
-            self.session.report(_scalars(entry), Path(folder))
+            report(Path(folder))
 
     def learning_rate(self, step: int) -> float:
         """The encoder's learning rate in a step, counted from 0."""
@@ -247,7 +272,8 @@ class Trainer:
             self.objective.labels.tau.fill_(checkpoint.state["tau"])
         if self.session.rank == 0:
             _log.info("resuming from step %d of %d", checkpoint.state["step"], self.total)
-        return Progress(checkpoint.state["step"], checkpoint.state["history"])
+        state = checkpoint.state
+        return Progress(state["step"], state["history"], state.get("interim"))
 
     def _has_stopped(self) -> bool:
         """Whether the last `train.patience` validations were no better than one before them."""

@@ -161,7 +161,7 @@ def test_a_run_learns_from_a_posterior_and_segments(tmp_path: Path) -> None:
         "train.batch=2",
         "trackers=",
     ]
-    losses = set()
+    losses = set[str]()
     for name in (
         [],
         ["pseudo.segments=true", "pseudo.tau=0.3"],

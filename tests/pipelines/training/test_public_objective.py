@@ -106,7 +106,7 @@ def test_loss_and_gradients_are_those_of_the_public_code(
 
 def test_the_teacher_averages_batch_statistics_as_it_does_weights() -> None:
     network = TinySegmenter(CLASSES)
-    network.decoder = torch.nn.Sequential(torch.nn.BatchNorm2d(12), torch.nn.Conv2d(12, CLASSES, 1))  # type: ignore[assignment]
+    network.decoder = torch.nn.Sequential(torch.nn.BatchNorm2d(12), torch.nn.Conv2d(12, CLASSES, 1))
     words = ["out=x", "data.root=x", "method=unimatch_v2", "pseudo.ema=0.75"]
     objective = Objective(load(TrainConfig, None, words), network, CLASSES, torch.device("cpu"))
     teacher = objective.teacher
