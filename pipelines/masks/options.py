@@ -8,9 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from segray.models.label_map import LabelMap, label_dtype
-from segray.models.label_space import IGNORE_INDEX, LabelSpace, ignore_index_of
+from segray.models.label_space import IGNORE_INDEX, WIDE_IGNORE_INDEX, LabelSpace, ignore_index_of
+from segray.pipelines.config.shared import ImageRoots
 from segray.pipelines.errors import UserError
-from segray.pipelines.masks.binary import binary_hint, check_two_classes, gray_hint, with_object_as_class
+from segray.pipelines.io.images import ImageProblem
+from segray.pipelines.io.listing import reason
+from segray.pipelines.io.sources import read_allowed, read_file
+from segray.pipelines.masks.binary import (
+    binary_hint,
+    check_two_classes,
+    gray_hint,
+    narrowed,
+    shift_hint,
+    with_object_as_class,
+)
 from segray.pipelines.masks.color_table import GRAY, BoundColors, ColorTable, open_color_table
 from segray.pipelines.masks.raster import ENDINGS, IdMap, read_ids
 
@@ -26,13 +37,17 @@ class MaskOptions:
 
     Attributes:
         prefix: of the configuration keys in messages, such as `data.`.
-        suffix: what a mask's name has behind its image's, such as `_mask`; `OLD:NEW` replaces OLD by it.
+        suffix: what a mask's name has behind its image's, such as `_mask`; `OLD:NEW` replaces OLD by it; or a
+            pattern with `*` for the image's name: `mask_*`, `img_*:mask_*`, `*/mask`.
         table: the colours of the classes; None: masks hold ids.
         colors: the table with the ids of a class list, see `bound`.
         binary: whether 255 is class 1; None: neither true nor false was said.
         void: id of the pixels that count for nothing.
         void_key: the configuration key of `void`; "" where a command has none.
         follow_links: which links in a folder of masks are followed, see `FolderLinks`.
+        also: folders below which the rows of a list or a manifest may name masks, besides its own folder.
+        column: of masks in Parquet and CSV files; None: found by its name.
+        roots: what masks must be below, as another person may have named them; None: the user's own.
         most_ids: how many ids a mask may have: 8 bits of them, or those of a longer class list, see `bound`.
     """
 
@@ -44,6 +59,9 @@ class MaskOptions:
     void: int = IGNORE_INDEX
     void_key: str = ""
     follow_links: bool = True
+    also: tuple[str, ...] = ()
+    column: str | None = None
+    roots: tuple[str, ...] | None = None
     most_ids: int = IGNORE_INDEX
 
     @classmethod
@@ -59,6 +77,8 @@ class MaskOptions:
             binary=config.binary,
             void=config.ignore_index,
             follow_links=config.image.follow_links,
+            also=config.image.roots if isinstance(config.image, ImageRoots) else (),
+            column=config.mask_column,
         )
 
     @classmethod
@@ -71,6 +91,8 @@ class MaskOptions:
         binary: bool | None = None,
         void: int | None = None,
         follow_links: bool = True,
+        also: tuple[str, ...] = (),
+        column: str | None = None,
     ) -> MaskOptions:
         """From the keys of a command; None: the command has no such key, or it is not set.
 
@@ -83,7 +105,16 @@ class MaskOptions:
         void_key = "" if void is None else f"{prefix}ignore_index"
         ignored = IGNORE_INDEX if void is None else void
         return cls(
-            prefix, _without_ending(suffix or ""), table, None, binary, ignored, void_key, follow_links
+            prefix,
+            _without_ending(suffix or ""),
+            table,
+            None,
+            binary,
+            ignored,
+            void_key,
+            follow_links,
+            also,
+            column,
         )
 
     @property
@@ -125,13 +156,30 @@ class MaskOptions:
             return replace(bound, colors=BoundColors(GRAY, empty, empty.astype(np.uint16), by_value=True))
         return replace(bound, colors=self.table.bind(space, self.colors_key))
 
+    def read(self, uri: str) -> bytes:
+        """The bytes of a mask file.
+
+        Raises:
+            ValueError: it cannot be read, or is not where it may be.
+        """
+        try:
+            if self.roots is None:
+                return read_file(uri)
+            return read_allowed(uri, self.roots, follow=self.follow_links)
+        except OSError as error:
+            raise ValueError(reason(error)) from None
+        except ImageProblem as problem:
+            raise ValueError(problem.reason) from None
+
     def ids(self, data: bytes) -> IdMap:
-        """The ids in a mask file as they are stored; 255 is 1 with `binary`.
+        """The ids in a mask file as they are stored; 255 is 1 with `binary`, 65535 is 255 beside 0 alone.
 
         Raises:
             ValueError: as `read_ids`.
         """
         ids = read_ids(data, self.colors, self.colors_key)
+        if self.void != WIDE_IGNORE_INDEX and self.most_ids <= IGNORE_INDEX:
+            ids = narrowed(ids)
         return with_object_as_class(ids) if self.binary and ids.dtype == np.uint8 else ids
 
     def label_map(self, ids: IdMap, n_classes: int) -> LabelMap:
@@ -148,7 +196,7 @@ class MaskOptions:
         if bad.any():
             y, x = np.argwhere(bad)[0]
             hint = binary_hint(ids, void, self.binary_key) if ids.dtype == np.uint8 else ""
-            hint = hint or gray_hint(ids, n_classes, self.colors_key)
+            hint = hint or shift_hint(ids, n_classes) or gray_hint(ids, n_classes, self.colors_key)
             if not hint and self.void_key:
                 hint = f"; {self.void_key}={ids[y, x]} ignores these pixels"
             raise ValueError(

@@ -15,6 +15,7 @@ from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.engine import cluster
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.sources import sources_of
 from segray.pipelines.training.calibrated import labels_of
 from segray.pipelines.training.checkpoints import CHECKPOINTS_KEPT
 from segray.pipelines.training.data.samples import TrainingData
@@ -40,12 +41,14 @@ class WorkerInputs:
         data: checked images, masks and labels.
         log_collector: handle of the `LogCollector` actor.
         tracker_folder: folder for the trackers' files; None: no trackers.
+        watched: whether Ray Train watches the machines.
     """
 
     config: TrainConfig
     data: TrainingData
     log_collector: LogActor
     tracker_folder: str | None
+    watched: bool = False
 
 
 def train_worker(inputs: WorkerInputs) -> Failure | None:
@@ -60,7 +63,8 @@ def train_worker(inputs: WorkerInputs) -> Failure | None:
     from segray.pipelines.training.session import RaySession
 
     collector = inputs.log_collector
-    session = RaySession(storage.join(inputs.config.out, CHECKPOINTS), collector)
+    folder = storage.join(inputs.config.out, CHECKPOINTS)
+    session = RaySession(folder, collector, watched=inputs.watched)
     if session.workers > 1 and (earlier := ray.get(collector.failure.remote())):
         return earlier
     try:
@@ -169,7 +173,8 @@ def _cpus_per_worker(workers: int, resources: cluster.Resources) -> int:
 
 def places(config: TrainConfig) -> list[str]:
     """Folders and URIs that the workers read."""
-    return [place for place in (config.data.root, labels_of(config), config.network.checkpoint) if place]
+    others = (labels_of(config), config.network.checkpoint)
+    return [*sources_of(config.data.root), *(place for place in others if place)]
 
 
 def tracker_folder(config: TrainConfig) -> str | None:

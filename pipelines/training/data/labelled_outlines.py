@@ -22,6 +22,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.training.data.annotated import IGNORED, AnnotatedImages, Annotations, Drawing
 from segray.pipelines.training.data.class_names import configured_space, dataset_space
 from segray.pipelines.training.data.coco_masks import Segmentation
+from segray.pipelines.training.data.places import data_tree
 from segray.pipelines.training.data.samples import DataSet, Sample
 
 VALIDATION = frozenset({"val", "valid", "validation"})
@@ -114,7 +115,7 @@ def ellipse(x: float, y: float, across: float, down: float) -> Segmentation:
 def _space(config: DataConfig, images: Sequence[AnnotatedImage], names: Sequence[str]) -> LabelSpace:
     if config.classes is not None:
         return configured_space(config.classes)
-    declared = dataset_space(config.root, config.ignore_index)
+    declared = dataset_space(data_tree(config), config.ignore_index)
     if declared is not None:
         return declared
     outline_names = names or sorted({outline.name for image in images for outline in image.outlines})
