@@ -1,4 +1,4 @@
-"""Relabel what a labeller made: without embeddings classes can be merged or dropped, and a threshold raised."""
+"""Relabel what a labeller made: without embeddings classes are merged or dropped, and a threshold raised."""
 
 from __future__ import annotations
 
@@ -92,11 +92,11 @@ def _new_ids(space: LabelSpace, old: dict[str, Any], source: LabelStore, model: 
 
 
 def _old_names(old: dict[str, Any]) -> dict[str, int]:
-    """Old ids by the names of classes and their prompts, as `name_key`; not those of the background."""
+    """Old ids by the names of classes and their prompts, as `name_key`."""
     prompts = old.get("prompts")
     groups = prompts.get("names") if isinstance(prompts, dict) else None
     spoken = groups if isinstance(groups, list) and len(groups) == len(old["classes"]) else []
-    known = {name_key(str(name)): i for i, group in enumerate(spoken) if i for name in group or () if name}
+    known = {name_key(str(name)): i for i, group in enumerate(spoken) for name in group or ()}
     return known | {name_key(name): i for i, name in enumerate(old["classes"]) if i}
 
 
@@ -107,7 +107,8 @@ def _merging(new_ids: NDArray[np.int64], before: float, threshold: float) -> Cla
         if (np.concatenate([best, second]) >= len(new_ids)).any() or (best < 0).any():
             raise ValueError("a segment with a class that the label set does not have")
         score, margin = (np.array([row[key] for row in rows], np.float32) for key in ("score", "margin"))
-        stored = SegmentClasses(best, score, margin, score, second, score > np.float32(before))
+        ids = best.astype(np.int16), second.astype(np.int16)
+        stored = SegmentClasses(ids[0], score, margin, score, ids[1], score > np.float32(before))
         return merge_classes(stored, new_ids, threshold)
 
     return classify

@@ -340,8 +340,8 @@ def with_default_models(values: Mapping[str, object]) -> dict[str, object]:
     """Values of `AnnotateConfig` with the models that the user has not chosen.
 
     The picture book gets the built-in models. All other classes get SAM ViT-B and OpenAI's CLIP ViT-B/16 with
-    the 80 ImageNet templates. A CLIP that the user names keeps the defaults of its own keys. Any other annotator
-    gets its own threshold.
+    the 80 ImageNet templates. A CLIP that the user names keeps the defaults of its own keys. Any other
+    annotator gets its own threshold.
     """
     if (annotator := values.get("annotator", SAM_CLIP)) != SAM_CLIP:
         return {**values, **_threshold_of(annotator, values)}
