@@ -91,12 +91,8 @@ SAM3 = {
     "detr_decoder_config": {**_LAYERS, "num_queries": 10},
     "mask_decoder_config": {"hidden_size": 32, "num_attention_heads": 2},
 }
-TINY: dict[str, dict[str, Any]] = {
-    "sam2.1_hiera_tiny": SAM2,
-    "sam_hq_vit_b": SAM_HQ,
-    "eomt_large": EOMT,
-    "sam3": SAM3,
-}
+TINY: dict[str, dict[str, Any]] = {"sam2.1_hiera_tiny": SAM2, "sam_hq_vit_b": SAM_HQ, "eomt_large": EOMT}
+ARCHS = {**TINY, "sam3": SAM3}
 
 
 def tiny_network(name: str, seed: int = 0) -> Any:
@@ -111,7 +107,7 @@ def tiny_network(name: str, seed: int = 0) -> Any:
     }
     torch.manual_seed(seed)
     model, config = classes[name]
-    network = model(config(**TINY[name]))
+    network = model(config(**ARCHS[name]))
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim > 1:
@@ -123,5 +119,5 @@ def write_weights(folder: Path, name: str, seed: int = 0) -> Path:
     """A file that `sam.weights` or `labeller.weights` takes."""
     state = {key: value.clone().contiguous() for key, value in tiny_network(name, seed).state_dict().items()}
     path = folder / f"{name}.safetensors"
-    save_file(state, path, {"segray": json.dumps({"arch": TINY[name]})})
+    save_file(state, path, {"segray": json.dumps({"arch": ARCHS[name]})})
     return path
