@@ -11,8 +11,17 @@ import pytest
 import torch
 from segment_anything import sam_model_registry
 
-from segray.models.annotators.protocols import MaskModel
-from segray.models.annotators.registry import CLIP_MODELS, MASK_MODELS, Card, MaskEntry, mask_entry
+from segray.models.annotators.protocols import AnnotatorModel, LabelModel, MaskModel
+from segray.models.annotators.registry import (
+    CLIP_MODELS,
+    LABEL_MODELS,
+    MASK_MODELS,
+    Card,
+    LabelEntry,
+    MaskEntry,
+    label_entry,
+    mask_entry,
+)
 from segray.models.clip.catalogue import get_model_config
 from segray.models.clip.model import build_clip
 from segray.models.sam.generator import SAM_MODELS, build_sam
@@ -20,8 +29,11 @@ from segray.models.sam.generator import SAM_MODELS, build_sam
 DOCUMENT = Path(__file__).parents[3] / "docs" / "real-models.md"
 
 
+ANNOTATORS: dict[str, MaskEntry | LabelEntry] = {**MASK_MODELS, **LABEL_MODELS}
+
+
 @pytest.mark.parametrize(
-    "card", [*MASK_MODELS.values(), *CLIP_MODELS.values()], ids=[*MASK_MODELS, *CLIP_MODELS]
+    "card", [*ANNOTATORS.values(), *CLIP_MODELS.values()], ids=[*ANNOTATORS, *CLIP_MODELS]
 )
 def test_an_entry_without_licence_size_or_source_fails(card: Card) -> None:
     for missing in ({"licence": " "}, {"parameters": 0}, {"source": ""}):
@@ -29,10 +41,11 @@ def test_an_entry_without_licence_size_or_source_fails(card: Card) -> None:
             replace(card, **missing)
 
 
-@pytest.mark.parametrize("name", MASK_MODELS)
+@pytest.mark.parametrize("name", ANNOTATORS)
 def test_every_family_is_there_and_documented(name: str) -> None:
-    entry = MASK_MODELS[name]
-    assert issubclass(entry.open_family(), MaskModel)
+    entry = ANNOTATORS[name]
+    base: type[AnnotatorModel] = MaskModel if name in MASK_MODELS else LabelModel
+    assert issubclass(entry.open_family(), base)
     source = "in the package" if entry.source.startswith("builtin:") else f"`{entry.source}`"
     row = f"| `{name}` | {entry.parameters:g} M | {entry.licence} | {source} |"
     assert row in DOCUMENT.read_text(encoding="utf-8")
@@ -58,6 +71,12 @@ def test_unknown_names_and_missing_packages_are_one_line() -> None:
     line = r'^sam\.model needs the package no_such_package: pip install "segray\[sam2\]"$'
     with pytest.raises(ValueError, match=line):
         entry.open_family()
+    with pytest.raises(ValueError, match=r"^must be one of sam3, sam_clip, not 'sam2'; did you mean sam3"):
+        label_entry("sam2", also=("sam_clip",))
+    labeller = replace(LABEL_MODELS["sam3"], package="no_such_package")
+    line = r'^annotator needs the package no_such_package: pip install "segray\[sam3\]"$'
+    with pytest.raises(ValueError, match=line):
+        labeller.open_family()
 
 
 def test_the_registry_imports_no_framework() -> None:
