@@ -164,9 +164,9 @@ class LabelConfig(Config):
     """Prompts and threshold that turn segments into labels."""
 
     threshold: float = Field(default=0.0, ge=-1, le=1)
-    """A segment whose best cosine similarity is not above this gets no class."""
+    """A segment whose best cosine (of sam3: score, 0.5 by default) is not above this gets no class."""
     background_names: tuple[Text, ...] | None = None
-    """Prompts for the background class. Prompts similar to a class take its pixels. null: a default list."""
+    """Prompts of the background. One similar to a class takes its pixels. null: a list; of sam3 none."""
     templates: Text | tuple[Text, ...] = "single"
     """single ("a photo of a {}."), imagenet80 (default of annotate's default CLIP), or your templates."""
     aliases: dict[Text, tuple[Text, ...]] = Field(default={})
