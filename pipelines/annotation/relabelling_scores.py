@@ -95,9 +95,13 @@ def _old_names(old: dict[str, Any]) -> dict[str, int]:
     """Old ids by the names of classes and their prompts, as `name_key`."""
     prompts = old.get("prompts")
     groups = prompts.get("names") if isinstance(prompts, dict) else None
-    spoken = groups if isinstance(groups, list) and len(groups) == len(old["classes"]) else []
-    known = {name_key(str(name)): i for i, group in enumerate(spoken) for name in group or ()}
+    spoken = groups if len(_list(groups)) == len(old["classes"]) else []
+    known = {name_key(str(name)): i for i, group in enumerate(spoken) for name in _list(group)}
     return known | {name_key(name): i for i, name in enumerate(old["classes"]) if i}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _merging(new_ids: NDArray[np.int64], before: float, threshold: float) -> Classify:

@@ -101,7 +101,9 @@ def test_an_entry_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.Mo
         "from segray.models.annotators.registry import mask_entry, mask_names\n"
         "assert mask_names()[-3:] == ['mine', 'wrong', 'gone']\n"
         "from segray.pipelines.commands.doctor import _models\n"
-        "for finding in list(_models())[-3:]: print(finding.ok, finding.detail)\n"
+        "found = list(_models())\n"
+        "for finding in found[-4:-1]: print(finding.ok, finding.detail)\n"
+        "print(found[-1].what, found[-1].detail)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     environment = {"PYTHONPATH": ":".join(filter(None, sys.path))}
@@ -112,6 +114,7 @@ def test_an_entry_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.Mo
         "True mine, 0.1 M parameters, MIT",
         "False the entry point wrong of segray.mask_sources is not a MaskEntry",
         "False the entry point gone of segray.mask_sources cannot be imported: No module named 'nowhere'",
+        "annotator sam3, 840.4 M parameters, SAM License",
     ]
 
 

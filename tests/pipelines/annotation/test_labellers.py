@@ -12,11 +12,13 @@ from safetensors.numpy import save_file
 from segray.pipelines.annotation.stages.label import LabelImages
 from segray.pipelines.calibration.label_set import StoredNames
 from segray.pipelines.commands import annotate, plan, relabel, report
+from segray.pipelines.commands.verify import run as verify_run
 from segray.pipelines.commands.verify import verify
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.commands.plan import PlanConfig
 from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.commands.report import ReportConfig
+from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import Ledger
@@ -70,6 +72,12 @@ def test_sam_3_from_images_to_a_network(tmp_path: Path, capsys: pytest.CaptureFi
     assert verify(str(out)).problems == []
     store.discard(store.parts()[0])
     annotate.run(made)
+    assert contents(out) == before
+    (out / "segments" / store.parts()[0]).write_bytes(b"")
+    keys = [f"out={out}", "repair=true", f"images={images}"]
+    with pytest.raises(UserError, match=r"^labeller\.weights=.* add it to the command if you trust it"):
+        verify_run(load(VerifyConfig, None, keys))
+    verify_run(load(VerifyConfig, None, [*keys, f"labeller.weights={weights}"]))
     assert contents(out) == before
     new = relabelled(out, tmp_path / "new", "classes=plant,sun", "label.aliases.plant=tree,flower")
     assert verify(new.root).problems == []
