@@ -94,8 +94,8 @@ def _new_ids(space: LabelSpace, old: dict[str, Any], source: LabelStore, model: 
 def _old_names(old: dict[str, Any]) -> dict[str, int]:
     """Old ids by the names of classes and their prompts, as `name_key`."""
     prompts = old.get("prompts")
-    groups = prompts.get("names") if isinstance(prompts, dict) else None
-    spoken = groups if len(_list(groups)) == len(old["classes"]) else []
+    groups = _list(prompts.get("names") if isinstance(prompts, dict) else None)
+    spoken = groups if len(groups) == len(old["classes"]) else []
     known = {name_key(str(name)): i for i, group in enumerate(spoken) for name in _list(group)}
     return known | {name_key(name): i for i, name in enumerate(old["classes"]) if i}
 

@@ -30,7 +30,7 @@ from segray.pipelines.scenes.picture_book import draw_scene
 from tests.models.annotators.tiny import SAM3, tiny_network, write_weights
 
 NAMES = ((), ("cat",), ("dog", "a small puppy"), ("Traffic Light",))
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "precision": "fp32",
     "threshold": 0.3,
     "instance_score": 0.14,

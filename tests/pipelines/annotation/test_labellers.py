@@ -187,7 +187,7 @@ def test_scores_of_another_shape_are_an_error_of_their_image(tmp_path: Path) -> 
 
     stage = LabelImages.__new__(LabelImages)
     stage.guard, stage._device, stage._names = Guard(Ledger(), 1), "cpu", ((), ("a",))
-    stage._labeller = Wrong  # type: ignore[method-assign, assignment]
+    stage._labeller = Wrong  # type: ignore[assignment]
     row = {"image_id": "a", "status": "ok", "height": 2, "width": 2, "reduced": 1, "pixels": bytes(12)}
     with pytest.raises(ValueError, match=r"gives scores of shape \(2, 2\) for 0 segments and 2 classes"):
         stage.process([row])  # type: ignore[list-item]

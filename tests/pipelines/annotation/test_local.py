@@ -168,6 +168,8 @@ def test_a_run_on_a_cluster_loads_no_image_network_in_the_driver(images: Path, t
     checked, loaded = (prepare(config, space_of(config), load=load) for load in (False, True))
     assert checked.models is None
     assert loaded.models is not None
+    assert checked.text is not None
+    assert loaded.text is not None
     assert np.array_equal(checked.text.embeddings, loaded.text.embeddings)
     assert replace(checked, text=loaded.text) == replace(loaded, models=None)
 
