@@ -3,8 +3,8 @@
     python -m benchmarks.sam3
 
 A network of the released size with random weights: what it computes depends on their shapes alone, but for
-the masks of names, which are computed where a name is present. `absent` names end at their presence, `present`
-ones get all masks. `one_by_one` is `Sam3Model` called with the image and one name, as its documentation shows.
+the masks of names, which are computed where a name is present. `absent` names end at their presence,
+`present` ones get all masks. `one_by_one` is `Sam3Model` called with the image and one name, as it documents.
 Seconds of one image on one thread, of one run.
 """
 
