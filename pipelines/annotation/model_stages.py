@@ -51,7 +51,9 @@ def model_stages(prepared: Prepared, *, shared: bool = False) -> list[ModelStage
 
 
 def _segment(prepared: Prepared) -> ModelStage:
-    return ModelStage("sam", SegmentImages, {"config": _pinned("sam", prepared.config.sam, prepared)})
+    config = prepared.config
+    arguments = {"config": _pinned("sam", config.sam, prepared), "tiling": config.image.tiling()}
+    return ModelStage("sam", SegmentImages, arguments)
 
 
 def _classify(prepared: Prepared) -> ModelStage:
@@ -59,6 +61,7 @@ def _classify(prepared: Prepared) -> ModelStage:
         "config": _pinned("clip", prepared.config.clip, prepared),
         "text": prepared.text,
         "keep_embeddings": prepared.config.embeddings,
+        "tiling": prepared.config.image.tiling(),
     }
     return ModelStage("clip", ClassifySegments, arguments)
 
@@ -76,4 +79,8 @@ def _label(prepared: Prepared) -> ModelStage:
 
 def _pinned(name: str, model: Model, prepared: Prepared) -> Model:
     """The model with exactly the weights that were checked: a file that changed since then is refused."""
-    return model.model_copy(update={"sha256": prepared.provenance[name]["sha256"]})
+    record = prepared.provenance[name]
+    checksums = {"sha256": record["sha256"]}
+    if proxy := record.get("proxy"):
+        checksums["proxy_sha256"] = proxy["sha256"]
+    return model.model_copy(update=checksums)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from segray.pipelines.annotation.stages.classify import check_clip_options
+from segray.pipelines.annotation.stages.features import check_clip_options, with_proxy
 from segray.pipelines.annotation.stages.label import check_labeller_options
 from segray.pipelines.annotation.stages.segment import check_sam_options
 from segray.pipelines.config.commands.annotate import SAM_CLIP, AnnotateConfig
@@ -54,6 +54,7 @@ def _open_sam_clip(config: AnnotateConfig, load: bool) -> Models:
     clip = (build_clip if load else build_text_clip)(
         config.clip.model, config.clip.weights, sha256=config.clip.sha256
     )
+    clip = with_proxy(clip, config.clip)
     sam, sha256, size = None, None, 0
     if config.sam.model != "none":
         sam, sha256, size = _open_sam(config, load)

@@ -12,6 +12,7 @@ from segray.models.class_scores import merge_classes
 from segray.models.label_map import SegmentClasses
 from segray.models.label_space import LabelSpace, label_space, name_key
 from segray.pipelines.annotation.relabelling import Classify, Relabelling, StoredSegment
+from segray.pipelines.config.commands.annotate import FOR_CLIP
 from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.engine.provenance import fingerprint, provenance, stored_section
@@ -56,9 +57,9 @@ def _threshold(config: RelabelConfig, old: dict[str, Any], source: LabelStore, m
     where = storage.display(source.root)
     if not isinstance(stored, int | float):
         raise UserError(f"{where}: its record has no threshold; a label set that segray wrote is needed")
-    if "templates" in config.label.model_fields_set:
+    if useless := next((key for key in FOR_CLIP if key in config.label.model_fields_set), None):
         raise UserError(
-            f"label.templates has no effect on {where}, made with annotator={model}; leave it out"
+            f"label.{useless} has no effect on {where}, made with annotator={model}; leave it out"
         )
     if "threshold" not in config.label.model_fields_set:
         return float(stored)

@@ -38,7 +38,7 @@ from segray.pipelines.label_set.store import LabelStore, prepare_output, write_r
 from segray.pipelines.printing import visible
 from segray.pipelines.understood import classes_line, show
 
-if TYPE_CHECKING:  # open_clip takes seconds to import
+if TYPE_CHECKING:  # torch and open_clip take seconds to import
     from segray.models.clip.model import ClipModel
 
 PLACES = ("images",)
@@ -153,7 +153,11 @@ def _with_clip(config: AnnotateConfig, space: LabelSpace, models: Models, clip: 
 
     templates = resolve_templates(config.label.templates)
     classifier = embed_label_space(clip, space, templates)
-    text = TextEmbeddings.from_classifier(classifier, config.label.threshold)
+    text = replace(
+        TextEmbeddings.from_classifier(classifier, config.label.threshold),
+        vote=config.label.pool == "vote",
+        unsegmented=config.label.unsegmented == "pixels",
+    )
     clip_size = config.clip.image_size or clip.image_size
     made_by: dict[str, dict[str, Any]] = {
         "sam": {"model": config.sam.model, "sha256": models.sha256["sam"]},
@@ -163,6 +167,7 @@ def _with_clip(config: AnnotateConfig, space: LabelSpace, models: Models, clip: 
             "features": config.clip.features,
             "weights": config.clip.weights,
             "logit_scale": classifier.logit_scale,
+            **proxy_record(clip),
         },
     }
     record = provenance(config, space, models=made_by, templates=templates)
@@ -177,6 +182,13 @@ def _with_clip(config: AnnotateConfig, space: LabelSpace, models: Models, clip: 
         record,
         models.loaded,
     )
+
+
+def proxy_record(clip: ClipModel) -> dict[str, Any]:
+    """What the label set records of the vision model beside CLIP; nothing without one."""
+    if clip.proxy is None:
+        return {}
+    return {"proxy": {"model": clip.proxy.name, "sha256": clip.proxy.checkpoint.sha256}}
 
 
 def _changes(out: str, prepared: Prepared) -> list[str]:

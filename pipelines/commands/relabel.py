@@ -23,6 +23,7 @@ from segray.pipelines.annotation.relabelling import (
     check_places,
     clip_of,
     labeller_of,
+    of_pixels,
     require_embeddings,
 )
 from segray.pipelines.annotation.relabelling_scores import by_scores
@@ -32,8 +33,14 @@ from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.engine.provenance import fingerprint, provenance, stored_section
 from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.understood import classes_line, show
+
+_DEFAULTS = {
+    "label.pool=vote": "label.pool=mean",
+    "label.unsegmented=pixels": "label.unsegmented=background",
+}
 
 
 def run(config: RelabelConfig) -> None:
@@ -74,6 +81,7 @@ def _by_clip(config: RelabelConfig, source: LabelStore) -> Relabelling:
     config = _with_stored_templates(config, source)
     old = current_provenance(source.provenance)
     dim = require_embeddings(source)
+    _refuse_pixels(config, old)
     try:
         space = label_space(config.classes, config.label.background_names, config.label.aliases)
         text, templates = _embed_names(config, old, space)
@@ -85,6 +93,24 @@ def _by_clip(config: RelabelConfig, source: LabelStore) -> Relabelling:
     record["source"] = fingerprint(source.provenance)
     classify = by_embedding(_by_text(text), dim)
     return Relabelling(source, config, config.out, record, space.ignore_index, dim, classify)
+
+
+def _refuse_pixels(config: RelabelConfig, old: dict[str, Any]) -> None:
+    """Refuse what needs the features of pixels; what the user sets counts for what the label set says."""
+    wanted = of_pixels({"config": {f"label.{key}": value for key, value in config.label}})
+    if wanted:
+        raise UserError(f"{wanted} needs the features of pixels, which no label set holds; annotate with it")
+    left = {key: v for key, v in old["config"].items() if key.removeprefix("label.") not in _set(config)}
+    if stored := of_pixels({"config": left}):
+        default = _DEFAULTS[stored]
+        raise UserError(
+            f"{storage.display(config.labels)} was made with {stored}, for which the features of its pixels "
+            f"would be needed again; {default} relabels its segments alone"
+        )
+
+
+def _set(config: RelabelConfig) -> set[str]:
+    return config.label.model_fields_set
 
 
 def _embed_names(

@@ -36,7 +36,8 @@ def provenance(
         config: of the command.
         space: its label space.
         models: by stage, model name and sha256 of its weights; of "clip" also the features, the source of the
-            weights, and logit_scale, CLIP's factor on cosines: relabelling needs it for the confidence.
+            weights, the vision model beside it, if any, and logit_scale, CLIP's factor on cosines, which
+            relabelling needs for the confidence.
         templates: the prompts, with {} for the name; none where a model takes the names themselves.
     """
     unused = tuple(f"{stage}." for stage in STAGES if stage not in models)
@@ -151,6 +152,7 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
     config = {f"config.{key}": value for key, value in record.get("config", {}).items()}
     made_by = {which: record[which] for which in STAGES if which in record}
     models = {f"{which} weights sha256": one.get("sha256") for which, one in made_by.items()}
+    models["clip.proxy weights sha256"] = (record.get("clip", {}).get("proxy") or {}).get("sha256")
     prompts = record.get("prompts", {})
     names = {
         "class list": record.get("classes"),

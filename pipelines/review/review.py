@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segray.models.label_map import LabelMap, SegmentClasses, render_label_map
+from segray.models.label_map import LabelMap, SegmentClasses, covered_pixels, render_label_map
 from segray.models.masks import decode_rle
 from segray.pipelines.corrections import CorrectedLabel, StoredLabel
 from segray.pipelines.errors import UserError
@@ -233,6 +233,9 @@ class Review:
         classes = self.naming.classes(names, self.index.segments.of(image))
         segments = decode_segments(stored.segments, height, width)
         label, confidence = render_label_map(segments, classes, height, width, self.ignore_index)
+        # Pixels in no segment may have a class of their own, from features that are not stored.
+        outside = ~covered_pixels(segments, np.ones(len(segments), np.bool_), height, width)
+        label[outside], confidence[outside] = stored.label[outside], stored.confidence[outside]
         rows = [
             {**row, "class_id": int(class_id)}
             for row, class_id in zip(stored.segments, _ids(classes), strict=True)

@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from segment_anything import sam_model_registry
+from transformers import Tipsv2Config, Tipsv2Model
 
 from segray.models.annotators.protocols import AnnotatorModel, LabelModel, MaskModel
 from segray.models.annotators.registry import (
     CLIP_MODELS,
+    FEATURE_MODELS,
     LABEL_MODELS,
     MASK_MODELS,
     Card,
@@ -24,7 +27,9 @@ from segray.models.annotators.registry import (
 )
 from segray.models.clip.catalogue import get_model_config
 from segray.models.clip.model import build_clip
+from segray.models.clip.tipsv2 import TIPS_MODELS
 from segray.models.sam.generator import SAM_MODELS, build_sam
+from segray.pipelines.config.commands.annotate import DEFAULT_PROXY
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "real-models.md"
 
@@ -33,7 +38,9 @@ ANNOTATORS: dict[str, MaskEntry | LabelEntry] = {**MASK_MODELS, **LABEL_MODELS}
 
 
 @pytest.mark.parametrize(
-    "card", [*ANNOTATORS.values(), *CLIP_MODELS.values()], ids=[*ANNOTATORS, *CLIP_MODELS]
+    "card",
+    [*ANNOTATORS.values(), *CLIP_MODELS.values(), *FEATURE_MODELS.values()],
+    ids=[*ANNOTATORS, *CLIP_MODELS, *FEATURE_MODELS],
 )
 def test_an_entry_without_licence_size_or_source_fails(card: Card) -> None:
     for missing in ({"licence": " "}, {"parameters": 0}, {"source": ""}):
@@ -62,6 +69,16 @@ def test_the_sizes_are_those_of_the_models() -> None:
     clip = sum(p.numel() for p in build_clip("builtin").model.parameters()) / 1e6
     assert clip == pytest.approx(CLIP_MODELS["builtin"].parameters, abs=0.05)
     assert all(get_model_config(name) for name in CLIP_MODELS if name != "builtin")
+
+
+def test_the_sizes_of_models_beside_clip_are_those_of_the_models() -> None:
+    assert FEATURE_MODELS.keys() == {*TIPS_MODELS, DEFAULT_PROXY}
+    with torch.device("meta"):
+        networks = {name: Tipsv2Model(Tipsv2Config(**tips.arch())) for name, tips in TIPS_MODELS.items()}
+        networks[DEFAULT_PROXY] = timm.create_model(DEFAULT_PROXY, pretrained=False)
+    for name, network in networks.items():
+        found = sum(p.numel() for p in network.parameters()) / 1e6
+        assert found == pytest.approx(FEATURE_MODELS[name].parameters, rel=0.005), name
 
 
 def test_unknown_names_and_missing_packages_are_one_line() -> None:

@@ -75,7 +75,7 @@ def test_sam_3_from_images_to_a_network(tmp_path: Path, capsys: pytest.CaptureFi
     assert contents(out) == before
     (out / "segments" / store.parts()[0]).write_bytes(b"")
     keys = [f"out={out}", "repair=true", f"images={images}"]
-    with pytest.raises(UserError, match=r"^labeller\.weights=.* add it to the command if you trust it"):
+    with pytest.raises(UserError, match=r"labeller\.weights=.* add it to the command if you trust it$"):
         verify_run(load(VerifyConfig, None, keys))
     verify_run(load(VerifyConfig, None, [*keys, f"labeller.weights={weights}"]))
     assert contents(out) == before
