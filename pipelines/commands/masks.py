@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +22,7 @@ from segray.pipelines.io.images import ImageProblem, decode
 from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.io.sources import read_image
 from segray.pipelines.label_set.schema import class_pixels
+from segray.pipelines.printing import echo
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.masks import MaskFigures, MaskSample, page
 from segray.pipelines.training.data.class_names import FILE
@@ -88,9 +88,9 @@ def _run(config: MasksConfig) -> None:
     _write_names(config.out, data.space)
     html = page(storage.display(config.source), figures, left_out)
     storage.write_atomic(storage.join(config.out, "masks.html"), html.encode())
-    click.echo(_table(figures))
+    echo(_table(figures))
     where = storage.display(config.out)
-    click.echo(f"wrote {where}: images/, masks/, {FILE}, masks.html; train on it with data.root={where}")
+    echo(f"wrote {where}: images/, masks/, {FILE}, masks.html; train on it with data.root={where}")
 
 
 def _data_config(config: MasksConfig) -> DataConfig:

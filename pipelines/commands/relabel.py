@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -30,6 +29,7 @@ from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.engine.provenance import fingerprint, provenance, stored_section
 from segray.pipelines.errors import UserError
 from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.printing import echo
 from segray.pipelines.understood import classes_line, show
 
 
@@ -39,7 +39,7 @@ def run(config: RelabelConfig) -> None:
     Raises:
         UserError: as `execute` raises.
     """
-    click.echo(execute(config))
+    echo(execute(config))
 
 
 def execute(config: RelabelConfig) -> LabelSetResult:

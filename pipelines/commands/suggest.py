@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import click
-
 from segray.pipelines.commands.export import ExportResult, check_bad_images, export_labels
 from segray.pipelines.config.commands.export import ExportConfig
 from segray.pipelines.config.commands.suggest import SuggestConfig
@@ -13,7 +11,7 @@ from segray.pipelines.corrections import CorrectedStore
 from segray.pipelines.corrections.suggestions import image_candidates
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.printing import visible
+from segray.pipelines.printing import echo, visible
 from segray.pipelines.understood import line
 
 
@@ -46,7 +44,7 @@ def run(config: SuggestConfig) -> None:
     Raises:
         UserError: as `execute` raises.
     """
-    click.echo(execute(config))
+    echo(execute(config))
 
 
 def execute(config: SuggestConfig) -> SuggestResult:
