@@ -1,7 +1,7 @@
 """What a zip archive of weights unpacks to, so that PyTorch's reader and Python's cannot differ about it.
 
-Each looks for the directory at the end in its own way. With bytes behind the end, or a second end, one of them
-sees another archive than the one that was checked.
+Each looks for the directory at the end in its own way. With bytes behind the end, or a second end, one of
+them sees another archive than the one that was checked.
 """
 
 from __future__ import annotations

@@ -88,8 +88,8 @@ def largest_file(n_bytes: int) -> Iterator[None]:
 def plain_hub() -> Iterator[None]:
     """Within it Hugging Face's client downloads by HTTP alone, by its own switch.
 
-    Its Xet protocol puts files together in native code, from hosts and in pieces that no limit here sees. Holds
-    for the whole process.
+    Its Xet protocol puts files together in native code, in pieces that no limit here sees. Holds for the
+    whole process.
     """
     from huggingface_hub import constants
 

@@ -235,7 +235,7 @@ def _checked(path: Path, spec: str, expected: str | None) -> Checkpoint:
 
 
 def _check_archive(file: IO[bytes], path: Path, *, checksums: bool) -> None:
-    """`check_unpacked`; compare checksums too: torch.load does not, and a flipped byte would become a weight."""
+    """`check_unpacked`, and its checksums: torch.load compares none, and a flipped byte becomes a weight."""
     try:
         check_unpacked(file)
         bad = zipfile.ZipFile(file).testzip() if checksums else None

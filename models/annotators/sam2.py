@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from segray.models.annotators.protocols import POINT_OPTIONS, MaskModel
 from segray.models.annotators.transformers_weights import load_pretrained, square
+from segray.models.architectures import check_side
 from segray.models.masks import Segment
 from segray.models.precision import DTYPES
 from segray.models.sam.cpu_masks import segments_on_cpu
@@ -73,7 +74,7 @@ class Sam2(MaskModel):
     def __init__(self, network: nn.Module) -> None:
         self._network = network
         config: Any = network.config
-        self.size = int(config.prompt_encoder_config.image_size)
+        self.size = check_side(config.prompt_encoder_config.image_size)
 
     @classmethod
     def load(cls, name: str, checkpoint: Checkpoint) -> Self:

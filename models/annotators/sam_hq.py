@@ -9,6 +9,7 @@ from torch import Tensor
 
 from segray.models.annotators.sam2 import Sam2, Sam2Masks
 from segray.models.annotators.transformers_weights import load_pretrained
+from segray.models.architectures import check_side
 from segray.models.sam.geometry import Frame, Size, frame
 from segray.models.weights import Checkpoint
 
@@ -40,7 +41,7 @@ class SamHq(Sam2):
 
     def __init__(self, network: Any) -> None:
         self._network = network
-        self.size = int(network.config.vision_config.image_size)
+        self.size = check_side(network.config.vision_config.image_size)
 
     @classmethod
     def load(cls, name: str, checkpoint: Checkpoint) -> Self:
