@@ -201,7 +201,10 @@ class _Embeddings:
         self._rows += len(column)
         if pa.types.is_null(column.type):
             return
-        self._width = column.type.list_size
+        width = column.type.list_size
+        if self._width not in (0, width):
+            raise UserError(f"embeddings of {width} numbers in one part, of {self._width} in another")
+        self._width = width
         for chunk in column.chunks:
             values = np.asarray(chunk.fill_null([0.0] * self._width).flatten(), np.float16)
             self._file.write(np.nan_to_num(values, posinf=0, neginf=0).data)

@@ -22,8 +22,8 @@ from tests.pipelines.training.data.test_outlines import cvat_set, labelme_set, s
 FULL = '<mask label="{}" rle="{}" left="0" top="0" width="{}" height="{}" z_order="0"/>'
 
 
-def _image(name: str, side: int, count: int, label: str = "road") -> str:
-    masks = FULL.format(label, side * side, side, side) * count
+def _image(name: str, side: int, count: int) -> str:
+    masks = FULL.format("road", side * side, side, side) * count
     image = f'<image id="0" name="{name}" width="{side}" height="{side}">{masks}</image>'
     return f"<annotations>{image}</annotations>"
 
@@ -36,9 +36,10 @@ def test_masks_of_cvat_are_not_unpacked_by_the_words_of_the_file(
     monkeypatch.setattr(np, "repeat", lambda *_: pytest.fail("it was unpacked"))
     source.write_text(_image(IDS[0], 10_000, 100))
     assert f"is 10000x10000 pixels, its image {WIDTH}x{HEIGHT}" in refused(labels, source)
-    root = cvat_set(tmp_path / "data")
-    (root / "annotations.xml").write_text(_image("a.jpg", 10_000, 100, "dog"))
-    assert "is 10000x10000 pixels, its image" in refusal(root, kind="cvat", classes="dog")
+    root = cvat_set(tmp_path / "data", FULL.format("dog", 10**8, 10_000, 10_000) * 100)
+    path, told = root / "annotations.xml", 'name="a.jpg" width="{}" height="{}"'
+    path.write_text(path.read_text().replace(told.format(16, 12), told.format(10_000, 10_000)))
+    assert "is 10000x10000 pixels, its image" in refusal(root, kind="cvat")
 
 
 def test_masks_of_cvat_lie_where_they_are(tmp_path: Path) -> None:
