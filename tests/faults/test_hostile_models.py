@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def _with_second_end(data: bytes) -> bytes:
     return data + near + locator + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, 0, 0, 0)
 
 
-ODD = {
+ODD: dict[str, Callable[[bytes], bytes]] = {
     "bytes behind the end": lambda data: data + b"PK\5\6",
     "a comment": lambda data: _with_comment(data, b"PK\5\6" + bytes(30)),
     "two ends": _with_second_end,
@@ -81,7 +82,8 @@ def test_the_hub_is_read_without_its_xet_protocol(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: bool
 ) -> None:
     """No limit of ours sees what its native code writes."""
-    path, seen = tmp_path / "w.safetensors", []
+    path = tmp_path / "w.safetensors"
+    seen: list[bool] = []
     save_file({"a": torch.zeros(1)}, path)
 
     def download(*_: object, **__: object) -> str:

@@ -160,9 +160,9 @@ def _rle(segmentation: Segmentation, height: int, width: int) -> dict[str, objec
         # Fewer than three corners cover nothing, and pycocotools would read four numbers as a box.
         polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
         return _union(coco_mask.frPyObjects(polygons, height, width)) if polygons else None
-    if "rows" in segmentation:
+    if is_row_mask(segmentation):
         return coco_mask.encode(row_mask_pixels(segmentation, height, width))
-    counts = segmentation["counts"]
+    counts = cast("Rle", segmentation)["counts"]
     if isinstance(counts, list):
         return coco_mask.frPyObjects(segmentation, height, width)
     return {"size": [height, width], "counts": counts.encode()}
