@@ -22,8 +22,9 @@ _MOST_MODULES = 100_000
 def is_like(arch: object, own: Any) -> bool:
     """Whether an architecture has the keys of segray's own, with whole numbers up to 16 times its numbers."""
     if isinstance(own, Mapping):
-        same = isinstance(arch, Mapping) and arch.keys() == own.keys()
-        return same and all(is_like(arch[key], value) for key, value in own.items())
+        if not isinstance(arch, Mapping) or arch.keys() != own.keys():
+            return False
+        return all(is_like(arch[key], value) for key, value in own.items())
     return type(arch) is int and 1 <= arch <= _LARGER * own
 
 

@@ -197,7 +197,7 @@ def _outlines(folder: Path) -> None:
     for kind in ("cvat", "labelme"):
         if kind == "cvat" and not (folder / "data" / "annotations.xml").exists():
             continue
-        data = open_data(DataConfig(kind=kind, root="data", classes=CLASSES.split(",")))
+        data = open_data(DataConfig(kind=kind, root="data", classes=CLASSES.split(",")), seed=0)
         images = LabelledImages(data.labelled)
         for i in range(len(images)):
             assert images[i][1].dtype == torch.uint8

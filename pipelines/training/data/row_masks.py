@@ -53,7 +53,9 @@ def checked_rows(mask: Mapping[str, Any], height: int, width: int) -> Runs:
     if not (x >= 0 and y >= 0 and 0 < columns <= width - x and 0 < lines <= height - y):
         raise ValueError("a mask outside of its image")
     runs = [int(run) for run in rows.split(",")]
-    if min(runs) < 0 or sum(runs) != columns * lines:
+    if not all(0 <= run <= columns * lines for run in runs):
+        raise ValueError(f"run lengths that are not those of a mask of {columns}x{lines}")
+    if sum(runs) != columns * lines:
         raise ValueError(f"run lengths of {sum(runs)} pixels in a mask of {columns}x{lines}")
     return np.array(runs, np.int64)
 
