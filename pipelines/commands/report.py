@@ -62,7 +62,7 @@ def _page(config: ReportConfig) -> str:
         raise UserError(f"out={storage.display(config.out)}: no label set here, and no training run")
     if config.masks:
         raise UserError("masks: a training run has validation masks of its own; leave masks out")
-    return page.build(config.out, config.n)
+    return page.build(config.out, config.n, config.image.roots)
 
 
 def build(
