@@ -115,6 +115,10 @@ def _make_labels(config: TuneConfig) -> None:
         echo(f"label.threshold={threshold}: {storage.display(target.out)}", err=True)
 
 
+_LATER = ("pool", "unsegmented")
+"""Keys of `label.` that the first label sets do not have."""
+
+
 def thresholds_of(config: TuneConfig) -> Sequence[str]:
     """The values of `label.threshold` that are searched."""
     return next((dimension.values for dimension in dimensions_of(config) if dimension.key == THRESHOLD), ())
@@ -123,9 +127,10 @@ def thresholds_of(config: TuneConfig) -> Sequence[str]:
 def relabelling(config: TuneConfig, threshold: str) -> RelabelConfig:
     """The configuration of a label set that differs from `data.labels` in its threshold alone."""
     labels = config.data.labels or ""
-    wanted = [f"label.{name}" for name in LabelConfig.model_fields]
+    fields = LabelConfig.model_fields
+    wanted = [f"label.{name}" for name in fields if name not in _LATER]
     made_with = stored_section(LabelStore(labels).provenance, "config", [*wanted, "classes"], labels)
-    values = {name: made_with[f"label.{name}"] for name in LabelConfig.model_fields}
+    values = {name: made_with.get(f"label.{name}", field.default) for name, field in fields.items()}
     return RelabelConfig(
         labels=labels,
         out=threshold_labels(config.out, threshold),

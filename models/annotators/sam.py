@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+import torch
 from segment_anything.modeling import Sam
+from torch import Tensor
 
 from segray.models.annotators.protocols import POINT_OPTIONS, MaskModel
 from segray.models.sam.generator import MaskGenerator, grid_sides
+from segray.models.sam.geometry import Rgb, frame, normalised, resampling, resized
 from segray.models.sam.registry import check_weights, load_sam
 from segray.models.weights import Checkpoint
 
@@ -27,6 +30,7 @@ class SamModel(MaskModel):
         "crop_n_points_downscale_factor",
         "compile",
     }
+    has_embedding: ClassVar[bool] = True
 
     def __init__(self, sam: Sam) -> None:
         self.sam, self.size = sam, sam.image_encoder.img_size
@@ -51,3 +55,16 @@ class SamModel(MaskModel):
         """The generator."""
         values = dict(options)
         return MaskGenerator(self.sam.to(device), compiled=values.pop("compile"), **values)
+
+    @torch.inference_mode()
+    def embedding(self, image: Rgb, grid: tuple[int, int], device: str) -> Tensor:
+        """See `MaskModel`; resampled bilinearly, without the padding of the square input."""
+        height, width = image.shape[:2]
+        f = frame(height, width, self.size)
+        pixels = normalised(self.sam.to(device), [resized(image, (height, width), self.size)])
+        maps = self.sam.image_encoder(pixels)[0].float()
+        vertical, horizontal = (
+            resampling(maps.shape[1], f.side, inside, cells).to(maps)
+            for inside, cells in zip((f.input_height, f.input_width), grid, strict=True)
+        )
+        return torch.einsum("hi,cij,wj->hwc", vertical, maps, horizontal)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
 
 from segray.models.label_space import LabelSpace, label_space, name_key
 from segray.pipelines.annotation import local
@@ -34,6 +35,9 @@ from segray.pipelines.label_set.card import write_card
 from segray.pipelines.label_set.store import LabelStore, prepare_output, write_run
 from segray.pipelines.printing import echo, visible
 from segray.pipelines.understood import classes_line, show
+
+if TYPE_CHECKING:  # torch and open_clip take seconds to import
+    from segray.models.clip.model import ClipModel
 
 PLACES = ("images",)
 """Keys that only say where something is: what is there is compared instead."""
@@ -134,7 +138,11 @@ def _prepared(config: AnnotateConfig, space: LabelSpace, models: Models) -> Prep
     clip = models.clip
     templates = resolve_templates(config.label.templates)
     classifier = embed_label_space(clip, space, templates)
-    text = TextEmbeddings.from_classifier(classifier, config.label.threshold)
+    text = replace(
+        TextEmbeddings.from_classifier(classifier, config.label.threshold),
+        vote=config.label.pool == "vote",
+        unsegmented=config.label.unsegmented == "pixels",
+    )
     clip_size = config.clip.image_size or clip.image_size
     record = provenance(
         config,
@@ -145,6 +153,7 @@ def _prepared(config: AnnotateConfig, space: LabelSpace, models: Models) -> Prep
             "sha256": clip.checkpoint.sha256,
             "features": config.clip.features,
             "weights": config.clip.weights,
+            **proxy_record(clip),
         },
         templates=templates,
         logit_scale=classifier.logit_scale,
@@ -160,6 +169,13 @@ def _prepared(config: AnnotateConfig, space: LabelSpace, models: Models) -> Prep
         record,
         models.loaded,
     )
+
+
+def proxy_record(clip: ClipModel) -> dict[str, Any]:
+    """What the label set records of the vision model beside CLIP; nothing without one."""
+    if clip.proxy is None:
+        return {}
+    return {"proxy": {"model": clip.proxy.name, "sha256": clip.proxy.checkpoint.sha256}}
 
 
 def _changes(out: str, prepared: Prepared) -> list[str]:

@@ -256,6 +256,7 @@ def _made_with(config: VerifyConfig) -> _MadeWith:
         return load_received(model, tree, {**own, "labels": config.labels}, where)
     images = config.images if config.images is None else ",".join(sources_of(config.images))
     own |= {"sam.weights": config.sam.weights, "images": images, "address": config.address}
+    own["clip.proxy_weights"] = config.clip.proxy_weights
     # Links in a folder that the label set itself names are a stranger's.
     own["image.links"] = config.image.links if images else "refuse"
     own["image.roots"] = ",".join(config.image.roots) or None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segray.models.masks import Segment, decode_rle, segment_from_mask
+from segray.models.masks import Segment, segment_from_rle
 from segray.pipelines.io.label_png import MAX_LABEL_PIXELS
 
 _LAYERS = 8
@@ -29,8 +29,8 @@ def decode_segments(stored: Sequence[Mapping[str, Any]], height: int, width: int
     for record in stored:
         if record["rle"] is None or list(record["rle"]["size"] or ()) != [height, width]:
             raise ValueError(f"a mask of another size than the image, {width}x{height}")
-        mask = decode_rle((height, width), record["rle"]["counts"])
-        segments.append(segment_from_mask(mask, record["predicted_iou"], record["stability_score"]))
+        scores = (record["predicted_iou"], record["stability_score"])
+        segments.append(segment_from_rle((height, width), record["rle"]["counts"], *scores))
         left -= segments[-1].mask.size
         if left < 0:
             raise ValueError(f"{len(stored)} segments that cover the image more than {_LAYERS} times")
