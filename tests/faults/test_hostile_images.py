@@ -21,6 +21,7 @@ from segray.pipelines.io import decoder_process
 from segray.pipelines.io.image_cost import COUNT_READS, MAX_SCANS, is_unstoppable, jpeg_scans
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
 from segray.pipelines.io.png_chunks import SIGNATURE, chunk
+from segray.pipelines.masks import raster
 from segray.pipelines.masks.color_table import open_color_table
 from segray.pipelines.masks.raster import read_ids
 from tests.faults.images import encode, png, scene
@@ -149,21 +150,33 @@ def test_problems_and_options_pass_through_the_decoders_process() -> None:
     ]
 
 
+def _greedy(image: Image.Image) -> tuple[bytes, bytes]:
+    """A TIFF, and the same with a strip that has more bytes than the file."""
+    plain = encode(image, "TIFF", compression="tiff_lzw")
+    with Image.open(io.BytesIO(plain)) as opened:
+        sizes = opened.tag_v2[279]  # type: ignore[attr-defined]
+    assert len(sizes) == 1
+    head = struct.pack("<HHI", 279, 4, len(sizes))
+    place = plain.index(head) + len(head)
+    return plain, plain[:place] + struct.pack("<I", len(plain) + 1) + plain[place + 4 :]
+
+
 def test_strips_of_a_tiff_that_share_bytes_are_decoded_apart() -> None:
     def stops_by_itself(data: bytes) -> bool:
         with Image.open(io.BytesIO(data)) as image:
             return not is_unstoppable(image, data)
 
-    plain = encode(Image.fromarray(scene()), "TIFF", compression="tiff_lzw")
+    plain, greedy = _greedy(Image.fromarray(scene()))
     assert stops_by_itself(plain)
     assert stops_by_itself(encode(Image.fromarray(scene()), "TIFF"))
-    with Image.open(io.BytesIO(plain)) as image:
-        sizes = image.tag_v2[279]  # type: ignore[attr-defined]
-    head = struct.pack("<HHI", 279, 4, len(sizes))
-    place = plain.index(head) + len(head)
-    greedy = plain[:place] + struct.pack("<I", len(plain) + 1) + plain[place + 4 :]
-    assert len(sizes) == 1
     assert not stops_by_itself(greedy)
+
+
+def test_strips_of_a_mask_that_share_bytes_are_refused() -> None:
+    plain, greedy = _greedy(Image.new("L", (24, 16), 1))
+    assert read_ids(plain, None, "data.colors").shape == (16, 24)
+    with pytest.raises(ValueError, match="whose parts share bytes"):
+        read_ids(greedy, None, "data.colors")
     assert not stops_by_itself(encode(Image.fromarray(scene()), "TIFF", compression="jpeg"))
 
 
@@ -293,10 +306,20 @@ def test_pixels_of_many_bytes_count_as_several() -> None:
 
 def test_run_lengths_of_a_bmp_that_lead_nowhere_are_given_up() -> None:
     """Its decoder is a loop of Python, which took as long as the file: 20 s for 30 MB."""
+    assert reason(_endless_bmp(), ImageOptions(max_seconds=0.05)) == "took longer than 0.05 s"
+
+
+def test_a_mask_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raster, "_MAX_SECONDS", 0.05)
+    with pytest.raises(ValueError, match=r"^takes longer than 0\.05 s$"):
+        read_ids(_endless_bmp(), None, "data.colors")
+
+
+def _endless_bmp() -> bytes:
     body = bytes(2) * 2_000_000
     header = struct.pack("<IiiHHIIiiII", 40, 64, 64, 1, 8, 1, len(body), 0, 0, 256, 0)
-    data = b"BM" + struct.pack("<IHHI", 54 + 1024 + len(body), 0, 0, 54 + 1024) + header + bytes(1024) + body
-    assert reason(data, ImageOptions(max_seconds=0.05)) == "took longer than 0.05 s"
+    head = b"BM" + struct.pack("<IHHI", 54 + 1024 + len(body), 0, 0, 54 + 1024)
+    return head + header + bytes(1024) + body
 
 
 def test_grey_of_16_bits_with_transparency_is_read() -> None:
