@@ -167,7 +167,7 @@ def _relabel(folder: Path) -> None:
 
 def _suggest(folder: Path) -> None:
     for form in ("list", "cvat", "labelstudio"):
-        _segray("suggest", "labels=set", f"out=out-{form}", f"format={form}", "n=2", "images=none")
+        _segray("suggest", "labels=set", f"out=out/{form}", f"format={form}", "n=2", "images=none")
 
 
 def _serve(folder: Path) -> None:

@@ -46,7 +46,7 @@ def _png() -> str:
     return base64.b64encode(sink.getvalue()).decode()
 
 
-def labelme() -> bytes:
+def labelme(name: str = "a.png") -> bytes:
     """A LabelMe file with one shape of each kind."""
     shapes = [
         {"label": "tree", "points": [[1, 1], [20, 1], [20, 20]], "shape_type": "polygon"},
@@ -54,7 +54,7 @@ def labelme() -> bytes:
         {"label": "house", "points": [[9, 9], [12, 9]], "shape_type": "circle"},
         {"label": "tree", "points": [[3, 2], [6, 5]], "shape_type": "mask", "mask": _png()},
     ]
-    return json.dumps({"imagePath": "a.png", "imageHeight": 24, "imageWidth": 32, "shapes": shapes}).encode()
+    return json.dumps({"imagePath": name, "imageHeight": 24, "imageWidth": 32, "shapes": shapes}).encode()
 
 
 def data_set(**files: bytes) -> dict[str, bytes]:
@@ -97,10 +97,10 @@ def test_bytes_of_cvat(runner: Runner, changes: list[Cut]) -> None:
 @example(changes=[Edit(3, "replace", Built("nested", 3000))])
 def test_values_of_labelme(runner: Runner, changes: list[Edit]) -> None:
     data = edited_json(labelme(), with_secret(changes, str(runner.secret)))
-    answer = runner.check("outlines", data_set(**{"a.json": data, "b.json": labelme()}))
+    answer = runner.check("outlines", data_set(**{"a.json": data, "b.json": labelme("b.png")}))
     assert changes or answer.how == "ok"
 
 
 @given(changes=cuts)
 def test_bytes_of_labelme(runner: Runner, changes: list[Cut]) -> None:
-    runner.check("outlines", data_set(**{"a.json": damaged(labelme(), changes), "b.json": labelme()}))
+    runner.check("outlines", data_set(**{"a.json": damaged(labelme(), changes), "b.json": labelme("b.png")}))
