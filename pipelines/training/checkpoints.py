@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,8 +262,16 @@ def _check_types(state: Mapping[str, object]) -> None:
 
 
 def _is_entry(value: object) -> bool:
-    miou = value.get("miou") if isinstance(value, dict) else "none"
-    return miou is None or (isinstance(miou, int | float) and math.isfinite(miou))
+    if not isinstance(value, dict):
+        return False
+    classes = value.get("iou") or []
+    numbers = [value.get(key) for key in ("miou", "accuracy", "epoch", "step")]
+    return isinstance(classes, list) and all(map(_is_figure, [*numbers, *classes]))
+
+
+def _is_figure(value: object) -> bool:
+    # Not isfinite(), which raises for whole numbers beyond floats.
+    return value is None or (isinstance(value, int | float) and abs(value) <= _MAX_STEPS)
 
 
 def _is_sums(value: object) -> bool:
@@ -273,7 +280,7 @@ def _is_sums(value: object) -> bool:
     figures = [*cast("list[object]", sums.get("losses") or []), sums.get("seconds"), sums.get("waited")]
     if not isinstance(counts, dict) or len(figures) != 5 or type(sums.get("steps")) is not int:
         return False
-    return all(isinstance(f, int | float) and math.isfinite(f) for f in (*figures, *counts.values()))
+    return all(f is not None and _is_figure(f) for f in (*figures, *counts.values()))
 
 
 def read_file(uri: str, name: str, state: CheckpointState) -> bytes:

@@ -261,6 +261,10 @@ def _predict(folder: Path) -> None:
     _segray("predict", "checkpoint=checkpoint", "images=images", "out=out")
 
 
+def _ship(folder: Path) -> None:
+    _segray("export", "checkpoint=checkpoint", "out=out/m.safetensors", "format=safetensors")
+
+
 def _single_file(folder: Path) -> None:
     segray.load_network("model.safetensors")
 
@@ -395,6 +399,7 @@ READERS: dict[str, Callable[[Path], None]] = {
     "segment maps": _segment_maps,
     "coco": _coco,
     "predict": _predict,
+    "ship": _ship,
     "single file": _single_file,
     "resume": _resume,
     "weights": _weights,
