@@ -94,7 +94,7 @@ class Review:
         self.marks = Marks.none(len(self.index.images))
         self.rows = RowReader(self.store, self.index)
         self.corrections = Corrections(places.root, self.index, self.marks, places.who)
-        self.queue = Queue(self.index, self.marks, self.corrections, lambda: self.search)
+        self.queue = Queue(self.index, self.marks, self.corrections, lambda: self.search, self.rows.segments)
         self.corrections.changed = self._follow_corrections
         self._background = Background(self._after_corrections, "segray-corrected")
         segments = self.index.segments
