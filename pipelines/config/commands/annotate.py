@@ -46,6 +46,8 @@ class Pool(Config):
     """GPUs per actor, fractions such as 0.5 included; null: a fraction if the cluster has GPUs, else 0."""
     num_cpus: Annotated[float | None, Field(ge=0, le=1024), RunOnly] = None
     """CPUs per actor, fractions such as 0.5 included; null: chosen from the resources of the cluster."""
+    accelerator: Annotated[Text | None, RunOnly] = None
+    """Label ray.io/accelerator-type of its machines, such as A100; null: any. If set, auto has no effect."""
     batch_size: Annotated[int | None, Field(ge=1, le=1024), RunOnly] = None
     """Images per batch of an actor, halved when memory runs out; null: 4 per thread."""
 
@@ -215,7 +217,7 @@ class ImageConfig(PixelConfig, ColumnConfig, LinksConfig):
     """Which images are accepted, and how they are decoded."""
 
     max_pixels: int = Field(default=100_000_000, ge=1, le=1 << 28)
-    """An image with more pixels becomes an error row; its header is checked before it is decoded."""
+    """An image with more pixels becomes an error row, from its header; decoding takes 13 to 25 bytes each."""
     max_side: int = Field(default=100_000, ge=1)
     """An image with a longer side, in pixels, becomes an error row; checked in the same way."""
     max_seconds: Annotated[float, Field(gt=0, le=86_400), RunOnly] = 30.0
