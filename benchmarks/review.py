@@ -3,12 +3,10 @@
     python -m benchmarks.review --work DIR --scenes 48 --seeds 42 43 44
 
 Each seed draws a picture book and labels it with SAM and CLIP's own tokens, which name segments badly. The
-person knows the exact masks. A click gives one segment its true class. `next` clicks what settles most doubt
-(small margins, also of what is alike), different, of all classes, in rounds of ten. It orders segments, where
-`segray serve` and `segray suggest` order images, by doubt and difference alone. With spread, segments
-that are more like the clicked one than `--alike`, and than any clicked with another class, get its class
-too. `random` takes segments in any order, `image by image` every wrong segment of one image after the other.
-All pixels of all images are scored.
+person knows the exact masks. A click gives one segment its true class. `next` clicks what the page's "Correct
+next" offers, chosen again after each click. With spread, the person then accepts all that the page marks as
+looking like it, without a look; `checked`: only what is right of it. `random` takes segments in any order,
+`image by image` every wrong segment of one image after the other. All pixels of all images are scored.
 
 With --epochs, networks train on the labels as they are, and with the ten first clicks and their spread as
 corrections.
@@ -21,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 import click
@@ -37,14 +35,17 @@ from segray.pipelines.annotation.relabelling import require_embeddings
 from segray.pipelines.calibration.examples import folder_masks, read_examples
 from segray.pipelines.commands.demo import RECIPE
 from segray.pipelines.corrections import CorrectionLog
-from segray.pipelines.corrections.suggestions import Candidates, Floats, ranked_doubt, suggestions, unit
+from segray.pipelines.corrections.suggestions import Candidates, next_segments
 from segray.pipelines.engine import single_process
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.masks.options import MaskOptions
+from segray.pipelines.review.neighbours import NeighbourSearch
+from segray.pipelines.review.spread import find_alike
 
 CLICKS = (0, 5, 10, 20, 40, 80, 160)
-ROUND = 10
 TEN = 10
+OFFERED = 60
+"""Segments that the page offers after a correction."""
 
 
 @dataclass
@@ -55,30 +56,26 @@ class Person:
         ids: (image_id, segment_id) of each of the n segments.
         image: int64 [n], the number of its image.
         truth: int64 [n], the class of most of its pixels.
-        classes: int64 [n], its class now.
         shown: bool [n], whether it is drawn.
-        margins: float32 [n].
-        pixels: int64 [n], of its mask.
-        embeddings: float32 [n, D], of length 1.
+        candidates: the same segments, with the class that each has now.
+        search: the page's, for similar ones.
         regions: of the images, to score with.
-        alike: least cosine of a segment that a spread takes.
-        clicked: the segments that were clicked, in their order.
+        settled: bool [n], what was clicked or accepted.
+        recent: the class that each clicked segment had.
     """
 
     ids: list[tuple[str, int]]
     image: NDArray[np.int64]
     truth: NDArray[np.int64]
-    classes: NDArray[np.int64]
     shown: NDArray[np.bool_]
-    margins: Floats
-    pixels: NDArray[np.int64]
-    embeddings: Floats
+    candidates: Candidates
+    search: NeighbourSearch
     regions: Regions
-    alike: float
-    clicked: list[int]
+    settled: NDArray[np.bool_]
+    recent: list[int]
 
     @classmethod
-    def of(cls, labels: str, masks: str, alike: float) -> Person:
+    def of(cls, labels: str, masks: str) -> Person:
         """On a label set with the exact masks of all its images."""
         store = LabelStore(labels)
         names = tuple(store.provenance["classes"])
@@ -89,25 +86,37 @@ class Person:
         rows = _segments(store, images)
         flat = [row for image_id in images for row in rows[image_id]]
         threshold = float(store.provenance["config"]["label.threshold"])
+        embedding = np.array([row["embedding"] for row in flat], np.float16)
+        classes = np.array([row["class_id"] for row in flat], np.int32)
+        search = NeighbourSearch(embedding, classes)
         return cls(
             [(row["image_id"], row["segment_id"]) for row in flat],
             np.repeat(np.arange(len(images)), [len(rows[i]) for i in images]),
             np.concatenate([image.pixels for image in images.values()]).argmax(1),
-            np.array([row["class_id"] for row in flat], np.int64),
             np.array([row["score"] > threshold for row in flat]),
-            np.array([row["margin"] for row in flat], np.float32),
-            np.array([row["area"] for row in flat], np.int64),
-            unit(np.array([row["embedding"] for row in flat], np.float32)),
+            Candidates(
+                embedding,
+                np.array([row["margin"] for row in flat], np.float32),
+                np.array([row["area"] for row in flat], np.int32),
+                classes,
+                search.class_means,
+            ),
+            search,
             join_regions(list(images.values())),
-            alike,
+            np.zeros(len(flat), bool),
             [],
         )
+
+    @property
+    def classes(self) -> NDArray[np.int32]:
+        """int32 [n], the class of each segment now."""
+        return self.candidates.class_id
 
     @property
     def miou(self) -> float:
         """Of the labels as they are now."""
         n = int(self.image.max()) + 1
-        return mean_iou(self.regions.confusions(self.classes, self.shown, n).sum(0)[:, :-1])
+        return mean_iou(self.regions.confusions(self.classes.astype(np.int64), self.shown, n).sum(0)[:, :-1])
 
     @property
     def wrong(self) -> NDArray[np.bool_]:
@@ -116,19 +125,26 @@ class Person:
 
     def click(self, segment: int) -> None:
         """Give a segment its true class."""
-        self.classes[segment], self.shown[segment] = self.truth[segment], True
-        self.clicked.append(segment)
+        self.recent.append(int(self.classes[segment]))
+        self._name([segment], int(self.truth[segment]))
 
-    def spread(self, segment: int) -> list[int]:
-        """Accept what looks like a clicked segment; those segments."""
-        cosines = self.embeddings @ self.embeddings[self.clicked].T
-        own = self.embeddings @ self.embeddings[segment]
-        same = self.truth[self.clicked] == self.truth[segment]
-        others = np.where(same, -1.0, cosines).max(1)
-        found = (own >= self.alike) & (own > others)
-        found[self.clicked] = False
-        self.classes[found], self.shown[found] = self.truth[segment], True
-        return np.flatnonzero(found).tolist()
+    def spread(self, segment: int, *, checked: bool = False) -> list[int]:
+        """Accept what the page marks after a click on a segment; those segments.
+
+        Args:
+            segment: that was clicked.
+            checked: only what has its class.
+        """
+        new = int(self.truth[segment])
+        found = find_alike(self.search, self.classes, self.settled, segment, new, OFFERED)
+        rows = found.found.rows[found.alike]
+        accepted: list[int] = (rows[self.truth[rows] == new] if checked else rows).tolist()
+        self._name(accepted, new)
+        return accepted
+
+    def _name(self, segments: list[int], class_id: int) -> None:
+        self.classes[segments] = class_id
+        self.shown[segments] = self.settled[segments] = True
 
 
 def _segments(store: LabelStore, images: Mapping[str, MaskedImage]) -> dict[str, list[dict[str, Any]]]:
@@ -142,37 +158,10 @@ def _segments(store: LabelStore, images: Mapping[str, MaskedImage]) -> dict[str,
     return found
 
 
-def next_segments(person: Person, rng: np.random.Generator) -> Iterator[int]:  # noqa: ARG001  as the others
-    """What settles most doubt, in rounds of ten."""
-    while True:
-        rest = np.setdiff1d(np.arange(len(person.ids)), person.clicked)
-        if not rest.size:
-            return
-        classes = np.maximum(person.classes[rest], 0)
-        embeddings = person.embeddings[rest]
-        doubt = ranked_doubt(person.margins[rest])
-        settled = doubt_settled(doubt, embeddings, person.pixels[rest], person.alike)
-        found = Candidates(settled, embeddings, classes)
-        yield from rest[suggestions(found, ROUND, person.embeddings[person.clicked])].tolist()
-
-
-def doubt_settled(doubt: Floats, embeddings: Floats, pixels: NDArray[np.int64], alike: float) -> Floats:
-    """How much doubt a click could settle where it spreads: that of all that is alike, by their pixels.
-
-    Args:
-        doubt: float32 [N].
-        embeddings: float32 [N, D], of length 1.
-        pixels: [N].
-        alike: least cosine of what a click spreads to.
-
-    Returns:
-        float32 [N], at most 1.
-    """
-    each = (doubt * pixels).astype(np.float32)
-    near = (embeddings @ embeddings.T >= alike).astype(np.float32)
-    # What has no embedding is alike to nothing, not even itself.
-    settled: Floats = np.maximum(near @ each, each)
-    return settled / max(float(settled.max(initial=0)), float(np.finfo(np.float32).tiny))
+def offered(person: Person, rng: np.random.Generator) -> Iterator[int]:  # noqa: ARG001  as the others
+    """What "Correct next" opens."""
+    while (found := next_segments(person.candidates, person.settled, 1, person.recent)).size:
+        yield int(found[0])
 
 
 def random_segments(person: Person, rng: np.random.Generator) -> Iterator[int]:
@@ -187,12 +176,14 @@ def image_by_image(person: Person, rng: np.random.Generator) -> Iterator[int]:
 
 
 Order = Callable[[Person, np.random.Generator], Iterator[int]]
-WAYS: dict[str, tuple[Order, bool]] = {
-    "next, spread": (next_segments, True),
-    "next": (next_segments, False),
-    "random, spread": (random_segments, True),
-    "random": (random_segments, False),
-    "image by image": (image_by_image, False),
+Spread = Literal["none", "accepted", "checked"]
+WAYS: dict[str, tuple[Order, Spread]] = {
+    "next, spread": (offered, "accepted"),
+    "next, spread checked": (offered, "checked"),
+    "next": (offered, "none"),
+    "random, spread": (random_segments, "accepted"),
+    "random": (random_segments, "none"),
+    "image by image": (image_by_image, "none"),
 }
 
 
@@ -206,8 +197,8 @@ def curve(person: Person, way: str, seed: int) -> list[float]:
             segment = next(segments, None)
             if segment is not None:
                 person.click(segment)
-                if spreads:
-                    person.spread(segment)
+                if spreads != "none":
+                    person.spread(segment, checked=spreads == "checked")
         if count in CLICKS:
             scores.append(person.miou)
     return scores
@@ -237,12 +228,12 @@ def held_out(book: Path, labels: Path, folder: Path, seed: int, epochs: int) -> 
     return float(train_once(words, folder)[-1]["miou"] or 0.0)
 
 
-def correct(labels: Path, masks: Path, alike: float) -> tuple[int, float, float]:
+def correct(labels: Path, masks: Path) -> tuple[int, float, float]:
     """Ten clicks and their spread as corrections: how many segments, mIoU of the labels before and after."""
-    person = Person.of(str(labels), str(masks), alike)
+    person = Person.of(str(labels), str(masks))
     log, names = CorrectionLog(labels), LabelStore(str(labels)).provenance["classes"]
     before, named = person.miou, []
-    for _, segment in zip(range(TEN), next_segments(person, np.random.default_rng(0)), strict=False):
+    for _, segment in zip(range(TEN), offered(person, np.random.default_rng(0)), strict=False):
         person.click(segment)
         named += [segment, *person.spread(segment)]
     if not log.images():
@@ -262,16 +253,13 @@ def correct(labels: Path, masks: Path, alike: float) -> tuple[int, float, float]
 )
 @click.option("--scenes", default=48, show_default=True, type=click.IntRange(5), help="Scenes of each seed.")
 @click.option("--seeds", default=(42, 43, 44), show_default=True, multiple=True, callback=fresh, type=int)
-@click.option("--alike", default=0.9, show_default=True, help="Least cosine of what a spread takes.")
 @click.option(
     "--epochs", default=0, show_default=True, type=click.IntRange(0), help="Of the networks; 0: none."
 )
 @click.option(
     "--out", default=None, type=Path, help="The JSON file; default: benchmarks/results/review.json."
 )
-def main(
-    work: Path, scenes: int, seeds: tuple[int, ...], alike: float, epochs: int, out: Path | None
-) -> None:
+def main(work: Path, scenes: int, seeds: tuple[int, ...], epochs: int, out: Path | None) -> None:
     """Measure, print, record."""
     record = circumstances(seeds)
     found: dict[str, list[list[float]]] = {way: [] for way in WAYS}
@@ -279,18 +267,18 @@ def main(
     for seed in seeds:
         book, labels = prepare(work.resolve(), seed, scenes)
         for way in WAYS:
-            found[way].append(curve(Person.of(str(labels), str(book / "masks"), alike), way, seed))
+            found[way].append(curve(Person.of(str(labels), str(book / "masks")), way, seed))
         if epochs:
-            networks.append(_networks(book, labels, work.resolve(), seed, epochs, alike))
-    record |= {"scenes": scenes, "alike": alike, "epochs": epochs, "clicks": list(CLICKS)}
+            networks.append(_networks(book, labels, work.resolve(), seed, epochs))
+    record |= {"scenes": scenes, "epochs": epochs, "clicks": list(CLICKS)}
     record |= {"curves": {way: _spreads(curves) for way, curves in found.items()}, "networks": networks}
     click.echo(_shown(found, networks))
     click.echo(f"\n{write_result(out, record)}")
 
 
-def _networks(book: Path, labels: Path, work: Path, seed: int, epochs: int, alike: float) -> dict[str, Any]:
+def _networks(book: Path, labels: Path, work: Path, seed: int, epochs: int) -> dict[str, Any]:
     plain = held_out(book, labels, work / f"plain-{seed}", seed, epochs)
-    segments, before, after = correct(labels, book / "masks", alike)
+    segments, before, after = correct(labels, book / "masks")
     corrected = held_out(book, labels, work / f"corrected-{seed}", seed, epochs)
     return {"seed": seed, "segments": segments, "labels": [before, after], "miou": [plain, corrected]}
 

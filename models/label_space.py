@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from unicodedata import category
 
@@ -86,6 +87,18 @@ def no_class_name(name: str) -> str | None:
     `_background_`, `Background` and `unlabeled` are names that other tools give to it.
     """
     return _NO_CLASS.get(name_key(name))
+
+
+def ignored_labels() -> Iterator[str]:
+    """Labels of ignored pixels in files of names: they have the first one that is no class."""
+    yield from ("ignored", "ignored pixels")
+    yield from (f"ignored pixels {number}" for number in count(2))
+
+
+def ignored_label(classes: Iterable[str]) -> str:
+    """The label of ignored pixels beside some classes."""
+    taken = set(map(name_key, classes))
+    return next(label for label in ignored_labels() if label not in taken)
 
 
 def is_wide(ids: int) -> bool:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from segray.pipelines.exporting.checkpoints.export import CheckpointResult
     from segray.pipelines.prediction.result import PredictResult
     from segray.pipelines.reporting.evaluation import Evaluation
+    from segray.pipelines.review.server import ReviewPage
     from segray.pipelines.training.run_folder import TrainResult
 
     C = TypeVar("C", bound=Config)
@@ -189,6 +190,24 @@ def export(config: Source = None, /, **keys: object) -> ExportResult | Checkpoin
     if isinstance(result, command.ExportResult):
         command.check_bad_images(result)
     return result
+
+
+def serve(config: Source = None, /, **keys: object) -> ReviewPage:
+    """Open a label set for review in the browser, as `segray serve`, and return at once.
+
+    The page is open until `stop()`, the end of a `with` block, or the end of the process.
+
+    Args:
+        config: a YAML file.
+        keys: configuration keys, such as out, masks and port.
+
+    Raises:
+        UserError: bad input, a port that is in use, or the extra `review` is missing.
+    """
+    from segray.pipelines.commands import serve as command
+    from segray.pipelines.config.commands.serve import ServeConfig
+
+    return command.execute(_load(ServeConfig, config, keys))
 
 
 def suggest(config: Source = None, /, **keys: object) -> SuggestResult:

@@ -13,18 +13,21 @@ from dataclasses import asdict
 
 from pydantic import TypeAdapter
 
+from segray.models.plain_yaml import read_plain_yaml
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.commands.tune import TuneConfig, dimensions_of, splits_of, train_config
 from segray.pipelines.config.loading import dump_redacted, identity, with_values
 from segray.pipelines.config.previous import current_tree
-from segray.pipelines.config.search_space import SPLIT, THRESHOLD
+from segray.pipelines.config.search_space import SPLIT, THRESHOLD, parse_dimension
 from segray.pipelines.engine.provenance import other_configuration
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data_record import (
+    PLACE,
     data_differences,
     data_record,
+    is_place,
     store_record,
     stored_record,
     without_places,
@@ -53,7 +56,7 @@ class SearchFolder:
             UserError: with the difference.
         """
         # A search of an older segray has no record of its data.
-        values = without_places if stored_record(self.out) else dict
+        values = _without_places if stored_record(self.out) else dict
 
         def read(tree: object) -> Mapping[str, object]:
             return values(_identity(TuneConfig.model_validate(current_tree(tree))))
@@ -69,7 +72,9 @@ class SearchFolder:
         Raises:
             UserError: with the difference.
         """
-        for split, record in (stored_record(self.out) or {}).items():
+        moved = self._moved()
+        for stored, record in (stored_record(self.out) or {}).items():
+            split = moved.get(stored, stored)
             if split not in data or not isinstance(record, Mapping):
                 continue
             if changed := data_differences(record, data_record(data[split])):
@@ -81,12 +86,38 @@ class SearchFolder:
         Args:
             data: of each split; None: keep the record.
         """
+        self._rename(self._moved())
         if data and stored_record(self.out) is None:
             store_record(self.out, {split: data_record(opened) for split, opened in data.items()})
         storage.write_atomic(storage.join(self.out, CONFIG), dump_redacted(self.config).encode())
         known = _allowed_values(self.config)
         read = [trial for trial in read_trials(self.out) if trial.split in splits_of(self.config)]
         self._trials = {trial.file: trial for trial in read if _fits(trial, known)}
+
+    def _moved(self) -> dict[str, str]:
+        """Where split files are now, by where they were in the last command: the n-th is the n-th."""
+        try:
+            tree = read_plain_yaml(storage.read_bytes(storage.join(self.out, CONFIG)))
+            before = splits_of(TuneConfig.model_validate(current_tree(tree)))
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+        pairs = zip(before, splits_of(self.config), strict=False)
+        return {old: new for old, new in pairs if old != new and is_place(old) and is_place(new)}
+
+    def _rename(self, moved: Mapping[str, str]) -> None:
+        """Give the trials and the record of the data the places where split files are now."""
+        for trial in read_trials(self.out) if moved else ():
+            if trial.split in moved:
+                trial.split = moved[trial.split]
+                self.save(trial)
+        record = stored_record(self.out)
+        if moved and record:
+            store_record(self.out, {moved.get(split, split): part for split, part in record.items()})
+
+    def names(self) -> dict[str, str]:
+        """The name of each split in file names: that of its trials, which began before a file was moved."""
+        begun = {trial.split: trial.file.rpartition("-")[0] for trial in self.trials()}
+        return {**split_names(splits_of(self.config)), **begun}
 
     def save(self, trial: Trial) -> None:
         """Write a trial's record."""
@@ -212,6 +243,15 @@ def _identity(config: TuneConfig) -> dict[str, object]:
     """As `identity`, with one key per searched key, so that a difference names the key."""
     values = {key: value for key, value in identity(config).items() if key != "space"}
     return values | {f"space.{key}": text for key, text in config.space.items() if text is not None}
+
+
+def _without_places(values: Mapping[str, object]) -> dict[str, object]:
+    """`without_places`, of values of `_identity`, which list the splits."""
+    settings, key = without_places(values), f"space.{SPLIT}"
+    if key in settings:
+        splits = parse_dimension(TrainConfig, SPLIT, str(settings[key])).values
+        settings[key] = ",".join(PLACE if is_place(split) else split for split in splits)
+    return settings
 
 
 def _drop(folder: str) -> None:

@@ -15,7 +15,7 @@ from segray.pipelines.config.loading import identity
 from segray.pipelines.config.search_space import THRESHOLD
 from segray.pipelines.engine.provenance import stored_section
 from segray.pipelines.label_set.store import LabelStore
-from segray.tuning.folder import SearchFolder, split_names
+from segray.tuning.folder import SearchFolder
 from segray.tuning.records import Outcome, Trial, Values
 from segray.tuning.space import Proposer, combinations, written_value
 
@@ -82,7 +82,7 @@ class SearchPlan(Plan):
 
     def _new(self, baseline: Values) -> Iterator[Trial]:
         """One of each split in turn, made when all before it are recorded."""
-        names = split_names(splits_of(self._config))
+        names = self._folder.names()
         proposers = {split: proposer_of(self._config, split) for split in names}
         while proposers:
             for split, proposer in list(proposers.items()):

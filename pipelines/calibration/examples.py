@@ -21,7 +21,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.label_set.stored_segments import decode_segments
-from segray.pipelines.masks.folder import MaskFolder, list_masks
+from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.training.data.splits import read_names
 from segray.pipelines.understood import name_some
@@ -67,7 +67,7 @@ def folder_masks(
     where = f"masks={storage.display(masks)}"
     if split is not None:
         matched = _listed(split, matched, statuses, where)
-    elif not allow_missing and (extra := sorted(set(list_masks(masks).values()) - set(matched.values()))):
+    elif not allow_missing and (extra := sorted(set(folder.names) - set(matched.values()))):
         raise UserError(
             f"{where}: {name_some(extra, _SHOWN)}: no image of the label set has this name (it has "
             f"{name_some(sorted(statuses), _SHOWN)}); allow_missing=true leaves such masks out"

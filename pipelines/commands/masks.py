@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import posixpath
 import re
 from collections import Counter
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import click
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from segray.models.label_map import LabelMap
 from segray.models.label_space import LabelSpace, no_class_name
@@ -19,9 +21,11 @@ from segray.pipelines.config.commands.masks import MasksConfig
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.images import ImageProblem, decode
+from segray.pipelines.io.images import FORMATS, ImageProblem, decode
 from segray.pipelines.io.label_png import encode_gray_png
-from segray.pipelines.io.sources import read_image
+from segray.pipelines.io.listing import is_image
+from segray.pipelines.io.sources import read_allowed
+from segray.pipelines.io.sources.trees import Tree
 from segray.pipelines.label_set.schema import class_pixels
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.masks import MaskFigures, MaskSample, page
@@ -30,9 +34,11 @@ from segray.pipelines.training.data.coco_layout import is_coco
 from segray.pipelines.training.data.cvat import FILE as CVAT_FILE
 from segray.pipelines.training.data.datasets import read_mask
 from segray.pipelines.training.data.labelme import is_labelme
+from segray.pipelines.training.data.places import data_tree
 from segray.pipelines.training.data.samples import READ, DataSet, Sample, grouped
-from segray.pipelines.training.data.training_data import READERS, check_folder, check_mask_keys
+from segray.pipelines.training.data.training_data import READERS, check_mask_keys
 from segray.pipelines.training.data.voc import IMAGES as VOC_IMAGES
+from segray.pipelines.training.data.voc import MASKS as VOC_MASKS
 from segray.pipelines.understood import PixelCounts, classes_line, line, name_some, show
 
 _WORKERS = 4
@@ -71,7 +77,6 @@ def run(config: MasksConfig) -> None:
 def _run(config: MasksConfig) -> None:
     if storage.list_names(config.out):
         raise UserError(f"out={storage.display(config.out)} is not an empty folder; give a new one")
-    check_folder("data.root", config.source)
     data_config = _data_config(config)
     check_mask_keys(data_config)
     data = READERS[data_config.kind](data_config)
@@ -95,19 +100,19 @@ def _run(config: MasksConfig) -> None:
 
 def _data_config(config: MasksConfig) -> DataConfig:
     same = config.model_dump(exclude={"in", "out", "kind", "n"})
-    kind = _kind(config) if config.kind == "auto" else config.kind
-    return DataConfig.model_validate({**same, "root": config.source, "kind": kind})
+    data = DataConfig.model_validate({**same, "root": config.source})
+    kind = _kind(config, data_tree(data)) if config.kind == "auto" else config.kind
+    return data.model_copy(update={"kind": kind})
 
 
-def _kind(config: MasksConfig) -> str:
-    """The layout of a folder, by the files that are there."""
-    root = config.source
+def _kind(config: MasksConfig, root: Tree) -> str:
+    """The layout of a data set, by the files that are there."""
     if config.annotations is not None:
         return "cvat" if config.annotations.lower().endswith(".xml") else "coco"
-    names = set(storage.list_names(root))
+    names = set(root.names(""))
     if CVAT_FILE in names:
         return "cvat"
-    if VOC_IMAGES in names and config.masks is None:
+    if {VOC_IMAGES, *VOC_MASKS} & names and config.masks is None:
         return "voc"
     if (config.masks or "masks") in names:
         return "folder"
@@ -145,12 +150,29 @@ def _convert(config: MasksConfig, data: DataSet, samples: Sequence[Sample]) -> M
 
 
 def _write(out: str, name: str, sample: Sample, stems: Counter[str]) -> _Written:
-    mask, image = read_mask(sample), read_image(sample.image)
+    mask, image = read_mask(sample), _image(sample)
+    name = name if is_image(name) else f"{name}{_ending(image)}"
     stem = posixpath.splitext(name)[0]
     mask_name = f"{stem if stems[stem] == 1 else name}.png"
     storage.write_atomic(storage.join(out, "images", *name.split("/")), image)
     storage.write_atomic(storage.join(out, "masks", *mask_name.split("/")), encode_gray_png(mask))
     return _Written(name, mask, image)
+
+
+def _image(sample: Sample) -> bytes:
+    try:
+        return read_allowed(sample.image, sample.read.roots, follow=sample.read.follow_links)
+    except ImageProblem as problem:
+        raise UserError(f"image {sample.image}: {problem.reason}") from None
+
+
+def _ending(image: bytes) -> str:
+    """The ending of an image without a name of its own, as those in tables are."""
+    try:
+        with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
+            return f".{(opened.format or 'png').lower()}"
+    except Exception:  # noqa: BLE001 (damaged bytes raise anything)
+        return ".png"
 
 
 def _names(data: DataSet, samples: Sequence[Sample]) -> list[str]:

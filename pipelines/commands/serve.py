@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,9 +18,13 @@ from segray.pipelines.io import storage
 from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.printing import visible
+from segray.pipelines.review import drawing
 from segray.pipelines.review.review import Places, Review
 from segray.pipelines.review.scores import TruthMasks, open_compare
 from segray.pipelines.understood import line, show
+
+if TYPE_CHECKING:
+    from segray.pipelines.review.server import ReviewPage
 
 
 def run(config: ServeConfig) -> None:
@@ -27,24 +33,51 @@ def run(config: ServeConfig) -> None:
     Raises:
         UserError: no label set, no masks, a port that is in use, or the extra `review` is missing.
     """
+    page = make_page(config)
+    # What is there by now stays; a collection that looks at all of it takes longer than a request may.
+    gc.collect()
+    gc.freeze()
+    click.echo(f"open {page.url}  (Ctrl-C stops)")
+    page.answer()
+
+
+def execute(config: ServeConfig) -> ReviewPage:
+    """Open the label set, and answer in a thread.
+
+    Raises:
+        UserError: as `run`.
+    """
+    page = make_page(config)
+    page.start()
+    return page
+
+
+def make_page(config: ServeConfig) -> ReviewPage:
+    """Open the label set and a port; say what is there.
+
+    Raises:
+        UserError: as `run`.
+    """
     try:
-        from segray.pipelines.review.app import build_app
         from segray.pipelines.review.security import Door
-        from segray.pipelines.review.server import listen, make_server
+        from segray.pipelines.review.server import ReviewPage, listen
     except ModuleNotFoundError as error:
         raise UserError(f"segray serve needs {error.name}: pip install 'segray[review]'") from error
     # First, as a port that is in use must not cost the time that a large label set takes to open.
     listener = listen(config.host, config.port)
-    review = _open(config)
+    try:
+        review = _open(config)
+    except BaseException:
+        listener.close()
+        raise
+    drawing.warm_up()
     door = Door(config.host, listener.getsockname()[1])
-    review.start()
     show(_lines(review))
     if door.is_wide:
         show(
             [line("warning", "all who reach this machine reach the page, unencrypted; the token protects it")]
         )
-    click.echo(f"open {door.address}  (Ctrl-C stops)")
-    make_server(build_app(review, door)).run(sockets=[listener])
+    return ReviewPage(review, door, listener)
 
 
 def _open(config: ServeConfig) -> Review:

@@ -5,15 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
 from segray.pipelines.commands.export import ExportResult, check_bad_images, export_labels
 from segray.pipelines.config.commands.export import ExportConfig
 from segray.pipelines.config.commands.suggest import SuggestConfig
 from segray.pipelines.corrections import CorrectedStore
-from segray.pipelines.corrections.suggestions import image_candidates
+from segray.pipelines.corrections.correction import effective
+from segray.pipelines.corrections.suggestions import Candidates, next_images
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.printing import visible
+from segray.pipelines.review.index import Index, build_index
+from segray.pipelines.review.neighbours import NeighbourSearch
 from segray.pipelines.understood import line
 
 
@@ -57,12 +63,16 @@ def execute(config: SuggestConfig) -> SuggestResult:
     """
     if config.out is None and config.format != "list":
         raise UserError(f"out: format={config.format} needs a new folder; give out=DIR")
-    candidates = image_candidates(CorrectedStore(config.labels))
-    if not candidates.ids:
+    # What counts of corrected images, embeddings and areas, no correction changes.
+    index = build_index(LabelStore(config.labels))
+    corrections = CorrectedStore(config.labels).corrections
+    corrected = {image_id for image_id, group in corrections.items() if effective(group)}
+    open_ = index.images.labelled & [image_id not in corrected for image_id in index.images.ids]
+    if not open_.any():
         where = storage.display(config.labels)
         raise UserError(f"labels={where}: every labelled image has corrections")
-    images = tuple(candidates.next(config.n))
-    left = len(candidates.ids) - len(images)
+    images = tuple(index.images.ids[i] for i in choose(index, open_, config.n))
+    left = int(open_.sum()) - len(images)
     if config.out is None:
         return SuggestResult(images, left, None)
     if config.format == "list":
@@ -76,3 +86,23 @@ def execute(config: SuggestConfig) -> SuggestResult:
     result = export_labels(export, only=frozenset(images))
     check_bad_images(result)
     return SuggestResult(images, left, config.out, result)
+
+
+def choose(index: Index, open_: NDArray[np.bool_], n: int) -> list[int]:
+    """The numbers of the next n images, the first one first; those without a segment last.
+
+    Args:
+        index: of the label set.
+        open_: bool [N], images to choose from.
+        n: how many; all where there are fewer.
+    """
+    segments = index.segments
+    image = np.repeat(np.arange(len(index.images)), np.diff(segments.start))
+    search = NeighbourSearch(segments.embedding, segments.class_id)
+    candidates = Candidates(
+        segments.embedding, segments.margin, segments.area, segments.class_id, search.class_means
+    )
+    chosen = next_images(candidates, image, ~open_[image], n).tolist()
+    rest = np.flatnonzero(open_ & ~np.isin(np.arange(len(open_)), chosen))
+    least_certain = rest[np.argsort(index.images.certainty[rest], kind="stable")]
+    return [*chosen, *least_certain[: n - len(chosen)].tolist()]

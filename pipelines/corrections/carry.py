@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from segray.models.label_map import LabelMap
 from segray.models.masks import encode_rle, segment_from_mask
 from segray.pipelines.corrections.apply import CorrectedLabel
 from segray.pipelines.corrections.correction import Correction, effective, following_key
@@ -29,6 +30,13 @@ def class_names_between(old: Sequence[str], new: Sequence[str]) -> dict[str | No
     names: dict[str | None, str | None] = {name: name if name in new[1:] else None for name in old[1:]}
     names[old[0]] = new[0] if set(new[1:]) <= set(old[1:]) else None
     return {**names, None: None}
+
+
+def class_runs(label: LabelMap, classes: Sequence[str]) -> Iterator[tuple[int, str | None, bytes]]:
+    """Id, name and run lengths of each class of a label map; the name of ignored pixels is None."""
+    for class_id in np.unique(label).tolist():
+        name = classes[class_id] if class_id < len(classes) else None
+        yield class_id, name, encode_rle(segment_from_mask(label == class_id), *label.shape)[1]
 
 
 def carry_corrections(source: str, target: str) -> int:
@@ -73,10 +81,7 @@ def _painted(
 ) -> Iterator[Correction]:
     """One paint for each class that the image shows, after its last correction; always with the same keys."""
     last = max(corrections, key=lambda one: one.key)
-    height, width = corrected.label.shape
-    for class_id in np.unique(corrected.label).tolist():
-        name = classes[class_id] if class_id < len(classes) else None
-        mask = segment_from_mask(corrected.label == class_id)
+    for class_id, name, mask in class_runs(corrected.label, classes):
         suffix = hashlib.sha256(f"{last.key} {class_id} {last.image}".encode()).hexdigest()[:8]
         yield replace(
             last,
@@ -84,6 +89,6 @@ def _painted(
             kind="paint",
             segments=(),
             class_name=names[name],
-            mask=encode_rle(mask, height, width)[1],
+            mask=mask,
             target=None,
         )

@@ -69,8 +69,12 @@ def new_key(after: str = "") -> str:
 
 def following_key(key: str, suffix: str) -> str:
     """The key a microsecond after another one, with eight hexadecimal digits of the caller's."""
-    time = datetime.strptime(key[:_TIME_LENGTH], _TIME).replace(tzinfo=UTC) + timedelta(microseconds=1)
-    return f"{time.strftime(_TIME)}-{suffix}"
+    return f"{(key_time(key) + timedelta(microseconds=1)).strftime(_TIME)}-{suffix}"
+
+
+def key_time(key: str) -> datetime:
+    """When a key was made, UTC."""
+    return datetime.strptime(key[:_TIME_LENGTH], _TIME).replace(tzinfo=UTC)
 
 
 def this_user() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +37,7 @@ MAX_CORRECTIONS = 1 << 22
 _PART = re.compile(r"part-[0-9]{8}T[0-9]{12}-[0-9a-f]{8}\.parquet")
 _ROWS = 256
 _READERS = 8
+_TRIES = 5
 _COLUMNS = ["image_id", "status", "sha256", "height", "width"]
 _REFUSED = "not stored"
 
@@ -47,12 +47,6 @@ class _Image:
     status: str
     digest: str | None
     size: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class _Part:
-    digest: str
-    corrections: tuple[Correction, ...]
 
 
 class CorrectionLog:
@@ -65,7 +59,9 @@ class CorrectionLog:
     def __init__(self, labels: str | PathLike[str]) -> None:
         self.root = fspath(labels)
         self._store = LabelStore(self.root)
-        self._loaded: dict[str, _Part] = {}
+        self._loaded: dict[str, tuple[Correction, ...]] = {}
+        self._merged: dict[str, Correction] = {}
+        """By key: a correction may be in several parts, see `compaction`."""
         self._known: dict[str, _Image] = {}
         self._index: pa.Table | None = None
         self._classes: frozenset[str] | None = None
@@ -132,10 +128,17 @@ class CorrectionLog:
                 raise UserError(f"{_REFUSED}: {problem}") from None
         self._check_known(corrections, _REFUSED)
         self._check_new(corrections)
-        data = encode_part(to_table(corrections), row_group_size=_ROWS)
-        uri = storage.join(self.root, CORRECTIONS, f"part-{min(one.key for one in corrections)}.parquet")
+        self.write_part(min(one.key for one in corrections), corrections)
+
+    def write_part(self, key: str, corrections: Sequence[Correction]) -> None:
+        """Write checked corrections as the part of a key.
+
+        Raises:
+            UserError: there is such a part, or it cannot be written.
+        """
+        uri = storage.join(self.root, CORRECTIONS, f"part-{key}.parquet")
         try:
-            exclusive.create(uri, data)
+            exclusive.create(uri, encode_part(to_table(corrections), row_group_size=_ROWS))
         except FileExistsError:
             raise UserError(f"{_REFUSED}: {storage.display(uri)} is there already; give new keys") from None
 
@@ -147,10 +150,10 @@ class CorrectionLog:
         Raises:
             UserError: a damaged part, or one that is not of this label set.
         """
-        found = (one for part in self._parts().values() for one in part.corrections)
+        self.parts()
         fitting = [
             one
-            for one in found
+            for one in self._merged.values()
             if (image is None or one.image == image) and self._known[one.image].digest == one.image_digest
         ]
         return sorted(fitting, key=lambda one: one.key)
@@ -177,26 +180,19 @@ class CorrectionLog:
         Raises:
             UserError: as `read`.
         """
-        return {one.key for part in self._parts().values() for one in part.corrections}
-
-    def digest(self) -> str:
-        """SHA-256 of all parts; "" without any.
-
-        Raises:
-            UserError: as `read`.
-        """
-        parts = sorted(self._parts().items())
-        text = "".join(f"{name} {part.digest}\n" for name, part in parts)
-        return hashlib.sha256(text.encode()).hexdigest() if parts else ""
+        self.parts()
+        return set(self._merged)
 
     def problems(self) -> dict[str, str]:
         """What is wrong with each part that `read` refuses, by its name; nothing is remembered."""
         found: dict[str, str] = {}
         for name in self._names():
             try:
-                self._check_known(self._load(name).corrections, self._where(name))
+                self._check_known(self._load(name), self._where(name))
             except UserError as problem:
                 found[name] = str(problem)
+            except FileNotFoundError:  # packed into another one since it was listed
+                continue
         return found
 
     def _names(self) -> list[str]:
@@ -206,36 +202,52 @@ class CorrectionLog:
     def _where(self, part: str) -> str:
         return storage.display(storage.join(self.root, CORRECTIONS, part))
 
-    def _parts(self) -> dict[str, _Part]:
-        """All parts by name; those that are new are read and checked."""
+    def parts(self) -> dict[str, tuple[Correction, ...]]:
+        """The corrections of each part, by its name; those that are new are read and checked.
+
+        Raises:
+            UserError: as `read`.
+        """
+        problem: OSError | None = None
+        for _ in range(_TRIES):
+            try:
+                return self._read_parts()
+            except FileNotFoundError as error:  # packed into another one since it was listed
+                problem = error
+        raise UserError(f"cannot read {self._where('')}: {problem}", exit_code=1)
+
+    def _read_parts(self) -> dict[str, tuple[Correction, ...]]:
         names = self._names()
         new = [name for name in names if name not in self._loaded]
         with ThreadPoolExecutor(_READERS) as pool:
             loaded = dict(zip(new, pool.map(self._load, new), strict=True))
         # One look at the label set for all, each part may be a single click.
-        self._images({one.image for part in loaded.values() for one in part.corrections})
+        self._images({one.image for part in loaded.values() for one in part})
         for name, part in loaded.items():
-            self._check_known(part.corrections, self._where(name))
-            self._loaded[name] = part
-        parts = {name: self._loaded[name] for name in names}
-        if (count := sum(len(part.corrections) for part in parts.values())) > MAX_CORRECTIONS:
+            self._check_known(part, self._where(name))
+        if gone := self._loaded.keys() - set(names):
+            self._loaded = {name: part for name, part in self._loaded.items() if name not in gone}
+            self._merged = {one.key: one for part in self._loaded.values() for one in part}
+        self._loaded |= loaded
+        self._merged |= {one.key: one for part in loaded.values() for one in part}
+        if (count := len(self._merged)) > MAX_CORRECTIONS:
             raise UserError(f"{self._where('')}: {count} corrections (allowed: at most {MAX_CORRECTIONS})")
-        keys = [one.key for part in loaded.values() for one in part.corrections]
-        self._last = max([self._last, *keys])
-        return parts
+        self._last = max([self._last, *(one.key for part in loaded.values() for one in part)])
+        return dict(self._loaded)
 
-    def _load(self, name: str) -> _Part:
+    def _load(self, name: str) -> tuple[Correction, ...]:
         uri = storage.join(self.root, CORRECTIONS, name)
         try:
             data = storage.read_bytes(uri, MAX_PART_BYTES)
+        except FileNotFoundError:
+            raise
         except OSError as error:
             raise UserError(f"cannot read {storage.display(uri)}: {error}", exit_code=1) from error
         try:
-            found = _decoded(data)
+            return _decoded(data)
         except (OSError, pa.ArrowException, ValueError, TypeError, OverflowError) as problem:
             remedy = "delete it to go on without it"
             raise UserError(f"{self._where(name)} is damaged ({_reason(problem)}); {remedy}") from None
-        return _Part(hashlib.sha256(data).hexdigest(), found)
 
     def _check_known(self, corrections: Sequence[Correction], where: str) -> None:
         """Refuse what is not about this label set: it may have come with files of another one."""

@@ -1,80 +1,181 @@
-"""What to correct next: the least certain, different from each other, of all classes."""
+"""What to correct next: the segments that settle most doubt, different from each other, of all classes.
+
+The page, `segray suggest` and benchmarks/review.py choose by this.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
-
-from segray.pipelines.corrections.correction import effective
-from segray.pipelines.corrections.store import CorrectedStore
-from segray.pipelines.label_set.store import LabelStore
 
 Floats = NDArray[np.float32]
 _LEAST = np.float32(1e-9)
 _AT_ONCE = 256
-_COLUMNS = ["image_id", "area", "class_id", "margin", "embedding"]
+_POOL = 2048
+"""Segments that are compared with each other; of more, a sample is drawn in proportion to their doubt."""
+_WINDOW = 10
+"""Of so many choices in a row, no class has more than its equal share."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """N images or segments to choose from.
+    """S segments to choose from.
 
     Attributes:
-        doubt: float32 [N], in [0, 1]: how uncertain each is.
-        embeddings: float32 [N, D] of length 1, or of length 0 where there is none.
-        classes: int64 [N], the class that each counts for.
+        embedding: [S, D] of any length, or of length 0 where there is none.
+        margin: float [S], cosine with the best class less that with the next.
+        area: int [S], pixels.
+        class_id: int [S], the class that each has now.
+        class_means: float32 [C, D], of length 1: the mean embedding of each class.
     """
 
-    doubt: Floats
-    embeddings: Floats
-    classes: NDArray[np.int64]
+    embedding: NDArray[Any]
+    margin: NDArray[Any]
+    area: NDArray[Any]
+    class_id: NDArray[Any]
+    class_means: Floats
 
 
-def suggestions(candidates: Candidates, n: int, done: Floats | None = None) -> NDArray[np.int64]:
-    """The numbers of the next n candidates, the first to correct first.
+def next_segments(
+    candidates: Candidates, settled: NDArray[np.bool_], n: int, recent: Sequence[int] = ()
+) -> NDArray[np.int64]:
+    """The rows of the next segments to correct, the first one first.
 
-    One after the other: the largest product of doubt and distance to the nearest one that is chosen or done.
-    No class has more than its equal share of n, as long as others have candidates.
+    One after the other: the largest product of the doubt that it settles and its distance to the nearest one
+    that is chosen or settled. A segment settles its own doubt, and that of the segments that a spread would
+    mark: those nearer to it than to the mean of their class. Doubt is the rank of a small margin times the
+    area.
 
     Args:
         candidates: to choose from.
-        n: how many; all where there are fewer.
-        done: float32 [M, D], embeddings of what is corrected already.
+        settled: bool [S], segments that hands have classed.
+        n: how many; fewer where fewer are left.
+        recent: the classes that the choices before these had, the last one last.
     """
-    count = min(n, len(candidates.doubt))
-    quota = -(-n // max(1, len(np.unique(candidates.classes))))
-    distance = _distances(candidates.embeddings, done)
-    used = np.zeros(int(candidates.classes.max(initial=0)) + 1, np.int64)
-    free = np.ones(len(candidates.doubt), bool)
-    chosen: list[int] = []
-    for _ in range(count):
-        open_ = free & (used[candidates.classes] < quota)
+    pool = _Pool.of(candidates, settled, n)
+    return pool.rows[_choose(pool, np.arange(len(pool.rows)), n, recent)]
+
+
+def next_images(
+    candidates: Candidates, image: NDArray[np.int64], settled: NDArray[np.bool_], n: int
+) -> NDArray[np.int64]:
+    """The images of the next segments, where all segments of an image are settled together.
+
+    Args:
+        candidates: as of `next_segments`.
+        image: int64 [S], the number of the image of each.
+        settled: as of `next_segments`.
+        n: how many images; fewer where fewer have an open segment, or one in the sample that is compared.
+    """
+    pool = _Pool.of(candidates, settled, n)
+    return image[pool.rows[_choose(pool, image[pool.rows], n, ())]]
+
+
+@dataclass
+class _Pool:
+    """P open segments that are compared.
+
+    Attributes:
+        rows: int64 [P], of the candidates.
+        vectors: float32 [P, D], of length 1.
+        doubt: float32 [P], what each settles, at most 1.
+        classes: int [P].
+        distance: float32 [P], to the nearest that is settled.
+    """
+
+    rows: NDArray[np.int64]
+    vectors: Floats
+    doubt: Floats
+    classes: NDArray[Any]
+    distance: Floats
+
+    @classmethod
+    def of(cls, candidates: Candidates, settled: NDArray[np.bool_], n: int) -> _Pool:
+        open_ = np.flatnonzero(~settled)
+        doubt = ranked_doubt(candidates.margin[open_]) * np.maximum(candidates.area[open_], 1)
+        drawn, weight = _drawn(doubt, max(_POOL, 2 * n))
+        rows = open_[drawn]
+        vectors, classes = unit(candidates.embedding[rows]), candidates.class_id[rows]
+        likeness = likeness_to_class(vectors, classes, candidates.class_means)
+        done = candidates.embedding[np.flatnonzero(settled)]
+        return cls(
+            rows, vectors, doubt_settled(vectors, likeness, weight), classes, _distances(vectors, done)
+        )
+
+
+def _drawn(doubt: NDArray[Any], most: int) -> tuple[NDArray[np.int64], Floats]:
+    """(rows, weights) of all, or of an even sample in proportion to the doubt."""
+    if len(doubt) <= most:
+        return np.arange(len(doubt)), doubt.astype(np.float32)
+    reached = np.cumsum(doubt, dtype=np.float64)
+    points = (np.arange(most) + 0.5) / most * reached[-1]
+    rows, counts = np.unique(np.searchsorted(reached, points), return_counts=True)
+    return rows, counts.astype(np.float32)
+
+
+def doubt_settled(vectors: Floats, likeness: Floats, doubt: Floats) -> Floats:
+    """How much doubt a correction of each segment settles where it spreads, float32 [P], at most 1.
+
+    Args:
+        vectors: float32 [P, D], of length 1, or 0.
+        likeness: float32 [P], the cosine of each with the mean of its class.
+        doubt: float32 [P], of each alone.
+    """
+    settled = doubt.astype(np.float32)
+    for start in range(0, len(vectors), _AT_ONCE):
+        piece = slice(start, start + _AT_ONCE)
+        spreads = (vectors[piece] @ vectors.T > likeness).astype(np.float32)
+        settled[piece] = np.maximum(settled[piece], spreads @ doubt)
+    return settled / max(float(settled.max(initial=0)), float(np.finfo(np.float32).tiny))
+
+
+def _choose(pool: _Pool, group: NDArray[Any], n: int, recent: Sequence[int]) -> list[int]:
+    """Places in the pool; a group, int [P], is chosen and left as a whole."""
+    quota = -(-_WINDOW // max(1, len(np.unique(pool.classes))))
+    free, distance = np.ones(len(pool.rows), bool), pool.distance
+    counted, chosen = list(recent), list[int]()
+    while len(chosen) < n and free.any():
+        used = Counter(counted[1 - _WINDOW :])
+        full = [class_id for class_id, count in used.items() if count >= quota]
+        open_ = free & ~np.isin(pool.classes, full)
         allowed = open_ if open_.any() else free
         scale = distance[allowed].max()
-        score = candidates.doubt * (distance / scale if scale > 0 else 1.0)
+        score = pool.doubt * (distance / scale if scale > 0 else 1.0)
         # Where only copies are left, the order is that of the doubt.
-        best = int(np.where(allowed, score + _LEAST * candidates.doubt, -1).argmax())
+        best = int(np.where(allowed, score + _LEAST * pool.doubt, -1).argmax())
         chosen.append(best)
-        free[best] = False
-        used[candidates.classes[best]] += 1
-        near = 1 - candidates.embeddings @ candidates.embeddings[best]
-        distance = np.minimum(distance, near.clip(0))
-    return np.array(chosen, np.int64)
+        counted.append(int(pool.classes[best]))
+        taken = group == group[best]
+        free &= ~taken
+        distance = np.minimum(distance, _distances(pool.vectors, pool.vectors[taken]))
+    return chosen
 
 
-def _distances(embeddings: Floats, done: Floats | None) -> Floats:
-    """Cosine distance to the nearest that is done, float32 [N]; 1 without any."""
-    distance = np.ones(len(embeddings), np.float32)
-    rows = embeddings[:0] if done is None else done
-    for start in range(0, len(rows), _AT_ONCE):
-        nearest = (embeddings @ rows[start : start + _AT_ONCE].T).max(1)
+def _distances(vectors: Floats, done: NDArray[Any]) -> Floats:
+    """Cosine distance to the nearest that is done, float32 [P]; 1 without any."""
+    distance = np.ones(len(vectors), np.float32)
+    for start in range(0, len(done), _AT_ONCE):
+        nearest = (vectors @ unit(done[start : start + _AT_ONCE]).T).max(1, initial=0)
         distance = np.minimum(distance, (1 - nearest).clip(0))
     return distance
+
+
+def likeness_to_class(vectors: Floats, class_id: NDArray[Any], class_means: Floats) -> Floats:
+    """float32 [K], the cosine of each vector with the mean of its class; -1 for an id without segments.
+
+    Args:
+        vectors: float32 [K, D], of length 1.
+        class_id: int [K].
+        class_means: float32 [C, D], of length 1.
+    """
+    known = class_id < len(class_means)
+    means = class_means[np.where(known, class_id, 0)]
+    return np.where(known, np.einsum("ij,ij->i", vectors, means), np.float32(-1))
 
 
 def ranked_doubt(certainty: NDArray[Any]) -> Floats:
@@ -84,139 +185,9 @@ def ranked_doubt(certainty: NDArray[Any]) -> Floats:
     return doubt
 
 
-@dataclass(frozen=True)
-class ImageCandidates:
-    """Images to choose from.
-
-    Attributes:
-        ids: image_id of each.
-        candidates: the same images.
-        done: float32 [M, D], embeddings of the images with corrections.
-    """
-
-    ids: tuple[str, ...]
-    candidates: Candidates
-    done: Floats
-
-    def next(self, n: int) -> list[str]:
-        """The ids of the next n images."""
-        return [self.ids[i] for i in suggestions(self.candidates, n, self.done)]
-
-
-def image_candidates(store: CorrectedStore) -> ImageCandidates:
-    """The labelled images of a label set without corrections.
-
-    An image is as uncertain as the margins of its segments, weighed by their pixels, and counts for the class
-    that adds most to that. Without segments its mean confidence counts.
-
-    Args:
-        store: the label set.
-
-    Raises:
-        UserError: a damaged part, or damaged corrections.
-    """
-    corrected = {image_id for image_id, group in store.corrections.items() if effective(group)}
-    # What counts of corrected images, embeddings and areas, no correction changes.
-    stored = LabelStore(store.root)
-    ids: list[str] = []
-    certainty, vectors, classes, done = [], [], [], []
-    for part in stored.parts():
-        segments = _segments(stored, part)
-        for row in stored.rows(["image_id", "status", "mean_confidence"], [part]):
-            if row["status"] != "ok":
-                continue
-            found = segments(row["image_id"])
-            if row["image_id"] in corrected:
-                done.append(found.vector)
-                continue
-            ids.append(row["image_id"])
-            margin = found.margin if found.classes.size else float(row["mean_confidence"] or 0.0)
-            certainty.append(margin)
-            vectors.append(found.vector)
-            classes.append(found.doubtful_class)
-    dim = max((v.size for v in [*vectors, *done]), default=0)
-    candidates = Candidates(
-        ranked_doubt(np.array(certainty)), _stacked(vectors, dim), np.array(classes, np.int64)
-    )
-    return ImageCandidates(tuple(ids), candidates, _stacked(done, dim))
-
-
-@dataclass(frozen=True)
-class _ImageSegments:
-    areas: NDArray[np.float64]
-    margins: NDArray[np.float64]
-    classes: NDArray[np.int64]
-    embeddings: Floats
-
-    @property
-    def margin(self) -> float:
-        """The mean over the pixels in segments."""
-        return float(np.average(self.margins, weights=self.areas))
-
-    @property
-    def doubtful_class(self) -> int:
-        if not self.classes.size:
-            return 0
-        doubt = self.areas * (self.margins.max() - self.margins + 1e-9)
-        return int(np.bincount(self.classes, doubt).argmax())
-
-    @property
-    def vector(self) -> Floats:
-        if not self.embeddings.size:
-            return np.zeros(0, np.float32)
-        return unit((self.embeddings * self.areas[:, None]).sum(0, keepdims=True))[0]
-
-
 def unit(vectors: NDArray[Any]) -> Floats:
     """Rows of length 1, float32; rows of zeros stay."""
     wide = np.asarray(vectors, np.float32)  # first: squares of float16 lose what cosines need
     length = np.sqrt(np.einsum("ij,ij->i", wide, wide))[:, None]
     rows: Floats = (wide / np.where(length > 0, length, 1)).astype(np.float32, copy=False)
     return rows
-
-
-def _segments(store: LabelStore, part: str) -> Callable[[str], _ImageSegments]:
-    """The segments of each image of a part."""
-    table = store.segments(part, _COLUMNS)
-    names = np.array(table["image_id"].to_pylist(), object)
-    order = np.argsort(names.astype(str), kind="stable") if len(names) else np.zeros(0, np.int64)
-    names = names[order].astype(str)
-    areas, margins, classes = (
-        table[name].to_numpy()[order].astype(kind)
-        for name, kind in (("area", np.float64), ("margin", np.float64), ("class_id", np.int64))
-    )
-    margins = np.nan_to_num(margins)
-    vectors = embedding_matrix(table["embedding"])[order]
-
-    def of(image_id: str) -> _ImageSegments:
-        first, last = (int(np.searchsorted(names, image_id, side)) for side in ("left", "right"))
-        inside = slice(first, last)
-        return _ImageSegments(
-            np.maximum(areas[inside], 1), margins[inside], np.maximum(classes[inside], 0), vectors[inside]
-        )
-
-    return of
-
-
-def embedding_matrix(column: pa.ChunkedArray) -> Floats:
-    """Rows of a column of embeddings, of length 1, [N, D]; D is 0 where none are stored, null is zeros."""
-    kind = column.type
-    if pa.types.is_null(kind):
-        return np.zeros((len(column), 0), np.float32)
-    stacked = np.zeros((len(column), kind.list_size), np.float32)
-    start = 0
-    for chunk in column.chunks:
-        # Not flatten(), which leaves out the places of nulls.
-        values = chunk.values.slice(chunk.offset * kind.list_size, len(chunk) * kind.list_size)
-        rows = values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, kind.list_size)
-        stacked[start : start + len(chunk)] = np.where(chunk.is_valid().to_numpy(False)[:, None], rows, 0)
-        start += len(chunk)
-    return unit(np.nan_to_num(stacked, posinf=0, neginf=0))
-
-
-def _stacked(vectors: list[Floats], dim: int) -> Floats:
-    """[N, D]; zeros for what has none."""
-    stacked = np.zeros((len(vectors), dim), np.float32)
-    for row, vector in zip(stacked, vectors, strict=True):
-        row[: vector.size] = vector
-    return stacked

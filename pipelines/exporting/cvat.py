@@ -11,12 +11,11 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 from numpy.typing import NDArray
 
+from segray.models.label_space import ignored_label
 from segray.models.masks import BoolMask, segment_from_mask
 from segray.pipelines.exporting.base import Encoded, Entries, Entry, File, Format, Sample, class_names
 from segray.pipelines.exporting.objects import objects
 
-IGNORED = "ignored"
-"""The label of pixels that count for nothing, as the reader of CVAT's files knows it."""
 TASK = "segray-"
 """What the name of a task starts with; the id of its label set follows."""
 
@@ -41,7 +40,7 @@ class Cvat(Format):
         found = [(self.target.classes[i], segment) for i, segment in objects(sample)]
         ignored = sample.label == sample.ignore_index
         if ignored.any():
-            found.append((IGNORED, segment_from_mask(ignored)))
+            found.append((ignored_label(self.target.classes), segment_from_mask(ignored)))
         return Encoded(data=[(name, *segment.box, row_runs(segment.mask)) for name, segment in found])
 
     def finish(self, entries: Entries) -> Iterator[File]:
@@ -53,7 +52,8 @@ class Cvat(Format):
     def _labels(self) -> Iterator[dict[str, Any]]:
         for name, colour in zip(self.target.classes[1:], self.target.palette[1:].tolist(), strict=False):
             yield {"name": name, "color": f"#{bytes(colour).hex()}", "type": "mask", "attributes": []}
-        yield {"name": IGNORED, "color": "#ffffff", "type": "mask", "attributes": []}
+        name = ignored_label(self.target.classes)
+        yield {"name": name, "color": "#ffffff", "type": "mask", "attributes": []}
 
     def _document(self, entries: Entries) -> Iterator[bytes]:
         yield b'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n'

@@ -10,9 +10,9 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
+from segray.models.label_space import ignored_label
 from segray.pipelines.exporting.base import Encoded, Entries, Entry, File, Format, Sample, class_names
 from segray.pipelines.exporting.brush import encode_brush
-from segray.pipelines.exporting.cvat import IGNORED
 
 SET, IMAGE = "segray_set", "segray_image"
 """Keys of a task's data: the id of the label set, and the image_id."""
@@ -28,10 +28,10 @@ class LabelStudio(Format):
 
     def encode(self, sample: Sample) -> Encoded:
         """A brush mask for each class of the image but the background, and for ignored pixels."""
-        found = []
+        found, ignored = [], ignored_label(self.target.classes)
         for class_id in np.unique(sample.label).tolist():
             if class_id:
-                name = IGNORED if class_id == sample.ignore_index else self.target.classes[class_id]
+                name = ignored if class_id == sample.ignore_index else self.target.classes[class_id]
                 found.append((name, encode_brush(sample.label == class_id)))
         return Encoded(data=found)
 
@@ -94,7 +94,7 @@ def _result(number: int, name: str, runs: list[int], size: tuple[int, int]) -> d
 def interface(classes: tuple[str, ...], palette: list[list[int]]) -> str:
     """The labelling interface: brushes and polygons of all classes but the background."""
     colours = [f"#{bytes(colour).hex()}" for colour in palette]
-    pairs = [*zip(classes[1:], colours[1:], strict=False), (IGNORED, "#ffffff")]
+    pairs = [*zip(classes[1:], colours[1:], strict=False), (ignored_label(classes), "#ffffff")]
     labels = "".join(f"    <Label value={quoteattr(name)} background={quoteattr(c)}/>\n" for name, c in pairs)
     return (
         f'<View>\n  <Image name="{TO}" value="$image" zoom="true"/>\n'

@@ -6,12 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from segray.models.label_map import LabelMap
 from segray.models.label_space import LabelSpace
-from segray.models.masks import encode_rle, segment_from_mask
 from segray.pipelines.corrections import CorrectedStore, Correction, CorrectionLog
+from segray.pipelines.corrections.carry import class_runs
 from segray.pipelines.corrections.identity import set_id
 from segray.pipelines.errors import UserError
 from segray.pipelines.importing.base import ImageMask
@@ -62,7 +60,7 @@ def imported(store: CorrectedStore, masks: Iterable[ImageMask], good: str, who: 
         marked = not is_good and (good == "all" or (good == "changed" and differs > 0))
         done["good"] += marked
         if differs:
-            for name, rle in _paints(mask, space):
+            for _, name, rle in class_runs(mask, space.classes):
                 corrections.append(log.make(image_id, "paint", class_name=name, mask=rle, who=who))
         if marked:
             corrections.append(log.make(image_id, "good", who=who))
@@ -103,10 +101,3 @@ def _pairs(
             what = f"{visible(mask.where)[:100]}: the mask of {visible(image_id)[:200]}"
             raise UserError(f"{what} {visible(str(problem))[:300]}") from None
         yield image_id, corrected.label, corrected.good, drawn
-
-
-def _paints(mask: LabelMap, space: LabelSpace) -> Iterator[tuple[str | None, bytes]]:
-    """Name and run lengths of each class of a mask; None for ignored pixels."""
-    for class_id in np.unique(mask).tolist():
-        name = None if class_id == space.ignore_index else space.classes[class_id]
-        yield name, encode_rle(segment_from_mask(mask == class_id), *mask.shape)[1]

@@ -10,7 +10,7 @@ from segray.models.label_space import LabelSpace
 from segray.pipelines.errors import UserError
 from segray.pipelines.importing.base import ImageMask
 from segray.pipelines.io import storage
-from segray.pipelines.masks.folder import MaskFolder, list_masks
+from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.understood import name_some
 
@@ -29,7 +29,7 @@ def read_folder(
         raise UserError(f"from={str(problem).removeprefix('masks=')}") from None
     folder.bind(space)
     matched = folder.match(image_ids)
-    if extra := sorted(set(list_masks(root).values()) - set(matched.values())):
+    if extra := sorted(set(folder.names) - set(matched.values())):
         where = f"from={storage.display(root)}"
         raise UserError(f"{where}: {name_some(extra, 3)}: no image of the label set has this name")
     folder.check_kind(matched.values(), space.classes)

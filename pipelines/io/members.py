@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from segray.pipelines.io.uris import display
+
 _MEMBER = re.compile(r"(.+)#(tar|zip|parquet)=([0-9]{1,18}(?:\+[0-9]{1,18})*)", re.DOTALL)
 _NUMBERS = {"tar": 2, "zip": 4, "parquet": 3}
 
@@ -39,6 +41,12 @@ def parse_member(uri: str) -> Member | None:
         return None
     numbers = tuple(map(int, match[3].split("+")))
     return Member(match[1], match[2], numbers) if len(numbers) == _NUMBERS[match[2]] else None
+
+
+def display_part(uri: str, name: str) -> str:
+    """A file for messages: its URI; or of a part of a file, its name there and the file."""
+    member = parse_member(uri)
+    return display(uri) if member is None else f"{display(name)} in {display(member.file)}"
 
 
 def split_member(uri: str) -> tuple[str, str]:

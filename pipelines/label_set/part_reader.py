@@ -61,6 +61,15 @@ class PartReader(pq.ParquetFile):
         self.check(range(self.num_row_groups), columns)
         return super().read(columns=columns, **options)
 
+    def groups_of(self, rows: Iterable[int]) -> Iterator[tuple[int, list[int]]]:
+        """The row groups that hold some rows of the file, each with the places of these rows in it."""
+        wanted, start = sorted(rows), 0
+        for group in range(self.num_row_groups):
+            end = start + self.metadata.row_group(group).num_rows
+            if inside := [row - start for row in wanted if start <= row < end]:
+                yield group, inside
+            start = end
+
     def check(self, groups: Iterable[int], columns: Sequence[str] | None) -> None:
         """Refuse row groups that together are too large.
 

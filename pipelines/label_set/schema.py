@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from segray.models.label_map import LabelMap
@@ -23,6 +24,10 @@ STATUSES = ("ok", "error", "skipped")
 # A struct<bytes, path> column is what `datasets` stores for its Image feature.
 IMAGE_COLUMNS = ("image", "label", "confidence")
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+_LABELLED = ("width", "height", "label", "confidence")
+"""Columns that a labelled image has."""
 
 
 def _list(kind: pa.DataType, size: int = -1) -> pa.DataType:
@@ -268,3 +273,12 @@ def _embeddings(values: Iterable[Any], dim: int) -> pa.Array:
     flat = np.concatenate([zeros if v is None else v for v in vectors])
     missing = pa.array([v is None for v in vectors], pa.bool_())
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=_list(pa.float16(), dim), mask=missing)
+
+
+def missing_values(table: pa.Table) -> list[str]:
+    """Which columns of a labelled image an ok row has empty, of those that the table has."""
+    names = [name for name in _LABELLED if name in table.column_names and table[name].null_count]
+    if not names or "status" not in table.column_names:
+        return []
+    ok = pc.equal(table["status"], "ok")
+    return [name for name in names if pc.any(pc.and_(ok, pc.is_null(table[name]))).as_py()]

@@ -26,6 +26,7 @@ from segray.pipelines.label_set.schema import (
     class_counts,
     labels_schema,
     labels_table,
+    missing_values,
     other_columns,
     provenance_of,
     segments_schema,
@@ -54,8 +55,6 @@ _OURS = re.compile(
     r"^(labels|segments|corrections|config\.yaml|(run|evaluation|calibration)\.json|evaluation\.csv|manifest\.parquet|report\.html|\..*)$"
 )
 _ASIDE = ".aside-"
-_LABELLED = ("width", "height", "label", "confidence")
-"""Columns that a labelled image has."""
 _LABEL_ROWS = 128
 # Segments are two orders of magnitude smaller than an image's row.
 _SEGMENT_ROWS = 4096
@@ -224,7 +223,7 @@ class LabelStore:
     def segments(self, part: str, columns: list[str] | None = None) -> pa.Table:
         """The segments of a part's images."""
         with self._open(SEGMENTS, part) as file:
-            self._guard(SEGMENTS, part, lambda: file.check(range(file.num_row_groups), columns))
+            self.guarded(SEGMENTS, part, lambda: file.check(range(file.num_row_groups), columns))
             groups = [self._group(file, SEGMENTS, part, i, columns) for i in range(file.num_row_groups)]
             schema = file.schema_arrow
         selected = schema if columns is None else pa.schema([schema.field(name) for name in columns])
@@ -320,12 +319,12 @@ class LabelStore:
 
     def _part_columns(self, part: str, names: list[str]) -> pa.Table:
         with self._open(LABELS, part) as file:
-            table = self._guard(LABELS, part, lambda: file.read(names))
+            table = self.guarded(LABELS, part, lambda: file.read(names))
             return self._with_keys(table, LABELS, part).replace_schema_metadata()
 
     def _open(self, folder: str, part: str) -> PartReader:
         source = _uri(self.root, folder, part)
-        file = self._guard(folder, part, lambda: PartReader(storage.open_input(source)))
+        file = self.guarded(folder, part, lambda: PartReader(storage.open_input(source)))
         if other := other_columns(file.schema_arrow, segments=folder == SEGMENTS):
             raise self._damaged(source, f"other columns than a label set's: {', '.join(other)}")
         return file
@@ -336,7 +335,7 @@ class LabelStore:
         missing = {column.partition(".")[0] for column in columns or []} - set(file.schema_arrow.names)
         if missing:
             raise ValueError(f"no columns {sorted(missing)} in {folder}; allowed: {file.schema_arrow.names}")
-        table = self._guard(folder, part, lambda: file.read_row_group(group, columns=columns))
+        table = self.guarded(folder, part, lambda: file.read_row_group(group, columns=columns))
         return self._with_keys(table, folder, part)
 
     def _with_keys(self, table: pa.Table, folder: str, part: str) -> pa.Table:
@@ -344,11 +343,16 @@ class LabelStore:
         for name in ("image_id", "status"):
             if name in table.column_names and table[name].null_count:
                 raise self._damaged(_uri(self.root, folder, part), f"a row without {name}")
-        for name in _missing(table):
+        for name in missing_values(table):
             raise self._damaged(_uri(self.root, folder, part), f"a labelled row without {name}")
         return table
 
-    def _guard(self, folder: str, part: str, call: Callable[[], T]) -> T:
+    def guarded(self, folder: str, part: str, call: Callable[[], T]) -> T:
+        """`call()`, which reads a part: again after passing errors of the storage.
+
+        Raises:
+            UserError: it cannot be read; DamagedPartError: it is damaged, with what repairs it.
+        """
         try:
             return storage.with_retries(call, self.root)
         except (OSError, pa.ArrowException) as error:
@@ -370,15 +374,6 @@ class LabelStore:
     def _damaged(self, uri: str, reason: str) -> UserError:
         repair = f"segray verify out={storage.display(self.root)} repair=true"
         return DamagedPartError(f"{storage.display(uri)} is damaged ({reason}); run: {repair}")
-
-
-def _missing(table: pa.Table) -> list[str]:
-    """Which values of `_LABELLED` an ok row lacks, of the columns that the table has."""
-    names = [name for name in _LABELLED if name in table.column_names and table[name].null_count]
-    if not names or "status" not in table.column_names:
-        return []
-    ok = pc.equal(table["status"], "ok")
-    return [name for name in names if pc.any(pc.and_(ok, pc.is_null(table[name]))).as_py()]
 
 
 def _check_run(run: object) -> None:

@@ -1,51 +1,67 @@
-"""A folder of mask files: found by image_id, checked before they count."""
+"""Mask files in a folder, an archive, a list or a table: found by image_id, checked before they count."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import takewhile
+from os.path import commonpath
 from pathlib import PurePosixPath
 
 from segray.models.label_map import LabelMap
 from segray.models.label_space import LabelSpace
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.members import display_part
 from segray.pipelines.io.names import Names
-from segray.pipelines.io.sources.kinds import packed
+from segray.pipelines.io.sources.trees import Files, open_tree, source_text
 from segray.pipelines.masks.binary import all_look_binary, refuse_binary
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.masks.raster import ENDINGS, LOSSY_ENDINGS, IdMap
 from segray.pipelines.understood import name_some
 
 _SHOWN = 3
+_ANNOTATIONS = (".json", ".jsonl", ".xml")
+_NO_URIS: Mapping[str, str] = {}
+_PARTS = frozenset({"train", "training", "val", "valid", "validation", "test"})
 
 
 class MaskFolder:
-    """The mask files under a folder or object-store prefix, which mirrors the images' root.
+    """The mask files under a folder or in archives, which mirror the images' root; or a table's.
 
     The mask of `train/0001.jpg` is `train/0001.jpg.png`, else `train/0001.png`, else the same with another
-    ending of `ENDINGS`; with a suffix, `train/0001_mask.png`.
+    ending of `ENDINGS`; with a suffix, `train/0001_mask.png`. In an archive or a list, one folder that all of
+    them are in may be left out. A row of a table or a list with an image and its mask says whose mask it is.
 
     Args:
-        root: local folder or URI.
+        root: folder, archives, list, manifest or Parquet files, see `open_tree`.
         options: how masks are read.
+        files: of the root, if they have been listed.
+        packed: with files: whether the root is no folder.
 
     Raises:
-        UserError: no such folder, or no mask under it.
+        UserError: no such place, or no mask there.
     """
 
-    def __init__(self, root: str, options: MaskOptions | None = None) -> None:
+    def __init__(
+        self,
+        root: str,
+        options: MaskOptions | None = None,
+        files: Files | None = None,
+        *,
+        packed: bool = False,
+    ) -> None:
         self.root, self.options = root, options or MaskOptions()
-        try:
-            self._names = list_masks(root, follow=self.options.follow_links)
-        except NotADirectoryError:
-            self._names = {}
+        found, packed = (files, packed) if files else _list_files(root, self.options)
+        if found.roots is not None:
+            self.options = replace(self.options, roots=found.roots, follow_links=found.follow)
+        self._uris, self._of_images = found.uris, found.of_images
+        self._names = {name: name for name in found.uris} if found.of_images else _masks(found.uris)
+        self._inner = _folder_of(self._names) if packed else ""
         self._index = Names(self._names)
         if not self._names:
-            where = f"masks={storage.display(root)}"
-            if what := packed(root):
-                raise UserError(f"{where}: {what}; unpack it, masks are read from folders")
             raise UserError(
-                f"{where}: no mask there; give a folder of masks of class ids "
+                f"masks={storage.display(root)}: no mask there; give masks of class ids "
                 f"({' '.join(ENDINGS)}); `segray masks` converts annotation files (COCO, LabelMe, CVAT)"
             )
 
@@ -62,6 +78,8 @@ class MaskFolder:
 
     def find(self, image_id: str) -> str | None:
         """The mask's path under the root, or None."""
+        if self._of_images:
+            return self._index.find_path(image_id)
         candidates = list(self._candidates(image_id))
         exact = next((self._names[name] for name in candidates if name in self._names), None)
         if exact is not None or image_id.isascii():
@@ -76,9 +94,10 @@ class MaskFolder:
 
     def _candidates(self, image_id: str) -> Iterator[str]:
         whole, stem = self._wanted(image_id)
-        for ending in (*ENDINGS, *LOSSY_ENDINGS):
-            yield f"{whole}{ending}"
-            yield f"{stem}{ending}"
+        for start in dict.fromkeys(("", self._inner)):
+            for ending in (*ENDINGS, *LOSSY_ENDINGS):
+                yield f"{start}{whole}{ending}"
+                yield f"{start}{stem}{ending}"
 
     def _wanted(self, image_id: str) -> tuple[str, str]:
         """The mask's path without its ending, behind the image's whole name and behind its stem."""
@@ -86,8 +105,21 @@ class MaskFolder:
         old, _, new = self.options.suffix.rpartition(":")
         return f"{image_id.removesuffix(old)}{new}", f"{stem.removesuffix(old)}{new}"
 
-    def match(self, image_ids: Iterable[str]) -> dict[str, str]:
+    @property
+    def names(self) -> list[str]:
+        """The paths of all masks."""
+        return sorted(self._names.values())
+
+    def uri(self, name: str) -> str:
+        """The URI of a mask by its path."""
+        return self._uris[name]
+
+    def match(self, image_ids: Iterable[str], uris: Mapping[str, str] = _NO_URIS) -> dict[str, str]:
         """The masks of the images that have one: image_id -> path under the root.
+
+        Args:
+            image_ids: of the images.
+            uris: of images that are among the masks; none is its own mask, and the mask of one is no image.
 
         Raises:
             UserError: two images share a mask, as `a.jpg` and `a.png` do with `a.png`.
@@ -96,7 +128,7 @@ class MaskFolder:
         owner: dict[str, str] = {}
         for image_id in image_ids:
             name = self.find(image_id)
-            if name is None:
+            if name is None or self.uri(name) == uris.get(image_id):
                 continue
             if name in owner:
                 raise UserError(
@@ -104,7 +136,8 @@ class MaskFolder:
                     f"name the masks {owner[name]}.png and {image_id}.png"
                 )
             masks[image_id], owner[name] = name, image_id
-        return masks
+        taken = {self.uri(name) for name in owner} if uris else set()
+        return {image_id: name for image_id, name in masks.items() if uris.get(image_id) not in taken}
 
     def looked_for(self, image_id: str) -> str:
         """What was looked for as the mask of an image, what is there instead, and a key that may help."""
@@ -120,8 +153,9 @@ class MaskFolder:
     def _suffix_hint(self, image_id: str, near: Sequence[str]) -> str:
         stem = str(PurePosixPath(image_id).with_suffix(""))
         ends = [str(PurePosixPath(name).with_suffix("")).removeprefix(stem) for name in near]
-        fit = next((end for end in ends if end and end[0] in "_-. "), None)
-        return f"; {self.options.prefix}mask_suffix={fit} finds {near[0]}" if fit else ""
+        fits = (pair for pair in zip(ends, near, strict=True) if pair[0] and pair[0][0] in "_-. ")
+        fit, name = next(fits, ("", ""))
+        return f"; {self.options.prefix}mask_suffix={fit} finds {name}" if fit else ""
 
     def read(self, name: str, *, shape: tuple[int, int], n_classes: int) -> LabelMap:
         """The mask as class ids, [H, W], with `ignore_index_of` for pixels that count for nothing.
@@ -129,7 +163,7 @@ class MaskFolder:
         Raises:
             UserError: no mask of whole ids, another size than `shape`, or an id out of range.
         """
-        where = storage.join(self.root, name)
+        where = self._shown(name)
         ids = self.read_ids(name)
         if ids.shape != shape:
             raise UserError(
@@ -147,11 +181,13 @@ class MaskFolder:
         Raises:
             UserError: no mask of whole ids.
         """
-        where = storage.join(self.root, name)
         try:
-            return self.options.ids(storage.read_bytes(where))
+            return self.options.ids(self.options.read(self.uri(name)))
         except ValueError as problem:
-            raise UserError(f"mask {where}: {problem}") from None
+            raise UserError(f"mask {self._shown(name)}: {problem}") from None
+
+    def _shown(self, name: str) -> str:
+        return shown_mask(self.uri(name), name)
 
     def check_kind(self, names: Iterable[str], classes: tuple[str, ...] | None) -> None:
         """Stop where the masks could be binary and nothing says so.
@@ -168,16 +204,40 @@ class MaskFolder:
             refuse_binary(f"masks={storage.display(self.root)}", options.binary_key, classes)
 
 
-def list_masks(
-    root: str, endings: Sequence[str] = (*ENDINGS, *LOSSY_ENDINGS), *, follow: bool = True
-) -> dict[str, str]:
-    """The mask files under a folder: path with a lower-case ending -> path, sorted; no hidden ones."""
-    names = sorted(file.name for file in storage.list_files(root, follow=follow))
-    shown = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+def shown_mask(uri: str, name: str) -> str:
+    """A mask for messages: its URI, or its name and the file that it is in."""
+    return display_part(uri, name.rpartition("/")[2])
+
+
+def _list_files(root: str, options: MaskOptions) -> tuple[Files, bool]:
+    """The files of a place, and whether it is no folder."""
+    if root.lower().endswith(_ANNOTATIONS):
+        return Files(root, {}), False
+    try:
+        tree = open_tree(root, options.also, mask_column=options.column)
+        return tree.files("", follow=options.follow_links), tree.packed
+    except NotADirectoryError:
+        return Files(root, {}), False
+    except UserError as error:
+        text = source_text(error, root).replace("mask_column=", f"{options.prefix}mask_column=")
+        raise UserError(f"masks={storage.display(root)}: {text}") from None
+
+
+def _masks(names: Iterable[str], endings: Sequence[str] = (*ENDINGS, *LOSSY_ENDINGS)) -> dict[str, str]:
+    """Those that are mask files: path with a lower-case ending -> path, sorted; no hidden ones."""
+    shown = [name for name in sorted(names) if not any(part.startswith(".") for part in name.split("/"))]
     split = [(name, name.rpartition(".")) for name in shown]
     return {f"{a}.{b.lower()}": name for name, (a, _, b) in split if f".{b.lower()}" in endings and a}
 
 
+def _folder_of(names: Iterable[str]) -> str:
+    """The folder that all masks are in, with its "/"; "" if there is none but those of parts of the data."""
+    folders = [name.rpartition("/")[0] for name in names]
+    common = commonpath(folders) if folders and all(folders) else ""
+    parts = takewhile(lambda part: part.lower() not in _PARTS, common.split("/") if common else [])
+    return "".join(f"{part}/" for part in parts)
+
+
 def list_png(root: str) -> dict[str, str]:
-    """The PNG files under a folder, as `list_masks`."""
-    return list_masks(root, (".png",))
+    """The PNG files under a folder: path with a lower-case ending -> path, sorted; no hidden ones."""
+    return _masks((file.name for file in storage.list_files(root)), (".png",))

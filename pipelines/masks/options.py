@@ -9,7 +9,11 @@ import numpy as np
 
 from segray.models.label_map import LabelMap, label_dtype
 from segray.models.label_space import IGNORE_INDEX, LabelSpace, ignore_index_of
+from segray.pipelines.config.shared import ImageRoots
 from segray.pipelines.errors import UserError
+from segray.pipelines.io.images import ImageProblem
+from segray.pipelines.io.listing import reason
+from segray.pipelines.io.sources import read_allowed, read_file
 from segray.pipelines.masks.binary import binary_hint, check_two_classes, gray_hint, with_object_as_class
 from segray.pipelines.masks.color_table import GRAY, BoundColors, ColorTable, open_color_table
 from segray.pipelines.masks.raster import ENDINGS, IdMap, read_ids
@@ -33,6 +37,9 @@ class MaskOptions:
         void: id of the pixels that count for nothing.
         void_key: the configuration key of `void`; "" where a command has none.
         follow_links: which links in a folder of masks are followed, see `FolderLinks`.
+        also: folders below which the rows of a list or a manifest may name masks, besides its own folder.
+        column: of masks in Parquet and CSV files; None: found by its name.
+        roots: what masks must be below, as another person may have named them; None: the user's own.
         most_ids: how many ids a mask may have: 8 bits of them, or those of a longer class list, see `bound`.
     """
 
@@ -44,6 +51,9 @@ class MaskOptions:
     void: int = IGNORE_INDEX
     void_key: str = ""
     follow_links: bool = True
+    also: tuple[str, ...] = ()
+    column: str | None = None
+    roots: tuple[str, ...] | None = None
     most_ids: int = IGNORE_INDEX
 
     @classmethod
@@ -59,6 +69,8 @@ class MaskOptions:
             binary=config.binary,
             void=config.ignore_index,
             follow_links=config.image.follow_links,
+            also=config.image.roots if isinstance(config.image, ImageRoots) else (),
+            column=config.mask_column,
         )
 
     @classmethod
@@ -71,6 +83,8 @@ class MaskOptions:
         binary: bool | None = None,
         void: int | None = None,
         follow_links: bool = True,
+        also: tuple[str, ...] = (),
+        column: str | None = None,
     ) -> MaskOptions:
         """From the keys of a command; None: the command has no such key, or it is not set.
 
@@ -83,7 +97,16 @@ class MaskOptions:
         void_key = "" if void is None else f"{prefix}ignore_index"
         ignored = IGNORE_INDEX if void is None else void
         return cls(
-            prefix, _without_ending(suffix or ""), table, None, binary, ignored, void_key, follow_links
+            prefix,
+            _without_ending(suffix or ""),
+            table,
+            None,
+            binary,
+            ignored,
+            void_key,
+            follow_links,
+            also,
+            column,
         )
 
     @property
@@ -124,6 +147,21 @@ class MaskOptions:
             empty = np.zeros(0, np.int64)
             return replace(bound, colors=BoundColors(GRAY, empty, empty.astype(np.uint16), by_value=True))
         return replace(bound, colors=self.table.bind(space, self.colors_key))
+
+    def read(self, uri: str) -> bytes:
+        """The bytes of a mask file.
+
+        Raises:
+            ValueError: it cannot be read, or is not where it may be.
+        """
+        try:
+            if self.roots is None:
+                return read_file(uri)
+            return read_allowed(uri, self.roots, follow=self.follow_links)
+        except OSError as error:
+            raise ValueError(reason(error)) from None
+        except ImageProblem as problem:
+            raise ValueError(problem.reason) from None
 
     def ids(self, data: bytes) -> IdMap:
         """The ids in a mask file as they are stored; 255 is 1 with `binary`.

@@ -73,8 +73,14 @@ def tile(review: Review, image: int) -> dict[str, Any]:
     }
 
 
-def detail(review: Review, image: int, names: str) -> dict[str, Any]:
+def detail(review: Review, image: int, names: str, similar_to: str) -> dict[str, Any]:
     """An image in the viewer: its segments and the history of its corrections.
+
+    Args:
+        review: the label set.
+        image: its number.
+        names: a key of `Naming.add`, whose label is shown; "": the label set's.
+        similar_to: a key, whose cosines are shown; "": the two that are stored.
 
     Raises:
         UserError: the image has no label, or a damaged one.
@@ -82,7 +88,7 @@ def detail(review: Review, image: int, names: str) -> dict[str, Any]:
     corrected = review.corrected(image, names)
     rows = review.index.segments.of(image)
     rles = {one["segment_id"]: one["rle"] for one in review.rows.segments(image)}
-    similar = _similarities(review, rows, names)
+    similar = _similarities(review, rows, similar_to)
     return {
         **tile(review, image),
         "parts": [
@@ -91,6 +97,16 @@ def detail(review: Review, image: int, names: str) -> dict[str, Any]:
         ],
         "history": history(review.corrections.of(image)),
     }
+
+
+def next_segment(review: Review) -> dict[str, Any]:
+    """What to correct next: an image and a segment_id; null where none is left, or not `ready`."""
+    row = review.queue.next()
+    found = {"image": None, "segment": None, "ready": review.queue.ready}
+    if row is None:
+        return found
+    segments = review.index.segments
+    return {**found, "image": segments.image_of(row), "segment": int(segments.number[row])}
 
 
 def history(corrections: Sequence[Correction]) -> list[dict[str, Any]]:

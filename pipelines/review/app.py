@@ -56,6 +56,7 @@ def build_app(review: Review, door: Door) -> Guarded:
         Route("/api/images/{image:int}/{map:str}.png", api.map),
         Route("/api/segments/{row:int}/crop.jpg", api.crop),
         Route("/api/segments/{row:int}/alike", api.alike),
+        Route("/api/next", api.next, methods=["POST"]),
         Route("/api/corrections", api.correct, methods=["POST"]),
         Route("/api/naming", api.naming),
         Route("/api/naming", api.rename, methods=["POST"]),
@@ -93,7 +94,8 @@ class _Api:
 
     def image(self, request: Request) -> Response:
         self._review.corrections.refresh()
-        return JSONResponse(answers.detail(self._review, self._number(request), _names(request)))
+        names, similar = _names(request), request.query_params.get("similar", "")
+        return JSONResponse(answers.detail(self._review, self._number(request), names, similar or names))
 
     def photo(self, request: Request) -> Response:
         longest = drawing.THUMBNAIL if request.query_params.get("size") == "thumbnail" else None
@@ -123,6 +125,9 @@ class _Api:
         class_id = whole_number("class", values.get("class", ""), len(classes) - 1)
         count = whole_number("count", values.get("count", "60"), MAX_ALIKE, 1)
         return JSONResponse(answers.found_alike(self._review, self._row(request), class_id, count))
+
+    def next(self, _: Request) -> Response:
+        return JSONResponse(answers.next_segment(self._review))
 
     async def correct(self, request: Request) -> Response:
         document = await _document(request)

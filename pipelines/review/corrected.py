@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segray.pipelines.corrections import (
     CorrectedLabel,
@@ -15,6 +17,7 @@ from segray.pipelines.corrections import (
     StoredLabel,
     apply_corrections,
 )
+from segray.pipelines.corrections.compaction import compact
 from segray.pipelines.corrections.correction import effective
 from segray.pipelines.errors import UserError
 from segray.pipelines.printing import visible
@@ -23,6 +26,8 @@ from segray.pipelines.review.index import Index
 from segray.pipelines.review.marks import Marks
 from segray.pipelines.review.scores import class_shares
 
+_logger = logging.getLogger(__name__)
+_COMPACT_EVERY = 64
 _EVERY_S = 1.0
 """How often the log is listed for what others wrote."""
 
@@ -40,7 +45,11 @@ class Corrections:
     def __init__(self, root: str, index: Index, marks: Marks, who: str) -> None:
         self._log, self._index, self._marks, self.who = CorrectionLog(root), index, marks, who
         self._of: dict[int, list[Correction]] = {}
-        self._state, self._listed = "", 0.0
+        self._listed = 0.0
+        self._latest: dict[int, str] = {}
+        """The last key that counts of each image with one."""
+        self._settled = np.zeros(len(index.segments), np.bool_)
+        self._uncompacted = _COMPACT_EVERY
         self._lock = threading.RLock()
         self.changed: Callable[[], None] | None = None
         """Called after corrections were read that were not there before."""
@@ -77,8 +86,7 @@ class Corrections:
 
     def version(self, image: int) -> str:
         """Another text after each correction of an image; "" before the first one."""
-        found = self.of(image)
-        return found[-1].key if found else ""
+        return _version(self.of(image))
 
     def append(self, wanted: Sequence[Wanted]) -> list[Correction]:
         """Store corrections, all or none.
@@ -105,6 +113,18 @@ class Corrections:
             self._read()
         return made
 
+    def compact(self) -> None:
+        """Pack what many clicks left, now and then; see `compaction`."""
+        with self._lock:
+            self._uncompacted += 1
+            if self._uncompacted <= _COMPACT_EVERY:
+                return
+            self._uncompacted = 0
+            try:
+                compact(self._log)
+            except UserError as problem:  # the folder is read-only, or others tidy it too
+                _logger.info("corrections are not packed: %s", problem)
+
     def apply(self, image: int, stored: StoredLabel) -> CorrectedLabel:
         """An image's label after its corrections.
 
@@ -123,6 +143,16 @@ class Corrections:
         numbers = segments.number[rows].tolist()
         self.segment_class[rows] = [corrected.segments.get(number, 0) for number in numbers]
         self._marks.shares[image] = class_shares(corrected.label, ignore_index)
+        self._settle(image)
+
+    def settled(self) -> NDArray[np.bool_]:
+        """bool [S], segments that hands have classed, and those of images that are good."""
+        with self._lock:
+            return self._settled.copy()
+
+    def is_settled(self, row: int) -> bool:
+        """Of one segment."""
+        return bool(self._settled[row])
 
     def _check_target(self, one: Wanted) -> None:
         """Before the log makes a key that is later than the target's, and all of its next keys with it."""
@@ -131,25 +161,37 @@ class Corrections:
             raise UserError(f"{where} has no correction {visible(one.target)} to undo")
 
     def _read(self) -> None:
-        by_image = self._log.by_image()
-        numbers = self._index.number
+        by_image, numbers, before = self._log.by_image(), self._index.number, self._of
         self._of = {numbers[name]: found for name, found in by_image.items() if name in numbers}
         self._listed = time.monotonic()
-        state = "".join(sorted(found[-1].key for found in by_image.values()))
-        if state != self._state:
-            self._state = state
-            self._mark()
+        images = self._of.keys() | before.keys()
+        changed = [i for i in images if _version(self._of.get(i, [])) != _version(before.get(i, []))]
+        if changed:
+            self._mark(changed)
             if self.changed:
                 self.changed()
 
-    def _mark(self) -> None:
-        counted = {image: effective(found) for image, found in self._of.items()}
+    def _mark(self, changed: Sequence[int]) -> None:
         marks = self._marks
-        marks.corrected[:] = False
-        marks.good[:] = False
-        marks.when[:] = np.nan
-        for image, found in counted.items():
+        for image in changed:
+            found = self.counted(image)
             marks.corrected[image] = any(one.kind != "good" for one in found)
             marks.good[image] = any(one.kind == "good" for one in found)
-        latest = sorted((image for image, found in counted.items() if found), key=self.version)
-        marks.when[latest] = np.arange(len(latest))
+            self._latest.pop(image, None)
+            if found:
+                self._latest[image] = found[-1].key
+            self._settle(image)
+        marks.when[:] = np.nan
+        marks.when[sorted(self._latest, key=self._latest.__getitem__)] = np.arange(len(self._latest))
+
+    def _settle(self, image: int) -> None:
+        segments = self._index.segments
+        rows = segments.of(image)
+        hand = {number for one in self.counted(image) for number in one.segments}
+        named = np.isin(segments.number[rows], list(hand))
+        other = self.segment_class[rows] != segments.class_id[rows]
+        self._settled[rows] = named | other | self._marks.good[image]
+
+
+def _version(found: Sequence[Correction]) -> str:
+    return f"{found[-1].key}-{len(found)}" if found else ""

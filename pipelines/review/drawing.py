@@ -97,6 +97,15 @@ def segment_crop(image: Pixels, mask: NDArray[np.bool_], box: Box) -> bytes:
     return _jpeg(Image.fromarray(large), 85)
 
 
+def warm_up() -> None:
+    """Draw one of each kind: libraries load their parts at first use, and no request should wait for that."""
+    pixels, label = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
+    photo(_jpeg(Image.fromarray(pixels), 85), accepted(8, 8), THUMBNAIL)
+    overlay(label, np.zeros((256, 3), np.uint8), 255)
+    id_map(label.astype(np.uint16))
+    segment_crop(pixels, label == 0, (0, 0, 8, 8))
+
+
 def _jpeg(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)

@@ -77,6 +77,12 @@ class Images:
         """bool [N], has a label."""
         return self.status == STATUSES.index("ok")
 
+    @property
+    def certainty(self) -> Floats:
+        """float32 [N], the margin; the confidence where there are no segments."""
+        certainty: Floats = np.where(np.isnan(self.margin), self.confidence, self.margin)
+        return certainty
+
     def classes(self, image: int) -> dict[int, float]:
         """Share of the pixels of each class of an image."""
         piece = slice(self.class_start[image], self.class_start[image + 1])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segray.pipelines.corrections.suggestions import unit
+from segray.pipelines.corrections.suggestions import likeness_to_class, unit
 from segray.pipelines.review.index import Floats, Halves, Ints
 
 _COARSE = 64
@@ -39,7 +39,10 @@ class NeighbourSearch:
 
     Args:
         embedding: float16 [S, D].
-        class_id: int32 [S], whose means `likeness_to_class` compares with.
+        class_id: int32 [S].
+
+    Attributes:
+        class_means: float32 [C, D], of length 1: the mean embedding of each class.
     """
 
     def __init__(self, embedding: Halves, class_id: Ints) -> None:
@@ -53,7 +56,7 @@ class NeighbourSearch:
             self._coarse[piece] = unit(vectors @ axes)
             of_class = class_id[piece] == np.arange(len(means))[:, None]
             means += of_class.astype(np.float32) @ vectors
-        self._means = unit(means)
+        self.class_means = unit(means)
 
     @property
     def exists(self) -> bool:
@@ -89,10 +92,7 @@ class NeighbourSearch:
             rows: K segments.
             class_id: int32 [K].
         """
-        known = class_id < len(self._means)
-        means = self._means[np.where(known, class_id, 0)]
-        values: Floats = np.einsum("ij,ij->i", unit(self._embedding[rows]), means)
-        return np.where(known, values, np.float32(-1))
+        return likeness_to_class(unit(self._embedding[rows]), class_id, self.class_means)
 
 
 def principal_axes(embedding: Halves) -> Floats:

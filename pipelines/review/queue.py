@@ -1,88 +1,82 @@
-"""Which images to correct next, in the background: requests never wait for it."""
+"""What to correct next, in the background: requests never wait for it."""
 
 from __future__ import annotations
 
 import threading
-import time
+from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
-from segray.pipelines.corrections.suggestions import Candidates, ranked_doubt, suggestions, unit
-from segray.pipelines.review.index import Floats, Index
+from segray.pipelines.corrections.suggestions import Candidates, next_segments
+from segray.pipelines.review.background import Background
+from segray.pipelines.review.corrected import Corrections
+from segray.pipelines.review.index import Index
 from segray.pipelines.review.marks import Marks
-from segray.pipelines.review.neighbours import principal_axes
+from segray.pipelines.review.neighbours import NeighbourSearch
 
 _LENGTH = 50
-"""Images whose order is computed; corrections change what comes after them."""
+"""Segments whose order is computed; corrections change what comes after them."""
 _PAUSE_S = 2.0
 """Between two orders, which need the processor that requests need."""
-_AT_ONCE = 1 << 15
 
 
 class Queue:
-    """Keeps `Marks.rank`: least certain, most different from what is corrected, all classes.
+    """The order of the segments to correct next; keeps `Marks.rank`.
 
     Args:
         index: of the label set.
         marks: its images.
+        corrections: of the label set.
+        search: gives the search for similar segments.
+
+    Attributes:
+        background: orders again.
     """
 
-    def __init__(self, index: Index, marks: Marks) -> None:
-        self._index, self._marks = index, marks
-        self._changed = threading.Event()
-        self._vectors = unit(image_vectors(index) @ principal_axes(index.segments.embedding))
-        self._classes = doubtful_classes(index)
+    def __init__(
+        self, index: Index, marks: Marks, corrections: Corrections, search: Callable[[], NeighbourSearch]
+    ) -> None:
+        self._index, self._marks, self._corrections, self._search = index, marks, corrections, search
+        self._rows: list[int] | None = None
+        self._shown: dict[int, int] = {}
+        """The rows that were given, and the class that each had."""
+        self.background = Background(self.order, "segray-next", _PAUSE_S)
+        self._lock = threading.Lock()
 
-    def start(self) -> None:
-        """Order images now and after each `again`; the thread ends with the process."""
-        self.again()
-        threading.Thread(target=self._follow, name="segray-next", daemon=True).start()
+    @property
+    def ready(self) -> bool:
+        """Whether there is an order."""
+        return self._rows is not None
 
-    def again(self) -> None:
-        """Corrections have changed."""
-        self._changed.set()
+    def next(self) -> int | None:
+        """The row of the next segment, given again only after all others; None: none is left."""
+        with self._lock:
+            waiting = (row for row in self._rows or () if row not in self._shown)
+            row = next((row for row in waiting if not self._corrections.is_settled(row)), None)
+            if row is not None:
+                self._shown[row] = int(self._corrections.segment_class[row])
+        self.background.again()
+        return row
 
     def order(self) -> None:
-        """Order the images that nobody has corrected or called good."""
-        done = self._marks.corrected | self._marks.good
-        open_ = np.flatnonzero(self._index.images.labelled & ~done)
-        doubt = ranked_doubt(self._certainty()[open_])
-        candidates = Candidates(doubt, self._vectors[open_], self._classes[open_])
-        chosen = open_[suggestions(candidates, _LENGTH, self._vectors[done])]
+        """Order the segments that no hand has classed, and that nobody was shown."""
+        settled = self._corrections.settled()
+        with self._lock:
+            if settled.sum() + sum(not settled[row] for row in self._shown) == len(settled):
+                self._shown.clear()
+            shown, recent = list(self._shown), list(self._shown.values())
+        settled[shown] = True
+        segments, search = self._index.segments, self._search()
+        candidates = Candidates(
+            segments.embedding,
+            segments.margin,
+            segments.area,
+            self._corrections.segment_class,
+            search.class_means,
+        )
+        rows = next_segments(candidates, settled, _LENGTH, recent).tolist()
         self._marks.rank[:] = np.nan
-        self._marks.rank[chosen] = np.arange(len(chosen))
-
-    def _certainty(self) -> Floats:
-        images = self._index.images
-        certainty: Floats = np.where(np.isnan(images.margin), images.confidence, images.margin)
-        return certainty
-
-    def _follow(self) -> None:
-        while self._changed.wait():
-            self._changed.clear()
-            self.order()
-            time.sleep(_PAUSE_S)
-
-
-def image_vectors(index: Index) -> Floats:
-    """float32 [N, D] of length 1: the mean embedding of each image's segments, weighted by their area."""
-    segments = index.segments
-    owner = np.repeat(np.arange(len(index.images)), np.diff(segments.start))
-    total = np.zeros((len(index.images), segments.embedding.shape[1]), np.float32)
-    for start in range(0, len(segments), _AT_ONCE):
-        rows = slice(start, start + _AT_ONCE)
-        weighted = unit(segments.embedding[rows]) * segments.area[rows, None].astype(np.float32)
-        np.add.at(total, owner[rows], weighted)
-    return unit(total)
-
-
-def doubtful_classes(index: Index) -> NDArray[np.int64]:
-    """int64 [N], the class that adds most to the doubt about an image; 0 without segments."""
-    segments, count = index.segments, int(index.segments.class_id.max(initial=0)) + 1
-    owner = np.repeat(np.arange(len(index.images)), np.diff(segments.start))
-    highest = np.full(len(index.images), -np.inf)
-    np.maximum.at(highest, owner, segments.margin)
-    doubt = segments.area * (highest[owner] - segments.margin + 1e-9)
-    cells = np.bincount(owner * count + segments.class_id, doubt, len(index.images) * count)
-    return cells.reshape(-1, count).argmax(1)
+        for rank, image in enumerate(dict.fromkeys(map(segments.image_of, rows))):
+            self._marks.rank[image] = rank
+        with self._lock:
+            self._rows = rows

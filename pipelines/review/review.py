@@ -24,6 +24,7 @@ from segray.pipelines.reporting.label_set.samples import Photos
 from segray.pipelines.reporting.label_set.summary import read_uris
 from segray.pipelines.review import drawing
 from segray.pipelines.review.actions import Wanted
+from segray.pipelines.review.background import Background
 from segray.pipelines.review.cache import BoundedCache
 from segray.pipelines.review.corrected import Corrections
 from segray.pipelines.review.index import Index, build_index
@@ -93,9 +94,9 @@ class Review:
         self.marks = Marks.none(len(self.index.images))
         self.rows = RowReader(self.store, self.index)
         self.corrections = Corrections(places.root, self.index, self.marks, places.who)
-        self.queue = Queue(self.index, self.marks)
+        self.queue = Queue(self.index, self.marks, self.corrections, lambda: self.search)
         self.corrections.changed = self._follow_corrections
-        self._changed = threading.Event()
+        self._background = Background(self._after_corrections, "segray-corrected")
         segments = self.index.segments
         self.naming = Naming(
             self.provenance, places.root, places.weights, segments.embedding, segments.class_id
@@ -109,12 +110,17 @@ class Review:
 
     def start(self) -> None:
         """Begin what goes on behind the page: the order of what is next, comparisons, old corrections."""
-        self.queue.start()
         threading.Thread(target=lambda: self.search, name="segray-similar", daemon=True).start()
-        self._changed.set()
-        threading.Thread(target=self._keep_up, name="segray-corrected", daemon=True).start()
+        self.queue.background.start()
+        self._background.start()
         if self.truth or self.other:
             self.scorer.start()
+
+    def stop(self) -> None:
+        """End that."""
+        self.queue.background.stop()
+        self._background.stop()
+        self.scorer.stop()
 
     @cached_property
     def _search(self) -> NeighbourSearch:
@@ -203,16 +209,10 @@ class Review:
         """
         if not self.search.exists:
             raise UserError("the label set holds no embeddings (annotate with embeddings=true)")
-        return find_alike(self.search, self.corrections.segment_class, self._settled(), row, new_class, count)
-
-    def _settled(self) -> NDArray[np.bool_]:
-        segments = self.index.segments
-        settled = self.corrections.segment_class != segments.class_id
-        for image in np.flatnonzero(self.marks.good | self.marks.corrected).tolist():
-            hand = {n for one in self.corrections.counted(image) for n in one.segments}
-            rows = segments.of(image)
-            settled[rows] |= self.marks.good[image] | np.isin(segments.number[rows], list(hand))
-        return settled
+        corrections = self.corrections
+        return find_alike(
+            self.search, corrections.segment_class, corrections.settled(), row, new_class, count
+        )
 
     def _require_label(self, image: int) -> None:
         if not self.index.images.labelled[image]:
@@ -294,14 +294,13 @@ class Review:
             except (UserError, ImageProblem):  # told to whoever opens the image
                 continue
 
-    def _follow_corrections(self) -> None:
-        self.queue.again()
-        self._changed.set()
+    def _after_corrections(self) -> None:
+        self.catch_up()
+        self.corrections.compact()
 
-    def _keep_up(self) -> None:
-        while self._changed.wait():
-            self._changed.clear()
-            self.catch_up()
+    def _follow_corrections(self) -> None:
+        self.queue.background.again()
+        self._background.again()
 
 
 def _ids(classes: SegmentClasses) -> NDArray[np.int64]:

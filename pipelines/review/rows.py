@@ -11,6 +11,7 @@ from segray.pipelines.annotation.relabelling import StoredSegment
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.label_set.part_reader import PartReader
+from segray.pipelines.label_set.part_rows import read_part
 from segray.pipelines.label_set.store import LABELS, LabelStore
 from segray.pipelines.review.cache import BoundedCache
 from segray.pipelines.review.index import Index
@@ -70,24 +71,13 @@ class RowReader:
     def _row(self, image: int, columns: list[str]) -> dict[str, Any]:
         images = self._index.images
         part, row = self._index.parts[images.part[image]], int(images.row[image])
-        uri = storage.join(self._store.root, LABELS, part)
-        try:
-            return storage.with_retries(partial(self._find, uri, part, row, columns), uri)
-        except (OSError, pa.ArrowException) as error:
-            repair = f"segray verify out={storage.display(self._store.root)} repair=true"
-            raise UserError(f"{storage.display(uri)} is damaged ({error}); run: {repair}") from error
+        return read_part(self._store, part, partial(self._find, part, row, columns))
 
-    def _find(self, uri: str, part: str, row: int, columns: list[str]) -> dict[str, Any]:
-        start = 0
-        with PartReader(storage.open_input(uri)) as file:
-            for group in range(file.num_row_groups):
-                count = file.metadata.row_group(group).num_rows
-                if row < start + count:
-                    key = (part, group, columns is _PHOTO)
-                    table = self._tables.get(key, lambda: file.read_row_group(group, columns=columns))  # noqa: B023
-                    found: dict[str, Any] = table.slice(row - start, 1).to_pylist()[0]
-                    return found
-                start += count
-        raise UserError(
-            f"{storage.display(uri)} has changed since the page was opened; start segray serve again"
-        )
+    def _find(self, part: str, row: int, columns: list[str], file: PartReader) -> dict[str, Any]:
+        for group, inside in file.groups_of([row]):
+            key = (part, group, columns is _PHOTO)
+            table = self._tables.get(key, lambda: file.read_row_group(group, columns=columns))  # noqa: B023
+            found: dict[str, Any] = table.slice(inside[0], 1).to_pylist()[0]
+            return found
+        where = storage.display(storage.join(self._store.root, LABELS, part))
+        raise UserError(f"{where} has changed since the page was opened; start segray serve again")

@@ -148,16 +148,23 @@ class Scorer:
     index: Index
     record: Callable[[int, LabelMap], None]
     progress: Progress = field(default_factory=Progress)
+    _stopped: bool = False
 
     def start(self) -> None:
         """Begin; the thread ends with the process."""
         self.progress.total = int(self.index.images.labelled.sum())
         threading.Thread(target=self.run, name="segray-scores", daemon=True).start()
 
+    def stop(self) -> None:
+        """End after the label that is being compared."""
+        self._stopped = True
+
     def run(self) -> None:
         """Compare every label."""
         try:
             for image, label in self._labels():
+                if self._stopped:
+                    return
                 self.record(image, label)
                 self.progress.done += 1
         except UserError as error:

@@ -1,13 +1,18 @@
-"""Listen, say where, and stop at Ctrl-C."""
+"""Listen and answer, in this thread or in one behind a notebook."""
 
 from __future__ import annotations
 
+import html
 import socket
+import threading
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from segray.pipelines.errors import UserError
+from segray.pipelines.review.app import build_app
+from segray.pipelines.review.review import Review
+from segray.pipelines.review.security import Door
 
 _MAX_CONNECTIONS = 256
 
@@ -49,3 +54,55 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
         lifespan="off",
     )
     return uvicorn.Server(config)
+
+
+class ReviewPage:
+    """The page of a label set; a context manager stops it.
+
+    Args:
+        review: the label set.
+        door: who may talk to the page.
+        listener: of `listen`.
+
+    Attributes:
+        url: what to open in a browser, with its token.
+    """
+
+    def __init__(self, review: Review, door: Door, listener: socket.socket) -> None:
+        self.url = door.address
+        self._review, self._listener = review, listener
+        self._server = make_server(build_app(review, door))
+        self._thread: threading.Thread | None = None
+
+    def answer(self) -> None:
+        """Answer requests until Ctrl-C, or `stop`."""
+        self._review.start()
+        try:
+            self._server.run(sockets=[self._listener])
+        finally:
+            self._review.stop()
+
+    def start(self) -> None:
+        """Answer requests in a thread, which ends with the process."""
+        self._thread = threading.Thread(target=self.answer, name="segray-serve", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the page; what it confirmed is stored. Calling this again does nothing."""
+        self._server.should_exit = True
+        if self._thread:
+            self._thread.join()
+        self._listener.close()
+
+    def __enter__(self) -> ReviewPage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def __str__(self) -> str:
+        return self.url
+
+    def _repr_html_(self) -> str:
+        """The link that a notebook shows."""
+        return f'<a href="{html.escape(self.url)}" target="_blank">{html.escape(self.url)}</a>'

@@ -16,6 +16,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.training.data.class_names import class_id_table
 from segray.pipelines.training.data.datasets import read_mask
 from segray.pipelines.training.data.label_join import join_labels, open_label_set
+from segray.pipelines.training.data.places import data_tree
 from segray.pipelines.training.data.samples import Sample, TrainingData
 
 CALIBRATED = "calibrated"
@@ -66,7 +67,8 @@ def _masks(config: TrainConfig, data: TrainingData, stored: tuple[str, ...]) -> 
     ids = np.full(np.iinfo(table.dtype).max + 1, unknown, label_dtype(unknown))
     ids[table[known]] = known
     others = data.unlabelled or data.validation or data.labelled
-    joined = join_labels([*others, *data.labelled], labels, config.data.root, counted=others)[len(others) :]
+    place = data_tree(config.data).place
+    joined = join_labels([*others, *data.labelled], labels, place, counted=others)[len(others) :]
     masks = {
         sample.label_id: _reader(sample, ids)
         for sample in joined
@@ -85,7 +87,7 @@ def _reader(sample: Sample, ids: LabelMap) -> ReadMask:
         mask = read_mask(sample)
         if mask.shape != shape:
             raise UserError(
-                f"mask {sample.mask} is {mask.shape[1]}x{mask.shape[0]} pixels, the label of its image "
+                f"mask {sample.shown_mask} is {mask.shape[1]}x{mask.shape[0]} pixels, the label of its image "
                 f"{shape[1]}x{shape[0]}; both must have the same size"
             )
         return ids[mask]

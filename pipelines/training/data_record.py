@@ -14,10 +14,15 @@ from segray.pipelines.training.data.split_sampling import is_amount
 
 DATA = "data.json"
 """Name of the record in the folder of a run or a search."""
+PLACE = "a place"
+"""In place of where something is, in what is compared."""
 SAMPLE = 16
 """Images whose contents are compared, and their masks."""
 _READERS = 8
-_PLACES = ("data.root", "data.labels", "data.match", "data.annotations", "data.val_annotations")
+_PLACES = (
+    *("data.root", "data.labels", "data.match", "data.annotations", "data.val_annotations"),
+    *("data.images", "data.val_images", "data.masks"),
+)
 """Keys that say where something is, or how it is found there; what was found is compared instead."""
 _SPLITS = ("data.labelled", "data.unlabelled", "data.validation")
 
@@ -45,11 +50,12 @@ def store_record(out: str, record: Record) -> None:
 def without_places(values: Mapping[str, object]) -> dict[str, object]:
     """Values of `identity` without those that only say where something is."""
     settings = {key: value for key, value in values.items() if key not in _PLACES}
-    places = {key: "a place" for key in _SPLITS if _is_place(settings.get(key))}
+    places = {key: PLACE for key in _SPLITS if is_place(settings.get(key))}
     return settings | places
 
 
-def _is_place(value: object) -> bool:
+def is_place(value: object) -> bool:
+    """Whether the value of a split is a file or a folder, and not an amount."""
     return isinstance(value, str) and value != "none" and not is_amount(value)
 
 
@@ -138,8 +144,8 @@ def _contents(samples: Sequence[Sample]) -> dict[str, str | None]:
 
 def _mask_digest(sample: Sample) -> str | None:
     try:
-        return hashlib.sha256(storage.read_bytes(str(sample.mask))).hexdigest()
-    except OSError:
+        return hashlib.sha256(sample.options.read(str(sample.mask))).hexdigest()
+    except ValueError:
         return None
 
 

@@ -15,6 +15,7 @@ from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.engine import cluster
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.sources import sources_of
 from segray.pipelines.training.calibrated import labels_of
 from segray.pipelines.training.checkpoints import CHECKPOINTS_KEPT
 from segray.pipelines.training.data.samples import TrainingData
@@ -169,7 +170,8 @@ def _cpus_per_worker(workers: int, resources: cluster.Resources) -> int:
 
 def places(config: TrainConfig) -> list[str]:
     """Folders and URIs that the workers read."""
-    return [place for place in (config.data.root, labels_of(config), config.network.checkpoint) if place]
+    others = (labels_of(config), config.network.checkpoint)
+    return [*sources_of(config.data.root), *(place for place in others if place)]
 
 
 def tracker_folder(config: TrainConfig) -> str | None:

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import review
 from segray.pipelines.commands.evaluate import evaluate
-from segray.pipelines.corrections.suggestions import unit
+from segray.pipelines.review.review import Places, Review
 from tests.benchmarks.programs import run
 from tests.previous_version.archive import unpack
 
@@ -17,8 +17,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return unpack(tmp_path_factory.mktemp("review"))
 
 
-def person(root: Path, alike: float = 0.95) -> review.Person:
-    return review.Person.of(str(root / "labels"), str(root / "book" / "masks"), alike)
+def person(root: Path) -> review.Person:
+    return review.Person.of(str(root / "labels"), str(root / "book" / "masks"))
 
 
 def test_every_way_ends_with_the_same_labels(root: Path) -> None:
@@ -27,39 +27,42 @@ def test_every_way_ends_with_the_same_labels(root: Path) -> None:
         evaluate(str(root / "labels"), str(root / "book" / "masks")).miou, abs=1e-6
     )
     ends = []
-    for way in review.WAYS:
-        curve = review.curve(person(root, alike=2.0), way, 1)
+    for way, (_, spread) in review.WAYS.items():
+        curve = review.curve(person(root), way, 1)
         assert len(curve) == len(review.CLICKS)
         assert curve[0] == before
-        ends.append(curve[-1])
+        if spread != "accepted":
+            ends.append(curve[-1])
     assert ends == [ends[0]] * len(ends)
     assert ends[0] > before + 0.05
 
 
-def test_a_spread_takes_what_is_more_like_the_click_than_like_others(root: Path) -> None:
-    one = person(root, alike=-1.0)
-    first = 0
+def test_the_person_clicks_what_the_page_opens_and_accepts_what_it_marks(root: Path) -> None:
+    labels = root / "labels"
+    page = Review(Places(str(labels)))
+    one = person(root)
+    page.queue.order()
+    row = page.queue.next()
+    assert row is not None
+    first = next(review.offered(one, np.random.default_rng(0)))
+    image, number = one.ids[first]
+    assert (page.index.images.ids[page.index.segments.image_of(row)], page.index.segments.number[row]) == (
+        image,
+        number,
+    )
     one.click(first)
-    assert one.spread(first) == list(range(1, len(one.ids)))
-    other = next(k for k in range(len(one.ids)) if one.truth[k] != one.truth[first])
-    one.click(other)
-    nearer = (one.embeddings @ one.embeddings[other]) > (one.embeddings @ one.embeddings[first])
-    assert set(one.spread(other)) <= set(nearer.nonzero()[0].tolist()) - {first, other}
-
-
-def test_a_click_settles_the_doubt_of_what_is_alike() -> None:
-    rows = unit(np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.0, 0.0]]))
-    doubt = np.array([0.5, 1.0, 0.5, 0.1], np.float32)
-    pixels = np.array([10, 20, 40, 10])
-    # 5 + 20 twice, 20 alone, and 1 without an embedding.
-    np.testing.assert_allclose(review.doubt_settled(doubt, rows, pixels, 0.9), [1, 1, 0.8, 0.04], rtol=1e-6)
-    assert review.doubt_settled(doubt[:0], rows[:0], pixels[:0], 0.9).size == 0
+    marked = page.alike(row, int(one.truth[first]), review.OFFERED)
+    segments = page.index.segments
+    assert {one.ids[k] for k in one.spread(first)} == {
+        (page.index.images.ids[segments.image_of(k)], int(segments.number[k]))
+        for k in marked.found.rows[marked.alike].tolist()
+    }
 
 
 def test_ten_clicks_as_corrections_are_scored_as_the_program_scores_them(tmp_path: Path) -> None:
     root = unpack(tmp_path)
     labels, masks = root / "labels", root / "book" / "masks"
-    segments, before, after = review.correct(labels, masks, 0.95)
+    segments, before, after = review.correct(labels, masks)
     assert segments >= review.TEN
     assert after > before
     assert evaluate(str(labels), str(masks)).miou == pytest.approx(after, abs=1e-6)

@@ -14,6 +14,8 @@ import httpx2
 import pytest
 
 from segray.pipelines.corrections import CorrectionLog
+from segray.pipelines.corrections.log import CORRECTIONS
+from segray.pipelines.io.local_files import is_temporary
 from tests.pipelines.review.conftest import write_labels
 from tests.processes import REPOSITORY
 
@@ -49,6 +51,12 @@ def _correct_until_killed(client: httpx2.Client, confirmed: list[str], half: thr
             half.set()
 
 
+def _wait_for_half_a_part(labels: Path, sender: threading.Thread) -> None:
+    folder = labels / CORRECTIONS
+    while sender.is_alive() and not any(is_temporary(path.name) for path in folder.iterdir()):
+        pass
+
+
 @pytest.mark.slow
 def test_a_server_that_is_killed_while_it_stores_corrections_loses_none(tmp_path: Path) -> None:
     labels = write_labels(tmp_path)
@@ -60,6 +68,7 @@ def test_a_server_that_is_killed_while_it_stores_corrections_loses_none(tmp_path
             sender = threading.Thread(target=_correct_until_killed, args=(client, confirmed, busy))
             sender.start()
             busy.wait()
+            _wait_for_half_a_part(labels, sender)
             process.send_signal(signal.SIGKILL)
             sender.join()
         log = CorrectionLog(labels)

@@ -166,7 +166,7 @@ def _export(folder: Path) -> None:
 
 def _corrections(folder: Path) -> None:
     """Everything that reads the log, with the labels that it gives."""
-    CorrectionLog("set").digest()
+    CorrectionLog("set").read()
     _segray("verify", "out=set")
     for sample in segray.LabelSet("set"):
         assert sample.label.dtype == np.uint8

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from segray.pipelines.config.commands.train import TrainConfig
-from segray.pipelines.config.commands.tune import TuneConfig, train_config
+from segray.pipelines.config.commands.tune import TuneConfig, splits_of, train_config
 from segray.pipelines.config.search_space import parse_dimension
 from segray.pipelines.errors import UserError
+from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.training_data import open_data
 from segray.tuning.folder import SearchFolder, configured, read_trials, split_names, threshold_labels
 from segray.tuning.plans import SearchPlan
@@ -100,6 +102,53 @@ def test_a_search_is_resumed_with_moved_data_and_with_no_other(tmp_path: Path) -
         _resume(config(out, *keys))
     with pytest.raises(UserError, match=r"train\.lr: 0\.0005 -> 0\.1"):
         _resume(config(out, *keys, "train.lr=0.1"))
+
+
+def _with_split_files(folder: Path, places: list[str], names: list[list[str]]) -> list[str]:
+    """The overrides of a search over split files of these images."""
+    folder.mkdir()
+    files = [folder / name for name in places]
+    for file, lines in zip(files, names, strict=True):
+        file.write_text("\n".join(lines))
+    return [f"space.data.labelled=grid({','.join(map(str, files))})"]
+
+
+def _opened(search: TuneConfig) -> dict[str, TrainingData]:
+    base = train_config(search)
+    configs = {s: base.data.model_copy(update={"labelled": s}) for s in splits_of(search)}
+    return {split: open_data(data, base.seed) for split, data in configs.items()}
+
+
+def test_a_search_goes_on_with_split_files_that_were_moved(tmp_path: Path) -> None:
+    labels, root = book(tmp_path / "book")
+    masked = sorted(path.stem for path in (root / "masks").rglob("*.png"))
+    splits = [masked[:1], masked[1:3]]
+    places = [f"data.root={root}", f"data.labels={labels}", "data.validation=1"]
+
+    def resume(*overrides: str) -> SearchFolder:
+        folder = SearchFolder(config(tmp_path / "s", *places, *overrides))
+        folder.check()
+        data = _opened(folder.config)
+        folder.check_data(data)
+        folder.begin(data)
+        return folder
+
+    before = resume(*_with_split_files(tmp_path / "first", ["few.txt", "more.txt"], splits))
+    one, two = splits_of(before.config)
+    before.save(replace(trial(0, 0.5), split=one, file="few-000"))
+    before.save(replace(trial(0, 0.6), split=two, file="more-000"))
+    after = resume(*_with_split_files(tmp_path / "second", ["more.txt", "few.txt"], splits))
+    new = splits_of(after.config)
+    assert [[t.file for t in after.trials(split)] for split in new] == [["few-000"], ["more-000"]]
+    # Further trials do not take the names of the other file's.
+    assert after.names() == {new[0]: "few", new[1]: "more"}
+    # The command that follows finds all of it under the new places.
+    again = resume(f"space.data.labelled=grid({','.join(new)})")
+    assert len(again.trials()) == 2
+    with pytest.raises(UserError, match=r"data\.labelled: (other images, by their ids|1 images -> 2)"):
+        resume(*_with_split_files(tmp_path / "third", ["a.txt", "b.txt"], [splits[1], splits[0]]))
+    with pytest.raises(UserError, match=r"space\.data\.labelled: 'a place,a place' -> 'a place'"):
+        resume(*_with_split_files(tmp_path / "fourth", ["a.txt"], splits[:1]))
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

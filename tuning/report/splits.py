@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from segray.pipelines.config.commands.tune import splits_of
-from segray.tuning.folder import SearchFolder, split_names
+from segray.tuning.folder import SearchFolder
 from segray.tuning.records import Trial
 
 
@@ -42,7 +41,7 @@ class SplitResult:
 
 def split_results(folder: SearchFolder) -> list[SplitResult]:
     """The result of each split, in the order of the search space."""
-    names = split_names(splits_of(folder.config))
+    names = folder.names()
     return [
         _result(folder, split, f"best-{name}.yaml", f"series-{index % 6}")
         for index, (split, name) in enumerate(names.items())

@@ -27,7 +27,7 @@ class CalibrateConfig(Config):
     labels: Folder
     """The label set to read; it must hold embeddings."""
     masks: Masks
-    """A folder of masks of class ids with the names of some of its images."""
+    """Masks of class ids with the names of some images: a folder, archives, a list, or Parquet files."""
     split: Text | None = None
     """A split file: only its images, one per line, are learned from; null: all that have a mask."""
     out: Annotated[Folder, RunOnly]
@@ -46,6 +46,8 @@ class CalibrateConfig(Config):
     """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
     mask_suffix: Text | None = None
     """What a mask's name has behind its image's, such as _mask; OLD:NEW replaces OLD by it; null: nothing."""
+    mask_column: Text | None = None
+    """Column of masks in Parquet and CSV files; null: found by its name, such as mask or label."""
     image: LinksConfig = LinksConfig()
     """Whether symlinks are followed."""
     clip: OwnWeights = OwnWeights()

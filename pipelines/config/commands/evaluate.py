@@ -39,7 +39,7 @@ class EvaluateConfig(Config):
     precision: Precision = "auto"
     """Precision of the network for `checkpoint`, as in predict."""
     masks: Masks
-    """A folder of masks of class ids with the names of the images."""
+    """Masks of class ids with the names of the images: a folder, archives, a list, or Parquet files."""
     out: Folder | None = None
     """Folder for evaluation.json and evaluation.csv; null: next to the labels, or in the training run."""
     ignore_index: int = Field(default=255, ge=0, le=65535)
@@ -50,5 +50,7 @@ class EvaluateConfig(Config):
     """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
     mask_suffix: Text | None = None
     """What a mask's name has behind its image's, such as _mask; OLD:NEW replaces OLD by it; null: nothing."""
+    mask_column: Text | None = None
+    """Column of masks in Parquet and CSV files; null: found by its name, such as mask or label."""
     allow_missing: bool = False
     """Leave out images without a mask instead of failing."""

@@ -29,6 +29,8 @@ class ImportKeys(Config):
     """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
     mask_suffix: Text | None = None
     """What a mask's name has behind its image's, such as _mask; OLD:NEW replaces OLD by it; null: nothing."""
+    mask_column: Text | None = None
+    """Column of masks in Parquet and CSV files; null: found by its name, such as mask or label."""
     image: LinksConfig = LinksConfig()
     """Whether symlinks are followed."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, create_model
 
-from segray.pipelines.config.schema import Config, Folder, Text
+from segray.pipelines.config.schema import Config, Folder, Shown, Text
 
+_In = Annotated[Text, Shown("FOLDER")]
 if TYPE_CHECKING:
     _Source = Config
 else:
@@ -15,7 +16,12 @@ else:
     _Source = create_model(
         "_Source",
         __base__=Config,
-        **{"in": (Folder, Field(description="The data set: a folder with images and masks or annotations."))},
+        **{
+            "in": (
+                _In,
+                Field(description="The data set: a folder, archives or a table, as data.root."),
+            )
+        },
     )
 
 
@@ -42,6 +48,8 @@ class MasksConfig(_Source):
     """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
     mask_suffix: Text | None = None
     """What a mask's name has behind its image's, such as _mask; OLD:NEW replaces OLD by it; null: nothing."""
+    mask_column: Text | None = None
+    """Column of masks in Parquet and CSV files; null: found by its name, such as mask or label."""
     binary: bool | None = None
     """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
     ignore_index: int = Field(default=255, ge=0, le=65535)

@@ -41,8 +41,8 @@ class DataConfig(Config):
 
     kind: Literal["folder", "voc", "coco", "labelme", "cvat", "picture_book"] = "folder"
     """folder, picture_book: images/, masks/; voc: its folders; coco, labelme, cvat: annotation files."""
-    root: Folder
-    """The data set's folder."""
+    root: Annotated[Text, Shown("FOLDER")]
+    """The data set: a folder or archives; or a list, manifest or Parquet files of images and masks."""
     classes: Text | tuple[Text, ...] | None = None
     """As in annotate; null: from class_names.txt (one class per line, from id 0) or the JSON file."""
     ignore_index: int = Field(default=255, ge=0, le=65535)
@@ -55,16 +55,18 @@ class DataConfig(Config):
     """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
     mask_suffix: Text | None = None
     """What a mask's name has behind its image's, such as _mask; OLD:NEW replaces OLD by it; null: nothing."""
+    mask_column: Text | None = None
+    """Column of masks in Parquet and CSV files; null: found by its name, such as mask or label."""
     annotations: Text | None = None
     """COCO's JSON file of the training images, or CVAT's XML; null: the name that a known tool gives it."""
     val_annotations: Text | None = None
     """COCO's JSON file of the validation images, with `data.annotations`; null: none."""
     images: Text | None = None
-    """Folder below `data.root` with the images; null: images, or where known tools put them."""
+    """Folder below `data.root` with the images, or of kind folder a source; null: where they usually are."""
     val_images: Text | None = None
     """The same for the validation images; null: where known tools put them, or `data.images`."""
     masks: Text | None = None
-    """Folder below `data.root` with the masks of kind folder; null: masks."""
+    """Folder below `data.root` with the masks, or of kind folder a source of masks; null: masks."""
     labels: Folder | None = None
     """Label set of `segray annotate`: zero-shot labels of the unlabelled images; null: none."""
     match: Literal["id", "sha256", "name"] = "id"

@@ -9,7 +9,7 @@ image says where it is, in which file if it has none of its own (`members`), and
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, repeat
 
@@ -26,11 +26,18 @@ from segray.pipelines.io.sources.kinds import Kind, Spec, folder_of, is_wild, ki
 from segray.pipelines.io.sources.lists import ListSource
 from segray.pipelines.io.sources.manifests import ManifestSource
 from segray.pipelines.io.sources.parts import MAX_FILE_BYTES
-from segray.pipelines.io.sources.reading import image_digest, read_allowed, read_image, read_labelled
-from segray.pipelines.io.sources.tables import ImageTable, is_manifest
+from segray.pipelines.io.sources.reading import (
+    image_digest,
+    read_allowed,
+    read_file,
+    read_image,
+    read_labelled,
+)
+from segray.pipelines.io.sources.tables import BY_NAME, ImageTable, is_manifest
 from segray.pipelines.io.uris import parent
 
 __all__ = [
+    "BY_NAME",
     "EXTENSIONS",
     "MAX_FILE_BYTES",
     "ImageRef",
@@ -42,7 +49,9 @@ __all__ = [
     "image_digest",
     "image_roots",
     "list_images",
+    "list_members",
     "read_allowed",
+    "read_file",
     "read_image",
     "read_labelled",
     "read_manifest",
@@ -50,11 +59,7 @@ __all__ = [
     "write_manifest",
 ]
 
-_CONTAINERS: Mapping[Kind, Callable[[storage.StoredFile], Source]] = {
-    "tar": TarSource,
-    "zip": ZipSource,
-    "parquet": ImageTable,
-}
+_ARCHIVES: Mapping[Kind, type[TarSource | ZipSource]] = {"tar": TarSource, "zip": ZipSource}
 _READERS = 8
 
 
@@ -65,6 +70,7 @@ def list_images(
     follow: bool = True,
     left_out: LeftOut | None = None,
     column: str | None = None,
+    mask_column: str | None = None,
 ) -> Iterator[ImageRef]:
     """The images of one or several sources, strictly ascending by image_id, without reading them.
 
@@ -83,17 +89,36 @@ def list_images(
         follow: else links to folders, and out of the folder, have a `problem` too.
         left_out: is filled with the files of other extensions as the listing goes on.
         column: of the images in Parquet files; None: found by its name or kind.
+        mask_column: of their masks in Parquet and CSV files, or `BY_NAME`; None: masks are not looked for.
 
     Raises:
         UserError: at once, where there is nothing, or no image, or a manifest names files anywhere else;
             while the images come, where two sources have one id.
     """
     left_out = LeftOut() if left_out is None else left_out
-    refs = _merged(_sources(spec, also, follow, left_out, column), left_out)
+    refs = _merged(_sources(spec, also, follow, left_out, column, mask_column), left_out)
     first = next(refs, None)
     if first is None:
         raise UserError(_no_image(spec, left_out))
     return chain([first], refs)
+
+
+def list_members(spec: Spec, follow: bool = True) -> Iterator[ImageRef]:
+    """All files in one or several archives, strictly ascending by their names, whatever they are.
+
+    Args:
+        spec: as in `list_images`; each source is an archive.
+        follow: see `find_files`.
+
+    Raises:
+        UserError: as `list_images`, or a source is no archive.
+    """
+    archives: list[Source] = []
+    for source in sources_of(spec):
+        if (archive := _ARCHIVES.get(kind_of(source))) is None:
+            raise UserError(f"images: {storage.display(source)} is no archive, as others there are")
+        archives += [archive(file, lambda _: True) for file in find_files(source, follow)]
+    return _merged(archives, LeftOut())
 
 
 def _no_image(spec: Spec, left_out: LeftOut) -> str:
@@ -132,7 +157,12 @@ def follows_links(spec: Spec, follow: bool) -> bool:
 
 
 def _sources(
-    spec: Spec, also: Sequence[str], follow: bool, left_out: LeftOut, column: str | None
+    spec: Spec,
+    also: Sequence[str],
+    follow: bool,
+    left_out: LeftOut,
+    column: str | None,
+    mask_column: str | None,
 ) -> list[Source]:
     kinds = [(source, kind_of(source)) for source in sources_of(spec)]
     if column is not None and "parquet" not in dict(kinds).values():
@@ -142,22 +172,25 @@ def _sources(
         if kind == "folder":
             made.append(FolderSource(source, follow, left_out))
         elif kind == "parquet" and column is not None:
-            made += [ImageTable(file, column) for file in find_files(source, follow)]
+            made += [ImageTable(file, column, mask_column) for file in find_files(source, follow)]
         else:
-            made += [_source(kind, file, also, is_wild(source)) for file in find_files(source, follow)]
+            files = find_files(source, follow)
+            made += [_source(kind, file, also, is_wild(source), mask_column) for file in files]
     return made
 
 
-def _source(kind: Kind, file: storage.StoredFile, also: Sequence[str], one_of_many: bool) -> Source:
+def _source(
+    kind: Kind, file: storage.StoredFile, also: Sequence[str], one_of_many: bool, mask_column: str | None
+) -> Source:
     roots = received.absolute_roots([parent(file.name), *also])
     if kind == "list":
-        return ListSource(file.name, roots)
+        return ListSource(file.name, roots, mask_column)
     if kind == "parquet" and is_manifest(file.name):
         if one_of_many:
             where = storage.display(file.name)
             raise UserError(f"images: {where} is a manifest; name it itself, as links are not followed there")
         return ManifestSource(file.name, roots)
-    return _CONTAINERS[kind](file)
+    return _ARCHIVES[kind](file) if kind in _ARCHIVES else ImageTable(file, mask=mask_column)
 
 
 def _merged(sources: Sequence[Source], left_out: LeftOut) -> Iterator[ImageRef]:

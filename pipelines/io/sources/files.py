@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 
@@ -78,6 +78,7 @@ class Container(ABC):
 
     Args:
         file: as `find_files` gives it.
+        wanted: the members that count, by their names without folders.
 
     Attributes:
         name: its path or URI.
@@ -88,7 +89,8 @@ class Container(ABC):
     damaged: tuple[type[Exception], ...] = (ValueError, OverflowError)
     """What a file of a stranger raises."""
 
-    def __init__(self, file: storage.StoredFile) -> None:
+    def __init__(self, file: storage.StoredFile, wanted: Callable[[str], bool] = is_image) -> None:
+        self._wanted = wanted
         self.name, self.mtime, self.left_out = file.name, file.mtime, LeftOut()
 
     def list(self) -> Iterator[ImageRef]:
@@ -122,18 +124,19 @@ class Container(ABC):
         """The images, in any order."""
 
     def member_id(self, name: str) -> str | None:
-        """The image_id of a member; None if it is hidden, or no image.
+        """The image_id of a member; None if it is hidden, or not wanted.
 
         Raises:
             UserError: the name is absolute or leads out of the archive.
         """
         parts = name.removeprefix("./").split("/")
         where = f"images: {storage.display(self.name)}"
-        if is_image(parts[-1]) and _LEAVES.search(name):
+        wanted = self._wanted(parts[-1])
+        if wanted and _LEAVES.search(name):
             raise UserError(f"{where}: the member {name[:100]!r} leads out of the archive")
         if any((part.startswith(".") and part.strip(".")) or part == "__MACOSX" for part in parts):
             return None
-        if not is_image(parts[-1]):
+        if not wanted:
             self.left_out.add(parts[-1])
             return None
         image_id = "/".join(escape_name(part) for part in parts)

@@ -76,14 +76,6 @@ def kind_of(source: str) -> Kind:
     return next((kind for ending, kind in _ENDINGS.items() if name.endswith(ending)), "folder")
 
 
-def packed(place: str) -> str | None:
-    """What kind of archive is in place of a folder; None if it is none."""
-    name = storage.split_query(place)[0].rstrip("/").rpartition("/")[2].lower()
-    is_folder = storage.is_local(place) and storage.local_path(place).is_dir()
-    ending = next((e for e in (*_TARS, ".tar", ".zip", *_ARCHIVES) if name.endswith(e)), None)
-    return None if is_folder or ending is None else f"a {ending} file"
-
-
 def names_files(source: str) -> bool:
     """Whether a source is a list or a manifest, whose rows name files.
 

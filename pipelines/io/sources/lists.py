@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.image_ids import check_image_id, escape_name
-from segray.pipelines.io.listing import file_ref
+from segray.pipelines.io.listing import file_ref, is_image
 from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.received import absolute_uri, check_received_uri, root_of
+from segray.pipelines.io.sources.tables import BY_NAME, MASK_NAMES
 from segray.pipelines.io.uris import local_name, without_scheme
 
 COLUMNS = ("image", "uri", "path", "file", "file_name", "filename", "image_path", "url")
+MASK_COLUMNS = ("mask_uri", "mask_path", "mask_file", "mask_filename", "label_path", *MASK_NAMES)
 _ID = "image_id"
 _MAX_BYTES = 1 << 30
 _MAX_TEXT = 8192
@@ -31,10 +34,12 @@ class ListSource:
     Args:
         name: path or URI of the list.
         roots: folders and files of the user, see `received.check_received_uri`.
+        mask: column of their masks in a CSV file, or `BY_NAME`; None: masks are not looked for. In a text
+            file an image's mask follows it after a tab or a space.
     """
 
-    def __init__(self, name: str, roots: Sequence[str]) -> None:
-        self.name, self._roots = name, roots
+    def __init__(self, name: str, roots: Sequence[str], mask: str | None = None) -> None:
+        self.name, self._roots, self._mask = name, roots, mask
 
     def list(self) -> Iterator[ImageRef]:
         """The images, ascending by image_id.
@@ -43,9 +48,9 @@ class ListSource:
             UserError: the list cannot be read, or a row names another place or has the id of another.
         """
         refs: dict[str, ImageRef] = {}
-        for number, uri, image_id in self._rows():
+        for number, uri, image_id, mask in self._rows():
             try:
-                ref = self._ref(uri, image_id)
+                ref = self._ref(uri, image_id, mask)
                 if ref.image_id in refs:
                     raise UserError(f"image_id {ref.image_id!r} is listed twice; each must be unique")
             except UserError as error:
@@ -54,24 +59,29 @@ class ListSource:
             refs[ref.image_id] = ref
         return iter(sorted(refs.values(), key=lambda ref: ref.image_id))
 
-    def _ref(self, uri: str, image_id: str | None) -> ImageRef:
-        whole = check_received_uri(absolute_uri(uri, self.name), self._roots)
+    def _ref(self, uri: str, image_id: str | None, mask: str | None) -> ImageRef:
+        whole = self._checked(uri)
         chosen = image_id or _id_below(whole, root_of(whole, self._roots) or "")
         check_image_id(chosen, "image_id")
-        if storage.is_local(whole):
-            return file_ref(local_name(whole), chosen)
-        return ImageRef(chosen, whole)
+        ref = file_ref(local_name(whole), chosen) if storage.is_local(whole) else ImageRef(chosen, whole)
+        return replace(ref, mask_uri=self._checked(mask)) if mask else ref
 
-    def _rows(self) -> Iterator[tuple[int, str, str | None]]:
-        """Number, path and, if it has one, id of each row."""
+    def _checked(self, uri: str) -> str:
+        return check_received_uri(absolute_uri(uri, self.name), self._roots)
+
+    def _rows(self) -> Iterator[tuple[int, str, str | None, str | None]]:
+        """Number, path and, if it has them, id and mask of each row."""
         text = self._text()
         if not storage.split_query(self.name)[0].lower().endswith(".csv"):
-            lines = ((number, line.strip(), None) for number, line in enumerate(text.splitlines(), 1))
-            yield from (line for line in lines if line[1])
+            for number, line in enumerate(text.splitlines(), 1):
+                if line.strip():
+                    yield number, *self._fields(line)
             return
         reader = csv.DictReader(io.StringIO(text, newline=""))
         names = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
-        column = next((names[name] for name in COLUMNS if name in names), None)
+        mask = self._mask_column(names)
+        column = next((names[name] for name in COLUMNS if name in names), mask)
+        mask = None if mask == column else mask
         if column is None:
             shown = ", ".join(list(names)[:8])
             raise UserError(
@@ -81,9 +91,31 @@ class ListSource:
         try:
             for row in reader:
                 if uri := (row.get(column) or "").strip():
-                    yield reader.line_num, uri, (row.get(names.get(_ID, _ID)) or "").strip() or None
+                    cells = (row.get(name or "") for name in (names.get(_ID, _ID), mask))
+                    image_id, mask_uri = ((cell or "").strip() or None for cell in cells)
+                    yield reader.line_num, uri, image_id, mask_uri
         except csv.Error as error:
             raise UserError(f"images: {storage.display(self.name)}: not CSV ({error})") from error
+
+    def _fields(self, line: str) -> tuple[str, None, str | None]:
+        fields = line.strip().split("\t") if "\t" in line.strip() else line.strip().split(" ")
+        if self._mask is None or len(fields) != 2 or not is_image(fields[0]):
+            return line.strip(), None, None
+        return fields[0], None, fields[1].strip()
+
+    def _mask_column(self, names: Mapping[str, str]) -> str | None:
+        """The column of masks; None without one.
+
+        Raises:
+            UserError: there is none of the name that the user gave.
+        """
+        if self._mask is None:
+            return None
+        if self._mask != BY_NAME and self._mask.lower() not in names:
+            where = f"images: {storage.display(self.name)}"
+            raise UserError(f"{where}: mask_column={self._mask} is not there (it has {', '.join(names)})")
+        wanted = (self._mask.lower(),) if self._mask != BY_NAME else MASK_COLUMNS
+        return next((names[name] for name in wanted if name in names), None)
 
     def _text(self) -> str:
         where = storage.display(self.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -94,6 +95,29 @@ def read_image(uri: str) -> bytes:
         return storage.read_bytes(uri, MAX_FILE_BYTES)
     except (OSError, UserError, ValueError) as error:
         raise ImageProblem("error", reason(error)) from error
+
+
+def read_file(uri: str, limit: int | None = None) -> bytes:
+    """The bytes of a file of the user, or of a part of one, that is no image.
+
+    Args:
+        uri: of the file.
+        limit: bytes that it may have; None: any number.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read, or is larger than the limit.
+    """
+    member = parse_member(uri)
+    if member is None:
+        return storage.read_bytes(uri, limit)
+    try:
+        data = read_part(member)
+    except ImageProblem as problem:
+        raise OSError(problem.reason) from None
+    if limit is not None and len(data) > limit:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return data
 
 
 def _read_local(uri: str, roots: Sequence[str] | None = None) -> bytes:

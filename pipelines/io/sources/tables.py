@@ -18,6 +18,13 @@ from segray.pipelines.io.parquet_pages import check_footer
 from segray.pipelines.io.sources.files import Container
 
 _NAMES = ("image", "img", "jpg", "png")
+MASK_NAMES = (
+    *("mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "segmentation_mask"),
+    *("label_map", "seg", "ground_truth", "gt"),
+)
+"""Of columns of masks, in the order of precedence."""
+BY_NAME = ""
+"""In place of the name of a column of masks: the first of `MASK_NAMES` that there is."""
 _ID = "image_id"
 _MAX_ROWS = 1 << 24
 
@@ -41,19 +48,21 @@ class ImageTable(Container):
     Args:
         file: as `find_files` gives it.
         column: of the images; None: found by its name or kind.
+        mask: column of their masks, or `BY_NAME`; None: masks are not looked for.
     """
 
     damaged = (ValueError, OverflowError, KeyError)
 
-    def __init__(self, file: storage.StoredFile, column: str | None = None) -> None:
+    def __init__(self, file: storage.StoredFile, column: str | None = None, mask: str | None = None) -> None:
         super().__init__(file)
-        self._column = column
+        self._column, self._mask = column, mask
 
     def read(self, file: pa.NativeFile) -> Iterator[ImageRef]:
         """The images, in the order of the rows."""
         table = pq.ParquetFile(file)
         schema = table.schema_arrow
         column = schema.get_field_index(_image_column(schema, self.name, self._column))
+        mask = self._mask_column(schema, schema.names[column])
         if table.metadata.num_rows > _MAX_ROWS:
             raise ValueError(f"{table.metadata.num_rows} rows (allowed: at most {_MAX_ROWS})")
         check_footer(file.size(), table.metadata)
@@ -61,7 +70,24 @@ class ImageTable(Container):
         for group in range(table.num_row_groups):
             for row in range(table.metadata.row_group(group).num_rows):
                 uri = member_uri(self.name, "parquet", column, group, row)
-                yield ImageRef(next(ids), uri, mtime=self.mtime)
+                mask_uri = None if mask is None else member_uri(self.name, "parquet", mask, group, row)
+                yield ImageRef(next(ids), uri, mtime=self.mtime, mask_uri=mask_uri)
+
+    def _mask_column(self, schema: pa.Schema, image: str) -> int | None:
+        """The number of the column of masks; None if there is none, or none is looked for.
+
+        Raises:
+            UserError: there is none of the name that the user gave.
+        """
+        if self._mask is None:
+            return None
+        names = [name for name in _candidates(schema) if name != image]
+        if self._mask != BY_NAME and self._mask not in names:
+            where = f"images: {storage.display(self.name)}"
+            has = ", ".join(names) or "none"
+            raise UserError(f"{where}: mask_column={self._mask} is no column of masks (it has {has})")
+        chosen = next((name for name in (self._mask, *MASK_NAMES) if name in names), None)
+        return None if chosen is None else int(schema.get_field_index(chosen))
 
     def _ids(self, file: pa.NativeFile, table: pq.ParquetFile, image: pa.Field) -> Sequence[str]:
         names = table.schema_arrow.names

@@ -12,13 +12,13 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.manifest import MANIFEST, read_manifest
 from segray.pipelines.label_set.part_reader import PartReader
+from segray.pipelines.label_set.part_rows import read_part
 from segray.pipelines.label_set.store import LabelStore
 
 N_BINS = 20
@@ -165,12 +165,7 @@ def read_chosen(store: LabelStore, chosen: Iterable[Choice]) -> Iterator[dict[st
     for choice in chosen:
         by_part.setdefault(choice.part, []).append(choice.row)
     for part, wanted in sorted(by_part.items()):
-        uri = storage.join(store.root, "labels", part)
-        try:
-            yield from storage.with_retries(partial(_read_rows, uri, wanted), uri)
-        except (OSError, pa.ArrowException) as error:
-            repair = f"segray verify out={storage.display(store.root)} repair=true"
-            raise UserError(f"{storage.display(uri)} is damaged ({error}); run: {repair}") from error
+        yield from read_part(store, part, partial(_rows, wanted))
 
 
 def read_uris(root: str, image_ids: Collection[str]) -> dict[str, str]:
@@ -183,16 +178,10 @@ def read_uris(root: str, image_ids: Collection[str]) -> dict[str, str]:
         return {}
 
 
-def _read_rows(uri: str, wanted: list[int]) -> list[dict[str, Any]]:
+def _rows(wanted: list[int], file: PartReader) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    with PartReader(storage.open_input(uri)) as file:
-        start = 0
-        for group in range(file.num_row_groups):
-            end = start + file.metadata.row_group(group).num_rows
-            inside = [row - start for row in sorted(wanted) if start <= row < end]
-            if inside:
-                rows += file.read_row_group(group, columns=_HEAVY).take(inside).to_pylist()
-            start = end
+    for group, inside in file.groups_of(wanted):
+        rows += file.read_row_group(group, columns=_HEAVY).take(inside).to_pylist()
     return rows
 
 

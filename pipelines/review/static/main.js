@@ -20,8 +20,8 @@ const KEYS = [
 ];
 
 function route() {
-  const found = /^#\/image\/(\d+)$/.exec(location.hash);
-  if (found) open(Number(found[1]));
+  const found = /^#\/image\/(\d+)(?:\/(\d+))?$/.exec(location.hash);
+  if (found) open(Number(found[1]), found[2] && Number(found[2]));
   else { document.title = "segray"; leave(); }
 }
 

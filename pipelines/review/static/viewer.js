@@ -1,6 +1,6 @@
 // One image: loads its layers, and turns what a person does into corrections.
 
-import { app, classOf, correct, emit, get, giveClass, mapUrl, on, photoUrl, redo, tried, undo } from "./api.js";
+import { app, classOf, correct, emit, get, giveClass, mapUrl, on, photoUrl, post, redo, tried, undo } from "./api.js";
 import { $, percent, plural, toast } from "./dom.js";
 import { neighbour, returnToGrid } from "./grid.js";
 import { bitmap, numbers, owners } from "./layers.js";
@@ -29,8 +29,9 @@ export function setUpViewer() {
   $("good").addEventListener("click", () => act("good"));
 }
 
-/** Opens an image by its number. */
-export async function open(number) {
+/** Opens an image by its number, and selects the segment with a segment_id. */
+export async function open(number, segment) {
+  if (current()?.n === number && segment !== undefined) { close(); choosePart(segment); return; }
   $("browse").hidden = true;
   $("look").hidden = false;
   close();
@@ -39,8 +40,11 @@ export async function open(number) {
   $("image-name").textContent = "";
   showImage();
   await load(number, false);
+  if (current()?.n === number && segment !== undefined) choosePart(segment);
   $("canvas").focus({ preventScroll: true });
 }
+
+function choosePart(segment) { select(current().parts.findIndex((part) => part.number === segment) + 1); }
 
 /** Back to the grid. */
 export function leave() {
@@ -57,12 +61,10 @@ const reload = () => load(current().n, true);
 
 async function load(number, keepView) {
   const mine = ++round;
-  const tile = await tried(() => get(`/api/images/${number}`, { names: app.names }));
-  const similar = !app.names && app.similar ? await tried(() => get(`/api/images/${number}`, { names: app.similar })) : null;
+  const tile = await tried(() => get(`/api/images/${number}`, { names: app.names, similar: app.names || app.similar }));
   if (mine !== round) return;
   notice(tile ? "" : "This image has no label.");
   if (!tile) return;
-  if (similar) tile.parts.forEach((part, i) => { part.similar = similar.parts[i].similar; });
   const before = keepView ? current() : null;
   const [label, photo] = await Promise.all([numbers(mapUrl(tile, "label")), before?.photo ?? bitmap(photoUrl(tile)).catch((error) => { notice(error.message); return null; })]);
   if (mine !== round) return;
@@ -155,12 +157,18 @@ export async function step(by) {
   else toast(by > 0 ? "this is the last image" : "this is the first image");
 }
 
-/** Opens the image whose correction gains most. */
+/** Opens the segment whose correction gains most; without segments, an image that nobody has corrected. */
 export async function next() {
-  const found = await tried(() => get("/api/images", { sort: app.set.next ? "next" : "margin", state: "open", limit: 2 }));
-  const image = found?.images.find((one) => one.n !== current()?.n);
-  if (image) location.hash = `#/image/${image.n}`;
-  else toast("no image is left to correct");
+  const found = await tried(() => app.set.next ? post("/api/next", {}) : nextImage());
+  if (!found) return;
+  if (!found.ready) { toast("choosing what is next ..."); setTimeout(next, 1000); }
+  else if (found.image === null) toast("nothing is left to correct");
+  else location.hash = `#/image/${found.image}${found.segment === null ? "" : `/${found.segment}`}`;
+}
+
+async function nextImage() {
+  const found = await get("/api/images", { sort: "margin", state: "open", limit: 2 });
+  return { image: found.images.find((one) => one.n !== current()?.n)?.n ?? null, segment: null, ready: true };
 }
 
 function showTip({ part, event }) {

@@ -12,6 +12,11 @@ from segray.models.label_space import IGNORE_INDEX, LabelSpace, ignore_index_of,
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.members import display_part, parse_member
+from segray.pipelines.io.sources import read_file, sources_of
+from segray.pipelines.io.sources.kinds import folder_of, is_wild
+from segray.pipelines.io.sources.trees import Tree
+from segray.pipelines.io.uris import parent
 from segray.pipelines.masks.options import MaskOptions
 
 FILE = "class_names.txt"
@@ -29,26 +34,22 @@ def configured_space(classes: str | Sequence[str]) -> LabelSpace:
         raise UserError(f"data.{problem}") from None
 
 
-def dataset_space(root: str, ignore_index: int = IGNORE_INDEX) -> LabelSpace | None:
-    """The label space of the file class_names.txt in a data set; None without one.
+def dataset_space(tree: Tree, ignore_index: int = IGNORE_INDEX) -> LabelSpace | None:
+    """The label space of the file class_names.txt in a data set, or beside archives and tables; else None.
 
     Its first line is id 0, which may be the background or a class like all others. A last line such as "void"
     whose id is the ignore index is no class.
 
     Args:
-        root: the data set.
+        tree: the data set.
         ignore_index: the id of mask pixels that are ignored.
 
     Raises:
         UserError: the file is empty, has a name twice, or a background that is not the first.
     """
-    where = storage.join(root, FILE)
-    try:
-        text = storage.read_bytes(where).decode("utf-8-sig")
-    except FileNotFoundError:
+    where, text = _class_file(tree)
+    if text is None:
         return None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{storage.display(where)}: not UTF-8 text ({error.reason})") from None
     try:
         names = [line.partition(":")[0].strip() for line in class_lines(text, FILE)]
         if names and len(names) == ignore_index + 1 and no_class_name(names[-1]):
@@ -58,8 +59,28 @@ def dataset_space(root: str, ignore_index: int = IGNORE_INDEX) -> LabelSpace | N
             return space
         # A background was added that this data set does not have: its id 0 is a class.
     except ValueError as problem:
-        raise UserError(f"{storage.display(where)}: {problem}") from None
+        raise UserError(f"{where}: {problem}") from None
     return LabelSpace(space.classes[1:], space.aliases[1:])
+
+
+def _class_file(tree: Tree) -> tuple[str, str | None]:
+    """The file for messages, and its text; None without one."""
+    files = [tree.uri(FILE)] if tree.exists(FILE) else _beside(tree) if tree.packed else []
+    where = next((file for file in files if parse_member(file) or storage.exists(file)), "")
+    shown = display_part(where, FILE)
+    try:
+        return shown, read_file(where).decode("utf-8-sig") if where else None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{shown}: not UTF-8 text ({error.reason})") from None
+
+
+def _beside(tree: Tree) -> list[str]:
+    """Where the class file of archives and tables may be: beside them, or above a folder "data"."""
+    folders = []
+    for source in sources_of(tree.root):
+        folder = folder_of(source) if is_wild(source) else parent(source)
+        folders += [folder, *([parent(folder)] if folder.rpartition("/")[2] == "data" else [])]
+    return [storage.join(folder, FILE) for folder in dict.fromkeys(folders)]
 
 
 def mask_options(config: DataConfig) -> MaskOptions:
@@ -75,6 +96,8 @@ def mask_options(config: DataConfig) -> MaskOptions:
         binary=config.binary,
         void=config.ignore_index,
         follow_links=config.image.follow_links,
+        also=config.image.roots,
+        column=config.mask_column,
     )
 
 

@@ -11,13 +11,15 @@ from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.image_ids import check_image_id, escape_name
+from segray.pipelines.io.members import display_part
 from segray.pipelines.io.names import Names
+from segray.pipelines.io.sources import read_file
 from segray.pipelines.io.strict_json import parse_json
 from segray.pipelines.training.data.annotated import IGNORED, AnnotatedImages, Annotations, Drawing
 from segray.pipelines.training.data.class_names import configured_space
 from segray.pipelines.training.data.coco_layout import Place, find_places
 from segray.pipelines.training.data.coco_masks import Segmentation
-from segray.pipelines.training.data.mask_checks import list_samples
+from segray.pipelines.training.data.places import data_tree, list_samples
 from segray.pipelines.training.data.samples import DataSet, Sample
 
 _BAD = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
@@ -48,7 +50,7 @@ class _File:
     @property
     def shown(self) -> str:
         """The file, for messages."""
-        return storage.display(self.place.uri)
+        return display_part(self.place.uri, self.place.name)
 
 
 def open_coco(config: DataConfig) -> DataSet:
@@ -79,12 +81,12 @@ def open_coco(config: DataConfig) -> DataSet:
 
 def _read(place: Place) -> _File:
     try:
-        content = parse_json(storage.read_bytes(place.uri))
+        content = parse_json(read_file(place.uri))
         categories = {int(c["id"]): str(c["name"]) for c in content["categories"]}
         unused = _super(content)
         return _File(place, content, {i: n for i, n in sorted(categories.items()) if i not in unused})
     except _BAD as error:
-        raise _no_file(storage.display(place.uri), error) from None
+        raise _no_file(display_part(place.uri, place.name), error) from None
 
 
 def _no_file(shown: str, error: Exception) -> UserError:
@@ -239,9 +241,9 @@ def _match(
     Raises:
         UserError: no folder has one of them, or a name leads out of the data set.
     """
-    tried = []
+    tried, root = [], data_tree(config)
     for folder in file.place.folders:
-        samples = list_samples(config.root, folder, follow=config.image.follow_links)
+        samples = list_samples(config, folder, root)
         listed = Names(i.removeprefix(f"{folder}/") if folder else i for i in samples)
         paths = {number: listed.find_path(name) for number, name in names.items()}
         ids = {n: f"{folder}/{name}" if folder else name for n, name in paths.items() if name is not None}

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.sources.trees import Tree
+from segray.pipelines.training.data.places import data_tree
 from segray.pipelines.understood import name_some
 
 ANNOTATIONS = "annotations"
@@ -37,47 +39,47 @@ def find_places(config: DataConfig) -> tuple[Place, Place | None]:
     Raises:
         UserError: no instances file, or several that nothing tells apart.
     """
+    root = data_tree(config)
     if config.annotations is not None:
         val = config.val_annotations
         return (
-            _named(config.root, config.annotations, config.images, "data.annotations"),
+            _named(root, config.annotations, config.images, "data.annotations"),
             None
             if val is None
-            else _named(config.root, val, config.val_images or config.images, "data.val_annotations"),
+            else _named(root, val, config.val_images or config.images, "data.val_annotations"),
         )
     if config.val_annotations is not None:
         raise UserError("data.val_annotations: only with data.annotations, which names the training file")
-    train = _part(config.root, "train", config.images)
+    train = _part(root, "train", config.images)
     if train is None:
-        train = _single(config.root, config.images)
-    return train, _part(config.root, "val", config.val_images)
+        train = _single(root, config.images)
+    return train, _part(root, "val", config.val_images)
 
 
-def is_coco(root: str) -> bool:
+def is_coco(root: Tree) -> bool:
     """Whether a folder has COCO's folder of annotations, or a file that a known tool writes."""
     in_parts = (f"{part}/{_ROBOFLOW}" for parts in _PARTS.values() for part in parts)
-    return any(storage.exists(storage.join(root, name)) for name in (ANNOTATIONS, *_SINGLE, *in_parts))
+    return any(root.exists(name) for name in (ANNOTATIONS, *_SINGLE, *in_parts))
 
 
-def named_file(root: str, name: str, key: str) -> str:
+def named_file(root: Tree, name: str, key: str) -> str:
     """A file that a key names, below the root or anywhere.
 
     Raises:
         UserError: there is none.
     """
-    inside = storage.join(root, name)
-    if storage.is_local(name) and not name.startswith("/") and storage.exists(inside):
-        return inside
+    if storage.is_local(name) and not name.startswith("/") and root.exists(name):
+        return root.uri(name)
     if not storage.exists(name):
         raise UserError(f"{key}: no file {storage.display(name)!r}, neither there nor below data.root")
     return name
 
 
-def _named(root: str, name: str, images: str | None, key: str) -> Place:
+def _named(root: Tree, name: str, images: str | None, key: str) -> Place:
     return _place(root, named_file(root, name, key), name, images)
 
 
-def _place(root: str, uri: str, name: str, images: str | None) -> Place:
+def _place(root: Tree, uri: str, name: str, images: str | None) -> Place:
     if images is not None:
         return Place(uri, name, (images.strip("/").removeprefix("./"),))
     folder = name.rpartition("/")[0] if uri != name else ""
@@ -86,35 +88,35 @@ def _place(root: str, uri: str, name: str, images: str | None) -> Place:
     return Place(
         uri,
         name,
-        tuple(f for f in folders if f != ANNOTATIONS and (not f or storage.exists(storage.join(root, f)))),
+        tuple(f for f in folders if f != ANNOTATIONS and (not f or root.exists(f))),
     )
 
 
-def _part(root: str, kind: str, images: str | None) -> Place | None:
+def _part(root: Tree, kind: str, images: str | None) -> Place | None:
     """The newest year's instances file of a part, or Roboflow's file in the part's folder."""
-    names = storage.list_names(storage.join(root, ANNOTATIONS))
+    names = root.names(ANNOTATIONS)
     part_names = "|".join(_PARTS[kind])
     files = [
         name for name in names if re.fullmatch(rf"instances_({part_names})\w*\.json", name, re.IGNORECASE)
     ]
     if files:
         name = f"{ANNOTATIONS}/{files[-1]}"
-        return _place(root, storage.join(root, name), name, images)
+        return _place(root, root.uri(name), name, images)
     for word in _PARTS[kind]:
         name = f"{word}/{_ROBOFLOW}"
-        if storage.exists(storage.join(root, name)):
-            return _place(root, storage.join(root, name), name, images)
+        if root.exists(name):
+            return _place(root, root.uri(name), name, images)
     return None
 
 
-def _single(root: str, images: str | None) -> Place:
+def _single(root: Tree, images: str | None) -> Place:
     """The one JSON file of a tool that does not divide its images."""
-    files = [f"{ANNOTATIONS}/{name}" for name in storage.list_names(storage.join(root, ANNOTATIONS))]
-    files = [name for name in [*files, *storage.list_names(root)] if _may_train(name)]
+    files = [f"{ANNOTATIONS}/{name}" for name in root.names(ANNOTATIONS)]
+    files = [name for name in [*files, *root.names("")] if _may_train(name)]
     usual = [name for name in files if name.rpartition("/")[2] in _SINGLE] or files
     if len(usual) == 1:
-        return _place(root, storage.join(root, usual[0]), usual[0], images)
-    where = storage.display(storage.join(root, ANNOTATIONS))
+        return _place(root, root.uri(usual[0]), usual[0], images)
+    where = storage.display(storage.join(root.root, ANNOTATIONS))
     there = f"; there is {name_some(files, 5)}" if files else ""
     raise UserError(f"data.root: no instances_train*.json in {where}{there}; data.annotations=FILE names it")
 

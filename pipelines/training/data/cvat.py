@@ -15,6 +15,7 @@ from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.names import Names
+from segray.pipelines.io.sources import read_file
 from segray.pipelines.training.data.annotated import Annotations, Drawing
 from segray.pipelines.training.data.coco_layout import named_file
 from segray.pipelines.training.data.coco_masks import Segmentation
@@ -25,7 +26,7 @@ from segray.pipelines.training.data.labelled_outlines import (
     ellipse,
     outlined_images,
 )
-from segray.pipelines.training.data.mask_checks import list_samples
+from segray.pipelines.training.data.places import data_tree, list_samples
 from segray.pipelines.training.data.samples import READ, DataSet
 
 FILE = "annotations.xml"
@@ -41,10 +42,11 @@ def open_cvat(config: DataConfig) -> DataSet:
     Raises:
         UserError: no such file, another file, one that is made to harm, or none of its images.
     """
-    where = named_file(config.root, config.annotations or FILE, "data.annotations")
+    tree = data_tree(config)
+    where = named_file(tree, config.annotations or FILE, "data.annotations")
     root = parse_cvat(where, _read(where))
     folder = (config.images or "").strip("/")
-    samples = list_samples(config.root, folder, follow=config.image.follow_links)
+    samples = list_samples(config, folder, tree)
     listed, annotations = Names(samples), Annotations()
     images = []
     try:
@@ -63,7 +65,7 @@ def open_cvat(config: DataConfig) -> DataSet:
 
 def _read(where: str) -> bytes:
     try:
-        return storage.read_bytes(where, MAX_BYTES)
+        return read_file(where, MAX_BYTES)
     except OSError as error:
         raise UserError(f"cannot read {storage.display(where)}: {error}") from None
 

@@ -51,7 +51,7 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
             raise UserError(f"image {sample.image}: {problem.reason}") from None
         mask = map_tensor(read_mask(sample))
         if mask.shape != image.shape[1:]:
-            raise UserError(f"mask {sample.mask} no longer has the size of its image {sample.image}")
+            raise UserError(f"mask {sample.shown_mask} no longer has the size of its image {sample.image}")
         return image, mask
 
 
@@ -163,6 +163,6 @@ def read_mask(sample: Sample) -> LabelMap:
         raise UserError(f"image {sample.image_id} has no mask")
     try:
         options = sample.options
-        return options.label_map(options.ids(storage.read_bytes(sample.mask)), options.most_ids)
-    except (OSError, ValueError) as problem:
-        raise UserError(f"mask {sample.mask}: {problem}") from None
+        return options.label_map(options.ids(options.read(sample.mask)), options.most_ids)
+    except ValueError as problem:
+        raise UserError(f"mask {sample.shown_mask}: {problem}") from None

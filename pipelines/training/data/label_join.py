@@ -23,6 +23,7 @@ from segray.pipelines.label_set.store import LABELS, DamagedPartError, LabelStor
 from segray.pipelines.training.data.class_names import class_id_table
 from segray.pipelines.training.data.label_match import match_by_content, match_by_name
 from segray.pipelines.training.data.mask_checks import sample_shape
+from segray.pipelines.training.data.places import data_tree
 from segray.pipelines.training.data.samples import Sample
 
 Folder = tuple[int, str]
@@ -115,7 +116,7 @@ def join_parts(
         return joined, match_by_content(validation, labels.root)
     samples = [*unlabelled, *validation]
     if config.match == "id":
-        joined = join_labels(samples, labels, config.root, counted=unlabelled or validation)
+        joined = join_labels(samples, labels, data_tree(config).place, counted=unlabelled or validation)
     elif config.match == "sha256":
         joined = match_by_content(samples, labels.root)
     else:

@@ -6,21 +6,31 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 
-from segray.models.label_space import LabelSpace, label_space, name_key, no_class_name
+from segray.models.label_space import (
+    LabelSpace,
+    ignored_label,
+    ignored_labels,
+    label_space,
+    name_key,
+    no_class_name,
+)
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.training.data.annotated import IGNORED, AnnotatedImages, Annotations, Drawing
 from segray.pipelines.training.data.class_names import configured_space, dataset_space
 from segray.pipelines.training.data.coco_masks import Segmentation
+from segray.pipelines.training.data.places import data_tree
 from segray.pipelines.training.data.samples import DataSet, Sample
 
 VALIDATION = frozenset({"val", "valid", "validation"})
 """Folders, or parts of an annotation file, whose images are for validation."""
 
 _NOT_CHOSEN = "outlines have a name that the class list leaves out: their pixels are background"
-_IGNORED = frozenset({"ignore", "ignored"})
+_IGNORE = "ignore"
+"""Is not a class either, unless the class list has it."""
 _CORNERS = 64
 
 
@@ -105,13 +115,14 @@ def ellipse(x: float, y: float, across: float, down: float) -> Segmentation:
 def _space(config: DataConfig, images: Sequence[AnnotatedImage], names: Sequence[str]) -> LabelSpace:
     if config.classes is not None:
         return configured_space(config.classes)
-    declared = dataset_space(config.root, config.ignore_index)
+    declared = dataset_space(data_tree(config), config.ignore_index)
     if declared is not None:
         return declared
     outline_names = names or sorted({outline.name for image in images for outline in image.outlines})
-    wanted = dict.fromkeys(
-        n for n in outline_names if not no_class_name(n) and name_key(n).strip() not in _IGNORED
-    )
+    keys = set(map(name_key, outline_names))
+    # A file with "ignored" and "ignored pixels" has a class of the first name.
+    skipped = {_IGNORE, *[*takewhile(keys.__contains__, ignored_labels())][-1:]}
+    wanted = dict.fromkeys(n for n in outline_names if not no_class_name(n) and name_key(n) not in skipped)
     try:
         return label_space(["background", *wanted])
     except ValueError as problem:
@@ -119,12 +130,15 @@ def _space(config: DataConfig, images: Sequence[AnnotatedImage], names: Sequence
 
 
 def class_id_of(name: str, space: LabelSpace) -> int | None:
-    """The id of a class name, `IGNORED` for "ignored"; None if the class list does not have it."""
-    if name_key(name).strip() in _IGNORED:
+    """The id of a class name; `IGNORED` for that of ignored pixels, None if the list does not have it."""
+    key, ids = name_key(name), _ids(space.classes)
+    if key in ids:
+        return ids[key]
+    if key in (_IGNORE, ignored_label(space.classes)):
         return IGNORED
     if no_class_name(name):
         return 0 if no_class_name(space.classes[0]) else IGNORED
-    return _ids(space.classes).get(name_key(name))
+    return None
 
 
 @lru_cache(maxsize=8)

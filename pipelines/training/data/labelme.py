@@ -18,12 +18,16 @@ from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageProblem
+from segray.pipelines.io.members import display_part
 from segray.pipelines.io.names import Names
+from segray.pipelines.io.sources import read_file
+from segray.pipelines.io.sources.trees import Tree
 from segray.pipelines.io.strict_json import parse_json
 from segray.pipelines.training.data.annotated import Annotations, Drawing
 from segray.pipelines.training.data.coco_masks import Segmentation
 from segray.pipelines.training.data.labelled_outlines import AnnotatedImage, Outline, ellipse, outlined_images
-from segray.pipelines.training.data.mask_checks import image_shape, list_samples
+from segray.pipelines.training.data.mask_checks import image_shape
+from segray.pipelines.training.data.places import data_tree, list_samples
 from segray.pipelines.training.data.samples import READ, DataSet
 
 _READERS = 8
@@ -39,48 +43,45 @@ def open_labelme(config: DataConfig) -> DataSet:
     Raises:
         UserError: no image, no LabelMe file, or one that is something else.
     """
-    follow = config.image.follow_links
-    samples = list_samples(config.root, "", follow=follow)
+    tree = data_tree(config)
+    samples = list_samples(config, "", tree)
     images = Names(samples)
     annotations = Annotations()
-    listed = storage.list_files(config.root, follow=follow)
-    files = [file.name for file in listed if file.name.lower().endswith(".json")]
+    listed = tree.files("", follow=config.image.follow_links).uris
+    files = {name: uri for name, uri in listed.items() if name.lower().endswith(".json")}
     with ThreadPoolExecutor(_READERS) as pool:
-        contents = list(pool.map(lambda name: _read(config.root, name), files))
+        contents = list(pool.map(_read, files.values(), files))
     annotated = []
-    for name, content in zip(files, contents, strict=True):
+    for (name, where), content in zip(files.items(), contents, strict=True):
         if content is None:
             continue
         image_id = _image_of(name, content, images)
         if image_id is None:
             annotations.leave_out(_NO_IMAGE, name)
             continue
-        annotated.append(
-            _annotated(config.root, name, content, image_id, samples[image_id].image, annotations)
-        )
+        annotated.append(_annotated(where, name, content, image_id, samples[image_id].image, annotations))
     if not annotated:
         there = f"{len(files)} JSON files, none of LabelMe with its image" if files else "no JSON file"
         raise UserError(f"data.root={storage.display(config.root)}: {there}")
     return outlined_images(config, samples, annotated, annotations)
 
 
-def is_labelme(root: str) -> bool:
+def is_labelme(root: Tree) -> bool:
     """Whether one of the first JSON files below a folder is LabelMe's.
 
     Raises:
         UserError: it is not JSON.
     """
-    names = (file.name for file in storage.list_files(root) if file.name.lower().endswith(".json"))
-    return any(_read(root, name) is not None for name in islice(names, 3))
+    files = ((name, uri) for name, uri in root.files("").uris.items() if name.lower().endswith(".json"))
+    return any(_read(uri, name) is not None for name, uri in islice(files, 3))
 
 
-def _read(root: str, name: str) -> Mapping[str, Any] | None:
+def _read(uri: str, name: str) -> Mapping[str, Any] | None:
     """A LabelMe file; None for other JSON."""
-    where = storage.join(root, name)
     try:
-        content = parse_json(storage.read_bytes(where, _MAX_BYTES))
+        content = parse_json(read_file(uri, _MAX_BYTES))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{storage.display(where)} is not JSON: {str(error)[:200]}") from None
+        raise UserError(f"{display_part(uri, name)} is not JSON: {str(error)[:200]}") from None
     return content if isinstance(content, Mapping) and "shapes" in content else None
 
 
@@ -97,9 +98,8 @@ def _image_of(name: str, content: Mapping[str, Any], images: Names) -> str | Non
 
 
 def _annotated(
-    root: str, name: str, content: Mapping[str, Any], image_id: str, image: str, annotations: Annotations
+    where: str, name: str, content: Mapping[str, Any], image_id: str, image: str, annotations: Annotations
 ) -> AnnotatedImage:
-    where = storage.join(root, name)
     try:
         height, width = content.get("imageHeight"), content.get("imageWidth")
         size = image_shape(image) if height is None or width is None else (int(height), int(width))
@@ -114,7 +114,7 @@ def _annotated(
         raise UserError(f"image {image}: {problem.reason}") from None
     except _BAD as error:
         why = f"no {error}" if isinstance(error, KeyError) else str(error)[:200]
-        raise UserError(f"{storage.display(where)} is not a LabelMe file: {why}") from None
+        raise UserError(f"{display_part(where, name)} is not a LabelMe file: {why}") from None
     return AnnotatedImage(image_id, Drawing(where, name, *size), tuple(outlines))
 
 

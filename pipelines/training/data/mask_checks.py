@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,8 +16,8 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage, tiff_bands
 from segray.pipelines.io.images import FORMATS, ImageProblem, decode_image
 from segray.pipelines.io.members import parse_member
-from segray.pipelines.io.received import ROOTS_KEY
-from segray.pipelines.io.sources import ImageRef, LeftOut, list_images, read_allowed, read_image
+from segray.pipelines.io.sources import read_allowed, read_image
+from segray.pipelines.io.sources.trees import Tree
 from segray.pipelines.io.tiff_frames import TiffProblem, is_tiff, single_image
 from segray.pipelines.label_set.schema import class_pixels
 from segray.pipelines.masks.binary import look_binary, refuse_binary
@@ -28,7 +26,6 @@ from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.training.data.samples import READ, DataSet, Sample, grouped, refuse
 from segray.pipelines.understood import PixelCounts
 
-_log = logging.getLogger(__name__)
 _READERS = 8
 _SIDEWAYS = (5, 6, 7, 8)
 _NEW_SUBFILE_TYPE = 254
@@ -95,96 +92,32 @@ def _decoded_shape(data: bytes) -> tuple[int, int]:
     return size[::-1] if tags.get(274) in _SIDEWAYS else size
 
 
-def list_samples(root: str, folder: str, *, follow: bool = True) -> dict[str, Sample]:
-    """The images under a folder of a data set, by their ids, which start with the folder.
-
-    Args:
-        root: the data set.
-        folder: below it; "" for the root itself.
-        follow: as in `list_images`.
-
-    Raises:
-        UserError: no such folder, or no image in it.
-    """
-    where = storage.join(root, folder) if folder else root
-    start = f"{folder}/" if folder else ""
-    name = folder or storage.display(root)
-    refs = usable_images(where, f"data.root={storage.display(root)}", name, follow=follow)
-    samples = (Sample(f"{start}{ref.image_id}", ref.uri, size=ref.size) for ref in refs)
-    return {sample.image_id: sample for sample in samples}
-
-
-def usable_images(
-    source: str,
-    key: str,
-    name: str,
-    *,
-    follow: bool = True,
-    also: Sequence[str] = (),
-    column: str | None = None,
-) -> list[ImageRef]:
-    """The images of a source that may be read; a warning counts the others by reason.
-
-    Args:
-        source: as in `list_images`.
-        key: the configuration key with its value, for errors.
-        name: of the source, for the warning.
-        follow: as in `list_images`.
-        also: as in `list_images`.
-        column: as in `list_images`.
-
-    Raises:
-        UserError: no such source, or no image in it.
-    """
-    others = LeftOut()
-    try:
-        refs = list(list_images(source, also, follow=follow, left_out=others, column=column))
-    except UserError as error:
-        raise UserError(f"{key}: {str(error).replace(ROOTS_KEY, f'data.{ROOTS_KEY}')}") from None
-    left_out = _left_out([ref for ref in refs if ref.problem], name, len(refs))
-    good = [ref for ref in refs if not ref.problem]
-    if not good:
-        raise UserError(f"{key}: no usable image; {left_out}")
-    if left_out:
-        _log.warning("%s", left_out)
-    if others:
-        _log.info("%s: %s", name, others)
-    return good
-
-
-def _left_out(refs: Sequence[ImageRef], folder: str, total: int) -> str:
-    """How many images are left out, for each reason with an example; empty without any."""
-    reasons = Counter(ref.problem for ref in refs)
-    examples = {ref.problem: ref.image_id for ref in reversed(refs)}
-    texts = [f"{reason} ({n}, such as {examples[reason]})" for reason, n in reasons.most_common()]
-    return f"{folder}: {len(refs)} of {total} images are left out: {'; '.join(texts)}" if texts else ""
-
-
 class MaskFolders:
     """The masks of a data set in one or more folders; the first folder that has an image's mask wins.
 
     Args:
-        root: the data set.
-        folders: names of folders under it; missing ones are ignored.
+        tree: the data set, or another place of its masks.
+        folders: names of folders in it; missing ones are ignored; "" is the root.
         options: how masks are read, with the ids of colours.
 
     Raises:
         UserError: one of the folders exists, but has no mask.
     """
 
-    def __init__(self, root: str, folders: Sequence[str], options: MaskOptions) -> None:
-        self.root, self.options = root, options
-        self._truths = {
-            name: MaskFolder(storage.join(root, name), options)
-            for name in folders
-            if storage.exists(storage.join(root, name))
-        }
+    def __init__(self, tree: Tree, folders: Sequence[str], options: MaskOptions) -> None:
+        self.options = options
+        self._truths: dict[str, MaskFolder] = {}
+        for name in folders:
+            if tree.exists(name):
+                files = tree.files(name, follow=options.follow_links)
+                self._truths[name] = MaskFolder(files.where, options, files, packed=tree.packed)
 
-    def match(self, names: Mapping[str, str]) -> dict[str, str]:
+    def match(self, names: Mapping[str, str], uris: Mapping[str, str]) -> dict[str, str]:
         """The mask_id of each image that has one.
 
         Args:
             names: by image_id, the image's path under the images' folder, which the masks' folder mirrors.
+            uris: by path, of images that are in the masks' folder, see `MaskFolder.match`.
 
         Raises:
             UserError: two images share a mask.
@@ -192,15 +125,24 @@ class MaskFolders:
         mask_ids: dict[str, str] = {}
         for folder, truth in self._truths.items():
             missing = {image_id: name for image_id, name in names.items() if image_id not in mask_ids}
-            files = truth.match(missing.values())
-            mask_ids |= {i: f"{folder}/{files[name]}" for i, name in missing.items() if name in files}
+            files = truth.match(missing.values(), uris)
+            mask_ids |= {i: _below(folder, files[name]) for i, name in missing.items() if name in files}
         return mask_ids
 
     def find(self, mask_id: str) -> str | None:
         """The mask_id in the spelling of the disk; None if there is no such mask."""
         folder, name = self._split(mask_id)
-        file = self._truths[folder].own(name) if folder else None
-        return f"{folder}/{file}" if file else None
+        file = self._truths[folder].own(name) if folder in self._truths else None
+        return _below(folder, file) if file else None
+
+    def uri(self, mask_id: str) -> str:
+        """The URI of a mask."""
+        folder, name = self._split(mask_id)
+        return self._truths[folder].uri(name)
+
+    def options_of(self, mask_id: str) -> MaskOptions:
+        """How a mask is read."""
+        return self._truths[self._split(mask_id)[0]].options
 
     def _split(self, mask_id: str) -> tuple[str, str]:
         """The folder of a mask and its path there; "" for a mask of another folder."""
@@ -232,11 +174,12 @@ class MaskedImages(DataSet):
     """Images and the folders of their masks.
 
     Args:
-        root: the data set's folder or URI.
+        root: the data set, as it was named.
         space: its classes.
         images: all images by id.
         masks: the folders of their masks.
         folder: folder of the images, with which each id starts.
+        together: whether the images are in the folder of their masks: a mask of one is no image.
 
     Raises:
         UserError: no image has a mask.
@@ -250,17 +193,20 @@ class MaskedImages(DataSet):
         masks: MaskFolders,
         *,
         folder: str,
+        together: bool = False,
     ) -> None:
         self.root, self.space, self._masks = root, space, masks
         names = {image_id: image_id.removeprefix(f"{folder}/") for image_id in images}
-        mask_ids = masks.match(names)
+        mask_ids = masks.match(names, {names[i]: images[i].image for i in images} if together else {})
         if not mask_ids:
             why = masks.looked_for(names[min(names)])
             raise UserError(
                 f"data.root={storage.display(root)}: no image has a mask: for {min(names)}, {why}"
             )
         masked = {i: self._masked(images[i], mask_id) for i, mask_id in mask_ids.items()}
-        self.samples = dict(sorted({**images, **masked}.items()))
+        files = {sample.mask for sample in masked.values()} if together else set()
+        others = {i: sample for i, sample in images.items() if sample.image not in files}
+        self.samples = dict(sorted({**others, **masked}.items()))
         self._counts: dict[str, NDArray[np.int64]] = {}
 
     def with_mask(self, sample: Sample, mask_id: str) -> Sample | None:
@@ -314,12 +260,16 @@ class MaskedImages(DataSet):
             why = self._masks.looked_for(sample.image_id.partition("/")[2])
             return f"image {sample.image_id} has no mask in {storage.display(self.root)}: {why}"
         try:
-            return self._masks.count_ids(sample, image_shape(sample.image), len(self.space.classes))
+            return self._masks.count_ids(sample, sample_shape(sample), len(self.space.classes))
         except ImageProblem as problem:
             return f"image {sample.image}: {problem.reason}"
         except UserError as problem:
             return str(problem)
 
     def _masked(self, sample: Sample, mask_id: str) -> Sample:
-        uri = storage.join(self.root, mask_id)
-        return replace(sample, mask=uri, mask_id=mask_id, options=self._masks.options)
+        options = self._masks.options_of(mask_id)
+        return replace(sample, mask=self._masks.uri(mask_id), mask_id=mask_id, options=options)
+
+
+def _below(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name

@@ -12,6 +12,7 @@ from segray.pipelines.corrections.correction import Correction
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.io.sources import image_digest
+from segray.pipelines.masks.folder import shown_mask
 from segray.pipelines.masks.options import IDS, MaskOptions
 from segray.pipelines.understood import PixelCounts
 
@@ -48,6 +49,11 @@ class Sample:
     read: ImageOptions = READ
     size: int = 0
     outside: bool = False
+
+    @property
+    def shown_mask(self) -> str:
+        """The file that holds its mask, for messages."""
+        return shown_mask(self.mask or "", self.mask_id or "")
 
     @property
     def stored_id(self) -> str:
@@ -175,7 +181,7 @@ def grouped(problems: Sequence[tuple[Sample, str]]) -> list[str]:
     lines: list[str] = []
     alike: dict[str, list[tuple[str, str]]] = {}
     for sample, text in problems:
-        start = f"mask {sample.mask}"
+        start = f"mask {sample.shown_mask}"
         if text.startswith(start):
             reason = text.removeprefix(start)
             alike.setdefault(_PLACE.sub("", reason), []).append((start, reason))

@@ -9,6 +9,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.names import nfc
 from segray.pipelines.io.received import absolute_roots, below
+from segray.pipelines.io.sources import read_file
 from segray.pipelines.io.sources.kinds import is_wild, kind_of, sources_of
 from segray.pipelines.io.uris import has_scheme
 from segray.pipelines.training.data.samples import DataSet, Sample, refuse
@@ -147,7 +148,7 @@ def read_text(path: str, key: str) -> str:
         UserError: it cannot be read; with what else the key may be.
     """
     try:
-        return storage.read_bytes(path).decode("utf-8-sig")
+        return read_file(path).decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{key}: no file {storage.display(path)!r} (allowed: {_ALLOWED[key]})") from None
     except (OSError, UnicodeDecodeError) as error:

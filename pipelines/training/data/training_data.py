@@ -11,7 +11,6 @@ from segray.pipelines.corrections.correction import Correction
 from segray.pipelines.corrections.log import CorrectionLog
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.sources.kinds import packed
 from segray.pipelines.training.data.coco import open_coco
 from segray.pipelines.training.data.corrected import corrected_images, together
 from segray.pipelines.training.data.cvat import open_cvat
@@ -64,8 +63,6 @@ def open_data(config: DataConfig, seed: int, corrections: Sequence[Correction] |
         DamagedPartError: the label set is damaged.
     """
     check_mask_keys(config)
-    for key, place in (("root", config.root), ("masks", config.masks), ("images", config.images)):
-        check_folder(f"data.{key}", place)
     data = READERS[config.kind](config)
     listed = () if is_amount(config.labelled) else read_split(config.labelled, data, "data.labelled")
     validation = _validation(config, data, listed, seed)
@@ -98,25 +95,6 @@ def open_data(config: DataConfig, seed: int, corrections: Sequence[Correction] |
         label_set,
     )
     return opened if config.labels is None else _with_corrections(opened, config.labels, corrections)
-
-
-def check_folder(key: str, place: str | None) -> None:
-    """Refuse an archive, or another file, in place of a folder of a data set.
-
-    Args:
-        key: the configuration key.
-        place: its value, a path or URI.
-
-    Raises:
-        UserError: what it is.
-    """
-    if place is None:
-        return
-    where = f"{key}={storage.display(place)}"
-    if what := packed(place):
-        raise UserError(f"{where}: {what}; unpack it, data sets are read from folders")
-    if storage.is_local(place) and storage.local_path(place).is_file():
-        raise UserError(f"{where}: a file; data sets are read from folders")
 
 
 def _with_corrections(

@@ -10,8 +10,8 @@ from dataclasses import replace
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.sources import follows_links, image_roots
-from segray.pipelines.training.data.mask_checks import usable_images
+from segray.pipelines.io.sources import follows_links, image_roots, list_images
+from segray.pipelines.training.data.places import usable_images
 from segray.pipelines.training.data.samples import READ, Sample
 
 _log = logging.getLogger(__name__)
@@ -30,15 +30,20 @@ def list_unlabelled(config: DataConfig, masked: Sequence[Sample]) -> tuple[Sampl
     source, also = str(config.unlabelled), config.image.roots
     follow = config.image.follow_links
     key = f"data.unlabelled={storage.display(source)}"
-    refs = usable_images(source, key, key, follow=follow, also=also, column=config.image.column)
+    column = config.image.column
+    refs = usable_images(
+        lambda others: list_images(source, also, follow=follow, left_out=others, column=column),
+        "data.unlabelled",
+        source,
+        key,
+    )
     taken = _SameFile(sample.image for sample in masked)
     left = [ref for ref in refs if not taken.has(ref.uri)]
     if not left:
         raise UserError(f"{key}: all of its {len(refs)} images are labelled or validation images")
     if len(left) < len(refs):
         _log.info("%s: %d images are labelled or validation images too", key, len(refs) - len(left))
-    roots, follows = image_roots(source, also), follows_links(source, follow)
-    read = replace(READ, roots=roots, follow_links=follows)
+    read = replace(READ, roots=image_roots(source, also), follow_links=follows_links(source, follow))
     return tuple(Sample(ref.image_id, ref.uri, read=read, size=ref.size, outside=True) for ref in left)
 
 

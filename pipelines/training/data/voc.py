@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from segray.pipelines.config.commands.train import DataConfig
-from segray.pipelines.io import storage
+from segray.pipelines.io.sources.trees import Tree
 from segray.pipelines.training.data.class_names import (
     configured_space,
     dataset_space,
     mask_options,
 )
-from segray.pipelines.training.data.mask_checks import MaskedImages, MaskFolders, list_samples
+from segray.pipelines.training.data.mask_checks import MaskedImages, MaskFolders
+from segray.pipelines.training.data.places import data_tree, list_samples, place_of
 from segray.pipelines.training.data.samples import DataSet, Sample
 from segray.pipelines.training.data.splits import read_split
 
@@ -28,17 +29,19 @@ def open_voc(config: DataConfig) -> DataSet:
     Raises:
         UserError: no image, no mask, a list with images that do not exist, or bad class names.
     """
-    images = list_samples(config.root, IMAGES, follow=config.image.follow_links)
+    root = data_tree(config)
+    tree, folder = place_of(config, root, "images", IMAGES)
+    images = list_samples(config, folder, tree)
     configured = None if config.classes is None else configured_space(config.classes)
     options = mask_options(config)
-    declared = configured or dataset_space(config.root, config.ignore_index) or options.space()
+    declared = configured or dataset_space(root, config.ignore_index) or options.space()
     space = declared or configured_space("voc")
-    masks = MaskFolders(config.root, MASKS, options.bound(space))
-    data = MaskedImages(config.root, space, images, masks, folder=IMAGES)
-    val = _image_set(data, "val")
+    masks = MaskFolders(root, MASKS, options.bound(space))
+    data = MaskedImages(config.root, space, images, masks, folder=folder)
+    val = _image_set(root, data, "val")
     val_ids = {sample.image_id for sample in val or ()}
-    train = _image_set(data, "train")
-    augmented = _image_set(data, "trainaug") or train
+    train = _image_set(root, data, "train")
+    augmented = _image_set(root, data, "trainaug") or train
     others = [sample for i, sample in data.samples.items() if i not in val_ids]
     data.train = sorted(sample.image_id for sample in (others if augmented is None else augmented))
     candidates = train or augmented or others
@@ -47,7 +50,7 @@ def open_voc(config: DataConfig) -> DataSet:
     return data
 
 
-def _image_set(data: DataSet, name: str) -> tuple[Sample, ...] | None:
+def _image_set(root: Tree, data: DataSet, name: str) -> tuple[Sample, ...] | None:
     """The images of a list in ImageSets; None without the list."""
-    path = storage.join(data.root, SETS, f"{name}.txt")
-    return read_split(path, data, "data.root") if storage.exists(path) else None
+    path = f"{SETS}/{name}.txt"
+    return read_split(root.uri(path), data, "data.root") if root.exists(path) else None

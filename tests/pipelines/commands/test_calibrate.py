@@ -56,6 +56,16 @@ def _refused(config: CalibrateConfig, text: str) -> None:
     assert not Path(config.out).exists()
 
 
+def test_masks_in_an_archive_teach_the_same(misnamed: Path, book: Path, tmp_path: Path) -> None:
+    packed = shutil.make_archive(str(tmp_path / "masks"), "zip", book / "book", "masks")
+    results = [
+        calibrate.execute(_config(misnamed, masks, tmp_path / name))
+        for name, masks in (("a", book / "book" / "masks"), ("b", Path(packed)))
+    ]
+    assert results[0].report == results[1].report
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
 def test_wrong_names_are_corrected(misnamed: Path, book: Path, tmp_path: Path) -> None:
     masks, out = book / "book" / "masks", tmp_path / "out"
     result = calibrate.execute(_config(misnamed, masks, out, "alpha=0"))

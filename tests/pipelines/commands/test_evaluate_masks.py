@@ -13,6 +13,8 @@ from segray.pipelines.commands.report import run as run_report
 from segray.pipelines.config.commands.evaluate import EvaluateConfig
 from segray.pipelines.config.commands.report import ReportConfig
 from segray.pipelines.errors import UserError
+from segray.pipelines.io.label_png import encode_gray_png
+from tests.pipelines.io.containers import write_table, write_tar, write_zip
 from tests.pipelines.label_set.small_store import PROVENANCE, ok_row, write_store
 
 LABEL = np.array([[0, 0, 1], [1, 0, 2]], np.uint8)
@@ -50,3 +52,30 @@ def test_an_annotation_file_as_masks_is_told_what_converts_it(tmp_path: Path) ->
         UserError, match=r"instances\.json: no mask there; .* `segray masks` converts annotation"
     ):
         execute(EvaluateConfig(labels=labels, masks=str(path)))
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "csv", "parquet"])
+def test_masks_in_archives_lists_and_tables_are_compared(tmp_path: Path, kind: str) -> None:
+    labels, mask = store_in(tmp_path), encode_gray_png(LABEL)
+    place = tmp_path / f"gt.{kind}"
+    if kind == "parquet":
+        write_table(place, {"image_id": ["a.jpg"], "mask": [mask]})
+    elif kind == "csv":
+        (tmp_path / "b.png").write_bytes(mask)
+        place.write_text("image,mask\nimages/a.jpg,b.png\n")
+    else:
+        (write_tar if kind == "tar" else write_zip)(place, {"gt/a.png": mask})
+    result, _ = execute(EvaluateConfig(labels=labels, masks=str(place)))
+    assert (result.miou, result.n_images, result.unused_masks) == (1.0, 1, 0)
+
+
+def test_a_list_of_masks_elsewhere_names_the_key(tmp_path: Path) -> None:
+    labels, place = store_in(tmp_path), tmp_path / "lists" / "gt.csv"
+    place.parent.mkdir()
+    (tmp_path / "b.png").write_bytes(encode_gray_png(LABEL))
+    place.write_text("image,mask\na.jpg,../b.png\n")
+    with pytest.raises(UserError, match=r"^masks=\S+gt\.csv: .*line 2: .*image\.roots"):
+        execute(EvaluateConfig(labels=labels, masks=str(place)))
+    place.write_text(f"image,mask\na.jpg,{tmp_path}/b.png\n")
+    config = EvaluateConfig(labels=labels, masks=str(place), image={"roots": (str(tmp_path),)})
+    assert execute(config)[0].miou == 1.0

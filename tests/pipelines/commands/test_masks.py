@@ -14,10 +14,11 @@ from segray.pipelines.config.commands.masks import MasksConfig
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.errors import UserError
-from segray.pipelines.io.label_png import decode_gray_png
+from segray.pipelines.io.label_png import decode_gray_png, encode_gray_png
 from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.training.data.datasets import LabelledImages
 from segray.pipelines.training.data.training_data import open_data
+from tests.pipelines.io.containers import write_table
 from tests.pipelines.training.data.small_sets import (
     coco_set,
     folder_set,
@@ -96,7 +97,7 @@ def test_messages_name_the_keys_of_this_command(tmp_path: Path) -> None:
         convert(root, tmp_path / "out")
     with pytest.raises(UserError, match=rf"^in={tmp_path}/nowhere: "):
         convert(tmp_path / "nowhere", tmp_path / "out")
-    with pytest.raises(UserError, match=r"^in: required, give in=DIR$"):
+    with pytest.raises(UserError, match=r"^in: required, give in=FOLDER$"):
         load(MasksConfig, None, ["out=x"])
 
 
@@ -120,26 +121,35 @@ def test_masks_of_images_that_differ_by_their_ending_alone_keep_apart(tmp_path: 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("set.zip", "a .zip file; unpack it, data sets are read from folders"),
-        ("set.tar.gz", "a .tar.gz file; unpack it, data sets are read from folders"),
-        ("notes.txt", "a file; data sets are read from folders"),
+        ("set.zip", "damaged, or another kind of file (File is not a zip file)"),
+        ("set.tar.gz", "a compressed tar gives no access to single images; unpack it, or write"),
+        ("notes.md", "a file, and no folder, archive or table"),
     ],
 )
-def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path, name: str, message: str) -> None:
+def test_a_file_that_is_no_data_set_is_refused(tmp_path: Path, name: str, message: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"x")
     with pytest.raises(UserError) as caught:
         convert(path, tmp_path / "out")
-    assert str(caught.value) == f"in={path}: {message}"
+    assert str(caught.value).startswith(f"in={path}: {message}")
     with pytest.raises(UserError) as caught:
         open_data(DataConfig(kind="folder", root=str(path)), 0)
-    assert str(caught.value) == f"data.root={path}: {message}"
+    assert str(caught.value).startswith(f"data.root={path}: {message}")
 
 
-def test_an_archive_of_masks_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_archive_of_masks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "masks.zip").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"masks\.zip: a \.zip file; unpack it, masks are read from folders"):
+    with pytest.raises(UserError, match=r"^masks=\S+/masks\.zip: damaged, or another kind of file"):
         MaskFolder(str(tmp_path / "masks.zip"))
+
+
+def test_masks_in_a_table_become_files_with_the_endings_of_their_images(tmp_path: Path) -> None:
+    files = [path.read_bytes() for path in sorted(folder_set(tmp_path / "in").glob("images/train/*.png"))[:2]]
+    masks = [encode_gray_png(mask_of(1)), encode_gray_png(mask_of(2))]
+    table = write_table(tmp_path / "train.parquet", {"image": files, "label": masks})
+    convert(Path(table), tmp_path / "out", "classes=cat,dog")
+    assert sorted(masks_of(tmp_path / "out")) == ["000000.png", "000001.png"]
+    assert len(opened(tmp_path / "out", validation="none").labelled) == 2
 
 
 def test_binary_masks_of_another_grey_name_their_key(tmp_path: Path) -> None:

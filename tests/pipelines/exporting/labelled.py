@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def confidence_of(label: Label) -> Label:
 LABELS = {image_id: label_of(number) for number, image_id in enumerate(IDS)}
 
 
-def write_labels(tmp_path: Path) -> Path:
+def write_labels(tmp_path: Path, classes: Sequence[str] = CLASSES) -> Path:
     """Four images in two parts, with a bad one; the images are files below photos/."""
     rows, uris = [], {}
     for image_id, label in LABELS.items():
@@ -54,7 +55,12 @@ def write_labels(tmp_path: Path) -> Path:
         Path(uris[image_id]).parent.mkdir(parents=True, exist_ok=True)
         Path(uris[image_id]).write_bytes(data)
         rows.append({**ok_row(image_id, label, confidence=confidence_of(label), image=data), "image": None})
-    write_store(tmp_path / "labels", rows[:2], [*rows[2:], bad_row("bad.png")], provenance=RECORD)
+    write_store(
+        tmp_path / "labels",
+        rows[:2],
+        [*rows[2:], bad_row("bad.png")],
+        provenance={**RECORD, "classes": [*classes]},
+    )
     write_manifest(tmp_path / "labels", uris)
     return tmp_path / "labels"
 

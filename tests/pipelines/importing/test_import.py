@@ -29,6 +29,7 @@ from tests.pipelines.exporting.labelled import (
     WIDTH,
     Label,
     export,
+    no_ignored,
     write_labels,
 )
 
@@ -93,6 +94,16 @@ def test_what_is_exported_and_imported_unchanged_changes_no_pixel(
     marked = take(labels, source, good="all", format=form)
     assert (marked.good, marked.pixels, marked.corrections) == (4, 0, 4)
     assert all(np.array_equal(label, LABELS[name]) for name, label in shown(labels).items())
+
+
+@pytest.mark.parametrize("form", FILES)
+@pytest.mark.parametrize("taken", [["ignored"], ["ignored pixels", "Ignored"]])
+def test_a_class_called_ignored_is_a_class(tmp_path: Path, form: str, taken: list[str]) -> None:
+    labels = write_labels(tmp_path, ["background", *taken, *CLASSES[1 + len(taken) :]])
+    source = exported(labels, tmp_path / "out", form)
+    take(labels, source, good="none")
+    expected = {name: no_ignored(label) if form == "coco" else label for name, label in LABELS.items()}
+    assert all(np.array_equal(label, expected[name]) for name, label in shown(labels).items())
 
 
 @pytest.mark.parametrize("form", FILES)

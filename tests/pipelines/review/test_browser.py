@@ -7,7 +7,6 @@ environment variable SEGRAY_BROWSER is `required`.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,17 +15,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+import segray
 from segray.models.masks import decode_rle
 from segray.pipelines.corrections import Correction, CorrectionLog
 from segray.pipelines.corrections.correction import effective
-from segray.pipelines.review.app import build_app
-from segray.pipelines.review.review import Places, Review
-from segray.pipelines.review.security import Door
-from segray.pipelines.review.server import listen, make_server
-from tests.pipelines.review.conftest import HEIGHT, WIDTH, write_labels
+from tests.pipelines.review.conftest import HEIGHT, NAMES, WIDTH, write_labels
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Response
 
 pytestmark = pytest.mark.slow
 
@@ -90,22 +86,16 @@ class Visitor:
 @contextmanager
 def visiting(chromium: Browser, labels: Path) -> Iterator[Visitor]:
     """A server over a label set, and a person who has opened its page."""
-    review = Review(Places(str(labels), who="ada"))
-    listener = listen("127.0.0.1", 0)
-    door = Door("127.0.0.1", listener.getsockname()[1])
-    server = make_server(build_app(review, door))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
+    served = segray.serve(out=labels, port=0, who="ada")
     page = chromium.new_page(viewport={"width": 1280, "height": 800})
     visitor = Visitor(page, labels)
     page.on("console", lambda message: visitor.complaints.append(message.text))
     page.on("pageerror", lambda error: visitor.complaints.append(str(error)))
-    page.goto(door.address)
+    page.goto(served.url)
     page.wait_for_selector("#tile-0 img.photo[src]")
     yield visitor
     page.close()
-    server.should_exit = True
-    thread.join()
+    served.stop()
     assert visitor.complaints == []
 
 
@@ -136,6 +126,26 @@ def test_a_segment_is_named_by_mouse_spread_and_undone(chromium: Browser, labels
         page.click("#tool-redo")
         page.wait_for_selector("#toasts >> text=done again")
         assert len(visitor.corrections()) == 3
+
+
+def test_next_opens_one_segment_after_the_other(chromium: Browser, labels: Path) -> None:
+    with visiting(chromium, labels) as visitor:
+        page = visitor.page
+        answers: list[Response] = []
+        page.on("response", lambda one: answers.append(one) if one.url.endswith("/api/next") else None)
+        shown = []
+        while True:
+            page.keyboard.press("n")
+            while not answers or not answers[-1].json()["ready"]:
+                page.wait_for_timeout(50)
+            found = answers.pop().json()
+            if found["image"] is None:
+                break
+            page.wait_for_selector(f"#image-name >> text={NAMES[found['image']]}")
+            page.wait_for_selector(f"#selection >> text=Segment {found['segment']}")
+            shown.append((found["image"], found["segment"]))
+        assert sorted(shown) == [(image, segment) for image in range(3) for segment in range(2)]
+        page.wait_for_selector("#toasts >> text=nothing is left to correct")
 
 
 def test_everything_about_segments_is_done_with_the_keyboard(chromium: Browser, labels: Path) -> None:

@@ -181,11 +181,25 @@ def test_names_need_a_label_set_that_says_how_it_was_made(page: TestClient) -> N
 
 
 def test_what_is_next_is_uncertain_and_not_corrected(page: TestClient, review: Review) -> None:
-    correct(page, {"image": 1, "kind": "name", "segments": [0], "class": "house"})
+    nothing = {"image": None, "segment": None}
+    assert page.post("/api/next").json() == {**nothing, "ready": False}
     review.queue.order()
+    assert page.get("/api/images", params={"sort": "next"}).json()["images"][0]["rank"] == 0
 
-    found = page.get("/api/images", params={"sort": "next", "state": "open"}).json()["images"]
+    shown = [page.post("/api/next").json() for _ in range(2)]
+    assert all(one["ready"] for one in shown)
+    # The first segments have the smallest margins, and look alike.
+    assert [one["segment"] for one in shown] == [0, 1]
 
-    assert [tile["rank"] for tile in found] == [0, 1]
-    assert {tile["id"] for tile in found} == {"a.png", "sub/c.png"}
-    assert page.get("/api/images/1").json()["rank"] is None
+    correct(page, {"image": 1, "kind": "name", "segments": [0], "class": "house"})
+    correct(page, {"image": 0, "kind": "good"})
+    review.queue.order()
+    rest = [page.post("/api/next").json() for _ in range(6)]
+    given = {(one["image"], one["segment"]) for one in [*shown, *rest] if one["image"] is not None}
+    assert rest[-1] == {**nothing, "ready": True}
+    assert {(1, 1), (2, 0), (2, 1)} <= given
+    assert page.get("/api/images/0").json()["rank"] is None
+
+    # All were shown, and what was not corrected comes again.
+    review.queue.order()
+    assert page.post("/api/next").json()["image"] in (1, 2)

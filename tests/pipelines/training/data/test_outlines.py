@@ -176,3 +176,18 @@ def test_cvat_files_that_are_damaged_or_made_to_harm_are_refused(tmp_path: Path,
 def test_keys_of_mask_files_are_refused(tmp_path: Path) -> None:
     text = refusal(cvat_set(tmp_path), kind="cvat", colors="voc")
     assert text == "data.colors: only for masks in files; those of cvat are drawn from outlines"
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"), [(("cat", "ignored"), ("cat",)), (("ignored", "Ignored pixels"), ("ignored",))]
+)
+def test_the_label_of_ignored_pixels_is_the_one_that_segray_writes_beside_the_others(
+    tmp_path: Path, labels: tuple[str, ...], classes: tuple[str, ...]
+) -> None:
+    shapes = [
+        shape(name, [[3 * i, 0], [3 * i + 2, 0], [3 * i + 2, 2], [3 * i, 2]]) for i, name in enumerate(labels)
+    ]
+    root = labelme_set(tmp_path, *shapes)
+    assert opened(root, kind="labelme").space.classes == ("background", *classes)
+    mask = first(root, "labelme")
+    assert [int(mask[1, 3 * i + 1]) for i in range(len(labels))] == [*range(1, 1 + len(classes)), 255]

@@ -246,7 +246,7 @@ def test_a_source_of_nothing_but_masked_images_is_refused(tmp_path: Path) -> Non
 def test_a_source_without_images_is_refused_with_the_key(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     text = refusal(folder_set(tmp_path / "set"), unlabelled=str(tmp_path / "empty"))
-    assert text.startswith(f"data.unlabelled={tmp_path}/empty: images: no image in {tmp_path}/empty;")
+    assert text.startswith(f"data.unlabelled={tmp_path}/empty: no image in {tmp_path}/empty;")
 
 
 def test_a_missing_source_is_refused_with_what_is_allowed(tmp_path: Path) -> None:
