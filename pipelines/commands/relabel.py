@@ -104,8 +104,8 @@ def _refuse_pixels(config: RelabelConfig, old: dict[str, Any]) -> None:
     if stored := of_pixels({"config": left}):
         defaults = " ".join(_DEFAULTS[setting] for setting in stored)
         raise UserError(
-            f"{storage.display(config.labels)} was made with {' '.join(stored)}, for which the features of its "
-            f"pixels would be needed again; {defaults} relabels its segments alone"
+            f"{storage.display(config.labels)} was made with {' '.join(stored)}, for which the features of "
+            f"its pixels would be needed again; {defaults} relabels its segments alone"
         )
 
 
