@@ -103,7 +103,7 @@ def resolve(spec: str, *, sha256: str | None = None, cache_dir: Path | None = No
 def load_state_dict(checkpoint: Checkpoint, *, mapped: bool = False) -> dict[str, Tensor]:
     """The tensors of a checkpoint on the CPU, floating point ones as float32.
 
-    A `{"state_dict": ...}` wrapper and a `module.` prefix on every key are taken off.
+    A `{"state_dict": ...}` or `{"model": ...}` around them and a `module.` prefix on every key are taken off.
 
     Args:
         checkpoint: the file.
@@ -115,8 +115,9 @@ def load_state_dict(checkpoint: Checkpoint, *, mapped: bool = False) -> dict[str
     """
     path = checkpoint.path
     state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, mapped)
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
     if not isinstance(state, dict) or not state:
         raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors)")
     for key, value in state.items():

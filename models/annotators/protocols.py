@@ -87,6 +87,11 @@ class MaskModel(ABC):
             ValueError: options that contradict each other.
         """
 
+    @classmethod
+    def untrained(cls, name: str) -> Self | None:  # noqa: ARG003  those of other packages need not have it
+        """The model with random weights, to measure what it costs without a download; None: it has none."""
+        return None
+
     def embedding(self, image: NDArray[np.uint8], grid: tuple[int, int], device: str) -> Tensor:
         """The encoder's features of a whole image on a grid, float32 [h, w, C].
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,12 @@ from segray.models.weights import Checkpoint, WeightsError, load_state_dict, rea
 
 
 def load_pretrained(
-    model: Any, config: Any, arch: Mapping[str, Any], checkpoint: Checkpoint, name: str
+    model: Any,
+    config: Any,
+    arch: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    name: str,
+    renamed: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict,
 ) -> nn.Module:
     """A model in evaluation mode on the CPU.
 
@@ -25,8 +30,9 @@ def load_pretrained(
         model: a class of transformers.
         config: its configuration's class.
         arch: arguments of the configuration; a key `arch` in the file's own metadata `segray` goes before it.
-        checkpoint: the file, in transformers' layout.
+        checkpoint: the file, in transformers' layout after `renamed`.
         name: of the model, for messages.
+        renamed: its tensors under transformers' names.
 
     Raises:
         WeightsError: the file is damaged, or tensors are missing or of another shape.
@@ -35,7 +41,7 @@ def load_pretrained(
 
     # Its bar is about tensors that are in memory already.
     logging.disable_progress_bar()
-    state = load_state_dict(checkpoint)
+    state = renamed(load_state_dict(checkpoint))
     chosen = read_card(checkpoint).get("arch", arch)
     try:
         settings = config(**chosen)
@@ -55,6 +61,11 @@ def load_pretrained(
             words = what.replace("_", " ")
             raise WeightsError(f"{checkpoint.path} does not fit the model {name}: {words}: {keys[0]}")
     return network.eval()
+
+
+def random_network(model: Any, config: Any, arch: Mapping[str, Any]) -> nn.Module:
+    """The model of an architecture with random weights, in evaluation mode on the CPU."""
+    return model(config(**arch)).eval()
 
 
 def _check_size(model: Any, settings: Any, state: Mapping[str, Tensor]) -> None:

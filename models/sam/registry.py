@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from segment_anything.build_sam import build_sam_vit_b, build_sam_vit_h, build_sam_vit_l
+from segment_anything.build_sam import build_sam_vit_b, build_sam_vit_h, build_sam_vit_l, sam_model_registry
 from segment_anything.modeling import Sam
 
 from segray.models.annotators.loading import find_weights
@@ -60,6 +60,11 @@ def load_sam(model: str, checkpoint: Checkpoint) -> Sam:
         sam = _BUILD[model](checkpoint)
     load_into(sam, checkpoint, model)
     return sam.eval()
+
+
+def untrained_sam(model: str) -> Sam:
+    """A SAM with random weights, in evaluation mode on the CPU."""
+    return (build_builtin_sam(SAM_ARCH) if model == "builtin" else sam_model_registry[model]()).eval()
 
 
 def check_weights(model: str, checkpoint: Checkpoint) -> int:

@@ -81,7 +81,8 @@ def _usual(config: AnnotateConfig, resources: Resources, n_pending: int) -> Pool
 
 
 def _wanted(config: AnnotateConfig, n_pending: int) -> bool:
-    if not config.auto or (config.sam.workers and config.clip.workers):
+    pinned = config.sam.accelerator or config.clip.accelerator
+    if not config.auto or pinned or (config.sam.workers and config.clip.workers):
         return False
     if n_pending < WORTH:
         _log.debug("auto: no probe for fewer than %d images", WORTH)

@@ -46,6 +46,8 @@ class Pool(Config):
     """GPUs per actor, fractions such as 0.5 included; null: a fraction if the cluster has GPUs, else 0."""
     num_cpus: Annotated[float | None, Field(ge=0, le=1024), RunOnly] = None
     """CPUs per actor, fractions such as 0.5 included; null: chosen from the resources of the cluster."""
+    accelerator: Annotated[Text | None, RunOnly] = None
+    """Label ray.io/accelerator-type of its machines, such as A100; null: any. If set, auto has no effect."""
     batch_size: Annotated[int | None, Field(ge=1, le=1024), RunOnly] = None
     """Images per batch of an actor, halved when memory runs out; null: 4 per thread."""
 
