@@ -101,7 +101,7 @@ class Sam2(MaskModel):
     @torch.inference_mode()
     def embedding(self, image: Rgb, grid: tuple[int, int], device: str) -> Tensor:
         """See `MaskModel`; the coarsest of its three maps."""
-        prompted, size = PromptedSam2(self._network.to(device)), image.shape[:2]
-        pixels = prompted.normalised([prompted.resized(image, size)])
+        prompted, (height, width) = PromptedSam2(self._network.to(device)), image.shape[:2]
+        pixels = prompted.normalised([prompted.resized(image, (height, width))])
         maps = prompted.network.get_image_embeddings(pixels)[-1][0]
-        return on_grid(maps, Frame(*size, self.size, self.size, self.size), grid)
+        return on_grid(maps, Frame(height, width, self.size, self.size, self.size), grid)
