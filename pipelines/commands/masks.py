@@ -70,8 +70,12 @@ def run(config: MasksConfig) -> None:
         _run(config)
     except UserError as error:
         # The readers are those of train, whose keys have a section.
-        text = _KEYS.sub(lambda key: "in" if key[1] == "root" else key[1], str(error))
-        raise UserError(text, exit_code=error.exit_code) from None
+        raise UserError(_own_keys(str(error)), exit_code=error.exit_code) from None
+
+
+def _own_keys(text: str) -> str:
+    """A message with the keys of this command."""
+    return _KEYS.sub(lambda key: "in" if key[1] == "root" else key[1], text)
 
 
 def _run(config: MasksConfig) -> None:
@@ -87,7 +91,7 @@ def _run(config: MasksConfig) -> None:
     show([classes_line(data.space.classes), line("images", _images_text(data, good, masked))])
     figures = _convert(config, data, good)
     bad = [(sample, problems[sample.image_id]) for sample in masked if sample.image_id in problems]
-    left_out = [*grouped(bad), *data.left_out]
+    left_out = [_own_keys(text) for text in (*grouped(bad), *data.left_out)]
     show(line("left out", text) for text in left_out[:20])
     show([line("left out", f"{len(left_out) - 20} more")] if len(left_out) > 20 else [])
     _write_names(config.out, data.space)

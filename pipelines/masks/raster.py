@@ -165,10 +165,10 @@ def _whole(values: NDArray[np.generic]) -> IdMap:
     Raises:
         ValueError: a value is no whole number of 0 to 65535, or there are none.
     """
+    if values.dtype.kind not in "biuf" or values.ndim != 2 or not values.size:
+        raise ValueError(f"{values.dtype} {list(values.shape)}; a mask is an array [H, W] of whole numbers")
     if values.dtype == bool or values.dtype == np.uint8:
         return values.astype(np.uint8)
-    if values.dtype.kind not in "iuf" or values.ndim != 2 or not values.size:
-        raise ValueError(f"{values.dtype} {list(values.shape)}; a mask is an array [H, W] of whole numbers")
     numbers = values.astype(np.float64)
     bad = ~((numbers >= 0) & (numbers <= 65535) & (numbers == np.floor(numbers)))
     if bad.any():

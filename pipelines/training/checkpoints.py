@@ -25,7 +25,7 @@ from segray.models.weights import check_archive
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.strict_json import parse_json
-from segray.pipelines.training.history import HistoryEntry
+from segray.pipelines.training.history import HistoryEntry, MeterSums
 from segray.pipelines.training.single_file import is_single, stored_state
 
 MODEL, TEACHER, OPTIMISER, STATE = "model.safetensors", "teacher.safetensors", "optimiser.pt", "state.json"
@@ -35,10 +35,12 @@ CHECKPOINTS_KEPT = 3
 
 _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("step", "total"), (int,)),
+    "tau": (float,),
     **dict.fromkeys(("history", "classes"), (list,)),
     **dict.fromkeys(("config", "sha256"), (dict,)),
     "network": (str,),
     "window": (int, type(None)),
+    "interim": (dict,),
 }
 """Those of `CheckpointState`: a checkpoint may be anyone's."""
 _MAX_STEPS = 1 << 53
@@ -48,13 +50,15 @@ _log = logging.getLogger(__name__)
 class CheckpointState(TypedDict, total=False):
     """Contents of state.json, as far as the file has them.
 
-    `step` of `total` are trained, and no more if the run has `stopped` early; `network` is its name and
-    `window` the side of its validation window in pixels; `config` has the configuration by dotted key,
-    `sha256` the checksum of each other file.
+    `step` of `total` are trained, and no more if the run has `stopped` early; `tau` is the threshold then;
+    `network` is its name and `window` the side of its validation window in pixels; `config` has the
+    configuration by dotted key, `sha256` the checksum of each other file. A checkpoint between two
+    validations has the sums since the earlier one in `interim`.
     """
 
     step: int
     total: int
+    tau: float
     stopped: bool
     history: list[HistoryEntry]
     classes: list[str]
@@ -62,6 +66,7 @@ class CheckpointState(TypedDict, total=False):
     window: int | None
     config: dict[str, object]
     sha256: dict[str, str]
+    interim: MeterSums
 
 
 @dataclass(frozen=True)
@@ -125,9 +130,10 @@ def store_checkpoint(folder: Path, uri: str) -> None:
 
 
 def score(uri: str) -> float:
-    """Validation mIoU of a checkpoint, in [0, 1]; -1 if it is incomplete."""
+    """Validation mIoU of a checkpoint, in [0, 1]; -1 if it is incomplete, or was not validated."""
     try:
-        return _read_state(uri)["history"][-1]["miou"] or 0.0
+        state = _read_state(uri)
+        return -1.0 if "interim" in state else state["history"][-1]["miou"] or 0.0
     except (UserError, LookupError):
         return -1.0
 
@@ -254,11 +260,22 @@ def _check_types(state: Mapping[str, object]) -> None:
             raise ValueError(f"{key} is no number of steps")
     if not all(map(_is_entry, cast("list[object]", state.get("history", [])))):
         raise ValueError("a history without figures")
+    if "interim" in state and not _is_sums(state["interim"]):
+        raise ValueError("sums without figures")
 
 
 def _is_entry(value: object) -> bool:
     miou = value.get("miou") if isinstance(value, dict) else "none"
     return miou is None or (isinstance(miou, int | float) and math.isfinite(miou))
+
+
+def _is_sums(value: object) -> bool:
+    sums = cast("dict[str, object]", value)
+    counts = sums.get("counts")
+    figures = [*cast("list[object]", sums.get("losses") or []), sums.get("seconds"), sums.get("waited")]
+    if not isinstance(counts, dict) or len(figures) != 5 or type(sums.get("steps")) is not int:
+        return False
+    return all(isinstance(f, int | float) and math.isfinite(f) for f in (*figures, *counts.values()))
 
 
 def read_file(uri: str, name: str, state: CheckpointState) -> bytes:

@@ -18,7 +18,7 @@ _COMMON = {
 }
 LABEL_SET_READERS = (
     *("verify", "report", "evaluate", "relabel", "calibrate", "export"),
-    *("label set", "training labels"),
+    *("label set", "training labels", "segment maps"),
 )
 
 _EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES") or 0)

@@ -44,6 +44,8 @@ from segray.pipelines.training.data.class_names import configured_space
 from segray.pipelines.training.data.coco import open_coco
 from segray.pipelines.training.data.datasets import LabelledImages
 from segray.pipelines.training.data.label_join import open_label_set
+from segray.pipelines.training.data.segment_maps import SegmentMaps
+from segray.pipelines.training.transition import read_transition
 from segray.tuning.folder import SearchFolder
 from segray.tuning.plans import Plan, RerunPlan, SearchPlan
 from segray.tuning.report import summary
@@ -188,6 +190,18 @@ def _training_labels(folder: Path) -> None:
     open_label_set("set", ["background", "tree", "house"])
 
 
+def _transition(folder: Path) -> None:
+    shares = read_transition("set", ["background", "tree", "house"])
+    assert shares.shape == (3, 3)
+    assert np.isfinite(shares).all()
+
+
+def _segment_maps(folder: Path) -> None:
+    maps = SegmentMaps("set", ["a.png", "b.png"])
+    for name in ("a.png", "b.png"):
+        assert maps.read(name, (SIZE[1], SIZE[0])).dtype == np.int16
+
+
 def _coco(folder: Path) -> None:
     data = open_coco(DataConfig(kind="coco", root="data"))
     samples = [data.samples[image_id] for image_id in data.candidates]
@@ -328,6 +342,8 @@ READERS: dict[str, Callable[[Path], None]] = {
     "import": _import,
     "label set": _label_set,
     "training labels": _training_labels,
+    "transition": _transition,
+    "segment maps": _segment_maps,
     "coco": _coco,
     "predict": _predict,
     "single file": _single_file,

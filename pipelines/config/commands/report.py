@@ -22,6 +22,6 @@ class ReportConfig(Config):
     colors: Text | None = None
     """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
     mask_suffix: Text | None = None
-    """What a mask's name has behind its image's, such as _mask; OLD:NEW replaces OLD by it; null: nothing."""
+    """What a mask's name adds to its image's, as _mask or mask_*; OLD:NEW replaces OLD; null: nothing."""
     n: int = Field(default=12, ge=1, le=1000)
     """Images on the page: the n least and the n most confident (training run: validation images)."""
