@@ -10,6 +10,7 @@ from torch import nn
 from segray.models.annotators.protocols import POINT_OPTIONS, MaskModel
 from segray.models.annotators.sam import CROP_OPTIONS, check_grids
 from segray.models.annotators.transformers_weights import load_pretrained, random_network
+from segray.models.architectures import check_side
 from segray.models.sam.generator import MaskGenerator
 from segray.models.sam2.model import PromptedSam2
 from segray.models.sam2.original import transformers_state
@@ -69,7 +70,7 @@ class Sam2(MaskModel):
     def __init__(self, network: nn.Module) -> None:
         self._network = network
         config: Any = network.config
-        self.size = int(config.prompt_encoder_config.image_size)
+        self.size = check_side(config.prompt_encoder_config.image_size)
 
     @classmethod
     def load(cls, name: str, checkpoint: Checkpoint) -> Self:

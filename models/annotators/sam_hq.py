@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segray.models.annotators.protocols import POINT_OPTIONS, MaskModel
 from segray.models.annotators.transformers_weights import load_pretrained, random_network, square
+from segray.models.architectures import check_side
 from segray.models.masks import Segment
 from segray.models.precision import DTYPES
 from segray.models.sam.cpu_masks import segments_on_cpu
@@ -49,7 +50,7 @@ class SamHq(MaskModel):
 
     def __init__(self, network: Any) -> None:
         self._network = network
-        self.size = int(network.config.vision_config.image_size)
+        self.size = check_side(network.config.vision_config.image_size)
 
     @classmethod
     def load(cls, name: str, checkpoint: Checkpoint) -> Self:

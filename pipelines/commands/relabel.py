@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -32,6 +31,7 @@ from segray.pipelines.engine.provenance import fingerprint, provenance, stored_s
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.printing import echo
 from segray.pipelines.understood import classes_line, show
 
 _DEFAULTS = {
@@ -46,7 +46,7 @@ def run(config: RelabelConfig) -> None:
     Raises:
         UserError: as `execute` raises.
     """
-    click.echo(execute(config))
+    echo(execute(config))
 
 
 def execute(config: RelabelConfig) -> LabelSetResult:
