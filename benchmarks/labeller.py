@@ -16,7 +16,7 @@ from segray.models.label_space import label_space
 from segray.models.masks import Segment
 from segray.models.precision import resolve_precision
 from segray.models.sam.generator import build_sam
-from segray.pipelines.annotation.stages.classify import clip_features
+from segray.pipelines.annotation.stages.features import clip_features
 from segray.pipelines.annotation.stages.segment import mask_options
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 
@@ -56,9 +56,7 @@ class Labeller:
 
     def features(self, image: Image, kind: str) -> Tensor:
         """Dense features [h, w, D], "gem" or "clip", of a uint8 [H, W, 3] image."""
-        features: Tensor = clip_features(
-            self._clip, self._config.clip.model_copy(update={"features": kind}), [image]
-        )
+        features = clip_features(self._clip, self._config.clip.model_copy(update={"features": kind}), [image])
         return features[0]
 
     def name(self, segments: list[Segment], features: Tensor, height: int, width: int) -> SegmentClasses:

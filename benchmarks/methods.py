@@ -1,12 +1,15 @@
-"""Methods compared with few labels: mIoU on held-out scenes, mean and deviation over seeds.
+"""Methods compared with few labels: mIoU on held-out images, mean and deviation over seeds.
 
     python -m benchmarks.methods --work DIR --labels 8 --seeds 0 1 2
+    python -m benchmarks.methods --work DIR --data FOLDER [--label-set DIR] --labels 8 --seeds 0 1 2
 
 All methods share network, images, splits, augmentation and number of steps; a seed determines the labelled
-images, the order and the augmentation. Zero-shot labels come from one run of `segray annotate` with the
-built-in models. The mIoU is that of the last epoch: nothing is selected on the held-out scenes. OVERRIDES are
-`key=value` of `segray train`, and `METHOD:key=value` for one method only. Finished runs in DIR are not
-repeated.
+images, the order and the augmentation. Without --data they learn the picture book, and zero-shot labels come
+from one run of `segray annotate` with the built-in models; with it, a folder of photographs and masks. The
+mIoU is that of the last epoch, and with --choose-seeds also that of the epoch that the mean over other runs
+chose: their seeds differ, and a fifth of the training masks takes the place of the held-out images, which
+choose nothing. OVERRIDES are `key=value` of `segray train`, and `METHOD:key=value` for one method only.
+Finished runs in --work are not repeated.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,13 +32,32 @@ from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import config_hash, identity, load
 from segray.pipelines.training.history import HistoryEntry
 
+PHOTOGRAPHS = (
+    "data.kind=folder",
+    "network.name=efficientnet_lite0",
+    "pseudo.ema=0.99",
+    "augment.crop=224",
+    "train.batch=4",
+    "train.optimiser=adamw",
+    "train.lr=0.0002",
+    "train.weight_decay=0.01",
+)
+"""Training of a folder of photographs that takes minutes on a CPU."""
+_CHOICE = "1/5"
+"""Share of the training masks on which a number of epochs is chosen."""
+
+Run = tuple[str, int, int, list[str]]
+"""Method, labelled images, seed, overrides."""
+Table = dict[str, dict[str, list[float]]]
+"""By method and number of labels, the mIoU of each seed."""
+
 
 class _Methods(Benchmark):
-    """`--labels 8 32` is a list too."""
+    """`--labels 8 32` and `--choose-seeds 10 11` are lists too."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """See click."""
-        return super().parse_args(ctx, spread(args, "--labels"))
+        return super().parse_args(ctx, spread(spread(args, "--labels"), "--choose-seeds"))
 
 
 def prepare(work: Path, scenes: int, seed: int) -> tuple[Path, Path]:
@@ -87,8 +110,8 @@ def train_here(overrides: Sequence[str]) -> None:
 
 def runs(
     methods: Sequence[str], labels: Sequence[int], seeds: Sequence[int], overrides: Sequence[str]
-) -> Iterator[tuple[str, int, int, list[str]]]:
-    """(method, labelled images, seed, overrides) of each run."""
+) -> Iterator[Run]:
+    """All runs."""
     for count in labels:
         for seed in seeds:
             for method in methods:
@@ -102,68 +125,134 @@ def runs(
                 )
 
 
+def usable(names: str | None, label_set: Path | None, data: Path | None) -> list[str]:
+    """The methods of a comma list; None: all that the data allows.
+
+    Raises:
+        click.UsageError: an unknown one, or one that needs zero-shot labels of a folder without any.
+    """
+    without = [name for name, method in METHODS.items() if method.pseudo != "enhanced"]
+    allowed = without if data is not None and label_set is None else list(METHODS)
+    chosen = allowed if names is None else names.split(",")
+    for name in chosen:
+        if name not in METHODS:
+            raise click.UsageError(f"--methods: {name!r} is none of {', '.join(METHODS)}")
+        if name not in allowed:
+            raise click.UsageError(f"--methods: {name} needs --label-set (without: {', '.join(without)})")
+    return chosen
+
+
+def chosen_epochs(histories: Sequence[tuple[Run, list[HistoryEntry]]]) -> dict[tuple[str, int], int]:
+    """For each method and number of labels the index of the validation with the best mean mIoU."""
+    by_run: dict[tuple[str, int], list[list[float]]] = {}
+    for (method, count, _, _), history in histories:
+        by_run.setdefault((method, count), []).append([entry["miou"] or 0.0 for entry in history])
+    means = {key: [sum(at) for at in zip(*curves, strict=True)] for key, curves in by_run.items()}
+    return {key: mean.index(max(mean)) for key, mean in means.items()}
+
+
+def gathered(
+    histories: Sequence[tuple[Run, list[HistoryEntry]]], chosen: dict[tuple[str, int], int]
+) -> Table:
+    """The mIoU of each seed at the chosen validation, or at the last one."""
+    results: Table = {}
+    for (method, count, _, _), history in histories:
+        entry = history[chosen.get((method, count), -1)]
+        results.setdefault(method, {}).setdefault(str(count), []).append(entry["miou"] or 0.0)
+    return results
+
+
 @click.command(cls=_Methods, name="methods", help=__doc__)
 @click.option("--work", required=True, type=click.Path(path_type=Path), help="Folder for data and runs.")
+@click.option(
+    "--data", type=click.Path(exists=True, path_type=Path), help="Images and masks, as `data.root`."
+)
+@click.option("--label-set", type=click.Path(exists=True, path_type=Path), help="Zero-shot labels of --data.")
 @click.option("--scenes", default=360, show_default=True, help="Scenes; a fifth of them is held out.")
 @click.option("--book-seed", default=0, show_default=True, help="Seed of the scenes.")
-@click.option("--methods", "names", default=",".join(METHODS), show_default=True, help="Comma list.")
+@click.option("--methods", "names", help="Comma list; all that the data allows.")
 @click.option("--labels", multiple=True, default=(8,), type=int, help="Labelled images.")
 @click.option("--seeds", multiple=True, default=(0, 1, 2), type=int)
+@click.option("--choose-seeds", multiple=True, type=int, help="Seeds of the runs that choose the epoch.")
 @click.option("--epochs", default=12, show_default=True, help="Passes over the unlabelled images.")
 @click.option("--jobs", default=1, show_default=True, help="Parallel runs, with one thread each.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file.")
 @click.argument("overrides", nargs=-1)
 def main(
     work: Path,
+    data: Path | None,
+    label_set: Path | None,
     scenes: int,
     book_seed: int,
-    names: str,
+    names: str | None,
     labels: tuple[int, ...],
     seeds: tuple[int, ...],
+    choose_seeds: tuple[int, ...],
     epochs: int,
     jobs: int,
     out: Path | None,
     overrides: tuple[str, ...],
 ) -> None:
     """Run all and print the table."""
-    book, label_set = prepare(work.resolve(), scenes, book_seed)
-    shared = [*RECIPE, "trackers=", f"data.root={book}", f"data.labels={label_set}", f"train.epochs={epochs}"]
-    shared += [f"train.validate_every={max(1, epochs // 4)}", *overrides]
-    methods = names.split(",")
-    pending = list(runs(methods, labels, seeds, shared))
-    with ThreadPoolExecutor(jobs) as pool:
-        histories = list(pool.map(lambda run: train_once(run[3], _folder(work.resolve(), run)), pending))
-    results: dict[str, dict[str, list[float]]] = {m: {str(n): [] for n in labels} for m in methods}
-    zero_shot = histories[0][-1].get("zero_shot_miou") or 0.0
-    for (method, count, _, _), history in zip(pending, histories, strict=True):
-        results[method][str(count)].append(history[-1]["miou"] or 0.0)
-    show(results, zero_shot, labels)
-    config = load(TrainConfig, None, ["out=x", *pending[0][3]])
+    if set(seeds) & set(choose_seeds):
+        raise click.UsageError("--choose-seeds: other seeds than --seeds")
+    methods, work = usable(names, label_set, data), work.resolve()
+    recipe = PHOTOGRAPHS if data else RECIPE
+    root, zero_shot = (data.resolve(), label_set) if data else prepare(work, scenes, book_seed)
+    shared = [*recipe, "trackers=", f"data.root={root}", f"train.epochs={epochs}"]
+    shared += [f"data.labels={zero_shot.resolve()}"] if zero_shot else []
+    shared += [f"train.validate_every={max(1, epochs // (12 if choose_seeds else 4))}", *overrides]
+    histories = _train(list(runs(methods, labels, seeds, shared)), work, jobs)
+    choosing = runs(methods, labels, choose_seeds, [*shared, f"data.validation={_CHOICE}"])
+    chosen = chosen_epochs(_train(list(choosing), work, jobs))
+    tables = {"last epoch": gathered(histories, {})}
+    if chosen:
+        tables["chosen epoch"] = gathered(histories, chosen)
+    of_labels = histories[0][1][-1].get("zero_shot_miou")
+    for name, results in tables.items():
+        show(name, results, of_labels, labels)
+    (first, history), *_ = histories
     record = {
         **circumstances(seeds),
-        "scenes": scenes,
-        "zero_shot_miou": zero_shot,
-        "recipe": {k: v for k, v in identity(config).items() if not k.startswith("data.")},
+        "choose_seeds": list(choose_seeds),
+        "scenes": None if data else scenes,
+        "zero_shot_miou": of_labels,
+        "recipe": {k: v for k, v in identity(_config(first)).items() if not k.startswith("data.")},
         "overrides": list(overrides),
-        "steps": histories[0][-1]["step"],
-        "miou": {m: {n: spread_of(v) for n, v in by.items()} for m, by in results.items()},
+        "steps": history[-1]["step"],
+        "chosen_steps": {f"{m}-{n}": history[at]["step"] for (m, n), at in chosen.items()},
+        "miou": _spreads(tables["last epoch"]),
+        "miou_chosen": _spreads(tables.get("chosen epoch", {})),
     }
     click.echo(f"wrote {write_result(out, record)}")
 
 
-def _folder(work: Path, run: tuple[str, int, int, list[str]]) -> Path:
-    method, count, seed, overrides = run
-    config = load(TrainConfig, None, ["out=x", *overrides])
-    return work / "runs" / f"{method}-{count}-{seed}-{config_hash(config)[:8]}"
+def _train(pending: list[Run], work: Path, jobs: int) -> list[tuple[Run, list[HistoryEntry]]]:
+    with ThreadPoolExecutor(jobs) as pool:
+        histories = list(pool.map(lambda run: train_once(run[3], _folder(work, run)), pending))
+    return list(zip(pending, histories, strict=True))
 
 
-def show(results: dict[str, dict[str, list[float]]], zero_shot: float, labels: Sequence[int]) -> None:
+def _spreads(results: Table) -> dict[str, dict[str, dict[str, Any]]]:
+    return {m: {n: spread_of(v) for n, v in by.items()} for m, by in results.items()}
+
+
+def _config(run: Run) -> TrainConfig:
+    return load(TrainConfig, None, ["out=x", *run[3]])
+
+
+def _folder(work: Path, run: Run) -> Path:
+    method, count, seed, _ = run
+    return work / "runs" / f"{method}-{count}-{seed}-{config_hash(_config(run))[:8]}"
+
+
+def show(name: str, results: Table, zero_shot: float | None, labels: Sequence[int]) -> None:
     """Print mean and standard deviation of each method for each number of labels."""
-    rows = [["zero-shot labels", *[f"{zero_shot:.1%}" for _ in labels]]]
+    rows = [["zero-shot labels", *[f"{zero_shot:.1%}" for _ in labels]]] if zero_shot else []
     for method, by_count in results.items():
         cells = [spread_of(by_count[str(n)]) for n in labels]
         rows.append([method, *[f"{c['mean']:.1%} +- {c['sd'] or 0:.1%}" for c in cells]])
-    click.echo(table(["mIoU", *[f"{n} labels" for n in labels]], rows))
+    click.echo(table([f"mIoU, {name}", *[f"{n} labels" for n in labels]], rows))
 
 
 if __name__ == "__main__":

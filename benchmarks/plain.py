@@ -26,7 +26,7 @@ from segray.models.clip.zero_shot import classify_segments
 from segray.models.label_map import LabelMap, SegmentClasses
 from segray.models.label_space import label_space
 from segray.models.sam.generator import SAM_MODELS, build_sam
-from segray.pipelines.annotation.stages.classify import clip_features
+from segray.pipelines.annotation.stages.features import clip_features
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
 

@@ -69,7 +69,7 @@ def draw_pictures(folder: Path, n: int, seed: int) -> list[Path]:
 class SegmentDrawn(SegmentImages):
     """`SegmentImages` whose decoder computes all and then gets the drawn outputs of the seed in `SEED`."""
 
-    def __init__(self, config: SamModel, plan: PoolPlan, guard: Guard) -> None:
+    def __init__(self, config: SamModel, plan: PoolPlan, guard: Guard, **_: object) -> None:
         super().__init__(config, plan, guard)
         drawn: Any = DrawnOutputs(int(os.environ[SEED]))
         # Open for as long as the worker lives.

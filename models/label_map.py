@@ -91,6 +91,18 @@ def render_label_map(
     return label, confidence
 
 
+def covered_pixels(
+    segments: Sequence[Segment], chosen: NDArray[np.bool_], height: int, width: int
+) -> NDArray[np.bool_]:
+    """bool [H, W]: pixels under at least one of the chosen segments, of [K]."""
+    mask = np.zeros((height, width), bool)
+    for segment, counts in zip(segments, chosen, strict=True):
+        if counts:
+            x, y, w, h = segment.box
+            mask[y : y + h, x : x + w] |= segment.mask
+    return mask
+
+
 def label_dtype(ignore_index: int) -> np.dtype[np.unsignedinteger[Any]]:
     """Of label maps whose ignored pixels have that id: uint8 or uint16."""
     return np.dtype(np.uint16 if ignore_index > IGNORE_INDEX else np.uint8)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segray.models.rle import checked_runs
+from segray.models.rle import checked_runs, crop_runs, runs_crop
 
 BoolMask = NDArray[np.bool_]
 Box = tuple[int, int, int, int]
 
+_LARGE = 1 << 22
+"""Pixels above which masks are coded without an array of the image's size; below, that is faster."""
 _HEADER = struct.Struct("<4iqdd2d4i")
 
 
@@ -67,8 +69,30 @@ def encode_rle(segment: Segment, height: int, width: int) -> tuple[list[int], by
     """COCO compressed RLE of the full-size mask: (size [height, width], counts)."""
     from pycocotools import mask as coco
 
-    rle = coco.encode(np.asfortranarray(full_mask(segment, height, width).view(np.uint8)))
+    if height * width <= _LARGE:
+        rle = coco.encode(np.asfortranarray(full_mask(segment, height, width).view(np.uint8)))
+    else:
+        x, y, _, _ = segment.box
+        runs = crop_runs(segment.mask, x, y, height, width)
+        rle = coco.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
     return [height, width], rle["counts"]
+
+
+def segment_from_rle(
+    size: Sequence[int], counts: bytes, predicted_iou: float = 1.0, stability_score: float = 1.0
+) -> Segment:
+    """The segment of a COCO compressed RLE; of a large image, with the memory of the segment's columns.
+
+    Raises:
+        ValueError: the counts are not those of a mask of that size, or of an empty one.
+    """
+    height, width = (int(n) for n in size)
+    if height * width <= _LARGE:
+        return segment_from_mask(decode_rle(size, counts), predicted_iou, stability_score)
+    mask, x, y = runs_crop(checked_runs(counts, height, width), height)
+    return Segment(
+        (x, y, mask.shape[1], mask.shape[0]), mask, int(mask.sum()), predicted_iou, stability_score
+    )
 
 
 def decode_rle(size: Sequence[int], counts: bytes) -> BoolMask:

@@ -39,6 +39,54 @@ def checked_runs(counts: bytes | str | Sequence[int], height: int, width: int) -
     return runs
 
 
+def crop_runs(mask: NDArray[np.bool_], x: int, y: int, height: int, width: int) -> Runs:
+    """The runs of a mask that is false outside of a crop; work and memory are those of the crop.
+
+    Args:
+        mask: bool [h, w], the crop.
+        x: of its first column in the image.
+        y: of its first row in the image.
+        height: of the image in pixels.
+        width: of the image in pixels.
+    """
+    edges = np.diff(np.pad(mask.T, ((0, 0), (1, 1))).view(np.int8), axis=1)
+    starts, ends = (
+        (x + columns) * height + y + rows for columns, rows in (np.nonzero(edges == sign) for sign in (1, -1))
+    )
+    # A run that ends with its column may go on in the next one.
+    apart = starts[1:] != ends[:-1]
+    starts, ends = starts[np.append(True, apart)], ends[np.append(apart, True)]
+    turns = np.concatenate([[0], np.stack([starts, ends], 1).ravel(), [height * width]])
+    runs = np.diff(turns)
+    return runs if runs[-1] else runs[:-1]
+
+
+def runs_crop(runs: Runs, height: int) -> tuple[NDArray[np.bool_], int, int]:
+    """The inverse of `crop_runs`: the tight crop of a mask, bool [h, w], and x and y of its first pixel.
+
+    Args:
+        runs: as of `checked_runs`.
+        height: of the image in pixels.
+
+    Raises:
+        ValueError: the mask has no true pixel.
+    """
+    turns = np.cumsum(runs)
+    ends = turns[1::2]
+    starts = turns[: 2 * len(ends) : 2]
+    starts, ends = starts[ends > starts], ends[ends > starts]
+    if not starts.size:
+        raise ValueError("a segment needs at least one pixel, this mask is empty")
+    x, right = int(starts[0]) // height, (int(ends[-1]) - 1) // height + 1
+    steps = np.zeros((right - x) * height + 1, np.int8)
+    steps[starts - x * height] = 1
+    steps[ends - x * height] -= 1
+    columns = np.cumsum(steps[:-1], dtype=np.int8).view(np.bool_).reshape(right - x, height)
+    rows = np.flatnonzero(columns.any(0))
+    y, bottom = int(rows[0]), int(rows[-1]) + 1
+    return np.ascontiguousarray(columns[:, y:bottom].T), x, y
+
+
 def area(runs: Runs) -> int:
     """Pixels of the mask."""
     return int(runs[1::2].sum())

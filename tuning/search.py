@@ -8,8 +8,6 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cache
 
-import click
-
 from segray.pipelines.commands.train import check
 from segray.pipelines.config.commands.annotate import LabelConfig
 from segray.pipelines.config.commands.relabel import RelabelConfig
@@ -25,6 +23,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.printing import echo
 from segray.pipelines.training.auto_precision import recorded_precision, with_precision
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.summary import data_lines
@@ -68,11 +67,11 @@ def run(config: TuneConfig) -> None:
             _search(folder, open_once, len(next(iter(opened.values())).space.classes))
         except KeyboardInterrupt:
             count = sum(trial.finished for trial in folder.trials())
-            click.echo(f"{count} finished trials are kept; run the same command again to resume", err=True)
+            echo(f"{count} finished trials are kept; run the same command again to resume", err=True)
             raise
         finally:
             summary.write(folder)
-    click.echo("\n".join(summary.lines(folder)))
+    echo("\n".join(summary.lines(folder)))
     _require_outcome(folder)
 
 
@@ -113,7 +112,11 @@ def _make_labels(config: TuneConfig) -> None:
             from segray.pipelines.commands import relabel
 
             relabel.run(target)
-        click.echo(f"label.threshold={threshold}: {storage.display(target.out)}", err=True)
+        echo(f"label.threshold={threshold}: {storage.display(target.out)}", err=True)
+
+
+_LATER = ("pool", "unsegmented")
+"""Keys of `label.` that the first label sets do not have."""
 
 
 def thresholds_of(config: TuneConfig) -> Sequence[str]:
@@ -124,9 +127,10 @@ def thresholds_of(config: TuneConfig) -> Sequence[str]:
 def relabelling(config: TuneConfig, threshold: str) -> RelabelConfig:
     """The configuration of a label set that differs from `data.labels` in its threshold alone."""
     labels = config.data.labels or ""
-    wanted = [f"label.{name}" for name in LabelConfig.model_fields]
+    fields = LabelConfig.model_fields
+    wanted = [f"label.{name}" for name in fields if name not in _LATER]
     made_with = stored_section(LabelStore(labels).provenance, "config", [*wanted, "classes"], labels)
-    values = {name: made_with[f"label.{name}"] for name in LabelConfig.model_fields}
+    values = {name: made_with.get(f"label.{name}", field.default) for name, field in fields.items()}
     return RelabelConfig(
         labels=labels,
         out=threshold_labels(config.out, threshold),

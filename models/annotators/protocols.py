@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 if TYPE_CHECKING:  # numpy and torch take seconds to import
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from segray.models.masks import Segment
     from segray.models.weights import Checkpoint
@@ -49,9 +50,11 @@ class MaskModel(ABC):
     Attributes:
         options: keys of `sam.` that the family takes, besides model, weights, sha256 and precision.
         size: long side of its input in pixels.
+        has_embedding: `embedding` is implemented.
     """
 
     options: ClassVar[frozenset[str]] = frozenset()
+    has_embedding: ClassVar[bool] = False
     size: int
 
     @classmethod
@@ -83,3 +86,18 @@ class MaskModel(ABC):
         Raises:
             ValueError: options that contradict each other.
         """
+
+    @classmethod
+    def untrained(cls, name: str) -> Self | None:  # noqa: ARG003  those of other packages need not have it
+        """The model with random weights, to measure what it costs without a download; None: it has none."""
+        return None
+
+    def embedding(self, image: NDArray[np.uint8], grid: tuple[int, int], device: str) -> Tensor:
+        """The encoder's features of a whole image on a grid, float32 [h, w, C].
+
+        Args:
+            image: uint8 [H, W, 3] RGB.
+            grid: (h, w), cells of equal size over the image.
+            device: where the encoder runs.
+        """
+        raise NotImplementedError

@@ -154,6 +154,13 @@ CLIP_MODELS: dict[str, Card] = {
 }
 """The CLIPs that are defaults of segray; open_clip names many more."""
 
+FEATURE_MODELS: dict[str, Card] = {
+    "tipsv2_b14": Card("Apache-2.0", 196.0, "hf-hub:google/tipsv2-b14"),
+    "tipsv2_l14": Card("Apache-2.0", 487.0, "hf-hub:google/tipsv2-l14"),
+    "vit_base_patch8_224.dino": Card("Apache-2.0", 85.8, "hf-hub:timm/vit_base_patch8_224.dino"),
+}
+"""Models that need not be CLIPs: those of `clip.features=tipsv2`, and the default of `clip.proxy`."""
+
 
 @cache
 def _installed() -> Mapping[str, Any]:

@@ -124,11 +124,11 @@ def gem_tokens(
     gem = x
     for i, block in enumerate(blocks[first:], first):
         y = block.ln_1(x)
-        q, k, v = _heads(block.attn, y)
-        gem = gem + block.ls_1(_merge(block.attn, _self_self(q, k, v, y, iterations, temperature)))
+        q, k, v = split_heads(block.attn, y)
+        gem = gem + block.ls_1(merge_heads(block.attn, _self_self(q, k, v, y, iterations, temperature)))
         # The original stream only feeds the next block's attention: after the last one nothing reads it.
         if i + 1 < len(blocks):
-            x = x + block.ls_1(_merge(block.attn, F.scaled_dot_product_attention(q, k, v)))
+            x = x + block.ls_1(merge_heads(block.attn, F.scaled_dot_product_attention(q, k, v)))
             x = x + block.ls_2(block.mlp(block.ln_2(x)))
     return visual.ln_post(gem) @ visual.proj
 
@@ -184,14 +184,14 @@ def resampled_positions(embedding: Tensor, source: tuple[int, int], target: tupl
     return torch.cat([embedding[:1].float(), grid[0].flatten(1).T])
 
 
-def _heads(attention: nn.MultiheadAttention, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def split_heads(attention: nn.MultiheadAttention, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of the normed tokens y [B, N, C]: three [B, heads, N, C / heads]."""
     projected = F.linear(y, attention.in_proj_weight, attention.in_proj_bias)
     q, k, v = projected.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     return q, k, v
 
 
-def _merge(attention: nn.MultiheadAttention, values: Tensor) -> Tensor:
+def merge_heads(attention: nn.MultiheadAttention, values: Tensor) -> Tensor:
     """The attention's output projection of per-head values: [B, heads, N, C / heads] -> [B, N, C]."""
     return attention.out_proj(values.transpose(1, 2).flatten(2))
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segray.models import weights as files
+from segray.models.architectures import is_like
 from segray.models.builtin.arch import CLIP_ARCH, CLIP_DEPTH, CLIP_INPUT, build_builtin_clip
+from segray.models.clip.tipsv2 import INPUT as TIPS_INPUT
+from segray.models.clip.tipsv2 import TIPS_MODELS, load_tips
 from segray.models.clip.towers import check_config
 from segray.models.clip.weights import OPENAI_MEAN, OPENAI_STD, Triple, find_weights
 from segray.models.messages import first_line
@@ -23,6 +26,9 @@ from segray.models.precision import DTYPES, Precision
 from segray.models.transfer import to_device
 from segray.models.uninitialised import uninitialised
 from segray.models.weights import Checkpoint, UnavailableError, WeightsError
+
+if TYPE_CHECKING:
+    from segray.models.clip.vision import ProxyTower
 
 BUILTIN = "builtin"
 GEM_INPUT = 448
@@ -64,6 +70,7 @@ class ClipModel:
         image_size: side of the default square input in pixels, a multiple of the patch size.
         checkpoint: the weight file.
         depth: of GEM, where the user names none: the last `depth - 1` blocks.
+        proxy: another vision model, for features that need one.
     """
 
     name: str
@@ -74,6 +81,7 @@ class ClipModel:
     image_size: int
     checkpoint: Checkpoint
     depth: int = GEM_DEPTH
+    proxy: ProxyTower | None = None
 
     @property
     def device(self) -> torch.device:
@@ -93,7 +101,8 @@ def build_clip(
     """Build a CLIP and load its weights.
 
     Args:
-        model: `builtin`, or an open_clip model name with a plain vision transformer (`ViT-B-16`).
+        model: `builtin`, an open_clip model name with a plain vision transformer (`ViT-B-16`), or a key of
+            `tipsv2.TIPS_MODELS`.
         weights: None for the built-in weights; every other model needs one of open_clip's
             pretrained tags (`openai`, `laion2b_s34b_b88k`), a local file (.safetensors, or a state dict as
             .pt, .pth or .bin), an https:// URL, or `hf-hub:owner/repo[:filename]`.
@@ -110,11 +119,21 @@ def build_clip(
         ValueError: an unknown or unsupported model or tag.
         segray.models.weights.WeightsError: the file cannot be had, is not what it should be, or does not fit.
     """
+    if model in TIPS_MODELS:
+        return move(_tips(model, weights, sha256), device, precision)
     clip = _find(model, weights, sha256)
     with uninitialised():
         network = clip.build()
     network.load_state_dict(clip.state_for(network))
     return move(clip.with_network(network), device, precision)
+
+
+def _tips(model: str, weights: str | None, sha256: str | None) -> ClipModel:
+    try:
+        network, tokenizer, checkpoint = load_tips(model, weights, sha256)
+    except UnavailableError as error:
+        raise error.for_model("clip") from error
+    return ClipModel(model, network, tokenizer, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), TIPS_INPUT, checkpoint)
 
 
 def build_text_clip(model: str, weights: str | None = None, *, sha256: str | None = None) -> ClipModel:
@@ -132,6 +151,8 @@ def build_text_clip(model: str, weights: str | None = None, *, sha256: str | Non
         ValueError: see `build_clip`.
         segray.models.weights.WeightsError: see `build_clip`.
     """
+    if model in TIPS_MODELS:
+        return _tips(model, weights, sha256)
     clip = _find(model, weights, sha256)
     with uninitialised():
         network = clip.build()
@@ -145,9 +166,14 @@ def build_text_clip(model: str, weights: str | None = None, *, sha256: str | Non
 
 
 def move(clip: ClipModel, device: str | torch.device, precision: Precision) -> ClipModel:
-    """The CLIP itself, moved to a device; its image tower is rounded, its text tower stays in float32."""
+    """The CLIP itself, moved to a device; its image tower is rounded, its text tower stays in float32.
+
+    So does another vision model.
+    """
     clip.model.visual.to(DTYPES[precision])
     clip.model.to(device)
+    if clip.proxy:
+        clip.proxy.to(torch.device(device))
     return clip
 
 
@@ -236,7 +262,7 @@ def _find_builtin(weights: str | None, sha256: str | None) -> _Clip:
 
     checkpoint = files.resolve(weights or "builtin:clip", sha256=sha256)
     arch: dict[str, Any] = files.read_card(checkpoint).get("arch", CLIP_ARCH)
-    if _keys(arch) != _keys(CLIP_ARCH):
+    if not is_like(arch, CLIP_ARCH):
         raise WeightsError(f"{checkpoint.path}: its metadata 'arch' is not that of the built-in CLIP")
     tokenizer = SimpleTokenizer(context_length=arch["text_cfg"]["context_length"])
     parts = (tokenizer, OPENAI_MEAN, OPENAI_STD, CLIP_INPUT, checkpoint, CLIP_DEPTH)
@@ -245,10 +271,6 @@ def _find_builtin(weights: str | None, sha256: str | None) -> _Clip:
         partial(files.fitting_state, checkpoint=checkpoint, name=BUILTIN),
         lambda network: ClipModel(BUILTIN, _frozen(network), *parts),
     )
-
-
-def _keys(arch: Any) -> Any:
-    return {key: _keys(value) for key, value in arch.items()} if isinstance(arch, dict) else None
 
 
 def _config(name: str) -> dict[str, Any]:

@@ -17,8 +17,20 @@ from segray.models.label_space import LabelSpace
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "single": ("a photo of a {}.",),
     "imagenet80": tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES),
+    "tipsv2": (
+        "itap of a {}.",
+        "a bad photo of a {}.",
+        "a origami {}.",
+        "a photo of the large {}.",
+        "a {} in a video game.",
+        "art of the {}.",
+        "a photo of the small {}.",
+        "a photo of many {}.",
+        "a photo of {}s.",
+    ),
 }
-"""Named prompt templates: CLIP's usual one, and the 80 of OpenAI for ImageNet (Radford et al., 2021)."""
+"""Named prompt templates: CLIP's usual one, the 80 of OpenAI for ImageNet (Radford et al., 2021), and nine of
+TIPS."""
 
 _PROMPTS_AT_ONCE = 256
 

@@ -98,16 +98,29 @@ def weights_by_image(segments: Sequence[Segment], vertical: Tensor, horizontal: 
 
 
 @torch.no_grad()
-def classify_segments(pooled: Tensor, classifier: ZeroShotClassifier, threshold: float) -> SegmentClasses:
+def classify_segments(
+    pooled: Tensor,
+    classifier: ZeroShotClassifier,
+    threshold: float,
+    elected: NDArray[np.int64] | None = None,
+) -> SegmentClasses:
     """Eq. 2: the best class of each pooled feature [K, D]; none where its cosine is not above the threshold.
 
     A class's cosine is the best one of its names. Classes of equal cosine go to the lower id.
+
+    Args:
+        pooled: of the segments.
+        classifier: the class names.
+        threshold: a cosine.
+        elected: [K], the classes that the segments get instead (see `vote`), with their own cosines; where it
+            is not the best one, the margin is negative.
     """
     cosines, ids = _class_cosines(pooled, classifier)
-    confidence = (classifier.logit_scale * cosines).softmax(-1).amax(-1)
-    ordered, order = cosines.sort(dim=-1, descending=True, stable=True)
+    ranks = cosines if elected is None else _elected_first(cosines, ids, elected)
+    order = ranks.sort(dim=-1, descending=True, stable=True).indices
+    confidence = (classifier.logit_scale * cosines).softmax(-1).gather(1, order[:, :1])
     # One copy, as each would make a GPU wait; a class id is exact in float32.
-    table = torch.cat([confidence[:, None], ordered[:, :2], ids[order[:, :2]].float()], 1)
+    table = torch.cat([confidence, cosines.gather(1, order[:, :2]), ids[order[:, :2]].float()], 1)
     confidences, score, *others = table.T.contiguous().cpu().numpy()
     if len(ids) > 1:
         second, best, runner_up = others
@@ -125,6 +138,25 @@ def classify_segments(pooled: Tensor, classifier: ZeroShotClassifier, threshold:
     )
 
 
+def _elected_first(cosines: Tensor, ids: Tensor, elected: NDArray[np.int64]) -> Tensor:
+    columns = torch.searchsorted(ids, torch.from_numpy(elected).to(ids))
+    return cosines.scatter(1, columns[:, None], torch.inf)
+
+
+def vote(segments: Sequence[Segment], best: LabelMap) -> NDArray[np.int64]:
+    """The class that most pixels of each segment have, [K]; of equally many, the lower id.
+
+    Args:
+        segments: K of them.
+        best: each pixel's class, see `dense_labels`.
+    """
+    elected = np.zeros(len(segments), np.int64)
+    for k, segment in enumerate(segments):
+        x, y, w, h = segment.box
+        elected[k] = np.bincount(best[y : y + h, x : x + w][segment.mask]).argmax()
+    return elected
+
+
 @torch.no_grad()
 def dense_labels(
     features: Tensor, classifier: ZeroShotClassifier, height: int, width: int, threshold: float
@@ -132,7 +164,7 @@ def dense_labels(
     """Classify every pixel by itself, without segments: label and confidence as of `render_label_map`.
 
     The classes' cosines on the feature grid [h, w, D] are upsampled bilinearly; a pixel without a
-    cosine above the threshold has label 0 and confidence 0.
+    cosine above the threshold has label 0 and confidence 0. With the threshold -1 every pixel has a class.
     """
     cosines, ids = _class_cosines(features, classifier)
     rows, columns = features.shape[:2]

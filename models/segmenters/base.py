@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -52,6 +53,10 @@ class Segmenter(nn.Module, ABC):
     def official_key(self, key: str) -> str:
         """The name that the encoder's tensor `key` has in the official weight files."""
         return key
+
+    def official_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a weight file by their `official_key`, where it may have other names."""
+        return dict(state)
 
 
 def resample(maps: Tensor, size: tuple[int, int]) -> Tensor:

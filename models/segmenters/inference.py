@@ -12,6 +12,7 @@ from torch import Tensor
 from segray.models.precision import PredictPrecision, computing
 from segray.models.segmenters.registry import Segmenter
 from segray.models.segmenters.views import PLAIN, Views, logits_of_views
+from segray.models.tiling import begins
 
 LEAST_SIDE = 128
 """Windows do not become smaller than this when memory runs out."""
@@ -208,18 +209,17 @@ def _spans(length: int, side: int, device: torch.device) -> list[_Span]:
     step = max(1, side * 2 // 3)
     stride = _STRIDE if step >= _STRIDE else 1
     step = step // stride * stride
-    last = max(0, length - side) // stride * stride
-    begins = [*range(0, last, step), last]
-    ends = [*(begin + side for begin in begins[:-1]), length]
+    starts = begins(length, side, step, stride)
+    ends = [*(begin + side for begin in starts[:-1]), length]
     weights = [
-        _ramp(begin, end, length, side - step).to(device) for begin, end in zip(begins, ends, strict=True)
+        _ramp(begin, end, length, side - step).to(device) for begin, end in zip(starts, ends, strict=True)
     ]
     total = torch.zeros(length, device=device)
-    for begin, end, weight in zip(begins, ends, weights, strict=True):
+    for begin, end, weight in zip(starts, ends, weights, strict=True):
         total[begin:end] += weight
     return [
         _Span(begin, end, weight / total[begin:end])
-        for begin, end, weight in zip(begins, ends, weights, strict=True)
+        for begin, end, weight in zip(starts, ends, weights, strict=True)
     ]
 
 

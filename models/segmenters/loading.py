@@ -43,7 +43,7 @@ def load_encoder(segmenter: Segmenter, checkpoint: Checkpoint, network: str) -> 
     Raises:
         WeightsError: the file is damaged, or does not hold exactly this encoder.
     """
-    state = files.load_state_dict(checkpoint)
+    state = segmenter.official_state(files.load_state_dict(checkpoint))
     initial = segmenter.encoder.state_dict()
     wanted = {segmenter.official_key(key): value for key, value in initial.items()}
     matching = {key: value for key, value in state.items() if key in wanted or not segmenter.spare.match(key)}

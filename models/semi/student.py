@@ -29,7 +29,7 @@ class Drops:
 
 @dataclass(frozen=True)
 class Logits:
-    """Logits of a step: labelled [L, C, H, W]; weak (detached), feature and each strong view [U, C, H, W]."""
+    """Logits of a step: labelled [L, C, H, W], weak [U + P, C, H, W], detached, the others [U, C, H, W]."""
 
     labelled: Tensor
     weak: Tensor | None
@@ -43,7 +43,7 @@ class Student(nn.Module):
     def __init__(self, network: Segmenter) -> None:
         super().__init__()
         self.network = network
-        # Batch statistics are taken over labelled and weak images together, as in UniMatch.
+        # Batch statistics are those of labelled, weak and dropped maps together, as in UniMatch.
         self._joint = any(isinstance(m, _BatchNorm) for m in network.decoder.modules())
 
     def forward(
@@ -59,7 +59,8 @@ class Student(nn.Module):
 
         Args:
             labelled: [L, 3, H, W], normalised.
-            weak: [U, 3, H, W], or None where the network need not see the weak view.
+            weak: [U + P, 3, H, W], or None where the network need not see the weak view; of the last P, which
+                are partners of others alone, there is no other view.
             strong: views [U, 3, H, W].
             drops: which channels are dropped.
             predict_weak: False: a teacher predicts it; the weak view serves the feature view only.
@@ -67,24 +68,34 @@ class Student(nn.Module):
         size = (labelled.shape[-2], labelled.shape[-1])
         count = len(labelled)
         maps = self.network.encode(labelled if weak is None else torch.cat([labelled, weak]))
-        weak_maps = tuple(m[count:] for m in maps)
-        clean = self._clean(maps, weak_maps, count, size, predict_weak and weak is not None)
-        feature = None
+        dropped = None
         if drops.feature:
-            feature = self.network.decode(_dropped(weak_maps, self.network.perturbed, drops.feature), size)
-        return Logits(*clean, feature=feature, strong=self._strong(strong, drops, size))
+            own = tuple(m[count : count + len(drops.feature[0])] for m in maps)
+            dropped = _dropped(own, self.network.perturbed, drops.feature)
+        decode = self._decode_together if self._joint else self._decode_apart
+        clean = decode(maps, dropped, count, size, predict_weak and weak is not None)
+        return Logits(*clean, strong=self._strong(strong, drops, size))
 
-    def _clean(
-        self, maps: Maps, weak_maps: Maps, count: int, size: tuple[int, int], weak: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        if self._joint:
-            both = self.network.decode(maps, size)
-            return both[:count], both[count:].detach() if weak else None
+    def _decode_together(
+        self, maps: Maps, dropped: Maps | None, count: int, size: tuple[int, int], weak: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Labelled, weak and feature logits with common batch statistics."""
+        clean = len(maps[0])
+        parts = maps if dropped is None else tuple(map(torch.cat, zip(maps, dropped, strict=True)))
+        logits = self.network.decode(parts, size)
+        feature = None if dropped is None else logits[clean:]
+        return logits[:count], logits[count:clean].detach() if weak else None, feature
+
+    def _decode_apart(
+        self, maps: Maps, dropped: Maps | None, count: int, size: tuple[int, int], weak: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The same where no image depends on others, without a backward pass for the weak ones."""
+        feature = None if dropped is None else self.network.decode(dropped, size)
         labelled = self.network.decode(tuple(m[:count] for m in maps), size)
         if not weak:
-            return labelled, None
+            return labelled, None, feature
         with torch.no_grad():
-            return labelled, self.network.decode(weak_maps, size)
+            return labelled, self.network.decode(tuple(m[count:] for m in maps), size), feature
 
     def _strong(self, views: tuple[Tensor, ...], drops: Drops, size: tuple[int, int]) -> tuple[Tensor, ...]:
         if not views:
@@ -119,22 +130,25 @@ def _dropout(dim: int, p: float, draw: torch.Generator) -> Tensor:
     return (torch.rand(dim, generator=draw) >= p).float() / (1 - p)
 
 
-def complementary_factors(dims: Sequence[int], draws: Sequence[torch.Generator]) -> tuple[Maps, Maps]:
+def complementary_factors(
+    dims: Sequence[int], draws: Sequence[torch.Generator], whole: Sequence[bool]
+) -> tuple[Maps, Maps]:
     """Factors for a pair of views that see opposite halves of the channels (UniMatch V2, section 3.3).
 
-    Each image, with probability 1/2, keeps all channels of all maps in both views.
+    Maps of one width lose the same channels, as in its public code.
+
+    Args:
+        dims: channels of each perturbed map.
+        draws: one generator per image.
+        whole: the images that keep all channels of all maps in both views; half of them in UniMatch V2.
     """
-    whole = [bool(torch.rand((), generator=draw) < 0.5) for draw in draws]
-    first = tuple(
-        _stack(
-            [
-                torch.ones(dim) if all_kept else _half(dim, draw)
-                for all_kept, draw in zip(whole, draws, strict=True)
-            ]
+    first = {
+        dim: _stack(
+            [torch.ones(dim) if kept else _half(dim, draw) for kept, draw in zip(whole, draws, strict=True)]
         )
-        for dim in dims
-    )
-    return first, tuple(2 - f for f in first)
+        for dim in dict.fromkeys(dims)
+    }
+    return tuple(first[dim] for dim in dims), tuple(2 - first[dim] for dim in dims)
 
 
 def _half(dim: int, draw: torch.Generator) -> Tensor:

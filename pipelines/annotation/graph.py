@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from ray.data import Dataset
 
+from segray.models.tiling import Tiling
 from segray.pipelines.annotation.parts import PartWriter
 from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.annotation.probe import Pools
@@ -51,7 +52,9 @@ def _through_two_pools(
 ) -> Dataset:
     if "sam" in plans:
         sam = _pinned(prepared.config.sam, prepared)
-        images = through_actors(images, SegmentImages, plans["sam"], batch, config=sam, guard=guard)
+        images = through_actors(
+            images, SegmentImages, plans["sam"], batch, config=sam, guard=guard, tiling=_tiling(prepared)
+        )
     return through_actors(
         images,
         ClassifySegments,
@@ -61,6 +64,7 @@ def _through_two_pools(
         text=prepared.text,
         keep_embeddings=prepared.config.embeddings,
         guard=guard,
+        tiling=_tiling(prepared),
     )
 
 
@@ -77,10 +81,18 @@ def _through_one_pool(
         text=prepared.text,
         keep_embeddings=prepared.config.embeddings,
         guard=guard,
+        tiling=_tiling(prepared),
     )
+
+
+def _tiling(prepared: Prepared) -> Tiling | None:
+    return prepared.config.image.tiling()
 
 
 def _pinned(model: Model, prepared: Prepared) -> Model:
     """The model with exactly the weights that were checked: a file that changed since then is refused."""
     record = prepared.provenance["sam" if isinstance(model, SamConfig) else "clip"]
-    return model.model_copy(update={"sha256": record["sha256"]})
+    checksums = {"sha256": record["sha256"]}
+    if proxy := record.get("proxy"):
+        checksums["proxy_sha256"] = proxy["sha256"]
+    return model.model_copy(update=checksums)

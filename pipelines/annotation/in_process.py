@@ -37,9 +37,14 @@ class Stages:
         plan = PoolPlan(1, 1, num_cpus=0, num_gpus=float(self.gpu), threads=1, batch_size=1)
         guard, many = Guard(self.ledger, config.max_tries), replace(plan, threads=threads)
         self._read = ReadImages(prepared.options, config.embed_images, guard)
+        tiling = config.image.tiling()
         sam, clip = (prepared.models.sam, prepared.models.clip) if prepared.models else (None, None)
-        self._segment = SegmentImages(config.sam, many, guard, sam) if config.sam.model != "none" else None
-        self._classify = ClassifySegments(config.clip, prepared.text, config.embeddings, plan, guard, clip)
+        self._segment = (
+            SegmentImages(config.sam, many, guard, sam, tiling) if config.sam.model != "none" else None
+        )
+        self._classify = ClassifySegments(
+            config.clip, prepared.text, config.embeddings, plan, guard, clip, tiling
+        )
         self._encode = EncodeLabels(prepared.space, guard)
 
     @property

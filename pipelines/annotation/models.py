@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from segray.pipelines.annotation.stages.classify import check_clip_options
+from segray.pipelines.annotation.stages.features import check_clip_options, with_proxy
 from segray.pipelines.annotation.stages.segment import check_sam_options
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 
@@ -56,6 +56,7 @@ def open_models(config: AnnotateConfig, *, load: bool) -> Models:
     clip = (build_clip if load else build_text_clip)(
         config.clip.model, config.clip.weights, sha256=config.clip.sha256
     )
+    clip = with_proxy(clip, config.clip)
     sam, sha256, size = None, None, 0
     if config.sam.model != "none":
         sam, sha256, size = _open_sam(config, load)

@@ -17,6 +17,7 @@ from segray.pipelines.annotation.relabelling import (
     build_stored_clip,
     check_places,
     clip_of,
+    of_pixels,
     require_embeddings,
 )
 from segray.pipelines.calibration.examples import ReadMask, read_examples
@@ -26,6 +27,7 @@ from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.config.schema import Config
 from segray.pipelines.engine.provenance import fingerprint, provenance, stored_section
 from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
 
 FILE = "calibration.json"
@@ -60,6 +62,11 @@ class StoredNames:
         source = LabelStore(labels)
         dim = require_embeddings(source)
         record = current_provenance(source.provenance)
+        if stored := of_pixels(record):
+            raise UserError(
+                f"{storage.display(labels)} was made with {' '.join(stored)}: a calibration names segments "
+                "by their stored features alone, and would lose that; annotate without it"
+            )
         return cls(source, record, tuple(record["classes"]), dim)
 
     def candidates(self, config: CandidatesConfig, weights: str | None) -> Candidates:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from segray.pipelines.annotation.relabelling import (
     build_stored_clip,
     check_places,
     clip_of,
+    of_pixels,
     require_embeddings,
 )
 from segray.pipelines.annotation.run_summary import LabelSetResult
@@ -29,8 +29,15 @@ from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.engine.provenance import fingerprint, provenance, stored_section
 from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.printing import echo
 from segray.pipelines.understood import classes_line, show
+
+_DEFAULTS = {
+    "label.pool=vote": "label.pool=mean",
+    "label.unsegmented=pixels": "label.unsegmented=background",
+}
 
 
 def run(config: RelabelConfig) -> None:
@@ -39,7 +46,7 @@ def run(config: RelabelConfig) -> None:
     Raises:
         UserError: as `execute` raises.
     """
-    click.echo(execute(config))
+    echo(execute(config))
 
 
 def execute(config: RelabelConfig) -> LabelSetResult:
@@ -70,6 +77,7 @@ def _with_stored_templates(config: RelabelConfig, source: LabelStore) -> Relabel
 def _prepare(config: RelabelConfig, source: LabelStore) -> Relabelling:
     old = current_provenance(source.provenance)
     require_embeddings(source)
+    _refuse_pixels(config, old)
     try:
         space = label_space(config.classes, config.label.background_names, config.label.aliases)
         text, templates = _embed_names(config, old, space)
@@ -83,6 +91,26 @@ def _prepare(config: RelabelConfig, source: LabelStore) -> Relabelling:
     record["source"] = fingerprint(source.provenance)
     dim = text.embeddings.shape[1]
     return Relabelling(source, config, config.out, record, space.ignore_index, dim, _by_text(text))
+
+
+def _refuse_pixels(config: RelabelConfig, old: dict[str, Any]) -> None:
+    """Refuse what needs the features of pixels; what the user sets counts for what the label set says."""
+    wanted = of_pixels({"config": {f"label.{key}": value for key, value in config.label}})
+    if wanted:
+        raise UserError(
+            f"{wanted[0]} needs the features of pixels, which no label set holds; annotate with it"
+        )
+    left = {key: v for key, v in old["config"].items() if key.removeprefix("label.") not in _set(config)}
+    if stored := of_pixels({"config": left}):
+        defaults = " ".join(_DEFAULTS[setting] for setting in stored)
+        raise UserError(
+            f"{storage.display(config.labels)} was made with {' '.join(stored)}, for which the features of "
+            f"its pixels would be needed again; {defaults} relabels its segments alone"
+        )
+
+
+def _set(config: RelabelConfig) -> set[str]:
+    return config.label.model_fields_set
 
 
 def _embed_names(

@@ -6,8 +6,6 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
-import click
-
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.paths import absolute
 from segray.pipelines.engine import cluster, single_process
@@ -16,6 +14,7 @@ from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.run_lock import RunLock
+from segray.pipelines.printing import echo
 from segray.pipelines.training import local
 from segray.pipelines.training.auto_precision import recorded_precision, with_precision
 from segray.pipelines.training.calibrated import calibrate_labels
@@ -23,6 +22,7 @@ from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.summary import check_pixels, data_lines
 from segray.pipelines.training.data.training_data import NO_VALIDATION, open_data
 from segray.pipelines.training.log_collector import log_collector
+from segray.pipelines.training.options import check_pseudo
 from segray.pipelines.training.run_folder import CHECKPOINTS, HISTORY, RunFolder, TrainResult
 from segray.pipelines.training.session import newest_first
 from segray.pipelines.training.trackers import check_trackers
@@ -46,7 +46,7 @@ def run(config: TrainConfig) -> None:
     Raises:
         UserError: as `execute` raises.
     """
-    click.echo(execute(config))
+    echo(execute(config))
 
 
 def execute(config: TrainConfig) -> TrainResult:
@@ -104,6 +104,7 @@ def _check_data(config: TrainConfig, data: TrainingData) -> None:
             f"data.calibrate: method {config.method} with data.labels={config.data.labels} has no zero-shot "
             "labels to correct; set data.labels=DIR and a method that uses it, or data.calibrate=false"
         )
+    check_pseudo(config, data.space.classes)
     if pseudo != "none" and not data.unlabelled:
         raise UserError(
             f"data.unlabelled: method {config.method} needs images outside data.labelled="
@@ -164,6 +165,6 @@ def _fit_on_cluster(config: TrainConfig, data: TrainingData) -> Failure | None:
         if resources.nodes == 1:
             # Ray Train's watcher for preempted nodes would be one more process.
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        inputs = WorkerInputs(config, data, collector, tracker_folder(config))
+        inputs = WorkerInputs(config, data, collector, tracker_folder(config), resources.nodes > 1)
         trainer = torch_trainer(config, partial(train_worker, inputs), scaling_config(config, resources))
         return trainer.fit().return_value

@@ -36,7 +36,7 @@ def provenance(
         config: of the command.
         space: its label space.
         sam: model name and sha256 of its weights.
-        clip: the same, the features, and the source of the weights.
+        clip: the same, the features, the source of the weights, and the vision model beside it, if any.
         templates: the prompts, with {} for the name.
         logit_scale: CLIP's factor on cosines; relabelling needs it for the confidence.
     """
@@ -149,6 +149,7 @@ def other_configuration(out: str, changed: Sequence[str], advice: str) -> str:
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
     config = {f"config.{key}": value for key, value in record.get("config", {}).items()}
     models = {f"{which} weights sha256": record.get(which, {}).get("sha256") for which in ("sam", "clip")}
+    models["clip.proxy weights sha256"] = (record.get("clip", {}).get("proxy") or {}).get("sha256")
     prompts = record.get("prompts", {})
     names = {
         "class list": record.get("classes"),

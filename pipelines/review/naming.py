@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segray.models.label_map import SegmentClasses
 from segray.models.label_space import LabelSpace, hidden_characters, name_key
-from segray.pipelines.annotation.relabelling import build_stored_clip
+from segray.pipelines.annotation.relabelling import build_stored_clip, of_pixels
 from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.corrections.suggestions import unit
 from segray.pipelines.errors import UserError
@@ -82,6 +82,10 @@ class Naming:
             return "the label set holds no embeddings (annotate with embeddings=true)"
         if "calibration" in self._record:
             return "the names of a calibrated label set come from its masks"
+        if "label.pool=vote" in of_pixels(self._record):
+            return (
+                "its segments were named by their pixels (label.pool=vote), which the label set does not hold"
+            )
         prompts = self._record.get("prompts")
         if not isinstance(prompts, dict) or not _is_names(prompts.get("names"), prompts.get("templates")):
             return "the label set does not say with which prompts it was made"

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segray.models.label_map import LabelMap, SegmentClasses, render_label_map
-from segray.models.masks import decode_rle
+from segray.models.label_map import LabelMap, SegmentClasses, covered_pixels, render_label_map
+from segray.models.masks import decode_rle, segment_from_mask
 from segray.pipelines.corrections import CorrectedLabel, StoredLabel
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageProblem, decode
@@ -94,7 +94,7 @@ class Review:
         self.marks = Marks.none(len(self.index.images))
         self.rows = RowReader(self.store, self.index)
         self.corrections = Corrections(places.root, self.index, self.marks, places.who)
-        self.queue = Queue(self.index, self.marks, self.corrections, lambda: self.search)
+        self.queue = Queue(self.index, self.marks, self.corrections, lambda: self.search, self.rows.segments)
         self.corrections.changed = self._follow_corrections
         self._background = Background(self._after_corrections, "segray-corrected")
         segments = self.index.segments
@@ -233,6 +233,9 @@ class Review:
         classes = self.naming.classes(names, self.index.segments.of(image))
         segments = decode_segments(stored.segments, height, width)
         label, confidence = render_label_map(segments, classes, height, width, self.ignore_index)
+        # Pixels in no segment may have a class of their own, from features that are not stored.
+        outside = ~covered_pixels(segments, np.ones(len(segments), np.bool_), height, width)
+        label[outside], confidence[outside] = stored.label[outside], stored.confidence[outside]
         rows = [
             {**row, "class_id": int(class_id)}
             for row, class_id in zip(stored.segments, _ids(classes), strict=True)
@@ -254,9 +257,12 @@ class Review:
         rle = next(one["rle"] for one in self.rows.segments(image) if one["segment_id"] == number)
         try:
             mask = decode_rle(pixels.shape[:2], rle["counts"])
-        except ValueError as problem:
+            if not mask.any():
+                raise ValueError("no pixel")
+        except (ValueError, TypeError) as problem:  # nulls where values must be
             raise UserError(f"segment {number} of {self.index.images.ids[image]}: {problem}") from problem
-        return drawing.segment_crop(pixels, mask, segments.bounds(row))
+        # Not the box that is stored: it may be anything.
+        return drawing.segment_crop(pixels, mask, segment_from_mask(mask).box)
 
     def _limits(self, image: int) -> Any:
         images = self.index.images

@@ -48,16 +48,19 @@ def uses_channels_last(config: TrainConfig, device: torch.device) -> bool:
     return device.type == "cuda" and config.network.name.startswith("deeplab")
 
 
-def build_student(network: Segmenter, config: LearnConfig, workers: int) -> Callable[..., Logits]:
+def build_student(
+    network: Segmenter, config: LearnConfig, workers: int, *, alike: bool = True
+) -> Callable[..., Logits]:
     """The network's `Student`: compiled on request, in DDP if several workers share each batch.
 
-    On a GPU of its own it is a `GraphedStudent`, unless it is compiled or a batch is taken in parts.
+    On a GPU of its own it is a `GraphedStudent`, unless it is compiled, a batch is taken in parts, or not all
+    steps are `alike`.
     """
     device = next(network.parameters()).device
     plain = Student(network)
     student: nn.Module = torch.compile(plain) if config.compile else plain  # type: ignore[assignment]
     if workers == 1:
-        graphed = device.type == "cuda" and not config.compile and config.accumulate == 1
+        graphed = alike and device.type == "cuda" and not config.compile and config.accumulate == 1
         return GraphedStudent(plain) if graphed else student
     return DistributedDataParallel(student, device_ids=[device] if device.type == "cuda" else None)
 

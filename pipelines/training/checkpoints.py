@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,10 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from segray.models.weight_checks import check_header, check_pickles, check_tensors
-from segray.models.weights import check_archive
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.strict_json import parse_json
-from segray.pipelines.training.history import HistoryEntry
+from segray.pipelines.training.history import HistoryEntry, MeterSums
 from segray.pipelines.training.single_file import is_single, stored_state
 
 MODEL, TEACHER, OPTIMISER, STATE = "model.safetensors", "teacher.safetensors", "optimiser.pt", "state.json"
@@ -35,10 +33,12 @@ CHECKPOINTS_KEPT = 3
 
 _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("step", "total"), (int,)),
+    "tau": (float,),
     **dict.fromkeys(("history", "classes"), (list,)),
     **dict.fromkeys(("config", "sha256"), (dict,)),
     "network": (str,),
     "window": (int, type(None)),
+    "interim": (dict,),
 }
 """Those of `CheckpointState`: a checkpoint may be anyone's."""
 _MAX_STEPS = 1 << 53
@@ -48,13 +48,15 @@ _log = logging.getLogger(__name__)
 class CheckpointState(TypedDict, total=False):
     """Contents of state.json, as far as the file has them.
 
-    `step` of `total` are trained, and no more if the run has `stopped` early; `network` is its name and
-    `window` the side of its validation window in pixels; `config` has the configuration by dotted key,
-    `sha256` the checksum of each other file.
+    `step` of `total` are trained, and no more if the run has `stopped` early; `tau` is the threshold then;
+    `network` is its name and `window` the side of its validation window in pixels; `config` has the
+    configuration by dotted key, `sha256` the checksum of each other file. A checkpoint between two
+    validations has the sums since the earlier one in `interim`.
     """
 
     step: int
     total: int
+    tau: float
     stopped: bool
     history: list[HistoryEntry]
     classes: list[str]
@@ -62,6 +64,7 @@ class CheckpointState(TypedDict, total=False):
     window: int | None
     config: dict[str, object]
     sha256: dict[str, str]
+    interim: MeterSums
 
 
 @dataclass(frozen=True)
@@ -125,9 +128,10 @@ def store_checkpoint(folder: Path, uri: str) -> None:
 
 
 def score(uri: str) -> float:
-    """Validation mIoU of a checkpoint, in [0, 1]; -1 if it is incomplete."""
+    """Validation mIoU of a checkpoint, in [0, 1]; -1 if it is incomplete, or was not validated."""
     try:
-        return _read_state(uri)["history"][-1]["miou"] or 0.0
+        state = _read_state(uri)
+        return -1.0 if "interim" in state else state["history"][-1]["miou"] or 0.0
     except (UserError, LookupError):
         return -1.0
 
@@ -178,7 +182,6 @@ def load_optimiser(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     data = read_file(checkpoint.uri, OPTIMISER, checkpoint.state)
     try:
-        check_archive(io.BytesIO(data), checksums=False)
         check_pickles(io.BytesIO(data))
         state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         check_tensors(_tensors_in(state))
@@ -254,11 +257,30 @@ def _check_types(state: Mapping[str, object]) -> None:
             raise ValueError(f"{key} is no number of steps")
     if not all(map(_is_entry, cast("list[object]", state.get("history", [])))):
         raise ValueError("a history without figures")
+    if "interim" in state and not _is_sums(state["interim"]):
+        raise ValueError("sums without figures")
 
 
 def _is_entry(value: object) -> bool:
-    miou = value.get("miou") if isinstance(value, dict) else "none"
-    return miou is None or (isinstance(miou, int | float) and math.isfinite(miou))
+    if not isinstance(value, dict):
+        return False
+    classes = value.get("iou") or []
+    numbers = [value.get(key) for key in ("miou", "accuracy", "epoch", "step")]
+    return isinstance(classes, list) and all(map(_is_figure, [*numbers, *classes]))
+
+
+def _is_figure(value: object) -> bool:
+    # Not isfinite(), which raises for whole numbers beyond floats.
+    return value is None or (isinstance(value, int | float) and abs(value) <= _MAX_STEPS)
+
+
+def _is_sums(value: object) -> bool:
+    sums = cast("dict[str, object]", value)
+    counts = sums.get("counts")
+    figures = [*cast("list[object]", sums.get("losses") or []), sums.get("seconds"), sums.get("waited")]
+    if not isinstance(counts, dict) or len(figures) != 5 or type(sums.get("steps")) is not int:
+        return False
+    return all(f is not None and _is_figure(f) for f in (*figures, *counts.values()))
 
 
 def read_file(uri: str, name: str, state: CheckpointState) -> bytes:

@@ -23,6 +23,16 @@ class TrainingMetrics(TypedDict):
     waiting: float
 
 
+class MeterSums(TypedDict):
+    """What a `Meter` has summed over steps and workers: losses per worker, counts over all of them."""
+
+    steps: int
+    losses: list[float]
+    counts: dict[str, float]
+    seconds: float
+    waited: float
+
+
 class ValidationMetrics(TypedDict):
     """Metrics over all validation images, in 0..1; None where a metric is not defined.
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -41,10 +42,11 @@ from segray.pipelines.training.data.sampler import (
     step_seed,
     steps_in_epoch,
 )
-from segray.pipelines.training.data.samples import TrainingData
+from segray.pipelines.training.data.samples import Sample, TrainingData
 from segray.pipelines.training.finetune import load_start
 from segray.pipelines.training.history import (
     HistoryEntry,
+    MeterSums,
     TrainingMetrics,
     ValidationMetrics,
     has_stopped,
@@ -53,10 +55,14 @@ from segray.pipelines.training.meter import Meter, mean_metrics, progress_line
 from segray.pipelines.training.session import Notes, Session, device_of_worker
 from segray.pipelines.training.step import Objective, StepMetrics
 from segray.pipelines.training.trackers import Trackers
+from segray.pipelines.training.transition import transition_of
 from segray.pipelines.training.validate import validate
 
 CHECK_EVERY = 50
 """Steps between two checks of the loss: each check makes a GPU wait."""
+
+WATCH_EVERY = 10
+"""Steps between two looks at whether a machine is about to be taken away: each one lets all workers meet."""
 
 READERS = 4
 """Threads of a worker with a GPU that read images, where no processes do: decoding leaves Python's lock."""
@@ -66,10 +72,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Progress:
-    """Position of a run: the next step, and one entry per validation so far."""
+    """Position of a run: the next step, one entry per validation so far, and sums since the last one."""
 
     step: int
     history: list[HistoryEntry]
+    interim: MeterSums | None = None
 
 
 class Trainer:
@@ -90,10 +97,14 @@ class Trainer:
         self.session, self.classes = session, data.space.classes
         self.tracker_folder = tracker_folder if session.rank == 0 else None
         session.note("the network to load")
+        # An epoch is a pass over the unlabelled images, even where the method does not use them.
+        self.epoch_steps = steps_in_epoch(len(data.unlabelled or data.labelled), config.train.batch)
+        self.total = config.train.epochs * self.epoch_steps
         checkpoint = newest_whole(session.checkpoints())
         self._build_network(data, fresh=checkpoint is None)
         self._open_data(data)
         self.progress = self._resume(checkpoint)
+        self._warned = False
 
     def run(self) -> list[HistoryEntry]:
         """Train to the end, and return the history.
@@ -118,7 +129,7 @@ class Trainer:
     def train_until_validation(self) -> TrainingMetrics:
         """Train from the current step to the end of the epoch that is validated next."""
         first, last = self.progress.step, self._next_validation()
-        meter = Meter(first)
+        meter = Meter(first, self.progress.interim)
         self.network.train()
         steps = Notes(self.session, f"steps {first + 1} to {last} of {self.total}")
         steps.show(0)
@@ -127,8 +138,10 @@ class Trainer:
             meter.add(self.train_step(batch))
             if (batch.step + 1) % CHECK_EVERY == 0:
                 meter.check()
+            if (batch.step + 1) % WATCH_EVERY == 0 and batch.step + 1 < last:
+                self._save_before_preemption(batch.step + 1, meter)
         meter.check()
-        self.progress.step = last
+        self.progress.step, self.progress.interim = last, None
         return meter.summary()
 
     def train_step(self, batch: StepBatch) -> StepMetrics:
@@ -153,20 +166,37 @@ class Trainer:
             self.validation_images,
             self.validation_labels,
             classes=len(self.classes),
-            tau=self.objective.tau,
+            tau=float(self.objective.labels.tau),
             window=window_of(self.config.train.window, self.config.augment.crop),
             session=self.session,
         )
 
     def save(self, entry: HistoryEntry) -> None:
         """Report the metrics, and on rank 0 a checkpoint; all workers call it."""
+        self._store(partial(self.session.report, _scalars(entry)))
+
+    def _save_before_preemption(self, step: int, meter: Meter) -> None:
+        """Save once, at once, if a machine is about to be taken away; Ray restarts the run elsewhere."""
+        if self._warned or not self.session.preempted():
+            return
+        self._warned = True
+        meter.check()
+        self.progress.step, self.progress.interim = step, meter.sums()
+        self._store(self.session.keep)
+        if self.session.rank == 0:
+            self.session.log(f"a machine is about to be taken away: saved at step {step} of {self.total}")
+
+    def _store(self, report: Callable[[Path | None], None]) -> None:
+        """Hand the checkpoint of the current position to `report` on rank 0, and None on the others."""
         if self.session.rank:
-            self.session.report(_scalars(entry), None)
+            report(None)
             return
         with tempfile.TemporaryDirectory() as folder:
             state = {
+                **({} if self.progress.interim is None else {"interim": self.progress.interim}),
                 "step": self.progress.step,
                 "total": self.total,
+                "tau": float(self.objective.labels.tau),
                 "stopped": self._has_stopped(),
                 "history": self.progress.history,
                 "classes": list(self.classes),
@@ -175,7 +205,7 @@ class Trainer:
                 "config": identity(self.config),
             }
             save_checkpoint(Path(folder), self.network, self.objective.teacher, self.optimiser, state)
-            self.session.report(_scalars(entry), Path(folder))
+            report(Path(folder))
 
     def learning_rate(self, step: int) -> float:
         """The encoder's learning rate in a step, counted from 0."""
@@ -195,8 +225,12 @@ class Trainer:
             len(self.classes),
             device,
             class_weights(config.loss, data.labelled_pixels),
+            total=self.total,
+            transition=transition_of(config, self.classes),
         )
-        self.student = build_student(self.network, config.train, self.session.workers)
+        # A supervised start has steps of another layout.
+        alike = not config.pseudo.start
+        self.student = build_student(self.network, config.train, self.session.workers, alike=alike)
         self.optimiser = make_optimiser(self.network, config.train)
 
     def _open_data(self, data: TrainingData) -> None:
@@ -205,19 +239,21 @@ class Trainer:
         unlabelled = data.unlabelled if self.objective.method.pseudo != "none" else ()
         self.dataset = StepDataset(
             LabelledImages(data.labelled),
-            UnlabelledImages(unlabelled, labels, self.classes, data.corrections) if unlabelled else None,
+            self._unlabelled_images(data, unlabelled) if unlabelled else None,
             seed=config.seed,
             batch=config.train.batch,
             rank=self.session.rank,
             workers=self.session.workers,
+            paired=self.objective.method.strong_views > 0 and config.augment.cutmix > 0,
             # Processes that read, and a worker whose CPU computes, have no use for threads.
             readers=1 if config.train.loaders or self.device.type == "cpu" else READERS,
         )
         self.validation_images = LabelledImages(data.validation)
         self.validation_labels = UnlabelledImages(data.validation, labels, self.classes) if labels else None
-        # An epoch is a pass over the unlabelled images, even where the method does not use them.
-        self.epoch_steps = steps_in_epoch(len(data.unlabelled or data.labelled), config.train.batch)
-        self.total = config.train.epochs * self.epoch_steps
+
+    def _unlabelled_images(self, data: TrainingData, samples: Sequence[Sample]) -> UnlabelledImages:
+        labels, segments = labels_of(self.config), self.config.pseudo.segments
+        return UnlabelledImages(samples, labels, self.classes, data.corrections, segments=segments)
 
     def _batches(self, first: int, last: int) -> Iterator[StepBatch]:
         """The batches of some steps; for a GPU pinned, and read while it works on the steps before."""
@@ -232,9 +268,12 @@ class Trainer:
         if self.objective.teacher is not None:
             self.objective.teacher.load_state_dict(checkpoint.teacher)
         load_optimiser_state(self.optimiser, load_optimiser(checkpoint))
+        if self.config.pseudo.dynamic_tau:
+            self.objective.labels.tau.fill_(checkpoint.state["tau"])
         if self.session.rank == 0:
             _log.info("resuming from step %d of %d", checkpoint.state["step"], self.total)
-        return Progress(checkpoint.state["step"], checkpoint.state["history"])
+        state = checkpoint.state
+        return Progress(state["step"], state["history"], state.get("interim"))
 
     def _has_stopped(self) -> bool:
         """Whether the last `train.patience` validations were no better than one before them."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from segray.pipelines.engine.progress import clock
 from segray.pipelines.training.data.sampler import StepBatch
-from segray.pipelines.training.history import HistoryEntry, TrainingMetrics
+from segray.pipelines.training.history import HistoryEntry, MeterSums, TrainingMetrics
 from segray.pipelines.training.session import sum_over_workers
 from segray.pipelines.training.step import StepMetrics
 
@@ -20,10 +20,15 @@ class DivergedError(Exception):
 
 
 class Meter:
-    """Sums over the steps since `first`; nothing is read off the device before `check` or `summary`."""
+    """Sums over the steps since `first`; nothing is read off the device before `check`, `sums` or `summary`.
 
-    def __init__(self, first: int) -> None:
-        self.first, self.steps, self.checked = first, 0, 0
+    Args:
+        first: the next step.
+        earlier: of the steps before it since the last validation, if the run was interrupted there.
+    """
+
+    def __init__(self, first: int, earlier: MeterSums | None = None) -> None:
+        self.first, self.steps, self.checked, self.earlier = first, 0, 0, earlier
         self.losses: list[Tensor] = []
         self.counts: dict[str, Tensor] = {}
         self.waited = 0.0
@@ -63,20 +68,41 @@ class Meter:
 
     def summary(self) -> TrainingMetrics:
         """Means over steps and workers; shares of unlabelled pixels, None without such pixels."""
-        total = sum_over_workers(torch.stack(self.losses).mean(0))
-        workers = float(sum_over_workers(torch.ones(1, device=total.device)))
-        loss, supervised, unsupervised = (float(value) / workers for value in total)
-        counts = {k: float(sum_over_workers(v.double())) for k, v in sorted(self.counts.items())}
-        seconds = time.perf_counter() - self.began
+        sums = self.sums()
+        loss, supervised, unsupervised = (value / sums["steps"] for value in sums["losses"])
         return {
             "loss": loss,
             "supervised": supervised,
             "unsupervised": unsupervised,
-            "from_model": _share(counts, "from_model", "pixels"),
-            "agreement": _share(counts, "agree", "known"),
-            "seconds": seconds,
-            "waiting": self.waited / seconds,
+            "from_model": _share(sums["counts"], "from_model", "pixels"),
+            "agreement": _share(sums["counts"], "agree", "known"),
+            "seconds": sums["seconds"],
+            "waiting": sums["waited"] / sums["seconds"],
         }
+
+    def sums(self) -> MeterSums:
+        """All sums since the last validation; all workers call it, after a step."""
+        total = sum_over_workers(torch.stack(self.losses).double().sum(0))
+        workers = float(sum_over_workers(torch.ones(1, device=total.device)))
+        new: MeterSums = {
+            "steps": len(self.losses),
+            "losses": [float(value) / workers for value in total],
+            "counts": {k: float(sum_over_workers(v.double())) for k, v in sorted(self.counts.items())},
+            "seconds": time.perf_counter() - self.began,
+            "waited": self.waited,
+        }
+        return new if self.earlier is None else _added(self.earlier, new)
+
+
+def _added(one: MeterSums, other: MeterSums) -> MeterSums:
+    names = {*one["counts"], *other["counts"]}
+    return {
+        "steps": one["steps"] + other["steps"],
+        "losses": [a + b for a, b in zip(one["losses"], other["losses"], strict=True)],
+        "counts": {k: one["counts"].get(k, 0.0) + other["counts"].get(k, 0.0) for k in names},
+        "seconds": one["seconds"] + other["seconds"],
+        "waited": one["waited"] + other["waited"],
+    }
 
 
 def _share(counts: dict[str, float], part: str, whole: str) -> float | None:

@@ -225,7 +225,7 @@ class RunFolder:
 
     def export(self) -> None:
         """Copy the last and the best checkpoint to last/ and best/, and write history.json."""
-        states = self.states()
+        states = {uri: state for uri, state in self.states().items() if "interim" not in state}
         if not states:
             return
         by_step = sorted(states, key=lambda uri: states[uri]["step"])

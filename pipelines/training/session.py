@@ -8,13 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-import click
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.io import storage
+from segray.pipelines.printing import echo
 from segray.pipelines.training.checkpoints import CHECKPOINTS_KEPT, score, store_checkpoint
 from segray.pipelines.training.log_collector import LogActor
 
@@ -32,6 +32,14 @@ class Session(Protocol):
 
     def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
         """Hand over metrics, and on rank 0 a folder with a checkpoint; all ranks call it."""
+        ...
+
+    def keep(self, checkpoint: Path | None) -> None:
+        """Store a checkpoint between two validations, on rank 0 its folder; all ranks call it."""
+        ...
+
+    def preempted(self) -> bool:
+        """Whether a machine of the run is about to be taken away; all ranks call it, equally often."""
         ...
 
     def checkpoints(self) -> list[str]:
@@ -68,6 +76,14 @@ class LocalSession:
             store_checkpoint(checkpoint, target)
             self._remove_old()
 
+    def keep(self, checkpoint: Path | None) -> None:
+        """As `report`."""
+        self.report({}, checkpoint)
+
+    def preempted(self) -> bool:
+        """Never."""
+        return False
+
     def checkpoints(self) -> list[str]:
         """URIs of the checkpoints, newest first."""
         return newest_first(self.folder)
@@ -75,7 +91,7 @@ class LocalSession:
     def log(self, line: str) -> None:
         """Print it."""
         self._wait.heard()
-        click.echo(line, err=True)
+        echo(line, err=True)
 
     def note(self, doing: str) -> None:
         """Change what a user waits for."""
@@ -98,14 +114,15 @@ class RaySession:
     Args:
         folder: where Ray keeps the run's checkpoints.
         log_collector: handle of the actor that receives lines.
+        watched: whether Ray Train watches the machines: a run on a single one does without.
     """
 
-    def __init__(self, folder: str, log_collector: LogActor) -> None:
+    def __init__(self, folder: str, log_collector: LogActor, *, watched: bool = False) -> None:
         import ray.train
 
         context = ray.train.get_context()
         self.rank, self.workers = context.get_world_rank(), context.get_world_size()
-        self.folder, self.log_collector = folder, log_collector
+        self.folder, self.log_collector, self._watched = folder, log_collector, watched
 
     def report(self, metrics: Metrics, checkpoint: Path | None) -> None:
         """Hand both to Ray Train, which uploads the folder to the run's storage."""
@@ -113,6 +130,16 @@ class RaySession:
 
         uploaded = ray.train.Checkpoint.from_directory(str(checkpoint)) if checkpoint is not None else None
         ray.train.report(dict(metrics), checkpoint=uploaded)
+
+    def keep(self, checkpoint: Path | None) -> None:
+        """As a checkpoint that Ray Train replaces by any later one."""
+        RaySession.report(self, {"miou": -1.0}, checkpoint)
+
+    def preempted(self) -> bool:
+        """As Ray Train was told by the cluster; the workers agree on it."""
+        import ray.train
+
+        return self._watched and ray.train.get_preemption_info() is not None
 
     def checkpoints(self) -> list[str]:
         """All checkpoints in the folder, those of an earlier driver and incomplete copies included."""
@@ -178,6 +205,14 @@ def sum_over_workers(values: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         values = values.clone()
         dist.all_reduce(values)
+    return values
+
+
+def max_over_workers(values: Tensor) -> Tensor:
+    """The greatest value of each element over all workers; with one worker, the tensor itself."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        values = values.clone()
+        dist.all_reduce(values, dist.ReduceOp.MAX)
     return values
 
 

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from segray.models.label_space import ignore_index_of
 from segray.models.segmenters.registry import Segmenter
+from segray.models.semi.guidance import soft_loss
 from segray.models.semi.methods import METHODS
 from segray.models.semi.objective import (
     PseudoLabel,
     default_epsilon,
-    enhanced_label,
-    pseudo_label,
     smoothed_cross_entropy,
     total_loss,
 )
-from segray.models.semi.student import Drops, Logits, complementary_factors, drop_factors
+from segray.models.semi.student import Drops, Logits, Maps, complementary_factors, drop_factors
 from segray.models.semi.supervised import supervised_sums, weights_tensor
 from segray.models.transfer import to_device
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.training.augmentation.augment import normalise
-from segray.pipelines.training.augmentation.views import Augmentation, Views, partner
+from segray.pipelines.training.augmentation.views import Augmentation, Views
 from segray.pipelines.training.build import uses_channels_last
-from segray.pipelines.training.data.sampler import StepBatch
+from segray.pipelines.training.data.sampler import StepBatch, one_of_each_pair
+from segray.pipelines.training.pseudo_labels import PseudoLabels
 from segray.pipelines.training.session import sum_over_workers
 
 
@@ -59,6 +59,8 @@ class Objective:
         classes: how many.
         device: where the views are made.
         class_weights: of each class in the loss of labelled images; None: all the same.
+        total: steps of the run.
+        transition: see `PseudoLabels`.
     """
 
     def __init__(
@@ -68,11 +70,14 @@ class Objective:
         classes: int,
         device: torch.device,
         class_weights: Sequence[float] | None = None,
+        *,
+        total: int = 1,
+        transition: Tensor | None = None,
     ) -> None:
         self.weights = weights_tensor(class_weights, device)
         self.config, self.network, self.device = config, network, device
         self.method = METHODS[config.method]
-        self.tau = self.method.default_tau if config.pseudo.tau is None else config.pseudo.tau
+        self.labels = PseudoLabels(config, device, total, transition)
         epsilon = default_epsilon(classes) if config.pseudo.epsilon is None else config.pseudo.epsilon
         self.epsilon = epsilon if self.method.pseudo == "enhanced" else 0.0
         self.augment = Augmentation(config.augment, self.method.strong_views, config.seed, device)
@@ -83,8 +88,10 @@ class Objective:
 
     def __call__(self, student: Callable[..., Logits], batch: StepBatch) -> StepMetrics:
         """Loss and metrics of a batch; `student` is a `Student`, perhaps compiled or in DDP."""
+        if self.labels.stages.is_supervised(batch.step):
+            batch = replace(batch, unlabelled=None)
         views, draws = self.augment(batch)
-        drops = self._drops(draws)
+        drops = self._drops(draws, batch)
         # The student needs the weak view to label the images itself, or for the feature view.
         needs_weak = self.method.pseudo != "none" and (self.teacher is None or self.method.feature_view)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
@@ -96,44 +103,40 @@ class Objective:
                 predict_weak=self.teacher is None,
             )
             weak = logits.weak if self.teacher is None else self.teacher_predict(views)
-        return self._metrics(views, logits, weak)
-
-    def label(self, views: Views, weak: Tensor) -> PseudoLabel:
-        """The label of the unlabelled views, from the weak view's logits [U, C, S, S]: Eq. 7."""
-        if self.method.pseudo == "model":
-            return pseudo_label(weak, self.tau, padding=_required(views.padding))
-        return enhanced_label(
-            weak,
-            _required(views.zero_shot),
-            self.tau,
-            padding=_required(views.padding),
-            confidence=views.confidence,
-            min_confidence=self.config.pseudo.min_confidence,
-        )
+        return self._metrics(views, logits, weak, batch.step)
 
     def teacher_predict(self, views: Views) -> Tensor | None:
-        """The teacher's logits [U, C, S, S] of the weak view; None without a teacher or such a view."""
+        """The teacher's logits [U + P, C, S, S] of the weak view; None without a teacher or such a view."""
         if self.teacher is None or views.weak is None:
             return None
         with torch.no_grad():
             return self.teacher(self._input(views.weak))
 
     def update_teacher(self, step: int) -> None:
-        """Move the teacher towards the network, with decay min(1 - 1 / (step + 1), ema) as in UniMatch V2."""
+        """Move the teacher towards the network, with decay min(1 - 1 / (step + 1), ema) as in UniMatch V2.
+
+        Batch statistics are averaged as the weights are.
+        """
         if self.teacher is None:
             return
         decay = min(1 - 1 / (step + 1), self.config.pseudo.ema)
         with torch.no_grad():
             means: list[Tensor] = list(self.teacher.parameters())
             torch._foreach_lerp_(means, list[Tensor](self.network.parameters()), 1 - decay)
-            if buffers := list(self.network.buffers()):
-                torch._foreach_copy_(list(self.teacher.buffers()), buffers)
+            for mean, buffer in zip(self.teacher.buffers(), self.network.buffers(), strict=True):
+                if buffer.is_floating_point():
+                    mean.lerp_(buffer, 1 - decay)
+                else:
+                    mean.copy_(buffer)
 
-    def _drops(self, draws: list[torch.Generator]) -> Drops:
-        if not draws:
+    def _drops(self, draws: list[torch.Generator], batch: StepBatch) -> Drops:
+        if batch.unlabelled is None:
             return Drops()
         feature = drop_factors(self.dims, self.config.pseudo.feature_dropout, draws)
-        pair = complementary_factors(self.dims, draws) if self.method.complementary_dropout else ()
+        pair: tuple[Maps, ...] = ()
+        if self.method.complementary_dropout:
+            whole = one_of_each_pair(self.config.seed, batch.unlabelled.positions[: len(draws)])
+            pair = complementary_factors(self.dims, draws, whole)
         return Drops(
             self._to_device(feature) if self.method.feature_view else (),
             tuple(self._to_device(view) for view in pair),
@@ -146,12 +149,16 @@ class Objective:
         images = normalise(images, self.mean, self.std)
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
-    def _metrics(self, views: Views, logits: Logits, weak: Tensor | None) -> StepMetrics:
+    def _metrics(self, views: Views, logits: Logits, weak: Tensor | None, step: int) -> StepMetrics:
         supervised = self._supervised(logits.labelled, views.mask)
         if weak is None:
             return StepMetrics(supervised, supervised.detach(), torch.zeros_like(supervised.detach()))
-        pseudo = self.label(views, weak)
+        pseudo = self.labels(views, weak, step)
         unsupervised = self._unsupervised(views, logits, pseudo)
+        if self.config.pseudo.soft:
+            unsupervised = unsupervised + self.config.pseudo.soft * self._soft(
+                views, logits.strong, weak, pseudo
+            )
         loss = total_loss(supervised, unsupervised)
         counts = _counts(views, weak, pseudo)
         return StepMetrics(loss, supervised.detach(), unsupervised.detach(), counts)
@@ -167,31 +174,53 @@ class Objective:
 
     def _unsupervised(self, views: Views, logits: Logits, pseudo: PseudoLabel) -> Tensor:
         method = self.method
+        partner = _required(views.partner)
+        own = pseudo.reordered(lambda batch: batch[: len(partner)])
+        other = pseudo.reordered(lambda batch: batch.index_select(0, partner))
         parts = []
         if logits.feature is not None:
-            term = self._mean(logits.feature, pseudo.label, pseudo.valid, self.epsilon)
+            term = self._mean(logits.feature, own.label, own.valid, self.epsilon)
             parts.append(method.feature_weight * term)
         for view, boxes in zip(logits.strong, views.boxes, strict=True):
-            mixed = pseudo.mixed(pseudo.reordered(partner), boxes)
+            mixed = own.mixed(other, boxes)
             parts.append(method.strong_weight * self._mean(view, mixed.label, mixed.valid, self.epsilon))
         return torch.stack(parts).sum()
 
+    def _soft(self, views: Views, strong: tuple[Tensor, ...], weak: Tensor, pseudo: PseudoLabel) -> Tensor:
+        """The divergence of the strong views from the weak view, mixed as they are: the mean over them."""
+        partner = _required(views.partner)
+        own, other = weak[: len(partner)], weak.index_select(0, partner)
+        valid, valid_other = pseudo.valid[: len(partner)], pseudo.valid.index_select(0, partner)
+        losses = []
+        for view, boxes in zip(strong, views.boxes, strict=True):
+            mixed = torch.where(boxes[:, None], other, own)
+            counted = torch.where(boxes, valid_other, valid)
+            sure = mixed.float().softmax(1).amax(1) >= self.labels.tau
+            losses.append(_over_workers(soft_loss(mixed, view, sure, counted), counted))
+        return torch.stack(losses).mean()
+
     def _mean(self, logits: Tensor, labels: Tensor, valid: Tensor, epsilon: float) -> Tensor:
         """The mean over the valid pixels of all workers, once DDP has averaged the workers' gradients."""
-        pixels = valid.sum().float()
-        mean = smoothed_cross_entropy(logits, labels, epsilon, valid=valid)
-        all_pixels, workers = sum_over_workers(torch.stack([pixels, torch.ones_like(pixels)]))
-        return mean * (pixels * workers / all_pixels.clamp(min=1))
+        return _over_workers(smoothed_cross_entropy(logits, labels, epsilon, valid=valid), valid)
+
+
+def _over_workers(mean: Tensor, valid: Tensor) -> Tensor:
+    """A worker's mean over its valid pixels as its part of the mean over those of all workers."""
+    pixels = valid.sum().float()
+    all_pixels, workers = sum_over_workers(torch.stack([pixels, torch.ones_like(pixels)]))
+    return mean * (pixels * workers / all_pixels.clamp(min=1))
 
 
 def _counts(views: Views, weak: Tensor, pseudo: PseudoLabel) -> dict[str, Tensor]:
-    zero_shot = _required(views.zero_shot)
-    known = (zero_shot != ignore_index_of(weak.shape[1])) & ~_required(views.padding)
+    own = len(_required(views.partner))
+    zero_shot = _required(views.zero_shot)[:own]
+    known = (zero_shot != ignore_index_of(weak.shape[1])) & ~_required(views.padding)[:own]
+    pseudo = pseudo.reordered(lambda batch: batch[:own])
     return {
         "pixels": pseudo.valid.sum(),
         "from_model": (pseudo.from_model & pseudo.valid).sum(),
         "known": known.sum(),
-        "agree": ((weak.argmax(1) == zero_shot) & known).sum(),
+        "agree": ((weak[:own].argmax(1) == zero_shot) & known).sum(),
     }
 
 

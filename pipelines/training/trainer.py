@@ -41,12 +41,14 @@ class WorkerInputs:
         data: checked images, masks and labels.
         log_collector: handle of the `LogCollector` actor.
         tracker_folder: folder for the trackers' files; None: no trackers.
+        watched: whether Ray Train watches the machines.
     """
 
     config: TrainConfig
     data: TrainingData
     log_collector: LogActor
     tracker_folder: str | None
+    watched: bool = False
 
 
 def train_worker(inputs: WorkerInputs) -> Failure | None:
@@ -61,7 +63,8 @@ def train_worker(inputs: WorkerInputs) -> Failure | None:
     from segray.pipelines.training.session import RaySession
 
     collector = inputs.log_collector
-    session = RaySession(storage.join(inputs.config.out, CHECKPOINTS), collector)
+    folder = storage.join(inputs.config.out, CHECKPOINTS)
+    session = RaySession(folder, collector, watched=inputs.watched)
     if session.workers > 1 and (earlier := ray.get(collector.failure.remote())):
         return earlier
     try:

@@ -17,8 +17,8 @@ _COMMON = {
     "print_blob": True,
 }
 LABEL_SET_READERS = (
-    *("verify", "report", "evaluate", "relabel", "calibrate", "export"),
-    *("label set", "training labels"),
+    *("verify", "report", "evaluate", "relabel", "calibrate", "export", "suggest", "serve"),
+    *("label set", "training labels", "segment maps"),
 )
 
 _EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES") or 0)
@@ -68,6 +68,8 @@ def valid(runner: Runner) -> dict[str, bytes]:
         "evaluate",
         "relabel",
         "calibrate",
+        "suggest",
+        "serve",
         "label set",
         "training labels",
         "predict",

@@ -98,6 +98,16 @@ def test_run_records(runner: Runner, valid: dict[str, bytes], reader: str, chang
     runner.check(reader, {**valid, "set/run.json": record, "set/config.yaml": config})
 
 
+TRANSITION = b"""{"transition": {"classes": ["background", "tree", "house"],
+ "shares": [[0.8, 0.1, 0.1], [0.2, 0.8, 0], [0, 0.25, 0.75]]}}"""
+
+
+@given(changes=edits)
+@example(changes=[])
+def test_calibrations(runner: Runner, changes: list[Edit]) -> None:
+    runner.check("transition", {"set/calibration.json": edited_json(TRANSITION, changes)})
+
+
 @given(changes=edits)
 def test_repairs(runner: Runner, valid: dict[str, bytes], changes: list[Edit]) -> None:
     config = edited_yaml(valid["set/config.yaml"], with_secret(changes, str(runner.secret)))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from itertools import chain, starmap
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from segray.models.label_map import SegmentClasses, split
 from segray.models.masks import Segment, unpack
+from segray.models.tiling import Tiling
 from segray.pipelines.annotation.stages.base import Stage
+from segray.pipelines.annotation.stages.features import load_clip, tile_features
 from segray.pipelines.annotation.stages.loading import device_of, load_or_defer_error
 from segray.pipelines.annotation.stages.schemas import CLASSIFIED_SCHEMA, classes_to_bytes, pixels_of
 from segray.pipelines.config.commands.annotate import ClipModel as ClipModelConfig
@@ -27,6 +29,13 @@ if TYPE_CHECKING:  # torch and open_clip take seconds to import
 
     from segray.models.clip.model import ClipModel
     from segray.models.clip.text import ZeroShotClassifier
+    from segray.models.clip.tiled import TileFeatures
+
+
+T = TypeVar("T")
+
+_ANY = -1.0
+"""A threshold that every cosine but the least possible is above."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +47,16 @@ class TextEmbeddings:
         class_ids: int64 [N], the class of each name.
         logit_scale: CLIP's factor on cosines.
         threshold: of Eq. 2, a cosine.
+        vote: a segment gets the class that most of its pixels have.
+        unsegmented: pixels in no segment get a class of their own.
     """
 
     embeddings: NDArray[np.float32]
     class_ids: NDArray[np.int64]
     logit_scale: float
     threshold: float
+    vote: bool = False
+    unsegmented: bool = False
 
     @classmethod
     def from_classifier(cls, classifier: ZeroShotClassifier, threshold: float) -> TextEmbeddings:
@@ -76,6 +89,7 @@ class ClassifySegments(Stage):
         plan: of its workers.
         guard: of the run.
         loaded: the model, if it is loaded already.
+        tiling: of large images; None: each image in one piece.
     """
 
     name, schema = "clip", CLASSIFIED_SCHEMA
@@ -88,13 +102,15 @@ class ClassifySegments(Stage):
         plan: PoolPlan,
         guard: Guard,
         loaded: ClipModel | None = None,
+        tiling: Tiling | None = None,
     ) -> None:
         super().__init__(guard)
+        self._tiling = tiling
         device, self._threads = device_of(plan), plan.threads
         if device == "cpu":
             reuse_freed_memory()
-        self._config, self._threshold, self._keep = config, text.threshold, keep_embeddings
-        self._clip = load_or_defer_error(partial(_load, config, device, loaded))
+        self._config, self._text, self._keep = config, text, keep_embeddings
+        self._clip = load_or_defer_error(partial(load_clip, config, device, loaded))
         self._classifier = text.to_classifier(device)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -117,41 +133,61 @@ class ClassifySegments(Stage):
 
     def process(self, rows: list[Row]) -> list[Row]:
         """Add classes and embeddings."""
-        grids = clip_features(self.model(), self._config, [pixels_of(row) for row in rows])
         segments = [of_row for of_row in map(_segments, rows) if of_row is not None]
+        images = [pixels_of(row) for row in rows]
+        sizes = [(row["height"], row["width"]) for row in rows]
+        grids = tile_features(self.model(), self._config, self._tiling, images, segments or None, sizes)
         if not segments:
             return [self._classify_pixels(row, grid) for row, grid in zip(rows, grids, strict=True)]
-        pooled = [self._pooled(*parts) for parts in zip(grids, segments, rows, strict=True)]
-        classified = chain.from_iterable(map(self._classify_segments, self._batches(pooled)))
+        pooled = [self._pooled(*parts) for parts in zip(grids, segments, strict=True)]
+        elected = [self._elected(*parts) for parts in zip(grids, segments, rows, strict=True)]
+        batches = zip(self._batches(pooled), self._batches(elected), strict=True)
+        classified = chain.from_iterable(starmap(self._classify_segments, batches))
+        if self._text.unsegmented:
+            rows = [self._classify_pixels(row, grid) for row, grid in zip(rows, grids, strict=True)]
         return [
             {**row, "classes": classes_to_bytes(classes), "embeddings": embeddings}
             for row, (classes, embeddings) in zip(rows, classified, strict=True)
         ]
 
-    def _batches(self, pooled: list[Tensor]) -> list[list[Tensor]]:
+    def _elected(self, tiles: list[TileFeatures], segments: list[Segment], row: Row) -> NDArray[np.int64]:
+        """The class of each segment by vote; nothing where segments are pooled alone."""
+        from segray.models.clip.tiled import label_tiles
+        from segray.models.clip.zero_shot import vote
+
+        if not self._text.vote:
+            return np.zeros(0, np.int64)
+        best, _ = label_tiles(tiles, self._classifier, (row["height"], row["width"]), _ANY)
+        return vote(segments, best)
+
+    def _batches(self, images: list[T]) -> list[list[T]]:
         """On a CPU one image at a time, as `clip_features`; a GPU waits once per batch."""
-        return [[image] for image in pooled] if self.model().device.type == "cpu" else [pooled]
+        return [[image] for image in images] if self.model().device.type == "cpu" else [images]
 
-    def _classify_pixels(self, row: Row, grid: Tensor) -> Row:
-        from segray.models.clip.zero_shot import dense_labels
+    def _classify_pixels(self, row: Row, tiles: list[TileFeatures]) -> Row:
+        from segray.models.clip.tiled import label_tiles
 
-        label, confidence = dense_labels(grid, self._classifier, row["height"], row["width"], self._threshold)
+        size, threshold = (row["height"], row["width"]), self._text.threshold
+        label, confidence = label_tiles(tiles, self._classifier, size, threshold)
         return {**row, "label": label.tobytes(), "confidence": confidence.tobytes()}
 
-    def _pooled(self, grid: Tensor, segments: list[Segment], row: Row) -> Tensor:
-        from segray.models.clip.zero_shot import pool_segments
+    def _pooled(self, tiles: list[TileFeatures], segments: list[Segment]) -> Tensor:
+        from segray.models.clip.tiled import pool_tiles
 
         # In the precision that is stored, so that `segray relabel` with the same names gives the same labels.
-        return pool_segments(grid, segments, row["height"], row["width"]).half().float()
+        return pool_tiles(tiles, segments).half().float()
 
-    def _classify_segments(self, pooled: list[Tensor]) -> list[tuple[SegmentClasses, bytes | None]]:
+    def _classify_segments(
+        self, pooled: list[Tensor], elected: list[NDArray[np.int64]]
+    ) -> list[tuple[SegmentClasses, bytes | None]]:
         """The classes of each image's segments, and their embeddings if these are stored."""
         import torch
 
         from segray.models.clip.zero_shot import classify_segments
 
         counts, together = [len(image) for image in pooled], torch.cat(pooled)
-        classes = split(classify_segments(together, self._classifier, self._threshold), counts)
+        votes = np.concatenate(elected) if self._text.vote else None
+        classes = split(classify_segments(together, self._classifier, self._text.threshold, votes), counts)
         if not self._keep:
             return [(of_image, None) for of_image in classes]
         stored = np.split(together.cpu().numpy().astype(np.float16), np.cumsum(counts)[:-1])
@@ -162,52 +198,3 @@ def _segments(row: Row) -> list[Segment] | None:
     """The row's segments; None in runs without SAM."""
     packed = row.get("packed_segments")
     return row.get("unpacked_segments") if packed is None else unpack(packed)
-
-
-def _load(config: ClipModelConfig, device: str, loaded: ClipModel | None) -> ClipModel:
-    from segray.models.clip.model import build_clip, move
-    from segray.models.precision import resolve_precision
-
-    clip = loaded or build_clip(config.model, config.weights, sha256=config.sha256)
-    return move(clip, device, resolve_precision(config.precision, device))
-
-
-def check_clip_options(clip: ClipModel, config: ClipModelConfig) -> None:
-    """Raise what `clip_features` would raise; nothing is computed.
-
-    Raises:
-        ValueError: options that the model does not support.
-    """
-    from segray.models.clip.gem import check_features
-
-    size = config.image_size or clip.image_size
-    check_features(clip.model.visual, (size, size), **_feature_options(clip, config))
-
-
-def clip_features(clip: ClipModel, config: ClipModelConfig, images: list[NDArray[np.uint8]]) -> Tensor:
-    """Dense features [B, h, w, D] of B images, each uint8 RGB [H, W, 3].
-
-    On a CPU one image at a time, so that no image's features depend on its batch.
-
-    Raises:
-        ValueError: options that the model does not support.
-    """
-    import torch
-
-    from segray.models.clip.gem import dense_features
-    from segray.models.clip.model import preprocess
-
-    size = config.image_size or clip.image_size
-    step = 1 if clip.device.type == "cpu" else len(images)
-    options = _feature_options(clip, config)
-    with torch.inference_mode():
-        batches = (
-            preprocess(images[start : start + step], size, clip.mean, clip.std, clip.device)
-            for start in range(0, len(images), step)
-        )
-        return torch.cat([dense_features(clip.model.visual, batch, **options) for batch in batches])
-
-
-def _feature_options(clip: ClipModel, config: ClipModelConfig) -> dict[str, Any]:
-    options = config.model_dump(include={"features", "iterations", "temperature"})
-    return {**options, "depth": config.depth or clip.depth}

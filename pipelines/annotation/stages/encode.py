@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from segray.models.label_map import LabelMap, SegmentClasses, label_dtype, render_label_map
+from segray.models.label_map import LabelMap, SegmentClasses, covered_pixels, label_dtype, render_label_map
 from segray.models.label_space import LabelSpace
 from segray.models.masks import Segment, encode_rle, unpack
 from segray.pipelines.annotation.stages.base import Stage
@@ -14,6 +14,9 @@ from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.rows import Row, SegmentRow
 from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.label_set.schema import class_counts
+
+Maps = tuple[LabelMap, NDArray[np.uint8]]
+"""Class ids and confidence in 255ths, both [H, W]."""
 
 
 class EncodeLabels(Stage):
@@ -32,16 +35,21 @@ class EncodeLabels(Stage):
 
 def encode_row(row: Row, ignore_index: int) -> Row:
     """The label set's columns of one classified image."""
-    packed, height, width = row["packed_segments"], row["height"], row["width"]
-    if packed is None:
-        label, confidence = (
-            np.frombuffer(values, dtype).reshape(height, width)
-            for values, dtype in ((row["label"], label_dtype(ignore_index)), (row["confidence"], np.uint8))
-        )
+    pixels = None if row["label"] is None else _pixels(row, ignore_index)
+    if row["packed_segments"] is None:
+        assert pixels is not None
+        label, confidence = pixels
         row = _with_maps(row, label, confidence, confidence > 0, ignore_index)
         return {**row, "segments": []}
-    segments, classes = unpack(packed), classes_from_bytes(row["classes"])
-    return encode_segments(row, segments, classes, row["embeddings"], ignore_index)
+    segments, classes = unpack(row["packed_segments"]), classes_from_bytes(row["classes"])
+    return encode_segments(row, segments, classes, row["embeddings"], ignore_index, pixels)
+
+
+def _pixels(row: Row, ignore_index: int) -> Maps:
+    """The class of each pixel by itself, and its confidence."""
+    shape = (row["height"], row["width"])
+    label = np.frombuffer(row["label"], label_dtype(ignore_index)).reshape(shape)
+    return label, np.frombuffer(row["confidence"], np.uint8).reshape(shape)
 
 
 def encode_segments(
@@ -50,6 +58,7 @@ def encode_segments(
     classes: SegmentClasses,
     embeddings: bytes | None,
     ignore_index: int,
+    pixels: Maps | None = None,
 ) -> Row:
     """Add label map and confidence (PNG), their counts, and the segments as rows.
 
@@ -59,12 +68,17 @@ def encode_segments(
         classes: of the segments.
         embeddings: float16 [K, D], or None.
         ignore_index: the label that counts for no class.
+        pixels: label and confidence of pixels in no segment; None: they have no class.
     """
     height, width = row["height"], row["width"]
     label, confidence = render_label_map(segments, classes, height, width, ignore_index)
-    covered = covered_pixels(segments, classes, height, width)
+    covered = covered_pixels(segments, classes.has_class, height, width)
     if classes.unknown is not None:
         covered &= label != ignore_index
+    if pixels is not None:
+        outside = ~covered_pixels(segments, np.ones(len(segments), np.bool_), height, width)
+        label[outside], confidence[outside] = (values[outside] for values in pixels)
+        covered |= outside & (confidence > 0)
     row = _with_maps(row, label, confidence, covered, ignore_index)
     return {**row, "segments": segment_rows(segments, classes, embeddings, height, width)}
 
@@ -87,18 +101,6 @@ def _with_maps(
         "mean_confidence": float(levels.mean()) / 255 if levels.size else 0.0,
         "labelled_fraction": levels.size / label.size,
     }
-
-
-def covered_pixels(
-    segments: list[Segment], classes: SegmentClasses, height: int, width: int
-) -> NDArray[np.bool_]:
-    """bool [H, W]: pixels under at least one segment that has a class."""
-    mask = np.zeros((height, width), bool)
-    for segment, has_class in zip(segments, classes.has_class, strict=True):
-        if has_class:
-            x, y, w, h = segment.box
-            mask[y : y + h, x : x + w] |= segment.mask
-    return mask
 
 
 def segment_rows(

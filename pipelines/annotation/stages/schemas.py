@@ -37,8 +37,8 @@ CLASSIFIED_SCHEMA = pa.schema(
 )
 """After CLIP: the pixels are gone; `classes` is an array of `CLASSES_DTYPE`, `embeddings` float16 [K, D].
 
-Without SAM, segments, classes and embeddings are null, and `label` (see `label_dtype`) and `confidence`
-(uint8) are raw [H, W]."""
+Without SAM, segments, classes and embeddings are null. There, and where pixels in no segment have a class of
+their own, `label` (see `label_dtype`) and `confidence` (uint8) of every pixel are raw [H, W]."""
 ENCODED_SCHEMA = pa.schema(
     [
         *_COMMON,

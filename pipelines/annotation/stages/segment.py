@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from segray.models.masks import Segment, pack
+from segray.models.seams import TiledMasks
+from segray.models.tiling import Tiling
 from segray.pipelines.annotation.stages.base import Stage
 from segray.pipelines.annotation.stages.loading import device_of, load_or_defer_error
 from segray.pipelines.annotation.stages.schemas import SEGMENTED_SCHEMA, pixels_of
@@ -34,18 +36,24 @@ class SegmentImages(Stage):
         plan: of its workers.
         guard: of the run.
         loaded: the model, if it is loaded already.
+        tiling: of large images; None: each image in one piece.
     """
 
     name, schema = "sam", SEGMENTED_SCHEMA
 
     def __init__(
-        self, config: SamModel, plan: PoolPlan, guard: Guard, loaded: MaskModel | None = None
+        self,
+        config: SamModel,
+        plan: PoolPlan,
+        guard: Guard,
+        loaded: MaskModel | None = None,
+        tiling: Tiling | None = None,
     ) -> None:
         super().__init__(guard)
         device = device_of(plan)
         if device == "cpu":
             reuse_freed_memory()
-        self._source = load_or_defer_error(partial(_load, config, device, loaded))
+        self._source = load_or_defer_error(partial(_load, config, device, loaded, tiling))
         one_core = partial(use_threads, 1)
         self._threads = ThreadPoolExecutor(plan.threads, initializer=one_core) if device == "cpu" else None
 
@@ -85,7 +93,7 @@ class SegmentImages(Stage):
         return source.generate(images, sizes)
 
 
-def _load(config: SamModel, device: str, loaded: MaskModel | None) -> MaskSource:
+def _load(config: SamModel, device: str, loaded: MaskModel | None, tiling: Tiling | None) -> MaskSource:
     from segray.models.annotators.loading import open_model
 
     model = loaded or open_model(config.model, config.weights, sha256=config.sha256)[0]
@@ -94,7 +102,7 @@ def _load(config: SamModel, device: str, loaded: MaskModel | None) -> MaskSource
         # `torch.compile` fails in the first call: a failure of the compiler is not a failure of an image.
         with compiling("sam.compile"):
             source.generate([np.zeros((8, 8, 3), np.uint8)])
-    return source
+    return TiledMasks(source, tiling) if tiling else source
 
 
 def mask_options(config: SamModel, device: str = "cpu") -> dict[str, Any]:

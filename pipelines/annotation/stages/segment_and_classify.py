@@ -10,6 +10,7 @@ from functools import partial
 import pyarrow as pa
 
 from segray.models.masks import pack
+from segray.models.tiling import Tiling
 from segray.pipelines.annotation.stages.base import to_table
 from segray.pipelines.annotation.stages.classify import ClassifySegments, TextEmbeddings
 from segray.pipelines.annotation.stages.loading import device_of
@@ -38,10 +39,11 @@ class SegmentAndClassify:
         keep_embeddings: bool,
         plan: PoolPlan,
         guard: Guard,
+        tiling: Tiling | None = None,
     ) -> None:
         self._guard = guard
-        self._segment = SegmentImages(sam, plan, guard)
-        self._classify = ClassifySegments(clip, text, keep_embeddings, plan, guard)
+        self._segment = SegmentImages(sam, plan, guard, tiling=tiling)
+        self._classify = ClassifySegments(clip, text, keep_embeddings, plan, guard, tiling=tiling)
         self._sam_turn, self._clip_turn = threading.Lock(), threading.Lock()
         self._beside = _stream_before_others(plan)
         self._meter = GpuMeter() if plan.num_gpus else None

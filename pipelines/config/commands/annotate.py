@@ -13,6 +13,7 @@ from segray.pipelines.config.schema import Config, Folder, RunOnly, Sha256, Show
 from segray.pipelines.config.shared import Classes, ColumnConfig, GrowConfig, Images, LinksConfig, Roots
 
 if TYPE_CHECKING:  # its readers take time to import
+    from segray.models.tiling import Tiling
     from segray.pipelines.io.images import ImageOptions
 
 _Band = Annotated[int, Field(ge=1, le=1024)]
@@ -21,8 +22,14 @@ _Colour = Shown("R,G,B", "3 whole numbers from 0 to 255")
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
-TEMPLATE_SETS = ("single", "imagenet80")
+TEMPLATE_SETS = ("single", "imagenet80", "tipsv2")
 """Names of built-in sets of prompt templates."""
+
+PROXIES = ("proxy", "corr")
+"""Features that another vision model guides."""
+DEFAULT_PROXY = "vit_base_patch8_224.dino"
+"""DINO ViT-B/8 of timm: Apache-2.0, 85.8 M parameters; the choice of CorrCLIP."""
+DEFAULT_TIPS = "tipsv2_b14"
 
 REAL_CLIP = "ViT-B-16-quickgelu"
 """The default CLIP, with the weights `openai` and the templates `imagenet80`."""
@@ -39,6 +46,8 @@ class Pool(Config):
     """GPUs per actor, fractions such as 0.5 included; null: a fraction if the cluster has GPUs, else 0."""
     num_cpus: Annotated[float | None, Field(ge=0, le=1024), RunOnly] = None
     """CPUs per actor, fractions such as 0.5 included; null: chosen from the resources of the cluster."""
+    accelerator: Annotated[Text | None, RunOnly] = None
+    """Label ray.io/accelerator-type of its machines, such as A100; null: any. If set, auto has no effect."""
     batch_size: Annotated[int | None, Field(ge=1, le=1024), RunOnly] = None
     """Images per batch of an actor, halved when memory runs out; null: 4 per thread."""
 
@@ -108,8 +117,14 @@ class ClipModel(Config):
     """Weights: an open_clip tag, a file, https:// or hf-hub:OWNER/REPO; null: openai if no model is set."""
     sha256: Sha256 | None = None
     """Required checksum of the weights; null: no check other than the library's."""
-    features: Literal["gem", "clip"] = "gem"
-    """gem: self-self attention in the last blocks for dense features; clip: patches of the plain encoder."""
+    features: Literal["gem", "clip", "proxy", "corr", "tipsv2"] = "gem"
+    """gem: self-self attention; clip: plain patches; proxy: ProxyCLIP; corr: CorrCLIP; tipsv2: TIPSv2."""
+    proxy: Text | None = None
+    """Vision model that guides proxy and corr: a timm name, sam; null: vit_base_patch8_224.dino."""
+    proxy_weights: Text | None = None
+    """Weights of that model: a file, an https:// URL or hf-hub:OWNER/REPO; null: the official ones."""
+    proxy_sha256: Sha256 | None = None
+    """Required checksum of these weights; null: no check other than the library's."""
     depth: int | None = Field(default=None, ge=2, le=64)
     """Self-self attention runs beside the last depth - 1 blocks; null: the model's default, 7 as in GEM."""
     iterations: int = Field(default=1, ge=0, le=16)
@@ -117,9 +132,19 @@ class ClipModel(Config):
     temperature: float | None = Field(default=None, gt=0)
     """Temperature of the self-self attention; null: the adaptive temperature of GEM."""
     image_size: int | None = Field(default=None, ge=32, le=4096)
-    """Images are resized to a square of this side for CLIP, in pixels; null: the model's default."""
+    """Side of CLIP's square input in pixels, with proxy, corr and tipsv2 of its window; null: the default."""
     precision: Precision = "auto"
     """Precision of CLIP's image tower; auto as in sam.precision. Pooling and scores stay in fp32."""
+
+    @model_validator(mode="after")
+    def _keys_have_an_effect(self) -> ClipModel:
+        guided, gem = self.features in PROXIES, self.features in ("gem", "clip")
+        useless = [] if guided else ["proxy", "proxy_weights", "proxy_sha256"]
+        useless += [] if gem else ["depth", "iterations", "temperature"]
+        for name in useless:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect with features={self.features}; leave it out")
+        return self
 
 
 class ClipConfig(Pool, ClipModel):
@@ -134,7 +159,11 @@ class LabelConfig(Config):
     background_names: tuple[Text, ...] | None = None
     """Prompts for the background class. Prompts similar to a class take its pixels. null: a default list."""
     templates: Text | tuple[Text, ...] = "single"
-    """single ("a photo of a {}."), imagenet80 (default of annotate's default CLIP), or your templates."""
+    """single ("a photo of a {}."), imagenet80 (default of annotate's default CLIP), tipsv2, or your own."""
+    pool: Literal["mean", "vote"] = "mean"
+    """A segment's class: that of the mean of its features, or the one that most of its pixels have."""
+    unsegmented: Literal["background", "pixels"] = "background"
+    """Pixels in no segment: no class, or (pixels, for stuff such as sky) the class of their own features."""
     aliases: dict[Text, tuple[Text, ...]] = Field(default={})
     """Names used for a class in the prompts, such as label.aliases.person=person,people."""
 
@@ -188,7 +217,7 @@ class ImageConfig(PixelConfig, ColumnConfig, LinksConfig):
     """Which images are accepted, and how they are decoded."""
 
     max_pixels: int = Field(default=100_000_000, ge=1, le=1 << 28)
-    """An image with more pixels becomes an error row; its header is checked before it is decoded."""
+    """An image with more pixels becomes an error row, from its header; decoding takes 13 to 25 bytes each."""
     max_side: int = Field(default=100_000, ge=1)
     """An image with a longer side, in pixels, becomes an error row; checked in the same way."""
     max_seconds: Annotated[float, Field(gt=0, le=86_400), RunOnly] = 30.0
@@ -221,6 +250,16 @@ class AnnotateImageConfig(ImageConfig):
 
     reduce_jpeg: bool = False
     """Decode large JPEGs at 1/2, 1/4 or 1/8, never below the models' input size; labels keep full size."""
+    tile: int | None = Field(default=None, ge=64, le=16_384)
+    """Label larger images in overlapping tiles of this side, in pixels; null: every image in one piece."""
+    tile_overlap: float = Field(default=0.25, ge=0.01, le=0.5)
+    """Overlap of neighbouring tiles as a fraction of their side."""
+
+    def tiling(self) -> Tiling | None:
+        """How large images are cut; None: they are not."""
+        from segray.models.tiling import Tiling
+
+        return Tiling(self.tile, self.tile_overlap) if self.tile else None
 
 
 class AnnotateConfig(Config):
@@ -276,6 +315,18 @@ class AnnotateConfig(Config):
             raise ValueError(
                 "image.reduce_jpeg removes the detail that sam.crop_n_layers needs; set only one of them"
             )
+        if self.image.reduce_jpeg and self.image.tile:
+            raise ValueError(
+                "image.reduce_jpeg removes the detail that image.tile is for; set only one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _segments_are_there(self) -> AnnotateConfig:
+        for name in ("pool", "unsegmented"):
+            given = getattr(self.label, name) != LabelConfig.model_fields[name].default
+            if given and self.sam.model == "none":
+                raise ValueError(f"label.{name} has no effect with sam.model=none; leave it out")
         return self
 
 
@@ -283,17 +334,32 @@ def with_default_models(values: Mapping[str, object]) -> dict[str, object]:
     """Values of `AnnotateConfig` with the models that the user has not chosen.
 
     The picture book gets the built-in models. All other classes get SAM ViT-B and OpenAI's CLIP ViT-B/16 with
-    the 80 ImageNet templates. A CLIP that the user names keeps the defaults of its own keys.
+    the 80 ImageNet templates. A CLIP that the user names keeps the defaults of its own keys. TIPSv2 goes with
+    its own templates.
     """
     sam, clip, label = (_set_values(values.get(name)) for name in ("sam", "clip", "label"))
     builtin = values.get("classes") == "picture_book"
     sam.setdefault("model", "builtin" if builtin else "vit_b")
-    if "model" not in clip and builtin:
+    clip = _with_proxy(clip, sam)
+    if clip.get("features") == "tipsv2" or str(clip.get("model")).startswith("tipsv2"):
+        clip = {"model": DEFAULT_TIPS, "features": "tipsv2", **clip}
+        label = {"templates": "tipsv2", **label}
+    elif "model" not in clip and builtin:
         clip["model"] = "builtin"
     elif "model" not in clip:
         clip = {"model": REAL_CLIP, "weights": "openai", **clip}
         label = {"templates": "imagenet80", **label}
     return {**values, "sam": sam, "clip": clip, "label": label}
+
+
+def _with_proxy(clip: dict[str, object], sam: Mapping[str, object]) -> dict[str, object]:
+    """CLIP's section with its proxy; `sam` stands for the model that finds the segments, and its weights."""
+    if clip.get("features") not in PROXIES:
+        return clip
+    if clip.get("proxy") == "sam":
+        taken = {"proxy_weights": sam.get("weights"), "proxy_sha256": sam.get("sha256")}
+        return {**{key: value for key, value in taken.items() if value}, **clip, "proxy": sam["model"]}
+    return {**clip, "proxy": clip.get("proxy") or DEFAULT_PROXY}
 
 
 def _set_values(section: object) -> dict[str, object]:

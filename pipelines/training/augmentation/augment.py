@@ -34,7 +34,7 @@ class WeakBatch:
 
     Attributes:
         images: float32 [B, 3, S, S] in 0..1, 0 outside the image.
-        maps: [B, S, S] each, 255 outside the image, or 65535 in maps of type `WIDE`.
+        maps: [B, S, S] each, 255 outside the image, 65535 in maps of type `WIDE`, 0 in those of int16.
         padding: bool [B, S, S], True outside the image.
     """
 
@@ -272,6 +272,8 @@ def _adjusted(images: Tensor, *, kind: int, factors: Tensor) -> Tensor:
 
 
 def _padding(values: Tensor) -> int:
+    if values.dtype == torch.int16:  # numbers of segments
+        return 0
     return WIDE_IGNORE_INDEX if values.dtype == WIDE else IGNORE_INDEX
 
 

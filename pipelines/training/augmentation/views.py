@@ -19,10 +19,13 @@ class Views:
 
     Attributes:
         labelled: weakly augmented images, and `mask` [L, S, S] int64 (`ignore_index_of`: ignored).
-        weak: unlabelled images, and `zero_shot` [U, S, S] int64, `confidence` [U, S, S] in 0..1.
-        padding: [U, S, S] bool, pixels outside the image.
-        strong: views of `weak`, CutMix included.
+        weak: unlabelled images, the last P of them partners of others alone, and `zero_shot`
+            [U + P, S, S] int64, `confidence` [U + P, S, S] in 0..1.
+        segments: [U + P, S, S] int16, the number of each pixel's segment, 0 without; None: not asked for.
+        padding: [U + P, S, S] bool, pixels outside the image.
+        strong: views of the first U images, CutMix included.
         boxes: for each strong view, [U, S, S] bool: pixels from the partner image.
+        partner: [U] int64, the index of each image's partner among all.
     """
 
     labelled: Tensor
@@ -30,9 +33,11 @@ class Views:
     weak: Tensor | None = None
     zero_shot: Tensor | None = None
     confidence: Tensor | None = None
+    segments: Tensor | None = None
     padding: Tensor | None = None
     strong: tuple[Tensor, ...] = ()
     boxes: tuple[Tensor, ...] = ()
+    partner: Tensor | None = None
 
 
 class Augmentation:
@@ -61,39 +66,44 @@ class Augmentation:
         self.strong_views, self.seed, self.device = strong_views, seed, device
 
     def __call__(self, batch: StepBatch) -> tuple[Views, list[torch.Generator]]:
-        """The views, and the generators of the unlabelled images for further random numbers."""
+        """The views, and the generators of the first U unlabelled images for further random numbers."""
         labelled = self._weak(batch.labelled, batch.labelled.generators(self.seed, LABELLED))
         mask = labelled.maps[0].long()
         if batch.unlabelled is None:
             return Views(labelled.images, mask), []
         draws = batch.unlabelled.generators(self.seed, UNLABELLED)
         weak = self._weak(batch.unlabelled, draws)
-        strong, boxes = self._strong(weak.images, draws)
+        own = batch.unlabelled.own
+        partner = to_device(torch.tensor(batch.unlabelled.partners()), self.device)
+        strong, boxes = self._strong(weak.images, partner, draws)
         views = Views(
             labelled=labelled.images,
             mask=mask,
             weak=weak.images,
             zero_shot=weak.maps[0].long(),
             confidence=weak.maps[1].float() / 255,
+            segments=weak.maps[2] if len(weak.maps) > 2 else None,
             padding=weak.padding,
             strong=strong,
             boxes=boxes,
+            partner=partner,
         )
-        return views, draws
+        return views, draws[:own]
 
     def _weak(self, batch: Batch, draws: list[torch.Generator]) -> WeakBatch:
         images, maps = self._to_device(batch.images, batch.maps)
         return self.weak(images, maps, draws)
 
     def _strong(
-        self, weak: Tensor, draws: list[torch.Generator]
+        self, weak: Tensor, partner: Tensor, draws: list[torch.Generator]
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         strong, boxes = [], []
         for _ in range(self.strong_views):
             view = self.strong(weak, draws)
             drawn = self.cutmix.boxes(len(view), view.shape[-2], view.shape[-1], draws)
-            box = to_device(drawn, view.device)
-            strong.append(self.cutmix.mix(view, partner(view), box))
+            own = len(partner)
+            box = to_device(drawn[:own], view.device)
+            strong.append(self.cutmix.mix(view[:own], view.index_select(0, partner), box))
             boxes.append(box)
         return tuple(strong), tuple(boxes)
 
@@ -104,11 +114,3 @@ class Augmentation:
             return images, maps
         moved = [image.to(self.device, non_blocking=True) for image in images]
         return moved, [[m.to(self.device, non_blocking=True) for m in group] for group in maps]
-
-
-def partner(batch: Tensor) -> Tensor:
-    """Each image's CutMix partner, the other image of its pair; the number of workers does not matter."""
-    # By slices: a GPU would wait for a list of indices.
-    paired = len(batch) // 2 * 2
-    swapped = batch[:paired].unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
-    return swapped if paired == len(batch) else torch.cat([swapped, batch[paired:]])

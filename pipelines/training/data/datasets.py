@@ -23,6 +23,7 @@ from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.data.class_names import class_id_table
 from segray.pipelines.training.data.coco_masks import render_label_map
 from segray.pipelines.training.data.samples import Sample
+from segray.pipelines.training.data.segment_maps import SegmentMaps
 from segray.pipelines.training.data.stored_labels import StoredLabels
 
 _log = logging.getLogger(__name__)
@@ -55,8 +56,10 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
         return image, mask
 
 
-class UnlabelledImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
+class UnlabelledImages(Dataset[tuple[Tensor, ...]]):
     """Images with zero-shot labels: (uint8 [3, H, W], label as of `map_tensor`, confidence uint8 [H, W]).
+
+    With `segments` a fourth item has the numbers of the label set's segments, int16 [H, W].
 
     A pixel without a known class has the label `ignore_index_of` and the confidence 0: in images without an
     ok row, where the label set ignores a pixel, and where it has "no class" while the data set has a class
@@ -68,9 +71,10 @@ class UnlabelledImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
         labels: folder or URI of the label set; None: all labels are unknown.
         classes: the data set's classes; the label set must have the same.
         corrections: of the label set.
+        segments: whether the segments come along; needs `labels`.
 
     Raises:
-        UserError: the label set has other classes.
+        UserError: the label set has other classes, or no segments.
         DamagedPartError: a part of the label set cannot be read.
     """
 
@@ -80,6 +84,8 @@ class UnlabelledImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
         labels: str | None,
         classes: Sequence[str],
         corrections: Sequence[Correction] = (),
+        *,
+        segments: bool = False,
     ) -> None:
         self.samples = tuple(samples)
         self._labels: StoredLabels | None = None
@@ -91,19 +97,22 @@ class UnlabelledImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
             self._labels = StoredLabels(
                 labels, [s.stored_id for s in self.samples], corrections=by_image(corrections)
             )
+        ids = [sample.stored_id for sample in self.samples]
+        self._segments = SegmentMaps(labels, ids) if segments and labels is not None else None
         self._unreadable: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         for sample in (*self.samples[index:], *self.samples[:index]):
             try:
                 image = _image(sample)
             except ImageProblem as problem:
                 self._warn_once(sample, problem)
                 continue
-            return image, *self._label(sample, (image.shape[1], image.shape[2]))
+            shape = image.shape[1], image.shape[2]
+            return image, *self._label(sample, shape), *self._numbers(sample, shape)
         raise UserError("none of the unlabelled images can be read")
 
     def labels(self, index: int) -> tuple[Tensor, Tensor] | None:
@@ -117,6 +126,11 @@ class UnlabelledImages(Dataset[tuple[Tensor, Tensor, Tensor]]):
             unknown = np.full(shape, self._unknown, label_dtype(self._unknown))
             return map_tensor(unknown), torch.zeros(shape, dtype=torch.uint8)
         return map_tensor(stored[0]), torch.from_numpy(stored[1])
+
+    def _numbers(self, sample: Sample, shape: tuple[int, int]) -> tuple[Tensor, ...]:
+        if self._segments is None:
+            return ()
+        return (torch.from_numpy(self._segments.read(sample.stored_id, shape)),)
 
     def _stored(
         self, sample: Sample, shape: tuple[int, int] | None = None

@@ -8,9 +8,9 @@ images again and again, each pass in a new order, so that the shorter stream rep
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from typing import Protocol
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 LABELLED, UNLABELLED = 0, 1
 """The two streams."""
+_PAIRS = 2
 
 
 @lru_cache(maxsize=16)
@@ -54,6 +55,25 @@ def positions(step: int, batch: int, rank: int, workers: int) -> range:
     return range(first, first + share)
 
 
+def partner_of(position: int) -> int:
+    """The position of an image's CutMix partner, the other one of its pair.
+
+    It depends on the position alone, so that workers and parts of a batch do not matter.
+    """
+    return position ^ 1
+
+
+def absent_partners(share: Sequence[int]) -> list[int]:
+    """Partners that are not among the images themselves: one where their number is odd, else none."""
+    return [partner for p in share if (partner := partner_of(p)) not in share]
+
+
+def one_of_each_pair(seed: int, share: Sequence[int]) -> list[bool]:
+    """For each position whether its image was drawn from its pair: half of any even batch."""
+    coins = [torch.rand((), generator=generator(seed, _PAIRS, p // 2)) < 0.5 for p in share]
+    return [p % 2 == int(coin) for p, coin in zip(share, coins, strict=True)]
+
+
 def steps_in_epoch(count: int, batch: int) -> int:
     """Steps of one pass over `count` images; the last one reaches into the next pass."""
     return -(-count // batch)
@@ -67,26 +87,50 @@ class Batch:
         images: uint8 [3, h, w] each.
         maps: for each image its maps [h, w].
         positions: of each image in the stream.
+        paired: the CutMix partner of each image is there.
+        borrowed: the last so many images are partners alone, which another worker or part learns from.
     """
 
     images: list[Tensor]
     maps: list[list[Tensor]]
     positions: list[int]
+    paired: bool = False
+    borrowed: int = 0
+
+    @property
+    def own(self) -> int:
+        """How many images, the first ones, the worker learns from."""
+        return len(self.images) - self.borrowed
+
+    def partners(self) -> list[int]:
+        """For each own image the index of its partner; where the batch is not paired perhaps its own."""
+        places = {position: i for i, position in enumerate(self.positions)}
+        return [places.get(partner_of(p), i) for i, p in enumerate(self.positions[: self.own])]
 
     def generators(self, seed: int, stream: int) -> list[torch.Generator]:
         """The random numbers of each image."""
         return [generator(seed, stream, position) for position in self.positions]
 
     def parts(self, count: int) -> list[Batch]:
-        """`count` equal parts, in order."""
-        size = len(self.images) // count
-        slices = [slice(i * size, (i + 1) * size) for i in range(count)]
-        return [Batch(self.images[s], self.maps[s], self.positions[s]) for s in slices]
+        """`count` equal parts of the own images, in order; of a paired batch each is paired as well."""
+        size, partners = self.own // count, self.partners()
+        return [self._part(range(i * size, (i + 1) * size), partners) for i in range(count)]
+
+    def _part(self, own: range, partners: list[int]) -> Batch:
+        lacking = [partners[i] for i in own if partners[i] not in own] if self.paired else []
+        chosen = [*own, *lacking]
+        return Batch(
+            [self.images[i] for i in chosen],
+            [self.maps[i] for i in chosen],
+            [self.positions[i] for i in chosen],
+            self.paired,
+            len(lacking),
+        )
 
     def pin_memory(self) -> Batch:
         """The same in pinned memory, from which copies to a GPU do not wait."""
         maps = [[m.pin_memory() for m in group] for group in self.maps]
-        return Batch([image.pin_memory() for image in self.images], maps, self.positions)
+        return replace(self, images=[image.pin_memory() for image in self.images], maps=maps)
 
 
 @dataclass(frozen=True)
@@ -127,6 +171,7 @@ class StepDataset(Dataset[StepBatch]):
         batch: images per step in each stream, over all workers.
         rank: this worker.
         workers: how many there are.
+        paired: unlabelled images come with their CutMix partners, whoever learns from these.
         readers: threads that read the images of a step. Above 1 the data set cannot be pickled.
     """
 
@@ -139,21 +184,26 @@ class StepDataset(Dataset[StepBatch]):
         batch: int,
         rank: int,
         workers: int,
+        paired: bool = False,
         readers: int = 1,
     ) -> None:
+        self.paired = paired
         self._each = ThreadPoolExecutor(readers).map if readers > 1 else map
         self.labelled, self.unlabelled = labelled, unlabelled
         self.seed, self.batch, self.rank, self.workers = seed, batch, rank, workers
 
     def __getitem__(self, step: int) -> StepBatch:
         share = positions(step, self.batch, self.rank, self.workers)
-        unlabelled = self._read(self.unlabelled, UNLABELLED, share) if self.unlabelled else None
+        unlabelled = self._read(self.unlabelled, UNLABELLED, share, self.paired) if self.unlabelled else None
         return StepBatch(step, self._read(self.labelled, LABELLED, share), unlabelled)
 
-    def _read(self, source: ImageMaps, stream: int, share: range) -> Batch:
-        indices = [index_at(self.seed, stream, position, len(source)) for position in share]
+    def _read(self, source: ImageMaps, stream: int, share: range, paired: bool = False) -> Batch:
+        borrowed = absent_partners(share) if paired else []
+        chosen = [*share, *borrowed]
+        indices = [index_at(self.seed, stream, position, len(source)) for position in chosen]
         items = list(self._each(source.__getitem__, indices))
-        return Batch([item[0] for item in items], [list(item[1:]) for item in items], list(share))
+        maps = [list(item[1:]) for item in items]
+        return Batch([item[0] for item in items], maps, chosen, paired, len(borrowed))
 
 
 def step_batches(data: StepDataset, first: int, last: int, loaders: int) -> Iterator[StepBatch]:

@@ -8,20 +8,33 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from segment_anything import sam_model_registry
+from transformers import Tipsv2Config, Tipsv2Model
 
 from segray.models.annotators.protocols import MaskModel
-from segray.models.annotators.registry import CLIP_MODELS, MASK_MODELS, Card, MaskEntry, mask_entry
+from segray.models.annotators.registry import (
+    CLIP_MODELS,
+    FEATURE_MODELS,
+    MASK_MODELS,
+    Card,
+    MaskEntry,
+    mask_entry,
+)
 from segray.models.clip.catalogue import get_model_config
 from segray.models.clip.model import build_clip
+from segray.models.clip.tipsv2 import TIPS_MODELS
 from segray.models.sam.generator import SAM_MODELS, build_sam
+from segray.pipelines.config.commands.annotate import DEFAULT_PROXY
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "real-models.md"
 
 
 @pytest.mark.parametrize(
-    "card", [*MASK_MODELS.values(), *CLIP_MODELS.values()], ids=[*MASK_MODELS, *CLIP_MODELS]
+    "card",
+    [*MASK_MODELS.values(), *CLIP_MODELS.values(), *FEATURE_MODELS.values()],
+    ids=[*MASK_MODELS, *CLIP_MODELS, *FEATURE_MODELS],
 )
 def test_an_entry_without_licence_size_or_source_fails(card: Card) -> None:
     for missing in ({"licence": " "}, {"parameters": 0}, {"source": ""}):
@@ -49,6 +62,16 @@ def test_the_sizes_are_those_of_the_models() -> None:
     clip = sum(p.numel() for p in build_clip("builtin").model.parameters()) / 1e6
     assert clip == pytest.approx(CLIP_MODELS["builtin"].parameters, abs=0.05)
     assert all(get_model_config(name) for name in CLIP_MODELS if name != "builtin")
+
+
+def test_the_sizes_of_models_beside_clip_are_those_of_the_models() -> None:
+    assert FEATURE_MODELS.keys() == {*TIPS_MODELS, DEFAULT_PROXY}
+    with torch.device("meta"):
+        networks = {name: Tipsv2Model(Tipsv2Config(**tips.arch())) for name, tips in TIPS_MODELS.items()}
+        networks[DEFAULT_PROXY] = timm.create_model(DEFAULT_PROXY, pretrained=False)
+    for name, network in networks.items():
+        found = sum(p.numel() for p in network.parameters()) / 1e6
+        assert found == pytest.approx(FEATURE_MODELS[name].parameters, rel=0.005), name
 
 
 def test_unknown_names_and_missing_packages_are_one_line() -> None:

@@ -74,8 +74,8 @@ def test_own_templates() -> None:
 @pytest.mark.parametrize(
     ("spec", "text"),
     [
-        ("imagenet", "unknown templates 'imagenet': use single, imagenet80 or prompts with {}"),
-        ([], "templates are empty: use single, imagenet80 or prompts with {}"),
+        ("imagenet", "unknown templates 'imagenet': use single, imagenet80, tipsv2 or prompts with {}"),
+        ([], "templates are empty: use single, imagenet80, tipsv2 or prompts with {}"),
         (["a {}", "a photo"], "template 'a photo' has no {} where the class name goes"),
         (["a {name}"], "template 'a {name}' has no {} where the class name goes"),
         ([3], "template 3 has no {} where the class name goes"),

@@ -16,7 +16,7 @@ from segray.models.segmenters.base import resample
 from segray.models.segmenters.registry import NETWORKS, Segmenter, build_segmenter
 from segray.models.segmenters.tokens import token_maps
 
-SMALL = ["segformer_b0", "deeplabv3plus_r50", "dinov2_s_dpt", "builtin"]
+SMALL = ["segformer_b0", "deeplabv3plus_r50", "dinov2_s_dpt", "builtin", "efficientnet_lite0"]
 
 
 @functools.cache

@@ -64,7 +64,7 @@ def test_a_weak_view_that_a_teacher_predicts_leaves_the_rest_as_it_is(normed: bo
 def test_strong_views_have_factors_of_their_own() -> None:
     network = tiny_segmenter()
     views = images(2, 1), images(2, 2)
-    pair = complementary_factors([6, 6], generators(2))
+    pair = complementary_factors([6, 6], generators(2), [False, False])
     logits = Student(network)(images(1), None, views, Drops(strong=pair))
     for view, factors, strong in zip(views, pair, logits.strong, strict=True):
         maps = tuple(m * f for m, f in zip(network.encode(view), factors, strict=True))
@@ -94,8 +94,26 @@ def test_an_images_factors_do_not_depend_on_its_batch() -> None:
 
 
 def test_complementary_views_share_each_channel_out() -> None:
-    (first,), (second,) = complementary_factors([64], generators(40))
+    whole = [i % 2 == 0 for i in range(40)]
+    (first, wide, third), (second, *_) = complementary_factors([64, 80, 64], generators(40), whole)
     assert torch.equal(first + second, torch.full_like(first, 2))
-    split = (first != 1).flatten(1).any(1)
-    assert 0 < split.sum() < 40
-    assert set(first[split].unique().tolist()) == {0.0, 2.0}
+    assert (first == 1).flatten(1).all(1).tolist() == (wide == 1).flatten(1).all(1).tolist() == whole
+    assert set(first[1::2].unique().tolist()) == {0.0, 2.0}
+    # Maps of one width lose the same channels.
+    assert torch.equal(first, third)
+
+
+def test_dropped_maps_have_the_batch_statistics_of_the_clean_ones() -> None:
+    network = _normed()
+    labelled, weak = images(2), images(2, 1) * 3
+    factors = drop_factors([6, 6], 0.5, generators(2))
+    logits = Student(network)(labelled, weak, (), Drops(feature=factors))
+    maps = network.encode(torch.cat([labelled, weak]))
+    dropped = (m[2:] * f for m, f in zip(maps, factors, strict=True))
+    together = network.decode(tuple(map(torch.cat, zip(maps, dropped, strict=True))), (16, 20))
+    assert logits.weak is not None
+    assert logits.feature is not None
+    found = torch.cat([logits.labelled, logits.weak, logits.feature])
+    assert torch.allclose(found, together, atol=1e-5)
+    assert logits.feature.requires_grad
+    assert not logits.weak.requires_grad

@@ -139,7 +139,7 @@ def test_weights_that_changed_end_the_run_in_one_line(
 ) -> None:
     """As in a run of many images of which few are pending: its models are loaded after they are checked."""
 
-    def changed(config: SamConfig, plan: PoolPlan, guard: Guard, _: object) -> SegmentImages:
+    def changed(config: SamConfig, plan: PoolPlan, guard: Guard, *_: object) -> SegmentImages:
         return SegmentImages(config.model_copy(update={"sha256": "0" * 64}), plan, guard)
 
     monkeypatch.setattr(in_process, "SegmentImages", changed)

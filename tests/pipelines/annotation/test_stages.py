@@ -21,13 +21,9 @@ from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_s
 from segray.models.label_space import label_space
 from segray.models.masks import unpack
 from segray.models.sam.generator import SAM_MODELS, MaskGenerator, build_sam
-from segray.pipelines.annotation.stages.classify import (
-    ClassifySegments,
-    TextEmbeddings,
-    check_clip_options,
-    clip_features,
-)
+from segray.pipelines.annotation.stages.classify import ClassifySegments, TextEmbeddings
 from segray.pipelines.annotation.stages.encode import EncodeLabels
+from segray.pipelines.annotation.stages.features import check_clip_options, clip_features
 from segray.pipelines.annotation.stages.schemas import (
     CLASSIFIED_SCHEMA,
     ENCODED_SCHEMA,
@@ -299,7 +295,8 @@ def test_embeddings_and_size_are_options(segmented: pa.Table, text: TextEmbeddin
     stage = ClassifySegments(plain, text, False, PLAN, GUARD)
     assert all(row["embeddings"] is None for row in stage(segmented).to_pylist())
     clip = build_clip("builtin")
-    assert clip_features(clip, plain, [np.zeros((9, 7, 3), np.uint8)] * 2).shape == (2, 4, 4, 64)
+    found = clip_features(clip, plain, [np.zeros((9, 7, 3), np.uint8)] * 2)
+    assert [grid.shape for grid in found] == [(4, 4, 64)] * 2
     wrong = ClipConfig(model="builtin", image_size=70)
     with pytest.raises(ValueError, match="does not fit patches of 16x16 px"):
         clip_features(clip, wrong, [np.zeros((9, 7, 3), np.uint8)])

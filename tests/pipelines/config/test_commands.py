@@ -141,6 +141,8 @@ def test_each_key_of_images_decodes_them_or_says_where_they_may_be() -> None:
         "column",
         "roots",
         "reduce_jpeg",
+        "tile",
+        "tile_overlap",
     }
     options = images.options("/images", (8, 4))
     assert (options.bands, options.max_side, options.jpeg_size) == ((3, 2, 1), 99, (8, 4))

@@ -150,7 +150,7 @@ def test_switches_and_dashes_are_taken_too() -> None:
         ("embeddings=maybe", "embeddings: 'maybe' is not true or false"),
         (
             "clip.features=gme",
-            "clip.features: must be one of gem, clip, not 'gme'; did you mean gem?",
+            "clip.features: must be one of gem, clip, proxy, corr, tipsv2, not 'gme'; did you mean gem?",
         ),
         ("image.frames=7", "image.frames: must be one of skip, first, not '7'"),
         ("sam.sha256=abc", "sam.sha256: 'abc' is not valid (allowed: 64 hexadecimal digits in lower case)"),
@@ -186,7 +186,7 @@ def test_every_mistake_is_one_line(override: str, line: str) -> None:
 def test_a_template_without_braces_is_refused() -> None:
     message = refusal("label.templates=imagenet")
     assert message.startswith(
-        "label.templates: 'imagenet' has no {} for the name (allowed: single, imagenet80, or "
+        "label.templates: 'imagenet' has no {} for the name (allowed: single, imagenet80, tipsv2, or "
     )
     assert refusal("label.templates=[]") == "label.templates: no template (allowed: at least one)"
 

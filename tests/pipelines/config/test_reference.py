@@ -27,7 +27,7 @@ def test_types_ranges_and_defaults_are_told() -> None:
     page = reference()
     assert "| `images` | text or list | **required** |" in page
     assert "| `sam.points_per_side` | whole number, 1 to 256, or null | `null` |" in page
-    assert "| `clip.features` | one of gem, clip | `gem` |" in page
+    assert "| `clip.features` | one of gem, clip, proxy, corr, tipsv2 | `gem` |" in page
     assert "| `image.background_color` | list, 3 whole numbers from 0 to 255 | `255,255,255` |" in page
     assert "| `embeddings` | true or false | `true` |" in page
     assert "| `sam.workers` * |" in page

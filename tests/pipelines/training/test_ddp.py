@@ -47,12 +47,20 @@ def _train_together(count: int, run: TrainConfig, folder: Path) -> list[HistoryE
     ).run()
 
 
-@pytest.mark.parametrize("method", ["segray", pytest.param("unimatch_v2", marks=pytest.mark.slow)])
-def test_two_workers_learn_what_one_learns(tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "batch"),
+    [
+        ("segray", 4),
+        pytest.param("unimatch_v2", 4, marks=pytest.mark.slow),
+        # One image per worker: its CutMix partner is the other worker's.
+        pytest.param("segray", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_two_workers_learn_what_one_learns(tmp_path: Path, method: str, batch: int) -> None:
     labels, root = book(tmp_path / "book", n=11)
     overrides = [
         f"method={method}",
-        "train.batch=4",
+        f"train.batch={batch}",
         "train.optimiser=sgd",
         "train.lr=0.02",
         "data.validation=4",

@@ -86,7 +86,7 @@ def test_a_batch_of_one_is_refused_before_ray_starts(name: str, tmp_path: Path) 
         train.check(halved, open_data(run.data, 0))
 
 
-@pytest.mark.parametrize("name", ["builtin", "deeplabv3plus_r50", "segformer_b0"])
+@pytest.mark.parametrize("name", ["builtin", "deeplabv3plus_r50", "segformer_b0", "efficientnet_lite0"])
 def test_the_networks_that_need_two_images_are_those_that_pool_before_they_normalise(name: str) -> None:
     entry = NETWORKS[name]
     network: Any = entry.build(3)

@@ -12,7 +12,14 @@ from tests.models.segmenters.tiny_segmenter import tiny_segmenter
 from tests.pipelines.exporting.checkpoints.readers import GRAPHS, check_equal
 
 SLOW = dict.fromkeys(("onnx", "torch-export"), pytest.mark.slow)
-FAMILIES = ["builtin", "deeplabv3plus_r50", "segformer_b0", "dinov2_s_dpt", "clip_b16_dpt"]
+FAMILIES = [
+    "builtin",
+    "deeplabv3plus_r50",
+    "segformer_b0",
+    "dinov2_s_dpt",
+    "clip_b16_dpt",
+    "efficientnet_lite0",
+]
 
 
 def loud(network: Segmenter) -> Segmenter:

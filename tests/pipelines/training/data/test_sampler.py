@@ -15,6 +15,7 @@ from segray.pipelines.training.data.sampler import (
     StepDataset,
     generator,
     index_at,
+    one_of_each_pair,
     positions,
     read_ahead,
     step_batches,
@@ -52,6 +53,14 @@ def test_random_numbers_belong_to_the_position() -> None:
     assert len({draw(*place) for place in places}) == 4
     assert draw(0, 0, 1) == draw(0, 0, 1)
     assert len({step_seed(0, step, rank) for step in range(9) for rank in range(3)}) == 27
+
+
+def test_half_of_each_batch_is_drawn_however_it_is_shared() -> None:
+    drawn = one_of_each_pair(3, range(400))
+    assert all(a != b for a, b in zip(drawn[::2], drawn[1::2], strict=True))
+    assert 60 < sum(drawn[::2]) < 140
+    assert [one_of_each_pair(3, [p])[0] for p in range(40)] == drawn[:40]
+    assert one_of_each_pair(4, range(40)) != drawn[:40]
 
 
 def test_an_epoch_reaches_every_image() -> None:

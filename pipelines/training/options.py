@@ -1,0 +1,39 @@
+"""Options of `pseudo` that need something of the method or of the label set, checked before Ray starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from segray.models.semi.methods import METHODS
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.errors import UserError
+from segray.pipelines.training.transition import transition_of
+
+
+def check_pseudo(config: TrainConfig, classes: Sequence[str]) -> None:
+    """Refuse options that the method would ignore, or that the label set cannot serve.
+
+    Args:
+        config: the run.
+        classes: the data set's.
+
+    Raises:
+        UserError: the key, what it needs, and what there is.
+    """
+    pseudo, method = config.pseudo, METHODS[config.method]
+    guided = method.pseudo == "enhanced"
+    needs = {
+        "posterior": (pseudo.posterior != "switch", guided, "a method that uses zero-shot labels"),
+        "until": (pseudo.until is not None, guided, "a method that uses zero-shot labels"),
+        "segments": (pseudo.segments, config.data.labels is not None, "data.labels"),
+        "dynamic_tau": (pseudo.dynamic_tau, method.pseudo != "none", "a method that labels images"),
+        "soft": (pseudo.soft > 0, method.strong_views > 0, "a method with strong views"),
+        "start": (pseudo.start > 0, method.pseudo != "none", "a method that labels images"),
+    }
+    for key, (is_set, is_met, what) in needs.items():
+        if is_set and not is_met:
+            raise UserError(f"pseudo.{key} needs {what}, not method={config.method}")
+    if pseudo.segments and method.pseudo == "none":
+        raise UserError(f"pseudo.segments needs a method that labels images, not method={config.method}")
+    if not config.data.calibrate:
+        transition_of(config, classes)

@@ -1,0 +1,169 @@
+"""Tiles: joined segments are those of one pass, with a segmenter that makes no mistakes."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from segray.models.masks import Segment, segment_from_mask
+from segray.models.seams import Joining, TiledMasks
+from segray.models.tiling import Tile, Tiling, begins
+
+
+class Exact:
+    """Connected pixels of one colour are a segment; 0 is background."""
+
+    def __init__(self, connectivity: int = 1) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        self._structure = ndimage.generate_binary_structure(2, connectivity)
+
+    def generate(
+        self, images: Sequence[NDArray[np.uint8]], sizes: Sequence[tuple[int, ...]] | None = None
+    ) -> list[list[Segment]]:
+        self.shapes += [image.shape[:2] for image in images]
+        return [list(self.segments(image[..., 0])) for image in images]
+
+    def segments(self, colours: NDArray[np.uint8]) -> Any:
+        for colour in np.unique(colours[colours > 0]):
+            labels, count = ndimage.label(colours == colour, self._structure)
+            for i in range(1, count + 1):
+                yield segment_from_mask(labels == i, predicted_iou=float(colour) / 255)
+
+
+def masks_of(segments: Sequence[Segment]) -> set[tuple[Any, ...]]:
+    found = {(s.box, s.mask.tobytes(), s.area, s.predicted_iou) for s in segments}
+    assert len(found) == len(segments), "a segment twice"
+    return found
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    side=st.integers(5, 30),
+    overlap=st.floats(0.01, 0.5),
+    colours=st.integers(1, 3),
+    scale=st.integers(1, 5),
+    connectivity=st.integers(1, 2),
+)
+def test_joined_segments_are_those_of_one_pass(
+    seed: int,
+    height: int,
+    width: int,
+    side: int,
+    overlap: float,
+    colours: int,
+    scale: int,
+    connectivity: int,
+) -> None:
+    """From noise of single pixels, whose segments are snakes through many tiles, to blobs."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, colours + 1, (-(-height // scale), -(-width // scale)), np.uint8)
+    image = small.repeat(scale, 0).repeat(scale, 1)[:height, :width, None].repeat(3, 2)
+    source = Exact(connectivity)
+    (once,) = source.generate([image])
+    source.shapes.clear()
+    (tiled,) = TiledMasks(source, Tiling(side, overlap)).generate([image])
+    assert masks_of(tiled) == masks_of(once)
+    assert max(max(shape) for shape in source.shapes) <= max(side, 1) or max(height, width) <= side
+
+
+def test_an_object_in_one_piece_on_one_side_and_two_on_the_other() -> None:
+    image = np.zeros((20, 30, 3), np.uint8)
+    image[4:6, 2:28], image[14:16, 2:28], image[4:16, 2:4] = 1, 1, 1
+    (segments,) = TiledMasks(Exact(), Tiling(20, 0.25)).generate([image])
+    assert len(segments) == 1
+    assert np.array_equal(segments[0].mask, image[4:16, 2:28, 0].astype(bool))
+
+
+def tile(column: int) -> Tile:
+    box = (8 * column, 0, 12, 10)
+    return Tile(0, column, box, box)
+
+
+def block(x: int, y: int, width: int, height: int, *, score: float = 0.5) -> Segment:
+    mask = np.zeros((10, 12), bool)
+    mask[y : y + height, x : x + width] = True
+    return segment_from_mask(mask, score)
+
+
+def test_a_wheel_stays_apart_from_its_car() -> None:
+    """The overlap shows the wheel and of the car not much more; each finds its own other half."""
+    joining = Joining()
+    joining.add(tile(0), [block(0, 0, 12, 10), block(7, 4, 5, 6)])
+    joining.add(tile(1), [block(0, 4, 3, 6), block(0, 0, 9, 10)])
+    assert [s.area for s in joining.segments()] == [170, 30]
+
+
+def test_equal_parts_of_nested_segments_find_those_of_their_size() -> None:
+    joining = Joining()
+    joining.add(tile(0), [block(8, 0, 4, 10), block(0, 0, 12, 10)])
+    joining.add(tile(1), [block(0, 0, 12, 10), block(0, 0, 5, 10)])
+    assert sorted(s.area for s in joining.segments()) == [50, 200]
+
+
+def test_masks_that_differ_a_little_are_joined_and_others_are_not() -> None:
+    joining = Joining()
+    joining.add(tile(0), [block(4, 0, 8, 4, score=0.9), block(4, 6, 8, 4)])
+    joining.add(tile(1), [block(0, 1, 8, 4, score=0.4), block(0, 8, 3, 2)])
+    found = joining.segments()
+    assert [(s.box, s.area) for s in found[:1]] == [((4, 0, 12, 5), 52)]
+    assert len(found) == 3
+    assert found[0].predicted_iou == 0.9
+    assert found[0].crop_box == (0, 0, 12, 10)
+
+
+def test_small_images_are_not_cut_and_order_is_kept() -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 2, (*size, 1), np.uint8).repeat(3, 2) for size in ((9, 9), (30, 8), (4, 10))]
+    source = Exact()
+    found = TiledMasks(source, Tiling(10, 0.2)).generate(images)
+    assert source.shapes == [(9, 9), (4, 10), (10, 8), (10, 8), (10, 8), (10, 8)]
+    assert [masks_of(s) for s in found] == [masks_of(s) for s in Exact().generate(images)]
+
+
+@pytest.mark.parametrize("length", [1, 9, 10, 11, 17, 100])
+@pytest.mark.parametrize("overlap", [0.01, 0.25, 0.5])
+def test_tiles_cover_and_their_cores_divide_the_image(length: int, overlap: float) -> None:
+    tiles = Tiling(10, overlap).tiles(length, 23)
+    covered, divided = (np.zeros((length, 23), int) for _ in range(2))
+    for one in tiles:
+        covered[one.inside] += 1
+        x, y, w, h = one.core
+        divided[y : y + h, x : x + w] += 1
+        assert one.box[2] <= 10
+        assert one.box[3] == min(10, length)
+    assert (divided == 1).all()
+    assert covered.min() == 1
+    assert (len(tiles) == 1) == (not Tiling(10, overlap).divides(length, 23))
+
+
+def test_begins_at_multiples_of_a_stride() -> None:
+    assert begins(100, 64, 32, 32) == [0, 32]
+    assert begins(100, 64, 32) == [0, 32, 36]
+    assert begins(50, 64, 32) == [0]
+
+
+@pytest.mark.parametrize("side", [512, 1024])
+def test_memory_beside_the_result_is_that_of_a_few_tiles(side: int) -> None:
+    """Twelve objects per tile of 256 px, of which four times as large an image has four times as many."""
+    image = np.zeros((side, side, 3), np.uint8)
+    for y in range(8, side, 64):
+        for x in range(8, side, 86):
+            image[y : y + 40, x : x + 60] = 1
+    tiled = TiledMasks(Exact(), Tiling(256, 0.25))
+    tracemalloc.start()
+    (segments,) = tiled.generate([image])
+    now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sum(s.mask.size for s in segments) <= now
+    assert peak - now < 8 * 4 * 256 * 256 * 3
