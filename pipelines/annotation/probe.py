@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-import click
-
 from segray.pipelines.annotation.in_process import Stages, timed
 from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.config.commands.annotate import AnnotateConfig
@@ -19,6 +17,7 @@ from segray.pipelines.engine.ray_data import NO_PROGRESS_S
 from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.manifest import ImageRef
+from segray.pipelines.printing import echo
 
 IMAGES = 8
 """Images that a probe labels; their labels are discarded."""
@@ -67,10 +66,10 @@ def choose(prepared: Prepared, resources: Resources, n_pending: int, pending: It
     try:
         seconds = _on_cluster(prepared, list(islice(pending, _CANDIDATES)), resources.gpus >= 1)
     except Exception as error:  # noqa: BLE001  whatever is wrong, the run itself reports it or does without a probe
-        click.echo(f"probe: failed ({_reason(error)}); workers as without auto", err=True)
+        echo(f"probe: failed ({_reason(error)}); workers as without auto", err=True)
         return usual
     chosen = replace(_sized(config, resources, n_pending, seconds, usual), probe=seconds)
-    click.echo(probe_line(seconds, chosen), err=True)
+    echo(probe_line(seconds, chosen), err=True)
     return chosen
 
 

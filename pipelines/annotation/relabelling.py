@@ -235,8 +235,8 @@ def by_embedding(classify: ByEmbedding, dim: int) -> Classify:
     return classify_rows
 
 
-def of_pixels(record: Mapping[str, Any]) -> str | None:
-    """The setting of a label set that needed the features of its pixels, which are not stored; None if none.
+def of_pixels(record: Mapping[str, Any]) -> list[str]:
+    """The settings of a label set that needed the features of its pixels, which are not stored: `key=value`.
 
     Args:
         record: its provenance, with today's names.
@@ -244,7 +244,7 @@ def of_pixels(record: Mapping[str, Any]) -> str | None:
     config = record.get("config")
     values = config if isinstance(config, dict) else {}
     needing = {"label.pool": "vote", "label.unsegmented": "pixels"}
-    return next((f"{key}={value}" for key, value in needing.items() if values.get(key) == value), None)
+    return [f"{key}={value}" for key, value in needing.items() if values.get(key) == value]
 
 
 def build_stored_clip(record: dict[str, Any], labels: str, weights: str | None) -> ClipModel:

@@ -65,8 +65,8 @@ class StoredNames:
         record = current_provenance(source.provenance)
         if stored := of_pixels(record):
             raise UserError(
-                f"{storage.display(labels)} was made with {stored}: a calibration names segments by their "
-                "stored features alone, and would lose that; annotate without it"
+                f"{storage.display(labels)} was made with {' '.join(stored)}: a calibration names segments "
+                "by their stored features alone, and would lose that; annotate without it"
             )
         return cls(source, record, tuple(record["classes"]), dim)
 

@@ -10,8 +10,6 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from segray.models.label_space import LabelSpace, label_space, name_key
 from segray.pipelines.annotation import local
 from segray.pipelines.annotation.auto_precision import recorded_precisions, with_precisions
@@ -35,7 +33,7 @@ from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.io.sources import LeftOut, list_images
 from segray.pipelines.label_set.card import write_card
 from segray.pipelines.label_set.store import LabelStore, prepare_output, write_run
-from segray.pipelines.printing import visible
+from segray.pipelines.printing import echo, visible
 from segray.pipelines.understood import classes_line, show
 
 if TYPE_CHECKING:  # torch and open_clip take seconds to import
@@ -53,7 +51,7 @@ def run(config: AnnotateConfig) -> None:
         UserError: as `execute` and `check_bad_images` raise.
     """
     result = execute(config)
-    click.echo(result)
+    echo(result)
     _warn_of_unknown_names(config, space_of(config))
     _report_bad_images(result)
     check_bad_images(config, result)
@@ -84,10 +82,10 @@ def execute(config: AnnotateConfig) -> LabelSetResult:
         show([str(left_out)] if left_out else [])
         tally = Tally()
         if n_pending:
-            click.echo(f"{total} images, {n_pending} to do, into {storage.display(config.out)}", err=True)
+            echo(f"{total} images, {n_pending} to do, into {storage.display(config.out)}", err=True)
             tally = label_pending(prepared, lock.token, n_pending, total - n_pending)
         else:
-            click.echo(f"{total} images, nothing to do in {storage.display(config.out)}", err=True)
+            echo(f"{total} images, nothing to do in {storage.display(config.out)}", err=True)
         record = summarise(LabelStore(config.out), prepared.provenance, tally, time.monotonic() - began)
         if n_pending or LabelStore(config.out).run() is None:
             write_run(config.out, record)
@@ -253,7 +251,7 @@ def _warn_of_unknown_names(config: AnnotateConfig, space: LabelSpace) -> None:
     known = {name_key(name) for name in label_space("picture_book").classes}
     unknown = {name_key(name) for name in space.classes[1:]} - known
     if builtin and unknown:
-        click.echo(
+        echo(
             "note: the built-in models know the picture book and nothing else: labels of other images mean "
             "nothing; sam.model=vit_b clip.model=ViT-B-16-quickgelu clip.weights=openai are real ones",
             err=True,
@@ -263,9 +261,9 @@ def _warn_of_unknown_names(config: AnnotateConfig, space: LabelSpace) -> None:
 def _report_bad_images(result: LabelSetResult) -> None:
     bad = result.error + result.skipped
     for image_id, status, reason in result.bad:
-        click.echo(f"  {status:<8}{visible(image_id)}: {visible(reason)}", err=True)
+        echo(f"  {status:<8}{visible(image_id)}: {visible(reason)}", err=True)
     if bad > len(result.bad):
-        click.echo(f"  ... and {bad - len(result.bad)} more bad images", err=True)
+        echo(f"  ... and {bad - len(result.bad)} more bad images", err=True)
     sys.stdout.flush()
 
 

@@ -15,8 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.error import HTTPError, URLError
 
-import click
-
 from segray.models.annotators.registry import Entry, label_entry, label_names, mask_entry, mask_names
 from segray.pipelines.config.commands.doctor import DoctorConfig
 from segray.pipelines.engine import auth_token, cluster, shared_storage
@@ -25,6 +23,7 @@ from segray.pipelines.engine.jobs import one_line
 from segray.pipelines.engine.listening import listeners
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.printing import echo
 
 _PACKAGE = "segray"
 _SHOWN_PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "segment-anything", "open_clip_torch", "timm")
@@ -57,7 +56,7 @@ def run(config: DoctorConfig) -> None:
     checks = []
     for finding in findings(config):
         checks.append(finding)
-        click.echo(f"{'ok   ' if finding.ok else 'WRONG'}  {finding.what:<15} {finding.detail}")
+        echo(f"{'ok   ' if finding.ok else 'WRONG'}  {finding.what:<15} {finding.detail}")
     if wrong := [finding.what for finding in checks if not finding.ok]:
         raise UserError(f"{len(wrong)} of {len(checks)} checks failed: {', '.join(wrong)}")
 

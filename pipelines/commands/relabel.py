@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -35,6 +34,7 @@ from segray.pipelines.engine.provenance import fingerprint, provenance, stored_s
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.printing import echo
 from segray.pipelines.understood import classes_line, show
 
 _DEFAULTS = {
@@ -49,7 +49,7 @@ def run(config: RelabelConfig) -> None:
     Raises:
         UserError: as `execute` raises.
     """
-    click.echo(execute(config))
+    echo(execute(config))
 
 
 def execute(config: RelabelConfig) -> LabelSetResult:
@@ -99,13 +99,15 @@ def _refuse_pixels(config: RelabelConfig, old: dict[str, Any]) -> None:
     """Refuse what needs the features of pixels; what the user sets counts for what the label set says."""
     wanted = of_pixels({"config": {f"label.{key}": value for key, value in config.label}})
     if wanted:
-        raise UserError(f"{wanted} needs the features of pixels, which no label set holds; annotate with it")
+        raise UserError(
+            f"{wanted[0]} needs the features of pixels, which no label set holds; annotate with it"
+        )
     left = {key: v for key, v in old["config"].items() if key.removeprefix("label.") not in _set(config)}
     if stored := of_pixels({"config": left}):
-        default = _DEFAULTS[stored]
+        defaults = " ".join(_DEFAULTS[setting] for setting in stored)
         raise UserError(
-            f"{storage.display(config.labels)} was made with {stored}, for which the features of its pixels "
-            f"would be needed again; {default} relabels its segments alone"
+            f"{storage.display(config.labels)} was made with {' '.join(stored)}, for which the features of "
+            f"its pixels would be needed again; {defaults} relabels its segments alone"
         )
 
 

@@ -13,6 +13,7 @@ import click
 from segray.pipelines.engine.ledger import Ledger, RemoteLedger, Tally
 from segray.pipelines.engine.provenance import STAGES
 from segray.pipelines.engine.run_record import RunRecord, SomeImages
+from segray.pipelines.printing import shown
 from segray.pipelines.understood import name_some
 
 _TTY_S, _LOG_S = 1.0, 10.0
@@ -37,7 +38,8 @@ class StatusLine:
     def show(self, text: str) -> None:
         """Print the line, unless it is the same as before."""
         if text != self._last:
-            click.echo(f"\r\033[K{text}" if self._tty else text, nl=not self._tty, err=True)
+            line = shown(text)
+            click.echo(f"\r\033[K{line}" if self._tty else line, nl=not self._tty, err=True)
         self._last = text
 
     def clear(self) -> None:

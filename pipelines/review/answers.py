@@ -165,8 +165,8 @@ def _segment(
 ) -> dict[str, Any]:
     segments = review.index.segments
     number = int(segments.number[row])
-    rle = rles.get(number)
-    if rle is None:
+    counts = (rles.get(number) or {}).get("counts")
+    if counts is None:
         raise UserError(f"segment {number}: no mask; see segray verify", exit_code=1)
     return {
         "row": row,
@@ -177,7 +177,7 @@ def _segment(
         "margin": _number(segments.margin[row]),
         "area": int(segments.area[row]),
         "box": segments.bounds(row),
-        "rle": rle["counts"].decode("ascii", "replace"),
+        "rle": counts.decode("ascii", "replace"),
         "similar": similar,
     }
 
