@@ -59,17 +59,24 @@ _PROMPTS, _SAMPLES = 1024, 256
 
 
 class DrawnOutputs:
-    """Predicted IoU [1024, 4] and logits [1024, 3, 256, 256] of 32 x 32 prompts, the same for both."""
+    """Predicted IoU [1024, 4] and logits [1024, 3, 256, 256] of 32 x 32 prompts, the same for both.
 
-    def __init__(self, seed: int, device: str = "cpu") -> None:
+    Args:
+        seed: of the blobs.
+        device: of the values.
+        prompts: another number of prompts, a square.
+    """
+
+    def __init__(self, seed: int, device: str = "cpu", prompts: int | None = None) -> None:
+        self._prompts = prompts or _PROMPTS
         rng = np.random.default_rng(seed)
         centres, radii = rng.uniform(0, 1, (40, 2)), rng.uniform(0.04, 0.35, (40, 2))
-        side = round(_PROMPTS**0.5)
+        side = round(self._prompts**0.5)
         y, x = np.mgrid[:_SAMPLES, :_SAMPLES].astype(np.float32) / _SAMPLES
-        self.logits = torch.empty(_PROMPTS, 3, _SAMPLES, _SAMPLES)
+        self.logits = torch.empty(self._prompts, 3, _SAMPLES, _SAMPLES)
         quality = rng.normal(0.05, 0.08, len(centres))
-        self.iou = torch.zeros(_PROMPTS, 4)
-        for prompt in range(_PROMPTS):
+        self.iou = torch.zeros(self._prompts, 4)
+        for prompt in range(self._prompts):
             place = np.array([prompt // side + 0.5, prompt % side + 0.5]) / side
             thing = int((((place - centres) / radii) ** 2).sum(1).argmin())
             (cy, cx), (ry, rx) = centres[thing], radii[thing] * rng.uniform(0.95, 1.05, 2)
@@ -85,21 +92,26 @@ class DrawnOutputs:
     def _take(self, what: str, values: Tensor, count: int) -> Tensor:
         """The next `count`; a grid's last prompt again where it has no more."""
         start = getattr(self._next, what, 0)
-        setattr(self._next, what, (start + count) * (start + count < _PROMPTS))
+        setattr(self._next, what, (start + count) * (start + count < self._prompts))
         part = values[start : start + count]
         missing = count - len(part)
         return torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
 
     @contextmanager
-    def instead_of(self, sam: Any) -> Iterator[None]:
-        """Both generators compute all and get these."""
+    def instead_of(self, sam: Any, own_head: Any = None) -> Iterator[None]:
+        """Both generators compute all and get these.
+
+        Args:
+            sam: upstream's model, with a `mask_decoder`.
+            own_head: that predicts IoU for segray, where it is not upstream's.
+        """
 
         def iou_hook(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:  # noqa: ARG001
             # What is compiled cannot count its calls: `ahead` draws for it.
             return None if torch.compiler.is_compiling() else self._take("iou", self.iou, len(output))
 
-        def decoder_hook(_: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # noqa: ARG001
-            return self._take("logits", self.logits, len(output[0])), output[1]
+        def decoder_hook(_: Any, inputs: Any, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: ARG001
+            return self._take("logits", self.logits, len(output[0])), *output[1:]
 
         original = MaskDecoder.__call__
         own_init: Any = DeviceMasks.__init__
@@ -122,6 +134,7 @@ class DrawnOutputs:
         hooks = [
             sam.mask_decoder.iou_prediction_head.register_forward_hook(iou_hook),
             sam.mask_decoder.register_forward_hook(decoder_hook),
+            *([own_head.register_forward_hook(iou_hook)] if own_head else []),
         ]
         try:
             with (

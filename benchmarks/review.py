@@ -8,8 +8,8 @@ next" offers, chosen again after each click. With spread, the person then accept
 looking like it, without a look; `checked`: only what is right of it. `random` takes segments in any order,
 `image by image` every wrong segment of one image after the other. All pixels of all images are scored.
 
-With --epochs, networks train on the labels as they are, and with the ten first clicks and their spread as
-corrections.
+With --epochs, networks train on the labels as they are, and with the ten first clicks and their checked
+spread as corrections.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ from segray.pipelines.annotation.relabelling import require_embeddings
 from segray.pipelines.calibration.examples import folder_masks, read_examples
 from segray.pipelines.commands.demo import RECIPE
 from segray.pipelines.corrections import CorrectionLog
-from segray.pipelines.corrections.suggestions import Candidates, next_segments
+from segray.pipelines.corrections.suggestions import SHOWN, Candidates, next_segments
 from segray.pipelines.engine import single_process
 from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.label_set.stored_segments import shown_pixels
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.review.neighbours import NeighbourSearch
 from segray.pipelines.review.spread import find_alike
@@ -61,6 +62,7 @@ class Person:
         search: the page's, for similar ones.
         regions: of the images, to score with.
         settled: bool [n], what was clicked or accepted.
+        covered: bool [n], of which the page offers none, as smaller ones cover it.
         recent: the class that each clicked segment had.
     """
 
@@ -72,6 +74,7 @@ class Person:
     search: NeighbourSearch
     regions: Regions
     settled: NDArray[np.bool_]
+    covered: NDArray[np.bool_]
     recent: list[int]
 
     @classmethod
@@ -104,6 +107,7 @@ class Person:
             search,
             join_regions(list(images.values())),
             np.zeros(len(flat), bool),
+            np.concatenate([_covered(rows[image_id]) for image_id in images]),
             [],
         )
 
@@ -150,6 +154,7 @@ class Person:
 def _segments(store: LabelStore, images: Mapping[str, MaskedImage]) -> dict[str, list[dict[str, Any]]]:
     """The rows of the segments table, by image."""
     columns = ["image_id", "segment_id", "class_id", "score", "margin", "area", "embedding"]
+    columns += ["rle", "predicted_iou", "stability_score"]
     found: dict[str, list[dict[str, Any]]] = {image_id: [] for image_id in images}
     for part in store.parts():
         for row in store.segments(part, columns).to_pylist():
@@ -158,9 +163,16 @@ def _segments(store: LabelStore, images: Mapping[str, MaskedImage]) -> dict[str,
     return found
 
 
+def _covered(rows: list[dict[str, Any]]) -> NDArray[np.bool_]:
+    """bool [K], of the segments of an image."""
+    if not rows:
+        return np.zeros(0, bool)
+    return shown_pixels(rows, *rows[0]["rle"]["size"]) < SHOWN * np.array([row["area"] for row in rows])
+
+
 def offered(person: Person, rng: np.random.Generator) -> Iterator[int]:  # noqa: ARG001  as the others
     """What "Correct next" opens."""
-    while (found := next_segments(person.candidates, person.settled, 1, person.recent)).size:
+    while (found := next_segments(person.candidates, person.settled | person.covered, 1, person.recent)).size:
         yield int(found[0])
 
 
@@ -229,13 +241,13 @@ def held_out(book: Path, labels: Path, folder: Path, seed: int, epochs: int) -> 
 
 
 def correct(labels: Path, masks: Path) -> tuple[int, float, float]:
-    """Ten clicks and their spread as corrections: how many segments, mIoU of the labels before and after."""
+    """Ten clicks and their checked spread as corrections: their number, mIoU of labels before and after."""
     person = Person.of(str(labels), str(masks))
     log, names = CorrectionLog(labels), LabelStore(str(labels)).provenance["classes"]
     before, named = person.miou, []
     for _, segment in zip(range(TEN), offered(person, np.random.default_rng(0)), strict=False):
         person.click(segment)
-        named += [segment, *person.spread(segment)]
+        named += [segment, *person.spread(segment, checked=True)]
     if not log.images():
         made = [
             log.make(

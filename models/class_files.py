@@ -60,6 +60,9 @@ def _read_text(text: str) -> list[str]:
     cvat = any(_CVAT_HEADER.match(line) for line in stripped)
     if cvat or (lines and all(_CVAT_LINE.fullmatch(line) for line in lines)):
         return [line.partition(":")[0].strip() for line in lines]
+    if len(lines) == 1 and "," in lines[0] and ":" not in lines[0]:
+        # As on the command line.
+        return [name.strip() for name in lines[0].split(",")]
     if lines and all(match := [_NUMBERED.fullmatch(line) for line in lines]):
         return _numbered(lines, [(int(m[1]), m[2].strip()) for m in match if m])
     return [_without_colour(line) for line in lines]

@@ -224,6 +224,8 @@ def _read_file(path: str) -> list[str]:
         raise ValueError(f"classes: no file {path!r}; give a file, a comma list, voc, coco or picture_book")
     try:
         return class_lines(Path(path).read_text(encoding="utf-8-sig"), path)
+    except UnicodeDecodeError:
+        raise ValueError(f"classes: {path}: not UTF-8 text; save it as UTF-8") from None
     except ValueError as problem:
         raise ValueError(f"classes: {path}: {problem}") from None
 

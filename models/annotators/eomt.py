@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from segray.models.annotators.protocols import MaskModel
-from segray.models.annotators.transformers_weights import load_pretrained, square
+from segray.models.annotators.transformers_weights import load_pretrained, random_network, square
+from segray.models.architectures import check_side
 from segray.models.masks import Segment, segment_from_mask
 from segray.models.precision import DTYPES, Precision
 from segray.models.sam.geometry import Frame, Rgb, Size, frame, upsample
@@ -35,7 +36,7 @@ class EomtModel(MaskModel):
         self._network = network
         config: Any = network.config
         side = config.image_size
-        self.size = side if isinstance(side, int) else max(side)
+        self.size = check_side(side if isinstance(side, int) else max(side))
 
     @classmethod
     def load(cls, name: str, checkpoint: Checkpoint) -> Self:
@@ -43,6 +44,13 @@ class EomtModel(MaskModel):
         from transformers import EomtConfig, EomtForUniversalSegmentation
 
         return cls(load_pretrained(EomtForUniversalSegmentation, EomtConfig, ARCH[name], checkpoint, name))
+
+    @classmethod
+    def untrained(cls, name: str) -> Self:
+        """See `MaskModel`."""
+        from transformers import EomtConfig, EomtForUniversalSegmentation
+
+        return cls(random_network(EomtForUniversalSegmentation, EomtConfig, ARCH[name]))
 
     def source(self, device: str, options: Mapping[str, Any]) -> EomtMasks:
         """The segments whose score is `pred_iou_thresh` or more."""

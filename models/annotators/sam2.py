@@ -1,4 +1,4 @@
-"""SAM 2.1 (Ravi et al., 2024) as a source of masks: transformers' model, segray's own grid and filters."""
+"""SAM 2.1 (Ravi et al., 2024) as a source of masks: transformers' network, the generator of `models.sam`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from segray.models.annotators.protocols import POINT_OPTIONS, MaskModel
-from segray.models.annotators.transformers_weights import load_pretrained, square
-from segray.models.masks import Segment
-from segray.models.precision import DTYPES
-from segray.models.sam.cpu_masks import segments_on_cpu
-from segray.models.sam.geometry import Frame, Rgb, Size, point_grid
-from segray.models.sam.postprocess import Candidates, Thresholds, concatenate, remove_small_regions
+from segray.models.annotators.sam import CROP_OPTIONS, check_grids, on_grid
+from segray.models.annotators.transformers_weights import load_pretrained, random_network
+from segray.models.architectures import check_side
+from segray.models.sam.generator import MaskGenerator
+from segray.models.sam.geometry import Frame, Rgb
+from segray.models.sam2.model import PromptedSam2
+from segray.models.sam2.original import transformers_state
 from segray.models.weights import Checkpoint
-
-_POINTS_PER_BATCH = 64
 
 
 def hiera(dims: Sequence[int], heads: int, **backbone: Any) -> dict[str, Any]:
@@ -68,101 +67,42 @@ class Sam2(MaskModel):
         network: a `Sam2Model`.
     """
 
-    options: ClassVar[frozenset[str]] = POINT_OPTIONS
+    options: ClassVar[frozenset[str]] = POINT_OPTIONS | CROP_OPTIONS
+    has_embedding: ClassVar[bool] = True
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
         config: Any = network.config
-        self.size = int(config.prompt_encoder_config.image_size)
+        self.size = check_side(config.prompt_encoder_config.image_size)
 
     @classmethod
     def load(cls, name: str, checkpoint: Checkpoint) -> Self:
-        """See `MaskModel`; the tensors that only videos need are not loaded."""
+        """See `MaskModel`; Meta's own files are read too, and what only videos need is left out."""
         from transformers import Sam2Config, Sam2Model
 
-        return cls(load_pretrained(Sam2Model, Sam2Config, ARCH[name], checkpoint, name))
+        network = load_pretrained(Sam2Model, Sam2Config, ARCH[name], checkpoint, name, transformers_state)
+        return cls(network)
 
-    def source(self, device: str, options: Mapping[str, Any]) -> Sam2Masks:
-        """The masks of a grid of points."""
-        return Sam2Masks(self._network.to(device), self.size, options)
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """The grids of points."""
+        check_grids(options)
 
+    @classmethod
+    def untrained(cls, name: str) -> Self:
+        """See `MaskModel`."""
+        from transformers import Sam2Config, Sam2Model
 
-class Sam2Masks:
-    """The masks of SAM 2's automatic generator without crops, whose filters are those of SAM 1.
+        return cls(random_network(Sam2Model, Sam2Config, ARCH[name]))
 
-    Args:
-        network: in evaluation mode, on its device.
-        side: of its square input in pixels.
-        options: see `Sam2.options`.
-    """
-
-    def __init__(self, network: nn.Module, side: int, options: Mapping[str, Any]) -> None:
-        self._network: Any = network
-        self._side, self._options = side, options
-        self._dtype = DTYPES[options["precision"]]
-        self.grid = point_grid(options["points_per_side"])
+    def source(self, device: str, options: Mapping[str, Any]) -> MaskGenerator:
+        """The masks of SAM 2's automatic generator."""
+        return MaskGenerator(PromptedSam2(self._network.to(device)), **options)
 
     @torch.inference_mode()
-    def generate(self, images: Sequence[Rgb], sizes: Sequence[Size] | None = None) -> list[list[Segment]]:
-        """See `MaskSource`."""
-        whole = [image.shape[:2] for image in images] if sizes is None else sizes
-        return [self._segments(image, size) for image, size in zip(images, whole, strict=True)]
-
-    def _segments(self, image: Rgb, size: Size) -> list[Segment]:
-        height, width = size
-        candidates = concatenate(list(self._candidates(image, size)))
-        f = self._frame(size, candidates.logits.shape[1])
-        found = list(segments_on_cpu(candidates, f, (0, 0, width, height), (height, width), self._limits()))
-        least = self._options["min_mask_region_area"]
-        if least:
-            found = remove_small_regions(found, height, width, least, self._options["box_nms_thresh"])
-        return found
-
-    def _candidates(self, image: Rgb, size: Size) -> list[Candidates]:
-        """The confident masks of each chunk of prompts, on the CPU."""
-        network = self._network
-        device = next(network.parameters()).device
-        filled = self._filled(size)
-        pixels = square(image, filled, self._side).to(device)
-        step = self._options["points_per_batch"] or _POINTS_PER_BATCH
-        parts = []
-        with torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32):
-            embeddings = self._embeddings(pixels)
-            for start in range(0, len(self.grid), step):
-                grid = torch.from_numpy(self.grid[start : start + step])
-                points = (grid * torch.tensor([[filled[1], filled[0]]])).float().to(device)
-                in_image = grid * torch.tensor([[size[1], size[0]]])
-                parts.append(self._decoded(embeddings, points, in_image))
-        return parts
-
-    def _filled(self, size: Size) -> tuple[int, int]:  # noqa: ARG002  other families keep the aspect ratio
-        """Height and width that an image of this size has in the input: it is stretched to the square."""
-        return self._side, self._side
-
-    def _frame(self, size: Size, samples: int) -> Frame:
-        """How logits go to the image: straight, as the input is the whole image."""
-        return Frame(size[0], size[1], samples, samples, samples)
-
-    def _embeddings(self, pixels: Tensor) -> dict[str, Any]:
-        """What the decoder needs of an image."""
-        return {"image_embeddings": self._network.get_image_embeddings(pixels)}
-
-    def _decoded(self, embeddings: dict[str, Any], points: Tensor, in_image: Tensor) -> Candidates:
-        """The confident masks of points [P, 2], in pixels of the input and of the image."""
-        points = points[None, :, None]
-        labels = torch.ones(points.shape[:3], dtype=torch.int64, device=points.device)
-        output = self._network(**embeddings, input_points=points, input_labels=labels, multimask_output=True)
-        logits, iou = output.pred_masks[0].flatten(0, 1), output.iou_scores[0].flatten().float()
-        kept = torch.nonzero(iou > self._options["pred_iou_thresh"])[:, 0]
-        prompt = kept.cpu() // output.iou_scores.shape[2]
-        return Candidates(logits[kept].float().cpu(), iou[kept].cpu(), in_image[prompt])
-
-    def _limits(self) -> Thresholds:
-        options = self._options
-        return Thresholds(
-            0.0,
-            options["stability_score_offset"],
-            options["stability_score_thresh"],
-            options["box_nms_thresh"],
-            options["pred_iou_thresh"],
-        )
+    def embedding(self, image: Rgb, grid: tuple[int, int], device: str) -> Tensor:
+        """See `MaskModel`; the coarsest of its three maps."""
+        prompted, (height, width) = PromptedSam2(self._network.to(device)), image.shape[:2]
+        pixels = prompted.normalised([prompted.resized(image, (height, width))])
+        maps = prompted.network.get_image_embeddings(pixels)[-1][0]
+        return on_grid(maps, Frame(height, width, self.size, self.size, self.size), grid)

@@ -1,16 +1,25 @@
-"""SAM-HQ (Ke et al., NeurIPS 2023) as a source of masks: transformers' model, segray's filters."""
+"""SAM-HQ (Ke et al., NeurIPS 2023) as a source of masks: transformers' model, segray's grid and filters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor
 
-from segray.models.annotators.sam2 import Sam2, Sam2Masks
-from segray.models.annotators.transformers_weights import load_pretrained
-from segray.models.sam.geometry import Frame, Size, frame
+from segray.models.annotators.protocols import POINT_OPTIONS, MaskModel
+from segray.models.annotators.sam import on_grid
+from segray.models.annotators.transformers_weights import load_pretrained, random_network, square
+from segray.models.architectures import check_side
+from segray.models.masks import Segment
+from segray.models.precision import DTYPES
+from segray.models.sam.cpu_masks import segments_on_cpu
+from segray.models.sam.geometry import Frame, Points, Rgb, Size, frame, point_grid
+from segray.models.sam.postprocess import Candidates, Thresholds, concatenate, remove_small_regions
 from segray.models.weights import Checkpoint
+
+_POINTS_PER_BATCH = 64
 
 
 def _arch(width: int, depth: int, heads: int, last: tuple[int, ...]) -> dict[str, Any]:
@@ -31,16 +40,19 @@ ARCH: dict[str, dict[str, Any]] = {
 }
 
 
-class SamHq(Sam2):
-    """A SAM-HQ of transformers, with the options of SAM 2.
+class SamHq(MaskModel):
+    """A SAM-HQ of transformers.
 
     Args:
         network: a `SamHQModel`.
     """
 
+    options: ClassVar[frozenset[str]] = POINT_OPTIONS
+    has_embedding: ClassVar[bool] = True
+
     def __init__(self, network: Any) -> None:
         self._network = network
-        self.size = int(network.config.vision_config.image_size)
+        self.size = check_side(network.config.vision_config.image_size)
 
     @classmethod
     def load(cls, name: str, checkpoint: Checkpoint) -> Self:
@@ -49,21 +61,84 @@ class SamHq(Sam2):
 
         return cls(load_pretrained(SamHQModel, SamHQConfig, ARCH[name], checkpoint, name))
 
+    @classmethod
+    def untrained(cls, name: str) -> Self:
+        """See `MaskModel`."""
+        from transformers import SamHQConfig, SamHQModel
+
+        return cls(random_network(SamHQModel, SamHQConfig, ARCH[name]))
+
     def source(self, device: str, options: Mapping[str, Any]) -> SamHqMasks:
         """The masks of a grid of points."""
         return SamHqMasks(self._network.to(device), self.size, options)
 
+    @torch.inference_mode()
+    def embedding(self, image: Rgb, grid: tuple[int, int], device: str) -> Tensor:
+        """See `MaskModel`."""
+        f = frame(image.shape[0], image.shape[1], self.size)
+        pixels = square(image, (f.input_height, f.input_width), self.size).to(device)
+        return on_grid(self._network.to(device).get_image_embeddings(pixels)[0][0], f, grid)
 
-class SamHqMasks(Sam2Masks):
-    """As SAM 2's, but for the input: SAM 1's, whose long side fills the square."""
 
-    def _filled(self, size: Size) -> tuple[int, int]:
-        f = frame(size[0], size[1], self._side)
-        return f.input_height, f.input_width
+class SamHqMasks:
+    """The masks of SAM's automatic generator without crops, decoded by transformers.
 
-    def _frame(self, size: Size, samples: int) -> Frame:  # noqa: ARG002  SAM 1 enlarges logits to its input first
-        return frame(size[0], size[1], self._side)
+    Args:
+        network: in evaluation mode, on its device.
+        side: of its square input in pixels.
+        options: see `SamHq.options`.
+    """
 
-    def _embeddings(self, pixels: Tensor) -> dict[str, Any]:
-        embedding, maps = self._network.get_image_embeddings(pixels)
-        return {"image_embeddings": embedding, "intermediate_embeddings": maps}
+    def __init__(self, network: Any, side: int, options: Mapping[str, Any]) -> None:
+        self._network, self._side, self._options = network, side, options
+        self._dtype = DTYPES[options["precision"]]
+        self.grid = point_grid(options["points_per_side"])
+
+    @torch.inference_mode()
+    def generate(self, images: Sequence[Rgb], sizes: Sequence[Size] | None = None) -> list[list[Segment]]:
+        """See `MaskSource`."""
+        whole = [image.shape[:2] for image in images] if sizes is None else sizes
+        return [self._segments(image, size) for image, size in zip(images, whole, strict=True)]
+
+    def _segments(self, image: Rgb, size: Size) -> list[Segment]:
+        height, width = size
+        f, window = frame(height, width, self._side), (0, 0, width, height)
+        candidates = concatenate(list(self._candidates(image, f)))
+        found = list(segments_on_cpu(candidates, f, window, (height, width), self._limits()))
+        least = self._options["min_mask_region_area"]
+        if least:
+            found = remove_small_regions(found, height, width, least, self._options["box_nms_thresh"])
+        return found
+
+    def _candidates(self, image: Rgb, f: Frame) -> Iterator[Candidates]:
+        """The confident masks of each chunk of prompts, on the CPU."""
+        device = next(self._network.parameters()).device
+        pixels = square(image, (f.input_height, f.input_width), self._side).to(device)
+        step = self._options["points_per_batch"] or _POINTS_PER_BATCH
+        with torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32):
+            embedding, maps = self._network.get_image_embeddings(pixels)
+            image_side = {"image_embeddings": embedding, "intermediate_embeddings": maps}
+            for start in range(0, len(self.grid), step):
+                yield self._decoded(image_side, self.grid[start : start + step], f)
+
+    def _decoded(self, image_side: dict[str, Tensor], grid: Points, f: Frame) -> Candidates:
+        """The confident masks of points [P, 2] on the unit square."""
+        device = image_side["image_embeddings"].device
+        points = torch.from_numpy(grid * [[f.input_width, f.input_height]]).float().to(device)[None, :, None]
+        labels = torch.ones(points.shape[:3], dtype=torch.int64, device=device)
+        output = self._network(**image_side, input_points=points, input_labels=labels, multimask_output=True)
+        logits, iou = output.pred_masks[0].flatten(0, 1), output.iou_scores[0].flatten().float()
+        kept = torch.nonzero(iou > self._options["pred_iou_thresh"])[:, 0]
+        in_image = torch.from_numpy(grid * [[f.width, f.height]])
+        prompt = kept.cpu() // output.iou_scores.shape[2]
+        return Candidates(logits[kept].float().cpu(), iou[kept].cpu(), in_image[prompt])
+
+    def _limits(self) -> Thresholds:
+        options = self._options
+        return Thresholds(
+            0.0,
+            options["stability_score_offset"],
+            options["stability_score_thresh"],
+            options["box_nms_thresh"],
+            options["pred_iou_thresh"],
+        )

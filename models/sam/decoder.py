@@ -15,8 +15,8 @@ is approximated, only the order of summation differs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -31,8 +31,12 @@ from segray.models.sam.transformer import (
     split_heads,
 )
 
-if TYPE_CHECKING:
-    from segment_anything.modeling import Sam
+
+class HasHeads(Protocol):
+    """What is read of a `segment_anything.modeling.Sam`."""
+
+    mask_decoder: Any
+    prompt_encoder: Any
 
 
 class MaskDecoder:
@@ -47,7 +51,7 @@ class MaskDecoder:
         ValueError: the first block differs from that of the released models.
     """
 
-    def __init__(self, sam: Sam, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, sam: HasHeads, dtype: torch.dtype = torch.float32) -> None:
         decoder, self._prompts = sam.mask_decoder, sam.prompt_encoder
         transformer = rounded(decoder.transformer, dtype)
         if not transformer.layers[0].skip_first_layer_pe:
@@ -61,7 +65,7 @@ class MaskDecoder:
         self._used_tokens = 1 + len(several)
         self._iou_head = decoder.iou_prediction_head
         self._hyper = decoder.output_hypernetworks_mlps
-        self._upscale = _Upscaling(rounded(decoder.output_upscaling, dtype))
+        self._upscale = Upscaling(rounded(decoder.output_upscaling, dtype))
         self._positions = self._prompts.get_dense_pe()[0].flatten(1).T.contiguous().to(dtype)
         self._no_mask = self._prompts.no_mask_embed.weight
         self._side = self._prompts.image_embedding_size
@@ -107,7 +111,8 @@ class MaskDecoder:
         confident_prompts = keep.any(1).nonzero()[:, 0]
         if not len(confident_prompts):
             return hidden.new_empty(0, *(4 * side for side in self.grid)), iou[keep], confident_prompts
-        logits = torch.cat(list(self._chunked_logits(hidden, tokens, confident_prompts, rows))).flatten(0, 1)
+        chunks = list(self._chunked_logits(image, hidden, tokens, confident_prompts, rows))
+        logits = torch.cat(chunks).flatten(0, 1)
         index = keep[confident_prompts].flatten().nonzero()[:, 0]
         logits = _in_rows(logits.index_select(0, index), rows, self._side[1])
         padding = 4 * (self._side[0] - rows)
@@ -125,7 +130,8 @@ class MaskDecoder:
             Logits [B, 3, 4 rows, 4w] and the predicted IoU [B, 3].
         """
         hidden, tokens = self._transform(image, prompts)
-        logits = self._logits(self._weights(hidden), tokens[:, : rows * self._side[1]]).flatten(0, 1)
+        tokens = tokens[:, : rows * self._side[1]]
+        logits = self._logits(image, self._weights(hidden), tokens).flatten(0, 1)
         masks = _in_rows(logits, rows, self._side[1]).unflatten(0, (len(prompts), 3))
         return masks, self._iou_head(hidden[:, 0])[:, 1:]
 
@@ -151,7 +157,7 @@ class MaskDecoder:
         return self._last_norm(queries + read).float(), tokens
 
     def _chunked_logits(
-        self, hidden: Tensor, tokens: Tensor, confident_prompts: Tensor, rows: int
+        self, image: ImageTokens, hidden: Tensor, tokens: Tensor, confident_prompts: Tensor, rows: int
     ) -> Iterator[Tensor]:
         """`_logits` of the confident prompts, in chunks that fit a CPU's cache."""
         width, channels = self._side[1], tokens.shape[-1]
@@ -160,31 +166,42 @@ class MaskDecoder:
             # index_select copies whole rows; tokens[part] would copy single values.
             selected = tokens[:, : rows * width].index_select(0, part)
             weights = self._weights(hidden[part])
-            yield torch.cat([self._logits(weights, band) for band in selected.split(step, 1)], 2)
+            bands = enumerate(selected.split(step, 1))
+            yield torch.cat([self._logits(image, weights, band, k * step) for k, band in bands], 2)
 
     def _weights(self, hidden: Tensor) -> Tensor:
         """Weights [P, 3, C / 8] of the upscaled channels in each mask, from hidden [P, 4, C]."""
         return torch.stack([mlp(hidden[:, k]) for k, mlp in enumerate(self._hyper) if k], 1)
 
-    def _logits(self, weights: Tensor, tokens: Tensor) -> Tensor:
-        """Logits [P, 3, 16 N] of tokens [P, N, C]; the 4 x 4 pixels of a token are adjacent."""
-        return torch.bmm(weights, self._upscale(tokens).float().mT)
+    def _logits(self, image: ImageTokens, weights: Tensor, tokens: Tensor, first: int = 0) -> Tensor:
+        """Logits [P, 3, 16 n] of tokens [P, n, C] from `first` on; a token's 4 x 4 pixels are adjacent."""
+        return torch.bmm(weights, self._upscaled(image, tokens, first).float().mT)
+
+    def _upscaled(self, image: ImageTokens, tokens: Tensor, first: int) -> Tensor:  # noqa: ARG002  SAM 2 adds to it
+        """[P, 16 n, C / 8] of tokens [P, n, C], the image's from `first` on."""
+        return self._upscale(tokens)
 
 
-class _Upscaling:
+class Upscaling:
     """`output_upscaling` on tokens: transposed convolutions without overlap are matrix products."""
 
     def __init__(self, layers: Any) -> None:
         first, self._norm, self._act, second, _ = layers
         self._weights = [conv.weight.permute(0, 2, 3, 1).flatten(1).contiguous() for conv in (first, second)]
-        self._biases = [conv.bias.repeat(4) for conv in (first, second)]
+        self.biases = [conv.bias.repeat(4) for conv in (first, second)]
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """[P, N, C] to [P, 16 N, C / 8]; the 4 x 4 pixels of a token are adjacent."""
-        up = torch.addmm(self._biases[0], tokens.reshape(-1, tokens.shape[-1]), self._weights[0])
+    def __call__(self, tokens: Tensor, added: Sequence[Tensor] | None = None) -> Tensor:
+        """[P, N, C] to [P, 16 N, C / 8]; the 4 x 4 pixels of a token are adjacent.
+
+        Args:
+            tokens: image tokens of each prompt.
+            added: to the products, for each row of both, [P N, C] and [4 P N, C / 2]; None: the biases.
+        """
+        first, second = added or self.biases
+        up = torch.addmm(first, tokens.reshape(-1, tokens.shape[-1]), self._weights[0])
         up = up.unflatten(1, (4, -1))
         up = self._act(F.layer_norm(up, up.shape[-1:], self._norm.weight, self._norm.bias, self._norm.eps))
-        up = self._act(torch.addmm(self._biases[1], up.flatten(0, 1), self._weights[1]))
+        up = self._act(torch.addmm(second, up.flatten(0, 1), self._weights[1]))
         return up.view(len(tokens), 16 * tokens.shape[1], up.shape[1] // 4)
 
 

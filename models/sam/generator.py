@@ -1,7 +1,8 @@
 """SAM "segment everything" for batches of images.
 
 `MaskGenerator` returns the masks of segment_anything's `SamAutomaticMaskGenerator` (1.0), in its order, as
-cropped `Segment`s. Kirillov et al., Segment Anything, ICCV 2023.
+cropped `Segment`s. Kirillov et al., Segment Anything, ICCV 2023. SAM 2's `SAM2AutomaticMaskGenerator` has the
+same grid and filters.
 """
 
 from __future__ import annotations
@@ -15,19 +16,15 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from segray.models.masks import Segment
-from segray.models.precision import DTYPES, Precision, rounded
+from segray.models.precision import DTYPES, Precision
 from segray.models.sam.cpu_masks import segments_on_cpu
-from segray.models.sam.decoder import MaskDecoder
 from segray.models.sam.device_masks import AllMasks, DeviceMasks, View
-from segray.models.sam.encoder import encode_images
-from segray.models.sam.fused.selection import FusedSam, fused_sam
 from segray.models.sam.geometry import (
     Frame,
     Points,
     Rgb,
     Size,
     Window,
-    frame,
     point_grid,
     rows_needed,
     windows,
@@ -40,6 +37,7 @@ from segray.models.sam.postprocess import (
     remove_small_regions,
 )
 from segray.models.sam.prefetch import embeddings
+from segray.models.sam.prompted import PromptedModel, PromptedSam
 from segray.models.sam.registry import SAM_MODELS, build_sam
 from segray.models.sam.transformer import ImageTokens
 
@@ -57,7 +55,7 @@ class MaskGenerator:
     Options and defaults are those of `SamAutomaticMaskGenerator`, except for:
 
     Args:
-        sam: the model, on its device.
+        sam: SAM 1, on its device, or another model with its decoder.
         points_per_batch: None: 4 to 32 on a CPU, as many as fit its cache; on a GPU a
             grid, up to 256, or up to the 1,024 that the kernels take.
         precision: of the encoder and of the decoder's large products; anything but fp32 changes the masks.
@@ -71,7 +69,7 @@ class MaskGenerator:
 
     def __init__(
         self,
-        sam: Sam,
+        sam: Sam | PromptedModel,
         *,
         points_per_side: int = 32,
         points_per_batch: int | None = None,
@@ -91,11 +89,12 @@ class MaskGenerator:
         _at_least("points_per_batch", points_per_batch or 1, 1)
         sides = grid_sides(points_per_side, crop_n_layers, crop_n_points_downscale_factor)
         self.sam = sam
+        self._model = model = sam if isinstance(sam, PromptedModel) else PromptedSam(sam)
         # What is compiled is the eager path.
-        fused = None if compiled else fused_sam(sam, DTYPES[precision], pred_iou_thresh)
+        fused = None if compiled else model.fused(DTYPES[precision], pred_iou_thresh)
         most = fused.prompts if fused else _PROMPTS_ON_A_DEVICE
         self._prompts = points_per_batch or min(most, max(_FEW_PROMPTS, sides[-1] ** 2))
-        self._on_cpu = sam.device.type == "cpu"
+        self._on_cpu = model.device.type == "cpu"
         self._pipelined = pipelined or compiled or not self._on_cpu
         self._compiled = compiled
         self.grids: list[Points] = [point_grid(side) for side in sides]
@@ -107,9 +106,10 @@ class MaskGenerator:
         self.crop_nms_thresh = crop_nms_thresh
         self.crop_overlap_ratio = crop_overlap_ratio
         self.min_mask_region_area = min_mask_region_area
-        self._decoder: Any = fused.decoder if fused else MaskDecoder(sam, DTYPES[precision])
-        self._trunk = None if fused else rounded(sam.image_encoder, DTYPES[precision])
-        self._encode, self._all_masks = self._functions(fused)
+        self._decoder: Any = fused.decoder if fused else model.decoder(DTYPES[precision])
+        self._encode, self._all_masks = self._functions(
+            fused.encode if fused else model.encoder(DTYPES[precision])
+        )
 
     @torch.inference_mode()
     def generate(self, images: Sequence[Rgb], sizes: Sequence[Size] | None = None) -> list[list[Segment]]:
@@ -155,20 +155,16 @@ class MaskGenerator:
         # On a CPU a larger batch is not faster, and an image's masks must not depend on its batch.
         batch = 1 if self._on_cpu else _IMAGES_ON_A_DEVICE
         threads = _RESIZERS if self._pipelined else 0
-        encoded = embeddings(self.sam, crops, self._encode, batch, threads, fill_batch=self._compiled)
+        encoded = embeddings(self._model, crops, self._encode, batch, threads, fill_batch=self._compiled)
         for (number, window, layer), embedding in zip(jobs, encoded, strict=True):
             x0, y0, x1, y1 = window
-            f = frame(y1 - y0, x1 - x0, self.sam.image_encoder.img_size)
+            f = self._model.frame(y1 - y0, x1 - x0)
             yield View(embedding, f, window, sizes[number], self.grids[layer] * [[f.width, f.height]])
 
-    def _functions(self, fused: FusedSam | None) -> tuple[Callable[[Tensor], Tensor], AllMasks]:
+    def _functions(self, encode: Callable[[Tensor], Tensor]) -> tuple[Callable[[Tensor], Tensor], AllMasks]:
         """The encoder and the decoder, compiled if requested."""
-
-        def encode(images: Tensor) -> Tensor:
-            return encode_images(self.sam.image_encoder, images, self._trunk)
-
         if not self._compiled:
-            return fused.encode if fused else encode, self._decoder.all_masks
+            return encode, self._decoder.all_masks
         # Without CUDA graphs: with so many prompts each operation takes longer than the launch of the next.
         mode = "max-autotune-no-cudagraphs"
         return (
@@ -178,7 +174,7 @@ class MaskGenerator:
 
     def _limits(self) -> Thresholds:
         return Thresholds(
-            self.sam.mask_threshold,
+            self._model.mask_threshold,
             self.stability_score_offset,
             self.stability_score_thresh,
             self.box_nms_thresh,

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -27,6 +26,7 @@ from segray.pipelines.io.listing import is_image
 from segray.pipelines.io.sources import read_allowed
 from segray.pipelines.io.sources.trees import Tree
 from segray.pipelines.label_set.schema import class_pixels
+from segray.pipelines.printing import echo
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.masks import MaskFigures, MaskSample, page
 from segray.pipelines.training.data.class_names import FILE
@@ -70,8 +70,12 @@ def run(config: MasksConfig) -> None:
         _run(config)
     except UserError as error:
         # The readers are those of train, whose keys have a section.
-        text = _KEYS.sub(lambda key: "in" if key[1] == "root" else key[1], str(error))
-        raise UserError(text, exit_code=error.exit_code) from None
+        raise UserError(_own_keys(str(error)), exit_code=error.exit_code) from None
+
+
+def _own_keys(text: str) -> str:
+    """A message with the keys of this command."""
+    return _KEYS.sub(lambda key: "in" if key[1] == "root" else key[1], text)
 
 
 def _run(config: MasksConfig) -> None:
@@ -87,15 +91,15 @@ def _run(config: MasksConfig) -> None:
     show([classes_line(data.space.classes), line("images", _images_text(data, good, masked))])
     figures = _convert(config, data, good)
     bad = [(sample, problems[sample.image_id]) for sample in masked if sample.image_id in problems]
-    left_out = [*grouped(bad), *data.left_out]
+    left_out = [_own_keys(text) for text in (*grouped(bad), *data.left_out)]
     show(line("left out", text) for text in left_out[:20])
     show([line("left out", f"{len(left_out) - 20} more")] if len(left_out) > 20 else [])
     _write_names(config.out, data.space)
     html = page(storage.display(config.source), figures, left_out)
     storage.write_atomic(storage.join(config.out, "masks.html"), html.encode())
-    click.echo(_table(figures))
+    echo(_table(figures))
     where = storage.display(config.out)
-    click.echo(f"wrote {where}: images/, masks/, {FILE}, masks.html; train on it with data.root={where}")
+    echo(f"wrote {where}: images/, masks/, {FILE}, masks.html; train on it with data.root={where}")
 
 
 def _data_config(config: MasksConfig) -> DataConfig:

@@ -7,8 +7,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from segray.models.messages import first_line
 from segray.pipelines.config.shared import GrowConfig
@@ -20,15 +20,38 @@ from segray.pipelines.errors import UserError
 
 _log = logging.getLogger(__name__)
 
+ACCELERATOR = "ray.io/accelerator-type"
+"""Ray's label of a node with GPUs."""
+
 
 @dataclass(frozen=True)
 class Resources:
-    """What the cluster has: CPUs, GPUs, nodes, and the CPUs of each node that has any."""
+    """What the cluster has: CPUs, GPUs, nodes, and the CPUs of each node that has any.
+
+    `accelerators`: the GPUs of the nodes with each label ray.io/accelerator-type.
+    """
 
     cpus: float
     gpus: float
     nodes: int = 1
     node_cpus: tuple[float, ...] = ()
+    accelerators: Mapping[str, float] = field(default_factory=dict)
+
+    def on(self, accelerator: str | None) -> Resources:
+        """The same with the GPUs of nodes with this accelerator alone; None: of all.
+
+        Raises:
+            UserError: there is no such node.
+        """
+        if accelerator is None:
+            return self
+        if accelerator not in self.accelerators:
+            known = ", ".join(self.accelerators) or "none with such a label"
+            raise UserError(
+                f"no machine of the cluster has {ACCELERATOR}={accelerator} (there are: {known}); "
+                "change the key accelerator or leave it out"
+            )
+        return replace(self, gpus=self.accelerators[accelerator])
 
     def room(self, cpus: float) -> int:
         """How many workers of so many CPUs fit; none is spread over two nodes."""
@@ -140,9 +163,14 @@ def resources() -> Resources:
     import ray
 
     total = ray.cluster_resources()
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in alive]
     cpus = tuple(node["CPU"] for node in nodes if node.get("CPU"))
-    return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0), len(nodes), cpus)
+    accelerators: dict[str, float] = {}
+    for node in alive:
+        if kind := node.get("Labels", {}).get(ACCELERATOR):
+            accelerators[kind] = accelerators.get(kind, 0.0) + node["Resources"].get("GPU", 0.0)
+    return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0), len(nodes), cpus, accelerators)
 
 
 def _workable() -> Resources:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from segray.pipelines.config.commands.annotate import Pool
@@ -26,7 +26,7 @@ of a long list, as the driver's work is per block."""
 class PoolPlan:
     """How one stage's actors run: how many (from, to), what each takes, and its threads on a CPU.
 
-    `calls` batches may be in an actor at once.
+    `calls` batches may be in an actor at once. `accelerator` is that of the machines they run on, None: any.
     """
 
     workers: int
@@ -36,6 +36,7 @@ class PoolPlan:
     threads: int
     batch_size: int
     calls: int = 1
+    accelerator: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ def plan(
         UserError: more is asked for than the cluster has.
     """
     first, second = sizes or usual(sam, clip, resources)
+    if sam.accelerator or clip.accelerator:
+        first, second = _pinned(sam, clip, resources, (first, second))
     share = 0.0
     if resources.gpus < 1:
         actors = (_explicit(sam) or first.workers) + (_explicit(clip) or second.workers)
@@ -87,7 +90,7 @@ def plan(
         _fill(sam, workers=first.workers, cpus=share, gpus=first.num_gpus, threads=threads),
         _fill(clip, workers=second.workers, cpus=share, gpus=second.num_gpus, threads=1),
     )
-    _check(plans, resources)
+    _check(plans, resources, ("sam.workers", "clip.workers"))
     return plans
 
 
@@ -102,11 +105,12 @@ def shared(sam: Pool, clip: Pool, resources: Resources, n_images: int) -> PoolPl
         resources: what the cluster has.
         n_images: of the run; no more actors than these.
     """
-    gpus = int(resources.gpus)
-    if not gpus or is_sized(sam) or is_sized(clip):
+    gpus = int(resources.on(sam.accelerator).gpus)
+    if not gpus or is_sized(sam) or is_sized(clip) or sam.accelerator != clip.accelerator:
         return None
     workers, batch = min(gpus, max(1, n_images)), sam.batch_size or clip.batch_size or IMAGES_PER_GPU
-    return PoolPlan(workers, workers, num_cpus=0.0, num_gpus=1.0, threads=1, batch_size=batch, calls=3)
+    plan = PoolPlan(workers, workers, num_cpus=0.0, num_gpus=1.0, threads=1, batch_size=batch, calls=3)
+    return replace(plan, accelerator=sam.accelerator)
 
 
 def is_sized(pool: Pool) -> bool:
@@ -124,6 +128,24 @@ def usual(sam: Pool, clip: Pool, resources: Resources) -> tuple[Size, Size]:
         return Size(gpus, 0.75), Size(gpus, 0.25)
     workers = _explicit(sam) or max(1, int(resources.cpus))
     return Size(workers), Size(_explicit(clip) or max(1, workers // 6))
+
+
+def _pinned(sam: Pool, clip: Pool, resources: Resources, most: tuple[Size, Size]) -> tuple[Size, Size]:
+    """Sizes where a pool names its accelerator: the GPUs of that kind, shared where both are on the same."""
+    first, second = (int(resources.on(pool.accelerator).gpus) for pool in (sam, clip))
+    if not max(first, second):
+        return most
+    shares = 0.75, 0.25
+    if sam.accelerator != clip.accelerator:
+        # The one that may be anywhere takes what the other leaves, if it leaves any.
+        rest = int(resources.gpus) - (first if sam.accelerator else second)
+        first = first if sam.accelerator else rest or second
+        second = second if clip.accelerator else rest or first
+        shares = (1.0, 1.0) if rest or (sam.accelerator and clip.accelerator) else shares
+    return (
+        Size(min(first, most[0].workers), shares[0]),
+        Size(min(second, most[1].workers), shares[1]),
+    )
 
 
 def at_most(sizes: tuple[Size, Size], n_images: int) -> tuple[Size, Size]:
@@ -167,8 +189,10 @@ def _balanced_gpus(sam: float, clip: float, gpus: int) -> tuple[Size, Size]:
     return Size(gpus, share), Size(gpus, 1 - share)
 
 
-def plan_alone(pool: Pool, resources: Resources, n_images: int | None = None) -> PoolPlan:
-    """The pool of the only model: an actor on every GPU, or without GPUs on every CPU.
+def plan_alone(
+    pool: Pool, resources: Resources, n_images: int | None = None, *, per_node: bool = False
+) -> PoolPlan:
+    """The pool of the only model: an actor on every GPU, or without GPUs on every CPU or node.
 
     More actors than GPUs share them evenly, so that each has its whole share on one GPU.
 
@@ -176,18 +200,23 @@ def plan_alone(pool: Pool, resources: Resources, n_images: int | None = None) ->
         pool: its configuration.
         resources: what the cluster has.
         n_images: of the run; no more actors than these, unless the configuration asks for more.
+        per_node: without GPUs one actor per node, for a model that fills its memory and its cores.
 
     Raises:
         UserError: more is asked for than the cluster has.
     """
-    gpus, cpus = int(resources.gpus), max(1, int(resources.cpus))
-    workers = _explicit(pool) or min(gpus or cpus, n_images or sys.maxsize)
+    gpus, cpus = int(resources.on(pool.accelerator).gpus), max(1, int(resources.cpus))
+    usual = gpus or (len(resources.node_cpus) or resources.nodes if per_node else cpus)
+    workers = _explicit(pool) or min(usual, n_images or sys.maxsize)
     if gpus:
         plan = _fill(pool, workers=workers, cpus=0.0, gpus=1 / math.ceil(workers / gpus), threads=1)
     else:
         share, threads = cpu_share(workers, resources.cpus), max(1, cpus // workers)
         plan = _fill(pool, workers=workers, cpus=share, gpus=0.0, threads=threads)
-    _check((PoolPlan(0, 0, 0, 0, 0, 0), plan), resources)
+    if per_node:
+        # All threads work on one image: many images at a time would only be lost together.
+        plan = replace(plan, batch_size=pool.batch_size or IMAGES_PER_THREAD)
+    _check([plan], resources, ("workers",))
     return plan
 
 
@@ -221,22 +250,35 @@ def _fill(pool: Pool, *, workers: int, cpus: float, gpus: float, threads: int) -
         num_gpus=gpus if pool.num_gpus is None else pool.num_gpus,
         threads=threads,
         batch_size=pool.batch_size or IMAGES_PER_THREAD * threads,
+        accelerator=pool.accelerator,
     )
 
 
-def _check(plans: tuple[PoolPlan, PoolPlan], resources: Resources) -> None:
+def _check(plans: Sequence[PoolPlan], resources: Resources, keys: Sequence[str]) -> None:
+    """Refuse pools that do not fit; `keys` say how many workers each has."""
     cpus = sum(p.workers * p.num_cpus for p in plans)
     gpus = sum(p.workers * p.num_gpus for p in plans)
     if gpus > resources.gpus + 1e-6:
         raise UserError(
-            f"sam.workers x sam.num_gpus + clip.workers x clip.num_gpus = {gpus:g}, the cluster has "
+            f"{_product(keys, 'num_gpus')} = {gpus:g}, the cluster has "
             f"{resources.gpus:g} GPUs; ask for less, or leave these keys out"
         )
+    for accelerator in {plan.accelerator for plan in plans if plan.accelerator}:
+        asked = sum(p.workers * p.num_gpus for p in plans if p.accelerator == accelerator)
+        if asked > (there := resources.on(accelerator).gpus) + 1e-6:
+            raise UserError(
+                f"the pools on {accelerator} ask for {asked:g} GPUs, and the cluster has {there:g} of them; "
+                "ask for less, or leave workers and num_gpus out"
+            )
     if cpus > resources.cpus - 1 + 1e-6:
         raise UserError(
-            f"sam.workers x sam.num_cpus + clip.workers x clip.num_cpus = {cpus:g}, the cluster has "
+            f"{_product(keys, 'num_cpus')} = {cpus:g}, the cluster has "
             f"{resources.cpus:g} CPUs and one must stay free to read; ask for less, or leave these keys out"
         )
+
+
+def _product(keys: Sequence[str], what: str) -> str:
+    return " + ".join(f"{key} x {key.replace('workers', what)}" for key in keys)
 
 
 def batch_sizes(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from segray.pipelines.engine.cluster import ACCELERATOR
 from segray.pipelines.engine.pools import PoolPlan
 from segray.pipelines.io import pending, storage
 
@@ -100,5 +101,6 @@ def through_actors(
         batch_format="pyarrow",
         num_cpus=plan.num_cpus,
         num_gpus=plan.num_gpus,
+        label_selector={ACCELERATOR: plan.accelerator} if plan.accelerator else None,
         compute=workers,
     )

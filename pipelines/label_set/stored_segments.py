@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from segray.models.masks import Segment, segment_from_rle
 from segray.pipelines.io.label_png import MAX_LABEL_PIXELS
 
@@ -35,3 +38,23 @@ def decode_segments(stored: Sequence[Mapping[str, Any]], height: int, width: int
         if left < 0:
             raise ValueError(f"{len(stored)} segments that cover the image more than {_LAYERS} times")
     return segments
+
+
+def shown_pixels(stored: Sequence[Mapping[str, Any]], height: int, width: int) -> NDArray[np.int64]:
+    """int64 [K], the pixels of each segment that no smaller one covers.
+
+    Args:
+        stored: as of `decode_segments`, with area and score.
+        height: of the image in pixels.
+        width: of the image in pixels.
+
+    Raises:
+        ValueError: as of `decode_segments`.
+    """
+    owner = np.zeros((height, width), np.int64)
+    segments = decode_segments(stored, height, width)
+    # As `render_label_map` draws them; the first is the lowest.
+    for place in sorted(range(len(stored)), key=lambda i: (-stored[i]["area"], stored[i]["score"])):
+        x, y, w, h = segments[place].box
+        owner[y : y + h, x : x + w][segments[place].mask] = place + 1
+    return np.bincount(owner.ravel(), minlength=len(stored) + 1)[1:]

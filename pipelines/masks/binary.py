@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segray.models.label_map import LabelMap
-from segray.models.label_space import IGNORE_INDEX
+from segray.models.label_space import IGNORE_INDEX, WIDE_IGNORE_INDEX
 from segray.pipelines.errors import UserError
 from segray.pipelines.label_set.schema import pixel_counts
 from segray.pipelines.understood import name_some
@@ -70,6 +70,20 @@ def check_two_classes(classes: tuple[str, ...] | None, key: str) -> None:
         )
 
 
+def narrowed(mask: LabelMap) -> LabelMap:
+    """A mask of 16 bits that holds 0 and 65535 alone as one of 0 and 255."""
+    if mask.dtype == np.uint8 or not np.isin(mask, (0, WIDE_IGNORE_INDEX)).all():
+        return mask
+    return (mask > 0).astype(np.uint8) * np.uint8(OBJECT)
+
+
+def shift_hint(mask: NDArray[np.unsignedinteger], n_classes: int) -> str:
+    """The end of a message about an id out of range, where ids begin with 1; else nothing."""
+    if mask.min() < 1 or not (mask == n_classes).any():
+        return ""
+    return "; its ids seem to begin with 1: line 1 of the class list is id 0, put a line before it"
+
+
 def binary_hint(mask: NDArray[np.unsignedinteger], ignore_index: int, key: str) -> str:
     """The end of a message about an id out of range, where the mask looks binary; else nothing."""
     hint = ignore_index != IGNORE_INDEX and look_binary(pixel_counts(mask.astype(np.uint8, copy=False)))
@@ -77,10 +91,13 @@ def binary_hint(mask: NDArray[np.unsignedinteger], ignore_index: int, key: str) 
 
 
 def gray_hint(mask: NDArray[np.unsignedinteger], n_classes: int, key: str) -> str:
-    """The end of a message about an id out of range, where a mask has 0 and one other grey; else nothing."""
+    """The end of a message about an id out of range, where greys may stand for classes; else nothing."""
     values = np.unique(mask)
-    if n_classes != 2 or len(values) != 2 or values[0] or mask.dtype != np.uint8:
+    if mask.dtype != np.uint8 or len(values[values >= n_classes]) < 2 - (n_classes == 2):
         return ""
+    if n_classes != 2 or len(values) != 2 or values[0]:
+        greys = ", ".join(map(str, values[:6].tolist())) + ", ..." * (len(values) > 6)
+        return f"; if the greys {greys} stand for classes, {key}=FILE reads them: lines as NAME: 200,200,200"
     grey = int(values[1])
     return (
         f"; this looks like a binary mask: object = {grey}; {key}=FILE reads it, with a line for each class "

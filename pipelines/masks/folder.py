@@ -12,6 +12,7 @@ from segray.models.label_map import LabelMap
 from segray.models.label_space import LabelSpace
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.listing import LeftOut
 from segray.pipelines.io.members import display_part
 from segray.pipelines.io.names import Names
 from segray.pipelines.io.sources.trees import Files, open_tree, source_text
@@ -60,8 +61,12 @@ class MaskFolder:
         self._inner = _folder_of(self._names) if packed else ""
         self._index = Names(self._names)
         if not self._names:
+            others = LeftOut()
+            for name in found.uris:
+                others.add(name)
+            there = f" ({others})" if others else ""
             raise UserError(
-                f"masks={storage.display(root)}: no mask there; give masks of class ids "
+                f"masks={storage.display(root)}: no mask there{there}; give masks of class ids "
                 f"({' '.join(ENDINGS)}); `segray masks` converts annotation files (COCO, LabelMe, CVAT)"
             )
 
@@ -101,9 +106,9 @@ class MaskFolder:
 
     def _wanted(self, image_id: str) -> tuple[str, str]:
         """The mask's path without its ending, behind the image's whole name and behind its stem."""
-        stem = str(PurePosixPath(image_id).with_suffix(""))
         old, _, new = self.options.suffix.rpartition(":")
-        return f"{image_id.removesuffix(old)}{new}", f"{stem.removesuffix(old)}{new}"
+        stem = str(PurePosixPath(image_id).with_suffix(""))
+        return _renamed(image_id, old, new), _renamed(stem, old, new)
 
     @property
     def names(self) -> list[str]:
@@ -145,16 +150,16 @@ class MaskFolder:
         there = list(self._names.values())
         stem_of_image = str(PurePosixPath(image_id).with_suffix(""))
         near = sorted(name for name in there if name.startswith(stem_of_image))
+        inner = stem_of_image.rpartition("/")[2]
+        near = near or sorted(name for name in there if inner in name)
         hint = self._suffix_hint(image_id, near)
         where = storage.display(self.root)
         names = f"{stem}.png or {whole}.png (or {', '.join(ENDINGS[1:4])}, ...)"
         return f"looked for {names}; {where} has {name_some(near or there, _SHOWN)}{hint}"
 
     def _suffix_hint(self, image_id: str, near: Sequence[str]) -> str:
-        stem = str(PurePosixPath(image_id).with_suffix(""))
-        ends = [str(PurePosixPath(name).with_suffix("")).removeprefix(stem) for name in near]
-        fits = (pair for pair in zip(ends, near, strict=True) if pair[0] and pair[0][0] in "_-. ")
-        fit, name = next(fits, ("", ""))
+        fits = ((_suffix_of(name, image_id), name) for name in near)
+        fit, name = next((pair for pair in fits if pair[0]), ("", ""))
         return f"; {self.options.prefix}mask_suffix={fit} finds {name}" if fit else ""
 
     def read(self, name: str, *, shape: tuple[int, int], n_classes: int) -> LabelMap:
@@ -166,9 +171,10 @@ class MaskFolder:
         where = self._shown(name)
         ids = self.read_ids(name)
         if ids.shape != shape:
+            turned = "; the sides are exchanged: images are turned upright by EXIF, as their masks must be"
             raise UserError(
                 f"mask {where} is {ids.shape[1]}x{ids.shape[0]} pixels, its image's label "
-                f"{shape[1]}x{shape[0]}; both must have the same size"
+                f"{shape[1]}x{shape[0]}; both must have the same size{turned * (ids.shape == shape[::-1])}"
             )
         try:
             return self.options.label_map(ids, n_classes)
@@ -202,6 +208,27 @@ class MaskFolder:
         options = self.options
         if options.binary is None and options.table is None and all_look_binary(map(self.read_ids, names)):
             refuse_binary(f"masks={storage.display(self.root)}", options.binary_key, classes)
+
+
+def _suffix_of(mask: str, image_id: str) -> str:
+    """The suffix, or pattern with a `*`, by which a mask has its image's name; "" for none."""
+    mask_stem, stem = (str(PurePosixPath(name).with_suffix("")) for name in (mask, image_id))
+    folder, _, inner = stem.rpartition("/")
+    end = mask_stem.removeprefix(stem)
+    if end != mask_stem and end[:1] in ("_", "-", ".", " "):
+        return end
+    below = mask_stem.removeprefix(f"{folder}/")
+    return below.replace(inner, "*", 1) if inner in below and below != inner else ""
+
+
+def _renamed(name: str, old: str, new: str) -> str:
+    """The name of a mask without its ending, of that of its image, see `MaskOptions.suffix`."""
+    if "*" not in new:
+        return f"{name.removesuffix(old)}{new}"
+    folder, _, last = name.rpartition("/")
+    start, _, end = old.rpartition("*")
+    last = new.replace("*", last.removeprefix(start).removesuffix(end))
+    return f"{folder}/{last}" if folder else last
 
 
 def shown_mask(uri: str, name: str) -> str:

@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from segray.models.label_map import LabelMap, label_dtype
-from segray.models.label_space import IGNORE_INDEX, LabelSpace, ignore_index_of
+from segray.models.label_space import IGNORE_INDEX, WIDE_IGNORE_INDEX, LabelSpace, ignore_index_of
 from segray.pipelines.config.shared import ImageRoots
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageProblem
 from segray.pipelines.io.listing import reason
 from segray.pipelines.io.sources import read_allowed, read_file
-from segray.pipelines.masks.binary import binary_hint, check_two_classes, gray_hint, with_object_as_class
+from segray.pipelines.masks.binary import (
+    binary_hint,
+    check_two_classes,
+    gray_hint,
+    narrowed,
+    shift_hint,
+    with_object_as_class,
+)
 from segray.pipelines.masks.color_table import GRAY, BoundColors, ColorTable, open_color_table
 from segray.pipelines.masks.raster import ENDINGS, IdMap, read_ids
 
@@ -30,7 +37,8 @@ class MaskOptions:
 
     Attributes:
         prefix: of the configuration keys in messages, such as `data.`.
-        suffix: what a mask's name has behind its image's, such as `_mask`; `OLD:NEW` replaces OLD by it.
+        suffix: what a mask's name has behind its image's, such as `_mask`; `OLD:NEW` replaces OLD by it; or a
+            pattern with `*` for the image's name: `mask_*`, `img_*:mask_*`, `*/mask`.
         table: the colours of the classes; None: masks hold ids.
         colors: the table with the ids of a class list, see `bound`.
         binary: whether 255 is class 1; None: neither true nor false was said.
@@ -164,12 +172,14 @@ class MaskOptions:
             raise ValueError(problem.reason) from None
 
     def ids(self, data: bytes) -> IdMap:
-        """The ids in a mask file as they are stored; 255 is 1 with `binary`.
+        """The ids in a mask file as they are stored; 255 is 1 with `binary`, 65535 is 255 beside 0 alone.
 
         Raises:
             ValueError: as `read_ids`.
         """
         ids = read_ids(data, self.colors, self.colors_key)
+        if self.void != WIDE_IGNORE_INDEX and self.most_ids <= IGNORE_INDEX:
+            ids = narrowed(ids)
         return with_object_as_class(ids) if self.binary and ids.dtype == np.uint8 else ids
 
     def label_map(self, ids: IdMap, n_classes: int) -> LabelMap:
@@ -186,7 +196,7 @@ class MaskOptions:
         if bad.any():
             y, x = np.argwhere(bad)[0]
             hint = binary_hint(ids, void, self.binary_key) if ids.dtype == np.uint8 else ""
-            hint = hint or gray_hint(ids, n_classes, self.colors_key)
+            hint = hint or shift_hint(ids, n_classes) or gray_hint(ids, n_classes, self.colors_key)
             if not hint and self.void_key:
                 hint = f"; {self.void_key}={ids[y, x]} ignores these pixels"
             raise ValueError(

@@ -121,3 +121,14 @@ def test_prompts_of_two_ids_that_are_the_same_text_are_refused() -> None:
 def test_the_builtin_lists_have_no_name_twice() -> None:
     assert len(label_space("coco").classes) == len(COCO) + 1
     assert len(label_space("voc").classes) == 21
+
+
+def test_one_line_with_commas_is_a_list() -> None:
+    assert class_lines("tree, house ,car\n", "a.txt") == ["tree", "house", "car"]
+    assert class_lines("tree: oak, beech\n", "a.txt") == ["tree: oak, beech"]
+
+
+def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("Bäume\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a\.txt: not UTF-8 text; save it as UTF-8"):
+        label_space(str(tmp_path / "a.txt"))

@@ -114,9 +114,10 @@ def test_a_pickle_bomb_is_refused_and_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
-def test_wrappers_and_prefixes_are_taken_off_and_halves_become_floats(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrapper", ["state_dict", "model"])
+def test_wrappers_and_prefixes_are_taken_off_and_halves_become_floats(tmp_path: Path, wrapper: str) -> None:
     state = {"module.a": torch.ones(2, dtype=torch.float16), "module.n": torch.tensor(3)}
-    torch.save({"state_dict": state, "epoch": 5}, tmp_path / "w.pth")
+    torch.save({wrapper: state, "epoch": 5}, tmp_path / "w.pth")
     loaded = load_state_dict(resolve(str(tmp_path / "w.pth")))
     assert loaded.keys() == {"a", "n"}
     assert loaded["a"].dtype == torch.float32

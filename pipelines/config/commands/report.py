@@ -16,12 +16,12 @@ class ReportConfig(Config):
     masks: Masks | None = None
     """A folder of ground-truth masks to show next to the labels and to score them with; null: none."""
     image: ImageRoots = ImageRoots()
-    """Where the images of a label set may be, if the label set does not know their checksums."""
+    """Where images may be whose checksums the label set, or whose sizes the training run, does not know."""
     binary: bool | None = None
     """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
     colors: Text | None = None
     """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
     mask_suffix: Text | None = None
-    """What a mask's name has behind its image's, such as _mask; OLD:NEW replaces OLD by it; null: nothing."""
+    """What a mask's name adds to its image's, as _mask or mask_*; OLD:NEW replaces OLD; null: nothing."""
     n: int = Field(default=12, ge=1, le=1000)
     """Images on the page: the n least and the n most confident (training run: validation images)."""

@@ -32,6 +32,6 @@ class ServeConfig(Config):
     colors: Text | None = None
     """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
     mask_suffix: Text | None = None
-    """What a mask's name has behind its image's, such as _mask; OLD:NEW replaces OLD by it; null: nothing."""
+    """What a mask's name adds to its image's, as _mask or mask_*; OLD:NEW replaces OLD; null: nothing."""
     clip: OwnWeights = OwnWeights()
     """CLIP's weights, if the label set was made with a file or an address; only new names need them."""

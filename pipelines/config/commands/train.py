@@ -57,7 +57,7 @@ class DataConfig(Config):
     colors: Text | None = None
     """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
     mask_suffix: Text | None = None
-    """What a mask's name has behind its image's, such as _mask; OLD:NEW replaces OLD by it; null: nothing."""
+    """What a mask's name adds to its image's, as _mask or mask_*; OLD:NEW replaces OLD; null: nothing."""
     mask_column: Text | None = None
     """Column of masks in Parquet and CSV files; null: found by its name, such as mask or label."""
     annotations: Text | None = None

@@ -80,6 +80,7 @@ function drop(place) {
   const node = grid.tiles.get(place);
   grid.tiles.delete(place);
   node.hidden = true;
+  node.removeAttribute("id");
   grid.spare.push(node);
 }
 

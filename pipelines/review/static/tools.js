@@ -1,7 +1,7 @@
 // The tools: select, lasso, brush, pan; and what the pointer does with each.
 
 import { emit } from "./api.js";
-import { $, el, icon } from "./dom.js";
+import { $, el, icon, toast } from "./dom.js";
 import { context, cssColour } from "./layers.js";
 import { current, mark, pan, partAt, pixelAt, redraw, view } from "./stage.js";
 
@@ -114,7 +114,7 @@ function endLasso(done) {
   path.closed = true;
   const mask = inside(path);
   const part = mostCovered(mask);
-  if (!part) { view.lasso = null; redraw(); return; }
+  if (!part) { view.lasso = null; redraw(); toast("no segment is inside the lasso; the brush paints what none covers"); return; }
   view.selected = new Set([part]);
   mark();
   emit("select", { mask });

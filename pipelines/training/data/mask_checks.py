@@ -24,7 +24,7 @@ from segray.pipelines.masks.binary import look_binary, refuse_binary
 from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.training.data.samples import READ, DataSet, Sample, grouped, refuse
-from segray.pipelines.understood import PixelCounts
+from segray.pipelines.understood import PixelCounts, name_some
 
 _READERS = 8
 _SIDEWAYS = (5, 6, 7, 8)
@@ -106,6 +106,9 @@ class MaskFolders:
 
     def __init__(self, tree: Tree, folders: Sequence[str], options: MaskOptions) -> None:
         self.options = options
+        there = f" (it has {name_some(names, 5)})" if (names := tree.names("")) else ""
+        where = f"{folders[0]} in {storage.display(tree.root)}{there}"
+        self._absent = f"there is no {where}; {options.prefix}masks=FOLDER, or another source, has the masks"
         self._truths: dict[str, MaskFolder] = {}
         for name in folders:
             if tree.exists(name):
@@ -151,9 +154,7 @@ class MaskFolders:
 
     def looked_for(self, name: str) -> str:
         """See `MaskFolder.looked_for`, of the first folder that exists."""
-        return next(
-            (truth.looked_for(name) for truth in self._truths.values()), "there is no folder of masks"
-        )
+        return next((truth.looked_for(name) for truth in self._truths.values()), self._absent)
 
     def count_ids(self, sample: Sample, shape: tuple[int, int], n_classes: int) -> NDArray[np.int64]:
         """Pixels of each class in a mask, and of ignored pixels at the end: int64 [n_classes + 1].

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torchvision.ops import batched_nms
+from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 from transformers import (
     EomtConfig,
     EomtForUniversalSegmentation,
@@ -28,6 +29,7 @@ from segray.models.annotators.registry import MASK_MODELS
 from segray.models.annotators.transformers_weights import square
 from segray.models.masks import full_mask
 from segray.models.sam.geometry import Frame, Rgb, frame, upsample
+from segray.models.segmenters.base import IMAGENET_MEAN, IMAGENET_STD
 from segray.models.weights import WeightsError
 from segray.pipelines.annotation.stages.segment import check_sam_options, mask_options
 from segray.pipelines.config.commands.annotate import SamConfig
@@ -62,7 +64,7 @@ def test_the_masks_follow_the_generator(name: str, nms: float, size: tuple[int, 
     grid = torch.stack(torch.meshgrid(places, places, indexing="xy"), -1).reshape(1, -1, 1, 2)
     with torch.inference_mode():
         output = network(
-            pixel_values=square(image, (f.input_height, f.input_width), 128),
+            pixel_values=_pixels(name, image, f),
             input_points=grid * torch.tensor([f.input_width, f.input_height]),
             input_labels=torch.ones(1, 36, 1, dtype=torch.int64),
             multimask_output=True,
@@ -88,26 +90,16 @@ def test_the_masks_follow_the_generator(name: str, nms: float, size: tuple[int, 
         assert segment.point == pytest.approx(points[k].tolist(), abs=1e-3)
 
 
+def _pixels(name: str, image: Rgb, f: Frame) -> torch.Tensor:
+    if "sam2" not in name:
+        return square(image, (f.input_height, f.input_width), 128)
+    steps = [ToTensor(), Resize((128, 128), antialias=True), Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    return Compose(steps)(image)[None]
+
+
 def _inclusive(mask: torch.Tensor) -> torch.Tensor:
     rows, columns = torch.nonzero(mask.any(1))[:, 0], torch.nonzero(mask.any(0))[:, 0]
     return torch.stack([columns[0], rows[0], columns[-1], rows[-1]])
-
-
-def test_sam2_s_grid_covers_a_wide_image_to_its_bottom() -> None:
-    masks = source("sam2.1_hiera_tiny", points_per_side=8)
-    seen: list[torch.Tensor] = []
-    forward = masks._network.forward
-
-    def watched(**inputs: Any) -> Any:
-        seen.append(inputs["input_points"])
-        return forward(**inputs)
-
-    masks._network.forward = watched
-    masks.generate([scene(72, 128)])
-    points = torch.cat(seen, 1)[0, :, 0]
-    assert points.min() == 8
-    assert points.max() == 120
-    assert len(points.unique(dim=0)) == 64
 
 
 def test_reduced_copies_give_segments_of_the_original_s_size() -> None:
@@ -183,7 +175,7 @@ def test_an_architecture_that_is_larger_than_its_file_is_refused_before_it_takes
     large = {"segray": json.dumps({"arch": {**EOMT, "hidden_size": 32_768, "num_attention_heads": 2}})}
     save_file({"x": torch.zeros(1)}, tmp_path / "large.safetensors", large)
     with pytest.raises(
-        WeightsError, match=r"its architecture has \d{10,} parameters, and the file far fewer"
+        WeightsError, match=r"its architecture has \d+ parameters or more, and the file far fewer"
     ):
         open_model("eomt_large", str(tmp_path / "large.safetensors"))
 
@@ -214,7 +206,7 @@ def test_the_published_architectures() -> None:
     ("name", "keys"),
     [
         ("eomt_large", {"points_per_side": 3}),
-        ("sam2.1_hiera_tiny", {"crop_n_layers": 1}),
+        ("sam_hq_vit_b", {"crop_n_layers": 1}),
         ("sam2.1_hiera_tiny", {"compile": True}),
     ],
 )

@@ -22,6 +22,7 @@ from segray.models.sam.generator import MaskGenerator
 from segray.models.sam.geometry import Rgb, frame, normalised, point_grid, resized, rows_needed, upsample
 from segray.models.sam.postprocess import Thresholds
 from segray.models.sam.prefetch import embeddings
+from segray.models.sam.prompted import PromptedSam
 from segray.models.sam.statistics import measure
 from tests.models.scenes import scene
 
@@ -195,7 +196,7 @@ def test_images_are_resized_ahead_but_not_all_at_once(sam: Sam) -> None:
         inputs.append(images)
         return images[:, :1]
 
-    encoded = embeddings(sam, crops(), encode, 2, threads=3, fill_batch=True)
+    encoded = embeddings(PromptedSam(sam), crops(), encode, 2, threads=3, fill_batch=True)
     first = next(encoded)
     assert asked == list(range(6))
     rest = list(encoded)

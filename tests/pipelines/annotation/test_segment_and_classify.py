@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from segray.models.sam.geometry import Rgb
 from segray.pipelines.annotation import local
+from segray.pipelines.annotation.stages import classify, segment
 from segray.pipelines.annotation.stages.classify import ClassifySegments, TextEmbeddings
 from segray.pipelines.annotation.stages.read import ReadImages
 from segray.pipelines.annotation.stages.schemas import CLASSIFIED_SCHEMA
@@ -22,6 +25,7 @@ from segray.pipelines.engine.gpu_meter import GpuMeter
 from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.engine.pools import PoolPlan
+from segray.pipelines.engine.rows import Row
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.label_set.store import LabelStore
@@ -61,6 +65,26 @@ def test_one_worker_gives_the_table_of_two_from_several_threads(read: pa.Table) 
     assert found.equals(expected)
     assert [row["status"] for row in found.to_pylist()].count("ok") == 4
     assert dict(ledger.tally().images) == {"sam": 4, "clip": 4}
+
+
+def test_both_models_get_the_image_that_came_once(read: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bytes in the worker's memory: nothing is packed or moved between the models."""
+    seen: dict[str, list[bytes | None]] = {"sam": [], "clip": []}
+
+    def watch(name: str, module: ModuleType) -> None:
+        pixels_of = module.pixels_of
+
+        def watched(row: Row) -> Rgb:
+            seen[name].append(row["pixels"])
+            return pixels_of(row)
+
+        monkeypatch.setattr(module, "pixels_of", watched)
+
+    watch("sam", segment)
+    watch("clip", classify)
+    SegmentAndClassify(SAM, CLIP, text(), True, PLAN, guard())(read)
+    assert len(seen["sam"]) == 4
+    assert all(one is other for one, other in zip(seen["sam"], seen["clip"], strict=True))
 
 
 @pytest.mark.parametrize("broken", ["sam", "clip"])

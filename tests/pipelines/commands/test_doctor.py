@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from segray.pipelines.annotation.cost import Cost
 from segray.pipelines.commands import doctor
 from segray.pipelines.commands.doctor import Finding, findings
 from segray.pipelines.config.commands.doctor import DoctorConfig
@@ -132,3 +134,19 @@ def test_a_cluster_that_answers_anyone_is_wrong() -> None:
         assert "WRONG  authentication  " in out
         assert "accepts requests without a token; run `ray get-auth-token --generate`" in out
         assert err.splitlines()[-1].endswith("checks failed: authentication")
+
+
+def test_costs_of_models_are_measured_without_their_weights() -> None:
+    cost, unknown = doctor._costs(["builtin", "vit_x"])
+    assert cost.ok
+    words = r"builtin, [\d.]+ s \([\d.]+ \+ 256 prompts\) per 500 x 375 image on one (CPU core|GPU), random.*"
+    assert re.fullmatch(words, cost.detail)
+    assert (unknown.ok, unknown.what) == (False, "cost")
+    assert "must be one of builtin, " in unknown.detail
+
+
+def test_a_cost_is_that_of_the_image_and_of_all_its_prompts() -> None:
+    cost = Cost(image=2.0, prompt=0.25, prompts=1024, device="GPU")
+    assert cost.seconds == 258
+    assert str(cost) == "258 s (2 + 1,024 prompts) per 500 x 375 image on one GPU"
+    assert str(Cost(3.0, 0.0, 0, "CPU core")) == "3 s per 500 x 375 image on one CPU core"

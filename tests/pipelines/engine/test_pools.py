@@ -87,6 +87,13 @@ def test_the_only_model_has_everything(
     assert plan_alone(config, Resources(cpus, gpus)) == expected
 
 
+def test_a_model_that_fills_a_node_has_one_worker_on_each_and_small_batches() -> None:
+    alone = plan_alone(Pool(), Resources(32, 0, 2, (16, 16)), 100, per_node=True)
+    assert (alone.workers, alone.threads, alone.batch_size) == (2, 16, 4)
+    assert plan_alone(Pool(), Resources(8, 4), 100, per_node=True).workers == 4
+    assert plan_alone(Pool(batch_size=9), Resources(8, 0), 100, per_node=True).batch_size == 9
+
+
 def test_the_only_model_cannot_have_more_than_there_is() -> None:
     with pytest.raises(UserError, match="the cluster has 2 CPUs"):
         plan_alone(ClipConfig(workers=2, num_cpus=1), Resources(2, 0))
@@ -325,3 +332,52 @@ def test_a_requested_batch_size_holds_where_models_share_gpus() -> None:
     found = shared(SamConfig(), ClipConfig(batch_size=6), Resources(16, 1), 100)
     assert found is not None
     assert found.batch_size == 6
+
+
+MIXED = Resources(64, 12, 3, (16, 16, 32), {"A100": 4.0, "T4": 8.0})
+
+
+@pytest.mark.parametrize(
+    ("sam", "clip", "expected"),
+    [
+        ("A100", "T4", ((4, 1.0), (8, 1.0))),
+        ("A100", None, ((4, 1.0), (8, 1.0))),
+        (None, "T4", ((4, 1.0), (8, 1.0))),
+        ("A100", "A100", ((4, 0.75), (4, 0.25))),
+    ],
+)
+def test_pools_on_named_gpus_take_those(
+    sam: str, clip: str | None, expected: tuple[tuple[int, float], tuple[int, float]]
+) -> None:
+    plans = plan(SamConfig(accelerator=sam), ClipConfig(accelerator=clip), MIXED)
+    assert tuple((pool.workers, pool.num_gpus) for pool in plans) == expected
+    assert [pool.accelerator for pool in plans] == [sam, clip]
+    assert all(pool.workers == pool.max_workers for pool in plans)
+
+
+def test_a_pool_beside_one_that_takes_all_gpus_shares_them() -> None:
+    only = Resources(16, 4, 1, (16,), {"A100": 4.0})
+    plans = plan(SamConfig(accelerator="A100"), ClipConfig(), only)
+    assert [(pool.workers, pool.num_gpus) for pool in plans] == [(4, 0.75), (4, 0.25)]
+
+
+def test_few_images_start_no_more_workers_on_named_gpus() -> None:
+    sizes = at_most((Size(12, 0.75), Size(12, 0.25)), 3)
+    plans = plan(SamConfig(accelerator="A100"), ClipConfig(accelerator="T4"), MIXED, sizes)
+    assert [pool.workers for pool in plans] == [3, 3]
+
+
+def test_both_models_share_named_gpus_only_where_both_name_them() -> None:
+    both = shared(SamConfig(accelerator="A100"), ClipConfig(accelerator="A100"), MIXED, 100)
+    assert both == PoolPlan(4, 4, 0.0, 1.0, 1, 32, calls=3, accelerator="A100")
+    assert shared(SamConfig(accelerator="A100"), ClipConfig(), MIXED, 100) is None
+    assert plan_alone(ClipConfig(accelerator="T4"), MIXED).workers == 8
+
+
+def test_gpus_that_no_machine_has_are_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"^no machine .* has ray\.io/accelerator-type=H100 \(there are: A100"
+    ):
+        plan(SamConfig(accelerator="H100"), ClipConfig(), MIXED)
+    with pytest.raises(UserError, match="the pools on A100 ask for 5 GPUs, and the cluster has 4 of them"):
+        plan(SamConfig(accelerator="A100", workers=5), ClipConfig(accelerator="T4", workers=1), MIXED)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import threading
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -73,3 +77,36 @@ def test_ray_data_accepts_the_pool_of_a_gpu() -> None:
     plan = pools.shared(SamConfig(), ClipConfig(), Resources(16, 1), 100)
     assert plan is not None
     ray_data.through_actors(ray.data.range(3), _Keep, plan, 8)
+
+
+class _Recorder:
+    """Stands in for a data set; keeps what `map_batches` is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, Any] = {}
+
+    def map_batches(self, stage: type, **asked: Any) -> _Recorder:
+        self.asked = asked
+        return self
+
+
+def test_a_pool_starts_at_full_size_on_the_machines_that_it_names() -> None:
+    images: Any = _Recorder()
+    plan = pools.PoolPlan(5, 8, num_cpus=0, num_gpus=1, threads=1, batch_size=4, accelerator="A100")
+    ray_data.through_actors(images, _Keep, plan, 100)
+    assert images.asked["label_selector"] == {"ray.io/accelerator-type": "A100"}
+    compute = images.asked["compute"]
+    assert (compute.min_size, compute.initial_size, compute.max_size) == (5, 5, 8)
+    ray_data.through_actors(images, _Keep, replace(plan, accelerator=None), 100)
+    assert images.asked["label_selector"] is None
+
+
+@pytest.mark.slow
+def test_actors_run_on_the_machine_with_the_label_they_name() -> None:
+    """Two machines of one CPU each, one with the label of an accelerator."""
+    words = [sys.executable, "-m", "tests.pipelines.engine.labelled_machines"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert last["accelerators"] == {"A100": 0.0}
+    assert last["nodes"] == [last["labelled"]]

@@ -7,7 +7,7 @@ environment variable SEGRAY_BROWSER is `required`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,8 +84,8 @@ class Visitor:
 
 
 @contextmanager
-def visiting(chromium: Browser, labels: Path) -> Iterator[Visitor]:
-    """A server over a label set, and a person who has opened its page."""
+def visiting(chromium: Browser, labels: Path, names: Sequence[str] = NAMES) -> Iterator[Visitor]:
+    """A server over a label set, and a person who has opened its page and sorted it by name."""
     served = segray.serve(out=labels, port=0, who="ada")
     page = chromium.new_page(viewport={"width": 1280, "height": 800})
     visitor = Visitor(page, labels)
@@ -93,6 +93,9 @@ def visiting(chromium: Browser, labels: Path) -> Iterator[Visitor]:
     page.on("pageerror", lambda error: visitor.complaints.append(str(error)))
     page.goto(served.url)
     page.wait_for_selector("#tile-0 img.photo[src]")
+    page.select_option("#sort", "id")
+    for place in range(2):
+        page.wait_for_selector(f"#tile-{place} >> text={names[place]}")
     yield visitor
     page.close()
     served.stop()
@@ -206,7 +209,7 @@ def test_a_lasso_splits_and_a_brush_paints_where_they_were_drawn(chromium: Brows
 
 def test_a_long_grid_has_no_holes_wherever_it_is_scrolled(chromium: Browser, tmp_path: Path) -> None:
     names = tuple(f"{number:04}.png" for number in range(600))
-    with visiting(chromium, write_labels(tmp_path, names)) as visitor:
+    with visiting(chromium, write_labels(tmp_path, names), names) as visitor:
         page = visitor.page
         for share in (0.5, 0.98, 0.2, 1.0):
             page.evaluate("(share) => { grid.scrollTop = share * grid.scrollHeight; }", share)

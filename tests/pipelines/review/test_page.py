@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
 from segray.models.masks import encode_rle, segment_from_mask
 from segray.pipelines.corrections import CorrectionLog
+from segray.pipelines.label_set.stored_segments import shown_pixels
 from segray.pipelines.review.review import Review
+from tests.pipelines.label_sets import segment_row
 from tests.pipelines.review.conftest import HEIGHT, NAMES, WIDTH, boxes, label, pixels, truth
 
 
@@ -203,3 +206,24 @@ def test_what_is_next_is_uncertain_and_not_corrected(page: TestClient, review: R
     # All were shown, and what was not corrected comes again.
     review.queue.order()
     assert page.post("/api/next").json()["image"] in (1, 2)
+
+
+def test_a_segment_that_smaller_ones_cover_is_not_next(
+    page: TestClient, review: Review, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, right = boxes()
+    rows = [_row(0, right), _row(1, left | right)]
+    np.testing.assert_array_equal(shown_pixels(rows, HEIGHT, WIDTH), [right.sum(), left.sum()])
+    stored = review.rows.segments
+    monkeypatch.setattr(review.queue, "_segments_of", lambda image: stored(image) if image else rows)
+    review.index.segments.area[1] = rows[1]["area"]
+    review.queue.order()
+
+    given = [page.post("/api/next").json() for _ in range(5)]
+
+    assert sorted((one["image"], one["segment"]) for one in given) == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)]
+    assert page.post("/api/next").json()["image"] is None
+
+
+def _row(number: int, mask: NDArray[np.bool_]) -> dict[str, Any]:
+    return segment_row("a.png", number, mask)

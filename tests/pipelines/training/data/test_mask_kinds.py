@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from segray.pipelines.training.data.datasets import LabelledImages
 from tests.pipelines.training.data.small_sets import folder_set, mask_of, opened, refusal
 
 PALETTE = np.array([(0, 0, 0), (250, 0, 0), (0, 0, 250)], np.uint8)
+
+
+def labelled(root: Path, **keys: Any) -> list[list[list[int]]]:
+    """The masks of the labelled images."""
+    images = LabelledImages(opened(root, **keys).labelled)
+    return [images[i][1].tolist() for i in range(len(images))]
 
 
 def colour_set(root: Path) -> Path:
@@ -86,3 +95,83 @@ def test_lossy_masks_are_refused_and_not_taken_for_no_mask(tmp_path: Path) -> No
     path.unlink()
     text = refusal(root)
     assert text.startswith(f"mask {path.with_suffix('.jpg')}: JPEG is lossy, it mixes ids along every edge")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "mask"),
+    [
+        ("mask_*", "mask_{}.png"),
+        ("*/mask", "{}/mask.png"),
+        ("0*:gt-*", "gt-{:.1}.png"),
+    ],
+)
+def test_masks_with_the_name_of_the_image_inside(tmp_path: Path, suffix: str, mask: str) -> None:
+    root = folder_set(tmp_path / "set")
+    expected = labelled(root)
+    for path in sorted(root.glob("masks/*/*.png")):
+        stem = path.stem if "{}" in mask else path.stem[1:]
+        new = path.parent / mask.format(stem)
+        new.parent.mkdir(exist_ok=True)
+        path.rename(new)
+    if suffix != "0*:gt-*":
+        text = refusal(root)
+        assert f"data.mask_suffix={suffix} finds train/" in text
+    assert labelled(root, mask_suffix=suffix) == expected
+
+
+def rewritten(root: Path, change: Callable[[NDArray[np.uint8]], NDArray[Any]], ending: str = ".png") -> Path:
+    """The data set with its masks changed; ids alone, without ignored pixels."""
+    for path in sorted(root.glob("masks/*/*.png")):
+        ids = np.array(Image.open(path))
+        changed = change(np.where(ids == 255, 0, ids).astype(np.uint8))
+        path.unlink()
+        if ending == ".npy":
+            np.save(path.with_suffix(ending), changed)
+        else:
+            Image.fromarray(changed).save(path.with_suffix(ending))
+    return root
+
+
+def test_binary_masks_of_16_bits_are_binary_masks(tmp_path: Path) -> None:
+    root = rewritten(folder_set(tmp_path / "set"), lambda ids: (ids > 0).astype(np.uint16) * np.uint16(65535))
+    keys: dict[str, Any] = {"classes": "cat", "validation": "none"}
+    assert "data.binary=true reads 255 as class 1 (cat)" in refusal(root, **keys)
+    assert "data.binary=true reads 255 as class 1 (cat)" in refusal(root, **keys, ignore_index=65535)
+    pixels = opened(root, **keys, binary=True).labelled_pixels
+    assert pixels.pixels[1] > 0 == pixels.ignored
+
+
+def test_ids_that_begin_with_1_are_told_so(tmp_path: Path) -> None:
+    root = rewritten(folder_set(tmp_path / "set"), lambda ids: ids + 1)
+    text = refusal(root, validation="none")
+    assert "its ids seem to begin with 1: line 1 of the class list is id 0" in text
+    assert "ignores these pixels" not in text
+
+
+def test_greys_that_stand_for_classes_name_the_table(tmp_path: Path) -> None:
+    root = rewritten(folder_set(tmp_path / "set"), lambda ids: ids * 100)
+    assert "if the greys 0, 100, 200 stand for classes, data.colors=FILE reads them" in refusal(root)
+    table = tmp_path / "greys.txt"
+    table.write_text("background: 0,0,0\ncat: 100,100,100\ndog: 200,200,200\n")
+    pixels = opened(root, colors=str(table), validation="none").labelled_pixels
+    assert all(pixels.pixels)
+
+
+def test_an_array_of_one_channel_per_class_is_no_mask(tmp_path: Path) -> None:
+    root = rewritten(folder_set(tmp_path / "set"), lambda ids: np.eye(3, dtype=np.uint8)[ids], ".npy")
+    assert "uint8 [12, 16, 3]; a mask is an array [H, W] of whole numbers" in refusal(root)
+
+
+def test_masks_of_turned_images_are_told_of_exif(tmp_path: Path) -> None:
+    root = rewritten(folder_set(tmp_path / "set"), np.rot90)
+    assert "the sides are exchanged: images are turned upright by EXIF" in refusal(root)
+
+
+def test_what_lies_in_a_folder_without_masks_is_named(tmp_path: Path) -> None:
+    root = folder_set(tmp_path / "set")
+    for path in sorted(root.glob("masks/*/*.png")):
+        path.rename(path.with_suffix(".mat"))
+    assert "masks: no mask there (6 files with other endings left out (.mat 6))" in refusal(root)
+    (root / "masks").rename(root / "gt")
+    text = refusal(root)
+    assert f"there is no masks in {root} (it has class_names.txt, gt, images); data.masks=FOLDER" in text
