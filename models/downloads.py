@@ -84,6 +84,23 @@ def largest_file(n_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@contextmanager
+def plain_hub() -> Iterator[None]:
+    """Within it Hugging Face's client downloads by HTTP alone, by its own switch.
+
+    Its Xet protocol puts files together in native code, in pieces that no limit here sees. Holds for the
+    whole process.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_DISABLE_XET
+    constants.HF_HUB_DISABLE_XET = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_DISABLE_XET = before
+
+
 class _Redirects(urllib.request.HTTPRedirectHandler):
     def __init__(self, named: str) -> None:
         self._named = named

@@ -16,6 +16,8 @@ from typing import IO, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from segray.models.archive_checks import check_unpacked, is_archive
+
 MAX_OPERATIONS = 2_000_000
 """Of one pickle; a network of 600 tensors takes 12,000."""
 MAX_PARTS = 10_000_000
@@ -26,7 +28,6 @@ MAX_BYTES = 1 << 26
 MAX_HEADER = 1 << 24
 """Bytes of the names in a safetensors file; those of the largest networks take a few million."""
 
-_ZIP = b"PK\x03\x04"
 _LEGACY_PICKLES = 5
 _CALLED = re.compile(
     r"collections (OrderedDict|Counter)|torch (Size|device)|torch\.serialization _get_layout"
@@ -57,17 +58,15 @@ def check_pickles(file: Path | IO[bytes]) -> None:
     Raises:
         ValueError: why.
         RuntimeError: not an archive that PyTorch reads.
+        zipfile.BadZipFile: nor Python.
         OSError: not readable.
     """
     if isinstance(file, Path):
         with file.open("rb") as opened:
             check_pickles(opened)
         return
-    file.seek(0)
-    # As torch.load tells the formats apart. Its reader, too, may see another archive than Python's.
-    is_zip = file.read(len(_ZIP)) == _ZIP
-    file.seek(0)
-    if is_zip:
+    if is_archive(file):
+        check_unpacked(file)
         record: bytes = torch._C.PyTorchFileReader(file).get_record("data.pkl")
         _check(record)
     else:

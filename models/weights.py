@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from segray.models import downloads
+from segray.models.archive_checks import OddArchiveError, check_unpacked, is_archive
 from segray.models.messages import first_line
 from segray.models.weight_checks import check_header, check_pickles, check_tensors
 
@@ -34,7 +35,6 @@ _HUB = re.compile(r"hf-hub:([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?(?::([\w./ -]+)
 _SHOWN = 3
 _LONGEST = 100
 """Characters of a name in a message."""
-_SLACK = 1 << 24
 _LOG = logging.getLogger(__name__)
 
 
@@ -226,8 +226,8 @@ def _checked(path: Path, spec: str, expected: str | None) -> Checkpoint:
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if zipfile.is_zipfile(path):
-            check_archive(path, checksums=expected is None)
+            if is_archive(file):
+                _check_archive(file, path, checksums=expected is None)
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {_line(error)}") from error
     if expected is not None and digest != expected.lower():
@@ -235,29 +235,19 @@ def _checked(path: Path, spec: str, expected: str | None) -> Checkpoint:
     return Checkpoint(path, digest)
 
 
-def check_archive(file: Path | IO[bytes], *, checksums: bool) -> None:
-    """Refuse a zip archive that unpacks to more than it holds: torch compresses no more than lines of code.
-
-    Args:
-        file: the archive.
-        checksums: compare its checksums too: torch.load does not, and a flipped byte would become a weight.
-
-    Raises:
-        WeightsError: it unpacks to far more than it holds, or has another checksum.
-    """
-    name = file if isinstance(file, Path) else "the archive"
+def _check_archive(file: IO[bytes], path: Path, *, checksums: bool) -> None:
+    """`check_unpacked`, and its checksums: torch.load compares none, and a flipped byte becomes a weight."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            unpacked = sum(record.file_size for record in archive.infolist())
-            if unpacked > archive.start_dir + _SLACK:
-                raise WeightsError(f"{name} unpacks to {unpacked} bytes, far more than it holds")
-            bad = archive.testzip() if checksums else None
-    except (OSError, WeightsError):
+        check_unpacked(file)
+        bad = zipfile.ZipFile(file).testzip() if checksums else None
+    except OddArchiveError as error:
+        raise WeightsError(f"{path} {error}; get it again") from error
+    except OSError:
         raise
     except Exception as error:  # damaged bytes raise almost anything in zipfile
-        raise WeightsError(f"{name} is damaged: {_line(error)}; get it again") from error
+        raise WeightsError(f"{path} is damaged: {_line(error)}; get it again") from error
     if bad is not None:
-        raise WeightsError(f"{name} is damaged: the checksum of its record {bad} is wrong; get it again")
+        raise WeightsError(f"{path} is damaged: the checksum of its record {bad} is wrong; get it again")
 
 
 def _cached(url: str, sha256: str | None, cache_dir: Path | None) -> Path:
@@ -329,7 +319,7 @@ def _from_hub(spec: str, cache_dir: Path | None) -> Path:
     try:
         if not isinstance(try_to_load_from_cache(repo, name, cache_dir=cache_dir, revision=revision), str):
             _announce_hub_download(file)
-        with downloads.largest_file(downloads.MAX_BYTES):
+        with downloads.largest_file(downloads.MAX_BYTES), downloads.plain_hub():
             return Path(hf_hub_download(repo, name, cache_dir=cache_dir, revision=revision))
     except Exception as error:  # the client lets errors of several HTTP libraries through
         by_hand = "go online once, or fetch it by hand and give its local path as the weights"

@@ -17,8 +17,7 @@ import click
 
 from segray.pipelines.config.command_table import COMMANDS
 from segray.pipelines.errors import UserError
-from segray.pipelines.io.uris import redacted
-from segray.pipelines.printing import visible
+from segray.pipelines.printing import echo
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -27,7 +26,7 @@ class _Lines(logging.Handler):
     """Log records as plain lines on whatever stderr is at the time."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo("\n".join(_shown(line) for line in self.format(record).split("\n")), err=True)
+        echo(self.format(record), err=True)
 
 
 class _Command(click.Command):
@@ -135,17 +134,12 @@ def _log_to_stderr(debug: bool) -> None:
 
 def _print_error(message: str) -> None:
     for line in message.split("\n"):
-        click.echo(f"segray: {_shown(line)}", err=True)
-
-
-def _shown(line: str) -> str:
-    """Without keys, and without escape sequences of quoted files, which a terminal would obey."""
-    return visible(redacted(line))
+        echo(f"segray: {line}", err=True)
 
 
 def _print_unexpected(error: Exception, debug: bool) -> None:
     if debug or os.environ.get("SEGRAY_DEBUG", "") not in ("", "0"):
-        click.echo(redacted("".join(traceback.format_exception(error))), err=True, nl=False)
+        echo("".join(traceback.format_exception(error)).rstrip(), err=True)
         return
     message = " ".join(str(error).split())[:300]
     _print_error(f"unexpected {type(error).__name__}: {message} (--debug shows the traceback)")

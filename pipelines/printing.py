@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from unicodedata import category
 
+import click
+
+from segray.pipelines.io.uris import redacted
+
 _FORMULA = frozenset("=+-@\uff1d\uff0b\uff0d\uff20\u2212")
 """What a formula starts with, in full width too."""
 
@@ -11,6 +15,21 @@ _FORMULA = frozenset("=+-@\uff1d\uff0b\uff0d\uff20\u2212")
 def visible(text: str) -> str:
     """Escape control characters, direction marks and broken bytes."""
     return "".join(c if c.isprintable() or category(c) == "Zs" else ascii(c)[1:-1] for c in text)
+
+
+def echo(text: object, *, err: bool = False) -> None:
+    """Print a text, each of its lines as `shown`; what commands print goes through here.
+
+    Args:
+        text: of any number of lines.
+        err: on stderr.
+    """
+    click.echo("\n".join(map(shown, str(text).split("\n"))), err=err)
+
+
+def shown(line: str) -> str:
+    """A line without keys, and without escape sequences of quoted files, which a terminal would obey."""
+    return visible(redacted(line))
 
 
 def csv_text(cell: object) -> object:

@@ -11,9 +11,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import click
 import numpy as np
 from numpy.typing import NDArray
+
+from segray.pipelines.printing import echo
 
 SHOWN = 12
 """Names that a line has before it counts the rest."""
@@ -26,7 +27,7 @@ MOSTLY_IGNORED = 0.5
 def show(lines: Iterable[str]) -> None:
     """Print the lines on stderr."""
     for line in lines:
-        click.echo(line, err=True)
+        echo(line, err=True)
 
 
 def line(name: str, text: str) -> str:

@@ -8,8 +8,6 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cache
 
-import click
-
 from segray.pipelines.commands.train import check
 from segray.pipelines.config.commands.annotate import LabelConfig
 from segray.pipelines.config.commands.relabel import RelabelConfig
@@ -25,6 +23,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.printing import echo
 from segray.pipelines.training.auto_precision import recorded_precision, with_precision
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.summary import data_lines
@@ -68,11 +67,11 @@ def run(config: TuneConfig) -> None:
             _search(folder, open_once, len(next(iter(opened.values())).space.classes))
         except KeyboardInterrupt:
             count = sum(trial.finished for trial in folder.trials())
-            click.echo(f"{count} finished trials are kept; run the same command again to resume", err=True)
+            echo(f"{count} finished trials are kept; run the same command again to resume", err=True)
             raise
         finally:
             summary.write(folder)
-    click.echo("\n".join(summary.lines(folder)))
+    echo("\n".join(summary.lines(folder)))
     _require_outcome(folder)
 
 
@@ -113,7 +112,7 @@ def _make_labels(config: TuneConfig) -> None:
             from segray.pipelines.commands import relabel
 
             relabel.run(target)
-        click.echo(f"label.threshold={threshold}: {storage.display(target.out)}", err=True)
+        echo(f"label.threshold={threshold}: {storage.display(target.out)}", err=True)
 
 
 _LATER = ("pool", "unsegmented")

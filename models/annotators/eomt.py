@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from segray.models.annotators.protocols import MaskModel
 from segray.models.annotators.transformers_weights import load_pretrained, random_network, square
+from segray.models.architectures import check_side
 from segray.models.masks import Segment, segment_from_mask
 from segray.models.precision import DTYPES, Precision
 from segray.models.sam.geometry import Frame, Rgb, Size, frame, upsample
@@ -35,7 +36,7 @@ class EomtModel(MaskModel):
         self._network = network
         config: Any = network.config
         side = config.image_size
-        self.size = side if isinstance(side, int) else max(side)
+        self.size = check_side(side if isinstance(side, int) else max(side))
 
     @classmethod
     def load(cls, name: str, checkpoint: Checkpoint) -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from segray.models.architectures import at_most, check_numbers
 from segray.models.messages import first_line
 from segray.models.sam.geometry import Rgb
 from segray.models.segmenters.base import IMAGENET_MEAN, IMAGENET_STD
@@ -29,7 +30,8 @@ def load_pretrained(
     Args:
         model: a class of transformers.
         config: its configuration's class.
-        arch: arguments of the configuration; a key `arch` in the file's own metadata `segray` goes before it.
+        arch: arguments of the configuration; a key `arch` in the file's own metadata `segray` goes before it,
+            with numbers alone.
         checkpoint: the file, in transformers' layout after `renamed`.
         name: of the model, for messages.
         renamed: its tensors under transformers' names.
@@ -44,6 +46,7 @@ def load_pretrained(
     state = renamed(load_state_dict(checkpoint))
     chosen = read_card(checkpoint).get("arch", arch)
     try:
+        check_numbers(chosen, arch)
         settings = config(**chosen)
         _check_size(model, settings, state)
         network, found = model.from_pretrained(
@@ -70,23 +73,30 @@ def random_network(model: Any, config: Any, arch: Mapping[str, Any]) -> nn.Modul
 
 def _check_size(model: Any, settings: Any, state: Mapping[str, Tensor]) -> None:
     """Refuse an architecture that would take far more memory than its file: both may be anyone's."""
-    with torch.device("meta"):
-        wanted = sum(value.numel() for value in model(settings).parameters())
-    if wanted > 2 * sum(value.numel() for value in state.values()):
-        raise ValueError(f"its architecture has {wanted} parameters, and the file far fewer")
+    # Once on a device that takes none: there a single layer may have any size.
+    with torch.device("meta"), at_most(2 * sum(value.numel() for value in state.values())):
+        model(settings)
 
 
-def square(image: Rgb, size: tuple[int, int], side: int) -> Tensor:
-    """An image as float32 [1, 3, side, side], normalised as on ImageNet, with zeros right and below.
+def square(
+    image: Rgb,
+    size: tuple[int, int],
+    side: int,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Tensor:
+    """An image as float32 [1, 3, side, side], normalised, with zeros right and below.
 
     Args:
         image: uint8 [H, W, 3].
         size: (height, width) that it is resized to, bilinear with antialiasing.
         side: of the model's square input in pixels.
+        mean: of each channel, of values in 0..1; by default that of ImageNet.
+        std: likewise.
     """
     small = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255
-    mean, std = (torch.tensor(value)[:, None, None] for value in (IMAGENET_MEAN, IMAGENET_STD))
+    shift, scale = (torch.tensor(value)[:, None, None] for value in (mean, std))
     batch = torch.zeros(1, 3, side, side)
-    batch[0, :, : size[0], : size[1]] = (pixels - mean) / std
+    batch[0, :, : size[0], : size[1]] = (pixels - shift) / scale
     return batch

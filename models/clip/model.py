@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segray.models import weights as files
+from segray.models.architectures import is_like
 from segray.models.builtin.arch import CLIP_ARCH, CLIP_DEPTH, CLIP_INPUT, build_builtin_clip
 from segray.models.clip.tipsv2 import INPUT as TIPS_INPUT
 from segray.models.clip.tipsv2 import TIPS_MODELS, load_tips
@@ -261,7 +262,7 @@ def _find_builtin(weights: str | None, sha256: str | None) -> _Clip:
 
     checkpoint = files.resolve(weights or "builtin:clip", sha256=sha256)
     arch: dict[str, Any] = files.read_card(checkpoint).get("arch", CLIP_ARCH)
-    if _keys(arch) != _keys(CLIP_ARCH):
+    if not is_like(arch, CLIP_ARCH):
         raise WeightsError(f"{checkpoint.path}: its metadata 'arch' is not that of the built-in CLIP")
     tokenizer = SimpleTokenizer(context_length=arch["text_cfg"]["context_length"])
     parts = (tokenizer, OPENAI_MEAN, OPENAI_STD, CLIP_INPUT, checkpoint, CLIP_DEPTH)
@@ -270,10 +271,6 @@ def _find_builtin(weights: str | None, sha256: str | None) -> _Clip:
         partial(files.fitting_state, checkpoint=checkpoint, name=BUILTIN),
         lambda network: ClipModel(BUILTIN, _frozen(network), *parts),
     )
-
-
-def _keys(arch: Any) -> Any:
-    return {key: _keys(value) for key, value in arch.items()} if isinstance(arch, dict) else None
 
 
 def _config(name: str) -> dict[str, Any]:

@@ -8,9 +8,11 @@ import logging
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from segray.models import weights as files
+from segray.models.messages import first_line
 from segray.models.weights import Checkpoint, UnavailableError, WeightsError
 
 Triple = tuple[float, float, float]
@@ -20,6 +22,8 @@ OPENAI_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
 
 _HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _HUB_CONFIG = "open_clip_config.json"
+_MAX_CONFIG = 1 << 20
+_MOST, _LEAST_STD = 256, 1e-3
 _LOG = logging.getLogger(__name__)
 
 
@@ -78,7 +82,7 @@ def find_weights(name: str, weights: str | None, sha256: str | None = None) -> S
 def _from_tag(published: Mapping[str, Any], sha256: str | None) -> Source:
     repo, _, filename = published["hf_hub"].rpartition("/")
     checkpoint = _hub_file(repo, filename, sha256) if repo else files.resolve(published["url"], sha256=sha256)
-    return _described(Source(checkpoint, published.get("quick_gelu", False)), published)
+    return _described(Source(checkpoint), published, published.get("quick_gelu", False))
 
 
 def _from_hub(spec: str, sha256: str | None) -> Source:
@@ -92,14 +96,42 @@ def _from_hub(spec: str, sha256: str | None) -> Source:
             "%s has no %s: using OpenAI's mean and std, and the model's own activation", repo, _HUB_CONFIG
         )
         return source
-    config = json.loads(path.read_text(encoding="utf-8"))
-    source = replace(source, quick_gelu=config.get("model_cfg", {}).get("quick_gelu", False))
-    return _described(source, config.get("preprocess_cfg", {}))
+    try:
+        return _described(source, *_published(path))
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} is not open_clip's configuration: {first_line(error)[:200]}") from error
 
 
-def _described(source: Source, preprocessing: Mapping[str, Any]) -> Source:
-    mean, std = preprocessing.get("mean", source.mean), preprocessing.get("std", source.std)
-    return replace(source, mean=tuple(mean), std=tuple(std))
+def _published(path: Path) -> tuple[Mapping[str, Any], bool]:
+    """Preprocessing and activation of an open_clip_config.json, which may be anyone's.
+
+    Raises:
+        ValueError, RecursionError: not such a file.
+    """
+    if (size := path.stat().st_size) > _MAX_CONFIG:
+        raise ValueError(f"{size} bytes (allowed: at most {_MAX_CONFIG})")
+    config = json.loads(path.read_bytes())
+    parts = config if isinstance(config, dict) else {"model_cfg": None}
+    preprocessing, model = (parts.get(key, {}) for key in ("preprocess_cfg", "model_cfg"))
+    if not (isinstance(preprocessing, dict) and isinstance(model, dict)):
+        raise ValueError("not a mapping with preprocess_cfg and model_cfg")
+    return preprocessing, model.get("quick_gelu", False) is True
+
+
+def _described(source: Source, preprocessing: Mapping[str, Any], quick_gelu: bool) -> Source:
+    mean, std = (_triple(preprocessing, name, getattr(source, name)) for name in ("mean", "std"))
+    if min(std) < _LEAST_STD:
+        raise ValueError(f"std {std} (allowed: {_LEAST_STD} or more)")
+    return replace(source, mean=mean, std=std, quick_gelu=quick_gelu)
+
+
+def _triple(preprocessing: Mapping[str, Any], name: str, default: Triple) -> Triple:
+    values = preprocessing.get(name) or default
+    numbers = isinstance(values, list | tuple) and all(type(v) in (int, float) for v in values)
+    if not numbers or len(values) != 3 or not all(abs(v) <= _MOST for v in values):
+        raise ValueError(f"{name} is not three numbers up to {_MOST}")
+    red, green, blue = map(float, values)
+    return red, green, blue
 
 
 def _hub_file(repo: str, filename: str, sha256: str | None) -> Checkpoint:

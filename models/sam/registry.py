@@ -9,6 +9,7 @@ from segment_anything.modeling import Sam
 
 from segray.models.annotators.loading import find_weights
 from segray.models.annotators.registry import MASK_MODELS, MaskEntry
+from segray.models.architectures import is_like
 from segray.models.builtin.arch import SAM_ARCH, build_builtin_sam
 from segray.models.uninitialised import uninitialised
 from segray.models.weights import Checkpoint, WeightsError, fitting_state, load_into, read_card
@@ -16,9 +17,12 @@ from segray.models.weights import Checkpoint, WeightsError, fitting_state, load_
 
 def _build_builtin(checkpoint: Checkpoint) -> Sam:
     arch = read_card(checkpoint).get("arch", SAM_ARCH)
-    if not isinstance(arch, dict) or {key for key, n in arch.items() if isinstance(n, int)} != set(SAM_ARCH):
+    if not is_like(arch, SAM_ARCH):
         keys = ", ".join(SAM_ARCH)
-        raise WeightsError(f"{checkpoint.path}: its metadata 'arch' must have whole numbers for {keys}")
+        raise WeightsError(
+            f"{checkpoint.path}: its metadata 'arch' must have whole numbers for {keys}, up to 16 times the "
+            "built-in model's"
+        )
     return build_builtin_sam(arch)
 
 

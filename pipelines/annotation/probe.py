@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-import click
-
 from segray.pipelines.annotation.in_process import Stages, timed
 from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.config.commands.annotate import AnnotateConfig
@@ -19,6 +17,7 @@ from segray.pipelines.engine.ray_data import NO_PROGRESS_S
 from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.manifest import ImageRef
+from segray.pipelines.printing import echo
 
 IMAGES = 8
 """Images that a probe labels; their labels are discarded."""
@@ -57,18 +56,20 @@ def choose(prepared: Prepared, resources: Resources, n_pending: int, pending: It
         UserError: more is asked for than the cluster has.
     """
     config = prepared.config
-    if config.sam.model == "none":
-        return Pools({"clip": pools.plan_alone(config.clip, resources, n_pending)})
+    if len(config.model_stages) == 1:
+        ((name, pool),) = config.model_stages.items()
+        per_node = name == "labeller"
+        return Pools({name: pools.plan_alone(pool, resources, n_pending, per_node=per_node)})
     usual = _usual(config, resources, n_pending)
     if not _wanted(config, n_pending) or (usual.shared and resources.gpus < 2):
         return usual
     try:
         seconds = _on_cluster(prepared, list(islice(pending, _CANDIDATES)), resources.gpus >= 1)
     except Exception as error:  # noqa: BLE001  whatever is wrong, the run itself reports it or does without a probe
-        click.echo(f"probe: failed ({_reason(error)}); workers as without auto", err=True)
+        echo(f"probe: failed ({_reason(error)}); workers as without auto", err=True)
         return usual
     chosen = replace(_sized(config, resources, n_pending, seconds, usual), probe=seconds)
-    click.echo(probe_line(seconds, chosen), err=True)
+    echo(probe_line(seconds, chosen), err=True)
     return chosen
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import click
-
 from segray.pipelines.annotation import local, probe
 from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.engine import cluster, ledger, ray_data, single_process
@@ -16,6 +14,7 @@ from segray.pipelines.engine.shared_storage import require_shared
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import pending, storage
 from segray.pipelines.io.sources import sources_of
+from segray.pipelines.printing import echo
 
 
 def label_pending(prepared: Prepared, token: str, n_pending: int, before: int) -> Tally:
@@ -50,8 +49,7 @@ def _label_here(prepared: Prepared, token: str, n_pending: int, before: int) -> 
     except KeyboardInterrupt:
         print_resume_hint(prepared, run_ledger)
         raise
-    models = ("clip",) if prepared.config.sam.model == "none" else ("sam", "clip")
-    return replace(run_ledger.tally(), workers=dict.fromkeys(models, 1))
+    return replace(run_ledger.tally(), workers=dict.fromkeys(prepared.config.model_stages, 1))
 
 
 def _label_on_cluster(prepared: Prepared, token: str, n_pending: int, before: int) -> Tally:
@@ -63,7 +61,7 @@ def _label_on_cluster(prepared: Prepared, token: str, n_pending: int, before: in
         require_shared(config.out, [*sources_of(config.images), *config.image.roots])
         ray_data.configure()
         pools = probe.choose(prepared, resources, n_pending, pending.read_pending(config.out))
-        models = (config.sam, config.clip)
+        models = config.model_stages.values()
         sizes = batch_sizes(n_pending, pools.plans, models, resources.cpus, config.rows_per_part)
         run_ledger = ledger.start()
         try:
@@ -81,7 +79,7 @@ def _label_on_cluster(prepared: Prepared, token: str, n_pending: int, before: in
 def print_resume_hint(prepared: Prepared, run_ledger: Ledger | RemoteLedger) -> None:
     """Print what an interrupted run keeps, and how to resume it."""
     done = sum(run_ledger.tally().rows.values())
-    click.echo(
+    echo(
         f"\nstopped; {done} images of this run are safe in {storage.display(prepared.config.out)}; "
         "run the same command to resume",
         err=True,

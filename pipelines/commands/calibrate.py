@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import click
-
 from segray.pipelines.annotation.run_summary import LabelSetResult
 from segray.pipelines.calibration.examples import folder_masks
 from segray.pipelines.calibration.label_set import (
@@ -17,6 +15,7 @@ from segray.pipelines.calibration.label_set import (
 )
 from segray.pipelines.config.commands.calibrate import CalibrateConfig
 from segray.pipelines.masks.options import MaskOptions
+from segray.pipelines.printing import echo
 from segray.pipelines.understood import classes_line, show
 
 
@@ -48,7 +47,7 @@ def run(config: CalibrateConfig) -> None:
     Raises:
         UserError: as `execute` raises.
     """
-    click.echo(execute(config))
+    echo(execute(config))
 
 
 def execute(config: CalibrateConfig) -> CalibrateResult:

@@ -21,6 +21,7 @@ from segray.pipelines.engine import cluster
 from segray.pipelines.engine.progress import clock
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.printing import echo
 from segray.pipelines.training.run_folder import HISTORY
 
 BUILTIN_MODELS = ("sam.model=builtin", "clip.model=builtin")
@@ -55,8 +56,8 @@ def run(config: DemoConfig) -> None:
         runs = {method: _train(config, method, book, labels) for method in ("supervised", "segray")}
         _step("8/8 report of the training")
         report.run(ReportConfig(out=storage.join(config.out, "segray")))
-    click.echo("\n".join(_table(config, runs)))
-    click.echo(f"\ndone in {clock(time.monotonic() - began)}. Look at:")
+    echo("\n".join(_table(config, runs)))
+    echo(f"\ndone in {clock(time.monotonic() - began)}. Look at:")
     places = {
         "labels": f"{labels}/report.html",
         "training": f"{config.out}/segray/report.html",
@@ -65,10 +66,8 @@ def run(config: DemoConfig) -> None:
         "scenes": book,
     }
     for what, path in places.items():
-        click.echo(f"  {what:<10} {path}")
-    click.echo(
-        "The built-in models know the picture book and nothing else; docs/real-models.md has the real ones."
-    )
+        echo(f"  {what:<10} {path}")
+    echo("The built-in models know the picture book and nothing else; docs/real-models.md has the real ones.")
 
 
 def _label(config: DemoConfig, book: str, labels: str) -> None:
@@ -131,7 +130,7 @@ def _draw(config: DemoConfig, book: str) -> None:
         raise UserError(f"out={config.out} holds a demo with another n or seed; give another out=DIR")
     # Its class names are written last.
     if (folder / "class_names.txt").exists():
-        click.echo(f"{config.n} scenes are there already")
+        echo(f"{config.n} scenes are there already")
         return
     if folder.exists():
         shutil.rmtree(folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-import click
 import numpy as np
 
 from segray.models.label_space import IGNORE_INDEX, WIDE_IGNORE_INDEX, LabelSpace, ignore_index_of
@@ -18,6 +17,7 @@ from segray.pipelines.io.uris import redacted_tree
 from segray.pipelines.masks.binary import all_look_binary, refuse_binary, with_object_as_class
 from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.masks.options import MaskOptions
+from segray.pipelines.printing import echo
 from segray.pipelines.reporting.evaluation import Evaluation, compare, table, to_csv, to_dict
 from segray.pipelines.reporting.label_maps import LabelMaps, NetworkMaps, open_labels
 
@@ -31,8 +31,8 @@ def run(config: EvaluateConfig) -> None:
         UserError: as `execute` raises.
     """
     result, out = execute(config)
-    click.echo(table(result))
-    click.echo(f"wrote {storage.display(storage.join(out, 'evaluation.json'))} and evaluation.csv")
+    echo(table(result))
+    echo(f"wrote {storage.display(storage.join(out, 'evaluation.json'))} and evaluation.csv")
 
 
 def execute(config: EvaluateConfig) -> tuple[Evaluation, str]:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import click
 import numpy as np
 
 from segray.models.label_space import ignore_index_of, is_wide
@@ -35,13 +34,13 @@ from segray.pipelines.exporting.writer import Writer
 from segray.pipelines.io import run_lock, storage
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.label_set.store import LabelStore
-from segray.pipelines.printing import visible
+from segray.pipelines.printing import echo, visible
 from segray.pipelines.reporting.label_set.samples import Photos
 from segray.pipelines.reporting.label_set.summary import read_uris
 from segray.pipelines.understood import classes_line, line, show
 
 _SHOWN = 20
-_FACTS = (("sam", "model"), ("clip", "model"), ("config", "label.threshold"))
+_FACTS = (("sam", "model"), ("clip", "model"), ("labeller", "model"), ("config", "label.threshold"))
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,13 @@ def run(config: ExportConfig) -> None:
         UserError: as `execute` and `check_bad_images` raise.
     """
     result = execute(config)
-    click.echo(result)
+    echo(result)
     if isinstance(result, CheckpointResult):
         return
     for image_id, status, reason in result.bad[:_SHOWN]:
-        click.echo(f"  {status:<8}{visible(image_id)}: {visible(reason)}", err=True)
+        echo(f"  {status:<8}{visible(image_id)}: {visible(reason)}", err=True)
     if len(result.bad) > _SHOWN:
-        click.echo(f"  ... and {len(result.bad) - _SHOWN} more images that were left out", err=True)
+        echo(f"  ... and {len(result.bad) - _SHOWN} more images that were left out", err=True)
     check_bad_images(result)
 
 
@@ -175,7 +174,8 @@ def _check_ids(name: str, form: Format) -> None:
 
 
 def _facts(provenance: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    values = ((f"{a}.{b}", (provenance.get(a) or {}).get(b)) for a, b in _FACTS)
+    sections = ((a, b, provenance.get(a)) for a, b in _FACTS)
+    values = ((f"{a}.{b}", section.get(b)) for a, b, section in sections if isinstance(section, Mapping))
     return tuple((name, str(value)) for name, value in values if value is not None)
 
 
@@ -205,7 +205,7 @@ def _write_parts(writer: Writer, journal: Journal) -> None:
                 shown = time.monotonic()
     except KeyboardInterrupt:
         where = storage.display(writer.out)
-        click.echo(f"\nstopped; what is in {where} is safe; run the same command to resume", err=True)
+        echo(f"\nstopped; what is in {where} is safe; run the same command to resume", err=True)
         raise
     finally:
         status.clear()

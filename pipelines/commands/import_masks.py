@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import click
-
 from segray.models.label_space import LabelSpace
 from segray.pipelines.config.commands.import_masks import ImportConfig
 from segray.pipelines.corrections import CorrectedStore, CorrectionLog
@@ -14,6 +12,7 @@ from segray.pipelines.importing.corrections import imported
 from segray.pipelines.importing.read import read_masks
 from segray.pipelines.io import storage
 from segray.pipelines.masks.options import MaskOptions
+from segray.pipelines.printing import echo
 from segray.pipelines.understood import classes_line, line, show
 
 
@@ -59,7 +58,7 @@ def run(config: ImportConfig) -> None:
     Raises:
         UserError: as `execute` raises.
     """
-    click.echo(execute(config))
+    echo(execute(config))
 
 
 def execute(config: ImportConfig) -> ImportResult:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -27,6 +26,7 @@ from segray.pipelines.io.listing import is_image
 from segray.pipelines.io.sources import read_allowed
 from segray.pipelines.io.sources.trees import Tree
 from segray.pipelines.label_set.schema import class_pixels
+from segray.pipelines.printing import echo
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.masks import MaskFigures, MaskSample, page
 from segray.pipelines.training.data.class_names import FILE
@@ -97,9 +97,9 @@ def _run(config: MasksConfig) -> None:
     _write_names(config.out, data.space)
     html = page(storage.display(config.source), figures, left_out)
     storage.write_atomic(storage.join(config.out, "masks.html"), html.encode())
-    click.echo(_table(figures))
+    echo(_table(figures))
     where = storage.display(config.out)
-    click.echo(f"wrote {where}: images/, masks/, {FILE}, masks.html; train on it with data.root={where}")
+    echo(f"wrote {where}: images/, masks/, {FILE}, masks.html; train on it with data.root={where}")
 
 
 def _data_config(config: MasksConfig) -> DataConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import click
 from PIL import Image
 
 from segray.models.label_space import PICTURE_BOOK
@@ -10,6 +9,7 @@ from segray.pipelines.config.commands.picture_book import PictureBookConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.io.storage import local_path
+from segray.pipelines.printing import echo
 from segray.pipelines.scenes.picture_book import draw_scene
 
 
@@ -33,6 +33,4 @@ def run(config: PictureBookConfig) -> None:
         Image.fromarray(scene.image).save(root / "images" / name)
         (root / "masks" / name).write_bytes(encode_gray_png(scene.mask))
     (root / "class_names.txt").write_text("\n".join(("background", *PICTURE_BOOK)) + "\n", encoding="ascii")
-    click.echo(
-        f"{config.n} scenes ({config.n - n_val} train, {n_val} val) of {config.size} px in {config.out}"
-    )
+    echo(f"{config.n} scenes ({config.n - n_val} train, {n_val} val) of {config.size} px in {config.out}")

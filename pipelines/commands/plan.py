@@ -18,15 +18,16 @@ from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.commands.annotate import prepare, space_of
 from segray.pipelines.config.commands.plan import PlanConfig
 from segray.pipelines.engine.progress import clock
+from segray.pipelines.engine.provenance import STAGES
 from segray.pipelines.engine.rows import Row
 from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.sources import list_images
 from segray.pipelines.io.uris import display_all
 from segray.pipelines.label_set.schema import labels_schema, segments_schema
 from segray.pipelines.label_set.store import write_part
+from segray.pipelines.printing import echo, visible
 
 _GB, _SHOWN, _HOUR = 1e9, 5, 3600
-_MODEL_STAGES = ("sam", "clip")
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Probe:
     @property
     def device_seconds(self) -> float:
         """Seconds of one device per image: a GPU runs the models, a core runs everything."""
-        counted = _MODEL_STAGES if self.device == "GPU" else tuple(self.seconds)
+        counted = STAGES if self.device == "GPU" else tuple(self.seconds)
         return sum(self.seconds.get(stage, 0.0) for stage in counted) / self.images
 
 
@@ -83,9 +84,9 @@ def run(config: PlanConfig) -> None:
     )
     with tempfile.TemporaryDirectory(prefix="segray-plan-") as folder:
         prepared = prepare(config.model_copy(update={"out": folder}), space, load=True)
-        click.echo(f"{pile.images} images; labelling {len(pile.sample)} of them here", err=True)
+        echo(f"{pile.images} images; labelling {len(pile.sample)} of them here", err=True)
         measured = probe(prepared, pile.sample, Path(folder))
-    click.echo("\n".join(plan_lines(config, pile, measured)))
+    echo("\n".join(plan_lines(config, pile, measured)))
 
 
 def survey(refs: Iterable[ImageRef], count: int) -> Pile:
@@ -180,6 +181,6 @@ def _notes(measured: Probe) -> list[str]:
 
 
 def _bad_lines(measured: Probe) -> list[str]:
-    lines = [f"  {image_id}: {reason}" for image_id, reason in measured.bad[:_SHOWN]]
+    lines = [f"  {visible(image_id)}: {visible(reason)}" for image_id, reason in measured.bad[:_SHOWN]]
     more = len(measured.bad) - len(lines)
     return ["", *lines, *([f"  ... and {more} more"] if more > 0 else [])] if lines else []

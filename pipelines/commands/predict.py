@@ -7,7 +7,6 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 
-import click
 import pyarrow as pa
 
 from segray.pipelines.config.commands.predict import PredictConfig
@@ -27,7 +26,7 @@ from segray.pipelines.prediction.output import TABLE, begin, finish, good_rows, 
 from segray.pipelines.prediction.prepare import check_folder, prepare
 from segray.pipelines.prediction.result import Outcome, PredictResult, Totals
 from segray.pipelines.prediction.rows import ImageRows
-from segray.pipelines.printing import visible
+from segray.pipelines.printing import echo, visible
 from segray.pipelines.understood import classes_line, show
 
 _SHOWN = 20
@@ -40,7 +39,7 @@ def run(config: PredictConfig) -> None:
         UserError: as `execute` and `check_bad_images` raise.
     """
     result = execute(config)
-    click.echo(result)
+    echo(result)
     _report_bad_images(result)
     check_bad_images(result)
 
@@ -70,7 +69,7 @@ def execute(config: PredictConfig) -> PredictResult:
         total, n_pending = begin(job, record, images, rows)
         show([str(left_out)] if left_out else [])
         doing = f"{n_pending} to do, into" if n_pending else "nothing to do in"
-        click.echo(f"{total} images, {doing} {storage.display(config.out)}", err=True)
+        echo(f"{total} images, {doing} {storage.display(config.out)}", err=True)
         if n_pending:
             _execute(config, job, n_pending, outcome, rows)
         finish(job, rows, outcome.bad)
@@ -90,7 +89,7 @@ def _execute(config: PredictConfig, job: Job, n_pending: int, outcome: Outcome, 
                 status.show(outcome)
     except KeyboardInterrupt:
         where = storage.display(config.out)
-        click.echo(f"\nstopped; the masks in {where} are safe; run the same command to resume", err=True)
+        echo(f"\nstopped; the masks in {where} are safe; run the same command to resume", err=True)
         raise
     finally:
         status.clear()
@@ -131,9 +130,9 @@ class _Line:
 
 def _report_bad_images(result: PredictResult) -> None:
     for image_id, (status, reason) in sorted(result.bad.items())[:_SHOWN]:
-        click.echo(f"  {status:<8}{visible(image_id)}: {visible(reason)}", err=True)
+        echo(f"  {status:<8}{visible(image_id)}: {visible(reason)}", err=True)
     if len(result.bad) > _SHOWN:
-        click.echo(f"  ... and {len(result.bad) - _SHOWN} more bad images, see {TABLE}", err=True)
+        echo(f"  ... and {len(result.bad) - _SHOWN} more bad images, see {TABLE}", err=True)
     sys.stdout.flush()
 
 

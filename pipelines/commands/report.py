@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import click
-
 from segray.models.label_space import LabelSpace
 from segray.pipelines.commands.evaluate import evaluate
 from segray.pipelines.config.commands.report import ReportConfig
@@ -19,7 +17,7 @@ from segray.pipelines.label_set.schema import stored_palette
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.masks.options import MaskOptions
-from segray.pipelines.printing import visible
+from segray.pipelines.printing import echo, visible
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.evaluation import Evaluation
 from segray.pipelines.reporting.label_set.samples import Legend, Photos, Sample, make_sample
@@ -47,7 +45,7 @@ def run(config: ReportConfig) -> None:
     html = _page(config).encode()
     uri = storage.join(config.out, "report.html")
     storage.write_atomic(uri, html)
-    click.echo(f"wrote {storage.display(uri)} ({len(html) / 1e6:.1f} MB)")
+    echo(f"wrote {storage.display(uri)} ({len(html) / 1e6:.1f} MB)")
 
 
 def _page(config: ReportConfig) -> str:
@@ -64,7 +62,7 @@ def _page(config: ReportConfig) -> str:
         raise UserError(f"out={storage.display(config.out)}: no label set here, and no training run")
     if config.masks:
         raise UserError("masks: a training run has validation masks of its own; leave masks out")
-    return page.build(config.out, config.n)
+    return page.build(config.out, config.n, config.image.roots)
 
 
 def build(

@@ -6,11 +6,10 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from segray.pipelines.config.commands.samples import SamplesConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.printing import echo
 
 README = "README.md"
 _TITLE = "# Sample photographs"
@@ -81,7 +80,7 @@ def run(config: SamplesConfig) -> None:
     for sample in samples:
         storage.write_atomic(str(out / sample.name), (source / sample.source).read_bytes())
     storage.write_atomic(str(out / README), readme(samples).encode())
-    click.echo(f"{len(samples)} photographs in {out}; origin and licence of each: {out / README}")
+    echo(f"{len(samples)} photographs in {out}; origin and licence of each: {out / README}")
 
 
 def readme(samples: list[Sample]) -> str:

@@ -15,8 +15,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 import segray
 from segray.pipelines.config.command_table import COMMANDS
 from segray.pipelines.config.commands.submit import SubmitConfig
@@ -25,6 +23,7 @@ from segray.pipelines.config.paths import absolute, is_file
 from segray.pipelines.config.schema import Config, keys
 from segray.pipelines.engine.jobs import follow, one_line, open_client, resume_hint, when_ready
 from segray.pipelines.errors import UserError
+from segray.pipelines.printing import echo
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -57,10 +56,10 @@ def run(arguments: Sequence[str]) -> None:
     client = open_client(config.address)
     job = f"segray-{command}-{uuid.uuid4().hex[:8]}"
     _submit(client, job, command, command_config)
-    click.echo(f"job {job} on {client.get_address()}", err=True)
+    echo(f"job {job} on {client.get_address()}", err=True)
     if config.follow:
         sys.exit(follow(client, job))
-    click.echo(resume_hint(job), err=True)
+    echo(resume_hint(job), err=True)
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[SubmitConfig, list[str]]:
@@ -154,5 +153,5 @@ def _follow_or_stop(config: SubmitConfig) -> None:
     except RuntimeError as error:
         raise UserError(f"id: no job {job} on {client.get_address()} ({one_line(error)})") from error
     if config.stop:
-        click.echo(f"asked job {job} to stop", err=True)
+        echo(f"asked job {job} to stop", err=True)
     sys.exit(follow(client, job))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,7 +16,7 @@ from segray.pipelines.corrections.suggestions import Candidates, next_images
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
-from segray.pipelines.printing import visible
+from segray.pipelines.printing import echo, visible
 from segray.pipelines.review.index import Index, build_index
 from segray.pipelines.review.neighbours import NeighbourSearch
 from segray.pipelines.understood import line
@@ -52,7 +51,7 @@ def run(config: SuggestConfig) -> None:
     Raises:
         UserError: as `execute` raises.
     """
-    click.echo(execute(config))
+    echo(execute(config))
 
 
 def execute(config: SuggestConfig) -> SuggestResult:

@@ -6,8 +6,6 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
-import click
-
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.paths import absolute
 from segray.pipelines.engine import cluster, single_process
@@ -16,6 +14,7 @@ from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.run_lock import RunLock
+from segray.pipelines.printing import echo
 from segray.pipelines.training import local
 from segray.pipelines.training.auto_precision import recorded_precision, with_precision
 from segray.pipelines.training.calibrated import calibrate_labels
@@ -47,7 +46,7 @@ def run(config: TrainConfig) -> None:
     Raises:
         UserError: as `execute` raises.
     """
-    click.echo(execute(config))
+    echo(execute(config))
 
 
 def execute(config: TrainConfig) -> TrainResult:

@@ -9,8 +9,6 @@ from collections.abc import Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import click
-
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.commands.calibrate import CalibrateConfig
 from segray.pipelines.config.commands.relabel import RelabelConfig
@@ -27,7 +25,7 @@ from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.io.sources import list_images, sources_of
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.label_set.verification import PartCheck, Problem, check_part
-from segray.pipelines.printing import visible
+from segray.pipelines.printing import echo, visible
 from segray.pipelines.understood import PixelCounts, name_some
 
 __all__ = ["Problem", "VerifyReport", "damaged_parts", "lost_images", "repair", "run", "verify"]
@@ -192,7 +190,7 @@ def _label_again(plan: _MadeWith, store: LabelStore, damaged: list[str], n_image
     # Imported here, as they are far heavier than checking.
     from segray.pipelines.commands import annotate, calibrate, relabel
 
-    click.echo(f"labelling {n_images} images again", err=True)
+    echo(f"labelling {n_images} images again", err=True)
     kept = store.parts()
     try:
         if isinstance(plan, AnnotateConfig):
@@ -232,9 +230,9 @@ def _plan(config: VerifyConfig, n_images: int) -> _MadeWith:
             )
     except UserError as error:
         raise _not_repaired(config.out, n_images, error) from error
-    click.echo(f"as {storage.display(config.out)}/config.yaml says:", err=True)
+    echo(f"as {storage.display(config.out)}/config.yaml says:", err=True)
     for line in shown_keys(plan):
-        click.echo(f"  {visible(line)}", err=True)
+        echo(f"  {visible(line)}", err=True)
     return plan
 
 
@@ -257,7 +255,8 @@ def _made_with(config: VerifyConfig) -> _MadeWith:
     if model is RelabelConfig:
         return load_received(model, tree, {**own, "labels": config.labels}, where)
     images = config.images if config.images is None else ",".join(sources_of(config.images))
-    own |= {"sam.weights": config.sam.weights, "images": images, "address": config.address}
+    own |= {"sam.weights": config.sam.weights, "labeller.weights": config.labeller.weights}
+    own |= {"images": images, "address": config.address}
     own["clip.proxy_weights"] = config.clip.proxy_weights
     # Links in a folder that the label set itself names are a stranger's.
     own["image.links"] = config.image.links if images else "refuse"
@@ -275,16 +274,16 @@ def _model(made_with: Container[str | None]) -> type[_MadeWith]:
 def _show(report: VerifyReport) -> None:
     lines = [("images", report.n_images), ("ok", report.n_ok), ("error", report.n_error)]
     for name, count in [*lines, ("skipped", report.n_skipped)]:
-        click.echo(f"{name:<10}{count:>10}")
+        echo(f"{name:<10}{count:>10}")
     if any(report.pixels.pixels):
-        click.echo(f"{'ignored':<10}{report.pixels.ignored_share:>10.1%} of the pixels")
+        echo(f"{'ignored':<10}{report.pixels.ignored_share:>10.1%} of the pixels")
         if absent := report.pixels.absent_names(report.classes):
-            click.echo(f"no pixel of: {name_some(absent)}")
-    click.echo(f"{'problems':<10}{len(report.problems):>10}")
+            echo(f"no pixel of: {name_some(absent)}")
+    echo(f"{'problems':<10}{len(report.problems):>10}")
     for problem in report.problems[:_SHOWN]:
-        click.echo(visible("  ".join(filter(None, [problem.part, problem.image_id, problem.what]))))
+        echo(visible("  ".join(filter(None, [problem.part, problem.image_id, problem.what]))))
     if len(report.problems) > _SHOWN:
-        click.echo(f"... and {len(report.problems) - _SHOWN} more")
+        echo(f"... and {len(report.problems) - _SHOWN} more")
 
 
 def _other_provenance(checks: list[PartCheck]) -> list[Problem]:

@@ -15,6 +15,7 @@ import click
 from segray.pipelines.engine.auth_token import use_token
 from segray.pipelines.engine.reachable import require_listener
 from segray.pipelines.errors import UserError
+from segray.pipelines.printing import echo
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -125,7 +126,7 @@ def when_ready(call: Callable[[], T]) -> T:
             if time.monotonic() >= deadline:
                 raise UserError(_NO_AGENT, exit_code=1) from error
         if not announced:
-            click.echo("waiting for the head's job agent", err=True)
+            echo("waiting for the head's job agent", err=True)
             announced = True
         time.sleep(_PAUSE_S)
 
@@ -143,18 +144,18 @@ def follow(client: JobServer, job: str) -> int:
     try:
         asyncio.run(_Output(client, job).show())
     except KeyboardInterrupt:
-        click.echo(f"\njob {job} is still running\n{resume_hint(job)}", err=True)
+        echo(f"\njob {job} is still running\n{resume_hint(job)}", err=True)
         raise
     info = client.get_job_info(job)
     status = str(info.status)
     if status == "SUCCEEDED":
         return 0
     if status == "STOPPED":
-        click.echo(f"segray: job {job} was stopped", err=True)
+        echo(f"segray: job {job} was stopped", err=True)
         return _STOPPED_STATUS
     code = info.driver_exit_code
     reason = f"status {code}" if code else " ".join((info.message or "no reason given").split())[:300]
-    click.echo(f"segray: job {job} failed: {reason}", err=True)
+    echo(f"segray: job {job} failed: {reason}", err=True)
     return int(code or 1)
 
 

@@ -10,13 +10,12 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from segray.pipelines.engine.auth_token import keep_private
 from segray.pipelines.engine.cpu import available_cores
 from segray.pipelines.engine.ray_output import QUIET, without_greeting
 from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.errors import UserError
+from segray.pipelines.printing import echo
 
 if TYPE_CHECKING:
     import psutil
@@ -84,7 +83,7 @@ def _start(options: Mapping[str, str]) -> None:
             _end_remains(before)
             if number == TRIES:
                 raise UserError(_advice(error), exit_code=1) from error
-            click.echo(f"Ray did not start: {_first_line(error)}; try {number + 1} of {TRIES}", err=True)
+            echo(f"Ray did not start: {_first_line(error)}; try {number + 1} of {TRIES}", err=True)
         else:
             return
 

@@ -11,7 +11,9 @@ from types import TracebackType
 import click
 
 from segray.pipelines.engine.ledger import Ledger, RemoteLedger, Tally
+from segray.pipelines.engine.provenance import STAGES
 from segray.pipelines.engine.run_record import RunRecord, SomeImages
+from segray.pipelines.printing import shown
 from segray.pipelines.understood import name_some
 
 _TTY_S, _LOG_S = 1.0, 10.0
@@ -36,7 +38,8 @@ class StatusLine:
     def show(self, text: str) -> None:
         """Print the line, unless it is the same as before."""
         if text != self._last:
-            click.echo(f"\r\033[K{text}" if self._tty else text, nl=not self._tty, err=True)
+            line = shown(text)
+            click.echo(f"\r\033[K{line}" if self._tty else line, nl=not self._tty, err=True)
         self._last = text
 
     def clear(self) -> None:
@@ -86,7 +89,7 @@ def progress_line(tally: Tally, total: int, before: int, seconds: float) -> str:
     Images count for the rate once the first model is through with them, as parts are written in bursts.
     """
     written = sum(tally.rows.values())
-    segmented = min(total, max(written, tally.images["sam"], tally.images["clip"]))
+    segmented = min(total, max(written, *(tally.images[stage] for stage in STAGES)))
     bad = tally.rows["error"] + tally.rows["skipped"]
     if not segmented:
         wait = f"waiting for the models and the first images ({clock(seconds)})"

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import click
-
 from segray.pipelines.config.shared import GrowConfig
 from segray.pipelines.engine import cluster
 from segray.pipelines.engine.cpu import keep_thread_count
 from segray.pipelines.io import storage
+from segray.pipelines.printing import echo
 
 FEW = 16
 """More images than this are worth a cluster."""
@@ -42,7 +41,7 @@ def _has_died(out: str) -> bool:
 def tell_of_death(out: str) -> None:
     """Print why a small run has a cluster, if an earlier one died in the command's own process."""
     if _has_died(out):
-        click.echo("an earlier run died in the command's own process; this one has workers", err=True)
+        echo("an earlier run died in the command's own process; this one has workers", err=True)
 
 
 @contextmanager

@@ -13,6 +13,9 @@ from segray.pipelines.io import storage
 from segray.pipelines.training.data.annotated import Annotations
 from segray.pipelines.training.data.cvat import FILE, MAX_BYTES, cvat_image, parse_cvat
 
+_RATIO, _SLACK = 50, 1 << 24
+"""Bytes that may be unpacked for each byte of an archive, and for any archive; shapes take 5 to 20."""
+
 
 def read_cvat(where: str, data: bytes) -> Iterator[ImageMask]:
     """The images of the file that have a shape; CVAT does not say of others whether anyone looked at them.
@@ -48,9 +51,10 @@ def unzipped(where: str, data: bytes) -> bytes:
             names = [name for name in archive.namelist() if name.rpartition("/")[2] == FILE]
             if len(names) != 1:
                 raise UserError(f"{shown} has no {FILE}; export the task as 'CVAT for images'")
-            if archive.getinfo(names[0]).file_size > MAX_BYTES:
-                raise UserError(f"{shown}: {FILE} unpacks to more than {MAX_BYTES} bytes")
+            most = min(MAX_BYTES, _RATIO * len(data) + _SLACK)
+            if archive.getinfo(names[0]).file_size > most:
+                raise UserError(f"{shown}: {FILE} unpacks to more than {most} bytes")
             with archive.open(names[0]) as file:
-                return file.read(MAX_BYTES)
+                return file.read(most)
     except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError, EOFError) as error:
         raise UserError(f"{shown} is not a readable zip archive: {str(error)[:200]}") from None

@@ -13,7 +13,7 @@ from segray.models.masks import encode_rle, segment_from_mask
 from segray.pipelines.exporting.brush import decode_brush
 from segray.pipelines.exporting.label_studio import IMAGE, SET
 from segray.pipelines.importing.base import ImageMask, drawn_outlines
-from segray.pipelines.training.data.coco_masks import Segmentation
+from segray.pipelines.training.data.coco_masks import Segmentation, check_count
 from segray.pipelines.training.data.labelled_outlines import Outline, ellipse
 
 _TYPES = {"brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels"}
@@ -58,6 +58,10 @@ def _draw(
     """`ImageMask.draw`; brushes are unpacked only if they say that they have the size of the image."""
     if size is not None and size != wanted:
         return drawn_outlines((), size, ordered=True)(space, wanted)
+    try:
+        check_count(len(results), *wanted)
+    except ValueError as problem:
+        raise ValueError(f"is not drawn{problem}") from None
     try:
         outlines = tuple(o for one in results if (o := _outline(one, wanted, where)) is not None)
     except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as problem:

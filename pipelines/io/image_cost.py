@@ -96,7 +96,7 @@ def is_unstoppable(image: Image.Image, data: bytes) -> bool:
     if image.format in {"JPEG", "MPO"}:
         return jpeg_scans(data) > _USUAL_SCANS
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return _compression(image) not in _STEADY or _overlaps(image, data)
+        return _compression(image) not in _STEADY or shares_bytes(image, data)
     return image.format in _ONE_CALL
 
 
@@ -104,7 +104,7 @@ def _compression(image: TiffImagePlugin.TiffImageFile) -> str:
     return str(image.info.get("compression", "raw"))
 
 
-def _overlaps(image: TiffImagePlugin.TiffImageFile, data: bytes) -> bool:
+def shares_bytes(image: TiffImagePlugin.TiffImageFile, data: bytes) -> bool:
     """Whether the strips of a TIFF share bytes, so that decoding reads more than the file."""
     counts = (image.tag_v2.get(tag) for tag in (_STRIP_BYTES, _TILE_BYTES))
     return sum(

@@ -49,6 +49,8 @@ _UPRIGHT = {
 }
 _SIDEWAYS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
 _WIDTH, _HEIGHT = 256, 257
+_USUAL_BYTES = 8
+"""Of a pixel with four bands of 16 bits: decoding takes up to 25. Pixels with more count as several."""
 _PLAIN = (b"P1", b"P2", b"P3")
 _COMMENT = re.compile(rb"#[^\r\n]*")
 _CUT = ("truncated", "unexpected end of file")
@@ -59,7 +61,8 @@ class ImageOptions(PixelRules):
     """Which images are accepted, and how their values become pixels.
 
     Attributes:
-        max_pixels: width times height above this is refused from the header, before any pixel is decoded.
+        max_pixels: width times height above this is refused from the header, before any pixel is decoded;
+            of pixels with more than 8 bytes, fewer are allowed.
         max_side: longest side in pixels, from the header too.
         max_seconds: an image that takes longer to decode is given up.
         min_size: shortest side in pixels.
@@ -273,8 +276,8 @@ def _decode_heif(data: bytes, options: ImageOptions) -> DecodedImage:
 
 
 def _decode_bands(data: bytes, options: ImageOptions, tags: dict[int, Any]) -> DecodedImage:
-    width, height = tiff_bands.size_of(data)
-    _check_size(width, height, options)
+    width, height, n_bytes = tiff_bands.size_of(data)
+    _check_size(width, height, options, n_bytes)
     rgb = np.array(bands_to_rgb(tiff_bands.read_bands(data), options, tiff_bands.is_geotiff(tags)))
     return DecodedImage(rgb, height, width, 1)
 
@@ -297,9 +300,12 @@ def _count_frames(image: ImageFile.ImageFile, file: TimedFile) -> str:
         return "many"
 
 
-def _check_size(width: int, height: int, options: ImageOptions) -> None:
+def _check_size(width: int, height: int, options: ImageOptions, n_bytes: int = 0) -> None:
     if width * height > options.max_pixels:
         raise _too_large(width * height, options)
+    if width * height * n_bytes > options.max_pixels * _USUAL_BYTES:
+        size = f"{width * height / 1e6:g} MP of {n_bytes} bytes"
+        raise ImageProblem("error", f"too large ({size}; image.max_pixels is for {_USUAL_BYTES} bytes each)")
     if max(width, height) > options.max_side:
         raise ImageProblem("error", f"too large ({width}x{height} px, max_side is {options.max_side})")
     if min(width, height) < options.min_size:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +18,8 @@ Alpha = Literal["auto", "blend", "ignore"]
 RULES = ("auto", "full", "minmax", "percentile")
 _LIMITS = re.compile(r"\s*([-+.\de]+)\s*,\s*([-+.\de]+)\s*", re.IGNORECASE)
 PERCENTILES = (1.0, 99.0)
+_AT_ONCE = 1 << 20
+"""Values that are worked on at once."""
 _USED = 0.25
 """Share of the full range that `auto` takes for an image that uses all of it."""
 MIN_SPAN = 8
@@ -71,7 +75,7 @@ def to_8_bits(
 
     auto: full for an image that uses more than a quarter of its full range, else percentile. full: 0 to
     65535, or 0 to 1 for floats. minmax: its least to its greatest value. percentile: its 1st to its 99th
-    percentile.
+    percentile. Works on some rows at a time: large images take little more memory than their values.
 
     Args:
         values: [H, W] or [H, W, C], integers or floats.
@@ -82,24 +86,93 @@ def to_8_bits(
     Raises:
         PixelProblem: no value at all, or the rule does not fit the kind of values.
     """
-    missing = ~np.isfinite(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
+    if hidden is not None and hidden.all():
+        hidden = None
+    missing = partial(_missing, values, nodata, hidden)
+    low, high = _limits(_distribution(values, missing), parse_range(rule))
+    pixels = np.empty(values.shape, np.uint8)
+    for rows in row_slices(values):
+        scaled = (np.where(missing(rows), low, values[rows]).astype(np.float64) - low) * (255 / (high - low))
+        pixels[rows] = np.clip(np.floor(scaled + 0.5), 0, 255).astype(np.uint8)
+    return pixels
+
+
+def row_slices(values: Values) -> Iterator[slice]:
+    """Pieces of an array of some megabytes, one after the other."""
+    step = max(1, _AT_ONCE // max(1, values[:1].size))
+    return (slice(start, start + step) for start in range(0, len(values), step))
+
+
+def _missing(
+    values: Values, nodata: float | None, hidden: NDArray[np.bool_] | None, rows: slice
+) -> NDArray[np.bool_]:
+    part = values[rows]
+    missing = ~np.isfinite(part) if part.dtype.kind == "f" else np.zeros(part.shape, bool)
     if nodata is not None:
-        missing |= values == nodata
-    if hidden is not None and not hidden.all():
-        missing |= hidden.reshape(*hidden.shape, *[1] * (values.ndim - 2))
-    known = values[~missing]
+        missing |= part == nodata
+    if hidden is not None:
+        missing |= hidden[rows].reshape(*hidden[rows].shape, *[1] * (values.ndim - 2))
+    return missing
+
+
+@dataclass(frozen=True)
+class _Distribution:
+    """How the values of an image are spread.
+
+    Attributes:
+        kind: of the values.
+        low: the least.
+        high: the greatest.
+        percentiles: those of `PERCENTILES`, when they are asked for.
+    """
+
+    kind: np.dtype[Any]
+    low: float
+    high: float
+    percentiles: Callable[[], Limits]
+
+
+def _distribution(values: Values, missing: Callable[[slice], NDArray[np.bool_]]) -> _Distribution:
+    if values.dtype in (np.uint8, np.uint16):
+        return _counted(values, missing)
+    parts = [values[rows][~missing(rows)] for rows in row_slices(values)]
+    known = np.concatenate(parts) if parts else values.ravel()
+    parts.clear()
     if not known.size:
         raise PixelProblem("no pixel has a value")
-    low, high = _limits(known, parse_range(rule))
-    scaled = (np.where(missing, low, values).astype(np.float64) - low) * (255 / (high - low))
-    return np.clip(np.floor(scaled + 0.5), 0, 255).astype(np.uint8)
+    ends = float(known.min()), float(known.max())
+    return _Distribution(values.dtype, *ends, lambda: _pair(np.percentile(known, PERCENTILES)))
 
 
-def _limits(known: Values, rule: str | Limits) -> Limits:
+def _counted(values: Values, missing: Callable[[slice], NDArray[np.bool_]]) -> _Distribution:
+    """By counts of each value: a copy of all values would take as much memory as the image."""
+    counts = np.zeros(np.iinfo(values.dtype).max + 1, np.int64)
+    for rows in row_slices(values):
+        counts += np.bincount(values[rows][~missing(rows)], minlength=len(counts))
+    there = np.flatnonzero(counts)
+    if not there.size:
+        raise PixelProblem("no pixel has a value")
+    return _Distribution(values.dtype, float(there[0]), float(there[-1]), lambda: _percentiles(counts))
+
+
+def _percentiles(counts: NDArray[np.int64]) -> Limits:
+    """As numpy's, between the two values that a percentile lies between."""
+    ends = np.cumsum(counts)
+    places = (int(ends[-1]) - 1) * np.array(PERCENTILES) / 100
+    below, above = (np.searchsorted(ends, place, "right") for place in (np.floor(places), np.ceil(places)))
+    return _pair(below + (above - below) * (places - np.floor(places)))
+
+
+def _pair(values: NDArray[Any]) -> Limits:
+    low, high = map(float, values)
+    return low, high
+
+
+def _limits(known: _Distribution, rule: str | Limits) -> Limits:
     if not isinstance(rule, str):
         return rule
-    full = _full(known)
-    low, high = float(known.min()), float(known.max())
+    full = _full(known.kind)
+    low, high = known.low, known.high
     if rule == "auto":
         uses_all = full is not None and low >= full[0] and _USED * full[1] < high <= full[1]
         rule = "full" if uses_all or (low == high and full is not None) else "percentile"
@@ -108,16 +181,16 @@ def _limits(known: Values, rule: str | Limits) -> Limits:
             raise PixelProblem(f"values {low:g} to {high:g} have no full range; image.range=LO,HI sets one")
         return full
     if rule == "percentile":
-        below, above = (float(p) for p in np.percentile(known, PERCENTILES))
+        below, above = known.percentiles()
         low, high = (below, above) if below < above else (low, high)
     return (low, high) if low < high else (low, low + 1.0)
 
 
-def _full(known: Values) -> Limits | None:
-    """The full range of the kind of values; None where it has none that means anything."""
-    if known.dtype.kind == "f":
+def _full(kind: np.dtype[Any]) -> Limits | None:
+    """The full range of a kind of values; None where it has none that means anything."""
+    if kind.kind == "f":
         return 0.0, 1.0
-    return {"u1": (0.0, 255.0), "u2": (0.0, 65535.0)}.get(known.dtype.str[1:])
+    return {"u1": (0.0, 255.0), "u2": (0.0, 65535.0)}.get(kind.str[1:])
 
 
 def check_span(pixels: NDArray[np.uint8], hint: str, *, values: Values | None, blank: bool) -> None:

@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from segray.pipelines.io.pixel_values import PixelProblem, PixelRules, Values, check_span, to_8_bits
+from segray.pipelines.io.pixel_values import (
+    PixelProblem,
+    PixelRules,
+    Values,
+    check_span,
+    row_slices,
+    to_8_bits,
+)
 from segray.pipelines.io.tiff_bands import Bands, is_geotiff
 
 _MODES = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LA", "La", "PA", "RGBA", "RGBa"})
@@ -27,13 +34,13 @@ class _Source:
     Attributes:
         nodata: the value that means "nothing here".
         inverted: whether 0 is white.
-        opacity: 0 to 1, [H, W]; None where all is opaque.
+        opacity: [H, W], up to the greatest of its type; None where all is opaque.
     """
 
     values: Values
     nodata: float | None = None
     inverted: bool = False
-    opacity: NDArray[np.float64] | None = None
+    opacity: Values | None = None
 
 
 def to_rgb(image: ImageFile.ImageFile, wide: Values | None, rules: PixelRules) -> Image.Image:
@@ -118,7 +125,7 @@ def _stretched(image: ImageFile.ImageFile, nodata: float | None, rules: PixelRul
         return _Source(np.asarray(_blended(image, rules)), nodata)
     rgba = np.asarray(image.convert("RGBA"))
     blends = _blends(image, rgba[..., 3], rules)
-    return _Source(rgba[..., :3], nodata, opacity=rgba[..., 3] / 255 if blends else None)
+    return _Source(rgba[..., :3], nodata, opacity=rgba[..., 3] if blends else None)
 
 
 def _three_axes(values: Values) -> Values:
@@ -140,11 +147,11 @@ def _chosen(values: Values, numbers: Sequence[int]) -> Values:
     return values[..., [number - 1 for number in numbers]]
 
 
-def _opacity(image: ImageFile.ImageFile, values: Values, rules: PixelRules) -> NDArray[np.float64] | None:
+def _opacity(image: ImageFile.ImageFile, values: Values, rules: PixelRules) -> Values | None:
     """Of 16-bit RGB with transparency."""
     if values.shape[2] != 4 or image.mode != "RGBA" or not _blends(image, values[..., 3], rules):
         return None
-    return values[..., 3] / 65535
+    return values[..., 3]
 
 
 def _blended(image: ImageFile.ImageFile, rules: PixelRules) -> Image.Image:
@@ -192,9 +199,18 @@ def _scaled(source: _Source, rules: PixelRules) -> Image.Image:
     pixels: NDArray[np.uint8] = values if plain else to_8_bits(values, rules.range, source.nodata, hidden)
     pixels = 255 - pixels if source.inverted else pixels
     if source.opacity is not None:
-        share = source.opacity[..., None]
-        pixels = np.rint(pixels * share + np.array(rules.background_color) * (1 - share)).astype(np.uint8)
+        pixels = _over(rules.background_color, pixels, source.opacity)
     return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
+
+
+def _over(background: Sequence[int], pixels: NDArray[np.uint8], opacity: Values) -> NDArray[np.uint8]:
+    """The pixels blended with a colour behind them, some rows at a time."""
+    blended = np.empty((*pixels.shape[:2], 3), np.uint8)
+    for rows in row_slices(pixels):
+        share = (opacity[rows] / np.iinfo(opacity.dtype).max)[..., None]
+        mixed = pixels[rows] * share + np.array(background) * (1 - share)
+        blended[rows] = np.rint(mixed).astype(np.uint8)
+    return blended
 
 
 def _number(text: object) -> float | None:

@@ -66,8 +66,8 @@ def describe(tags: dict[int, Any]) -> str:
     return f"{bands} band{'s' * (bands != 1)} of {bits[0] if isinstance(bits, tuple) else bits} bits"
 
 
-def size_of(data: bytes) -> tuple[int, int]:
-    """(width, height) of the first image, from its header.
+def size_of(data: bytes) -> tuple[int, int, int]:
+    """Width, height and bytes of a pixel of the first image, from its header.
 
     Raises:
         ValueError: it would not fit in memory.
@@ -77,10 +77,10 @@ def size_of(data: bytes) -> tuple[int, int]:
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages.first
         width, height = int(page.imagewidth), int(page.imagelength)
-        bits = page.samplesperpixel * (page.dtype.itemsize if page.dtype else 1)
-        if bits > _BYTES_PER_PIXEL or page.imagedepth != 1:
+        n_bytes = page.samplesperpixel * (page.dtype.itemsize if page.dtype else 1)
+        if n_bytes > _BYTES_PER_PIXEL or page.imagedepth != 1:
             raise ValueError(f"{page.samplesperpixel} bands of {page.dtype} are too many")
-        return width, height
+        return width, height, n_bytes
 
 
 def read_bands(data: bytes) -> Bands:

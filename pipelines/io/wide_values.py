@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageFile, TiffImagePlugin
 
-from segray.pipelines.io.pixel_values import PixelProblem, Values
+from segray.pipelines.io.pixel_values import PixelProblem, Values, row_slices
 from segray.pipelines.io.tiff_bands import EXTRA
 
 Open = Callable[[], ImageFile.ImageFile]
@@ -62,17 +62,33 @@ def _in_order(tile: ImageFile._Tile) -> ImageFile._Tile:
 
 def _both_bytes(reopen: Open, order: str) -> UInt16Array:
     """Pillow has unpackers for either byte order: with the wrong one, it keeps the low bytes."""
-    with reopen() as high, reopen() as low:
+    with reopen() as high:
+        height, width, bands = high.height, high.width, len(high.getbands())
+        pairs = np.empty((height, width, bands, 2), np.uint8)
+        _fill(pairs[..., 1], high)
+    with reopen() as low:
         low.tile = [_with_mode(tile, _mode_of(tile, _OTHER[order])) for tile in low.tile]
-        upper, lower = np.asarray(high), np.asarray(low)
-        return upper.astype(np.uint16) << 8 | lower
+        _fill(pairs[..., 0], low)
+    values: UInt16Array = pairs.view("<u2")[..., 0].astype(np.uint16, copy=False)
+    return values
+
+
+def _fill(values: NDArray[np.uint8], image: ImageFile.ImageFile) -> None:
+    """Some rows at a time: an array of all of them would be copied twice."""
+    image.load()
+    if image.size != values.shape[1::-1]:
+        raise EOFError
+    for rows in row_slices(values):
+        box = (0, rows.start, image.width, min(rows.stop, image.height))
+        values[rows] = np.asarray(image.crop(box)).reshape(values[rows].shape)
 
 
 def _byte_order(image: ImageFile.ImageFile) -> str | None:
     """ "B" or "L" where each band has 16 bits of which 8 would be lost; else None."""
     mode = _rawmode(image.tile[0]) if image.tile else ""
-    depth = mode.partition(";")[2]
-    if depth not in {"16B", "16L", "16N"}:
+    colours, _, depth = mode.partition(";")
+    # Of grey with transparency Pillow has no unpacker of the low bytes.
+    if colours == "LA" or depth not in {"16B", "16L", "16N"}:
         return None
     return _HOST if depth == "16N" else depth[-1]
 

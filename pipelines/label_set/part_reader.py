@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,16 @@ MAX_RATIO = 8
 """What is read at once may unpack to so many times its bytes in the file, besides."""
 MAX_ROWS = 1 << 17
 """Rows of a row group."""
+
+
+def _null_bytes(kind: pa.DataType) -> int:
+    if pa.types.is_fixed_size_list(kind):
+        inner = kind.value_type
+        width: int = inner.bit_width // 8 if pa.types.is_primitive(inner) else _null_bytes(inner)
+        return int(kind.list_size * max(1, width))
+    if pa.types.is_struct(kind):
+        return sum(_null_bytes(kind.field(i).type) for i in range(kind.num_fields))
+    return 0
 
 
 @contextmanager
@@ -79,6 +89,11 @@ class PartReader(pq.ParquetFile):
         with _names_are_text():
             self._check(groups, columns)
 
+    def _least_bytes(self, names: Collection[str] | None) -> int:
+        """Bytes of a row of nulls: lists of a fixed size have that size also where the file has no value."""
+        schema = self.schema_arrow
+        return sum(_null_bytes(field.type) for field in schema if names is None or field.name in names)
+
     def _check(self, groups: Iterable[int], columns: Sequence[str] | None) -> None:
         names = None if columns is None else {name.partition(".")[0] for name in columns}
         packed = unpacked = 0
@@ -91,6 +106,7 @@ class PartReader(pq.ParquetFile):
                 if names is None or chunk.path_in_schema.partition(".")[0] in names:
                     cost = chunk_cost(self._source, chunk, chunks.num_rows)
                     packed, unpacked = packed + cost.packed, unpacked + cost.in_memory
+            unpacked += chunks.num_rows * self._least_bytes(names)
             # Chunks may name the same bytes of the file.
             packed = min(packed, self._source.size())
             if unpacked > MAX_RATIO * packed + MAX_UNPACKED:

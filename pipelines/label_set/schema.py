@@ -41,6 +41,8 @@ ID_LIST = _list(pa.int64())
 _BATCH_ROWS = 32
 _IDS = MAX_CLASSES + 1
 _LEVELS = 256
+MAX_DIM = 1 << 16
+"""Numbers of an embedding; CLIPs have 512 to 1,280."""
 _COUNTED = 1 << 22
 
 _LABEL_FIELDS = [
@@ -117,7 +119,9 @@ def _is_embedding(schema: pa.Schema) -> bool:
     kind = schema.field("embedding").type if "embedding" in schema.names else None
     if kind is None or pa.types.is_null(kind):
         return kind is not None
-    return pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float16()
+    # Where a value is null, a reader makes as many zeros as the type says.
+    fixed = pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float16()
+    return fixed and 1 <= kind.list_size <= MAX_DIM
 
 
 def provenance_of(schema: pa.Schema) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import re
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from segray.pipelines.io.image_cost import TimedFile, TookTooLongError, shares_bytes
 from segray.pipelines.io.images import ImageOptions, one_line
 from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.io.png_chunks import SIGNATURE, check_png
@@ -38,7 +39,7 @@ _BITS, _COMPRESSION, _PHOTOMETRIC = 258, 259, 262
 _WHITE_IS_ZERO = 0
 # One blank at a time: repetitions within repetitions take a time that doubles with each blank.
 _PGM = re.compile(rb"P5(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s")
-_MAX_PIXELS = ImageOptions().max_pixels
+_MAX_PIXELS, _MAX_SECONDS = ImageOptions().max_pixels, ImageOptions().max_seconds
 
 
 def read_ids(data: bytes, colors: BoundColors | None, key: str) -> IdMap:
@@ -76,12 +77,14 @@ def _is_plain(png: bytes) -> bool:
 
 def _pillow(data: bytes, colors: BoundColors | None, key: str) -> IdMap:
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(TimedFile(data, _MAX_SECONDS), formats=_FORMATS) as image:
             _check(image, data)
             image.load()
             values = _colour_ids(image, colors, key) if _has_colours(image, colors) else _values(image, data)
     except ValueError:
         raise
+    except TookTooLongError:
+        raise ValueError(f"takes longer than {_MAX_SECONDS:g} s") from None
     except UnidentifiedImageError:
         raise ValueError("not an image") from None
     except Exception as error:
@@ -92,6 +95,8 @@ def _pillow(data: bytes, colors: BoundColors | None, key: str) -> IdMap:
 def _check(image: Image.Image, data: bytes) -> None:
     if image.width * image.height > _MAX_PIXELS:
         raise ValueError(f"{image.width}x{image.height} pixels (allowed: {_MAX_PIXELS / 1e6:g} million)")
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and shares_bytes(image, data):
+        raise ValueError("a TIFF whose parts share bytes of the file")
     lossy = _lossy(image, data)
     if lossy:
         raise ValueError(

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import cast
 
-import click
 import pyarrow as pa
 
 from segray.pipelines.config.commands.predict import PredictConfig
@@ -19,6 +18,7 @@ from segray.pipelines.prediction.job import CONFIDENCE, MASKS, OVERLAYS, Job
 from segray.pipelines.prediction.output import TABLE
 from segray.pipelines.prediction.rows import ImageRow
 from segray.pipelines.prediction.stages import STOP
+from segray.pipelines.printing import echo
 
 _STORED = tuple(ImageRow.__annotations__)
 
@@ -50,7 +50,7 @@ class Outcome:
                 raise UserError(f"{row['error']}; {safe}", exit_code=1)
             self.images += 1
             if row["note"] and not self.notes:
-                click.echo(row["note"], err=True)
+                echo(row["note"], err=True)
             self.notes += bool(row["note"])
             if row["status"] == "ok":
                 good.append(cast("ImageRow", {name: row[name] for name in _STORED}))

@@ -11,12 +11,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from segray.models.label_space import WIDE_IGNORE_INDEX
 from segray.models.masks import Box
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.label_set.schema import STATUSES
 from segray.pipelines.label_set.store import LabelStore
 
+_FAR = 1 << 24
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 Halves = NDArray[np.float16]
@@ -190,7 +192,7 @@ def build_index(store: LabelStore, report: Callable[[int, int], None] | None = N
         raise UserError(f"{where}: an image is listed twice; see segray verify out={where}")
     place = np.empty(len(ids), np.int64)
     place[order] = np.arange(len(ids))
-    segments = _segments(parts, place, embeddings)
+    segments = _segments(parts, place, embeddings, len(store.provenance["classes"]) if names else 0)
     images = _images(parts, order, segments)
     return Index(names, images, segments, {image_id: i for i, image_id in enumerate(images.ids)})
 
@@ -207,7 +209,10 @@ class _Embeddings:
         self._rows += len(column)
         if pa.types.is_null(column.type):
             return
-        self._width = column.type.list_size
+        width = column.type.list_size
+        if self._width not in (0, width):
+            raise UserError(f"embeddings of {width} numbers in one part, of {self._width} in another")
+        self._width = width
         for chunk in column.chunks:
             values = np.asarray(chunk.fill_null([0.0] * self._width).flatten(), np.float16)
             self._file.write(np.nan_to_num(values, posinf=0, neginf=0).data)
@@ -231,28 +236,40 @@ def _read(store: LabelStore, name: str, embeddings: _Embeddings) -> _Part:
     return _Part(labels, segments.drop_columns(["embedding"]), image)
 
 
-def _segments(parts: list[_Part], place: NDArray[np.int64], embeddings: _Embeddings) -> Segments:
+def _segments(
+    parts: list[_Part], place: NDArray[np.int64], embeddings: _Embeddings, n_classes: int
+) -> Segments:
     offsets = np.cumsum([0, *(len(part.labels) for part in parts)])
     owners = [place[part.image + offset] for part, offset in zip(parts, offsets, strict=False)]
     owner = np.concatenate([np.zeros(0, np.int64), *owners])
     table = pa.concat_tables(part.segments for part in parts)
     number = _ints(table["segment_id"])
     order = np.lexsort((number, owner))
-    boxes = [np.asarray(chunk.flatten(), np.float32) for chunk in table["bbox"].chunks]
-    box = np.concatenate([np.zeros(0, np.float32), *boxes]).reshape(-1, 4)
     vectors = embeddings.array()
     in_order = bool((order == np.arange(len(order))).all())
     return Segments(
         start=np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(place)))]),
         number=number[order],
-        class_id=_ints(table["class_id"])[order],
-        runner_up=_ints(table["runner_up_class"], -1)[order],
+        class_id=_known(_ints(table["class_id"]), n_classes, 0)[order],
+        runner_up=_known(_ints(table["runner_up_class"], -1), n_classes, -1)[order],
         score=_floats(table["score"])[order],
         margin=_floats(table["margin"])[order],
         area=_ints(table["area"])[order],
-        box=box.astype(np.int32)[order],
+        box=_boxes(table["bbox"])[order],
         embedding=vectors if in_order else _reordered(vectors, order),
     )
+
+
+def _known(ids: Ints, n_classes: int, other: int) -> Ints:
+    """The ids, with another one where there is no such class: arrays have a place for each class."""
+    return np.where((ids >= 0) & (ids < n_classes), ids, np.int32(other))
+
+
+def _boxes(column: pa.ChunkedArray) -> Ints:
+    """int32 [S, 4]; what is no box of an image is 0."""
+    flat = column.combine_chunks().fill_null([0.0] * 4).flatten()
+    boxes = np.nan_to_num(np.asarray(flat, np.float32), posinf=0, neginf=0).reshape(-1, 4)
+    return np.where(np.abs(boxes) < _FAR, boxes, 0).astype(np.int32)
 
 
 def _reordered(vectors: Halves, order: NDArray[np.int64]) -> Halves:
@@ -302,7 +319,8 @@ def _class_columns(rows: list[dict[str, Any]]) -> tuple[Ints, Ints, Floats]:
 def _classes_of(row: dict[str, Any]) -> list[tuple[int, float]]:
     ids, pixels = row["class_ids"], row["class_pixels"]
     size = (row["width"] or 0) * (row["height"] or 0)
-    return [(i, n / size) for i, n in zip(ids or (), pixels or (), strict=False) if n and size]
+    pairs = zip(ids or (), pixels or (), strict=False)
+    return [(i, n / size) for i, n in pairs if n and size and i is not None and 0 <= i <= WIDE_IGNORE_INDEX]
 
 
 def _mean_margin(segments: Segments, count: int) -> Floats:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segray.models.label_map import LabelMap, SegmentClasses, covered_pixels, render_label_map
-from segray.models.masks import decode_rle
+from segray.models.masks import decode_rle, segment_from_mask
 from segray.pipelines.corrections import CorrectedLabel, StoredLabel
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageProblem, decode
@@ -257,9 +257,12 @@ class Review:
         rle = next(one["rle"] for one in self.rows.segments(image) if one["segment_id"] == number)
         try:
             mask = decode_rle(pixels.shape[:2], rle["counts"])
-        except ValueError as problem:
+            if not mask.any():
+                raise ValueError("no pixel")
+        except (ValueError, TypeError) as problem:  # nulls where values must be
             raise UserError(f"segment {number} of {self.index.images.ids[image]}: {problem}") from problem
-        return drawing.segment_crop(pixels, mask, segments.bounds(row))
+        # Not the box that is stored: it may be anything.
+        return drawing.segment_crop(pixels, mask, segment_from_mask(mask).box)
 
     def _limits(self, image: int) -> Any:
         images = self.index.images

@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from segray.models.weight_checks import check_header, check_pickles, check_tensors
-from segray.models.weights import check_archive
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.strict_json import parse_json
@@ -44,6 +42,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 """Those of `CheckpointState`: a checkpoint may be anyone's."""
 _MAX_STEPS = 1 << 53
+_FIGURES = 5
 _log = logging.getLogger(__name__)
 
 
@@ -184,7 +183,6 @@ def load_optimiser(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     data = read_file(checkpoint.uri, OPTIMISER, checkpoint.state)
     try:
-        check_archive(io.BytesIO(data), checksums=False)
         check_pickles(io.BytesIO(data))
         state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         check_tensors(_tensors_in(state))
@@ -265,17 +263,27 @@ def _check_types(state: Mapping[str, object]) -> None:
 
 
 def _is_entry(value: object) -> bool:
-    miou = value.get("miou") if isinstance(value, dict) else "none"
-    return miou is None or (isinstance(miou, int | float) and math.isfinite(miou))
+    if not isinstance(value, dict):
+        return False
+    classes = value.get("iou") or []
+    numbers = [value.get(key) for key in ("miou", "accuracy", "epoch", "step")]
+    return isinstance(classes, list) and all(map(_is_figure, [*numbers, *classes]))
+
+
+def _is_figure(value: object) -> bool:
+    # Not isfinite(), which raises for whole numbers beyond floats.
+    return value is None or (isinstance(value, int | float) and abs(value) <= _MAX_STEPS)
 
 
 def _is_sums(value: object) -> bool:
-    sums = cast("dict[str, object]", value)
-    counts = sums.get("counts")
-    figures = [*cast("list[object]", sums.get("losses") or []), sums.get("seconds"), sums.get("waited")]
-    if not isinstance(counts, dict) or len(figures) != 5 or type(sums.get("steps")) is not int:
+    sums = value if isinstance(value, dict) else {}
+    counts, losses = sums.get("counts"), sums.get("losses")
+    if not isinstance(counts, dict) or not isinstance(losses, list) or type(sums.get("steps")) is not int:
         return False
-    return all(isinstance(f, int | float) and math.isfinite(f) for f in (*figures, *counts.values()))
+    figures = [*losses, sums.get("seconds"), sums.get("waited")]
+    if len(figures) != _FIGURES:
+        return False
+    return all(f is not None and _is_figure(f) for f in (*figures, *counts.values()))
 
 
 def read_file(uri: str, name: str, state: CheckpointState) -> bytes:

@@ -97,6 +97,18 @@ def data_differences(old: Record, new: Record) -> list[str]:
     ]
 
 
+def tells_validation(record: Record | None, data: TrainingData) -> bool:
+    """Whether a record tells of exactly these validation images, their sizes, and the pixels of their masks.
+
+    Args:
+        record: of a run; None without one.
+        data: what was found.
+    """
+    pixels = data.validation_pixels
+    known = _mapping(record or {}, "validation"), _mapping(record or {}, "pixels").get("validation")
+    return known == (_part(data.validation), [*pixels.pixels, pixels.ignored])
+
+
 def _part_lines(name: str, old: Record, new: Record) -> list[str]:
     before, now = _mapping(old, name), _mapping(new, name)
     if before.get("images") != now["images"]:

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-import click
-
 from segray.pipelines.engine.waiting import Waiting
+from segray.pipelines.printing import echo
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -112,7 +111,7 @@ def log_collector() -> Iterator[LogActor]:
     def print_lines(wait: Waiting) -> None:
         lines, doing = ray.get(actor.drain.remote())
         for line in lines:
-            click.echo(line, err=True)
+            echo(line, err=True)
             wait.heard()
         if doing:
             wait.what = doing

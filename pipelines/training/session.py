@@ -8,13 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-import click
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.io import storage
+from segray.pipelines.printing import echo
 from segray.pipelines.training.checkpoints import CHECKPOINTS_KEPT, score, store_checkpoint
 from segray.pipelines.training.log_collector import LogActor
 
@@ -91,7 +91,7 @@ class LocalSession:
     def log(self, line: str) -> None:
         """Print it."""
         self._wait.heard()
-        click.echo(line, err=True)
+        echo(line, err=True)
 
     def note(self, doing: str) -> None:
         """Change what a user waits for."""

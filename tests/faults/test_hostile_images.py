@@ -7,16 +7,21 @@ import struct
 import subprocess
 import sys
 import time
+import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import decoder_process
 from segray.pipelines.io.image_cost import COUNT_READS, MAX_SCANS, is_unstoppable, jpeg_scans
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
+from segray.pipelines.io.png_chunks import SIGNATURE, chunk
+from segray.pipelines.masks import raster
 from segray.pipelines.masks.color_table import open_color_table
 from segray.pipelines.masks.raster import read_ids
 from tests.faults.images import encode, png, scene
@@ -145,22 +150,34 @@ def test_problems_and_options_pass_through_the_decoders_process() -> None:
     ]
 
 
+def _greedy(image: Image.Image) -> tuple[bytes, bytes]:
+    """A TIFF, and the same with a strip that has more bytes than the file."""
+    plain = encode(image, "TIFF", compression="tiff_lzw")
+    with Image.open(io.BytesIO(plain)) as opened:
+        sizes = opened.tag_v2[279]  # type: ignore[attr-defined]
+    assert len(sizes) == 1
+    head = struct.pack("<HHI", 279, 4, len(sizes))
+    place = plain.index(head) + len(head)
+    return plain, plain[:place] + struct.pack("<I", len(plain) + 1) + plain[place + 4 :]
+
+
 def test_strips_of_a_tiff_that_share_bytes_are_decoded_apart() -> None:
     def stops_by_itself(data: bytes) -> bool:
         with Image.open(io.BytesIO(data)) as image:
             return not is_unstoppable(image, data)
 
-    plain = encode(Image.fromarray(scene()), "TIFF", compression="tiff_lzw")
+    plain, greedy = _greedy(Image.fromarray(scene()))
     assert stops_by_itself(plain)
     assert stops_by_itself(encode(Image.fromarray(scene()), "TIFF"))
-    with Image.open(io.BytesIO(plain)) as image:
-        sizes = image.tag_v2[279]  # type: ignore[attr-defined]
-    head = struct.pack("<HHI", 279, 4, len(sizes))
-    place = plain.index(head) + len(head)
-    greedy = plain[:place] + struct.pack("<I", len(plain) + 1) + plain[place + 4 :]
-    assert len(sizes) == 1
     assert not stops_by_itself(greedy)
     assert not stops_by_itself(encode(Image.fromarray(scene()), "TIFF", compression="jpeg"))
+
+
+def test_strips_of_a_mask_that_share_bytes_are_refused() -> None:
+    plain, greedy = _greedy(Image.new("L", (24, 16), 1))
+    assert read_ids(plain, None, "data.colors").shape == (16, 24)
+    with pytest.raises(ValueError, match="whose parts share bytes"):
+        read_ids(greedy, None, "data.colors")
 
 
 FORKED = """
@@ -237,3 +254,76 @@ def test_comments_of_a_plain_ppm_are_taken_out_once(kind: str) -> None:
     values = b"1 " * 16 * 16 * (3 if kind == "P3" else 1)
     data = f"{kind}\n# a\n16 16\n{highest}".encode() + b"#\n" * 3_000_000 + values
     assert decode(data, ImageOptions(check_span=False)).shape == (16, 16, 3)
+
+
+def _wide_png(side: int, depth: int, colour: int) -> bytes:
+    stride = side * {0: 1, 2: 3, 4: 2, 6: 4}[colour] * depth // 8
+    row = b"\0" + bytes(i % 251 for i in range(stride))
+    packer = zlib.compressobj(1)
+    body = b"".join([*(packer.compress(row) for _ in range(side)), packer.flush()])
+    header = struct.pack(">IIBBBBB", side, side, depth, colour, 0, 0, 0)
+    return SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def _wide_tiff(side: int, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.linspace(0, 1, side * side, dtype=kind).reshape(side, side)).save(buffer, "TIFF")
+    return buffer.getvalue()
+
+
+def _peak(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+SIDE = 1600
+WIDE = {
+    **{f"png {d} {c}": partial(_wide_png, SIDE, d, c) for d in (8, 16) for c in (0, 2, 4, 6)},
+    "float tiff": partial(_wide_tiff, SIDE, "float32"),
+}
+
+
+@pytest.mark.parametrize("kind", WIDE)
+def test_decoding_takes_at_most_32_bytes_a_pixel(kind: str) -> None:
+    """16 bits in three and four bands took 92 and 106: 10 GB for an image of 100 megapixels."""
+    data = WIDE[kind]()
+    decode(_wide_png(64, 16, 6), ImageOptions())
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _peak("VmRSS")
+    assert decode(data, ImageOptions()).shape == (SIDE, SIDE, 3)
+    assert (_peak("VmHWM") - before) / SIDE**2 <= 32
+
+
+def test_pixels_of_many_bytes_count_as_several() -> None:
+    data = io.BytesIO()
+    tifffile.imwrite(
+        data, np.zeros((100, 100, 5), np.float64), photometric="minisblack", planarconfig="contig"
+    )
+    why = "too large (0.01 MP of 40 bytes; image.max_pixels is for 8 bytes each)"
+    assert reason(data.getvalue(), ImageOptions(max_pixels=40_000, bands=(1, 2, 3))) == why
+    assert reason(data.getvalue(), ImageOptions(max_pixels=50_000, bands=(1, 2, 3))) != why
+
+
+def test_run_lengths_of_a_bmp_that_lead_nowhere_are_given_up() -> None:
+    """Its decoder is a loop of Python, which took as long as the file: 20 s for 30 MB."""
+    assert reason(_endless_bmp(), ImageOptions(max_seconds=0.05)) == "took longer than 0.05 s"
+
+
+def test_a_mask_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raster, "_MAX_SECONDS", 0.05)
+    with pytest.raises(ValueError, match=r"^takes longer than 0\.05 s$"):
+        read_ids(_endless_bmp(), None, "data.colors")
+
+
+def _endless_bmp() -> bytes:
+    body = bytes(2) * 2_000_000
+    header = struct.pack("<IiiHHIIiiII", 40, 64, 64, 1, 8, 1, len(body), 0, 0, 256, 0)
+    head = b"BM" + struct.pack("<IHHI", 54 + 1024 + len(body), 0, 0, 54 + 1024)
+    return head + header + bytes(1024) + body
+
+
+def test_grey_of_16_bits_with_transparency_is_read() -> None:
+    """Pillow cannot take its low bytes; it was an error row."""
+    pixels = decode(_wide_png(64, 16, 4), ImageOptions(alpha="ignore"))
+    assert pixels.shape == (64, 64, 3)
+    assert pixels.min() < 100 < 200 < pixels.max()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import struct
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.label_set import part_files
 from segray.pipelines.label_set.part_reader import PartReader
-from segray.pipelines.label_set.store import write_part
+from segray.pipelines.label_set.store import LabelStore, write_part
 from tests.faults.runs import only_error, segray
 from tests.pipelines.label_sets import PROVENANCE, ok_row, segment_rows, tables, write_manifest
 from tests.processes import REPOSITORY
@@ -322,3 +323,33 @@ def test_a_column_whose_name_is_no_text_is_damage(tmp_path: Path) -> None:
     path.write_bytes(data.replace(b"namename", b"name\xe8\xff\xe8\xff"))
     with pytest.raises(pa.ArrowInvalid, match="a column whose name is no text"):
         PartReader(pa.OSFile(str(path))).check([0], ["x"])
+
+
+def _with_long_nulls(path: Path, size: int) -> None:
+    """The part whose embeddings are null, and of this size by the schema in its footer."""
+    table = pq.read_table(path)
+    index = table.schema.get_field_index("embedding")
+    kinds = [pa.list_(pa.field("element", pa.float16()), n) for n in (64, size)]
+    table = table.set_column(index, "embedding", pa.nulls(table.num_rows, kinds[0]))
+    data = part_files.encode_part(table, row_group_size=4096)
+    schemas = (table.schema.set(index, pa.field("embedding", kind)) for kind in kinds)
+    true, lie = (base64.b64encode(schema.serialize().to_pybytes()) for schema in schemas)
+    assert data.count(true) == 1
+    changed = bytearray(data.replace(true, lie))
+    place = part_files._digest_position(changed)
+    changed[place : place + 64] = part_files._digest(changed, place)
+    path.write_bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("size", "why"), [(60_000, "bytes unpack to"), (70_000, "other columns than a label set's: embedding")]
+)
+def test_embeddings_that_are_null_and_of_any_length_are_refused(tmp_path: Path, size: int, why: str) -> None:
+    """A null takes as much memory as the schema says: from four rows of a kilobyte, 17 GB."""
+    row = ok_row("a.png")
+    root = _one_image(tmp_path, row, segment_rows("a.png", dim=64) * 400)
+    (path,) = (root / "segments").iterdir()
+    _with_long_nulls(path, size)
+    store = LabelStore(str(root))
+    with pytest.raises(UserError, match=why):
+        store.segments(store.parts()[0])

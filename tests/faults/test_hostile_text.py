@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 
 from segray.models.label_space import label_space
-from segray.pipelines.commands import report, verify
+from segray.pipelines.commands import plan, report, verify
+from segray.pipelines.config.commands.plan import PlanConfig
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.errors import UserError
@@ -23,7 +25,7 @@ from segray.pipelines.io.uris import redacted
 from segray.pipelines.label_set.schema import provenance_of
 from segray.pipelines.label_set.store import LabelStore, write_part
 from segray.pipelines.masks.color_table import open_color_table
-from segray.pipelines.printing import csv_text
+from segray.pipelines.printing import csv_text, echo
 from segray.pipelines.reporting.evaluation import Evaluation, to_csv
 from segray.pipelines.reporting.training import history
 from segray.pipelines.training.auto_precision import recorded_precision
@@ -31,6 +33,7 @@ from segray.pipelines.training.data.class_names import configured_space
 from segray.pipelines.training.run_folder import RunFolder
 from tests.faults.runs import segray
 from tests.pipelines.label_sets import PROVENANCE, error_row, ok_row, tables, write_manifest
+from tests.processes import REPOSITORY
 
 ESCAPES = ["\x1b[2Jcat", "cat\x07", "c\rat", "cat\x9b31m", "\u202ecat", "cat\u2028dog"]
 
@@ -225,3 +228,29 @@ def test_a_table_of_colours_that_are_no_numbers_is_refused(tmp_path: Path, color
     (tmp_path / "colors.json").write_text(f'{{"cat": [{color}, 1, 2]}}')
     with pytest.raises(UserError, match=r"^data\.colors=.*colors\.json: "):
         open_color_table(str(tmp_path / "colors.json"), "data.colors")
+
+
+RAW = {
+    "pipelines/printing.py": 1,
+    # The output of a job; the line of progress, whose text goes through `shown`; an address, headings.
+    "pipelines/engine/jobs.py": 1,
+    "pipelines/engine/progress.py": 2,
+    "pipelines/commands/serve.py": 1,
+    "pipelines/commands/demo.py": 1,
+}
+
+
+def test_all_that_is_printed_goes_through_one_function(capsys: pytest.CaptureFixture[str]) -> None:
+    files = [path for name in ("pipelines", "tuning") for path in (REPOSITORY / name).rglob("*.py")]
+    raw = re.compile(r"\bclick\.s?echo\(|(?<!\w)print\(")
+    counts = {str(path.relative_to(REPOSITORY)): len(raw.findall(path.read_text())) for path in files}
+    assert {name: count for name, count in counts.items() if count} == RAW
+    echo("a\x1b]0;x\x07 https://h/x?sig=WORD\nb\u202e")
+    assert capsys.readouterr().out == "a\\x1b]0;x\\x07 https://h/x?sig=***\nb\\u202e\n"
+
+
+def test_names_and_reasons_of_a_probe_are_shown_in_one_line_each() -> None:
+    bad = [("a\x1b[2J\nsegray: done", "error: \x9b31m")]
+    config = PlanConfig.model_validate({"images": "photos", "out": "out", "classes": "tree"})
+    lines = plan.plan_lines(config, plan.Pile(images=1), plan.Probe(1, bad, 0, {"read": 1.0}, "CPU core"))
+    assert lines[-1] == "  a\\x1b[2J\\nsegray: done: error: \\x9b31m"

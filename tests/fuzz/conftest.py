@@ -17,7 +17,7 @@ _COMMON = {
     "print_blob": True,
 }
 LABEL_SET_READERS = (
-    *("verify", "report", "evaluate", "relabel", "calibrate", "export"),
+    *("verify", "report", "evaluate", "relabel", "calibrate", "export", "suggest", "serve"),
     *("label set", "training labels", "segment maps"),
 )
 
@@ -68,6 +68,8 @@ def valid(runner: Runner) -> dict[str, bytes]:
         "evaluate",
         "relabel",
         "calibrate",
+        "suggest",
+        "serve",
         "label set",
         "training labels",
         "predict",

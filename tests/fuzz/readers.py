@@ -19,6 +19,7 @@ import click
 import numpy as np
 import torch
 from PIL import Image
+from starlette.testclient import TestClient
 from torch import nn
 
 import segray
@@ -26,9 +27,11 @@ from segray.models import weights
 from segray.models.segmenters.registry import build_segmenter
 from segray.pipelines import cli
 from segray.pipelines.commands import annotate, relabel
+from segray.pipelines.commands.serve import open_review
 from segray.pipelines.config.command_table import COMMANDS
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.commands.relabel import RelabelConfig
+from segray.pipelines.config.commands.serve import ServeConfig
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.config.received import load_received
@@ -39,12 +42,15 @@ from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
 from segray.pipelines.io.lock_record import LockRecord
 from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.io.sources import follows_links, image_roots, list_images, read_allowed
+from segray.pipelines.review.app import build_app
+from segray.pipelines.review.security import Door
 from segray.pipelines.training.checkpoints import load_optimiser, newest_whole, save_checkpoint
 from segray.pipelines.training.data.class_names import configured_space
 from segray.pipelines.training.data.coco import open_coco
 from segray.pipelines.training.data.datasets import LabelledImages
 from segray.pipelines.training.data.label_join import open_label_set
 from segray.pipelines.training.data.segment_maps import SegmentMaps
+from segray.pipelines.training.data.training_data import open_data
 from segray.pipelines.training.transition import read_transition
 from segray.tuning.folder import SearchFolder
 from segray.tuning.plans import Plan, RerunPlan, SearchPlan
@@ -154,11 +160,52 @@ def _evaluate(folder: Path) -> None:
 
 
 def _calibrate(folder: Path) -> None:
-    _segray("calibrate", "labels=set", "masks=masks", "out=out", "allow_missing=true")
+    # One set of templates: embedding 80 says nothing more about the input, and takes seconds.
+    few = "candidates.templates=[single]"
+    _segray("calibrate", "labels=set", "masks=masks", "out=out", "allow_missing=true", few)
 
 
 def _relabel(folder: Path) -> None:
     _segray("relabel", "labels=set", "out=out", f"classes={CLASSES}")
+
+
+def _suggest(folder: Path) -> None:
+    for form in ("list", "cvat", "labelstudio"):
+        _segray("suggest", "labels=set", f"out=out/{form}", f"format={form}", "n=2", "images=none")
+
+
+def _serve(folder: Path) -> None:
+    """All that the page asks for: each answer is one, or a refusal."""
+    door = Door("127.0.0.1", 8765, "secret")
+    review = open_review(load(ServeConfig, None, ["out=set", "image.roots=images"]))
+    review.catch_up()
+    headers = {"authorization": "Bearer secret"}
+    client = TestClient(build_app(review, door), base_url="http://127.0.0.1:8765", headers=headers)
+    places = ["/api/set", "/api/progress", "/api/naming", "/api/images?class=1&sort=margin"]
+    for n in range(min(4, len(review.index.images))):
+        kinds = ("", "/photo.jpg?size=thumbnail", "/overlay.png", "/label.png", "/confidence.png")
+        places += [f"/api/images/{n}{kind}" for kind in kinds]
+    for row in range(min(4, len(review.index.segments))):
+        places += [f"/api/segments/{row}/crop.jpg", f"/api/segments/{row}/alike?class=1"]
+    for place in places:
+        assert client.get(place).status_code in (200, 404, 422, 500), place
+
+
+def _plan(folder: Path) -> None:
+    model = ("sam.model=none", "clip.model=builtin", "probe=2")
+    _segray("plan", "images=manifest.parquet", "out=out", f"classes={CLASSES}", *model)
+
+
+def _outlines(folder: Path) -> None:
+    """Masks that training draws from outlines: of CVAT and of LabelMe."""
+    for kind in ("cvat", "labelme"):
+        if kind == "cvat" and not (folder / "data" / "annotations.xml").exists():
+            continue
+        data = open_data(DataConfig(kind=kind, root="data", classes=CLASSES.split(",")), seed=0)
+        images = LabelledImages(data.labelled)
+        for i in range(len(images)):
+            assert images[i][1].dtype == torch.uint8
+        return
 
 
 def _export(folder: Path) -> None:
@@ -214,6 +261,10 @@ def _coco(folder: Path) -> None:
 
 def _predict(folder: Path) -> None:
     _segray("predict", "checkpoint=checkpoint", "images=images", "out=out")
+
+
+def _ship(folder: Path) -> None:
+    _segray("export", "checkpoint=checkpoint", "out=out/m.safetensors", "format=safetensors")
 
 
 def _single_file(folder: Path) -> None:
@@ -337,6 +388,10 @@ READERS: dict[str, Callable[[Path], None]] = {
     "evaluate": _evaluate,
     "relabel": _relabel,
     "calibrate": _calibrate,
+    "suggest": _suggest,
+    "serve": _serve,
+    "plan": _plan,
+    "outlines": _outlines,
     "export": _export,
     "corrections": _corrections,
     "import": _import,
@@ -346,6 +401,7 @@ READERS: dict[str, Callable[[Path], None]] = {
     "segment maps": _segment_maps,
     "coco": _coco,
     "predict": _predict,
+    "ship": _ship,
     "single file": _single_file,
     "resume": _resume,
     "weights": _weights,

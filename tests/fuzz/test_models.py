@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 STATE = {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}
 SAFETENSORS = save(STATE, {"segray": '{"classes": ["tree"]}'})
 FILES = ("model.safetensors", "optimiser.pt", "state.json")
-both_readers = pytest.mark.parametrize("reader", ["predict", "resume"])
+every_reader = pytest.mark.parametrize("reader", ["predict", "resume", "ship"])
 
 
 def pth() -> bytes:
@@ -38,7 +38,7 @@ def checkpoint(valid: dict[str, bytes]) -> dict[str, bytes]:
     return {name: data for name, data in valid.items() if name.startswith(("checkpoint/", "images/"))}
 
 
-@both_readers
+@every_reader
 @given(changes=edits)
 @example(changes=[Edit(161, "replace", Built("nested", 3000))])
 @example(changes=[Edit(383, "replace", 0)])
@@ -47,7 +47,7 @@ def test_states(runner: Runner, valid: dict[str, bytes], reader: str, changes: l
     runner.check(reader, files)
 
 
-@both_readers
+@every_reader
 @given(changes=edits)
 @example(changes=[Edit(0, "replace", 0)])
 def test_tensors(runner: Runner, valid: dict[str, bytes], reader: str, changes: list[Edit]) -> None:
@@ -56,7 +56,7 @@ def test_tensors(runner: Runner, valid: dict[str, bytes], reader: str, changes: 
     runner.check(reader, with_checksums({**files, name: edited_tensors(files[name], changes)}, "checkpoint"))
 
 
-@both_readers
+@every_reader
 @given(name=st.sampled_from(FILES[:2]), changes=cuts)
 def test_checkpoint_bytes(
     runner: Runner, valid: dict[str, bytes], reader: str, name: str, changes: list[Cut]

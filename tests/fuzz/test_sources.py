@@ -97,13 +97,14 @@ def manifest() -> bytes:
 MANIFEST = manifest()
 
 
+@pytest.mark.parametrize("reader", ["annotate", "plan"])
 @given(changes=edits)
 @example(changes=[Edit(4, "replace", ".")])
 @example(changes=[Edit(4, "replace", math.inf)])
-def test_manifest_rows(runner: Runner, valid: dict[str, bytes], changes: list[Edit]) -> None:
+def test_manifest_rows(runner: Runner, valid: dict[str, bytes], reader: str, changes: list[Edit]) -> None:
     rows = edited_rows(MANIFEST, with_secret(changes, str(runner.secret)))
     images = {name: data for name, data in valid.items() if name.startswith("images/")}
-    runner.check("annotate", {**images, "manifest.parquet": rows})
+    runner.check(reader, {**images, "manifest.parquet": rows})
 
 
 @given(changes=cuts)

@@ -114,7 +114,9 @@ class Watch:
         if not isinstance(path, (str, bytes, os.PathLike)):
             return
         where = _real(path, folder)
-        if where != os.devnull and not where.startswith(tuple(f"{root}/" for root in self.writable)):
+        # A file without a name is made by opening its folder.
+        inside = f"{where}/" if event == "open" else where
+        if where != os.devnull and not inside.startswith(tuple(f"{root}/" for root in self.writable)):
             self._refuse(f"{event} {where}")
 
     def _refuse(self, fault: str) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-import click
-
 from segray.pipelines.engine.progress import clock
+from segray.pipelines.printing import echo
 from segray.tuning.records import Run, Trial, mean
 
 _FIRST_HEARTBEAT_S, _HEARTBEAT_S = 10.0, 60.0
@@ -55,7 +54,7 @@ class Table:
             return
         self._printed, known = now, progress()
         trials = ", ".join(_progress(trial, known) for trial in running) or "nothing"
-        click.echo(f"{clock(now - self._began):>7}  running {trials}", err=True)
+        echo(f"{clock(now - self._began):>7}  running {trials}", err=True)
 
     def _print(self, trial: Trial, runs: Sequence[Run], count: str, state: str) -> None:
         if not self._has_head:
@@ -80,7 +79,7 @@ class Table:
         widths = [max(9, len(key)) for key in self._keys]
         values = "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, [*widths, 0], strict=False))
         line = f"{seconds:>7}  {count:>7}  {name:<12}  {state:<8}  {miou:>6}  {epochs:>6}  {values}"
-        click.echo(line.rstrip(), err=True)
+        echo(line.rstrip(), err=True)
 
 
 def _progress(trial: Trial, progress: Progress) -> str:

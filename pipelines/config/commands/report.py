@@ -16,7 +16,7 @@ class ReportConfig(Config):
     masks: Masks | None = None
     """A folder of ground-truth masks to show next to the labels and to score them with; null: none."""
     image: ImageRoots = ImageRoots()
-    """Where the images of a label set may be, if the label set does not know their checksums."""
+    """Where images may be whose checksums the label set, or whose sizes the training run, does not know."""
     binary: bool | None = None
     """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
     colors: Text | None = None

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from segray.models.segmenters.inference import Inference
 from segray.models.semi.methods import METHODS
 from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.loading import identity
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.received import ROOTS_KEY, absolute_roots, root_of
+from segray.pipelines.io.uris import is_chained
 from segray.pipelines.printing import visible
 from segray.pipelines.reporting.label_set.samples import Legend
 from segray.pipelines.reporting.training.history import TrainingRun, checkpoints
@@ -20,13 +23,15 @@ from segray.pipelines.training.checkpoints import STATE, CheckpointState
 from segray.pipelines.training.data.datasets import LabelledImages
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.training_data import open_data
-from segray.pipelines.training.run_folder import RunFolder
+from segray.pipelines.training.data_record import DATA, stored_record, tells_validation
+from segray.pipelines.training.run_folder import CONFIG, RunFolder
 from segray.pipelines.training.session import device_of_worker
 from segray.pipelines.training.trained import chosen_window, load_network
 
 MAX_COMPARED = 500
 """Images that are predicted to choose from; of a larger set, evenly spaced ones."""
 
+_ALLOW = f"{ROOTS_KEY}=FOLDER allows it"
 _log = logging.getLogger(__name__)
 
 
@@ -53,7 +58,7 @@ class Examples:
     data: TrainingData | None = None
 
 
-def make_examples(run: TrainingRun, legend: Legend, n: int) -> Examples:
+def make_examples(run: TrainingRun, legend: Legend, n: int, roots: Sequence[str] = ()) -> Examples:
     """Predict the validation images, and render the n least certain and the n most certain ones.
 
     Missing files are not an error here: `problem` and `labels_problem` hold the reason.
@@ -62,12 +67,14 @@ def make_examples(run: TrainingRun, legend: Legend, n: int) -> Examples:
         run: the run.
         legend: names and colours of the run's classes.
         n: number of images in each group.
+        roots: folders of the user where the data may be. Elsewhere it must be local, and what the run's own
+            record tells: config.yaml may be anyone's, and the page may be sent back.
     """
     if run.config is None:
         return Examples(problem=run.config_problem)
     data, missing = None, ""
     try:
-        data, missing = _open(run.config)
+        data, missing = _known_data(run, run.config, absolute_roots([run.out, *roots]))
         return _render(run, run.config, data, missing, legend, n)
     except (UserError, OSError, ValueError, ImportError) as error:
         return Examples(problem=_one_line(error), labels_problem=missing, data=data)
@@ -84,6 +91,42 @@ def extremes(certainty: Mapping[int, float], n: int) -> tuple[list[int], list[in
     rising = sorted(certainty, key=lambda key: (certainty[key], key))
     half = min(n, (len(rising) + 1) // 2)
     return rising[:half], rising[half:][::-1][:n]
+
+
+def _known_data(run: TrainingRun, config: TrainConfig, roots: Sequence[str]) -> tuple[TrainingData, str]:
+    """`_open`, of data of the user's folders, or that whoever made the run knows.
+
+    Raises:
+        UserError: other data, or none; without a word of what other files hold.
+    """
+    _check_places(config, roots)
+    (root,) = absolute_roots([config.data.root])
+    if root_of(root, roots) is not None:
+        return _open(config)
+    where = f"data.root={storage.display(root)}"
+    try:
+        data, missing = _open(config)
+    except (UserError, OSError, ValueError):
+        raise UserError(f"{where} cannot be opened as {CONFIG} says; {ROOTS_KEY}=FOLDER shows why") from None
+    if tells_validation(stored_record(run.out), data):
+        return data, missing
+    raise UserError(f"{where} is not the data that {DATA} tells of, and {CONFIG} may be anyone's; {_ALLOW}")
+
+
+def _check_places(config: TrainConfig, roots: Sequence[str]) -> None:
+    """Refuse buckets and hosts that only a received file names.
+
+    Raises:
+        UserError: the first one.
+    """
+    values = {key: value for key, value in identity(config).items() if key.startswith("data.")}
+    for key, value in values.items():
+        for place in value.split(",") if isinstance(value, str) else ():
+            remote = is_chained(place) or not storage.is_local(place)
+            if remote and root_of(place, roots) is None:
+                raise UserError(
+                    f"{key}={storage.display(place)} is in {CONFIG}, which may be anyone's; {_ALLOW}"
+                )
 
 
 def _open(config: TrainConfig) -> tuple[TrainingData, str]:

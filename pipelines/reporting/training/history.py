@@ -202,7 +202,9 @@ def _classes(states: list[dict[str, Any]], count: int) -> tuple[str, ...]:
 def _config(out: str) -> tuple[TrainConfig | None, str]:
     try:
         values = read_plain_yaml(storage.read_bytes(storage.join(out, CONFIG)))
-        return TrainConfig.model_validate(current_tree(values)), ""
+        config = TrainConfig.model_validate(current_tree(values))
+        # The folder itself, whatever a received file calls it.
+        return config.model_copy(update={"out": out}), ""
     except FileNotFoundError:
         return None, f"{CONFIG} is missing"
     except (OSError, ValueError):

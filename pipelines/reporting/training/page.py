@@ -50,12 +50,13 @@ class Result:
     gain: str
 
 
-def build(out: str, n: int = 12) -> str:
+def build(out: str, n: int = 12, roots: Sequence[str] = ()) -> str:
     """Build the page as HTML.
 
     Args:
         out: folder or URI of a training run, finished or not.
         n: number of validation images to show that the network is least sure of, and of most sure.
+        roots: folders of the user where the data may be, see `make_examples`.
 
     Raises:
         UserError: the history is damaged, or nothing was validated yet.
@@ -63,7 +64,7 @@ def build(out: str, n: int = 12) -> str:
     run = read_run(out)
     classes = tuple(visible(name) for name in run.classes)
     legend = Legend(classes, LabelSpace(classes, ()).palette())
-    examples = make_examples(run, legend, n)
+    examples = make_examples(run, legend, n, roots)
     return render(
         "training.html",
         title=visible(storage.display(out)),

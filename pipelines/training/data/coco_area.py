@@ -9,6 +9,7 @@ import numpy as np
 
 from segray.models.rle import area as area_of_runs
 from segray.models.rle import checked_runs
+from segray.pipelines.training.data.row_masks import checked_rows, is_row_mask
 
 
 def area(segmentation: Sequence[Sequence[float]] | Mapping[str, Any]) -> int:
@@ -19,6 +20,8 @@ def area(segmentation: Sequence[Sequence[float]] | Mapping[str, Any]) -> int:
     """
     if isinstance(segmentation, Mapping):
         height, width = segmentation["size"]
+        if is_row_mask(segmentation):
+            return area_of_runs(checked_rows(segmentation, height, width))
         return area_of_runs(checked_runs(segmentation["counts"], height, width))
     return round(sum(_polygon(np.asarray(polygon, float)) for polygon in segmentation))
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Sequence
-from typing import TypedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from segray.models.label_map import LabelMap
 from segray.models.rle import checked_runs
+from segray.pipelines.training.data.row_masks import RowMask, checked_rows, is_row_mask, row_mask_pixels
 
 MAX_ANNOTATIONS = 10_000
 """Annotations of one image."""
@@ -35,7 +36,7 @@ class Rle(TypedDict):
     counts: list[int] | str
 
 
-Segmentation = list[list[float]] | Rle
+Segmentation = list[list[float]] | Rle | RowMask
 """Polygons of x, y, x, y, ... in pixels, or run lengths."""
 
 
@@ -52,18 +53,29 @@ def check_segmentations(shapes: Sequence[tuple[int, object]], height: int, width
     Raises:
         ValueError: `: what is wrong`, or `, annotation ID: what is wrong`, to follow the mask's name.
     """
-    if len(shapes) > MAX_ANNOTATIONS:
-        raise ValueError(f": {len(shapes)} annotations (allowed: at most {MAX_ANNOTATIONS} per image)")
+    check_count(len(shapes), height, width)
     outlines = 0.0
     for number, segmentation in shapes:
         try:
             outlines += _outline(segmentation, height, width)
         except ValueError as problem:
             raise ValueError(f", annotation {number}: {problem}") from None
-    if outlines > MAX_OUTLINES or len(shapes) * height * width > MAX_PAINTED:
+    if outlines > MAX_OUTLINES:
         raise ValueError(
             f": {len(shapes)} annotations with outlines of {outlines:.0f} px are too many for one image"
         )
+
+
+def check_count(count: int, height: int, width: int) -> None:
+    """Check how many annotations an image has, before any of them is unpacked.
+
+    Raises:
+        ValueError: see `check_segmentations`.
+    """
+    if count > MAX_ANNOTATIONS:
+        raise ValueError(f": {count} annotations (allowed: at most {MAX_ANNOTATIONS} per image)")
+    if count * height * width > MAX_PAINTED:
+        raise ValueError(f": {count} annotations of {width}x{height} pixels are too many for one image")
 
 
 def _outline(segmentation: object, height: int, width: int) -> float:
@@ -75,6 +87,9 @@ def _outline(segmentation: object, height: int, width: int) -> float:
         if outline > MAX_OUTLINE:
             raise ValueError(f"an outline of {outline:.0f} px (allowed: at most {MAX_OUTLINE})")
         return outline
+    if is_row_mask(segmentation):
+        checked_rows(cast("Mapping[str, Any]", segmentation), height, width)
+        return 0.0
     counts = segmentation.get("counts") if isinstance(segmentation, dict) else None
     if not isinstance(segmentation, dict) or not isinstance(counts, str | list):
         raise _no_mask(height, width)
@@ -145,7 +160,9 @@ def _rle(segmentation: Segmentation, height: int, width: int) -> dict[str, objec
         # Fewer than three corners cover nothing, and pycocotools would read four numbers as a box.
         polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
         return _union(coco_mask.frPyObjects(polygons, height, width)) if polygons else None
-    counts = segmentation["counts"]
+    if is_row_mask(segmentation):
+        return coco_mask.encode(row_mask_pixels(segmentation, height, width))
+    counts = cast("Rle", segmentation)["counts"]
     if isinstance(counts, list):
         return coco_mask.frPyObjects(segmentation, height, width)
     return {"size": [height, width], "counts": counts.encode()}

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from xml.etree.ElementTree import Element, ParseError
 
-import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
-from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
@@ -26,11 +23,13 @@ from segray.pipelines.training.data.labelled_outlines import (
     ellipse,
     outlined_images,
 )
-from segray.pipelines.training.data.places import data_tree, list_samples
-from segray.pipelines.training.data.samples import READ, DataSet
+from segray.pipelines.training.data.places import data_tree, list_samples, place_of
+from segray.pipelines.training.data.samples import DataSet
 
 FILE = "annotations.xml"
 MAX_BYTES = 1 << 30
+MAX_TAGS = 8_000_000
+"""Of a file; each element has one or two, and takes a hundred bytes of memory or more."""
 _NO_AREA = "shapes have no area (points, lines, tags): they are left out"
 _ABSENT = "images of the file are not there"
 _UNANNOTATED = "images of the file have no annotation: they count as background alone"
@@ -45,14 +44,14 @@ def open_cvat(config: DataConfig) -> DataSet:
     tree = data_tree(config)
     where = named_file(tree, config.annotations or FILE, "data.annotations")
     root = parse_cvat(where, _read(where))
-    folder = (config.images or "").strip("/")
-    samples = list_samples(config, folder, tree)
+    images_tree, folder = place_of(config, tree, "images", "")
+    samples = list_samples(config, folder, images_tree)
     listed, annotations = Names(samples), Annotations()
     images = []
     try:
         for element in root.findall("image"):
             name = _required(element, "name").replace("\\", "/")
-            image_id = listed.find_path(f"{config.images}/{name}" if config.images else name)
+            image_id = listed.find_path(f"{folder}/{name}" if folder else name)
             if image_id is None:
                 annotations.leave_out(_ABSENT, name)
                 continue
@@ -81,6 +80,8 @@ def parse_cvat(where: str, data: bytes) -> Element:
         UserError: another file, one that is made to harm, or tracks of a video.
     """
     shown = storage.display(where)
+    if (tags := data.count(b"<")) > MAX_TAGS:
+        raise UserError(f"{shown} has {tags} tags (allowed: at most {MAX_TAGS}); export it in parts")
     try:
         root: Element = fromstring(data, forbid_dtd=True)
     except DefusedXmlException:
@@ -140,19 +141,9 @@ def _segmentation(shape: Element, height: int, width: int) -> Segmentation | Non
 
 
 def _mask(shape: Mapping[str, str], height: int, width: int) -> Segmentation:
-    """Run lengths inside a box, row by row, the background first."""
-    left, top, columns, rows = (int(shape[key]) for key in ("left", "top", "width", "height"))
-    if not (left >= 0 and top >= 0 and 0 < columns <= width - left and 0 < rows <= height - top):
-        raise ValueError("a mask outside of its image")
-    if height * width > READ.max_pixels:
-        raise ValueError(f"{width}x{height} pixels")
-    runs = [int(run) for run in shape["rle"].split(",")]
-    if min(runs) < 0 or sum(runs) != columns * rows:
-        raise ValueError(f"run lengths of {sum(runs)} pixels in a mask of {columns}x{rows}")
-    values: NDArray[np.uint8] = np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8)
-    whole = np.zeros((height, width), np.uint8, order="F")
-    whole[top : top + rows, left : left + columns] = values.reshape(rows, columns)
-    return {"size": [height, width], "counts": coco_mask.encode(whole)["counts"].decode()}
+    """Run lengths inside a box; how large the image really is, is not known here."""
+    box = [int(shape[key]) for key in ("left", "top", "width", "height")]
+    return {"size": [height, width], "box": box, "rows": shape["rle"]}
 
 
 def _required(element: Element, key: str) -> str:

@@ -24,7 +24,7 @@ from segray.pipelines.io.sources import read_file
 from segray.pipelines.io.sources.trees import Tree
 from segray.pipelines.io.strict_json import parse_json
 from segray.pipelines.training.data.annotated import Annotations, Drawing
-from segray.pipelines.training.data.coco_masks import Segmentation
+from segray.pipelines.training.data.coco_masks import Segmentation, check_count
 from segray.pipelines.training.data.labelled_outlines import AnnotatedImage, Outline, ellipse, outlined_images
 from segray.pipelines.training.data.mask_checks import image_shape
 from segray.pipelines.training.data.places import data_tree, list_samples
@@ -101,8 +101,7 @@ def _annotated(
     where: str, name: str, content: Mapping[str, Any], image_id: str, image: str, annotations: Annotations
 ) -> AnnotatedImage:
     try:
-        height, width = content.get("imageHeight"), content.get("imageWidth")
-        size = image_shape(image) if height is None or width is None else (int(height), int(width))
+        size = _size(content, image)
         outlines = []
         for shape in content["shapes"]:
             segmentation = _segmentation(shape, *size)
@@ -116,6 +115,20 @@ def _annotated(
         why = f"no {error}" if isinstance(error, KeyError) else str(error)[:200]
         raise UserError(f"{display_part(where, name)} is not a LabelMe file: {why}") from None
     return AnnotatedImage(image_id, Drawing(where, name, *size), tuple(outlines))
+
+
+def _size(content: Mapping[str, Any], image: str) -> tuple[int, int]:
+    """(height, width) of the image. Masks are unpacked: for them the file's word is not enough."""
+    told = [content.get(key) for key in ("imageHeight", "imageWidth")]
+    said = None if None in told else (int(told[0] or 0), int(told[1] or 0))
+    masks = sum(shape.get("shape_type") == "mask" for shape in content["shapes"])
+    if said is not None and not masks:
+        return said
+    size = image_shape(image)
+    if said not in (None, size):
+        raise ValueError(f"{told[1]}x{told[0]} pixels, its image has {size[1]}x{size[0]}")
+    check_count(masks, *size)
+    return size
 
 
 def _segmentation(shape: Mapping[str, Any], height: int, width: int) -> Segmentation | None:

@@ -175,7 +175,7 @@ def test_an_architecture_that_is_larger_than_its_file_is_refused_before_it_takes
     large = {"segray": json.dumps({"arch": {**EOMT, "hidden_size": 32_768, "num_attention_heads": 2}})}
     save_file({"x": torch.zeros(1)}, tmp_path / "large.safetensors", large)
     with pytest.raises(
-        WeightsError, match=r"its architecture has \d{10,} parameters, and the file far fewer"
+        WeightsError, match=r"its architecture has \d+ parameters or more, and the file far fewer"
     ):
         open_model("eomt_large", str(tmp_path / "large.safetensors"))
 

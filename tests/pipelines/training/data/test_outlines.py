@@ -158,7 +158,7 @@ BOMB = """<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "cccccccccc"><!ENTITY d "
         ("<annotations><track/></annotations>", "holds tracks of a video"),
         (
             CVAT.format('<mask label="dog" rle="99999999" left="0" top="0" width="2" height="2"/>'),
-            "run lengths of 99999999",
+            "run lengths that are not those of a mask of 2x2",
         ),
         (
             CVAT.format('<mask label="dog" rle="4" left="15" top="0" width="2" height="2"/>'),
