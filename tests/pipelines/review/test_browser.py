@@ -24,8 +24,6 @@ from tests.pipelines.review.conftest import HEIGHT, NAMES, WIDTH, write_labels
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Response
 
-pytestmark = pytest.mark.slow
-
 _MARGIN, _LARGEST = 36, 24
 """What the viewer leaves free around an image that fits, and its largest scale then."""
 
