@@ -40,7 +40,7 @@ from segray.pipelines.reporting.label_set.summary import read_uris
 from segray.pipelines.understood import classes_line, line, show
 
 _SHOWN = 20
-_FACTS = (("sam", "model"), ("clip", "model"), ("config", "label.threshold"))
+_FACTS = (("sam", "model"), ("clip", "model"), ("labeller", "model"), ("config", "label.threshold"))
 
 
 @dataclass(frozen=True)
