@@ -78,6 +78,8 @@ class Naming:
     @property
     def problem(self) -> str:
         """Why segments cannot be named again; "" if they can."""
+        if "labeller" in self._record:
+            return "its labeller stores no embeddings; segray relabel merges classes and raises the threshold"
         if not self._embedding.size:
             return "the label set holds no embeddings (annotate with embeddings=true)"
         if "calibration" in self._record:

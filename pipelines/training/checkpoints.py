@@ -42,6 +42,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 """Those of `CheckpointState`: a checkpoint may be anyone's."""
 _MAX_STEPS = 1 << 53
+_FIGURES = 5
 _log = logging.getLogger(__name__)
 
 
@@ -275,10 +276,12 @@ def _is_figure(value: object) -> bool:
 
 
 def _is_sums(value: object) -> bool:
-    sums = cast("dict[str, object]", value)
-    counts = sums.get("counts")
-    figures = [*cast("list[object]", sums.get("losses") or []), sums.get("seconds"), sums.get("waited")]
-    if not isinstance(counts, dict) or len(figures) != 5 or type(sums.get("steps")) is not int:
+    sums = value if isinstance(value, dict) else {}
+    counts, losses = sums.get("counts"), sums.get("losses")
+    if not isinstance(counts, dict) or not isinstance(losses, list) or type(sums.get("steps")) is not int:
+        return False
+    figures = [*losses, sums.get("seconds"), sums.get("waited")]
+    if len(figures) != _FIGURES:
         return False
     return all(f is not None and _is_figure(f) for f in (*figures, *counts.values()))
 

@@ -327,6 +327,8 @@ def test_a_million_names_of_tensors_are_refused(tmp_path: Path) -> None:
         {"history": [{"miou": 0.5, "epoch": "1"}]},
         {"history": [{"miou": 0.5, "iou": ["x"]}]},
         {"history": [{"miou": 0.5, "iou": 7}]},
+        {"interim": []},
+        {"interim": {"counts": {}, "losses": 5, "steps": 1}},
         {"step": -1},
         {"total": 10**4000},
     ],
