@@ -33,8 +33,10 @@ tune: $(VENV)/.dev ## search tau and epsilon for 4 and for 16 masks of a picture
 test: $(VENV)/.dev ## run unit tests and one real run of each command, in ten minutes on two cores
 	$(PYTEST) -m "not slow" $(ARGS)
 
+# These tests kill processes and wait for others. What failed beside other tests runs once more, alone: that result counts.
 test-all: $(VENV)/.dev ## run all tests, such as those that kill processes and machines
-	$(PYTEST) $(REST) $(ARGS)
+	$(PYTEST) $(REST) $(ARGS) || { test $$? = 1 && echo "Once more, alone: what failed." && \
+		$(BIN)/python -m pytest -n 0 --last-failed --last-failed-no-failures none $(REST) $(ARGS); }
 
 lint: $(VENV)/.dev ## check style, format and types
 	$(BIN)/ruff check .

@@ -261,6 +261,7 @@ def measure(
         correction = {"image": image, "kind": "name", "segments": [i % 20], "class": CLASSES[1 + i % 20]}
         ask("correction", "/api/corrections", json={"set": fingerprint, "corrections": [correction]})
         ask("image, corrected", f"/api/images/{image}")
+        ask("what is next", "/api/next", json={})
     return times
 
 

@@ -15,6 +15,9 @@ from segray.models.masks import Segment
 LabelMap = NDArray[np.unsignedinteger[Any]]
 """Class ids, [H, W]: uint8, and uint16 where there are more than 254 classes."""
 
+NO_RUNNER_UP = -1
+"""Where there is no second class."""
+
 
 @dataclass(frozen=True)
 class SegmentClasses:
@@ -22,10 +25,10 @@ class SegmentClasses:
 
     Attributes:
         class_id: int16 [K]; 0 where the score is not above the threshold, or where a background name won.
-        score: float32 [K], the cosine with the best class.
-        margin: float32 [K], the score less the cosine with the runner-up; with only one class, less the
-            least possible cosine, -1.
-        confidence: float32 [K], the best class's share of the softmax over the classes.
+        score: float32 [K], the cosine with the best class, or what a labeller gives it, from 0 to 1.
+        margin: float32 [K], the score less that of the runner-up; with only one class, less the least
+            possible: -1 of cosines, 0 of a labeller.
+        confidence: float32 [K], the best class's share of the softmax over the classes; a labeller's score.
         runner_up_class: int16 [K], the second best class; -1 where there is only one.
         has_class: bool [K], the score is above the threshold. Only such segments are rendered. A
             segment whose best name is a background name has a class, 0, and covers what lies under it.

@@ -39,6 +39,16 @@ def resolve_precision(choice: PrecisionOrAuto, device: str) -> Precision:
     return "fp16" if device == "cuda" else "fp32"
 
 
+def labeller_precision(choice: Literal["auto", "fp32", "bf16"], device: str) -> Literal["fp32", "bf16"]:
+    """The choice, or what `auto` stands for with a labeller: bf16 on a GPU ("cuda"), fp32 on a CPU.
+
+    Not fp16: with fused attention it ruins SAM 3's image encoder (README of DART: cosine 0.058 with fp32).
+    """
+    if choice != "auto":
+        return choice
+    return "bf16" if device == "cuda" else "fp32"
+
+
 def best_train_precision(device: str, *, has_bf16: bool) -> TrainPrecision:
     """What `auto` stands for in training and prediction on "cuda" or "cpu"; a GPU without bfloat16: TF32."""
     if device != "cuda":

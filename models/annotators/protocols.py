@@ -1,4 +1,4 @@
-"""What the pipeline knows of a model that finds segments."""
+"""What the pipeline knows of a model that annotates: a source of masks, or a labeller."""
 
 from __future__ import annotations
 
@@ -44,11 +44,29 @@ class MaskSource(Protocol):
         ...
 
 
-class MaskModel(ABC):
-    """A model that finds segments, on the CPU with its weights; a family of models subclasses it.
+class Labeller(Protocol):
+    """Images to segments with a score per class."""
+
+    def label(
+        self, images: Sequence[NDArray[np.uint8]], sizes: Sequence[tuple[int, ...]] | None = None
+    ) -> list[tuple[list[Segment], NDArray[np.float32]]]:
+        """The segments of each image, and their scores.
+
+        Args:
+            images: uint8 [H, W, 3] RGB each, the images or reduced copies of them.
+            sizes: (height, width) of the originals, to which the segments refer; None: the images are these.
+
+        Returns:
+            Per image K segments and float32 [K, C] in 0..1: the score of each class id for each segment.
+        """
+        ...
+
+
+class AnnotatorModel(ABC):
+    """A model that annotates, on the CPU with its weights.
 
     Attributes:
-        options: keys of `sam.` that the family takes, besides model, weights, sha256 and precision.
+        options: keys that the family takes, besides name, weights, sha256 and precision.
         size: long side of its input in pixels.
         has_embedding: `embedding` is implemented.
     """
@@ -74,6 +92,13 @@ class MaskModel(ABC):
     @classmethod  # noqa: B027  most have nothing to check
     def check_options(cls, options: Mapping[str, Any]) -> None:
         """Raise a ValueError if options contradict each other."""
+
+
+class MaskModel(AnnotatorModel):
+    """A model that finds segments; a family of models subclasses it.
+
+    Its `options` are keys of `sam.`.
+    """
 
     @abstractmethod
     def source(self, device: str, options: Mapping[str, Any]) -> MaskSource:
@@ -101,3 +126,25 @@ class MaskModel(ABC):
             device: where the encoder runs.
         """
         raise NotImplementedError
+
+
+class LabelModel(AnnotatorModel):
+    """A model that finds segments of named classes; a family of models subclasses it.
+
+    Its `options` are keys of `labeller.`.
+    """
+
+    @abstractmethod
+    def labeller(self, device: str, names: Sequence[Sequence[str]], options: Mapping[str, Any]) -> Labeller:
+        """Segments of classes by this model.
+
+        Args:
+            device: "cpu" or "cuda"; the model moves there.
+            names: the names of each class id, the best known first; those of id 0, the background, may be
+                none.
+            options: those of `options`, each with a value, `precision`: fp32 or bf16, and `threshold`, the
+                least score of a segment with a class.
+
+        Raises:
+            ValueError: options that contradict each other.
+        """

@@ -9,13 +9,15 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 if TYPE_CHECKING:
-    from segray.models.annotators.protocols import MaskModel
+    from segray.models.annotators.protocols import LabelModel, MaskModel
 
 GROUP = "segray.mask_sources"
 """Entry points of installed packages that add names to `MASK_MODELS`; each is a `MaskEntry`."""
+LABEL_GROUP = "segray.labellers"
+"""The same for `LABEL_MODELS`; each is a `LabelEntry`."""
 
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
 
@@ -40,23 +42,22 @@ class Card:
 
 
 @dataclass(frozen=True)
-class MaskEntry(Card):
-    """A model that finds segments, and the values that its options have by default.
+class Entry(Card):
+    """A model that annotates.
 
     Attributes:
-        family: "module:Class" of a `MaskModel`.
+        family: "module:Class" of its class.
         sha256: of the official weights; None where they may change.
         extra: of segray, for the package that it needs.
         package: which that is; None where segray itself brings all.
     """
 
+    key: ClassVar[str]
+
     family: str
     sha256: str | None = None
     extra: str | None = None
     package: str | None = None
-    points_per_side: int = 32
-    pred_iou_thresh: float = 0.88
-    stability_score_thresh: float = 0.95
 
     def missing(self) -> str | None:
         """What is to be installed first; None if nothing is."""
@@ -64,16 +65,53 @@ class MaskEntry(Card):
             return None
         return f'{self.package}: pip install "segray[{self.extra}]"'
 
+    def _open(self) -> Any:
+        if missing := self.missing():
+            raise ValueError(f"{self.key} needs the package {missing}")
+        module, _, name = self.family.partition(":")
+        return getattr(import_module(module), name)
+
+
+@dataclass(frozen=True)
+class MaskEntry(Entry):
+    """A model that finds segments, and the values that its options have by default."""
+
+    key: ClassVar[str] = "sam.model"
+
+    points_per_side: int = 32
+    pred_iou_thresh: float = 0.88
+    stability_score_thresh: float = 0.95
+
     def open_family(self) -> type[MaskModel]:
         """The class, imported when it is needed.
 
         Raises:
             ValueError: a package is not installed.
         """
-        if missing := self.missing():
-            raise ValueError(f"sam.model needs the package {missing}")
-        module, _, name = self.family.partition(":")
-        return getattr(import_module(module), name)
+        return self._open()
+
+
+@dataclass(frozen=True)
+class LabelEntry(Entry):
+    """A model that finds segments of named classes.
+
+    Attributes:
+        threshold: least score of a segment with a class, by default.
+        gated: its official weights are given to those who ask for them at their source.
+    """
+
+    key: ClassVar[str] = "annotator"
+
+    threshold: float = 0.5
+    gated: bool = False
+
+    def open_family(self) -> type[LabelModel]:
+        """The class, imported when it is needed.
+
+        Raises:
+            ValueError: a package is not installed.
+        """
+        return self._open()
 
 
 _SAM = "segray.models.annotators.sam:SamModel"
@@ -148,6 +186,19 @@ MASK_MODELS: dict[str, MaskEntry] = {
 }
 """A new model is a line here, a new family a module with a `MaskModel` too (docs/extend.md)."""
 
+LABEL_MODELS: dict[str, LabelEntry] = {
+    "sam3": LabelEntry(
+        "SAM License",
+        840.4,
+        "hf-hub:facebook/sam3",
+        "segray.models.annotators.sam3:Sam3",
+        extra="sam3",
+        package="transformers",
+        gated=True,
+    ),
+}
+"""The same, of models with a `LabelModel`."""
+
 CLIP_MODELS: dict[str, Card] = {
     "builtin": Card("Apache-2.0", 4.3, "builtin:clip"),
     "ViT-B-16-quickgelu": Card("MIT", 149.6, "openai"),
@@ -162,41 +213,64 @@ FEATURE_MODELS: dict[str, Card] = {
 """Models that need not be CLIPs: those of `clip.features=tipsv2`, and the default of `clip.proxy`."""
 
 
+EntryT = TypeVar("EntryT", MaskEntry, LabelEntry)
+
+
 @cache
-def _installed() -> Mapping[str, Any]:
-    return {point.name: point for point in entry_points(group=GROUP)}
+def _installed(group: str) -> Mapping[str, Any]:
+    return {point.name: point for point in entry_points(group=group)}
 
 
 def mask_entry(name: str, also: tuple[str, ...] = ()) -> MaskEntry:
-    """The entry of a name.
+    """The entry of a name of `sam.model`.
 
     Args:
-        name: a key of `MASK_MODELS`, or a name that an installed package offers.
-        also: further names that the user may give, for the message.
+        name: of the model.
+        also: further names that the message of an error lists.
 
     Raises:
         ValueError: an unknown name, or one whose entry point is not a `MaskEntry`.
     """
-    if name not in MASK_MODELS and name in _installed():
-        MASK_MODELS[name] = _loaded(name)
-    if name not in MASK_MODELS:
-        allowed = [*mask_names(), *also]
+    return _entry(name, MASK_MODELS, GROUP, MaskEntry, also)
+
+
+def label_entry(name: str, also: tuple[str, ...] = ()) -> LabelEntry:
+    """The entry of a name of `annotator`; the same as `mask_entry`."""
+    return _entry(name, LABEL_MODELS, LABEL_GROUP, LabelEntry, also)
+
+
+def _entry(
+    name: str, models: dict[str, EntryT], group: str, kind: type[EntryT], also: tuple[str, ...]
+) -> EntryT:
+    if name not in models and name in _installed(group):
+        models[name] = _loaded(name, group, kind)
+    if name not in models:
+        allowed = [*_names(models, group), *also]
         near = get_close_matches(name, allowed, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"must be one of {', '.join(allowed)}, not {name!r}{hint}")
-    return MASK_MODELS[name]
+    return models[name]
 
 
-def _loaded(name: str) -> MaskEntry:
+def _loaded(name: str, group: str, kind: type[EntryT]) -> EntryT:
     try:
-        entry = _installed()[name].load()
+        entry = _installed(group)[name].load()
     except Exception as error:  # somebody else's module raises anything
-        raise ValueError(f"the entry point {name} of {GROUP} cannot be imported: {error}") from error
-    if not isinstance(entry, MaskEntry):
-        raise ValueError(f"the entry point {name} of {GROUP} is not a MaskEntry")
+        raise ValueError(f"the entry point {name} of {group} cannot be imported: {error}") from error
+    if not isinstance(entry, kind):
+        raise ValueError(f"the entry point {name} of {group} is not a {kind.__name__}")
     return entry
 
 
 def mask_names() -> list[str]:
-    """All names, those of installed packages last."""
-    return list(dict.fromkeys([*MASK_MODELS, *_installed()]))
+    """All names of `sam.model`, those of installed packages last."""
+    return _names(MASK_MODELS, GROUP)
+
+
+def label_names() -> list[str]:
+    """All names of `annotator` with a model of their own, those of installed packages last."""
+    return _names(LABEL_MODELS, LABEL_GROUP)
+
+
+def _names(models: Mapping[str, Entry], group: str) -> list[str]:
+    return list(dict.fromkeys([*models, *_installed(group)]))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segray.models.annotators.protocols import POINT_OPTIONS, MaskModel
 from segray.models.sam.generator import MaskGenerator, grid_sides
-from segray.models.sam.geometry import Rgb, frame, normalised, resampling, resized
+from segray.models.sam.geometry import Frame, Rgb, frame, normalised, resampling, resized
 from segray.models.sam.registry import check_weights, load_sam, untrained_sam
 from segray.models.weights import Checkpoint
 
@@ -61,16 +61,27 @@ class SamModel(MaskModel):
 
     @torch.inference_mode()
     def embedding(self, image: Rgb, grid: tuple[int, int], device: str) -> Tensor:
-        """See `MaskModel`; resampled bilinearly, without the padding of the square input."""
+        """See `MaskModel`."""
         height, width = image.shape[:2]
         f = frame(height, width, self.size)
         pixels = normalised(self.sam.to(device), [resized(image, (height, width), self.size)])
-        maps = self.sam.image_encoder(pixels)[0].float()
-        vertical, horizontal = (
-            resampling(maps.shape[1], f.side, inside, cells).to(maps)
-            for inside, cells in zip((f.input_height, f.input_width), grid, strict=True)
-        )
-        return torch.einsum("hi,cij,wj->hwc", vertical, maps, horizontal)
+        return on_grid(self.sam.image_encoder(pixels)[0], f, grid)
+
+
+def on_grid(maps: Tensor, f: Frame, grid: tuple[int, int]) -> Tensor:
+    """Features [C, n, n] of a square input, resampled bilinearly to a grid over its image: float32 [h, w, C].
+
+    Args:
+        maps: the features.
+        f: of the image; what is padded has no part.
+        grid: (h, w).
+    """
+    maps = maps.float()
+    vertical, horizontal = (
+        resampling(maps.shape[1], f.side, inside, cells).to(maps)
+        for inside, cells in zip((f.input_height, f.input_width), grid, strict=True)
+    )
+    return torch.einsum("hi,cij,wj->hwc", vertical, maps, horizontal)
 
 
 def check_grids(options: Mapping[str, Any]) -> None:

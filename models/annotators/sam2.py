@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from segray.models.annotators.protocols import POINT_OPTIONS, MaskModel
-from segray.models.annotators.sam import CROP_OPTIONS, check_grids
+from segray.models.annotators.sam import CROP_OPTIONS, check_grids, on_grid
 from segray.models.annotators.transformers_weights import load_pretrained, random_network
 from segray.models.architectures import check_side
 from segray.models.sam.generator import MaskGenerator
+from segray.models.sam.geometry import Frame, Rgb
 from segray.models.sam2.model import PromptedSam2
 from segray.models.sam2.original import transformers_state
 from segray.models.weights import Checkpoint
@@ -66,6 +68,7 @@ class Sam2(MaskModel):
     """
 
     options: ClassVar[frozenset[str]] = POINT_OPTIONS | CROP_OPTIONS
+    has_embedding: ClassVar[bool] = True
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
@@ -95,3 +98,11 @@ class Sam2(MaskModel):
     def source(self, device: str, options: Mapping[str, Any]) -> MaskGenerator:
         """The masks of SAM 2's automatic generator."""
         return MaskGenerator(PromptedSam2(self._network.to(device)), **options)
+
+    @torch.inference_mode()
+    def embedding(self, image: Rgb, grid: tuple[int, int], device: str) -> Tensor:
+        """See `MaskModel`; the coarsest of its three maps."""
+        prompted, (height, width) = PromptedSam2(self._network.to(device)), image.shape[:2]
+        pixels = prompted.normalised([prompted.resized(image, (height, width))])
+        maps = prompted.network.get_image_embeddings(pixels)[-1][0]
+        return on_grid(maps, Frame(height, width, self.size, self.size, self.size), grid)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segray.models.annotators.protocols import POINT_OPTIONS, MaskModel
+from segray.models.annotators.sam import on_grid
 from segray.models.annotators.transformers_weights import load_pretrained, random_network, square
 from segray.models.architectures import check_side
 from segray.models.masks import Segment
@@ -47,6 +48,7 @@ class SamHq(MaskModel):
     """
 
     options: ClassVar[frozenset[str]] = POINT_OPTIONS
+    has_embedding: ClassVar[bool] = True
 
     def __init__(self, network: Any) -> None:
         self._network = network
@@ -69,6 +71,13 @@ class SamHq(MaskModel):
     def source(self, device: str, options: Mapping[str, Any]) -> SamHqMasks:
         """The masks of a grid of points."""
         return SamHqMasks(self._network.to(device), self.size, options)
+
+    @torch.inference_mode()
+    def embedding(self, image: Rgb, grid: tuple[int, int], device: str) -> Tensor:
+        """See `MaskModel`."""
+        f = frame(image.shape[0], image.shape[1], self.size)
+        pixels = square(image, (f.input_height, f.input_width), self.size).to(device)
+        return on_grid(self._network.to(device).get_image_embeddings(pixels)[0][0], f, grid)
 
 
 class SamHqMasks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,17 +78,25 @@ def _check_size(model: Any, settings: Any, state: Mapping[str, Tensor]) -> None:
         model(settings)
 
 
-def square(image: Rgb, size: tuple[int, int], side: int) -> Tensor:
-    """An image as float32 [1, 3, side, side], normalised as on ImageNet, with zeros right and below.
+def square(
+    image: Rgb,
+    size: tuple[int, int],
+    side: int,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Tensor:
+    """An image as float32 [1, 3, side, side], normalised, with zeros right and below.
 
     Args:
         image: uint8 [H, W, 3].
         size: (height, width) that it is resized to, bilinear with antialiasing.
         side: of the model's square input in pixels.
+        mean: of each channel, of values in 0..1; by default that of ImageNet.
+        std: likewise.
     """
     small = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255
-    mean, std = (torch.tensor(value)[:, None, None] for value in (IMAGENET_MEAN, IMAGENET_STD))
+    shift, scale = (torch.tensor(value)[:, None, None] for value in (mean, std))
     batch = torch.zeros(1, 3, side, side)
-    batch[0, :, : size[0], : size[1]] = (pixels - mean) / std
+    batch[0, :, : size[0], : size[1]] = (pixels - shift) / scale
     return batch

@@ -16,16 +16,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segray.models.label_map import LabelMap, SegmentClasses, label_dtype, levels_of
+from segray.models.label_map import NO_RUNNER_UP, LabelMap, SegmentClasses, label_dtype, levels_of
 from segray.models.label_space import ignore_index_of
 from segray.models.masks import Segment
 from segray.models.transfer import to_device
 
 if TYPE_CHECKING:  # open_clip takes seconds to import, and workers that only render do not need it
     from segray.models.clip.text import ZeroShotClassifier
-
-NO_RUNNER_UP = -1
-"""The runner-up class where the label space has only one class with names."""
 
 _VALUES_AT_ONCE = 1 << 20
 _PIXELS_AT_ONCE = 1 << 26

@@ -25,7 +25,7 @@ class PromptedSam2(PromptedModel):
     """
 
     def __init__(self, network: Any) -> None:
-        self._network, self._side = network, int(network.config.prompt_encoder_config.image_size)
+        self.network, self._side = network, int(network.config.prompt_encoder_config.image_size)
         self._samples = 4 * network.prompt_encoder.image_embedding_size[0]
         self.device = next(network.parameters()).device
 
@@ -52,11 +52,11 @@ class PromptedSam2(PromptedModel):
 
         def encode(images: Tensor) -> Tensor:
             with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-                maps = self._network.get_image_embeddings(images)
+                maps = self.network.get_image_embeddings(images)
             return joined([map_.float() for map_ in maps])
 
         return encode
 
     def decoder(self, dtype: torch.dtype) -> Sam2Decoder:
         """See `Sam2Decoder`."""
-        return Sam2Decoder(self._network, dtype)
+        return Sam2Decoder(self.network, dtype)

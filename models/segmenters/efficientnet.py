@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from segray.models.segmenters.base import Segmenter, Triple, resample
 from segray.models.segmenters.fpn import FPNHead
@@ -51,10 +52,13 @@ class EfficientNetLite(Segmenter):
     def __init__(self, backbone: str, classes: int) -> None:
         super().__init__()
         import timm
-        from timm.layers import freeze_batch_norm_2d
+        from timm.layers import Conv2dSame, freeze_batch_norm_2d
 
         encoder = timm.create_model(backbone, features_only=True, out_indices=(1, 2, 3, 4))
         self.encoder = freeze_batch_norm_2d(encoder)
+        for name, module in list(self.encoder.named_modules()):
+            if isinstance(module, Conv2dSame):
+                self.encoder.set_submodule(name, HalvingConv(module))
         self.decoder = FPNHead(encoder.feature_info.channels(), _WIDTH, classes)
 
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -75,6 +79,35 @@ class EfficientNetLite(Segmenter):
             for j, block in enumerate(stage)
         ]
         return {_timm_name(key, blocks): value for key, value in state.items()}
+
+
+class HalvingConv(nn.Conv2d):
+    """TensorFlow's "SAME" convolution of stride 2, whose padding depends on the parity of the sides.
+
+    It is computed with integers alone, as suits the recording of a graph for images of any size.
+
+    Args:
+        like: of stride 2, with an odd kernel; its weights are taken.
+    """
+
+    def __init__(self, like: nn.Conv2d) -> None:
+        assert like.stride == (2, 2)
+        assert like.kernel_size[0] == like.kernel_size[1]
+        super().__init__(
+            like.in_channels,
+            like.out_channels,
+            (like.kernel_size[0], like.kernel_size[1]),
+            stride=2,
+            groups=like.groups,
+            bias=like.bias is not None,
+        )
+        self.weight, self.bias = like.weight, like.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, ceil(H / 2), ceil(W / 2)]."""
+        vertical, horizontal = (self.kernel_size[0] - 2 + side % 2 for side in x.shape[-2:])
+        left, top = horizontal // 2, vertical // 2
+        return super().forward(F.pad(x, (left, horizontal - left, top, vertical - top)))
 
 
 def _timm_name(key: str, blocks: list[tuple[str, dict[str, str]]]) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
 
 import pyarrow as pa
 
+from segray.pipelines.annotation.model_stages import model_stages
 from segray.pipelines.annotation.prepared import Prepared
-from segray.pipelines.annotation.stages.classify import ClassifySegments
+from segray.pipelines.annotation.stages.base import Stage
 from segray.pipelines.annotation.stages.encode import EncodeLabels
 from segray.pipelines.annotation.stages.read import ReadImages, pending_table
-from segray.pipelines.annotation.stages.segment import SegmentImages
 from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.engine.pools import IMAGES_PER_THREAD, PoolPlan
@@ -21,12 +22,12 @@ from segray.pipelines.io.manifest import ImageRef
 
 
 class Stages:
-    """The stages of a run: read, segment, classify, encode. On a GPU if this process sees one.
+    """The stages of a run, one after the other. On a GPU if this process sees one.
 
     Args:
         prepared: the run.
         ledger: counts what is done.
-        threads: images that SAM computes side by side on a CPU.
+        threads: cores of a CPU that SAM, or a labeller, uses.
     """
 
     def __init__(self, prepared: Prepared, ledger: Ledger | None = None, threads: int = 1) -> None:
@@ -35,22 +36,24 @@ class Stages:
         config = prepared.config
         self.ledger, self.gpu, self._config = ledger or Ledger(), torch.cuda.is_available(), config
         plan = PoolPlan(1, 1, num_cpus=0, num_gpus=float(self.gpu), threads=1, batch_size=1)
-        guard, many = Guard(self.ledger, config.max_tries), replace(plan, threads=threads)
+        guard, loaded = Guard(self.ledger, config.max_tries), prepared.models or {}
         self._read = ReadImages(prepared.options, config.embed_images, guard)
-        tiling = config.image.tiling()
-        sam, clip = (prepared.models.sam, prepared.models.clip) if prepared.models else (None, None)
-        self._segment = (
-            SegmentImages(config.sam, many, guard, sam, tiling) if config.sam.model != "none" else None
-        )
-        self._classify = ClassifySegments(
-            config.clip, prepared.text, config.embeddings, plan, guard, clip, tiling
-        )
+        self._models: list[Stage] = [
+            stage.kind(
+                # CLIP beside SAM has little to do, and its sums depend on the threads.
+                plan=plan if stage.name == "clip" else replace(plan, threads=threads),
+                guard=guard,
+                loaded=loaded.get(stage.name),
+                **stage.arguments,
+            )
+            for stage in model_stages(prepared)
+        ]
         self._encode = EncodeLabels(prepared.space, guard)
 
     @property
     def batch_size(self) -> int:
         """Images that the run would take at a time."""
-        return max(pool.batch_size or IMAGES_PER_THREAD for pool in (self._config.sam, self._config.clip))
+        return max(pool.batch_size or IMAGES_PER_THREAD for pool in self._config.model_stages.values())
 
     def read(self, refs: Sequence[ImageRef]) -> pa.Table:
         """Images as a table of `READ_SCHEMA`."""
@@ -59,9 +62,9 @@ class Stages:
     def label(self, refs: Sequence[ImageRef]) -> list[Row]:
         """Rows of `ENCODED_SCHEMA`; no more decoded images are in memory than a read task holds."""
         rows: list[Row] = []
-        for read in self._read.in_pieces(pending_table(refs)):
-            segmented = self._segment(read) if self._segment else read
-            rows += self._encode(self._classify(segmented)).to_pylist()
+        for table in self._read.in_pieces(pending_table(refs)):
+            labelled = reduce(lambda images, stage: stage(images), self._models, table)
+            rows += self._encode(labelled).to_pylist()
         return rows
 
 

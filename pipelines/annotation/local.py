@@ -20,7 +20,7 @@ _ROWS_PER_PART = 8
 
 def suits(config: AnnotateConfig, n_pending: int) -> bool:
     """Whether to label the pending images in this process: few, no cluster and no workers requested."""
-    if is_sized(config.sam) or is_sized(config.clip):
+    if any(map(is_sized, config.model_stages.values())):
         return False
     return single_process.suits(config.out, n_pending, config.address, config.grow)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from segray.models.label_space import LabelSpace
-from segray.pipelines.annotation.models import Loaded
 from segray.pipelines.annotation.stages.classify import TextEmbeddings
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.io.images import ImageOptions
@@ -19,17 +19,17 @@ class Prepared:
     Attributes:
         config: of the command.
         space: the classes and their names.
-        text: the names as CLIP embeds them.
-        dim: of an embedding.
+        text: the names as CLIP embeds them; None with a labeller.
+        dim: of an embedding; None: none is stored.
         options: of the decoder.
         provenance: what makes the labels.
-        models: both, if they are loaded in this process.
+        models: by stage, if they are loaded in this process.
     """
 
     config: AnnotateConfig
     space: LabelSpace
-    text: TextEmbeddings
-    dim: int
+    text: TextEmbeddings | None
+    dim: int | None
     options: ImageOptions
     provenance: dict[str, Any]
-    models: Loaded | None = None
+    models: Mapping[str, Any] | None = None

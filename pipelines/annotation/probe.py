@@ -56,8 +56,10 @@ def choose(prepared: Prepared, resources: Resources, n_pending: int, pending: It
         UserError: more is asked for than the cluster has.
     """
     config = prepared.config
-    if config.sam.model == "none":
-        return Pools({"clip": pools.plan_alone(config.clip, resources, n_pending)})
+    if len(config.model_stages) == 1:
+        ((name, pool),) = config.model_stages.items()
+        per_node = name == "labeller"
+        return Pools({name: pools.plan_alone(pool, resources, n_pending, per_node=per_node)})
     usual = _usual(config, resources, n_pending)
     if not _wanted(config, n_pending) or (usual.shared and resources.gpus < 2):
         return usual

@@ -51,14 +51,18 @@ class StoredSegment(TypedDict):
     area: int
     class_id: int
     score: float
+    margin: float
+    runner_up_class: int
     embedding: list[float]
     rle: RLE
     predicted_iou: float
     stability_score: float
 
 
-Classify = Callable[[NDArray[np.float16], NDArray[np.float64]], SegmentClasses]
-"""Names segments by their stored embeddings [K, D] and stability scores [K]."""
+Classify = Callable[[Sequence[StoredSegment]], SegmentClasses]
+"""Classes of an image's stored segments."""
+ByEmbedding = Callable[[NDArray[np.float16], NDArray[np.float64]], SegmentClasses]
+"""Classes of segments by their stored embeddings [K, D] and stability scores [K]."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,8 @@ class Relabelling:
         out: folder or URI of the new one.
         record: its provenance.
         ignore_index: of its labels.
-        dim: length of the embeddings.
-        classify: names the segments.
+        dim: length of the embeddings; None: none are stored.
+        classify: gives the segments their new classes.
         run_id: stored with every row.
     """
 
@@ -81,7 +85,7 @@ class Relabelling:
     out: str
     record: dict[str, Any]
     ignore_index: int
-    dim: int
+    dim: int | None
     classify: Classify
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
@@ -171,10 +175,10 @@ class Relabelling:
         row = cast("Row", {**stored, "file": file, "segments": None})
         if row["status"] != "ok":
             return row
-        pooled = embeddings_of(rows, self.dim)
-        classes = self.classify(pooled, np.array([s["stability_score"] for s in rows], float))
+        classes = self.classify(rows)
         segments = decode_segments(rows, row["height"], row["width"])
-        return encode_segments(row, segments, classes, pooled.tobytes(), self.ignore_index)
+        stored_embeddings = None if self.dim is None else embeddings_of(rows, self.dim).tobytes()
+        return encode_segments(row, segments, classes, stored_embeddings, self.ignore_index)
 
 
 def check_places(labels: str, out: str) -> None:
@@ -195,6 +199,11 @@ def require_embeddings(source: LabelStore) -> int:
         UserError: there is no label set, or none with embeddings.
     """
     where = storage.display(source.root)
+    if model := labeller_of(source):
+        raise UserError(
+            f"{where} was made with annotator={model}, which stores no embeddings to learn from; "
+            "segray relabel merges its classes and raises its threshold"
+        )
     if stored_section(source.provenance, "sam", ["model"], source.root)["model"] == "none":
         raise UserError(
             f"{where} was made with sam.model=none and has no segments; annotate with another SAM to relabel"
@@ -205,8 +214,29 @@ def require_embeddings(source: LabelStore) -> int:
     return int(kind.list_size)
 
 
-def of_pixels(record: Mapping[str, Any]) -> str | None:
-    """The setting of a label set that needed the features of its pixels, which are not stored; None if none.
+def labeller_of(source: LabelStore) -> str | None:
+    """The labeller that made a label set, which then has no embeddings; None: SAM and CLIP did.
+
+    Raises:
+        UserError: there is no label set, or its record is damaged.
+    """
+    record = source.provenance
+    return (
+        stored_section(record, "labeller", ["model"], source.root)["model"] if "labeller" in record else None
+    )
+
+
+def by_embedding(classify: ByEmbedding, dim: int) -> Classify:
+    """Classes by the stored embeddings, of length `dim`."""
+
+    def classify_rows(rows: Sequence[StoredSegment]) -> SegmentClasses:
+        return classify(embeddings_of(rows, dim), np.array([s["stability_score"] for s in rows], float))
+
+    return classify_rows
+
+
+def of_pixels(record: Mapping[str, Any]) -> list[str]:
+    """The settings of a label set that needed the features of its pixels, which are not stored: `key=value`.
 
     Args:
         record: its provenance, with today's names.
@@ -214,7 +244,7 @@ def of_pixels(record: Mapping[str, Any]) -> str | None:
     config = record.get("config")
     values = config if isinstance(config, dict) else {}
     needing = {"label.pool": "vote", "label.unsegmented": "pixels"}
-    return next((f"{key}={value}" for key, value in needing.items() if values.get(key) == value), None)
+    return [f"{key}={value}" for key, value in needing.items() if values.get(key) == value]
 
 
 def build_stored_clip(record: dict[str, Any], labels: str, weights: str | None) -> ClipModel:

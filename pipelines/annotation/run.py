@@ -49,8 +49,7 @@ def _label_here(prepared: Prepared, token: str, n_pending: int, before: int) -> 
     except KeyboardInterrupt:
         print_resume_hint(prepared, run_ledger)
         raise
-    models = ("clip",) if prepared.config.sam.model == "none" else ("sam", "clip")
-    return replace(run_ledger.tally(), workers=dict.fromkeys(models, 1))
+    return replace(run_ledger.tally(), workers=dict.fromkeys(prepared.config.model_stages, 1))
 
 
 def _label_on_cluster(prepared: Prepared, token: str, n_pending: int, before: int) -> Tally:
@@ -62,7 +61,7 @@ def _label_on_cluster(prepared: Prepared, token: str, n_pending: int, before: in
         require_shared(config.out, [*sources_of(config.images), *config.image.roots])
         ray_data.configure()
         pools = probe.choose(prepared, resources, n_pending, pending.read_pending(config.out))
-        models = (config.sam, config.clip)
+        models = config.model_stages.values()
         sizes = batch_sizes(n_pending, pools.plans, models, resources.cpus, config.rows_per_part)
         run_ledger = ledger.start()
         try:

@@ -15,6 +15,7 @@ from segray.models.label_space import LabelSpace, label_space
 from segray.pipelines.annotation.relabelling import (
     Relabelling,
     build_stored_clip,
+    by_embedding,
     check_places,
     clip_of,
     of_pixels,
@@ -64,8 +65,8 @@ class StoredNames:
         record = current_provenance(source.provenance)
         if stored := of_pixels(record):
             raise UserError(
-                f"{storage.display(labels)} was made with {stored}: a calibration names segments by their "
-                "stored features alone, and would lose that; annotate without it"
+                f"{storage.display(labels)} was made with {' '.join(stored)}: a calibration names segments "
+                "by their stored features alone, and would lose that; annotate without it"
             )
         return cls(source, record, tuple(record["classes"]), dim)
 
@@ -197,7 +198,7 @@ def calibrate(
         _record(stored, calibration, config),
         candidates.space.ignore_index,
         stored.dim,
-        calibration.classify,
+        by_embedding(calibration.classify, stored.dim),
     )
     relabelling.check()
     return CalibratedSet(calibration, relabelling)
@@ -207,15 +208,9 @@ def _record(stored: StoredNames, calibration: Calibration, config: Config) -> di
     old, labels = stored.record, stored.source.root
     candidates = calibration.candidates
     templates = candidates.templates[calibration.prompts.templates]
-    clip = {key: value for key, value in clip_of(old, labels).items() if key != "logit_scale"}
-    record = provenance(
-        config,
-        calibration.used_space(),
-        sam=old["sam"],
-        clip=clip,
-        templates=templates,
-        logit_scale=candidates.logit_scale,
-    )
+    clip = {**clip_of(old, labels), "logit_scale": candidates.logit_scale}
+    models = {"sam": old["sam"], "clip": clip}
+    record = provenance(config, calibration.used_space(), models=models, templates=templates)
     # What `relabel` and a second calibration read of any label set.
     record["config"] |= {
         "label.templates": list(templates),

@@ -19,7 +19,7 @@ from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.annotation.run import label_pending
 from segray.pipelines.annotation.run_summary import LabelSetResult, summarise
 from segray.pipelines.annotation.stages.classify import TextEmbeddings
-from segray.pipelines.config.commands.annotate import AnnotateConfig
+from segray.pipelines.config.commands.annotate import SAM_CLIP, AnnotateConfig
 from segray.pipelines.config.loading import dump_redacted
 from segray.pipelines.engine import cluster, single_process
 from segray.pipelines.engine.ledger import Tally
@@ -93,19 +93,19 @@ def execute(config: AnnotateConfig) -> LabelSetResult:
 
 
 def prepare(config: AnnotateConfig, space: LabelSpace, *, load: bool = False) -> Prepared:
-    """Check both models, so that bad weights are reported before the first image; embed the class names.
+    """Check the models, so that bad weights are reported before the first image; embed names for CLIP.
 
     Args:
         config: of the command.
         space: the classes and their names.
-        load: load both models, for a run in this process.
+        load: load the models, for a run in this process.
 
     Raises:
         UserError: weights or an option that do not fit; `out` was made with another configuration.
     """
     out, chosen = config.out, with_precisions(config, recorded_precisions(config.out))
     try:
-        with Waiting("both models to load, or their weights to be checked"):
+        with Waiting("the models to load, or their weights to be checked"):
             models = open_models(config, load=load)
             prepared = _prepared(chosen, space, models)
     except ValueError as error:
@@ -126,16 +126,29 @@ def space_of(config: AnnotateConfig) -> LabelSpace:
     Raises:
         UserError: an unknown name, a class twice, or a file that cannot be read.
     """
+    background = config.label.background_names
+    if background is None and config.annotator != SAM_CLIP:
+        # Where CLIP must choose among names, a labeller says of each that it is not there.
+        background = ()
     try:
-        return label_space(config.classes, config.label.background_names, config.label.aliases)
+        return label_space(config.classes, background, config.label.aliases)
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
 def _prepared(config: AnnotateConfig, space: LabelSpace, models: Models) -> Prepared:
+    if models.clip is not None:
+        return _with_clip(config, space, models, models.clip)
+    made_by = {"labeller": {"model": config.annotator, "sha256": models.sha256["labeller"]}}
+    record = provenance(config, space, models=made_by, templates=())
+    keep = (models.size, models.size) if config.image.reduce_jpeg else None
+    options = config.image.options(config.images, keep)
+    return Prepared(config, space, None, None, options, record, models.loaded)
+
+
+def _with_clip(config: AnnotateConfig, space: LabelSpace, models: Models, clip: ClipModel) -> Prepared:
     from segray.models.clip.text import embed_label_space, resolve_templates
 
-    clip = models.clip
     templates = resolve_templates(config.label.templates)
     classifier = embed_label_space(clip, space, templates)
     text = replace(
@@ -144,22 +157,20 @@ def _prepared(config: AnnotateConfig, space: LabelSpace, models: Models) -> Prep
         unsegmented=config.label.unsegmented == "pixels",
     )
     clip_size = config.clip.image_size or clip.image_size
-    record = provenance(
-        config,
-        space,
-        sam={"model": config.sam.model, "sha256": models.sam_sha256},
-        clip={
+    made_by: dict[str, dict[str, Any]] = {
+        "sam": {"model": config.sam.model, "sha256": models.sha256["sam"]},
+        "clip": {
             "model": config.clip.model,
-            "sha256": clip.checkpoint.sha256,
+            "sha256": models.sha256["clip"],
             "features": config.clip.features,
             "weights": config.clip.weights,
+            "logit_scale": classifier.logit_scale,
             **proxy_record(clip),
         },
-        templates=templates,
-        logit_scale=classifier.logit_scale,
-    )
+    }
+    record = provenance(config, space, models=made_by, templates=templates)
     # The sizes that the models need: SAM's of the long side, CLIP's of both.
-    keep = (max(models.sam_size, clip_size), clip_size) if config.image.reduce_jpeg else None
+    keep = (max(models.size, clip_size), clip_size) if config.image.reduce_jpeg else None
     return Prepared(
         config,
         space,
@@ -236,7 +247,7 @@ def _done(store: LabelStore, changed: set[str]) -> set[str]:
 
 def _warn_of_unknown_names(config: AnnotateConfig, space: LabelSpace) -> None:
     """The built-in models label anything with any names; nothing else shows that the labels mean nothing."""
-    builtin = "builtin" in (config.sam.model, config.clip.model)
+    builtin = config.annotator == SAM_CLIP and "builtin" in (config.sam.model, config.clip.model)
     known = {name_key(name) for name in label_space("picture_book").classes}
     unknown = {name_key(name) for name in space.classes[1:]} - known
     if builtin and unknown:

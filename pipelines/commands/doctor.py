@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.error import HTTPError, URLError
 
-from segray.models.annotators.registry import mask_entry, mask_names
+from segray.models.annotators.registry import Entry, label_entry, label_names, mask_entry, mask_names
 from segray.pipelines.config.commands.doctor import DoctorConfig
 from segray.pipelines.engine import auth_token, cluster, shared_storage
 from segray.pipelines.engine.auth_token import use_token
@@ -102,16 +102,21 @@ def _packages() -> Iterator[Finding]:
 
 
 def _models() -> Iterator[Finding]:
-    """What `sam.model` can be, with size and licence; a package that is missing is no fault."""
-    for name in mask_names():
+    """What `sam.model` and `annotator` can be, with size and licence; a missing package is no fault."""
+    yield from _entries("sam.model", mask_names(), mask_entry)
+    yield from _entries("annotator", label_names(), label_entry)
+
+
+def _entries(key: str, names: Iterable[str], find: Callable[[str], Entry]) -> Iterator[Finding]:
+    for name in names:
         try:
-            entry = mask_entry(name)
+            entry = find(name)
         except ValueError as error:
-            yield Finding(False, "sam.model", one_line(error))
+            yield Finding(False, key, one_line(error))
             continue
         text = f"{name}, {entry.parameters:g} M parameters, {entry.licence}"
         missing = entry.missing()
-        yield Finding(True, "sam.model", text + (f"; needs {missing}" if missing else ""))
+        yield Finding(True, key, text + (f"; needs {missing}" if missing else ""))
 
 
 def _gpus() -> Finding:

@@ -40,7 +40,7 @@ from segray.pipelines.reporting.label_set.summary import read_uris
 from segray.pipelines.understood import classes_line, line, show
 
 _SHOWN = 20
-_FACTS = (("sam", "model"), ("clip", "model"), ("config", "label.threshold"))
+_FACTS = (("sam", "model"), ("clip", "model"), ("labeller", "model"), ("config", "label.threshold"))
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,8 @@ def _check_ids(name: str, form: Format) -> None:
 
 
 def _facts(provenance: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    values = ((f"{a}.{b}", (provenance.get(a) or {}).get(b)) for a, b in _FACTS)
+    sections = ((a, b, provenance.get(a)) for a, b in _FACTS)
+    values = ((f"{a}.{b}", section.get(b)) for a, b, section in sections if isinstance(section, Mapping))
     return tuple((name, str(value)) for name, value in values if value is not None)
 
 

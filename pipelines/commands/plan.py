@@ -18,6 +18,7 @@ from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.commands.annotate import prepare, space_of
 from segray.pipelines.config.commands.plan import PlanConfig
 from segray.pipelines.engine.progress import clock
+from segray.pipelines.engine.provenance import STAGES
 from segray.pipelines.engine.rows import Row
 from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.sources import list_images
@@ -27,7 +28,6 @@ from segray.pipelines.label_set.store import write_part
 from segray.pipelines.printing import echo, visible
 
 _GB, _SHOWN, _HOUR = 1e9, 5, 3600
-_MODEL_STAGES = ("sam", "clip")
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Probe:
     @property
     def device_seconds(self) -> float:
         """Seconds of one device per image: a GPU runs the models, a core runs everything."""
-        counted = _MODEL_STAGES if self.device == "GPU" else tuple(self.seconds)
+        counted = STAGES if self.device == "GPU" else tuple(self.seconds)
         return sum(self.seconds.get(stage, 0.0) for stage in counted) / self.images
 
 

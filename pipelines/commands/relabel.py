@@ -1,6 +1,6 @@
 """`segray relabel`: new classes, prompts or threshold from stored embeddings and masks; no image, no SAM.
 
-Only CLIP's text encoder runs.
+Only CLIP's text encoder runs. Of a labeller's label set the stored scores are used, and nothing runs.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from segray.models.clip.zero_shot import classify_segments
 from segray.models.label_map import SegmentClasses
 from segray.models.label_space import LabelSpace, label_space
 from segray.pipelines.annotation.relabelling import (
-    Classify,
+    ByEmbedding,
     Relabelling,
     build_stored_clip,
+    by_embedding,
     check_places,
     clip_of,
+    labeller_of,
     of_pixels,
     require_embeddings,
 )
+from segray.pipelines.annotation.relabelling_scores import by_scores
 from segray.pipelines.annotation.run_summary import LabelSetResult
 from segray.pipelines.annotation.stages.classify import TextEmbeddings
 from segray.pipelines.config.commands.relabel import RelabelConfig
@@ -53,13 +56,13 @@ def execute(config: RelabelConfig) -> LabelSetResult:
     """Write the relabelled set to `out`; run again, it writes only the missing parts.
 
     Raises:
-        UserError: no label set, no embeddings in it, other CLIP weights than its own, or an `out` that holds
-            something else.
+        UserError: no label set, no embeddings in it, other CLIP weights than its own, names that a labeller
+            did not look for, or an `out` that holds something else.
     """
     source = LabelStore(config.labels)
     check_places(config.labels, config.out)
-    config = _with_stored_templates(config, source)
-    relabelling = _prepare(config, source)
+    model = labeller_of(source)
+    relabelling = _by_clip(config, source) if model is None else by_scores(config, source, model)
     relabelling.check()
     return relabelling.write()
 
@@ -74,9 +77,10 @@ def _with_stored_templates(config: RelabelConfig, source: LabelStore) -> Relabel
     return config.model_copy(update={"label": config.label.model_copy(update={"templates": templates})})
 
 
-def _prepare(config: RelabelConfig, source: LabelStore) -> Relabelling:
+def _by_clip(config: RelabelConfig, source: LabelStore) -> Relabelling:
+    config = _with_stored_templates(config, source)
     old = current_provenance(source.provenance)
-    require_embeddings(source)
+    dim = require_embeddings(source)
     _refuse_pixels(config, old)
     try:
         space = label_space(config.classes, config.label.background_names, config.label.aliases)
@@ -84,26 +88,26 @@ def _prepare(config: RelabelConfig, source: LabelStore) -> Relabelling:
     except ValueError as error:
         raise UserError(str(error)) from error
     show([classes_line(space.classes)])
-    clip = {key: value for key, value in clip_of(old, config.labels).items() if key != "logit_scale"}
-    record = provenance(
-        config, space, sam=old["sam"], clip=clip, templates=templates, logit_scale=text.logit_scale
-    )
+    clip = {**clip_of(old, config.labels), "logit_scale": text.logit_scale}
+    record = provenance(config, space, models={"sam": old["sam"], "clip": clip}, templates=templates)
     record["source"] = fingerprint(source.provenance)
-    dim = text.embeddings.shape[1]
-    return Relabelling(source, config, config.out, record, space.ignore_index, dim, _by_text(text))
+    classify = by_embedding(_by_text(text), dim)
+    return Relabelling(source, config, config.out, record, space.ignore_index, dim, classify)
 
 
 def _refuse_pixels(config: RelabelConfig, old: dict[str, Any]) -> None:
     """Refuse what needs the features of pixels; what the user sets counts for what the label set says."""
     wanted = of_pixels({"config": {f"label.{key}": value for key, value in config.label}})
     if wanted:
-        raise UserError(f"{wanted} needs the features of pixels, which no label set holds; annotate with it")
+        raise UserError(
+            f"{wanted[0]} needs the features of pixels, which no label set holds; annotate with it"
+        )
     left = {key: v for key, v in old["config"].items() if key.removeprefix("label.") not in _set(config)}
     if stored := of_pixels({"config": left}):
-        default = _DEFAULTS[stored]
+        defaults = " ".join(_DEFAULTS[setting] for setting in stored)
         raise UserError(
-            f"{storage.display(config.labels)} was made with {stored}, for which the features of its pixels "
-            f"would be needed again; {default} relabels its segments alone"
+            f"{storage.display(config.labels)} was made with {' '.join(stored)}, for which the features of "
+            f"its pixels would be needed again; {defaults} relabels its segments alone"
         )
 
 
@@ -123,7 +127,7 @@ def _embed_names(
     return TextEmbeddings.from_classifier(classifier, config.label.threshold), templates
 
 
-def _by_text(text: TextEmbeddings) -> Classify:
+def _by_text(text: TextEmbeddings) -> ByEmbedding:
     classifier = text.to_classifier()
 
     def classify(pooled: NDArray[np.float16], _: NDArray[np.float64]) -> SegmentClasses:

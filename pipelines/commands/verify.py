@@ -255,7 +255,8 @@ def _made_with(config: VerifyConfig) -> _MadeWith:
     if model is RelabelConfig:
         return load_received(model, tree, {**own, "labels": config.labels}, where)
     images = config.images if config.images is None else ",".join(sources_of(config.images))
-    own |= {"sam.weights": config.sam.weights, "images": images, "address": config.address}
+    own |= {"sam.weights": config.sam.weights, "labeller.weights": config.labeller.weights}
+    own |= {"images": images, "address": config.address}
     own["clip.proxy_weights"] = config.clip.proxy_weights
     # Links in a folder that the label set itself names are a stranger's.
     own["image.links"] = config.image.links if images else "refuse"

@@ -18,7 +18,7 @@ _LEAST = np.float32(1e-9)
 _AT_ONCE = 256
 _POOL = 2048
 """Segments that are compared with each other; of more, a sample is drawn in proportion to their doubt."""
-SHOWN = 0.5
+SHOWN = 0.25
 """The least share of a segment's pixels that smaller ones leave uncovered: others are not worth a click."""
 _WINDOW = 10
 """Of so many choices in a row, no class has more than its equal share."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from segray.pipelines.config.commands.annotate import Pool
@@ -90,7 +90,7 @@ def plan(
         _fill(sam, workers=first.workers, cpus=share, gpus=first.num_gpus, threads=threads),
         _fill(clip, workers=second.workers, cpus=share, gpus=second.num_gpus, threads=1),
     )
-    _check(plans, resources)
+    _check(plans, resources, ("sam.workers", "clip.workers"))
     return plans
 
 
@@ -189,8 +189,10 @@ def _balanced_gpus(sam: float, clip: float, gpus: int) -> tuple[Size, Size]:
     return Size(gpus, share), Size(gpus, 1 - share)
 
 
-def plan_alone(pool: Pool, resources: Resources, n_images: int | None = None) -> PoolPlan:
-    """The pool of the only model: an actor on every GPU, or without GPUs on every CPU.
+def plan_alone(
+    pool: Pool, resources: Resources, n_images: int | None = None, *, per_node: bool = False
+) -> PoolPlan:
+    """The pool of the only model: an actor on every GPU, or without GPUs on every CPU or node.
 
     More actors than GPUs share them evenly, so that each has its whole share on one GPU.
 
@@ -198,18 +200,23 @@ def plan_alone(pool: Pool, resources: Resources, n_images: int | None = None) ->
         pool: its configuration.
         resources: what the cluster has.
         n_images: of the run; no more actors than these, unless the configuration asks for more.
+        per_node: without GPUs one actor per node, for a model that fills its memory and its cores.
 
     Raises:
         UserError: more is asked for than the cluster has.
     """
     gpus, cpus = int(resources.on(pool.accelerator).gpus), max(1, int(resources.cpus))
-    workers = _explicit(pool) or min(gpus or cpus, n_images or sys.maxsize)
+    usual = gpus or (len(resources.node_cpus) or resources.nodes if per_node else cpus)
+    workers = _explicit(pool) or min(usual, n_images or sys.maxsize)
     if gpus:
         plan = _fill(pool, workers=workers, cpus=0.0, gpus=1 / math.ceil(workers / gpus), threads=1)
     else:
         share, threads = cpu_share(workers, resources.cpus), max(1, cpus // workers)
         plan = _fill(pool, workers=workers, cpus=share, gpus=0.0, threads=threads)
-    _check((PoolPlan(0, 0, 0, 0, 0, 0), plan), resources)
+    if per_node:
+        # All threads work on one image: many images at a time would only be lost together.
+        plan = replace(plan, batch_size=pool.batch_size or IMAGES_PER_THREAD)
+    _check([plan], resources, ("workers",))
     return plan
 
 
@@ -247,12 +254,13 @@ def _fill(pool: Pool, *, workers: int, cpus: float, gpus: float, threads: int) -
     )
 
 
-def _check(plans: tuple[PoolPlan, PoolPlan], resources: Resources) -> None:
+def _check(plans: Sequence[PoolPlan], resources: Resources, keys: Sequence[str]) -> None:
+    """Refuse pools that do not fit; `keys` say how many workers each has."""
     cpus = sum(p.workers * p.num_cpus for p in plans)
     gpus = sum(p.workers * p.num_gpus for p in plans)
     if gpus > resources.gpus + 1e-6:
         raise UserError(
-            f"sam.workers x sam.num_gpus + clip.workers x clip.num_gpus = {gpus:g}, the cluster has "
+            f"{_product(keys, 'num_gpus')} = {gpus:g}, the cluster has "
             f"{resources.gpus:g} GPUs; ask for less, or leave these keys out"
         )
     for accelerator in {plan.accelerator for plan in plans if plan.accelerator}:
@@ -264,9 +272,13 @@ def _check(plans: tuple[PoolPlan, PoolPlan], resources: Resources) -> None:
             )
     if cpus > resources.cpus - 1 + 1e-6:
         raise UserError(
-            f"sam.workers x sam.num_cpus + clip.workers x clip.num_cpus = {cpus:g}, the cluster has "
+            f"{_product(keys, 'num_cpus')} = {cpus:g}, the cluster has "
             f"{resources.cpus:g} CPUs and one must stay free to read; ask for less, or leave these keys out"
         )
+
+
+def _product(keys: Sequence[str], what: str) -> str:
+    return " + ".join(f"{key} x {key.replace('workers', what)}" for key in keys)
 
 
 def batch_sizes(

@@ -11,6 +11,7 @@ from types import TracebackType
 import click
 
 from segray.pipelines.engine.ledger import Ledger, RemoteLedger, Tally
+from segray.pipelines.engine.provenance import STAGES
 from segray.pipelines.engine.run_record import RunRecord, SomeImages
 from segray.pipelines.printing import shown
 from segray.pipelines.understood import name_some
@@ -88,7 +89,7 @@ def progress_line(tally: Tally, total: int, before: int, seconds: float) -> str:
     Images count for the rate once the first model is through with them, as parts are written in bursts.
     """
     written = sum(tally.rows.values())
-    segmented = min(total, max(written, tally.images["sam"], tally.images["clip"]))
+    segmented = min(total, max(written, *(tally.images[stage] for stage in STAGES)))
     bad = tally.rows["error"] + tally.rows["skipped"]
     if not segmented:
         wait = f"waiting for the models and the first images ({clock(seconds)})"

@@ -17,6 +17,8 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.uris import redacted_tree
 
 _NOT_SETTINGS = ("versions", "config_hash", "source")
+STAGES = ("sam", "clip", "labeller")
+"""The stages that hold a model, and the sections of a record that name it."""
 PLACES = ("images", "labels", "masks", "split")
 _PACKAGES = ("segray", "torch", "ray", "segment-anything", "open_clip_torch", "pyarrow", "numpy", "pillow")
 
@@ -25,21 +27,20 @@ def provenance(
     config: Config,
     space: LabelSpace,
     *,
-    sam: dict[str, Any],
-    clip: dict[str, Any],
+    models: Mapping[str, Mapping[str, Any]],
     templates: Sequence[str],
-    logit_scale: float,
 ) -> dict[str, Any]:
     """The record that goes into the metadata of each part; equal for all runs that may share a label set.
 
     Args:
         config: of the command.
         space: its label space.
-        sam: model name and sha256 of its weights.
-        clip: the same, the features, the source of the weights, and the vision model beside it, if any.
-        templates: the prompts, with {} for the name.
-        logit_scale: CLIP's factor on cosines; relabelling needs it for the confidence.
+        models: by stage, model name and sha256 of its weights; of "clip" also the features, the source of the
+            weights, the vision model beside it, if any, and logit_scale, CLIP's factor on cosines, which
+            relabelling needs for the confidence.
+        templates: the prompts, with {} for the name; none where a model takes the names themselves.
     """
+    unused = tuple(f"{stage}." for stage in STAGES if stage not in models)
     record = {
         "classes": list(space.classes),
         "ignore_index": space.ignore_index,
@@ -48,9 +49,8 @@ def provenance(
             "names": [list(names) for names in space.aliases],
             "templates": list(templates),
         },
-        "sam": sam,
-        "clip": {**clip, "logit_scale": logit_scale},
-        "config": identity(config),
+        **models,
+        "config": {key: value for key, value in identity(config).items() if not key.startswith(unused)},
         "config_hash": config_hash(config),
         "versions": {name: _version(name) for name in _PACKAGES},
     }
@@ -65,13 +65,15 @@ def differences(
     Args:
         old: a record of `provenance`, {} for none.
         new: the same.
-        model: of the new configuration. A key that an older segray did not have counts as its default.
+        model: of the new configuration. A key that a record does not have, of an older segray or of a model
+            that does not run, counts as its default.
         places: keys that only say where something is.
     """
     flat_old, flat_new = redacted_tree(_flat(current_provenance(old))), _flat(new)
     if old.get("config"):
         defaults = {f"config.{name}": key.default for name, key in keys(model).items()}
         flat_old = {name: defaults.get(name) for name in flat_new} | flat_old
+        flat_new = {name: defaults[name] for name in flat_old.keys() & defaults.keys()} | flat_new
     names = sorted(flat_old.keys() | flat_new.keys())
     return [
         f"{name.removeprefix('config.')}: {flat_old.get(name)!r} -> {flat_new.get(name)!r}"
@@ -148,7 +150,8 @@ def other_configuration(out: str, changed: Sequence[str], advice: str) -> str:
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
     config = {f"config.{key}": value for key, value in record.get("config", {}).items()}
-    models = {f"{which} weights sha256": record.get(which, {}).get("sha256") for which in ("sam", "clip")}
+    made_by = {which: record[which] for which in STAGES if which in record}
+    models = {f"{which} weights sha256": one.get("sha256") for which, one in made_by.items()}
     models["clip.proxy weights sha256"] = (record.get("clip", {}).get("proxy") or {}).get("sha256")
     prompts = record.get("prompts", {})
     names = {

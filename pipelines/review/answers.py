@@ -10,6 +10,7 @@ import numpy as np
 
 from segray.models.label_space import no_class_name
 from segray.pipelines.corrections.correction import Correction, undone
+from segray.pipelines.engine.provenance import STAGES
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.printing import visible
@@ -224,7 +225,7 @@ def _class(review: Review, class_id: int) -> dict[str, Any]:
 
 def _models(provenance: Mapping[str, Any]) -> dict[str, str]:
     """The models that made the label set."""
-    sections = {name: provenance.get(name) for name in ("sam", "clip")}
+    sections = {name: provenance.get(name) for name in STAGES}
     return {name: visible(str(one.get("model"))) for name, one in sections.items() if isinstance(one, dict)}
 
 

@@ -78,12 +78,16 @@ class Naming:
     @property
     def problem(self) -> str:
         """Why segments cannot be named again; "" if they can."""
+        if "labeller" in self._record:
+            return "its labeller stores no embeddings; segray relabel merges classes and raises the threshold"
         if not self._embedding.size:
             return "the label set holds no embeddings (annotate with embeddings=true)"
         if "calibration" in self._record:
             return "the names of a calibrated label set come from its masks"
-        if (stored := of_pixels(self._record)) == "label.pool=vote":
-            return f"its segments were named by their pixels ({stored}), which the label set does not hold"
+        if "label.pool=vote" in of_pixels(self._record):
+            return (
+                "its segments were named by their pixels (label.pool=vote), which the label set does not hold"
+            )
         prompts = self._record.get("prompts")
         if not isinstance(prompts, dict) or not _is_names(prompts.get("names"), prompts.get("templates")):
             return "the label set does not say with which prompts it was made"

@@ -12,7 +12,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 NOTEBOOKS = sorted(path.name for path in EXAMPLES.glob("*.ipynb"))
 PRINTED = {
     "quickstart.ipynb": ("20: 20 ok", "mean IoU", "equal to segray's: True"),
-    "review.ipynb": ("16: 16 ok", "10 segments corrected", "rows in the log", "instances"),
+    "review.ipynb": ("16: 16 ok", "10 segments corrected", "rows in the log", "16: 16 exported"),
 }
 LEFT = {"quickstart.ipynb": "run/best", "review.ipynb": "coco/annotations/instances_train2017.json"}
 

@@ -15,6 +15,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import open_clip  # noqa: F401  its import takes seconds of the processor, which no input is to be blamed for
+
 from segray.pipelines import cli
 from tests.fuzz.readers import READERS, REFUSALS
 from tests.fuzz.watch import Watch, brake

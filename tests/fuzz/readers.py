@@ -160,7 +160,9 @@ def _evaluate(folder: Path) -> None:
 
 
 def _calibrate(folder: Path) -> None:
-    _segray("calibrate", "labels=set", "masks=masks", "out=out", "allow_missing=true")
+    # One set of templates: embedding 80 says nothing more about the input, and takes seconds.
+    few = "candidates.templates=[single]"
+    _segray("calibrate", "labels=set", "masks=masks", "out=out", "allow_missing=true", few)
 
 
 def _relabel(folder: Path) -> None:

@@ -50,7 +50,6 @@ class Runner:
         for name in ("secret.json", "secret.png"):
             (self.secret / name).write_text('{"version": 1, "refs": {"a": "secret"}}')
         self._process: subprocess.Popen[bytes] | None = None
-        self._ready: set[str] = set()
 
     def __repr__(self) -> str:
         return "<runner>"

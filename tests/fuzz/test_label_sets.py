@@ -54,6 +54,7 @@ def test_rows(runner: Runner, valid: dict[str, bytes], reader: str, prefix: str,
 @given(prefix=st.sampled_from(TABLES[:2]), changes=edits)
 @example(prefix="set/labels/", changes=[Edit(0, "replace", 0)])
 @example(prefix="set/labels/", changes=[Edit(1, "replace", 0)])
+@example(prefix="set/labels/", changes=[Edit(1, "replace", -1)])
 def test_footers(
     runner: Runner, valid: dict[str, bytes], reader: str, prefix: str, changes: list[Edit]
 ) -> None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 
 import pyarrow as pa
 from PIL import Image
 
-from segray.models.label_space import label_space
+from segray.pipelines.annotation.model_stages import model_stages
 from segray.pipelines.annotation.parts import part_tables
 from segray.pipelines.annotation.prepared import Prepared
-from segray.pipelines.annotation.stages.classify import ClassifySegments
 from segray.pipelines.annotation.stages.encode import EncodeLabels
 from segray.pipelines.annotation.stages.read import ReadImages
-from segray.pipelines.annotation.stages.segment import SegmentImages
-from segray.pipelines.commands.annotate import prepare
+from segray.pipelines.commands.annotate import prepare, space_of
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.engine.guard import Guard
@@ -58,13 +57,10 @@ def manifest_table(images: Path | str) -> pa.Table:
 
 def label_plainly(config: AnnotateConfig, part_sizes: Sequence[int]) -> Prepared:
     """Write the label set of a configuration, its images in order in parts of these sizes."""
-    prepared = prepare(
-        config, label_space(config.classes, config.label.background_names, config.label.aliases)
-    )
+    prepared = prepare(config, space_of(config))
     guard = Guard(Ledger(), max_tries=3)
     read = ReadImages(prepared.options, config.embed_images, guard)
-    segment = SegmentImages(config.sam, PLAN, guard)
-    classify = ClassifySegments(config.clip, prepared.text, config.embeddings, PLAN, guard)
+    models = [stage.kind(plan=PLAN, guard=guard, **stage.arguments) for stage in model_stages(prepared)]
     encode = EncodeLabels(prepared.space, guard)
     dim = prepared.dim if config.embeddings else None
     schemas = labels_schema(prepared.provenance), segments_schema(dim, prepared.provenance)
@@ -76,6 +72,7 @@ def label_plainly(config: AnnotateConfig, part_sizes: Sequence[int]) -> Prepared
     assert sum(part_sizes) == len(refs)
     for size in part_sizes:
         table = pa.Table.from_pylist([refs.pop(0) for _ in range(size)])
-        rows = encode(classify(segment(read(table)))).to_pylist()
+        labelled = reduce(lambda images, stage: stage(images), models, read(table))
+        rows = encode(labelled).to_pylist()
         write_part(config.out, *part_tables(rows, *schemas, "run"))
     return prepared

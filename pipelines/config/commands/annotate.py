@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from segray.models.annotators.registry import MASK_MODELS, mask_entry
+from segray.models.annotators.registry import LABEL_MODELS, MASK_MODELS, label_entry, mask_entry
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Sha256, Shown, Text
 from segray.pipelines.config.shared import Classes, ColumnConfig, GrowConfig, Images, LinksConfig, Roots
 
@@ -151,13 +151,49 @@ class ClipConfig(Pool, ClipModel):
     """GEM-CLIP, which classifies the segments."""
 
 
+SAM_CLIP = "sam_clip"
+"""The default annotator: SAM finds segments, GEM-CLIP classifies them."""
+_ANNOTATORS = (SAM_CLIP, *LABEL_MODELS)
+FOR_CLIP = ("templates", "pool", "unsegmented")
+"""Keys of `label.` that mean nothing to a labeller."""
+
+
+def _known_annotator(name: str) -> str:
+    if name != SAM_CLIP:
+        label_entry(name, also=(SAM_CLIP,))
+    return name
+
+
+class LabellerModel(Config):
+    """The model that `annotator` names, which finds segments of the classes, and its options."""
+
+    weights: Text | None = None
+    """Weights: a file, an https:// URL or hf-hub:OWNER/REPO:FILE; null: the official weights of the model."""
+    sha256: Sha256 | None = None
+    """Required checksum of the weights; null: the official checksum where it is known."""
+    instance_score: float = Field(default=0.3, ge=0, le=1)
+    """Instances whose score is not above this are left out; the semantic map of their name stays."""
+    max_instances: int = Field(default=30, ge=1, le=1000)
+    """At most so many instances of each name, those with the best score."""
+    min_presence: float = Field(default=0.1, ge=0, le=1)
+    """No masks of names whose presence is not above this; never more than label.threshold, so labels stay."""
+    prompts_per_batch: Annotated[int | None, Field(ge=1, le=4096), RunOnly] = None
+    """Names per batch of the decoder; null: the model's default."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 on a GPU, fp32 on a CPU, what it was on resume. SAM 3's image encoder does not bear fp16."""
+
+
+class LabellerConfig(Pool, LabellerModel):
+    """The model that `annotator` names, if it is not sam_clip."""
+
+
 class LabelConfig(Config):
     """Prompts and threshold that turn segments into labels."""
 
     threshold: float = Field(default=0.0, ge=-1, le=1)
-    """A segment whose best cosine similarity is not above this gets no class."""
+    """A segment whose best cosine (of sam3: score, 0.5 by default) is not above this gets no class."""
     background_names: tuple[Text, ...] | None = None
-    """Prompts for the background class. Prompts similar to a class take its pixels. null: a default list."""
+    """Prompts of the background. One similar to a class takes its pixels. null: a list; of sam3 none."""
     templates: Text | tuple[Text, ...] = "single"
     """single ("a photo of a {}."), imagenet80 (default of annotate's default CLIP), tipsv2, or your own."""
     pool: Literal["mean", "vote"] = "mean"
@@ -271,10 +307,16 @@ class AnnotateConfig(Config):
     """Folder of the label set. Running the same command again labels only the images that are missing."""
     classes: Classes
     """picture_book, voc, coco, the names: cat,dog, or a file: one class per line, or another tool's."""
+    annotator: Annotated[str, AfterValidator(_known_annotator), Shown("MODEL", choices=_ANNOTATORS)] = (
+        SAM_CLIP
+    )
+    """sam_clip: SAM finds segments, GEM-CLIP classifies them; sam3: SAM 3 finds what the class names say."""
     sam: SamConfig = SamConfig()
     """SAM, which finds the segments."""
     clip: ClipConfig = ClipConfig()
     """GEM-CLIP, which classifies the segments."""
+    labeller: LabellerConfig = LabellerConfig()
+    """The model that `annotator` names, if it is not sam_clip."""
     label: LabelConfig = LabelConfig()
     """Prompts and threshold that turn segments into labels."""
     image: AnnotateImageConfig = AnnotateImageConfig()
@@ -290,7 +332,7 @@ class AnnotateConfig(Config):
     max_tries: Annotated[int, Field(ge=1, le=100), RunOnly] = 3
     """An image that crashes its actor this often becomes an error row."""
     auto: Annotated[bool, RunOnly] = False
-    """Size both pools from a short probe run. Explicit settings win. No effect with sam.model=none."""
+    """Size both pools from a short probe run. Explicit settings win. No effect where one model does all."""
     new_run: Annotated[bool, RunOnly] = False
     """If `out` was written with another configuration, write to OUT-2 instead of failing."""
     address: Annotated[Text | None, RunOnly] = None
@@ -308,6 +350,24 @@ class AnnotateConfig(Config):
         if isinstance(values, Mapping) and all(isinstance(s, Mapping | Config | None) for s in sections):
             return with_default_models(values)
         return values
+
+    @property
+    def model_stages(self) -> dict[str, Pool]:
+        """The stages that hold a model, by name, in their order."""
+        if self.annotator != SAM_CLIP:
+            return {"labeller": self.labeller}
+        return {"clip": self.clip} if self.sam.model == "none" else {"sam": self.sam, "clip": self.clip}
+
+    @model_validator(mode="after")
+    def _no_setting_is_ignored(self) -> AnnotateConfig:
+        unused = ("labeller",) if self.annotator == SAM_CLIP else ("sam", "clip")
+        ignored = [f"{name}.{key}" for name in unused for key in _changed(getattr(self, name))]
+        if self.annotator != SAM_CLIP:
+            ignored += [f"label.{key}" for key in _changed(self.label) if key in FOR_CLIP]
+            ignored += ["image.tile"] if self.image.tile else []
+        if ignored:
+            raise ValueError(f"{ignored[0]} has no effect with annotator={self.annotator}; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _crops_need_full_images(self) -> AnnotateConfig:
@@ -335,8 +395,10 @@ def with_default_models(values: Mapping[str, object]) -> dict[str, object]:
 
     The picture book gets the built-in models. All other classes get SAM ViT-B and OpenAI's CLIP ViT-B/16 with
     the 80 ImageNet templates. A CLIP that the user names keeps the defaults of its own keys. TIPSv2 goes with
-    its own templates.
+    its own templates. Any other annotator gets its own threshold.
     """
+    if (annotator := values.get("annotator", SAM_CLIP)) != SAM_CLIP:
+        return {**values, **_threshold_of(annotator, values)}
     sam, clip, label = (_set_values(values.get(name)) for name in ("sam", "clip", "label"))
     builtin = values.get("classes") == "picture_book"
     sam.setdefault("model", "builtin" if builtin else "vit_b")
@@ -350,6 +412,21 @@ def with_default_models(values: Mapping[str, object]) -> dict[str, object]:
         clip = {"model": REAL_CLIP, "weights": "openai", **clip}
         label = {"templates": "imagenet80", **label}
     return {**values, "sam": sam, "clip": clip, "label": label}
+
+
+def _threshold_of(annotator: object, values: Mapping[str, object]) -> dict[str, object]:
+    """The section `label` with the threshold of a labeller; none of a name that is refused later."""
+    try:
+        entry = label_entry(str(annotator))
+    except ValueError:
+        return {}
+    return {"label": {"threshold": entry.threshold, **_set_values(values.get("label"))}}
+
+
+def _changed(section: Config) -> list[str]:
+    """Keys whose value is not the default."""
+    default = type(section)()
+    return [key for key in type(section).model_fields if getattr(section, key) != getattr(default, key)]
 
 
 def _with_proxy(clip: dict[str, object], sam: Mapping[str, object]) -> dict[str, object]:

@@ -13,7 +13,7 @@ class RelabelConfig(Config):
     """Give a label set new classes, prompts or a new threshold, without SAM and without the images."""
 
     labels: Folder
-    """The label set to read; it must hold embeddings."""
+    """The label set to read; it must hold embeddings, unless a labeller such as sam3 made it."""
     out: Annotated[Folder, RunOnly]
     """Folder of the new label set."""
     classes: Annotated[Classes, Shown("CLASSES")]

@@ -40,5 +40,7 @@ class VerifyConfig(Config):
     """SAM's weights, if they are a file or an address."""
     clip: ClipWeights = ClipWeights()
     """CLIP's weights, if they are a file or an address."""
+    labeller: OwnWeights = OwnWeights()
+    """The weights of a labeller such as sam3, if they are a file or an address."""
     address: Annotated[Text | None, RunOnly] = None
     """A running Ray cluster: auto or ray://HOST:10001; null: RAY_ADDRESS if set, or this machine."""

@@ -31,7 +31,7 @@ function showSet() {
   $("set-name").title = set.name;
   const errors = set.progress.errors === null ? "" : ` · ${percent(set.progress.errors, 1)} wrong pixels`;
   $("counts").replaceChildren(el("b", { text: set.corrected.toLocaleString("en") }), ` of ${plural(set.labelled, "image")} corrected${set.good ? ` · ${set.good} good` : ""}${errors}`);
-  $("made").textContent = `Labels by ${[set.made.sam && `SAM ${set.made.sam}`, set.made.clip && `CLIP ${set.made.clip}`].filter(Boolean).join(" and ")}. Your corrections are signed ${set.who}.`;
+  $("made").textContent = `Labels by ${[set.made.sam && `SAM ${set.made.sam}`, set.made.clip && `CLIP ${set.made.clip}`, set.made.labeller].filter(Boolean).join(" and ")}. Your corrections are signed ${set.who}.`;
 }
 
 /** Follows the comparison with masks until it is done; then the grid can sort by it. */

@@ -19,7 +19,7 @@ from segray.pipelines.training.data.annotated import IGNORED, AnnotatedImages, A
 from segray.pipelines.training.data.class_names import configured_space
 from segray.pipelines.training.data.coco_layout import Place, find_places
 from segray.pipelines.training.data.coco_masks import Segmentation
-from segray.pipelines.training.data.places import data_tree, list_samples
+from segray.pipelines.training.data.places import data_tree, list_samples, named_place
 from segray.pipelines.training.data.samples import DataSet, Sample
 
 _BAD = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
@@ -242,8 +242,9 @@ def _match(
         UserError: no folder has one of them, or a name leads out of the data set.
     """
     tried, root = [], data_tree(config)
-    for folder in file.place.folders:
-        samples = list_samples(config, folder, root)
+    for named in file.place.folders:
+        tree, folder = named_place(config, root, "data.images", named) if named else (root, "")
+        samples = list_samples(config, folder, tree)
         listed = Names(i.removeprefix(f"{folder}/") if folder else i for i in samples)
         paths = {number: listed.find_path(name) for number, name in names.items()}
         ids = {n: f"{folder}/{name}" if folder else name for n, name in paths.items() if name is not None}
@@ -251,6 +252,6 @@ def _match(
             check_image_id(names[number], f"file_name in {file.place.name.rpartition('/')[2]}")
         if ids:
             return samples, ids
-        tried.append(storage.display(storage.join(config.root, folder)))
+        tried.append(storage.display(storage.join(tree.root, folder) if folder else tree.root))
     key = "data.val_images" if "val" in file.place.name else "data.images"
     raise UserError(f"{file.shown} names none of the images in {' or '.join(tried)}; {key}=FOLDER names it")

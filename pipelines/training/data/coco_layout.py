@@ -53,7 +53,8 @@ def find_places(config: DataConfig) -> tuple[Place, Place | None]:
     train = _part(root, "train", config.images)
     if train is None:
         train = _single(root, config.images)
-    return train, _part(root, "val", config.val_images)
+    elsewhere = config.images if config.images and not root.exists(config.images.strip("/")) else None
+    return train, _part(root, "val", config.val_images or elsewhere)
 
 
 def is_coco(root: Tree) -> bool:
@@ -81,7 +82,7 @@ def _named(root: Tree, name: str, images: str | None, key: str) -> Place:
 
 def _place(root: Tree, uri: str, name: str, images: str | None) -> Place:
     if images is not None:
-        return Place(uri, name, (images.strip("/").removeprefix("./"),))
+        return Place(uri, name, (images,))
     folder = name.rpartition("/")[0] if uri != name else ""
     stem = name.rpartition("/")[2].removesuffix(".json").removeprefix("instances_")
     folders = dict.fromkeys([stem, f"images/{stem}", folder, f"{folder}/images".strip("/"), "images", ""])

@@ -23,7 +23,7 @@ from segray.pipelines.training.data.labelled_outlines import (
     ellipse,
     outlined_images,
 )
-from segray.pipelines.training.data.places import data_tree, list_samples
+from segray.pipelines.training.data.places import data_tree, list_samples, place_of
 from segray.pipelines.training.data.samples import DataSet
 
 FILE = "annotations.xml"
@@ -44,14 +44,14 @@ def open_cvat(config: DataConfig) -> DataSet:
     tree = data_tree(config)
     where = named_file(tree, config.annotations or FILE, "data.annotations")
     root = parse_cvat(where, _read(where))
-    folder = (config.images or "").strip("/")
-    samples = list_samples(config, folder, tree)
+    images_tree, folder = place_of(config, tree, "images", "")
+    samples = list_samples(config, folder, images_tree)
     listed, annotations = Names(samples), Annotations()
     images = []
     try:
         for element in root.findall("image"):
             name = _required(element, "name").replace("\\", "/")
-            image_id = listed.find_path(f"{config.images}/{name}" if config.images else name)
+            image_id = listed.find_path(f"{folder}/{name}" if folder else name)
             if image_id is None:
                 annotations.leave_out(_ABSENT, name)
                 continue

@@ -39,6 +39,8 @@ def data_tree(config: DataConfig, root: str | None = None, key: str = "data.root
     """
     root = config.root if root is None else root
     try:
+        if root.lower().endswith((".json", ".xml")):
+            raise UserError("an annotation file: give the folder of the images, and data.annotations=FILE")
         if storage.is_local(root) and kind_of(root) == "folder" and storage.local_path(root).is_file():
             raise UserError("a file, and no folder, archive or table")
         return open_tree(root, config.image.roots, column=config.image.column, mask_column=config.mask_column)
@@ -61,11 +63,20 @@ def place_of(config: DataConfig, root: Tree, key: Literal["images", "masks"], us
     named = config.images if key == "images" else config.masks
     if named is None:
         return root, usual if root.exists(usual) or not root.packed else ""
+    return named_place(config, root, f"data.{key}", named)
+
+
+def named_place(config: DataConfig, root: Tree, key: str, named: str) -> tuple[Tree, str]:
+    """A folder of the data set, or another source and "".
+
+    Raises:
+        UserError: as `data_tree`.
+    """
     folder = posixpath.normpath(named.strip("/"))
     folder = "" if folder == "." else folder
     if root.exists(folder):
         return root, folder
-    other = data_tree(config, named, f"data.{key}")
+    other = data_tree(config, named, key)
     return (other, "") if other.packed or other.exists("") else (root, folder)
 
 
@@ -86,12 +97,14 @@ def list_samples(config: DataConfig, folder: str, tree: Tree | None = None) -> d
         raise UserError(f"{where}: no {folder} there; data.images=FOLDER, or another source, has the images")
     start = f"{folder}/" if folder else ""
     name = folder or storage.display(tree.root)
-    refs = usable_images(
-        lambda others: tree.images(folder, follow=follow, left_out=others),
-        "data.root",
-        tree.root,
-        name,
-    )
+    try:
+        refs = usable_images(
+            lambda others: tree.images(folder, follow=follow, left_out=others), "data.root", tree.root, name
+        )
+    except UserError as error:
+        where = "; data.images=FOLDER, or another source, has the images"
+        elsewhere = where if ": no image in " in str(error) else ""
+        raise UserError(f"{error}{elsewhere}") from None
     read = received_read(tree.root, config.image) if tree.packed else READ
     samples = (Sample(f"{start}{ref.image_id}", ref.uri, size=ref.size, read=read) for ref in refs)
     return {sample.image_id: sample for sample in samples}

@@ -13,13 +13,16 @@ import torch
 from segment_anything import sam_model_registry
 from transformers import Tipsv2Config, Tipsv2Model
 
-from segray.models.annotators.protocols import MaskModel
+from segray.models.annotators.protocols import AnnotatorModel, LabelModel, MaskModel
 from segray.models.annotators.registry import (
     CLIP_MODELS,
     FEATURE_MODELS,
+    LABEL_MODELS,
     MASK_MODELS,
     Card,
+    LabelEntry,
     MaskEntry,
+    label_entry,
     mask_entry,
 )
 from segray.models.clip.catalogue import get_model_config
@@ -31,10 +34,13 @@ from segray.pipelines.config.commands.annotate import DEFAULT_PROXY
 DOCUMENT = Path(__file__).parents[3] / "docs" / "real-models.md"
 
 
+ANNOTATORS: dict[str, MaskEntry | LabelEntry] = {**MASK_MODELS, **LABEL_MODELS}
+
+
 @pytest.mark.parametrize(
     "card",
-    [*MASK_MODELS.values(), *CLIP_MODELS.values(), *FEATURE_MODELS.values()],
-    ids=[*MASK_MODELS, *CLIP_MODELS, *FEATURE_MODELS],
+    [*ANNOTATORS.values(), *CLIP_MODELS.values(), *FEATURE_MODELS.values()],
+    ids=[*ANNOTATORS, *CLIP_MODELS, *FEATURE_MODELS],
 )
 def test_an_entry_without_licence_size_or_source_fails(card: Card) -> None:
     for missing in ({"licence": " "}, {"parameters": 0}, {"source": ""}):
@@ -42,10 +48,11 @@ def test_an_entry_without_licence_size_or_source_fails(card: Card) -> None:
             replace(card, **missing)
 
 
-@pytest.mark.parametrize("name", MASK_MODELS)
+@pytest.mark.parametrize("name", ANNOTATORS)
 def test_every_family_is_there_and_documented(name: str) -> None:
-    entry = MASK_MODELS[name]
-    assert issubclass(entry.open_family(), MaskModel)
+    entry = ANNOTATORS[name]
+    base: type[AnnotatorModel] = MaskModel if name in MASK_MODELS else LabelModel
+    assert issubclass(entry.open_family(), base)
     source = "in the package" if entry.source.startswith("builtin:") else f"`{entry.source}`"
     row = f"| `{name}` | {entry.parameters:g} M | {entry.licence} | {source} |"
     assert row in DOCUMENT.read_text(encoding="utf-8")
@@ -81,6 +88,12 @@ def test_unknown_names_and_missing_packages_are_one_line() -> None:
     line = r'^sam\.model needs the package no_such_package: pip install "segray\[sam2\]"$'
     with pytest.raises(ValueError, match=line):
         entry.open_family()
+    with pytest.raises(ValueError, match=r"^must be one of sam3, sam_clip, not 'sam2'; did you mean sam3"):
+        label_entry("sam2", also=("sam_clip",))
+    labeller = replace(LABEL_MODELS["sam3"], package="no_such_package")
+    line = r'^annotator needs the package no_such_package: pip install "segray\[sam3\]"$'
+    with pytest.raises(ValueError, match=line):
+        labeller.open_family()
 
 
 def test_the_registry_imports_no_framework() -> None:
@@ -105,7 +118,9 @@ def test_an_entry_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.Mo
         "from segray.models.annotators.registry import mask_entry, mask_names\n"
         "assert mask_names()[-3:] == ['mine', 'wrong', 'gone']\n"
         "from segray.pipelines.commands.doctor import _models\n"
-        "for finding in list(_models())[-3:]: print(finding.ok, finding.detail)\n"
+        "found = list(_models())\n"
+        "for finding in found[-4:-1]: print(finding.ok, finding.detail)\n"
+        "print(found[-1].what, found[-1].detail)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     environment = {"PYTHONPATH": ":".join(filter(None, sys.path))}
@@ -116,6 +131,7 @@ def test_an_entry_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.Mo
         "True mine, 0.1 M parameters, MIT",
         "False the entry point wrong of segray.mask_sources is not a MaskEntry",
         "False the entry point gone of segray.mask_sources cannot be imported: No module named 'nowhere'",
+        "annotator sam3, 840.4 M parameters, SAM License",
     ]
 
 

@@ -57,7 +57,42 @@ SAM_HQ = {
     "prompt_encoder_config": {**_PROMPTS, "image_embedding_size": 8},
     "mask_decoder_config": {**_DECODER, "vit_dim": 32},
 }
+_LAYERS = {"hidden_size": 32, "num_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+SAM3 = {
+    "vision_config": {
+        "model_type": "sam3_vision_model",
+        "backbone_config": {
+            "model_type": "sam3_vit_model",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 112,
+            "patch_size": 14,
+            "window_size": 4,
+            "global_attn_indexes": [1],
+            "pretrain_image_size": 56,
+        },
+        "fpn_hidden_size": 32,
+        "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+    },
+    "text_config": {
+        "model_type": "clip_text_model",
+        "vocab_size": 49408,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "projection_dim": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 32,
+    },
+    "geometry_encoder_config": _LAYERS,
+    "detr_encoder_config": _LAYERS,
+    "detr_decoder_config": {**_LAYERS, "num_queries": 10},
+    "mask_decoder_config": {"hidden_size": 32, "num_attention_heads": 2},
+}
 TINY: dict[str, dict[str, Any]] = {"sam2.1_hiera_tiny": SAM2, "sam_hq_vit_b": SAM_HQ, "eomt_large": EOMT}
+ARCHS = {**TINY, "sam3": SAM3}
 
 
 def tiny_network(name: str, seed: int = 0) -> Any:
@@ -68,10 +103,11 @@ def tiny_network(name: str, seed: int = 0) -> Any:
         "eomt_large": (transformers.EomtForUniversalSegmentation, transformers.EomtConfig),
         "sam_hq_vit_b": (transformers.SamHQModel, transformers.SamHQConfig),
         "sam2.1_hiera_tiny": (transformers.Sam2Model, transformers.Sam2Config),
+        "sam3": (transformers.Sam3Model, transformers.Sam3Config),
     }
     torch.manual_seed(seed)
     model, config = classes[name]
-    network = model(config(**TINY[name]))
+    network = model(config(**ARCHS[name]))
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim > 1:
@@ -80,8 +116,8 @@ def tiny_network(name: str, seed: int = 0) -> Any:
 
 
 def write_weights(folder: Path, name: str, seed: int = 0) -> Path:
-    """A file that `sam.weights` takes."""
+    """A file that `sam.weights` or `labeller.weights` takes."""
     state = {key: value.clone().contiguous() for key, value in tiny_network(name, seed).state_dict().items()}
     path = folder / f"{name}.safetensors"
-    save_file(state, path, {"segray": json.dumps({"arch": TINY[name]})})
+    save_file(state, path, {"segray": json.dumps({"arch": ARCHS[name]})})
     return path

@@ -22,6 +22,7 @@ from segray.models.clip.windowed import windowed_features, windows_for
 from segray.models.clip.windows import Sliding, over_windows, sliding
 from segray.models.masks import segment_from_mask
 from segray.models.weights import WeightsError
+from tests.models.annotators.tiny import write_weights
 from tests.models.clip.tiny_tips import save_tips
 
 ARCH = {"embed_dim": 24, "depth": 3, "num_heads": 2, "img_size": 32}
@@ -107,10 +108,12 @@ def test_a_tower_that_is_no_transformer(tmp_path: Path) -> None:
         torch.testing.assert_close(found.norm(dim=-1), torch.ones(2, 2, 2))
 
 
+@pytest.mark.parametrize("name", ["builtin", "sam2.1_hiera_tiny", "sam_hq_vit_b"])
 @torch.no_grad()
-def test_sams_embedding_covers_the_image_without_its_padding() -> None:
+def test_sams_embedding_covers_the_image_without_its_padding(name: str, tmp_path: Path) -> None:
     """A bright half of a 2:1 image differs from the dark one exactly where it lies."""
-    tower = open_proxy("builtin")
+    weights = None if name == "builtin" else str(write_weights(tmp_path, name, seed=3))
+    tower = open_proxy(name, weights)
     image = torch.zeros(3, 64, 128)
     image[:, :, 64:] = 1
     found = tower.features(image, [(0, 0), (0, 64)], 64, keys=True)

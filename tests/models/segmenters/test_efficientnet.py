@@ -47,14 +47,15 @@ def test_the_weights_of_the_package_know_a_photograph(size: int) -> None:
     assert shares[ESPRESSO] > 0.5
 
 
-def test_the_encoder_is_that_classifier_s() -> None:
+@pytest.mark.parametrize("side", [97, 64, 1])
+def test_the_encoder_is_that_classifier_s(side: int) -> None:
     segmenter = build_segmenter("efficientnet_lite0", 3)
     published = timm.create_model(
         "tf_efficientnet_lite0", features_only=True, out_indices=(1, 2, 3, 4)
     ).eval()
     state = EfficientNetLite("tf_efficientnet_lite0", 2).official_state(weights(0))
     published.load_state_dict({key: state[key] for key in published.state_dict()})
-    image = photograph(97)
+    image = photograph(side)
     with torch.no_grad():
         for own, theirs in zip(segmenter.encode(image), published(image), strict=True):
             torch.testing.assert_close(own, theirs, atol=1e-4, rtol=1e-4)

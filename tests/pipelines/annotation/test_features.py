@@ -180,6 +180,11 @@ def test_the_vision_model_is_recorded_and_compared(tmp_path: Path) -> None:
             "",
             r"was made with label\.pool=vote, .*; label\.pool=mean relabels its segments",
         ),
+        (
+            "label.unsegmented=pixels label.pool=vote",
+            "",
+            r"; label\.pool=mean label\.unsegmented=background relabels its segments alone$",
+        ),
         ("label.unsegmented=pixels", "", r"label\.unsegmented=background relabels its segments alone"),
         ("", "label.pool=vote", r"^label\.pool=vote needs the features of pixels, which no label set holds"),
         ("label.pool=vote", "label.pool=mean", None),

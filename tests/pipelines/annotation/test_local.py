@@ -15,7 +15,7 @@ from torch import Tensor
 
 from segray.models import weights
 from segray.models.weights import Checkpoint, load_state_dict
-from segray.pipelines.annotation import in_process, local
+from segray.pipelines.annotation import local, model_stages
 from segray.pipelines.annotation.in_process import Stages
 from segray.pipelines.annotation.stages.segment import SegmentImages
 from segray.pipelines.commands import annotate
@@ -139,10 +139,10 @@ def test_weights_that_changed_end_the_run_in_one_line(
 ) -> None:
     """As in a run of many images of which few are pending: its models are loaded after they are checked."""
 
-    def changed(config: SamConfig, plan: PoolPlan, guard: Guard, *_: object) -> SegmentImages:
+    def changed(config: SamConfig, plan: PoolPlan, guard: Guard, **_: object) -> SegmentImages:
         return SegmentImages(config.model_copy(update={"sha256": "0" * 64}), plan, guard)
 
-    monkeypatch.setattr(in_process, "SegmentImages", changed)
+    monkeypatch.setattr(model_stages, "SegmentImages", changed)
     with pytest.raises(UserError, match="sha256"):
         annotate.run(config_here(images, tmp_path / "labels"))
     assert LabelStore(str(tmp_path / "labels")).parts() == []
@@ -168,6 +168,8 @@ def test_a_run_on_a_cluster_loads_no_image_network_in_the_driver(images: Path, t
     checked, loaded = (prepare(config, space_of(config), load=load) for load in (False, True))
     assert checked.models is None
     assert loaded.models is not None
+    assert checked.text is not None
+    assert loaded.text is not None
     assert np.array_equal(checked.text.embeddings, loaded.text.embeddings)
     assert replace(checked, text=loaded.text) == replace(loaded, models=None)
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +19,9 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.label_set.store import LabelStore
 from tests.faults.invariant import contents
 from tests.models.annotators.tiny import write_weights
+from tests.pipelines.annotation.extend_examples import annotate_with, install_example
 from tests.pipelines.plain_runs import config_of, draw_scenes
 
-EXTEND = (Path(__file__).parents[3] / "docs" / "extend.md").read_text(encoding="utf-8")
 OPTIONS = {
     "sam2.1_hiera_tiny": "sam.points_per_side=4 sam.pred_iou_thresh=0.1 sam.stability_score_thresh=0.01",
     "sam_hq_vit_b": "sam.points_per_side=4 sam.pred_iou_thresh=0.1 sam.stability_score_thresh=0.01",
@@ -66,25 +63,14 @@ def test_a_model_of_transformers_from_images_to_report(
 @pytest.fixture
 def plugin(tmp_path: Path) -> Path:
     """The example of docs/extend.md as an installed package, and its weights."""
-    folder = tmp_path / "site"
-    (folder / "my_squares-1.dist-info").mkdir(parents=True)
-    (folder / "my_squares-1.dist-info" / "METADATA").write_text("Name: my_squares\nVersion: 1\n")
-    (toml,) = re.findall(r"```toml\n(.*?)```", EXTEND, re.S)
-    points = toml.replace('[project.entry-points."', "[").replace('"]', "]").replace('"', "")
-    (folder / "my_squares-1.dist-info" / "entry_points.txt").write_text(points)
-    (code,) = re.findall(r"```python\n(.*?)```", EXTEND, re.S)
-    (folder / "my_squares.py").write_text(code)
+    folder = install_example(tmp_path / "site", "my_squares")
     save_file({"side": np.array(40)}, folder / "squares.safetensors")
     return folder
 
 
 def _annotate(plugin: Path, images: Path, out: Path, *words: str) -> subprocess.CompletedProcess[str]:
     models = ("sam.model=squares", f"sam.weights={plugin / 'squares.safetensors'}", "clip.model=builtin")
-    keys = ("classes=tree,sun", f"images={images}", f"out={out}", *models)
-    command = [sys.executable, "-m", "segray", "annotate", *keys]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(plugin), *filter(None, sys.path)])}
-    environment.pop("RAY_ADDRESS", None)
-    return subprocess.run([*command, *words], env=environment, capture_output=True, text=True, timeout=300)
+    return annotate_with(plugin, f"images={images}", f"out={out}", "classes=tree,sun", *models, *words)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from segray.pipelines.annotation import graph
+from segray.pipelines.annotation import model_stages
 from segray.pipelines.annotation.probe import WORTH
 from segray.pipelines.commands import annotate, plan, relabel, report
 from segray.pipelines.commands.verify import run as verify_run
@@ -185,14 +185,14 @@ def test_weights_that_change_while_workers_load_end_the_run(
     images: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Checked by the driver, another file's when the workers load them; then as they were."""
-    pinned, out = graph._pinned, tmp_path / "labels"
+    pinned, out = model_stages._pinned, tmp_path / "labels"
 
-    def changed(model: Any, prepared: Any) -> Any:
-        return pinned(model, prepared).model_copy(update={"sha256": "0" * 64})
+    def changed(name: str, model: Any, prepared: Any) -> Any:
+        return pinned(name, model, prepared).model_copy(update={"sha256": "0" * 64})
 
     said, code = "", 0
     with monkeypatch.context() as patch:
-        patch.setattr(graph, "_pinned", changed)
+        patch.setattr(model_stages, "_pinned", changed)
         try:
             _annotate(images, out)
         except UserError as error:

@@ -9,6 +9,7 @@ import pytest
 from segray.models.annotators.registry import MASK_MODELS
 from segray.models.clip.text import TEMPLATES
 from segray.models.label_space import BACKGROUND_NAMES, label_space
+from segray.pipelines.commands.annotate import space_of
 from segray.pipelines.config.command_table import COMMANDS
 from segray.pipelines.config.commands.annotate import (
     TEMPLATE_SETS,
@@ -20,6 +21,7 @@ from segray.pipelines.config.commands.annotate import (
 from segray.pipelines.config.commands.train import TrainConfig, TrainImageConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.config.schema import Config, keys
+from segray.pipelines.errors import UserError
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -154,3 +156,52 @@ def test_sections_built_in_python_get_the_default_models_too() -> None:
     config = AnnotateConfig(images="a", out="b", classes=("cat",), sam=SamConfig(points_per_side=4))
     assert (config.sam.model, config.sam.points_per_side) == ("vit_b", 4)
     assert config.clip.weights == "openai"
+
+
+def annotated(*words: str) -> AnnotateConfig:
+    return load(AnnotateConfig, None, ["images=a", "out=b", *words])
+
+
+def test_a_labeller_has_its_own_threshold_and_no_sam_or_clip(tmp_path: Path) -> None:
+    config = annotated("classes=voc", "annotator=sam3")
+    assert config.label.threshold == 0.5
+    assert list(config.model_stages) == ["labeller"]
+    assert annotated("classes=voc", "annotator=sam3", "label.threshold=0").label.threshold == 0
+    assert annotated("classes=picture_book", "annotator=sam3").label.threshold == 0.5
+    saved = tmp_path / "saved.yaml"
+    saved.write_text(dump(config), encoding="utf-8")
+    assert load(AnnotateConfig, str(saved)) == config
+    assert list(annotated("classes=voc").model_stages) == ["sam", "clip"]
+    assert list(annotated("classes=voc", "sam.model=none").model_stages) == ["clip"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("annotator=sam3", "sam.workers=2"),
+            r"sam\.workers has no effect with annotator=sam3; leave it out",
+        ),
+        (("annotator=sam3", "clip.model=builtin"), r"clip\.model has no effect with annotator=sam3"),
+        (("annotator=sam3", "label.templates=a {}"), r"label\.templates has no effect with annotator=sam3"),
+        (
+            ("labeller.precision=bf16",),
+            r"labeller\.precision has no effect with annotator=sam_clip; leave it out",
+        ),
+        (
+            ("annotator=sam33",),
+            r"^annotator: must be one of sam3, sam_clip, not 'sam33'; did you mean sam3\?$",
+        ),
+        (("annotator=sam3", "labeller.precision=fp16"), r"^labeller\.precision: .*auto, fp32, bf16"),
+    ],
+)
+def test_what_an_annotator_would_ignore_is_refused(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        annotated("classes=cat", *words)
+
+
+def test_background_names_are_for_clip_unless_they_are_given() -> None:
+    assert space_of(annotated("classes=cat")).aliases[0]
+    assert space_of(annotated("classes=cat", "annotator=sam3")).aliases == ((), ("cat",))
+    words = ("annotator=sam3", "label.background_names=sky,wall", "label.aliases.cat=cat,kitten")
+    assert space_of(annotated("classes=cat", *words)).aliases == (("sky", "wall"), ("cat", "kitten"))

@@ -87,6 +87,13 @@ def test_the_only_model_has_everything(
     assert plan_alone(config, Resources(cpus, gpus)) == expected
 
 
+def test_a_model_that_fills_a_node_has_one_worker_on_each_and_small_batches() -> None:
+    alone = plan_alone(Pool(), Resources(32, 0, 2, (16, 16)), 100, per_node=True)
+    assert (alone.workers, alone.threads, alone.batch_size) == (2, 16, 4)
+    assert plan_alone(Pool(), Resources(8, 4), 100, per_node=True).workers == 4
+    assert plan_alone(Pool(batch_size=9), Resources(8, 0), 100, per_node=True).batch_size == 9
+
+
 def test_the_only_model_cannot_have_more_than_there_is() -> None:
     with pytest.raises(UserError, match="the cluster has 2 CPUs"):
         plan_alone(ClipConfig(workers=2, num_cpus=1), Resources(2, 0))

@@ -19,10 +19,17 @@ def record(*words: str, **changes: Any) -> dict[str, Any]:
     found = provenance(
         config,
         space,
-        sam={"model": "vit_b", "sha256": "5a" * 32},
-        clip={"model": "ViT-B-16", "sha256": "c1" * 32, "features": "gem", "weights": None},
+        models={
+            "sam": {"model": "vit_b", "sha256": "5a" * 32},
+            "clip": {
+                "model": "ViT-B-16",
+                "sha256": "c1" * 32,
+                "features": "gem",
+                "weights": None,
+                "logit_scale": 100.0,
+            },
+        },
         templates=("a photo of a {}.",),
-        logit_scale=100.0,
     )
     return {**json.loads(json.dumps(found)), **changes}
 

@@ -72,7 +72,7 @@ def record(signature: str) -> dict[str, object]:
     made = config(signature)
     weights = {"weights": made.sam.weights, "sha256": "0" * 64}
     space = label_space(["cat", "dog"], None, {})
-    return provenance(made, space, sam=weights, clip=weights, templates=["a {}"], logit_scale=1.0)
+    return provenance(made, space, models={"sam": weights, "clip": weights}, templates=["a {}"])
 
 
 def test_what_is_stored_of_a_run_holds_no_signature(tmp_path: Path) -> None:

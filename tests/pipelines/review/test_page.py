@@ -212,6 +212,7 @@ def test_a_segment_that_smaller_ones_cover_is_not_next(
     page: TestClient, review: Review, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left, right = boxes()
+    left[8:] = False
     rows = [_row(0, right), _row(1, left | right)]
     np.testing.assert_array_equal(shown_pixels(rows, HEIGHT, WIDTH), [right.sum(), left.sum()])
     stored = review.rows.segments

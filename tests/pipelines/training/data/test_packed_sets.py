@@ -308,3 +308,28 @@ def test_the_masks_of_an_archive_are_those_of_the_archive_that_is_there_now(tmp_
     write_mask(root / "masks" / "train" / "01.png", np.ones((12, 16), np.uint8))
     write_zip(tmp_path / "set.zip", contents(root))
     assert open_data(DataConfig(root=place), 0).labelled_pixels != before
+
+
+@pytest.mark.parametrize("kind", ["coco", "cvat"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_annotation_files_without_images_take_those_of_another_place(
+    tmp_path: Path, kind: str, packed: bool
+) -> None:
+    """As CVAT exports them, beside a folder of links."""
+    root, tiles, alone = SETS[kind](tmp_path / "set"), tmp_path / "tiles", tmp_path / "export"
+    expected = set(pictures(opened(root, kind=kind)).values())
+    tiles.mkdir()
+    for image in root.rglob("*.jpg"):
+        (tiles / image.name).symlink_to(image)
+    for path in [*root.rglob("*.json"), *root.rglob("*.xml")]:
+        (alone / path.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, alone / path.relative_to(root))
+    place = write_zip(tmp_path / "export.zip", contents(alone)) if packed else str(alone)
+    assert "data.images=FOLDER, or another source, has the images" in refusal(place, kind=kind)
+    assert set(pictures(opened(place, kind=kind, images=str(tiles))).values()) == expected
+
+
+def test_an_annotation_file_in_place_of_a_data_set_names_its_key(tmp_path: Path) -> None:
+    root = coco_set(tmp_path / "set")
+    text = refusal(root / "annotations" / "instances_train2017.json", kind="coco")
+    assert text.endswith("an annotation file: give the folder of the images, and data.annotations=FILE")
