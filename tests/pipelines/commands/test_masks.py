@@ -89,6 +89,7 @@ def test_bad_masks_are_left_out_and_named(tmp_path: Path, capsys: pytest.Capture
     page = (tmp_path / "out" / "masks.html").read_text()
     assert "01.png: not an image" in page
     assert f"<title>segray masks: {root}</title>" in page
+    assert '<div class="samples"><article' in page.replace("\n", "")
 
 
 def test_messages_name_the_keys_of_this_command(tmp_path: Path) -> None:
