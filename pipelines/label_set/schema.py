@@ -41,6 +41,7 @@ ID_LIST = _list(pa.int64())
 _BATCH_ROWS = 32
 _IDS = MAX_CLASSES + 1
 _LEVELS = 256
+_SECTIONS = ("sam", "clip", "config")
 MAX_DIM = 1 << 16
 """Numbers of an embedding; CLIPs have 512 to 1,280."""
 _COUNTED = 1 << 22
@@ -145,6 +146,9 @@ def _check_provenance(provenance: object) -> None:
     """Refuse what readers rely on in another form: the label set may be anyone's."""
     if not isinstance(provenance, dict):
         raise ValueError("metadata segray that is not a mapping")
+    for name in _SECTIONS:
+        if not isinstance(provenance.get(name) or {}, dict):
+            raise ValueError(f"metadata segray whose {name} is not a mapping")
     classes, palette = provenance.get("classes"), provenance.get("palette") or []
     if not isinstance(classes, list) or not 1 <= len(classes) <= _IDS:
         raise ValueError(f"no list of classes (allowed: 1 to {_IDS})")

@@ -73,6 +73,9 @@ def test_what_a_label_set_says_is_printed_visibly(tmp_path: Path, capsys: pytest
         {"classes": [f"class {i}" for i in range(65_537)]},
         {"classes": {"a": 1}},
         {"classes": [1]},
+        {"sam": -1},
+        {"clip": [1]},
+        {"config": "x"},
         {"ignore_index": 10**30},
         {"ignore_index": "255"},
     ],
@@ -92,7 +95,7 @@ def test_records_of_another_form_are_refused(tmp_path: Path, change: dict[str, A
     assert "not a label set's schema" in problem.what
     with pytest.raises(UserError):
         verify.run(VerifyConfig(out=str(tmp_path)))
-    with pytest.raises(ValueError, match=r"palette|class|ignore_index"):
+    with pytest.raises(ValueError, match=r"palette|class|ignore_index|not a mapping"):
         provenance_of(labels.schema)
 
 

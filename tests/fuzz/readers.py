@@ -313,6 +313,15 @@ def _sources(folder: Path) -> None:
                     read_allowed(ref.uri, roots, follow=follows_links(path.name, True))
 
 
+def _packed(folder: Path) -> None:
+    """Data sets of images and masks in archives, lists and tables."""
+    for path in sorted(folder.glob("source.*")):
+        config = DataConfig(root=path.name, classes=CLASSES.split(","), validation="none")
+        images = LabelledImages(open_data(config, seed=0).labelled)
+        for i in range(len(images)):
+            assert images[i][1].dtype == torch.uint8
+
+
 def _crash(folder: Path) -> None:
     ctypes.string_at(0)
 
@@ -409,6 +418,7 @@ READERS: dict[str, Callable[[Path], None]] = {
     "configuration": _configuration,
     "image": _image,
     "sources": _sources,
+    "packed": _packed,
     # What the harness itself must notice.
     "crash": _crash,
     "raise": _raise,

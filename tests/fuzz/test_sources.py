@@ -18,6 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from segray.pipelines.io.label_png import encode_gray_png
 from tests.fuzz.edits import PATHS, WORDS, Cut, Edit, cuts, damaged, edits, with_secret
 from tests.fuzz.formats import Png, edited_json, edited_rows, pngs
 from tests.fuzz.runner import Runner
@@ -145,6 +146,40 @@ def test_list_lines(runner: Runner, column: str, line: str) -> None:
     runner.check("sources", {"source.txt": written, "source.csv": table, "a.png": IMAGES["png"]})
 
 
+def packed_sets() -> dict[str, bytes]:
+    """An image with its mask in each kind of file that a data set may be."""
+    mask = encode_gray_png(np.ones((24, 32), np.uint8))
+    files = {"set/images/a.png": IMAGES["png"], "set/masks/a.png": mask}
+    tar_file, zip_file, table = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    with tarfile.open(fileobj=tar_file, mode="w") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    with zipfile.ZipFile(zip_file, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, data in files.items():
+            packed.writestr(name, data)
+    pq.write_table(pa.table({"image": [IMAGES["png"]], "label": [mask]}), table)
+    return {"tar": tar_file.getvalue(), "zip": zip_file.getvalue(), "parquet": table.getvalue()}
+
+
+PACKED = packed_sets()
+
+
+@given(kind=st.sampled_from(sorted(PACKED)), changes=cuts)
+def test_packed_data_sets(runner: Runner, kind: str, changes: list[Cut]) -> None:
+    runner.check("packed", {f"source.{kind}": damaged(PACKED[kind], changes)})
+
+
+@given(ending=st.sampled_from(["csv", "txt"]), line=st.sampled_from([*PATHS, *WORDS]))
+def test_masks_of_lists(runner: Runner, ending: str, line: str) -> None:
+    text = str(with_secret([Edit(0, "replace", line)], str(runner.secret))[0].value)
+    written = (f"image,mask\na.png,{text}\n" if ending == "csv" else f"a.png\t{text}\n").encode(
+        "utf-8", "surrogatepass"
+    )
+    runner.check("packed", {f"source.{ending}": written, "a.png": IMAGES["png"]})
+
+
 RUNS = {"size": [24, 32], "counts": [10, 20, 738]}
 COCO = {
     "images": [
@@ -202,5 +237,7 @@ def test_the_valid_ones_are_taken(runner: Runner, valid: dict[str, bytes]) -> No
     images = {name: data for name, data in valid.items() if name.startswith("images/")}
     assert runner.check("annotate", {**images, "manifest.parquet": MANIFEST}).how == "ok"
     assert runner.check("coco", coco_set(json.dumps(COCO).encode())).how == "ok"
+    for kind, data in PACKED.items():
+        assert runner.check("packed", {f"source.{kind}": data}).how == "ok"
     for data in IMAGES.values():
         assert runner.check("image", {"image": data}).how == "ok"

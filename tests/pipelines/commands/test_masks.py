@@ -86,7 +86,10 @@ def test_bad_masks_are_left_out_and_named(tmp_path: Path, capsys: pytest.Capture
     convert(root, tmp_path / "out")
     assert not (tmp_path / "out" / "masks" / "train" / "01.png").exists()
     assert f"left out    mask {root}/masks/train/01.png: not an image" in capsys.readouterr().err
-    assert "01.png: not an image" in (tmp_path / "out" / "masks.html").read_text()
+    page = (tmp_path / "out" / "masks.html").read_text()
+    assert "01.png: not an image" in page
+    assert f"<title>segray masks: {root}</title>" in page
+    assert '<div class="samples"><article' in page.replace("\n", "")
 
 
 def test_messages_name_the_keys_of_this_command(tmp_path: Path) -> None:

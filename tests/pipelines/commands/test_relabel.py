@@ -15,9 +15,8 @@ from segray.pipelines.commands import relabel
 from segray.pipelines.commands.verify import run as verify_run
 from segray.pipelines.commands.verify import verify
 from segray.pipelines.config.commands.relabel import RelabelConfig
-from segray.pipelines.config.commands.verify import VerifyConfig
+from segray.pipelines.config.commands.verify import ClipWeights, VerifyConfig
 from segray.pipelines.config.loading import load
-from segray.pipelines.config.shared import OwnWeights
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.label_png import decode_gray_png
 from segray.pipelines.io.run_lock import RunLock
@@ -226,7 +225,7 @@ def test_repair_makes_just_the_lost_images_again(
     out = (tmp_path / "made").rename(tmp_path / "moved")
     part = LabelStore(str(out)).parts()[0]
     (out / "labels" / part).write_bytes(b"PAR1")
-    clip = OwnWeights(weights=_weights(labels))
+    clip = ClipWeights(weights=_weights(labels))
     verify_run(VerifyConfig(out=str(out), repair=True, labels=str(labels), clip=clip))
     assert capsys.readouterr().out.splitlines()[-1].split() == ["problems", "0"]
     assert contents(out) == whole
