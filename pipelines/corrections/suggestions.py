@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 _LEAST = np.float32(1e-9)
 _AT_ONCE = 256
-_POOL = 2048
+_POOL = 1024
 """Segments that are compared with each other; of more, a sample is drawn in proportion to their doubt."""
 SHOWN = 0.25
 """The least share of a segment's pixels that smaller ones leave uncovered: others are not worth a click."""
