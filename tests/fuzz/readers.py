@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import io
 import json
-import socket
-import subprocess
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -55,6 +50,7 @@ from segray.pipelines.training.transition import read_transition
 from segray.tuning.folder import SearchFolder
 from segray.tuning.plans import Plan, RerunPlan, SearchPlan
 from segray.tuning.report import summary
+from tests.fuzz.faulty import FAULTY
 from tests.tuning import searches
 
 REFUSALS = (UserError, ImageProblem, weights.WeightsError)
@@ -322,70 +318,6 @@ def _packed(folder: Path) -> None:
             assert images[i][1].dtype == torch.uint8
 
 
-def _crash(folder: Path) -> None:
-    ctypes.string_at(0)
-
-
-def _raise(folder: Path) -> None:
-    raise KeyError("a bug")
-
-
-def _take_memory(folder: Path) -> None:
-    bytearray(1_200_000_000)
-
-
-def _take_a_second(folder: Path) -> None:
-    end = time.process_time() + 1
-    while time.process_time() < end:
-        pass
-
-
-def _take_all_time(folder: Path) -> None:
-    while True:
-        pass
-
-
-def _write_outside(folder: Path) -> None:
-    with suppress(OSError):
-        (folder.parent / "home" / "x").write_text("x")
-
-
-def _write_inside(folder: Path) -> None:
-    (folder / "x").write_text("x")
-    (folder / "x").rename(folder / "y")
-
-
-def _connect(folder: Path) -> None:
-    with socket.socket() as end, suppress(OSError):
-        end.connect(("127.0.0.1", 9))
-
-
-def _look_up(folder: Path) -> None:
-    with suppress(OSError):
-        socket.getaddrinfo("localhost", 9)
-
-
-def _start_process(folder: Path) -> None:
-    with suppress(OSError):
-        subprocess.run(["true"], check=False)
-
-
-def _read_secret(folder: Path) -> None:
-    with suppress(OSError):
-        (folder / ".." / "secret" / "secret.json").read_bytes()
-
-
-def _print_escape(folder: Path) -> None:
-    click.echo("class \x1b]0;x\x07")
-
-
-def _unpickle(folder: Path) -> None:
-    import pickle
-
-    with suppress(OSError):
-        pickle.load(io.BytesIO(b"cposix\nsystem\n."))
-
-
 READERS: dict[str, Callable[[Path], None]] = {
     "make": _make,
     "annotate": _annotate,
@@ -419,18 +351,5 @@ READERS: dict[str, Callable[[Path], None]] = {
     "image": _image,
     "sources": _sources,
     "packed": _packed,
-    # What the harness itself must notice.
-    "crash": _crash,
-    "raise": _raise,
-    "take memory": _take_memory,
-    "take a second": _take_a_second,
-    "take all time": _take_all_time,
-    "write outside": _write_outside,
-    "write inside": _write_inside,
-    "connect": _connect,
-    "look up a name": _look_up,
-    "start a process": _start_process,
-    "read the secret": _read_secret,
-    "print an escape": _print_escape,
-    "unpickle": _unpickle,
+    **FAULTY,
 }

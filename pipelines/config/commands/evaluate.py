@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from segray.pipelines.config.commands.annotate import PixelConfig
+from segray.pipelines.config.images import PixelConfig
 from segray.pipelines.config.schema import Config, Folder, Text
 from segray.pipelines.config.shared import (
     ColumnConfig,

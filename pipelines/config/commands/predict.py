@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from segray.pipelines.config.commands.annotate import ImageConfig
+from segray.pipelines.config.images import ImageConfig
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Text
 from segray.pipelines.config.shared import GrowConfig, Images, Precision, ViewsConfig, Window
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from segray.pipelines.config.commands.annotate import PixelConfig
+from segray.pipelines.config.images import PixelConfig
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Shown, Text
 from segray.pipelines.config.shared import ColumnConfig, GrowConfig, ImageRoots, Window
 

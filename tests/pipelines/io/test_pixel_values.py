@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from segray.pipelines.config.commands.annotate import PixelConfig
+from segray.pipelines.config.images import PixelConfig
 from segray.pipelines.io import images, wide_values
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode, decode_alone
 from segray.pipelines.io.pixel_values import parse_range, to_8_bits
