@@ -26,6 +26,8 @@ IMAGE_KEYS = (
     "background_color",
     "roots",
     "reduce_jpeg",
+    "tile",
+    "tile_overlap",
 )
 
 
