@@ -24,7 +24,24 @@ from segray.models.precision import DTYPES
 from segray.models.sam.geometry import Rgb, Size
 from segray.models.weights import Checkpoint
 
-ARCH: dict[str, dict[str, Any]] = {"sam3": {}}
+# Other numbers are transformers' defaults; these texts are all that the architecture of a file may have.
+ARCH: dict[str, dict[str, Any]] = {
+    "sam3": {
+        "vision_config": {
+            "model_type": "sam3_vision_model",
+            "backbone_config": {"model_type": "sam3_vit_model"},
+        },
+        "text_config": {
+            "model_type": "clip_text_model",
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "max_position_embeddings": 32,
+            "hidden_act": "gelu",
+        },
+    }
+}
 _MEAN = _STD = (0.5, 0.5, 0.5)
 _NAMES_AT_ONCE = 256
 _PROMPTS_PER_BATCH = {"cpu": 4, "cuda": 16}

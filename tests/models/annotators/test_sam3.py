@@ -19,7 +19,7 @@ from segray.models.annotators import concept_map, loading
 from segray.models.annotators.concept_map import Concept, ConceptMap
 from segray.models.annotators.loading import check_labeller, open_labeller
 from segray.models.annotators.registry import LABEL_MODELS
-from segray.models.annotators.sam3 import Sam3, Sam3Labeller
+from segray.models.annotators.sam3 import ARCH, Sam3, Sam3Labeller
 from segray.models.annotators.transformers_weights import square
 from segray.models.class_scores import classify_scores
 from segray.models.label_map import render_label_map
@@ -224,6 +224,7 @@ def test_weights_that_cannot_be_had_say_where_to_ask(monkeypatch: pytest.MonkeyP
 def test_the_size_is_that_of_the_model() -> None:
     from transformers import Sam3Config, Sam3Model
 
+    assert Sam3Config(**ARCH["sam3"]).to_dict() == Sam3Config().to_dict()
     with torch.device("meta"):
         found = sum(p.numel() for p in Sam3Model(Sam3Config()).parameters()) / 1e6
     assert found == pytest.approx(LABEL_MODELS["sam3"].parameters, abs=0.1)

@@ -68,7 +68,7 @@ def test_weights_that_a_worker_cannot_load_are_reported_without_a_retry(
 
     labels, root = book(tmp_path / "book", n=8)
     run = config(tmp_path / "run", labels, root)
-    monkeypatch.setattr(session, "RaySession", lambda folder, collector: session.LocalSession(str(tmp_path)))
+    monkeypatch.setattr(session, "RaySession", lambda *_, **__: session.LocalSession(str(tmp_path)))
     monkeypatch.setattr(loop, "build_network", fail)
     inputs = WorkerInputs(run, open_data(run.data, run.seed), LogCollectorHandle(), None)
     failure = train_worker(inputs)
