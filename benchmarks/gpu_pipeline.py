@@ -57,7 +57,7 @@ def annotate(sam: Callable[[], Any], images: int, clip: str = _CLIP) -> dict[str
     import open_clip
 
     from benchmarks.throughput import pipeline
-    from segray.pipelines.annotation import graph
+    from segray.pipelines.annotation import model_stages
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -67,7 +67,7 @@ def annotate(sam: Callable[[], Any], images: int, clip: str = _CLIP) -> dict[str
         _write_scenes(folder / "images", images)
         overrides = [f"images={folder}/images", "out=none", "classes=picture_book", f"clip.model={clip}"]
         overrides += ["sam.model=vit_b", f"sam.weights={folder}/sam.pth", f"clip.weights={folder}/clip.pt"]
-        with mock.patch.object(graph, "SegmentAndClassify", DrawnSegmentAndClassify):
+        with mock.patch.object(model_stages, "SegmentAndClassify", DrawnSegmentAndClassify):
             timing = pipeline(load(AnnotateConfig, None, overrides))
     return {
         "images": timing.images,

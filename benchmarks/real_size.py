@@ -23,7 +23,7 @@ from segment_anything import build_sam_vit_b
 from torch import nn
 
 from benchmarks.masks import DrawnOutputs
-from segray.pipelines.annotation import graph
+from segray.pipelines.annotation import model_stages
 from segray.pipelines.annotation.stages.segment import SegmentImages
 from segray.pipelines.config.commands.annotate import SamModel
 from segray.pipelines.engine.guard import Guard
@@ -83,6 +83,6 @@ def drawn_outputs(seed: int) -> Iterator[None]:
     """`segray annotate` gets the drawn outputs of a seed; Ray's workers are started with this environment."""
     with (
         mock.patch.dict(os.environ, {SEED: str(seed)}),
-        mock.patch.object(graph, "SegmentImages", SegmentDrawn),
+        mock.patch.object(model_stages, "SegmentImages", SegmentDrawn),
     ):
         yield

@@ -12,7 +12,7 @@ from unittest import mock
 
 from segray.models.label_map import SegmentClasses
 from segray.models.masks import pack
-from segray.pipelines.annotation import graph
+from segray.pipelines.annotation import model_stages
 from segray.pipelines.annotation.stages.base import Stage
 from segray.pipelines.annotation.stages.schemas import CLASSIFIED_SCHEMA, SEGMENTED_SCHEMA, classes_to_bytes
 from segray.pipelines.cli import main
@@ -58,5 +58,5 @@ class IdleClip(Stage):
 def run(words: list[str]) -> None:
     """`SECONDS annotate ...`: the command line, with the sleepers in place of the models."""
     sam = sleeping_sam(float(words[0]))
-    with mock.patch.multiple(graph, SegmentImages=sam, ClassifySegments=IdleClip):
+    with mock.patch.multiple(model_stages, SegmentImages=sam, ClassifySegments=IdleClip):
         main(words[1:])

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from segray.pipelines.annotation import graph, in_process
+from segray.pipelines.annotation import graph, model_stages
 from segray.pipelines.cli import main
 from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
@@ -35,8 +35,7 @@ def writer_dies() -> None:
 
 def sam_crashes() -> None:
     """SAM's native code crashes on an image, in whichever process it runs."""
-    for module in (graph, in_process):
-        module.SegmentImages = FaultySam  # type: ignore[attr-defined]
+    model_stages.SegmentImages = FaultySam  # type: ignore[misc]
 
 
 FAULTS: dict[str, Callable[[], None]] = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from segray.pipelines.annotation import graph, sink
+from segray.pipelines.annotation import graph, model_stages, sink
 from segray.pipelines.label_set.store import LabelStore
 from tests.faults import stages
 from tests.faults.invariant import check_invariant, contents
@@ -60,8 +60,8 @@ def poisoned(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def _run(names: Sequence[str], reference: Path, folder: Path, sink_class: type) -> Run:
     run = Run(draw_images(folder / "images", names), folder / "out", reference)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph, "SegmentImages", stages.FaultySam)
-        patch.setattr(graph, "ClassifySegments", stages.FaultyClip)
+        patch.setattr(model_stages, "SegmentImages", stages.FaultySam)
+        patch.setattr(model_stages, "ClassifySegments", stages.FaultyClip)
         patch.setattr(graph, "LabelSink", sink_class)
         annotate_here(run.images, run.out, TRIES)
     return run
