@@ -35,7 +35,7 @@ def writer_dies() -> None:
 
 def sam_crashes() -> None:
     """SAM's native code crashes on an image, in whichever process it runs."""
-    model_stages.SegmentImages = FaultySam  # type: ignore[misc]
+    model_stages.SegmentImages = FaultySam  # type: ignore[attr-defined]
 
 
 FAULTS: dict[str, Callable[[], None]] = {
