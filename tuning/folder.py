@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import chain, count
 
 from pydantic import TypeAdapter
 
@@ -117,7 +118,7 @@ class SearchFolder:
     def names(self) -> dict[str, str]:
         """The name of each split in file names: that of its trials, which began before a file was moved."""
         begun = {trial.split: trial.file.rpartition("-")[0] for trial in self.trials()}
-        return {**split_names(splits_of(self.config)), **begun}
+        return split_names(splits_of(self.config), begun)
 
     def save(self, trial: Trial) -> None:
         """Write a trial's record."""
@@ -229,14 +230,21 @@ def _fits(trial: Trial, known: Mapping[str, set[str]]) -> bool:
     )
 
 
-def split_names(splits: Sequence[str]) -> dict[str, str]:
-    """A distinct name for each split that is valid in file names: `1-16` for 1/16."""
-    names: dict[str, str] = {}
+def split_names(splits: Sequence[str], begun: Mapping[str, str] | None = None) -> dict[str, str]:
+    """A distinct name for each split that is valid in file names: `1-16` for 1/16.
+
+    Args:
+        splits: of a search.
+        begun: the names that some of them have already.
+    """
+    names = dict(begun or {})
     for split in splits:
-        stem = split.rpartition("/")[2] if "." in split else split
-        name = (re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-") or "split")[:40]
-        names[split] = name if name not in names.values() else f"{name}-{len(names)}"
-    return names
+        if split not in names:
+            stem = split.rpartition("/")[2] if "." in split else split
+            name = (re.sub(r"[^A-Za-z0-9]+", "-", stem).strip("-") or "split")[:40]
+            choices = chain([name], (f"{name}-{number}" for number in count(len(names))))
+            names[split] = next(choice for choice in choices if choice not in names.values())
+    return {split: names[split] for split in splits}
 
 
 def _identity(config: TuneConfig) -> dict[str, object]:

@@ -254,3 +254,13 @@ def test_names_of_splits_are_fit_for_files_and_differ() -> None:
     assert names["1/16"] == "1-16"
     assert len(set(names.values())) == 5
     assert all(name.replace("-", "").isalnum() for name in names.values())
+
+
+def test_a_new_split_takes_no_name_of_a_moved_one() -> None:
+    begun = {"new/b.txt": "a-txt", "new/c.txt": "a-txt-2"}
+    names = split_names(["new/b.txt", "new/a.txt", "new/c.txt"], begun)
+    assert list(names.items()) == [
+        ("new/b.txt", "a-txt"),
+        ("new/a.txt", "a-txt-3"),
+        ("new/c.txt", "a-txt-2"),
+    ]
