@@ -25,7 +25,7 @@ def check_pseudo(config: TrainConfig, classes: Sequence[str]) -> None:
     needs = {
         "posterior": (pseudo.posterior != "switch", guided, "a method that uses zero-shot labels"),
         "until": (pseudo.until is not None, guided, "a method that uses zero-shot labels"),
-        "segments": (pseudo.segments, config.data.labels is not None, "data.labels"),
+        "segments": (pseudo.segments, method.pseudo != "none", "a method that labels images"),
         "dynamic_tau": (pseudo.dynamic_tau, method.pseudo != "none", "a method that labels images"),
         "soft": (pseudo.soft > 0, method.strong_views > 0, "a method with strong views"),
         "start": (pseudo.start > 0, method.pseudo != "none", "a method that labels images"),
@@ -33,7 +33,7 @@ def check_pseudo(config: TrainConfig, classes: Sequence[str]) -> None:
     for key, (is_set, is_met, what) in needs.items():
         if is_set and not is_met:
             raise UserError(f"pseudo.{key} needs {what}, not method={config.method}")
-    if pseudo.segments and method.pseudo == "none":
-        raise UserError(f"pseudo.segments needs a method that labels images, not method={config.method}")
+    if pseudo.segments and config.data.labels is None:
+        raise UserError("pseudo.segments needs data.labels, a label set with segments")
     if not config.data.calibrate:
         transition_of(config, classes)
