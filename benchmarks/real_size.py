@@ -67,7 +67,10 @@ def draw_pictures(folder: Path, n: int, seed: int) -> list[Path]:
 
 
 class SegmentDrawn(SegmentImages):
-    """`SegmentImages` whose decoder computes all and then gets the drawn outputs of the seed in `SEED`."""
+    """`SegmentImages` whose decoder computes all and then gets the drawn outputs of the seed in `SEED`.
+
+    It loads a model of its own, which the hooks stay on, and takes images whole: drawn outputs fit no tiles.
+    """
 
     def __init__(self, config: SamModel, plan: PoolPlan, guard: Guard, **_: object) -> None:
         super().__init__(config, plan, guard)

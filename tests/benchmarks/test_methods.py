@@ -63,17 +63,8 @@ def test_photographs_are_trained_and_their_choice_sees_no_held_out_image(
     monkeypatch.setattr(methods, "train_once", train_once)
     out = tmp_path / "methods.json"
     words = ["--work", str(tmp_path), "--data", str(tmp_path), "--methods", "fixmatch", "--labels", "8"]
-    words += [
-        "--seeds",
-        "0",
-        "--choose-seeds",
-        "5",
-        "--epochs",
-        "2",
-        "--out",
-        str(out),
-        "data.ignore_index=11",
-    ]
+    words += ["--seeds", "0", "--choose-seeds", "5", "--epochs", "2"]
+    words += ["--out", str(out), "data.ignore_index=11"]
     record, printed = run(methods.main, *words)
     reported, choosing = trained
     assert "data.validation" not in reported
