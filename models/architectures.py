@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
@@ -51,7 +52,7 @@ def check_numbers(arch: object, own: object, name: str = "arch") -> None:
         for value in arch:
             check_numbers(value, None, name)
     elif not _is_number(arch) and not (isinstance(arch, str) and arch == own):
-        raise ValueError(f"its {name} is none of numbers up to {MAX_NUMBER}")
+        raise ValueError(f"its {name} must be a number up to {MAX_NUMBER}")
 
 
 def _is_number(value: object) -> bool:
@@ -67,6 +68,21 @@ def check_side(side: object) -> int:
     if type(side) is not int or not 1 <= side <= MAX_SIDE:
         raise ValueError(f"its input has {side!r} pixels a side (allowed: 1 to {MAX_SIDE})")
     return side
+
+
+def check_size(build: Callable[[], object], state: Mapping[str, Tensor]) -> None:
+    """Refuse an architecture that would take far more memory than its file.
+
+    Args:
+        build: makes the network; it is called once.
+        state: the tensors of the file.
+
+    Raises:
+        ValueError: that, or as `build`.
+    """
+    # On a device that takes none: there a single layer may have any size.
+    with torch.device("meta"), at_most(2 * sum(value.numel() for value in state.values())):
+        build()
 
 
 @contextmanager

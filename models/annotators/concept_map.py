@@ -97,9 +97,9 @@ class ConceptMap:
         sums = torch.zeros(n_maps + 1, n_present, dtype=torch.float64, device=self._weights.device)
         bands = []
         for scores in self._bands():
-            number = self._numbers(scores)
-            by_class = self._by_class(scores).flatten(1).T.double()
-            sums.index_add_(0, number.flatten(), by_class)
+            by_class = torch.stack([scores[one.maps].amax(0) for one in self._classes])
+            number = self._numbers(scores, by_class)
+            sums.index_add_(0, number.flatten(), by_class.flatten(1).T.double())
             bands.append(number.to(torch.int32).cpu().numpy())
         return self._cut(np.concatenate(bands), sums.cpu().numpy(), n_classes)
 
@@ -111,16 +111,14 @@ class ConceptMap:
             logits = _rows(self._across, height, top, min(height, top + rows))
             yield logits.sigmoid() * self._weights[:, None, None]
 
-    def _by_class(self, scores: Tensor) -> Tensor:
-        """[P, rows, W], the scores of the classes that are present."""
-        return torch.stack([scores[one.maps].amax(0) for one in self._classes])
-
-    def _numbers(self, scores: Tensor) -> Tensor:
+    def _numbers(self, scores: Tensor, by_class: Tensor) -> Tensor:
         """int64 [rows, W]: 1 + the map whose segment a pixel belongs to; 0: none.
+
+        From the scores of the maps [M, rows, W], and of the P classes that are present [P, rows, W].
 
         The segment of the pixels in no instance has the number of the class's first semantic map.
         """
-        best, winner = self._by_class(scores).max(0)
+        best, winner = by_class.max(0)
         candidates = torch.stack([self._own(one, scores) for one in self._classes])
         number = candidates.gather(0, winner[None])[0]
         return torch.where(best >= self._threshold, 1 + number, 0)

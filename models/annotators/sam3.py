@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from segray.models.annotators.concept_map import Concept, ConceptMap
 from segray.models.annotators.protocols import LabelModel
 from segray.models.annotators.transformers_weights import load_pretrained, square
+from segray.models.architectures import check_side
 from segray.models.masks import Segment
 from segray.models.precision import DTYPES
 from segray.models.sam.geometry import Rgb, Size
@@ -61,7 +62,7 @@ class Sam3(LabelModel):
     def __init__(self, network: nn.Module) -> None:
         self._network = network
         config: Any = network.config
-        self.size = int(config.vision_config.image_size)
+        self.size = check_side(config.vision_config.image_size)
 
     @classmethod
     def load(cls, name: str, checkpoint: Checkpoint) -> Self:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from segray.models.architectures import at_most, check_numbers
+from segray.models.architectures import check_numbers, check_size
 from segray.models.messages import first_line
 from segray.models.sam.geometry import Rgb
 from segray.models.segmenters.base import IMAGENET_MEAN, IMAGENET_STD
@@ -48,7 +48,7 @@ def load_pretrained(
     try:
         check_numbers(chosen, arch)
         settings = config(**chosen)
-        _check_size(model, settings, state)
+        check_size(lambda: model(settings), state)
         network, found = model.from_pretrained(
             None,
             config=settings,
@@ -71,13 +71,6 @@ def random_network(model: Any, config: Any, arch: Mapping[str, Any]) -> nn.Modul
     return model(config(**arch)).eval()
 
 
-def _check_size(model: Any, settings: Any, state: Mapping[str, Tensor]) -> None:
-    """Refuse an architecture that would take far more memory than its file: both may be anyone's."""
-    # Once on a device that takes none: there a single layer may have any size.
-    with torch.device("meta"), at_most(2 * sum(value.numel() for value in state.values())):
-        model(settings)
-
-
 def square(
     image: Rgb,
     size: tuple[int, int],
@@ -92,7 +85,7 @@ def square(
         size: (height, width) that it is resized to, bilinear with antialiasing.
         side: of the model's square input in pixels.
         mean: of each channel, of values in 0..1; by default that of ImageNet.
-        std: likewise.
+        std: the same.
     """
     small = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 255

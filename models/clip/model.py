@@ -140,7 +140,7 @@ def build_text_clip(model: str, weights: str | None = None, *, sha256: str | Non
     """As `build_clip` on a CPU, but with an image tower on the device "meta", without values.
 
     It embeds texts. All tensors of the file are compared with the network; those of the image tower are not
-    read.
+    read. A TIPSv2 is loaded whole.
 
     Args:
         model: see `build_clip`.

@@ -153,7 +153,9 @@ def load_tips(name: str, weights: str | None, sha256: str | None) -> tuple[TipsV
     spec = weights or FEATURE_MODELS[name].source
     checkpoint = files.resolve(spec, sha256=sha256)
     tokenizer = _tokenizer(spec, checkpoint)
-    network = load_pretrained(Tipsv2Model, Tipsv2Config, TIPS_MODELS[name].arch(), checkpoint, name)
+    network: Any = load_pretrained(Tipsv2Model, Tipsv2Config, TIPS_MODELS[name].arch(), checkpoint, name)
+    if not (temperature := network.temperature.item()) > 0:
+        raise WeightsError(f"{checkpoint.path}: its temperature is {temperature:g} (allowed: above 0)")
     return TipsV2(network).eval().requires_grad_(False), tokenizer, checkpoint
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from segray.models import weights as files
 from segray.models.annotators.protocols import MaskModel
-from segray.models.annotators.registry import MASK_MODELS, mask_names
+from segray.models.annotators.registry import mask_entry, mask_names
+from segray.models.architectures import check_numbers, check_size
 from segray.models.clip.windows import AT_ONCE, Corner, cut
 from segray.models.messages import first_line
 from segray.models.weights import Checkpoint, UnavailableError, WeightsError
@@ -142,7 +143,7 @@ def open_proxy(name: str, weights: str | None = None, sha256: str | None = None)
     if name in mask_names():
         from segray.models.annotators.loading import open_model
 
-        if not MASK_MODELS[name].open_family().has_embedding:
+        if not mask_entry(name).open_family().has_embedding:
             raise ValueError(f"clip.proxy={name} has no image embedding that could be used; SAM's vit_b has")
         model, checkpoint = open_model(name, weights, sha256=sha256)
         return SamTower(name, model, checkpoint)
@@ -189,10 +190,8 @@ def _network(name: str, checkpoint: Checkpoint) -> Any:
     arch = files.read_card(checkpoint).get("arch", {})
     state = files.load_state_dict(checkpoint)
     try:
-        with torch.device("meta"):
-            sizes = sum(value.numel() for value in _created(timm, name, arch).state_dict().values())
-        if sizes > 2 * sum(value.numel() for value in state.values()):
-            raise ValueError(f"its architecture has {sizes} parameters, and the file far fewer")
+        check_numbers(arch, None)
+        check_size(lambda: _created(timm, name, arch), state)
         network = _created(timm, name, arch)
         if not hasattr(network, "forward_intermediates"):
             raise ValueError("it has no dense features")

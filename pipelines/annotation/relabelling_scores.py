@@ -36,7 +36,8 @@ def by_scores(config: RelabelConfig, source: LabelStore, model: str) -> Relabell
             with, or templates.
     """
     old = current_provenance(source.provenance)
-    threshold = _threshold(config, old, source, model)
+    before = _stored_threshold(old, source)
+    threshold = _threshold(config, before, source, model)
     config = config.model_copy(update={"label": config.label.model_copy(update={"threshold": threshold})})
     try:
         space = label_space(config.classes, config.label.background_names or (), config.label.aliases)
@@ -47,25 +48,29 @@ def by_scores(config: RelabelConfig, source: LabelStore, model: str) -> Relabell
     section = stored_section(old, "labeller", ["model", "sha256"], source.root)
     record = provenance(config, space, models={"labeller": section}, templates=())
     record["source"] = fingerprint(source.provenance)
-    before = float(stored_section(old, "config", ["label.threshold"], source.root)["label.threshold"])
     classify = _merging(new_ids, before, threshold)
     return Relabelling(source, config, config.out, record, space.ignore_index, None, classify)
 
 
-def _threshold(config: RelabelConfig, old: dict[str, Any], source: LabelStore, model: str) -> float:
+def _stored_threshold(old: dict[str, Any], source: LabelStore) -> float:
     stored = stored_section(old, "config", ["label.threshold"], source.root)["label.threshold"]
-    where = storage.display(source.root)
     if not isinstance(stored, int | float):
+        where = storage.display(source.root)
         raise UserError(f"{where}: its record has no threshold; a label set that segray wrote is needed")
+    return float(stored)
+
+
+def _threshold(config: RelabelConfig, before: float, source: LabelStore, model: str) -> float:
+    where = storage.display(source.root)
     if useless := next((key for key in FOR_CLIP if key in config.label.model_fields_set), None):
         raise UserError(
             f"label.{useless} has no effect on {where}, made with annotator={model}; leave it out"
         )
     if "threshold" not in config.label.model_fields_set:
-        return float(stored)
-    if config.label.threshold < stored:
+        return before
+    if config.label.threshold < before:
         raise UserError(
-            f"label.threshold: {config.label.threshold:g} is less than {stored:g}, below which "
+            f"label.threshold: {config.label.threshold:g} is less than {before:g}, below which "
             f"annotator={model} kept no pixels in {where}; annotate again for more"
         )
     return config.label.threshold

@@ -42,6 +42,8 @@ from segray.pipelines.training.data.voc import MASKS as VOC_MASKS
 from segray.pipelines.understood import PixelCounts, classes_line, line, name_some, show
 
 _WORKERS = 4
+_ENDINGS = {"JPEG2000": "jp2", "MPO": "jpeg"}
+"""Formats whose name is no ending of an image; the others have one that is."""
 _KEYS = re.compile(rf"\bdata\.({'|'.join(DataConfig.model_fields)})\b")
 
 
@@ -174,7 +176,8 @@ def _ending(image: bytes) -> str:
     """The ending of an image without a name of its own, as those in tables are."""
     try:
         with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
-            return f".{(opened.format or 'png').lower()}"
+            name = opened.format or "PNG"
+            return f".{_ENDINGS.get(name, name.lower())}"
     except Exception:  # noqa: BLE001 (damaged bytes raise anything)
         return ".png"
 

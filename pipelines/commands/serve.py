@@ -37,6 +37,7 @@ def run(config: ServeConfig) -> None:
     # What is there by now stays; a collection that looks at all of it takes longer than a request may.
     gc.collect()
     gc.freeze()
+    # Not by `echo`, which hides tokens.
     click.echo(f"open {page.url}  (Ctrl-C stops)")
     page.answer()
 

@@ -23,20 +23,21 @@ def read_cvat(where: str, data: bytes) -> Iterator[ImageMask]:
     Raises:
         UserError: not a file of CVAT, or shapes that have no area.
     """
-    root = parse_cvat(where, unzipped(where, data) if data[:2] == b"PK" else data)
+    shown = storage.display(where)
+    root = parse_cvat(shown, unzipped(where, data) if data[:2] == b"PK" else data)
     task = (
         next((n.text for n in root.iterfind("./meta//name") if (n.text or "").startswith(TASK)), None) or ""
     )
-    left_out = Annotations()
+    left_out, file = Annotations(), where.rpartition("/")[2]
     try:
         for element in root.findall("image"):
-            image = cvat_image(element, element.get("name") or "", where, left_out)
+            image = cvat_image(element, element.get("name") or "", where, file, left_out)
             if image.outlines:
                 size = (image.drawing.height, image.drawing.width)
                 draw = drawn_outlines(image.outlines, size, ordered=True)
                 yield ImageMask(image.image_id, image.drawing.mask_id, draw, task.removeprefix(TASK))
     except (ValueError, KeyError, OverflowError) as error:
-        raise UserError(f"{storage.display(where)} is not a file of CVAT: {str(error)[:200]}") from None
+        raise UserError(f"{shown} is not a file of CVAT: {str(error)[:200]}") from None
 
 
 def unzipped(where: str, data: bytes) -> bytes:

@@ -44,17 +44,38 @@ def shown_pixels(stored: Sequence[Mapping[str, Any]], height: int, width: int) -
     """int64 [K], the pixels of each segment that no smaller one covers.
 
     Args:
-        stored: as of `decode_segments`, with area and score.
+        stored: as of `decode_segments`, with score.
         height: of the image in pixels.
         width: of the image in pixels.
 
     Raises:
         ValueError: as of `decode_segments`.
     """
-    owner = np.zeros((height, width), np.int64)
+    numbers, order = number_segments(stored, height, width)
+    shown = np.zeros(len(stored), np.int64)
+    shown[order] = np.bincount(numbers.ravel(), minlength=len(stored) + 1)[1:]
+    return shown
+
+
+def number_segments(
+    stored: Sequence[Mapping[str, Any]], height: int, width: int
+) -> tuple[NDArray[np.int32], list[int]]:
+    """Segments as a map of numbers, [H, W], drawn as by `render_label_map`: the largest is 1, and the lowest.
+
+    0 is where there is none. The list has the place in `stored` of each number.
+
+    Args:
+        stored: as of `decode_segments`, with score.
+        height: of the image in pixels.
+        width: of the image in pixels.
+
+    Raises:
+        ValueError: as of `decode_segments`.
+    """
+    numbers = np.zeros((height, width), np.int32)
     segments = decode_segments(stored, height, width)
-    # As `render_label_map` draws them; the first is the lowest.
-    for place in sorted(range(len(stored)), key=lambda i: (-stored[i]["area"], stored[i]["score"])):
-        x, y, w, h = segments[place].box
-        owner[y : y + h, x : x + w][segments[place].mask] = place + 1
-    return np.bincount(owner.ravel(), minlength=len(stored) + 1)[1:]
+    order = sorted(range(len(stored)), key=lambda k: (-segments[k].area, stored[k]["score"] or 0.0))
+    for number, k in enumerate(order, start=1):
+        x, y, w, h = segments[k].box
+        numbers[y : y + h, x : x + w][segments[k].mask] = number
+    return numbers, order

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import takewhile
-from os.path import commonpath
 from pathlib import PurePosixPath
 
 from segray.models.label_map import LabelMap
@@ -15,7 +13,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.listing import LeftOut
 from segray.pipelines.io.members import display_part
 from segray.pipelines.io.names import Names
-from segray.pipelines.io.sources.trees import Files, open_tree, source_text
+from segray.pipelines.io.sources.trees import PARTS, Files, common_folder, open_tree, source_text
 from segray.pipelines.masks.binary import all_look_binary, refuse_binary
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.masks.raster import ENDINGS, LOSSY_ENDINGS, IdMap
@@ -24,7 +22,6 @@ from segray.pipelines.understood import name_some
 _SHOWN = 3
 _ANNOTATIONS = (".json", ".jsonl", ".xml")
 _NO_URIS: Mapping[str, str] = {}
-_PARTS = frozenset({"train", "training", "val", "valid", "validation", "test"})
 
 
 class MaskFolder:
@@ -58,7 +55,7 @@ class MaskFolder:
             self.options = replace(self.options, roots=found.roots, follow_links=found.follow)
         self._uris, self._of_images = found.uris, found.of_images
         self._names = {name: name for name in found.uris} if found.of_images else _masks(found.uris)
-        self._inner = _folder_of(self._names) if packed else ""
+        self._inner = common_folder(self._names, PARTS) if packed else ""
         self._index = Names(self._names)
         if not self._names:
             others = LeftOut()
@@ -255,14 +252,6 @@ def _masks(names: Iterable[str], endings: Sequence[str] = (*ENDINGS, *LOSSY_ENDI
     shown = [name for name in sorted(names) if not any(part.startswith(".") for part in name.split("/"))]
     split = [(name, name.rpartition(".")) for name in shown]
     return {f"{a}.{b.lower()}": name for name, (a, _, b) in split if f".{b.lower()}" in endings and a}
-
-
-def _folder_of(names: Iterable[str]) -> str:
-    """The folder that all masks are in, with its "/"; "" if there is none but those of parts of the data."""
-    folders = [name.rpartition("/")[0] for name in names]
-    common = commonpath(folders) if folders and all(folders) else ""
-    parts = takewhile(lambda part: part.lower() not in _PARTS, common.split("/") if common else [])
-    return "".join(f"{part}/" for part in parts)
 
 
 def list_png(root: str) -> dict[str, str]:

@@ -76,7 +76,9 @@ class Queue:
         """Order the segments that no hand has classed, and that nobody was shown."""
         settled = self._corrections.settled()
         with self._lock:
-            if settled.sum() + sum(not settled[row] for row in self._shown) == len(settled):
+            left = ~(settled | self._covered)
+            left[list(self._shown)] = False
+            if not left.any():
                 self._shown.clear()
             shown, recent = list(self._shown), list(self._shown.values())
         settled[shown] = True

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from os import PathLike, fspath
 
+import numpy as np
+
 from segray.pipelines.corrections import Correction
 from segray.pipelines.errors import UserError
 from segray.pipelines.printing import visible
@@ -47,15 +49,16 @@ def similar_segments(
     review.catch_up()
     segments, images = review.index.segments, review.index.images
     new, row = _class_of(review, correction), _row_of(review, correction)
-    found = review.alike(row, new, count)
-    names = [_name(review, int(review.corrections.segment_class[row])) for row in found.found.rows]
+    alike = review.alike(row, new, count)
     return [
         SimilarSegment(
-            images.ids[segments.image_of(row)], int(segments.number[row]), name, float(distance), bool(marked)
+            images.ids[segments.image_of(other)],
+            int(segments.number[other]),
+            _name(review, int(review.corrections.segment_class[other])),
+            float(distance),
+            bool(marked),
         )
-        for row, name, distance, marked in zip(
-            found.found.rows, names, found.found.distances, found.alike, strict=True
-        )
+        for other, distance, marked in zip(alike.found.rows, alike.found.distances, alike.alike, strict=True)
     ]
 
 
@@ -67,10 +70,12 @@ def _class_of(review: Review, correction: Correction) -> int:
 
 def _row_of(review: Review, correction: Correction) -> int:
     image, number = review.index.number.get(correction.image), correction.segments[0]
-    for row in range(0) if image is None else range(*review.index.segments.of(image).indices(1 << 62)):
-        if review.index.segments.number[row] == number:
-            return row
-    raise UserError(f"similar segments: {visible(correction.image)[:200]} has no segment {number}")
+    segments = review.index.segments
+    rows = slice(0, 0) if image is None else segments.of(image)
+    found = np.flatnonzero(segments.number[rows] == number)
+    if not found.size:
+        raise UserError(f"similar segments: {visible(correction.image)[:200]} has no segment {number}")
+    return int(rows.start + found[0])
 
 
 def _name(review: Review, class_id: int) -> str | None:

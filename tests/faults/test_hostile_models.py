@@ -107,12 +107,12 @@ def _weights(path: Path, arch: object) -> str:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"attn_implementation": "stranger/kernel"}, r"its arch\.attn_implementation is none of numbers"),
+        ({"attn_implementation": "stranger/kernel"}, r"its arch\.attn_implementation must be a number"),
         ({"_attn_implementation": 1}, r"the key '_attn_implementation'"),
         ({"quantization_config": {"quant_method": "gptq"}}, r"arch\.quantization_config\.quant_method"),
         ({"auto_map": {"AutoModel": "evil--model.Model"}}, r"arch\.auto_map\.AutoModel"),
         ({"backbone": "stranger/backbone"}, r"arch\.backbone"),
-        ({"hidden_size": 1 << 40}, r"arch\.hidden_size is none of numbers up to 65536"),
+        ({"hidden_size": 1 << 40}, r"arch\.hidden_size must be a number up to 65536"),
         ({"hidden_size": float("nan")}, r"arch\.hidden_size"),
         ({"image_size": [64] * 1000}, r"arch\.image_size has 1000 items"),
         ({"num_hidden_layers": 60_000}, r"has \d+ parameters or more, and the file far fewer"),

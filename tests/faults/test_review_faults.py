@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from benchmarks.review_server import served
 from segray.pipelines.corrections import CorrectionLog
 from segray.pipelines.corrections.log import CORRECTIONS
 from segray.pipelines.io.local_files import is_temporary
 from tests.pipelines.review.conftest import write_labels
-from tests.processes import REPOSITORY
 
 _SENT = 400
-
-
-@contextmanager
-def served(labels: Path) -> Iterator[tuple[subprocess.Popen[str], httpx2.Client]]:
-    """A server over a label set, and a client that may talk to it."""
-    command = [sys.executable, "-m", "segray", "serve", f"out={labels}", "port=0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
-        assert process.stdout is not None
-        try:
-            base, _, token = process.stdout.readline().split()[1].partition("/?token=")
-            headers = {"authorization": f"Bearer {token}"}
-            with httpx2.Client(base_url=base, headers=headers, timeout=60) as client:
-                yield process, client
-        finally:
-            process.kill()
 
 
 def _correct_until_killed(client: httpx2.Client, confirmed: list[str], half: threading.Event) -> None:

@@ -193,15 +193,12 @@ def _plan(folder: Path) -> None:
 
 
 def _outlines(folder: Path) -> None:
-    """Masks that training draws from outlines: of CVAT and of LabelMe."""
-    for kind in ("cvat", "labelme"):
-        if kind == "cvat" and not (folder / "data" / "annotations.xml").exists():
-            continue
-        data = open_data(DataConfig(kind=kind, root="data", classes=CLASSES.split(",")), seed=0)
-        images = LabelledImages(data.labelled)
-        for i in range(len(images)):
-            assert images[i][1].dtype == torch.uint8
-        return
+    """Masks that training draws from outlines: of CVAT or of LabelMe."""
+    kind = "cvat" if (folder / "data" / "annotations.xml").exists() else "labelme"
+    data = open_data(DataConfig(kind=kind, root="data", classes=CLASSES.split(",")), seed=0)
+    images = LabelledImages(data.labelled)
+    for i in range(len(images)):
+        assert images[i][1].dtype == torch.uint8
 
 
 def _export(folder: Path) -> None:

@@ -15,4 +15,4 @@ from segray.models.messages import first_line
     ],
 )
 def test_an_error_in_one_line(error: Exception, line: str) -> None:
-    assert first_line(error).strip() == line
+    assert first_line(error) == line

@@ -98,10 +98,10 @@ class ListSource:
             raise UserError(f"images: {storage.display(self.name)}: not CSV ({error})") from error
 
     def _fields(self, line: str) -> tuple[str, None, str | None]:
-        fields = line.strip().split("\t") if "\t" in line.strip() else line.strip().split(" ")
-        if self._mask is None or len(fields) != 2 or not is_image(fields[0]):
+        image, mask = split_fields(line.lstrip())
+        if self._mask is None or not mask or not is_image(image):
             return line.strip(), None, None
-        return fields[0], None, fields[1].strip()
+        return image, None, mask
 
     def _mask_column(self, names: Mapping[str, str]) -> str | None:
         """The column of masks; None without one.
@@ -128,6 +128,14 @@ class ListSource:
         if any(len(line) > _MAX_TEXT for line in text.splitlines()):
             raise UserError(f"images: {where} is not a list: a line has more than {_MAX_TEXT} characters")
         return text
+
+
+def split_fields(line: str) -> tuple[str, str]:
+    """The image of a line of a list or a split file, and its mask or ""."""
+    # A line of UniMatch has one space. With more spaces and no tab, it is one name that contains spaces.
+    # A tab at the end says that such a name has no mask.
+    fields = line.split("\t") if "\t" in line else line.strip().split(" ")
+    return (fields[0], fields[1].strip()) if len(fields) == 2 else (line.strip(), "")
 
 
 def _id_below(uri: str, root: str) -> str:

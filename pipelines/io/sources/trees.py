@@ -6,8 +6,8 @@ Data sets and masks are read through it, by paths below its root, whichever of t
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import takewhile
 from typing import Protocol
@@ -23,19 +23,18 @@ from segray.pipelines.io.sources import (
     image_roots,
     list_images,
     list_members,
-    read_file,
     sources_of,
 )
 from segray.pipelines.io.sources.files import find_files
 from segray.pipelines.io.sources.kinds import kind_of, names_files
 
-_LAYOUT = frozenset(
-    {
-        *("images", "image", "masks", "mask", "labels", "annotations", "imagesets"),
-        *("jpegimages", "segmentationclass", "segmentationclassaug"),
-        *("train", "training", "val", "valid", "validation", "test"),
-    }
-)
+PARTS = frozenset({"train", "training", "val", "valid", "validation", "test"})
+"""Names of folders of the parts of a data set."""
+
+_LAYOUT = PARTS | {
+    *("images", "image", "masks", "mask", "labels", "annotations", "imagesets"),
+    *("jpegimages", "segmentationclass", "segmentationclassaug"),
+}
 """Names of folders that mean something in a data set, and are not just the folder that was packed."""
 
 
@@ -108,15 +107,6 @@ class Tree(Protocol):
         """
         ...
 
-    def read(self, name: str, limit: int | None = None) -> bytes:
-        """The bytes of a file.
-
-        Raises:
-            FileNotFoundError: there is none.
-            OSError: it cannot be read, or has more bytes than the limit.
-        """
-        ...
-
 
 def open_tree(
     root: str, also: Sequence[str] = (), *, column: str | None = None, mask_column: str | None = None
@@ -163,34 +153,27 @@ class FolderTree:
     def __init__(self, root: str) -> None:
         self.root = self.place = root
 
-    def _at(self, name: str) -> str:
-        return storage.join(self.root, name) if name else self.root
-
     def exists(self, name: str) -> bool:
         """See `Tree`."""
-        return storage.exists(self._at(name))
+        return storage.exists(self.uri(name))
 
     def names(self, folder: str) -> list[str]:
         """See `Tree`."""
-        return storage.list_names(self._at(folder))
+        return storage.list_names(self.uri(folder))
 
     def uri(self, name: str) -> str:
         """See `Tree`."""
-        return self._at(name)
+        return storage.join(self.root, name) if name else self.root
 
     def files(self, folder: str, *, follow: bool = True) -> Files:
         """See `Tree`."""
-        where = self._at(folder)
+        where = self.uri(folder)
         names = (file.name for file in storage.list_files(where, follow=follow))
         return Files(where, {name: storage.join(where, name) for name in names})
 
     def images(self, folder: str, *, follow: bool = True, left_out: LeftOut) -> Iterator[ImageRef]:
         """See `Tree`."""
-        return list_images(self._at(folder), follow=follow, left_out=left_out)
-
-    def read(self, name: str, limit: int | None = None) -> bytes:
-        """See `Tree`."""
-        return read_file(self._at(name), limit)
+        return list_images(self.uri(folder), follow=follow, left_out=left_out)
 
 
 class ArchiveTree:
@@ -208,7 +191,7 @@ class ArchiveTree:
     def __init__(self, root: str) -> None:
         self.root = root
         members = list(list_members(root))
-        base = _packed_folder([ref.image_id for ref in members])
+        base = common_folder((ref.image_id for ref in members), _LAYOUT)
         self.place = storage.join(root, base.rstrip("/")) if base else root
         self._refs = {ref.image_id.removeprefix(base): ref for ref in members}
         self._folders = {
@@ -244,15 +227,11 @@ class ArchiveTree:
         for name in refs:
             if not is_image(name):
                 left_out.add(name)
-        images = [_named(ref, name) for name, ref in refs.items() if is_image(name)]
+        images = [replace(ref, image_id=name) for name, ref in refs.items() if is_image(name)]
         if not images:
             others = f" ({left_out})" if left_out else ""
             raise UserError(f"images: no image in {self._where(folder)}{others}")
         return iter(sorted(images, key=lambda ref: ref.image_id))
-
-    def read(self, name: str, limit: int | None = None) -> bytes:
-        """See `Tree`."""
-        return read_file(self.uri(name), limit)
 
     def _where(self, folder: str) -> str:
         return f"{folder} in {storage.display(self.root)}" if folder else storage.display(self.root)
@@ -320,26 +299,19 @@ class RowsTree:
             mask_column=self._mask_column,
         )
 
-    def read(self, name: str, limit: int | None = None) -> bytes:
-        """There is none.
 
-        Raises:
-            FileNotFoundError: always.
-        """
-        return read_file(self.uri(name), limit)
+def common_folder(names: Iterable[str], layout: Collection[str]) -> str:
+    """The folder that all files are in, with its "/", above those that mean something; "" if there is none.
 
-
-def _packed_folder(names: Sequence[str]) -> str:
-    """The folder that all members are in, with its "/"; "" if there is none but those of a layout."""
+    Args:
+        names: paths of the files.
+        layout: lower-case names of folders that mean something.
+    """
     folders = [posixpath.dirname(name) for name in names]
     common = posixpath.commonpath(folders) if folders and all(folders) else ""
-    parts = takewhile(lambda part: part.lower() not in _LAYOUT, _parts(common))
+    parts = takewhile(lambda part: part.lower() not in layout, _parts(common))
     return "".join(f"{part}/" for part in parts)
 
 
 def _parts(name: str) -> list[str]:
     return name.split("/") if name else []
-
-
-def _named(ref: ImageRef, name: str) -> ImageRef:
-    return ImageRef(name, ref.uri, ref.size, ref.mtime, ref.problem)

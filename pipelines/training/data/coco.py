@@ -242,8 +242,9 @@ def _match(
         UserError: no folder has one of them, or a name leads out of the data set.
     """
     tried, root = [], data_tree(config)
+    key = "data.val_images" if "val" in file.place.name else "data.images"
     for named in file.place.folders:
-        tree, folder = named_place(config, root, "data.images", named) if named else (root, "")
+        tree, folder = named_place(config, root, key, named) if named else (root, "")
         samples = list_samples(config, folder, tree)
         listed = Names(i.removeprefix(f"{folder}/") if folder else i for i in samples)
         paths = {number: listed.find_path(name) for number, name in names.items()}
@@ -253,5 +254,4 @@ def _match(
         if ids:
             return samples, ids
         tried.append(storage.display(storage.join(tree.root, folder) if folder else tree.root))
-    key = "data.val_images" if "val" in file.place.name else "data.images"
     raise UserError(f"{file.shown} names none of the images in {' or '.join(tried)}; {key}=FOLDER names it")

@@ -10,7 +10,7 @@ from defusedxml.ElementTree import fromstring
 
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
-from segray.pipelines.io import storage
+from segray.pipelines.io.members import display_part
 from segray.pipelines.io.names import Names
 from segray.pipelines.io.sources import read_file
 from segray.pipelines.training.data.annotated import Annotations, Drawing
@@ -43,7 +43,9 @@ def open_cvat(config: DataConfig) -> DataSet:
     """
     tree = data_tree(config)
     where = named_file(tree, config.annotations or FILE, "data.annotations")
-    root = parse_cvat(where, _read(where))
+    file = (config.annotations or FILE).rpartition("/")[2]
+    shown = display_part(where, file)
+    root = parse_cvat(shown, _read(where, shown))
     images_tree, folder = place_of(config, tree, "images", "")
     samples = list_samples(config, folder, images_tree)
     listed, annotations = Names(samples), Annotations()
@@ -55,31 +57,30 @@ def open_cvat(config: DataConfig) -> DataSet:
             if image_id is None:
                 annotations.leave_out(_ABSENT, name)
                 continue
-            images.append(cvat_image(element, image_id, where, annotations))
+            images.append(cvat_image(element, image_id, where, file, annotations))
     except (ValueError, OverflowError) as error:
-        raise UserError(f"{storage.display(where)} is not a file of CVAT: {str(error)[:200]}") from None
+        raise UserError(f"{shown} is not a file of CVAT: {str(error)[:200]}") from None
     names = [label.text.strip() for label in root.iterfind(".//meta//label/name") if label.text]
     return outlined_images(config, samples, images, annotations, list(dict.fromkeys(names)))
 
 
-def _read(where: str) -> bytes:
+def _read(where: str, shown: str) -> bytes:
     try:
         return read_file(where, MAX_BYTES)
     except OSError as error:
-        raise UserError(f"cannot read {storage.display(where)}: {error}") from None
+        raise UserError(f"cannot read {shown}: {error}") from None
 
 
-def parse_cvat(where: str, data: bytes) -> Element:
+def parse_cvat(shown: str, data: bytes) -> Element:
     """The root of CVAT's XML.
 
     Args:
-        where: the file, for messages.
+        shown: the file, for messages.
         data: its bytes.
 
     Raises:
         UserError: another file, one that is made to harm, or tracks of a video.
     """
-    shown = storage.display(where)
     if (tags := data.count(b"<")) > MAX_TAGS:
         raise UserError(f"{shown} has {tags} tags (allowed: at most {MAX_TAGS}); export it in parts")
     try:
@@ -95,13 +96,16 @@ def parse_cvat(where: str, data: bytes) -> Element:
     return root
 
 
-def cvat_image(element: Element, image_id: str, where: str, annotations: Annotations) -> AnnotatedImage:
+def cvat_image(
+    element: Element, image_id: str, where: str, file: str, annotations: Annotations
+) -> AnnotatedImage:
     """An image and its outlines, the lowest first.
 
     Args:
         element: <image>.
         image_id: of the image.
-        where: the file.
+        where: URI of the file.
+        file: its name.
         annotations: counts what is left out.
 
     Raises:
@@ -118,7 +122,7 @@ def cvat_image(element: Element, image_id: str, where: str, annotations: Annotat
             outlines.append(Outline(_required(shape, "label"), segmentation))
     if not outlines:
         annotations.leave_out(_UNANNOTATED, image_id)
-    mask_id = f"{where.rpartition('/')[2]}#{element.get('id', '')}"
+    mask_id = f"{file}#{element.get('id', '')}"
     validation = (element.get("subset") or "").lower() in VALIDATION
     return AnnotatedImage(image_id, Drawing(where, mask_id, height, width), tuple(outlines), validation)
 

@@ -88,16 +88,14 @@ class UnlabelledImages(Dataset[tuple[Tensor, ...]]):
         segments: bool = False,
     ) -> None:
         self.samples = tuple(samples)
+        ids = [sample.stored_id for sample in self.samples]
         self._labels: StoredLabels | None = None
         self._unknown = ignore_index_of(len(classes))
         if labels is not None:
             store = LabelStore(labels)
             self._ignore, stored = store.ignore_index, store.provenance["classes"]
             self._ids = class_id_table(stored, classes, self._ignore, storage.display(labels))
-            self._labels = StoredLabels(
-                labels, [s.stored_id for s in self.samples], corrections=by_image(corrections)
-            )
-        ids = [sample.stored_id for sample in self.samples]
+            self._labels = StoredLabels(labels, ids, corrections=by_image(corrections))
         self._segments = SegmentMaps(labels, ids) if segments and labels is not None else None
         self._unreadable: set[str] = set()
 

@@ -119,14 +119,14 @@ def _annotated(
 
 def _size(content: Mapping[str, Any], image: str) -> tuple[int, int]:
     """(height, width) of the image. Masks are unpacked: for them the file's word is not enough."""
-    told = [content.get(key) for key in ("imageHeight", "imageWidth")]
-    said = None if None in told else (int(told[0] or 0), int(told[1] or 0))
+    sides = [content.get(key) for key in ("imageHeight", "imageWidth")]
+    stated = None if None in sides else (int(sides[0] or 0), int(sides[1] or 0))
     masks = sum(shape.get("shape_type") == "mask" for shape in content["shapes"])
-    if said is not None and not masks:
-        return said
+    if stated is not None and not masks:
+        return stated
     size = image_shape(image)
-    if said not in (None, size):
-        raise ValueError(f"{told[1]}x{told[0]} pixels, its image has {size[1]}x{size[0]}")
+    if stated not in (None, size):
+        raise ValueError(f"{sides[1]}x{sides[0]} pixels, its image has {size[1]}x{size[0]}")
     check_count(masks, *size)
     return size
 

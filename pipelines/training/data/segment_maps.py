@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
-from segray.pipelines.label_set.stored_segments import decode_segments
+from segray.pipelines.label_set.stored_segments import number_segments
 
 _COLUMNS = ["image_id", "score", "rle", "predicted_iou", "stability_score"]
 _MOST = np.iinfo(np.int16).max
@@ -56,16 +56,8 @@ class SegmentMaps:
         return numbers.reshape(shape).copy()
 
     def _draw(self, image_id: str, shape: tuple[int, int]) -> NDArray[np.int16]:
-        rows = self._rows[image_id][:_MOST]
         try:
-            segments = decode_segments(rows, *shape)
+            return number_segments(self._rows[image_id][:_MOST], *shape)[0].astype(np.int16)
         except ValueError as problem:
             where = f"data.labels={storage.display(self.root)}"
             raise UserError(f"{where}: the segments of {image_id}: {problem}; annotate it again") from None
-        numbers = np.zeros(shape, np.int16)
-        scores = [row["score"] or 0.0 for row in rows]
-        order = sorted(range(len(rows)), key=lambda k: (-segments[k].area, scores[k]))
-        for number, k in enumerate(order, start=1):
-            x, y, width, height = segments[k].box
-            numbers[y : y + height, x : x + width][segments[k].mask] = number
-        return numbers

@@ -11,6 +11,7 @@ from segray.pipelines.io.names import nfc
 from segray.pipelines.io.received import absolute_roots, below
 from segray.pipelines.io.sources import read_file
 from segray.pipelines.io.sources.kinds import is_wild, kind_of, sources_of
+from segray.pipelines.io.sources.lists import split_fields
 from segray.pipelines.io.uris import has_scheme
 from segray.pipelines.training.data.samples import DataSet, Sample, refuse
 
@@ -98,7 +99,7 @@ def read_split(path: str, data: DataSet, key: str) -> tuple[Sample, ...]:
         UserError: no such file, an empty one, or lines whose image or mask does not exist, is ambiguous or is
             listed twice.
     """
-    text = read_text(path, key)
+    text, where = read_text(path, key), storage.display(path)
     names = SampleFinder(data.samples)
     samples: dict[str, Sample] = {}
     problems = []
@@ -111,10 +112,10 @@ def read_split(path: str, data: DataSet, key: str) -> tuple[Sample, ...]:
                 raise UserError(f"image {sample.image_id} is listed twice")
             samples[sample.image_id] = sample
         except UserError as problem:
-            problems.append(f"{key}={path}, line {number}: {problem}")
+            problems.append(f"{key}={where}, line {number}: {problem}")
     refuse(problems, "bad lines in a split file")
     if not samples:
-        raise UserError(f"{key}={path}: no image in it; allowed: one per line, with its mask after a space")
+        raise UserError(f"{key}={where}: no image in it; allowed: one per line, with its mask after a space")
     return tuple(samples.values())
 
 
@@ -153,13 +154,6 @@ def read_text(path: str, key: str) -> str:
         raise UserError(f"{key}: no file {storage.display(path)!r} (allowed: {_ALLOWED[key]})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{key}: cannot read {storage.display(path)!r}: {error}") from None
-
-
-def split_fields(line: str) -> tuple[str, str]:
-    """The image of a line, and its mask or ""."""
-    # A line of UniMatch has one space. With more spaces and no tab, it is one name that contains spaces.
-    fields = line.split("\t") if "\t" in line else line.strip().split(" ")
-    return (fields[0], fields[1].strip()) if len(fields) == 2 else (line.strip(), "")
 
 
 def _sample(line: str, names: SampleFinder, data: DataSet) -> Sample:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -201,6 +202,12 @@ def test_the_official_file_holds_the_tracker_too(tmp_path: Path) -> None:
     save_file(state, path, {"segray": json.dumps({"arch": SAM3})})
     with pytest.raises(WeightsError, match=r"does not fit the model sam3: missing keys: mask_decoder\.sem"):
         open_labeller("sam3", str(path))
+
+
+def test_an_input_of_any_size_in_a_file_is_refused() -> None:
+    network = SimpleNamespace(config=SimpleNamespace(vision_config=SimpleNamespace(image_size=65_536)))
+    with pytest.raises(ValueError, match=r"^its input has 65536 pixels a side \(allowed: 1 to 4096\)$"):
+        Sam3(network)  # type: ignore[arg-type]
 
 
 def test_weights_that_cannot_be_had_say_where_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:

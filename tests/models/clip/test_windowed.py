@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from segray.models.annotators import registry
 from segray.models.clip.model import ClipModel, build_clip, build_text_clip
 from segray.models.clip.tipsv2 import CONTEXT, tips_features
 from segray.models.clip.vision import open_proxy
@@ -23,8 +25,10 @@ from segray.models.clip.windows import Sliding, over_windows, sliding
 from segray.models.masks import segment_from_mask
 from segray.models.weights import WeightsError
 from tests.models.annotators.tiny import write_weights
+from tests.models.clip.tiny_tips import ARCH as TIPS_ARCH
 from tests.models.clip.tiny_tips import save_tips
 
+INSTALLED = registry.MASK_MODELS["eomt_large"]
 ARCH = {"embed_dim": 24, "depth": 3, "num_heads": 2, "img_size": 32}
 TOWER = "vit_tiny_patch16_224"
 
@@ -157,6 +161,29 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     assert open_proxy(TOWER, str(other)).unit == 16
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"checkpoint_path": "/etc/hostname"}, r"its arch\.checkpoint_path must be a number up to 65536$"),
+        ({"depth": 2000}, r"its architecture has \d+ parameters or more, and the file far fewer$"),
+    ],
+)
+def test_the_architecture_of_somebody_elses_tower(change: dict[str, Any], why: str, tmp_path: Path) -> None:
+    """timm takes other files of weights by these arguments."""
+    path = tmp_path / "w.safetensors"
+    save_file({"a": torch.zeros(2000)}, path, {"segray": json.dumps({"arch": {**ARCH, **change}})})
+    with pytest.raises(WeightsError, match=why):
+        open_proxy(TOWER, str(path))
+
+
+def test_a_model_of_an_installed_package_guides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "MASK_MODELS", dict(registry.MASK_MODELS))
+    point = EntryPoint("mine", f"{__name__}:INSTALLED", registry.GROUP)
+    monkeypatch.setattr(registry, "_installed", lambda _: {"mine": point})
+    with pytest.raises(ValueError, match=r"^clip\.proxy=mine has no image embedding"):
+        open_proxy("mine")
+
+
 def with_proxy(tmp_path: Path) -> ClipModel:
     tower = open_proxy(TOWER, str(save_tower(tmp_path / "tower.safetensors")))
     return replace(build_clip("builtin"), proxy=tower)
@@ -234,4 +261,12 @@ def test_tipsv2_without_its_tokenizer(tmp_path: Path) -> None:
     weights = save_tips(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(WeightsError, match=r"^no tokenizer \(tokenizer\.json or tokenizer\.model\) beside "):
+        build_clip("tipsv2_b14", str(weights))
+
+
+def test_tipsv2_with_a_temperature_that_is_none(tmp_path: Path) -> None:
+    weights = save_tips(tmp_path)
+    state = load_file(weights) | {"temperature": torch.tensor(0.0)}
+    save_file(state, weights, {"segray": json.dumps({"arch": TIPS_ARCH})})
+    with pytest.raises(WeightsError, match=r"tips\.safetensors: its temperature is 0 \(allowed: above 0\)$"):
         build_clip("tipsv2_b14", str(weights))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from segray.pipelines.config.commands.masks import MasksConfig
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.errors import UserError
+from segray.pipelines.io.images import FORMATS
 from segray.pipelines.io.label_png import decode_gray_png, encode_gray_png
+from segray.pipelines.io.listing import is_image
 from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.training.data.datasets import LabelledImages
 from segray.pipelines.training.data.training_data import open_data
@@ -153,6 +156,21 @@ def test_masks_in_a_table_become_files_with_the_endings_of_their_images(tmp_path
     convert(Path(table), tmp_path / "out", "classes=cat,dog")
     assert sorted(masks_of(tmp_path / "out")) == ["000000.png", "000001.png"]
     assert len(opened(tmp_path / "out", validation="none").labelled) == 2
+
+
+def test_every_format_of_a_table_gets_an_ending_that_is_listed(tmp_path: Path) -> None:
+    formats, scene = (*FORMATS, "MPO"), Image.effect_noise((64, 48), 50).convert("RGB")
+    files = []
+    for name in formats:
+        sink, more = io.BytesIO(), [scene] if name == "MPO" else []
+        scene.save(sink, name, save_all=bool(more), append_images=more)
+        files.append(sink.getvalue())
+    masks = [encode_gray_png(np.ones((48, 64), np.uint8))] * len(files)
+    table = write_table(tmp_path / "train.parquet", {"image": files, "label": masks})
+    convert(Path(table), tmp_path / "out", "classes=cat,dog")
+    names = [path.name for path in (tmp_path / "out" / "images").iterdir()]
+    assert len(names) == len(formats)
+    assert [name for name in names if not is_image(name)] == []
 
 
 def test_binary_masks_of_another_grey_name_their_key(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_pool_starts_at_full_size_on_the_machines_that_it_names() -> None:
 
 @pytest.mark.slow
 def test_actors_run_on_the_machine_with_the_label_they_name() -> None:
-    """Two machines of one CPU each, one with the label of an accelerator."""
+    """Two machines, one of them with the label of an accelerator."""
     words = [sys.executable, "-m", "tests.pipelines.engine.labelled_machines"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr

@@ -224,6 +224,9 @@ def test_a_segment_that_smaller_ones_cover_is_not_next(
 
     assert sorted((one["image"], one["segment"]) for one in given) == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)]
     assert page.post("/api/next").json()["image"] is None
+    # The covered one is never shown, and the others come again.
+    review.queue.order()
+    assert page.post("/api/next").json()["image"] is not None
 
 
 def _row(number: int, mask: NDArray[np.bool_]) -> dict[str, Any]:

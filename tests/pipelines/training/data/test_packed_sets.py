@@ -90,6 +90,7 @@ def test_an_archive_of_a_data_set_is_that_data_set(tmp_path: Path, kind: str, to
     assert names(archive.unlabelled) == names(folder.unlabelled)
     assert pictures(archive) == pictures(folder) != {}
     assert archive.space == folder.space
+    assert [s.mask_id for s in archive.labelled] == [s.mask_id for s in folder.labelled]
     # A run that began with the folder goes on with the archive.
     assert data_differences(data_record(folder), data_record(archive)) == []
 
@@ -327,6 +328,19 @@ def test_annotation_files_without_images_take_those_of_another_place(
     place = write_zip(tmp_path / "export.zip", contents(alone)) if packed else str(alone)
     assert "data.images=FOLDER, or another source, has the images" in refusal(place, kind=kind)
     assert set(pictures(opened(place, kind=kind, images=str(tiles))).values()) == expected
+
+
+def test_a_damaged_file_of_cvat_in_an_archive_is_named_as_there(tmp_path: Path) -> None:
+    files = {**contents(cvat_set(tmp_path / "set")), "annotations.xml": b"x"}
+    place = write_zip(tmp_path / "set.zip", files)
+    assert refusal(place, kind="cvat").startswith(f"annotations.xml in {place} is not XML")
+
+
+def test_a_bad_source_of_validation_images_names_its_own_key(tmp_path: Path) -> None:
+    place = tmp_path / "val.7z"
+    place.write_bytes(b"x")
+    text = refusal(coco_set(tmp_path / "set"), kind="coco", val_images=str(place))
+    assert text.startswith(f"data.val_images={place}: an archive of this kind is not read")
 
 
 def test_an_annotation_file_in_place_of_a_data_set_names_its_key(tmp_path: Path) -> None:

@@ -36,8 +36,6 @@ def test_smaller_segments_lie_on_top_and_numbers_fall_with_the_area(root: str) -
     maps = SegmentMaps(root, ["a.png", "b.png"])
     expected = np.zeros(SHAPE, np.int16)
     expected[2:15, 3:20], expected[4:8, 5:9], expected[0:2, 22:30] = 1, 2, 3
-    expected[4:8, 5:9], expected[0:2, 22:30] = 2, 3
-    assert expected[5, 6] == 2
     # Both small ones have 16 pixels: the order of the table decides.
     for _ in range(2):
         np.testing.assert_array_equal(maps.read("a.png", SHAPE), expected)
