@@ -323,7 +323,7 @@ def test_masks_whose_background_is_255_stop_the_evaluation(tmp_path: Path) -> No
     assert evaluate(root, str(masks)).ignored_pixels == 4
 
 
-def test_masks_without_id_0_may_have_ids_from_1(tmp_path: Path) -> None:
+def test_masks_without_id_0_get_a_remark(tmp_path: Path) -> None:
     root = store_in(tmp_path, ok_row("a.jpg", LABEL))
     text = table(evaluate(root, str(masks_in(tmp_path, a=grid([1, 1, 2], [2, 1, 1])))))
     assert "ids             no mask has id 0 (background); if the ids of the masks begin with 1, col" in text
