@@ -219,8 +219,11 @@ def test_an_archive_of_what_is_read(labels: Path, tmp_path: Path, form: str, end
     new = LABELS[TWO].copy()
     new[20:30, 20:25], new[new == 255] = 3, 1
     change(source, form, new)
-    whole = source if form == "png" else source.parent
-    archive = Path(shutil.make_archive(str(tmp_path / "packed"), ending, whole))
+    if form != "png":
+        (tmp_path / "alone").mkdir()
+        source = source.rename(tmp_path / "alone" / "result.json")
+    folder = source if form == "png" else source.parent
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), ending, folder))
     take(labels, archive)
     np.testing.assert_array_equal(shown(labels)[TWO], new)
     with pytest.raises(UserError, match=r"has masks, and no file of format=cvat|not format=cvat"):
