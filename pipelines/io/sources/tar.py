@@ -16,6 +16,7 @@ _LONG_NAME, _LONG_LINK, _PAX, _FOLDER, _SPARSE = b"L", b"K", b"x", b"5", b"S"
 _IGNORED = (b"g", b"V", b"M")
 _SYMLINK = b"2"
 _LINKS = (b"1", _SYMLINK)
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 _MAX_LINKS = 40
 """Links to links that are followed, as on Linux."""
 
@@ -50,6 +51,8 @@ def tar_entries(file: pa.NativeFile) -> Iterator[TarEntry]:
         ValueError: it is no tar archive, or a header is damaged.
     """
     length, offset = file.size(), 0
+    if _read(file, 0, _BLOCK).startswith(_COMPRESSED):
+        raise ValueError("a compressed tar; unpack it, or write a plain one")
     long, pax = dict[bytes, bytes](), dict[bytes, bytes]()
     while offset + _BLOCK <= length:
         header = _read(file, offset, _BLOCK)

@@ -105,6 +105,14 @@ def test_links_and_devices_in_a_tar_are_rows_with_a_reason(tmp_path: Path) -> No
     assert opened(str(path)) == {"empty.png": b"", "h.png": link, "p.png": fifo, "s.png": link}
 
 
+@pytest.mark.parametrize("method", ["gz", "bz2", "xz"])
+def test_a_compressed_tar_that_is_called_tar_is_named(tmp_path: Path, method: str) -> None:
+    write_tar(tmp_path / "plain.tar", IMAGES)
+    with tarfile.open(tmp_path / "x.tar", f"w:{method}") as archive:
+        archive.add(tmp_path / "plain.tar")
+    assert "a compressed tar; unpack it, or write a plain one" in refusal(str(tmp_path / "x.tar"))
+
+
 @pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
 def test_links_to_files_in_a_tar_are_followed(tmp_path: Path, kind: int) -> None:
     deep = "d" * 90

@@ -49,7 +49,7 @@ def test_a_folder_without_masks_cannot_be_compared_with(tmp_path: Path) -> None:
 
 def test_binary_masks_are_no_truth_before_a_key_says_what_255_is(tmp_path: Path) -> None:
     root = write_masks(tmp_path)
-    for path in root.glob("*.png"):
+    for path in root.rglob("*.png"):
         path.write_bytes(encode_gray_png((truth() > 0) * np.uint8(255)))
 
     with pytest.raises(UserError, match="these look like binary masks: object = 255"):
