@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +108,12 @@ def test_links_and_devices_in_a_tar_are_rows_with_a_reason(tmp_path: Path) -> No
     assert opened(str(path)) == {"empty.png": b"", "h.png": link, "p.png": fifo, "s.png": link}
 
 
-@pytest.mark.parametrize("method", ["gz", "bz2", "xz"])
-def test_a_compressed_tar_that_is_called_tar_is_named(tmp_path: Path, method: str) -> None:
-    write_tar(tmp_path / "plain.tar", IMAGES)
-    with tarfile.open(tmp_path / "x.tar", f"w:{method}") as archive:
-        archive.add(tmp_path / "plain.tar")
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_compressed_tar_that_is_called_tar_is_named(
+    tmp_path: Path, compress: Callable[[bytes], bytes]
+) -> None:
+    write_tar(tmp_path / "x.tar", IMAGES)
+    (tmp_path / "x.tar").write_bytes(compress((tmp_path / "x.tar").read_bytes()))
     assert "a compressed tar; unpack it, or write a plain one" in refusal(str(tmp_path / "x.tar"))
 
 
