@@ -21,7 +21,10 @@ def joins_cluster(config: Config) -> bool:
 
 
 def absolute(config: T) -> T:
-    """The same configuration with absolute paths: of folders, and of files that exist here."""
+    """The same configuration with absolute paths: of folders, and of files that exist here.
+
+    What the user has not set stays so (`model_fields_set`).
+    """
     tree = config.model_dump()
     for name, key in keys(type(config)).items():
         *sections, last = name.split(".")
@@ -33,7 +36,16 @@ def absolute(config: T) -> T:
             branch[last] = tuple(map(_absolute, value))
         elif isinstance(value, str) and (key.metavar in _FOLDERS or is_file(value)):
             branch[last] = _absolute_sources(value) if key.metavar == "FOLDER" else _absolute(value)
-    return type(config).model_validate(tree)
+    return _set_as(type(config).model_validate(tree), config)
+
+
+def _set_as(config: T, other: T) -> T:
+    """The configuration with the keys as set that are so in another one."""
+    values = {
+        name: _set_as(value, getattr(other, name)) if isinstance(value, Config) else value
+        for name, value in config
+    }
+    return type(config).model_construct(_fields_set=set(other.model_fields_set), **values)
 
 
 def is_file(value: str) -> bool:

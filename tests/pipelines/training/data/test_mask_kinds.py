@@ -11,6 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from segray.pipelines.commands.train import execute
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.loading import load
+from segray.pipelines.config.paths import absolute
+from segray.pipelines.errors import UserError
 from segray.pipelines.training.data.datasets import LabelledImages
 from tests.pipelines.training.data.small_sets import folder_set, mask_of, opened, refusal, write_mask
 
@@ -172,6 +177,14 @@ def test_masks_whose_background_is_255_stop_the_command(tmp_path: Path) -> None:
     # Only a class that is called background is missed.
     (root / "class_names.txt").write_text("sky\ncat\ndog\n")
     assert opened(root).labelled_pixels.ignored > 0
+
+
+def test_training_stops_at_masks_whose_background_is_255(tmp_path: Path) -> None:
+    root = surrounded(tmp_path / "set", rows=12)
+    keys = [f"data.root={root}", f"out={tmp_path / 'run'}", "method=supervised"]
+    with pytest.raises(UserError, match=r"no pixel has id 0 \(background\), and 88 % have 255"):
+        execute(load(TrainConfig, None, keys))
+    assert absolute(load(TrainConfig, None, keys)).data.model_fields_set == {"root"}
 
 
 def test_ignored_outlines_in_masks_without_a_background_are_no_background(tmp_path: Path) -> None:
