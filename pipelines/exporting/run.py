@@ -19,7 +19,7 @@ from segray.pipelines.io.members import split_member
 from segray.pipelines.printing import echo
 
 FEW = 5000
-"""More images than these are worth the seconds in which Ray starts: this process writes hundreds a second."""
+"""More images than these are worth a start of Ray: this process alone writes 100 and more a second."""
 _ASKED = 16
 """Folders of images of which each machine of a cluster is asked for one."""
 
