@@ -136,7 +136,7 @@ def _log_to_stderr(debug: bool) -> None:
 
 def _print_error(message: str) -> None:
     for line in message.split("\n"):
-        # A message may quote a received value of any length; cut only once no key is left that a cut would hide.
+        # A message may quote a received value of any length. It is cut last: half a key is not seen as one.
         text = shown(line)
         end = "" if len(text) <= _LONGEST_LINE else f" ... ({len(text)} characters)"
         echo(f"segray: {text[:_LONGEST_LINE]}{end}", err=True)
