@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from segray.models.annotators.concept_map import Concept, ConceptMap
 from segray.models.annotators.protocols import LabelModel
-from segray.models.annotators.transformers_weights import load_pretrained, square
+from segray.models.annotators.transformers_weights import load_pretrained, random_network, square
 from segray.models.architectures import check_side
 from segray.models.masks import Segment
 from segray.models.precision import DTYPES
@@ -70,6 +70,13 @@ class Sam3(LabelModel):
         from transformers import Sam3Config, Sam3Model
 
         return cls(load_pretrained(Sam3Model, Sam3Config, ARCH[name], checkpoint, name))
+
+    @classmethod
+    def untrained(cls, name: str) -> Self:
+        """See `AnnotatorModel`."""
+        from transformers import Sam3Config, Sam3Model
+
+        return cls(random_network(Sam3Model, Sam3Config, ARCH[name]))
 
     def labeller(
         self, device: str, names: Sequence[Sequence[str]], options: Mapping[str, Any]

@@ -150,7 +150,7 @@ class ClassifySegments(Stage):
     def _by_pixel(
         self, row: Row, tiles: list[TileFeatures], segments: list[Segment]
     ) -> tuple[Row, NDArray[np.int64]]:
-        """The row with its pixels' classes, and its segments' by vote; where the run uses neither, as it is."""
+        """The row with its pixels' classes, and its segments' by vote, where the run uses them."""
         from segray.models.clip.zero_shot import vote
 
         none, text = np.zeros(0, np.int64), self._text
