@@ -67,9 +67,18 @@ class Sam3(LabelModel):
     @classmethod
     def load(cls, name: str, checkpoint: Checkpoint) -> Self:
         """See `AnnotatorModel`; the tensors that only videos need are not loaded."""
+        return cls(cls._load(name, checkpoint))
+
+    @classmethod
+    def check(cls, name: str, checkpoint: Checkpoint) -> int:
+        """The names and shapes of the tensors are compared; their values are not read."""
+        return cls(cls._load(name, checkpoint, mapped=True)).size
+
+    @staticmethod
+    def _load(name: str, checkpoint: Checkpoint, *, mapped: bool = False) -> nn.Module:
         from transformers import Sam3Config, Sam3Model
 
-        return cls(load_pretrained(Sam3Model, Sam3Config, ARCH[name], checkpoint, name))
+        return load_pretrained(Sam3Model, Sam3Config, ARCH[name], checkpoint, name, mapped=mapped)
 
     @classmethod
     def untrained(cls, name: str) -> Self:
