@@ -76,9 +76,9 @@ def measure_cost(name: str) -> Cost | None:
     use_threads(1)
     if name in label_names():
         labeller = label_entry(name).open_family().untrained(name)
-        return labeller and _of_labeller(labeller, name, device)
+        return None if labeller is None else _of_labeller(labeller, name, device)
     source = mask_entry(name, also=tuple(label_names())).open_family().untrained(name)
-    return source and _of_masks(source, name, device)
+    return None if source is None else _of_masks(source, name, device)
 
 
 def _of_masks(model: MaskModel, name: str, device: str) -> Cost:

@@ -206,8 +206,9 @@ def _grown(wanted: GrowConfig, accelerators: Sequence[str]) -> Iterator[None]:
     _log.info("waiting for %s", requested)
     bundles = [{"GPU": 1}] * sum(gpus.values()) + [{"CPU": 1}] * cpus
     labels = [{ACCELERATOR: kind} if kind else {} for kind, count in gpus.items() for _ in range(count)]
+    labels += [{} for _ in range(cpus)]
     try:
-        request_resources(bundles=bundles, bundle_label_selectors=[*labels, *[{}] * cpus])
+        request_resources(bundles=bundles, bundle_label_selectors=labels)
         _wait_for(gpus, cpus, wanted.wait, requested)
         yield
     finally:
