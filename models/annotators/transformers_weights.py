@@ -26,6 +26,7 @@ def load_pretrained(
     renamed: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict,
     *,
     mapped: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> nn.Module:
     """A model in evaluation mode on the CPU.
 
@@ -37,7 +38,8 @@ def load_pretrained(
         checkpoint: the file, in transformers' layout after `renamed`.
         name: of the model, for messages.
         renamed: its tensors under transformers' names.
-        mapped: leave the values in the file, in its types, until they are used: to see whether it fits.
+        mapped: leave the values in the file until they are used.
+        dtype: of the parameters; None: float32, or with `mapped` that of the file.
 
     Raises:
         WeightsError: the file is damaged, or tensors are missing or of another shape.
@@ -58,7 +60,7 @@ def load_pretrained(
             state_dict=state,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            dtype="auto" if mapped else torch.float32,
+            dtype=dtype or ("auto" if mapped else torch.float32),
         )
     except Exception as error:  # an architecture of somebody else's file raises almost anything
         line = first_line(error)[:200]

@@ -142,7 +142,7 @@ def load_tips(
         weights: anything `models.weights.resolve` takes, with the tokenizer beside the file; None for the
             official ones.
         sha256: refuse any other file of weights.
-        text_only: leave the values of the image tower in the file, in its types.
+        text_only: leave the values of the image tower in the file, if it has float32.
 
     Raises:
         ValueError: transformers is not installed.
@@ -157,8 +157,10 @@ def load_tips(
     checkpoint = files.resolve(spec, sha256=sha256)
     tokenizer = _tokenizer(spec, checkpoint)
     arch = TIPS_MODELS[name].arch()
-    network: Any = load_pretrained(Tipsv2Model, Tipsv2Config, arch, checkpoint, name, mapped=text_only)
-    network.text_model.float()
+    # In another type the text tower would round its positions, too.
+    network: Any = load_pretrained(
+        Tipsv2Model, Tipsv2Config, arch, checkpoint, name, mapped=text_only, dtype=torch.float32
+    )
     if not (temperature := network.temperature.item()) > 0:
         raise WeightsError(f"{checkpoint.path}: its temperature is {temperature:g} (allowed: above 0)")
     return TipsV2(network).eval().requires_grad_(False), tokenizer, checkpoint
