@@ -4,6 +4,7 @@ import functools
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -124,12 +125,13 @@ def test_segformer_is_that_of_transformers() -> None:
 @pytest.mark.parametrize("size", [(64, 96), (70, 50)])
 def test_eupe_is_timm_s_transformer(size: tuple[int, int]) -> None:
     segmenter, images = small("eupe_t_dpt"), torch.randn(2, 3, *size)
-    torch.nn.init.normal_(segmenter.encoder.reg_token)
-    for block in segmenter.encoder.blocks:
+    encoder: Any = segmenter.encoder
+    torch.nn.init.normal_(encoder.reg_token)
+    for block in encoder.blocks:
         block.gamma_1.data.fill_(0.5)
     with torch.no_grad():
         maps = segmenter.encode(images)
-        expected = segmenter.encoder.forward_intermediates(
+        expected = encoder.forward_intermediates(
             to_patches(images, 16), indices=[2, 5, 8, 11], norm=True, intermediates_only=True
         )
         turned = segmenter.encode(images.flip(3))
