@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from segray.pipelines.config.schema import Config, keys
 
@@ -45,7 +45,7 @@ def _set_as(config: T, other: T) -> T:
         name: _set_as(value, getattr(other, name)) if isinstance(value, Config) else value
         for name, value in config
     }
-    return type(config).model_construct(_fields_set=set(other.model_fields_set), **values)
+    return cast("T", type(config).model_construct(_fields_set=set(other.model_fields_set), **values))
 
 
 def is_file(value: str) -> bool:
