@@ -109,15 +109,6 @@ class CorrectionLog:
             target=target,
         )
 
-    def prepare(self) -> None:
-        """Read what the first correction is checked against, so that it does not wait for the label set.
-
-        Raises:
-            UserError: a damaged part of the label set.
-        """
-        if self._index is None:
-            self._index = self._store.columns(_COLUMNS)
-
     def append(self, corrections: Sequence[Correction]) -> None:
         """Write corrections as one new part: all of them, or none.
 

@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,11 +112,6 @@ class Corrections:
             self._log.append(made)
             self._read()
         return made
-
-    def prepare(self) -> None:
-        """Read what the first correction needs; requests do not wait for it, so it takes no lock."""
-        with suppress(UserError):  # told to whoever corrects
-            self._log.prepare()
 
     def compact(self) -> None:
         """Pack what many clicks left, now and then; see `compaction`."""

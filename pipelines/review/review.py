@@ -301,7 +301,6 @@ class Review:
                 continue
 
     def _after_corrections(self) -> None:
-        self.corrections.prepare()
         self.catch_up()
         self.corrections.compact()
 
