@@ -14,8 +14,8 @@ from segray.pipelines.importing.label_studio import is_label_studio, read_label_
 from segray.pipelines.io import storage
 from segray.pipelines.io.strict_json import parse_json
 from segray.pipelines.masks.options import MaskOptions
-from segray.pipelines.training.data.cvat import MAX_BYTES
 
+_MAX_BYTES = 1 << 29
 _NAMES = {"cvat": "CVAT for images", "coco": "COCO instances", "labelstudio": "Label Studio's tasks"}
 _BAD = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
 
@@ -39,7 +39,7 @@ def read_masks(
     try:
         if storage.stat(source) is None:
             return _folder(source, form, options, space, image_ids)
-        data = storage.read_bytes(source, MAX_BYTES)
+        data = storage.read_bytes(source, _MAX_BYTES)
     except OSError as error:
         raise UserError(f"{shown}: cannot be read: {error.strerror or error}") from None
     found, masks = _file(source, data, shown)
@@ -59,7 +59,7 @@ def _folder(
 def _file(source: str, data: bytes, shown: str) -> tuple[str, list[ImageMask]]:
     start = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
     if data[:2] == b"PK" or start[:1] == b"<":
-        return "cvat", list(read_cvat(source, data))
+        return "cvat", read_cvat(source, data)
     found = "JSON"
     try:
         content = parse_json(data)
