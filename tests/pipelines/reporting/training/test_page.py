@@ -298,7 +298,7 @@ def test_what_is_neither_label_set_nor_run_is_one_line(tmp_path: Path) -> None:
 
 
 def test_masks_are_refused_for_a_training_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="masks: a training run has validation masks of its own_run"):
+    with pytest.raises(UserError, match="masks: a training run has validation masks of its own"):
         run(ReportConfig(out=str(written(tmp_path, TWO)), masks="masks"))
 
 
