@@ -17,3 +17,7 @@ class UserError(Exception):
     def __init__(self, message: str, *, exit_code: int = 2) -> None:
         super().__init__(redacted(message))
         self.exit_code = exit_code
+
+
+class NoImageError(UserError):
+    """A source of images has none: it may be another folder that is meant."""

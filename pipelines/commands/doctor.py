@@ -127,7 +127,7 @@ def _gpus() -> Finding:
 
 
 def _costs(names: Iterable[str]) -> Iterator[Finding]:
-    """Seconds per image of models that find segments, on this machine."""
+    """Seconds per image of models that annotate, on this machine."""
     from segray.pipelines.annotation.cost import measure_cost
 
     for name in names:

@@ -1,11 +1,7 @@
-"""`segray export`: a label set as the files of another tool, or a trained network as one file.
-
-In this process, part by part: writing files is what takes the time, and no model runs.
-"""
+"""`segray export`: a label set as the files of another tool, or a trained network as one file."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,10 +12,11 @@ import numpy as np
 from segray.models.label_space import ignore_index_of, is_wide
 from segray.pipelines.config.commands.export import ExportConfig
 from segray.pipelines.config.loading import identity
+from segray.pipelines.config.paths import absolute
 from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.corrections.identity import set_id
 from segray.pipelines.corrections.store import CorrectedStore
-from segray.pipelines.engine.progress import StatusLine
+from segray.pipelines.engine import cluster
 from segray.pipelines.errors import UserError
 from segray.pipelines.exporting.base import SPLITS, Format, Target
 from segray.pipelines.exporting.checkpoints import export as checkpoints
@@ -30,6 +27,7 @@ from segray.pipelines.exporting.images import ImageFiles, check_mode
 from segray.pipelines.exporting.journal import Bad, Journal, check_out, drop_temporary, write_record
 from segray.pipelines.exporting.plan import Plan, check_clashes, make_plan, val_identity
 from segray.pipelines.exporting.registry import FORMATS
+from segray.pipelines.exporting.run import is_cluster_requested, write_parts
 from segray.pipelines.exporting.writer import Writer
 from segray.pipelines.io import run_lock, storage
 from segray.pipelines.io.run_lock import RunLock
@@ -118,9 +116,11 @@ def export_labels(config: ExportConfig, only: frozenset[str] | None = None) -> E
         only: ids of the images to export; None: all.
 
     Raises:
-        UserError: bad input, or an `out` of something else (2), a damaged label set or a full disk (1), or an
-            output in use (4).
+        UserError: bad input, an `out` of something else, or no cluster (2), a damaged label set or a full
+            disk (1), or an output in use (4).
     """
+    if is_cluster_requested(config):
+        cluster.check_start(config.address)
     labels = str(config.labels)
     source = CorrectedStore(labels)
     provenance = current_provenance(source.provenance)
@@ -148,7 +148,7 @@ def export_labels(config: ExportConfig, only: frozenset[str] | None = None) -> E
             drop_temporary(config.out)
         write_record(config.out, record, None)
         journal = Journal(config.out, plan.parts, lock.token)
-        _write_parts(_writer(config, source, form, plan, classes), journal)
+        write_parts(config, _writer(config, source, form, plan, classes), journal, lock.token)
         with run_lock.owned(config.out, lock.token):
             for path, chunks in form.finish(journal.entries):
                 storage.write_chunks(storage.join(config.out, *path.split("/")), chunks)
@@ -185,30 +185,17 @@ def _made_with(config: ExportConfig, source: LabelStore, only: frozenset[str] | 
     return {**identity(config), **chosen, "val": val_identity(config.val), "labels": source.fingerprint()}
 
 
-def _writer(config: ExportConfig, source: LabelStore, form: Format, plan: Plan, classes: ClassMap) -> Writer:
-    labels = source.root
-    uris = {} if config.images == "none" else read_uris(labels, plan.ids)
-    photos = Photos(labels, uris, config.image.roots)
-    images = ImageFiles(photos, config.images, config.out)
+def _writer(
+    config: ExportConfig, source: CorrectedStore, form: Format, plan: Plan, classes: ClassMap
+) -> Writer:
+    # Workers may have another working directory.
+    here = absolute(config)
+    # With the corrections that the plan and the record are of, whatever is corrected meanwhile.
+    labels = CorrectedStore(str(here.labels), source.corrections)
+    uris = {} if config.images == "none" else read_uris(labels.root, plan.ids)
+    images = ImageFiles(Photos(labels.root, uris, here.image.roots), config.images, here.out)
     visible_parts = form.has_objects and config.instances == "segments"
-    return Writer(source, config.out, form, plan, classes, config.min_confidence, visible_parts, images)
-
-
-def _write_parts(writer: Writer, journal: Journal) -> None:
-    pending, status = journal.pending(), StatusLine()
-    shown = time.monotonic()
-    try:
-        for number, part in enumerate(pending, 1):
-            journal.commit(part, writer.write_part(part))
-            if time.monotonic() - shown > status.interval:
-                status.show(f"export  {number} of {len(pending)} parts")
-                shown = time.monotonic()
-    except KeyboardInterrupt:
-        where = storage.display(writer.out)
-        echo(f"\nstopped; what is in {where} is safe; run the same command to resume", err=True)
-        raise
-    finally:
-        status.clear()
+    return Writer(labels, here.out, form, plan, classes, config.min_confidence, visible_parts, images)
 
 
 def _result(config: ExportConfig, plan: Plan, form: Format, journal: Journal) -> ExportResult:

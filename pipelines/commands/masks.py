@@ -105,7 +105,8 @@ def _run(config: MasksConfig) -> None:
 
 
 def _data_config(config: MasksConfig) -> DataConfig:
-    same = config.model_dump(exclude={"in", "out", "kind", "n"})
+    # Whether a key was set counts for some.
+    same = config.model_dump(exclude={"in", "out", "kind", "n"}, exclude_unset=True)
     data = DataConfig.model_validate({**same, "root": config.source})
     kind = _kind(config, data_tree(data)) if config.kind == "auto" else config.kind
     return data.model_copy(update={"kind": kind})

@@ -51,12 +51,7 @@ def run(config: ReportConfig) -> None:
 def _page(config: ReportConfig) -> str:
     if LabelStore(config.out).parts():
         roots = config.image.roots
-        options = MaskOptions.of(
-            suffix=config.mask_suffix,
-            colors=config.colors,
-            binary=config.binary,
-            follow_links=config.image.follow_links,
-        )
+        options = MaskOptions.of_keys(config)
         return build(config.out, masks=config.masks, n=config.n, roots=roots, options=options)
     if not is_training_run(config.out):
         raise UserError(f"out={storage.display(config.out)}: no label set here, and no training run")

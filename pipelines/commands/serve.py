@@ -107,12 +107,7 @@ def open_review(config: ServeConfig, report: Callable[[int, int], None] | None =
     Raises:
         UserError: no label set there, or no masks.
     """
-    options = MaskOptions.of(
-        suffix=config.mask_suffix,
-        colors=config.colors,
-        binary=config.binary,
-        follow_links=config.image.follow_links,
-    )
+    options = MaskOptions.of_keys(config)
     truth = partial(TruthMasks, MaskFolder(config.masks, options)) if config.masks else None
     other = partial(open_compare, config.compare) if config.compare else None
     places = Places(config.out, config.image.roots, config.clip.weights, config.who or this_user())

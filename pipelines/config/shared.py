@@ -36,6 +36,43 @@ Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 Scales = Annotated[tuple[float, ...], AfterValidator(_check_scales), Shown("0.75,1,1.25", "0.25 to 4")]
 Window = Annotated[int | None, AfterValidator(_check_window), Shown("PIXELS", "0, or at least 32")]
 
+MaskVoid = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=65535,
+        description="Mask pixels with this id are ignored. With more than 254 classes, 255 stands for 65535.",
+    ),
+]
+MaskBinary = Annotated[
+    bool | None,
+    Field(
+        description="Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; "
+        "null: stop where all masks are so."
+    ),
+]
+MaskColors = Annotated[
+    Text | None,
+    Field(
+        description="Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; "
+        "null: masks of ids."
+    ),
+]
+MaskSuffix = Annotated[
+    Text | None,
+    Field(
+        description="What a mask's name adds to its image's, as _mask or mask_*; OLD:NEW replaces OLD; "
+        "null: nothing."
+    ),
+]
+MaskColumn = Annotated[
+    Text | None,
+    Field(
+        description="Column of masks in Parquet and CSV files; null: found by its name, such as mask "
+        "or label."
+    ),
+]
+
 
 class LinksConfig(Config):
     """Whether symlinks are followed."""
@@ -76,7 +113,7 @@ class GrowConfig(Config):
     """Machines to request from an autoscaling cluster before the run starts."""
 
     gpus: Annotated[int | None, Field(ge=1, le=100_000), RunOnly] = None
-    """GPUs to request before the run; null: use the GPUs that are there."""
+    """GPUs to request before the run, of the kinds that accelerator names; null: use those that are there."""
     cpus: Annotated[int | None, Field(ge=1, le=1_000_000), RunOnly] = None
     """CPUs to request before the run; null: use the CPUs that are there."""
     wait: Annotated[int, Field(ge=1, le=86_400), RunOnly] = 900

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import local_files, storage
 from segray.pipelines.io.images import ImageProblem
+from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.reporting.label_set.samples import Photos
 
 Mode = Literal["copy", "link", "none"]
@@ -24,6 +26,22 @@ class ImageFiles:
 
     def __init__(self, photos: Photos, mode: Mode, out: str) -> None:
         self._photos, self._mode, self._out = photos, mode, out
+
+    @property
+    def uris(self) -> Mapping[str, str]:
+        """Where the images are, by image_id, as far as the label set knows."""
+        return self._photos.uris
+
+    def at(self, uris: Mapping[str, str]) -> ImageFiles:
+        """The same for images at these locations."""
+        return ImageFiles(replace(self._photos, uris=uris), self._mode, self._out)
+
+    def are_in(self, store: LabelStore) -> bool:
+        """Whether `read` has the bytes from the label set's rows, as told by its first labelled one."""
+        if self._mode != "copy":
+            return False
+        rows = store.rows(["status", "image.path"])
+        return next((row["image"] is not None for row in rows if row["status"] == "ok"), False)
 
     @property
     def columns(self) -> list[str]:

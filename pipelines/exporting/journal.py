@@ -43,14 +43,18 @@ class Journal:
         there = set(storage.list_names(storage.join(self._out, _PARTS)))
         return [part for part in self._parts if f"{part}.json" not in there or self._read(part)["bad"]]
 
-    def commit(self, part: str, finished: Finished) -> None:
+    def commit(self, part: str, finished: str) -> None:
         """Mark a part as finished; its files have been written.
+
+        Args:
+            part: its name.
+            finished: `Finished` as JSON.
 
         Raises:
             UserError: disk full, or another run took the folder over.
         """
         with run_lock.owned(self._out, self._token):
-            storage.write_atomic(self._path(part), json.dumps(finished).encode())
+            storage.write_atomic(self._path(part), finished.encode())
 
     def entries(self, split: str) -> Iterator[Entry]:
         """The images of a split; one part is in memory at a time."""

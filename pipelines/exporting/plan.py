@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.exporting.base import TRAIN, VAL, Format
@@ -24,16 +24,21 @@ class Plan:
     """The images of a label set.
 
     Attributes:
-        parts: names of its parts, in the order of the export.
-        ids: of the images with a label, sorted.
+        images: ids of the images with a label, by part; the parts are in the order of the export.
+        ids: of all of them, sorted.
         statuses: rows by status.
         val: ids of the validation images.
     """
 
-    parts: tuple[str, ...]
+    images: Mapping[str, Sequence[str]]
     ids: tuple[str, ...]
     statuses: Mapping[str, int]
     val: frozenset[str]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts."""
+        return tuple(self.images)
 
     @cached_property
     def wanted(self) -> frozenset[str]:
@@ -43,6 +48,12 @@ class Plan:
     def split(self, image_id: str) -> str:
         """The split of an image."""
         return VAL if image_id in self.val else TRAIN
+
+    @staticmethod
+    def of_splits(splits: Iterable[tuple[str, str]]) -> Plan:
+        """The plan of some (image_id, split) alone, which knows no parts: for whoever writes them."""
+        known = dict(splits)
+        return Plan({}, tuple(known), {}, frozenset(i for i, split in known.items() if split == VAL))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -62,21 +73,21 @@ def make_plan(store: LabelStore, val: str | None, seed: int, only: Collection[st
     Raises:
         UserError: no labelled image, an id that is no path below a folder or is there twice, or a bad `val`.
     """
-    parts = tuple(store.parts())
+    images: dict[str, list[str]] = {part: [] for part in store.parts()}
     statuses: Counter[str] = Counter()
-    ids, where = [], storage.display(store.root)
-    for image_id, status, _ in store.statuses(parts):
+    where = storage.display(store.root)
+    for image_id, status, part in store.statuses(tuple(images)):
         check_image_id(image_id, where)
         statuses[status] += 1
         if status == "ok" and (only is None or image_id in only):
-            ids.append(image_id)
-    ids.sort()
+            images[part].append(image_id)
+    ids = sorted(chain.from_iterable(images.values()))
     if not ids:
         raise UserError(f"labels={where}: no labelled image in {sum(statuses.values())} rows")
     twice = next((a for a, b in pairwise(ids) if a == b), None)
     if twice is not None:
         raise UserError(f"labels={where}: {twice} is there twice; see segray verify out={where}")
-    return Plan(parts, tuple(ids), statuses, frozenset(_validation(ids, val, seed)))
+    return Plan(images, tuple(ids), statuses, frozenset(_validation(ids, val, seed)))
 
 
 def val_identity(val: str | None) -> str | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
@@ -44,6 +44,8 @@ _NO_ID = -1
 
 Segments = Mapping[str, list[StoredSegment]]
 Objects = tuple[tuple[int, Segment], ...] | None
+Place = tuple[str, str, str | None]
+"""image_id, split and location of an image; None: its location is not known."""
 Done = tuple[Entry, Mapping[str, Any]] | ImageProblem
 
 
@@ -70,6 +72,17 @@ class Writer:
     min_confidence: float
     visible: bool
     images: ImageFiles
+
+    def images_of(self, part: str) -> list[Place]:
+        """The images of a part."""
+        uris, split = self.images.uris, self.plan.split
+        return [(image_id, split(image_id), uris.get(image_id)) for image_id in self.plan.images[part]]
+
+    def knowing(self, images: Sequence[Place]) -> Writer:
+        """The same that knows these images alone: what a worker is sent does not grow with the label set."""
+        uris = {image_id: uri for image_id, _, uri in images if uri is not None}
+        plan = Plan.of_splits((image_id, split) for image_id, split, _ in images)
+        return replace(self, plan=plan, images=self.images.at(uris))
 
     def write_part(self, part: str) -> Finished:
         """Write the files of a part's images.

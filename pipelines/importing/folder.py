@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from segray.models.label_map import LabelMap
@@ -10,21 +11,27 @@ from segray.models.label_space import LabelSpace
 from segray.pipelines.errors import UserError
 from segray.pipelines.importing.base import ImageMask
 from segray.pipelines.io import storage
+from segray.pipelines.io.sources.trees import open_tree
+from segray.pipelines.masks.color_table import open_color_table
 from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.masks.options import MaskOptions
+from segray.pipelines.training.data.places import LABELMAP
 from segray.pipelines.understood import name_some
+
+_CLASSES = "SegmentationClass"
+"""The folder of CVAT's "Segmentation mask"."""
 
 
 def read_folder(
     root: str, options: MaskOptions, space: LabelSpace, image_ids: Sequence[str]
 ) -> Iterator[ImageMask]:
-    """The masks of a folder.
+    """The masks of a folder or an archive.
 
     Raises:
         UserError: no mask, or one that no image of the label set has the name of.
     """
     try:
-        folder = MaskFolder(root, options)
+        folder = _open(root, options)
     except UserError as problem:
         raise UserError(f"from={str(problem).removeprefix('masks=')}") from None
     folder.bind(space)
@@ -35,6 +42,21 @@ def read_folder(
     folder.check_kind(matched.values(), space.classes)
     for image_id, name in matched.items():
         yield ImageMask(image_id, name, partial(_draw, folder, name))
+
+
+def _open(root: str, options: MaskOptions) -> MaskFolder:
+    """The masks; of CVAT's "Segmentation mask", those of classes with the colours that lie beside them."""
+    try:
+        tree = open_tree(root, options.also, mask_column=options.column)
+        if not tree.exists(_CLASSES):
+            return MaskFolder(root, options)
+        files = tree.files(_CLASSES, follow=options.follow_links)
+    except (OSError, UserError):
+        # It says what is wrong.
+        return MaskFolder(root, options)
+    if options.table is None and options.binary is None and tree.exists(LABELMAP):
+        options = replace(options, table=open_color_table(tree.uri(LABELMAP), "colors"))
+    return MaskFolder(files.where, options, files, packed=tree.packed)
 
 
 def _draw(folder: MaskFolder, name: str, space: LabelSpace, size: tuple[int, int]) -> LabelMap:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from segray.models.label_space import LabelSpace
@@ -12,11 +13,17 @@ from segray.pipelines.importing.cvat import read_cvat
 from segray.pipelines.importing.folder import read_folder
 from segray.pipelines.importing.label_studio import is_label_studio, read_label_studio
 from segray.pipelines.io import storage
+from segray.pipelines.io.sources import list_members, read_file
+from segray.pipelines.io.sources.trees import source_text
 from segray.pipelines.io.strict_json import parse_json
 from segray.pipelines.masks.options import MaskOptions
+from segray.pipelines.training.data.cvat import FILE
+from segray.pipelines.understood import name_some
 
 _MAX_BYTES = 1 << 29
 _NAMES = {"cvat": "CVAT for images", "coco": "COCO instances", "labelstudio": "Label Studio's tasks"}
+_ARCHIVES = (".zip", ".tar")
+_BRUSH = re.compile(r"task-\d+-annotation-")
 _BAD = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
 
 
@@ -26,7 +33,7 @@ def read_masks(
     """What a file or folder of another tool says about images, all of it.
 
     Args:
-        source: file or folder.
+        source: file or folder, or an archive with either.
         form: auto, png, cvat, coco or labelstudio.
         options: how mask files are read.
         space: the classes of the label set.
@@ -37,9 +44,11 @@ def read_masks(
     """
     shown = f"from={storage.display(source)}"
     try:
-        if storage.stat(source) is None:
+        packed = storage.split_query(source)[0].lower().endswith(_ARCHIVES)
+        file = _annotations_in(source, shown) if packed else source
+        if file is None or storage.stat(source) is None:
             return _folder(source, form, options, space, image_ids)
-        data = storage.read_bytes(source, _MAX_BYTES)
+        data = read_file(file, _MAX_BYTES)
     except OSError as error:
         raise UserError(f"{shown}: cannot be read: {error.strerror or error}") from None
     found, masks = _file(source, data, shown)
@@ -52,8 +61,34 @@ def _folder(
     source: str, form: str, options: MaskOptions, space: LabelSpace, image_ids: Sequence[str]
 ) -> list[ImageMask]:
     if form not in ("auto", "png"):
-        raise UserError(f"from={storage.display(source)} is a folder; format={form} is a file")
+        raise UserError(f"from={storage.display(source)} has masks, and no file of format={form}")
     return list(read_folder(source, options, space, image_ids))
+
+
+def _annotations_in(archive: str, shown: str) -> str | None:
+    """The file of annotations in an archive; the archive itself if it is CVAT's, None if it has masks.
+
+    Raises:
+        UserError: it cannot be read, or has several such files, or masks that do not say of which image.
+    """
+    try:
+        members = list(list_members(archive))
+    except UserError as error:
+        raise UserError(f"{shown}: {source_text(error, archive)}") from None
+    names = [member.image_id.rpartition("/")[2] for member in members]
+    if FILE in names:
+        return archive
+    found = [member for member, name in zip(members, names, strict=True) if name.lower().endswith(".json")]
+    if len(found) > 1:
+        some = name_some([member.image_id for member in found], 3)
+        raise UserError(f"{shown}: {len(found)} JSON files in it ({some}); unpack it and give one of them")
+    if not found and any(map(_BRUSH.match, names)):
+        raise UserError(
+            f"{shown}: Label Studio's PNG files do not say of which image they are; export JSON instead"
+        )
+    if found and found[0].problem:
+        raise UserError(f"{shown}: {found[0].image_id}: {found[0].problem}")
+    return found[0].uri if found else None
 
 
 def _file(source: str, data: bytes, shown: str) -> tuple[str, list[ImageMask]]:
@@ -73,6 +108,6 @@ def _file(source: str, data: bytes, shown: str) -> tuple[str, list[ImageMask]]:
         why = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{shown} is not {found}: {' '.join(why.split())[:300]}") from None
     raise UserError(
-        f"{shown} is none of the formats (allowed: a folder of masks, CVAT for images as XML or zip, COCO "
-        "instances, Label Studio's JSON)"
+        f"{shown} is none of the formats (allowed: a folder of masks, CVAT for images, COCO instances, Label "
+        "Studio's JSON, or a zip or tar of them)"
     )

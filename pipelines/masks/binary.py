@@ -1,4 +1,4 @@
-"""Binary masks: 0 and 255, as many drawing tools write them, where segray expects class ids."""
+"""Masks whose values are no class ids: 0 and 255, a background of 255, ids from 1, greys."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segray.models.label_map import LabelMap
-from segray.models.label_space import IGNORE_INDEX, WIDE_IGNORE_INDEX
+from segray.models.label_space import IGNORE_INDEX, WIDE_IGNORE_INDEX, ignore_index_of, no_class_name
 from segray.pipelines.errors import UserError
 from segray.pipelines.label_set.schema import pixel_counts
 from segray.pipelines.understood import name_some
 
 OBJECT = 255
 """What such masks hold where the object is; elsewhere segray reads it as "ignored"."""
+_SURROUNDINGS = 0.25
+"""Share of ignored pixels from which they may be the background; outlines and "unclear" take less."""
 
 
 def with_object_as_class(mask: LabelMap) -> LabelMap:
@@ -57,6 +59,38 @@ def refuse_binary(where: str, key: str, classes: tuple[str, ...] | None) -> None
     )
 
 
+def void_is_background(pixels: NDArray[np.int64], classes: tuple[str, ...]) -> bool:
+    """Whether masks with a background class have none of it, other classes, and many ignored pixels.
+
+    Args:
+        pixels: by class, with the ignored ones at the end, int64 [N + 1].
+        classes: names of the ids.
+    """
+    many = pixels[-1] >= _SURROUNDINGS * pixels.sum()
+    return bool(no_class_name(classes[0]) and not pixels[0] and pixels[1:-1].any() and many)
+
+
+def refuse_void(where: str, classes: tuple[str, ...], share: float, colors_key: str, void_key: str) -> None:
+    """Stop, because the ignored pixels may be the background.
+
+    Args:
+        where: the masks, for the message.
+        classes: names of the ids.
+        share: of the ignored pixels.
+        colors_key: the configuration key that reads them as the background.
+        void_key: the one that ignores them.
+
+    Raises:
+        UserError: always.
+    """
+    void = ignore_index_of(len(classes))
+    raise UserError(
+        f"{where}: no pixel has id 0 ({classes[0]}), and {100 * share:.0f} % have {void}, which is ignored: "
+        f"these look like masks whose background is {void}; {colors_key}=FILE reads it so, with a line for "
+        f"each class as in {classes[0]}: 255,255,255 and {classes[1]}: 1,1,1; {void_key}={void} ignores it"
+    )
+
+
 def check_two_classes(classes: tuple[str, ...] | None, key: str) -> None:
     """Refuse to read masks as binary where the classes are not a background and one object.
 
@@ -77,11 +111,25 @@ def narrowed(mask: LabelMap) -> LabelMap:
     return (mask > 0).astype(np.uint8) * np.uint8(OBJECT)
 
 
-def shift_hint(mask: NDArray[np.unsignedinteger], n_classes: int) -> str:
+def shift_hint(mask: NDArray[np.unsignedinteger], n_classes: int, colors_key: str) -> str:
     """The end of a message about an id out of range, where ids begin with 1; else nothing."""
     if mask.min() < 1 or not (mask == n_classes).any():
         return ""
-    return "; its ids seem to begin with 1: line 1 of the class list is id 0, put a line before it"
+    return (
+        "; its ids seem to begin with 1: line 1 of the class list is id 0, put a line before it; where it is "
+        f"the background already, {colors_key}=FILE reads ids as colours, with lines as in background: 1,1,1"
+    )
+
+
+def no_zero_text(name: str, colors_key: str) -> str:
+    """A line for masks none of which has id 0: that may be, or all ids are one too high.
+
+    Args:
+        name: of id 0.
+        colors_key: the configuration key that reads such ids.
+    """
+    remedy = f"{colors_key}=FILE reads them, with a line for each class as in {name}: 1,1,1"
+    return f"no mask has id 0 ({name}); if the ids of the masks begin with 1, {remedy}"
 
 
 def binary_hint(mask: NDArray[np.unsignedinteger], ignore_index: int, key: str) -> str:

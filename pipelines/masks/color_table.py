@@ -20,6 +20,7 @@ from segray.models.label_space import (
 )
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.sources import read_file
 from segray.pipelines.understood import name_some
 
 GRAY = "gray"
@@ -199,7 +200,7 @@ def open_color_table(spec: str, key: str) -> ColorTable:
         return _table(spec, [*_CITYSCAPES, *(("ignore", color) for color in _CITYSCAPES_IGNORED)], key)
     where = storage.display(spec)
     try:
-        text = storage.read_bytes(spec, 1 << 22).decode("utf-8-sig")
+        text = read_file(spec, 1 << 22).decode("utf-8-sig")
         return _table(where, _read(text, spec), key)
     except FileNotFoundError:
         raise UserError(

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
 
 from segray.models.label_map import LabelMap
 from segray.models.label_space import LabelSpace
@@ -14,12 +18,15 @@ from segray.pipelines.io.listing import LeftOut
 from segray.pipelines.io.members import display_part
 from segray.pipelines.io.names import Names
 from segray.pipelines.io.sources.trees import PARTS, Files, common_folder, open_tree, source_text
+from segray.pipelines.label_set.schema import class_pixels
 from segray.pipelines.masks.binary import all_look_binary, refuse_binary
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.masks.raster import ENDINGS, LOSSY_ENDINGS, IdMap
 from segray.pipelines.understood import name_some
 
 _SHOWN = 3
+_TRIED = 200
+"""Masks that are read in search of a background; few sets of them have none in so many."""
 _ANNOTATIONS = (".json", ".jsonl", ".xml")
 _NO_URIS: Mapping[str, str] = {}
 
@@ -193,18 +200,30 @@ class MaskFolder:
         return shown_mask(self.uri(name), name)
 
     def check_kind(self, names: Iterable[str], classes: tuple[str, ...] | None) -> None:
-        """Stop where the masks could be binary and nothing says so.
+        """Stop where the masks could be binary, or their background ignored, and nothing says so.
 
         Args:
-            names: the masks that count; they are read up to the first that holds another id than 0 and 255.
+            names: the masks that count; they are read up to the first that holds another id than 0 and 255,
+                and to the first that has a background.
             classes: names of the ids; None without names.
 
         Raises:
             UserError: with the key that settles it.
         """
-        options = self.options
+        options, names, where = self.options, list(names), f"masks={storage.display(self.root)}"
         if options.binary is None and options.table is None and all_look_binary(map(self.read_ids, names)):
-            refuse_binary(f"masks={storage.display(self.root)}", options.binary_key, classes)
+            refuse_binary(where, options.binary_key, classes)
+        if classes is not None and not options.said:
+            options.check_void(self._first_pixels(names, len(classes)), classes, where)
+
+    def _first_pixels(self, names: Iterable[str], n_classes: int) -> NDArray[np.int64]:
+        """Pixels of each class, and of ignored pixels at the end, up to the first mask that has id 0."""
+        total = np.zeros(n_classes + 1, np.int64)
+        for name in islice(names, _TRIED):
+            total += class_pixels(self.read_ids(name).astype(np.uint16), n_classes)
+            if total[0]:
+                break
+        return total
 
 
 def _suffix_of(mask: str, image_id: str) -> str:

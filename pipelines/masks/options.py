@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segray.models.label_map import LabelMap, label_dtype
 from segray.models.label_space import IGNORE_INDEX, WIDE_IGNORE_INDEX, LabelSpace, ignore_index_of
@@ -19,7 +20,9 @@ from segray.pipelines.masks.binary import (
     check_two_classes,
     gray_hint,
     narrowed,
+    refuse_void,
     shift_hint,
+    void_is_background,
     with_object_as_class,
 )
 from segray.pipelines.masks.color_table import GRAY, BoundColors, ColorTable, open_color_table
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
     from segray.pipelines.config.commands.calibrate import CalibrateConfig
     from segray.pipelines.config.commands.evaluate import EvaluateConfig
     from segray.pipelines.config.commands.import_masks import ImportKeys
+    from segray.pipelines.config.commands.report import ReportConfig
+    from segray.pipelines.config.commands.serve import ServeConfig
+
+    MaskKeys = CalibrateConfig | EvaluateConfig | ImportKeys | ReportConfig | ServeConfig
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class MaskOptions:
         binary: whether 255 is class 1; None: neither true nor false was said.
         void: id of the pixels that count for nothing.
         void_key: the configuration key of `void`; "" where a command has none.
+        void_set: whether the user has set it; else `void` is the default, which may not hold.
         follow_links: which links in a folder of masks are followed, see `FolderLinks`.
         also: folders below which the rows of a list or a manifest may name masks, besides its own folder.
         column: of masks in Parquet and CSV files; None: found by its name.
@@ -58,6 +66,7 @@ class MaskOptions:
     binary: bool | None = None
     void: int = IGNORE_INDEX
     void_key: str = ""
+    void_set: bool = False
     follow_links: bool = True
     also: tuple[str, ...] = ()
     column: str | None = None
@@ -65,7 +74,7 @@ class MaskOptions:
     most_ids: int = IGNORE_INDEX
 
     @classmethod
-    def of_keys(cls, config: CalibrateConfig | EvaluateConfig | ImportKeys) -> MaskOptions:
+    def of_keys(cls, config: MaskKeys) -> MaskOptions:
         """From the configuration of a command that reads a folder of masks.
 
         Raises:
@@ -76,6 +85,7 @@ class MaskOptions:
             colors=config.colors,
             binary=config.binary,
             void=config.ignore_index,
+            void_set="ignore_index" in config.model_fields_set,
             follow_links=config.image.follow_links,
             also=config.image.roots if isinstance(config.image, ImageRoots) else (),
             column=config.mask_column,
@@ -90,6 +100,7 @@ class MaskOptions:
         colors: str | None = None,
         binary: bool | None = None,
         void: int | None = None,
+        void_set: bool = False,
         follow_links: bool = True,
         also: tuple[str, ...] = (),
         column: str | None = None,
@@ -103,18 +114,17 @@ class MaskOptions:
             raise UserError(f"{prefix}binary: not with {prefix}colors, whose table names all colours")
         table = None if colors is None else open_color_table(colors, f"{prefix}colors")
         void_key = "" if void is None else f"{prefix}ignore_index"
-        ignored = IGNORE_INDEX if void is None else void
         return cls(
-            prefix,
-            _without_ending(suffix or ""),
-            table,
-            None,
-            binary,
-            ignored,
-            void_key,
-            follow_links,
-            also,
-            column,
+            prefix=prefix,
+            suffix=_without_ending(suffix or ""),
+            table=table,
+            binary=binary,
+            void=IGNORE_INDEX if void is None else void,
+            void_key=void_key,
+            void_set=void_set,
+            follow_links=follow_links,
+            also=also,
+            column=column,
         )
 
     @property
@@ -126,6 +136,26 @@ class MaskOptions:
     def colors_key(self) -> str:
         """The key of `table`."""
         return f"{self.prefix}colors"
+
+    @property
+    def said(self) -> bool:
+        """Whether the user has said what the id of ignored pixels means."""
+        return self.table is not None or self.void_set or self.binary is not None
+
+    def check_void(self, pixels: NDArray[np.int64], classes: tuple[str, ...], where: str) -> None:
+        """Stop where the masks look as if their background had the id of ignored pixels.
+
+        Args:
+            pixels: of all masks, by class, with the ignored ones at the end, int64 [N + 1].
+            classes: names of the ids.
+            where: the masks, for the message.
+
+        Raises:
+            UserError: with the keys that settle it.
+        """
+        if not self.said and void_is_background(pixels, classes):
+            share = float(pixels[-1] / pixels.sum())
+            refuse_void(where, classes, share, self.colors_key, self.void_key or "ignore_index")
 
     def space(self) -> LabelSpace | None:
         """The classes of the table of colours; None without one.
@@ -196,7 +226,11 @@ class MaskOptions:
         if bad.any():
             y, x = np.argwhere(bad)[0]
             hint = binary_hint(ids, void, self.binary_key) if ids.dtype == np.uint8 else ""
-            hint = hint or shift_hint(ids, n_classes) or gray_hint(ids, n_classes, self.colors_key)
+            hint = (
+                hint
+                or shift_hint(ids, n_classes, self.colors_key)
+                or gray_hint(ids, n_classes, self.colors_key)
+            )
             if not hint and self.void_key:
                 hint = f"; {self.void_key}={ids[y, x]} ignores these pixels"
             raise ValueError(

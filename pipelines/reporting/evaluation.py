@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from segray.models.label_map import LabelMap
 from segray.models.label_space import ignore_index_of
 from segray.models.metrics import Confusion, class_iou, confusion_matrix
+from segray.pipelines.masks.binary import no_zero_text
 from segray.pipelines.printing import csv_text
 from segray.pipelines.understood import name_some
 
@@ -157,6 +158,8 @@ def _remarks(result: Evaluation) -> list[str]:
     if result.missing:
         left_out.append(f"{len(result.missing)} without a mask")
     remarks = [f"not in masks    {name_some(result.absent)}"] if result.absent else []
+    if result.absent[:1] == result.classes[:1] and len(result.absent) < len(result.classes):
+        remarks.append(f"ids             {no_zero_text(result.classes[0], 'colors')}")
     remarks += [f"left out        {', '.join(left_out)}"] if left_out else []
     if result.unused_masks:
         remarks.append(f"unused masks    {result.unused_masks} (no such image in the label set)")

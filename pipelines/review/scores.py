@@ -32,12 +32,13 @@ class TruthMasks:
         classes: of the label set.
 
     Raises:
-        UserError: colours that are those of no class.
+        UserError: colours that are those of no class; or as `MaskFolder.check_kind`.
     """
 
     def __init__(self, folder: MaskFolder, classes: tuple[str, ...]) -> None:
         self._folder, self._count = folder, len(classes)
         folder.bind(LabelSpace(classes, ()))
+        folder.check_kind(folder.names, classes)
 
     def read(self, image_id: str, shape: tuple[int, int]) -> LabelMap | None:
         """[H, W]; None without a mask.

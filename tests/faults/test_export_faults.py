@@ -10,14 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from segray.pipelines.commands import export as command
 from segray.pipelines.commands.export import export_labels
 from segray.pipelines.config.commands.export import ExportConfig
 from segray.pipelines.errors import UserError
+from segray.pipelines.exporting.journal import Journal
+from tests.faults.export_workers import DIES, DIES_ONCE, DyingWriter, deaths
 from tests.faults.invariant import files
+from tests.pipelines.exporting.labelled import RECORD, label_of
 from tests.pipelines.label_set.small_store import (
     bad_row,
     ok_row,
     picture_book_store,
+    png,
     write_manifest,
     write_store,
 )
@@ -71,6 +76,111 @@ def test_an_export_that_is_killed_is_resumed_with_the_same_bytes(
     export_labels(config.model_copy(update={"out": str(tmp_path / "undisturbed")}))
     assert files(out) == files(tmp_path / "undisturbed")
     assert not list(out.rglob(".*.tmp"))
+
+
+_KILLED_DRIVER = """
+import os, signal, sys
+from segray.pipelines.cli import main
+from segray.pipelines.exporting.journal import Journal
+
+left = int(sys.argv[1])
+whole = Journal.commit
+
+def commit(journal, part, finished):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    whole(journal, part, finished)
+
+Journal.commit = commit
+main(sys.argv[2:])
+"""
+
+
+def _labels(folder: Path, *names: str) -> Path:
+    """Seven parts of two images each, and one for each of these names."""
+    ids = [[f"{i}/a.png", f"{i}/b.png"] for i in range(7)] + [[name] for name in names]
+    label = [label_of(number) for number in range(len(ids))]
+    parts = [
+        [ok_row(i, label[n], image=png(np.repeat(label[n][..., None], 3, -1))) for i in part]
+        for n, part in enumerate(ids)
+    ]
+    return write_store(folder / "labels", *parts, provenance=RECORD)
+
+
+def _check_same(config: ExportConfig, out: Path) -> None:
+    """The files are those of an export in one process, and nothing half is left."""
+    alone = out.parent / "alone"
+    export_labels(config.model_copy(update={"out": str(alone), "workers": None}))
+    assert files(out) == files(alone)
+    assert not list(out.rglob(".*.tmp"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_address")
+@pytest.mark.timeout(600)
+def test_an_export_by_workers_whose_driver_is_killed_is_resumed_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, out = _labels(tmp_path), tmp_path / "out"
+    words = [f"labels={labels}", f"out={out}", "format=coco-panoptic", "val=0.25", "workers=2"]
+    program = [sys.executable, "-c", _KILLED_DRIVER, "3", "export", *words]
+    killed = subprocess.run(program, cwd=REPOSITORY, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    finished = {path.stem for path in (out / ".export").iterdir()}
+    assert len(finished) == 3
+    config = ExportConfig(labels=str(labels), out=str(out), format="coco-panoptic", val="0.25", workers=2)
+    resumed: list[str] = []
+    whole = Journal.commit
+
+    def commit(journal: Journal, part: str, finished: str) -> None:
+        resumed.append(part)
+        whole(journal, part, finished)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "commit", commit)
+        export_labels(config)
+    assert len(resumed) == 4
+    assert finished.isdisjoint(resumed)
+    _check_same(config, out)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.timeout(600)
+def test_a_worker_that_dies_while_it_exports_a_part_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, out = _labels(tmp_path, DIES_ONCE), tmp_path / "out"
+    config = ExportConfig(labels=str(labels), out=str(out), format="webdataset", val="0.25", workers=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "Writer", DyingWriter)
+        export_labels(config)
+    assert deaths(out) == 1
+    _check_same(config, out)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.timeout(600)
+def test_a_part_that_kills_its_worker_again_and_again_ends_the_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels, out = _labels(tmp_path, DIES), tmp_path / "out"
+    config = ExportConfig(labels=str(labels), out=str(out), format="yolo-seg", workers=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "Writer", DyingWriter)
+        with pytest.raises(
+            UserError, match=r"^part-\w+\.parquet of .*labels: its worker died 3 times$"
+        ) as caught:
+            export_labels(config)
+    assert (caught.value.exit_code, deaths(out)) == (1, 3)
+    export_labels(config.model_copy(update={"workers": None}))
+    _check_same(config, out)
 
 
 @pytest.mark.parametrize("image_id", ["../../x.png", "/etc/x.png", "a/../../x.png", "a\nb.png"])

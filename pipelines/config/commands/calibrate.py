@@ -7,7 +7,16 @@ from typing import Annotated
 from pydantic import Field
 
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Text
-from segray.pipelines.config.shared import LinksConfig, Masks, OwnWeights
+from segray.pipelines.config.shared import (
+    LinksConfig,
+    MaskBinary,
+    MaskColors,
+    MaskColumn,
+    Masks,
+    MaskSuffix,
+    MaskVoid,
+    OwnWeights,
+)
 
 
 class CandidatesConfig(Config):
@@ -38,16 +47,11 @@ class CalibrateConfig(Config):
     """Names and templates to try, besides those that the label set was made with."""
     allow_missing: bool = False
     """Leave out masks whose image has no label instead of failing."""
-    ignore_index: int = Field(default=255, ge=0, le=65535)
-    """Mask pixels with this id are ignored. With more than 254 classes, 255 stands for 65535."""
-    binary: bool | None = None
-    """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
-    colors: Text | None = None
-    """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
-    mask_suffix: Text | None = None
-    """What a mask's name adds to its image's, as _mask or mask_*; OLD:NEW replaces OLD; null: nothing."""
-    mask_column: Text | None = None
-    """Column of masks in Parquet and CSV files; null: found by its name, such as mask or label."""
+    ignore_index: MaskVoid = 255
+    binary: MaskBinary = None
+    colors: MaskColors = None
+    mask_suffix: MaskSuffix = None
+    mask_column: MaskColumn = None
     image: LinksConfig = LinksConfig()
     """Whether symlinks are followed."""
     clip: OwnWeights = OwnWeights()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from segray.pipelines.config.images import PixelConfig
-from segray.pipelines.config.schema import Config, Folder, Text
+from segray.pipelines.config.schema import Config, Folder
 from segray.pipelines.config.shared import (
     ColumnConfig,
     ImageRoots,
     Images,
+    MaskBinary,
+    MaskColors,
+    MaskColumn,
     Masks,
+    MaskSuffix,
+    MaskVoid,
     Precision,
     ViewsConfig,
     Window,
@@ -42,15 +45,10 @@ class EvaluateConfig(Config):
     """Masks of class ids with the names of the images: a folder, archives, a list, or Parquet files."""
     out: Folder | None = None
     """Folder for evaluation.json and evaluation.csv; null: next to the labels, or in the training run."""
-    ignore_index: int = Field(default=255, ge=0, le=65535)
-    """Mask pixels with this id are ignored. With more than 254 classes, 255 stands for 65535."""
-    binary: bool | None = None
-    """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
-    colors: Text | None = None
-    """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
-    mask_suffix: Text | None = None
-    """What a mask's name adds to its image's, as _mask or mask_*; OLD:NEW replaces OLD; null: nothing."""
-    mask_column: Text | None = None
-    """Column of masks in Parquet and CSV files; null: found by its name, such as mask or label."""
+    ignore_index: MaskVoid = 255
+    binary: MaskBinary = None
+    colors: MaskColors = None
+    mask_suffix: MaskSuffix = None
+    mask_column: MaskColumn = None
     allow_missing: bool = False
     """Leave out images without a mask instead of failing."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BeforeValidator, Field, model_validator
 
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Shown, Text
-from segray.pipelines.config.shared import Roots, Seed
+from segray.pipelines.config.shared import GrowConfig, Roots, Seed
 
 
 def _names(value: object) -> object:
@@ -36,7 +36,10 @@ _LabelFormat = Literal[
 _CheckpointFormat = Literal["safetensors", "onnx", "torchscript", "torch-export"]
 LABEL_FORMATS: tuple[str, ...] = get_args(_LabelFormat)
 CHECKPOINT_FORMATS: tuple[str, ...] = get_args(_CheckpointFormat)
-_OF_LABELS = ("min_confidence", "classes", "val", "seed", "images", "instances", "image")
+_OF_LABELS = (
+    *("min_confidence", "classes", "val", "seed", "images", "instances", "image"),
+    *("workers", "address", "grow"),
+)
 _OF_CHECKPOINTS = ("pixels",)
 
 
@@ -78,6 +81,13 @@ class ExportConfig(Config):
     """Whether only you see a repository that push_to_hub makes."""
     pixels: Annotated[Literal["uint8", "float32"], RunOnly] = "uint8"
     """What a network in a file of `checkpoint` takes: uint8 in 0 to 255, or float32 in 0 to 1."""
+
+    workers: Annotated[int | None, Field(ge=1, le=4096), RunOnly] = None
+    """Ray tasks that write at a time; null: one per CPU, and up to 5,000 images are written without Ray."""
+    address: Annotated[Text | None, RunOnly] = None
+    """A running Ray cluster: auto or ray://HOST:10001; null: RAY_ADDRESS if set, or this machine."""
+    grow: GrowConfig = GrowConfig()
+    """Machines to request from an autoscaling cluster."""
 
     @model_validator(mode="after")
     def _labels_or_checkpoint(self) -> ExportConfig:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, create_model
 
 from segray.pipelines.config.schema import Config, Folder, Shown, Text
-from segray.pipelines.config.shared import LinksConfig
+from segray.pipelines.config.shared import (
+    LinksConfig,
+    MaskBinary,
+    MaskColors,
+    MaskColumn,
+    MaskSuffix,
+    MaskVoid,
+)
 
 
 class ImportKeys(Config):
@@ -21,16 +28,11 @@ class ImportKeys(Config):
     """Images to mark as hand-made masks as a whole; changed: those that differ from the labels."""
     who: Text | None = None
     """The person who made the masks; null: the user who runs the command."""
-    ignore_index: int = Field(default=255, ge=0, le=65535)
-    """Mask pixels with this id are ignored. With more than 254 classes, 255 stands for 65535."""
-    binary: bool | None = None
-    """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
-    colors: Text | None = None
-    """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
-    mask_suffix: Text | None = None
-    """What a mask's name adds to its image's, as _mask or mask_*; OLD:NEW replaces OLD; null: nothing."""
-    mask_column: Text | None = None
-    """Column of masks in Parquet and CSV files; null: found by its name, such as mask or label."""
+    ignore_index: MaskVoid = 255
+    binary: MaskBinary = None
+    colors: MaskColors = None
+    mask_suffix: MaskSuffix = None
+    mask_column: MaskColumn = None
     image: LinksConfig = LinksConfig()
     """Whether symlinks are followed."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, create_model
 
 from segray.pipelines.config.schema import Config, Folder, Shown, Text
+from segray.pipelines.config.shared import MaskBinary, MaskColors, MaskColumn, MaskSuffix
 
 _In = Annotated[Text, Shown("FOLDER")]
 if TYPE_CHECKING:
@@ -44,14 +45,10 @@ class MasksConfig(_Source):
     """COCO's JSON file of the validation images, with `annotations`; null: none."""
     val_images: Text | None = None
     """Folder of the validation images of COCO; null: where known tools put them."""
-    colors: Text | None = None
-    """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
-    mask_suffix: Text | None = None
-    """What a mask's name adds to its image's, as _mask or mask_*; OLD:NEW replaces OLD; null: nothing."""
-    mask_column: Text | None = None
-    """Column of masks in Parquet and CSV files; null: found by its name, such as mask or label."""
-    binary: bool | None = None
-    """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
+    colors: MaskColors = None
+    mask_suffix: MaskSuffix = None
+    mask_column: MaskColumn = None
+    binary: MaskBinary = None
     ignore_index: int = Field(default=255, ge=0, le=65535)
     """Class id of the mask pixels to ignore; written as 255, or 65535 with more than 254 classes."""
     n: int = Field(default=12, ge=1, le=1000)

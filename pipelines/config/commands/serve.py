@@ -7,7 +7,16 @@ from typing import Annotated
 from pydantic import Field
 
 from segray.pipelines.config.schema import Config, Folder, Shown, Text
-from segray.pipelines.config.shared import ImageRoots, Masks, OwnWeights
+from segray.pipelines.config.shared import (
+    ImageRoots,
+    MaskBinary,
+    MaskColors,
+    MaskColumn,
+    Masks,
+    MaskSuffix,
+    MaskVoid,
+    OwnWeights,
+)
 
 
 class ServeConfig(Config):
@@ -27,11 +36,10 @@ class ServeConfig(Config):
     """Your name, stored with each correction; null: the name of the user of this process."""
     image: ImageRoots = ImageRoots()
     """Where the images of a label set may be, if the label set does not know their checksums."""
-    binary: bool | None = None
-    """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
-    colors: Text | None = None
-    """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
-    mask_suffix: Text | None = None
-    """What a mask's name adds to its image's, as _mask or mask_*; OLD:NEW replaces OLD; null: nothing."""
+    ignore_index: MaskVoid = 255
+    binary: MaskBinary = None
+    colors: MaskColors = None
+    mask_suffix: MaskSuffix = None
+    mask_column: MaskColumn = None
     clip: OwnWeights = OwnWeights()
     """CLIP's weights, if the label set was made with a file or an address; only new names need them."""

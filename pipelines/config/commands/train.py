@@ -9,7 +9,16 @@ from pydantic import Field, field_validator, model_validator
 
 from segray.pipelines.config.images import PixelConfig
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Shown, Text
-from segray.pipelines.config.shared import ColumnConfig, GrowConfig, ImageRoots, Window
+from segray.pipelines.config.shared import (
+    ColumnConfig,
+    GrowConfig,
+    ImageRoots,
+    MaskBinary,
+    MaskColors,
+    MaskColumn,
+    MaskSuffix,
+    Window,
+)
 
 Method = Literal["supervised", "fixmatch", "unimatch", "unimatch_v2", "segray", "segray_v2"]
 Network = Literal[
@@ -24,6 +33,11 @@ Network = Literal[
     "deeplabv3plus_r101",
     "dinov2_s_dpt",
     "dinov2_b_dpt",
+    "dinov3_s_dpt",
+    "dinov3_b_dpt",
+    "eupe_t_dpt",
+    "eupe_s_dpt",
+    "eupe_b_dpt",
     "clip_b16_dpt",
     "efficientnet_lite0",
     "efficientnet_lite1",
@@ -52,14 +66,10 @@ class DataConfig(Config):
     """Class id of the mask pixels to ignore. With more than 254 classes, 255 stands for 65535."""
     image: TrainImageConfig = TrainImageConfig()
     """How the values of images become 8-bit RGB: as the label set was made."""
-    binary: bool | None = None
-    """Masks of 0 and 255: true: 255 is class 1; false: 255 is ignored; null: stop where all masks are so."""
-    colors: Text | None = None
-    """Masks of colours: a table such as CVAT's labelmap.txt, or voc, cityscapes, gray; null: masks of ids."""
-    mask_suffix: Text | None = None
-    """What a mask's name adds to its image's, as _mask or mask_*; OLD:NEW replaces OLD; null: nothing."""
-    mask_column: Text | None = None
-    """Column of masks in Parquet and CSV files; null: found by its name, such as mask or label."""
+    binary: MaskBinary = None
+    colors: MaskColors = None
+    mask_suffix: MaskSuffix = None
+    mask_column: MaskColumn = None
     annotations: Text | None = None
     """COCO's JSON file of the training images, or CVAT's XML; null: the name that a known tool gives it."""
     val_annotations: Text | None = None

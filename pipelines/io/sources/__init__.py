@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, repeat
 
-from segray.pipelines.errors import UserError
+from segray.pipelines.errors import NoImageError, UserError
 from segray.pipelines.io import received, storage
 from segray.pipelines.io.image_ids import check_image_id, escape_name
 from segray.pipelines.io.listing import EXTENSIONS, LeftOut
@@ -99,7 +99,7 @@ def list_images(
     refs = _merged(_sources(spec, also, follow, left_out, column, mask_column), left_out)
     first = next(refs, None)
     if first is None:
-        raise UserError(_no_image(spec, left_out))
+        raise NoImageError(_no_image(spec, left_out))
     return chain([first], refs)
 
 

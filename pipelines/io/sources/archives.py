@@ -15,7 +15,7 @@ from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.members import member_uri
 from segray.pipelines.io.sources.files import Container
 from segray.pipelines.io.sources.parts import DEFLATED, STORED, too_large
-from segray.pipelines.io.sources.tar import TarEntry, tar_entries
+from segray.pipelines.io.sources.tar import TarEntry, tar_entries, with_links
 
 _ENCRYPTED, _SMALL = 1, 1024
 _LOCAL_HEADER = 30
@@ -28,7 +28,7 @@ class TarSource(Container):
 
     def read(self, file: pa.NativeFile) -> Iterator[ImageRef]:
         """The images, in the order of the archive."""
-        for entry in tar_entries(file):
+        for entry in with_links(list(tar_entries(file))):
             image_id = self.member_id(entry.name.decode("utf-8", "surrogateescape"))
             if image_id is not None:
                 yield self._ref(image_id, entry)

@@ -37,7 +37,7 @@ def too_large(size: int, packed: int) -> str | None:
     return None
 
 
-def read_part(member: Member) -> bytes:
+def read_member(member: Member) -> bytes:
     """The bytes of an image inside a file.
 
     Raises:

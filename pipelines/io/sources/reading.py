@@ -13,7 +13,7 @@ from segray.pipelines.io import received, storage
 from segray.pipelines.io.images import ImageProblem
 from segray.pipelines.io.listing import reason
 from segray.pipelines.io.members import parse_member
-from segray.pipelines.io.sources.parts import MAX_FILE_BYTES, read_part
+from segray.pipelines.io.sources.parts import MAX_FILE_BYTES, read_member
 
 
 def read_allowed(uri: str, roots: Sequence[str] | None, *, follow: bool = False) -> bytes:
@@ -89,7 +89,7 @@ def read_image(uri: str) -> bytes:
     member = parse_member(uri)
     try:
         if member is not None:
-            return read_part(member)
+            return read_member(member)
         if storage.is_local(uri):
             return _read_local(uri)
         return storage.read_bytes(uri, MAX_FILE_BYTES)
@@ -112,7 +112,7 @@ def read_file(uri: str, limit: int | None = None) -> bytes:
     if member is None:
         return storage.read_bytes(uri, limit)
     try:
-        data = read_part(member)
+        data = read_member(member)
     except ImageProblem as problem:
         raise OSError(problem.reason) from None
     if limit is not None and len(data) > limit:

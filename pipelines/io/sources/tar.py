@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import posixpath
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -11,24 +12,37 @@ _BLOCK = 512
 _MAX_METADATA = 1 << 20
 _DIGITS = 20
 _FILES = (b"0", b"\0", b"7")
-_LONG_NAME, _PAX, _FOLDER, _SPARSE = b"L", b"x", b"5", b"S"
-_IGNORED = (b"g", b"K", b"V", b"M")
-_LINKS = (b"1", b"2")
+_LONG_NAME, _LONG_LINK, _PAX, _FOLDER, _SPARSE = b"L", b"K", b"x", b"5", b"S"
+_IGNORED = (b"g", b"V", b"M")
+_SYMLINK = b"2"
+_LINKS = (b"1", _SYMLINK)
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+_MAX_LINKS = 40
+"""Links to links that are followed, as on Linux."""
 
 
 class TarEntry(NamedTuple):
-    """A file in an archive: its name as bytes, where its data is, and why it is no image."""
+    """A file in an archive.
+
+    Attributes:
+        name: as bytes.
+        offset: of its data.
+        size: of its data.
+        problem: why it is no image.
+        target: of a link, the name that it leads to; b"" where it leads out of the archive.
+    """
 
     name: bytes
     offset: int
     size: int
     problem: str | None
+    target: bytes | None = None
 
 
 def tar_entries(file: pa.NativeFile) -> Iterator[TarEntry]:
     """The files of an archive; their data is not read.
 
-    Links are not followed. Names and sizes in headers of the kinds GNU and pax count.
+    Names, links and sizes in headers of the kinds GNU and pax count; see `with_links` for links.
 
     Args:
         file: the archive.
@@ -37,7 +51,9 @@ def tar_entries(file: pa.NativeFile) -> Iterator[TarEntry]:
         ValueError: it is no tar archive, or a header is damaged.
     """
     length, offset = file.size(), 0
-    long_name, pax = b"", dict[bytes, bytes]()
+    if _read(file, 0, _BLOCK).startswith(_COMPRESSED):
+        raise ValueError("a compressed tar; unpack it, or write a plain one")
+    long, pax = dict[bytes, bytes](), dict[bytes, bytes]()
     while offset + _BLOCK <= length:
         header = _read(file, offset, _BLOCK)
         if not header.strip(b"\0"):
@@ -45,26 +61,51 @@ def tar_entries(file: pa.NativeFile) -> Iterator[TarEntry]:
         kind, size = header[156:157], _number(header[124:136])
         _check(header, offset)
         offset += _BLOCK
-        if kind in {_LONG_NAME, _PAX}:
-            content = _metadata(file, offset, size)
-            if kind == _LONG_NAME:
-                long_name = content.rstrip(b"\0")
-            else:
-                pax = _pax(content)
+        if kind in {_LONG_NAME, _LONG_LINK}:
+            long[kind] = _metadata(file, offset, size).rstrip(b"\0")
+        elif kind == _PAX:
+            pax = _pax(_metadata(file, offset, size))
         elif kind not in _IGNORED:
             size = _positive(int(pax.get(b"size", size)))
-            name = pax.get(b"path") or long_name or _name(header)
+            name = pax.get(b"path") or long.get(_LONG_NAME) or _name(header)
+            link = pax.get(b"linkpath") or long.get(_LONG_LINK) or header[157:257].partition(b"\0")[0]
             if kind != _FOLDER:
-                yield TarEntry(name, offset, size, _problem(kind, offset, size, length))
-            long_name, pax = b"", {}
+                target = _target(kind, name, link)
+                yield TarEntry(name, offset, size, _problem(kind, offset, size, length), target)
+            long, pax = {}, {}
             if kind not in {*_FILES, _SPARSE}:
                 size = 0
         offset += -(-size // _BLOCK) * _BLOCK
 
 
+def with_links(entries: Sequence[TarEntry]) -> Iterator[TarEntry]:
+    """The entries of an archive; links have the data of the file in the archive that they lead to, if any.
+
+    Links to folders, out of the archive, to nothing and in circles keep their `problem`.
+    """
+    links = any(entry.target for entry in entries)
+    # Of two with one name the later one counts, as for tar.
+    by_name = {posixpath.normpath(entry.name): entry for entry in entries} if links else {}
+    for entry in entries:
+        found = entry
+        for _ in range(_MAX_LINKS):
+            if not found.target or found.target not in by_name:
+                break
+            found = by_name[found.target]
+        yield entry if found.target is not None else found._replace(name=entry.name)
+
+
+def _target(kind: bytes, name: bytes, link: bytes) -> bytes | None:
+    if kind not in _LINKS:
+        return None
+    # Hard links count from the root of the archive, symlinks from their folder.
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(name), link) if kind == _SYMLINK else link)
+    return b"" if path.startswith((b"/", b"..")) or not link else path
+
+
 def _problem(kind: bytes, offset: int, size: int, length: int) -> str | None:
     if kind in _LINKS:
-        return "a link in an archive, not followed"
+        return "a link in an archive that leads to no file in it"
     if kind == _SPARSE:
         return "a sparse file in an archive"
     if kind not in _FILES:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import Protocol
 
-from segray.pipelines.errors import UserError
+from segray.pipelines.errors import NoImageError, UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.listing import LeftOut, is_image
 from segray.pipelines.io.manifest import ImageRef
@@ -230,7 +230,7 @@ class ArchiveTree:
         images = [replace(ref, image_id=name) for name, ref in refs.items() if is_image(name)]
         if not images:
             others = f" ({left_out})" if left_out else ""
-            raise UserError(f"images: no image in {self._where(folder)}{others}")
+            raise NoImageError(f"images: no image in {self._where(folder)}{others}")
         return iter(sorted(images, key=lambda ref: ref.image_id))
 
     def _where(self, folder: str) -> str:

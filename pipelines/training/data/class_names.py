@@ -95,6 +95,7 @@ def mask_options(config: DataConfig) -> MaskOptions:
         colors=config.colors,
         binary=config.binary,
         void=config.ignore_index,
+        void_set="ignore_index" in config.model_fields_set,
         follow_links=config.image.follow_links,
         also=config.image.roots,
         column=config.mask_column,

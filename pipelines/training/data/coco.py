@@ -242,7 +242,7 @@ def _match(
         UserError: no folder has one of them, or a name leads out of the data set.
     """
     tried, root = [], data_tree(config)
-    key = "data.val_images" if "val" in file.place.name else "data.images"
+    key = file.place.images_key
     for named in file.place.folders:
         tree, folder = named_place(config, root, key, named) if named else (root, "")
         samples = list_samples(config, folder, tree)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
@@ -26,11 +26,13 @@ class Place:
         uri: the file.
         name: its path under the root.
         folders: paths under the root, the likeliest first; "" is the root.
+        images_key: the configuration key that names the folder.
     """
 
     uri: str
     name: str
     folders: tuple[str, ...]
+    images_key: str = "data.images"
 
 
 def find_places(config: DataConfig) -> tuple[Place, Place | None]:
@@ -41,20 +43,21 @@ def find_places(config: DataConfig) -> tuple[Place, Place | None]:
     """
     root = data_tree(config)
     if config.annotations is not None:
-        val = config.val_annotations
-        return (
-            _named(root, config.annotations, config.images, "data.annotations"),
-            None
-            if val is None
-            else _named(root, val, config.val_images or config.images, "data.val_annotations"),
-        )
+        train = _named(root, config.annotations, config.images, "data.annotations")
+        if config.val_annotations is None:
+            return train, None
+        images = config.val_images or config.images
+        return train, _as_val(_named(root, config.val_annotations, images, "data.val_annotations"))
     if config.val_annotations is not None:
         raise UserError("data.val_annotations: only with data.annotations, which names the training file")
-    train = _part(root, "train", config.images)
-    if train is None:
-        train = _single(root, config.images)
+    train = _part(root, "train", config.images) or _single(root, config.images)
     elsewhere = config.images if config.images and not root.exists(config.images.strip("/")) else None
-    return train, _part(root, "val", config.val_images or elsewhere)
+    val = _part(root, "val", config.val_images or elsewhere)
+    return train, None if val is None else _as_val(val)
+
+
+def _as_val(place: Place) -> Place:
+    return replace(place, images_key="data.val_images")
 
 
 def is_coco(root: Tree) -> bool:

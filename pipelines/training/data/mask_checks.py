@@ -230,12 +230,15 @@ class MaskedImages(DataSet):
         return PixelCounts.of(self._ids(samples), n_classes, n_classes)
 
     def check(self, samples: Sequence[Sample]) -> None:
-        """Read each mask, see `DataSet.check`; all masks that were read tell whether they are binary."""
+        """Read each mask, see `DataSet.check`; all masks that were read tell what their values mean."""
         refuse(grouped(list(self._count(samples).items())), "bad masks or images")
+        if not samples:
+            return
         total, options = np.sum(list(self._counts.values()), axis=0), self._masks.options
-        if samples and options.binary is None and options.table is None and look_binary(total):
-            where = f"data.root={storage.display(self.root)}"
+        where = f"data.root={storage.display(self.root)}"
+        if options.binary is None and options.table is None and look_binary(total):
             refuse_binary(where, options.binary_key, self.space.classes)
+        options.check_void(total, self.space.classes, where)
 
     def problems(self, samples: Sequence[Sample]) -> dict[str, str]:
         """What is wrong with each bad mask, see `DataSet.problems`."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Literal
 
 from segray.pipelines.config.commands.train import DataConfig, TrainImageConfig
-from segray.pipelines.errors import UserError
+from segray.pipelines.errors import NoImageError, UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.io.received import ROOTS_KEY
@@ -101,10 +101,8 @@ def list_samples(config: DataConfig, folder: str, tree: Tree | None = None) -> d
         refs = usable_images(
             lambda others: tree.images(folder, follow=follow, left_out=others), "data.root", tree.root, name
         )
-    except UserError as error:
-        where = "; data.images=FOLDER, or another source, has the images"
-        elsewhere = where if ": no image in " in str(error) else ""
-        raise UserError(f"{error}{elsewhere}") from None
+    except NoImageError as error:
+        raise UserError(f"{error}; data.images=FOLDER, or another source, has the images") from None
     read = received_read(tree.root, config.image) if tree.packed else READ
     samples = (Sample(f"{start}{ref.image_id}", ref.uri, size=ref.size, read=read) for ref in refs)
     return {sample.image_id: sample for sample in samples}
@@ -123,7 +121,8 @@ def data_error(key: str, source: str, error: UserError) -> UserError:
     text = source_text(error, source)
     for name in (ROOTS_KEY, "image.column", "mask_column="):
         text = text.replace(name, f"data.{name}")
-    return UserError(f"{key}={storage.display(source)}: {text}", exit_code=error.exit_code)
+    kind = NoImageError if isinstance(error, NoImageError) else UserError
+    return kind(f"{key}={storage.display(source)}: {text}", exit_code=error.exit_code)
 
 
 def usable_images(

@@ -8,7 +8,9 @@ from segray.models.semi.methods import METHODS
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.masks.binary import no_zero_text
 from segray.pipelines.training.data.samples import TrainingData
+from segray.pipelines.training.data.training_data import DRAWN
 from segray.pipelines.understood import PixelCounts, classes_line, line, name_some
 
 _NO_VALIDATION = "none: there will be no mIoU and no best epoch; best/ is the last checkpoint"
@@ -48,6 +50,10 @@ def check_pixels(data: TrainingData) -> None:
 def _absent_lines(config: TrainConfig, data: TrainingData) -> list[str]:
     classes, labelled, validation = data.space.classes, data.labelled_pixels, data.validation_pixels
     lines = []
+    parts = [part for part in (labelled, validation) if part.masks]
+    ids = config.data.kind not in DRAWN and config.data.colors is None
+    if ids and all(0 in part.absent for part in parts):
+        lines.append(line("ids", no_zero_text(classes[0], "data.colors")))
     if labelled.absent:
         enhanced = METHODS[config.method].pseudo == "enhanced"
         more = "" if config.data.labelled == "all" else ", or raise data.labelled"

@@ -39,6 +39,9 @@ READERS: dict[str, Callable[[DataConfig], DataSet]] = {
 }
 """Opens each kind of data set."""
 
+DRAWN = frozenset({"coco", "labelme", "cvat"})
+"""Kinds whose masks are drawn from outlines."""
+
 HELD_OUT = "1/5"
 """Share of the images with masks that is used for validation if the data set has no validation part."""
 
@@ -129,7 +132,7 @@ def check_mask_keys(config: DataConfig) -> None:
     """
     keys = {"binary": config.binary, "colors": config.colors, "mask_suffix": config.mask_suffix}
     set_key = next((key for key, value in keys.items() if value is not None), None)
-    if set_key is not None and config.kind in {"coco", "labelme", "cvat"}:
+    if set_key is not None and config.kind in DRAWN:
         raise UserError(
             f"data.{set_key}: only for masks in files; those of {config.kind} are drawn from outlines"
         )

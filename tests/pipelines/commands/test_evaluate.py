@@ -310,6 +310,25 @@ def test_binary_masks_stop_the_evaluation(tmp_path: Path) -> None:
     assert "ignored         33.3 % of the mask pixels" in table(ignored)
 
 
+def test_masks_whose_background_is_255_stop_the_evaluation(tmp_path: Path) -> None:
+    root = store_in(tmp_path, ok_row("a.jpg", LABEL), ok_row("b.jpg", LABEL))
+    masks = masks_in(tmp_path, a=grid([255, 255, 1], [1, 255, 2]), b=grid([255, 1, 1], [1, 255, 2]))
+    message = r"no pixel has id 0 \(background\), and 42 % have 255, .*; colors=FILE reads it so, with a line"
+    with pytest.raises(UserError, match=message):
+        evaluate(root, str(masks))
+    config = {"labels": root, "masks": str(masks), "out": str(tmp_path), "ignore_index": 255}
+    run(EvaluateConfig.model_validate(config))
+    assert json.loads((tmp_path / "evaluation.json").read_text())["absent_classes"] == ["background"]
+    masks_in(tmp_path, b=grid([0, 1, 1], [1, 255, 2]))
+    assert evaluate(root, str(masks)).ignored_pixels == 4
+
+
+def test_masks_without_id_0_get_a_remark(tmp_path: Path) -> None:
+    root = store_in(tmp_path, ok_row("a.jpg", LABEL))
+    text = table(evaluate(root, str(masks_in(tmp_path, a=grid([1, 1, 2], [2, 1, 1])))))
+    assert "ids             no mask has id 0 (background); if the ids of the masks begin with 1, col" in text
+
+
 def test_binary_label_maps_stop_the_evaluation(tmp_path: Path) -> None:
     labels = tmp_path / "maps"
     labels.mkdir()

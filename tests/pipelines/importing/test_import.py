@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import segray
+from segray.models.label_space import LabelSpace
 from segray.pipelines.commands.import_masks import ImportResult, execute
 from segray.pipelines.config.commands.import_masks import ImportConfig
 from segray.pipelines.config.loading import load
@@ -32,6 +35,7 @@ from tests.pipelines.exporting.labelled import (
     no_ignored,
     write_labels,
 )
+from tests.pipelines.label_set.small_store import png
 
 ONE, TWO = IDS[:2]
 FILES = {
@@ -199,9 +203,64 @@ def test_a_zip_of_cvat(labels: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "task.zip", "w") as archive:
         archive.write(source, "annotations.xml")
     assert take(labels, tmp_path / "task.zip").unchanged == 4
-    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
-        archive.writestr("a.txt", "x")
-    assert "has no annotations.xml" in refused(labels, tmp_path / "other.zip")
+
+
+def zipped(files: Mapping[str, bytes], path: Path) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+@pytest.mark.parametrize("form", ["png", "coco", "labelstudio"])
+@pytest.mark.parametrize("ending", ["zip", "tar"])
+def test_an_archive_of_what_is_read(labels: Path, tmp_path: Path, form: str, ending: str) -> None:
+    source = exported(labels, tmp_path / "out", form)
+    new = LABELS[TWO].copy()
+    new[20:30, 20:25], new[new == 255] = 3, 1
+    change(source, form, new)
+    if form != "png":
+        (tmp_path / "alone").mkdir()
+        source = source.rename(tmp_path / "alone" / "result.json")
+    folder = source if form == "png" else source.parent
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), ending, folder))
+    take(labels, archive)
+    np.testing.assert_array_equal(shown(labels)[TWO], new)
+    with pytest.raises(UserError, match=r"has masks, and no file of format=cvat|not format=cvat"):
+        take(labels, archive, format="cvat")
+
+
+def test_a_zip_of_cvats_segmentation_masks(labels: Path, tmp_path: Path) -> None:
+    colours = LabelSpace(tuple(CLASSES), ()).palette()
+    files = {
+        f"{folder}/{Path(name).with_suffix('.png')}": png(colours[np.where(label == 255, 0, label)])
+        for name, label in LABELS.items()
+        for folder in ("SegmentationClass", "SegmentationObject")
+    }
+    rows = (f"{name}:{','.join(map(str, colours[i]))}::" for i, name in enumerate(CLASSES))
+    source = zipped({**files, "labelmap.txt": "\n".join(rows).encode()}, tmp_path / "masks.zip")
+    take(labels, source)
+    assert all(np.array_equal(label, no_ignored(LABELS[name])) for name, label in shown(labels).items())
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a.txt": b"x"}, "no mask there (1 file with other endings left out (.txt 1)); give masks"),
+        ({"a/1.json": b"{}", "b/2.json": b"{}"}, "2 JSON files in it (a/1.json, b/2.json); unpack it"),
+        ({"a.json": b"[1]"}, "is none of the formats"),
+        ({"a.json": b" " * (40 << 20)}, "a.json: unpacks from "),
+        ({"task-7-annotation-3-by-1-tag-cat-0.png": b""}, "do not say of which image they are; export JSON"),
+        ({"../a.json": b"{}"}, "leads out of the archive"),
+    ],
+)
+def test_an_archive_that_is_refused(
+    labels: Path, tmp_path: Path, files: Mapping[str, bytes], message: str
+) -> None:
+    source = zipped(files, tmp_path / "x.zip")
+    text = refused(labels, source)
+    assert text.startswith(f"from={source}")
+    assert message in text
 
 
 @pytest.mark.parametrize("form", FILES)
@@ -284,7 +343,7 @@ def test_a_task_of_another_label_set(labels: Path, tmp_path: Path, form: str) ->
         ),
         ("a.xml", b"<html></html>", "is not a file of CVAT"),
         ("a.xml", b"<!DOCTYPE a [<!ENTITY b 'c'>]><annotations/>", "declares entities"),
-        ("a.zip", b"PK\x03\x04xxxx", "is not a readable zip archive"),
+        ("a.zip", b"PK\x03\x04xxxx", "damaged, or another kind of file"),
         ("a.json", b"[" * 100_000, "is not JSON"),
     ],
 )
@@ -298,7 +357,7 @@ def test_a_file_that_is_none_of_the_formats(
 def test_another_format_than_it_is(labels: Path, tmp_path: Path) -> None:
     source = exported(labels, tmp_path / "out", "coco")
     assert "is COCO instances, not format=cvat" in refused(labels, source, format="cvat")
-    assert "is a folder; format=coco is a file" in refused(labels, source.parent, format="coco")
+    assert "has masks, and no file of format=coco" in refused(labels, source.parent, format="coco")
     assert "from=" in refused(labels, tmp_path / "nothing")
 
 

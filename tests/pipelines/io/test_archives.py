@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import lzma
 import os
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +103,56 @@ def test_links_and_devices_in_a_tar_are_rows_with_a_reason(tmp_path: Path) -> No
             info.type, info.linkname = kind, "/etc/passwd"
             archive.addfile(info)
         archive.addfile(tarfile.TarInfo("empty.png"))
-    link = "a link in an archive, not followed"
+    link = "a link in an archive that leads to no file in it"
     fifo = "not a regular file in its archive"
     assert opened(str(path)) == {"empty.png": b"", "h.png": link, "p.png": fifo, "s.png": link}
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_compressed_tar_that_is_called_tar_is_named(
+    tmp_path: Path, compress: Callable[[bytes], bytes]
+) -> None:
+    write_tar(tmp_path / "x.tar", IMAGES)
+    (tmp_path / "x.tar").write_bytes(compress((tmp_path / "x.tar").read_bytes()))
+    assert "a compressed tar; unpack it, or write a plain one" in refusal(str(tmp_path / "x.tar"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_links_to_files_in_a_tar_are_followed(tmp_path: Path, kind: int) -> None:
+    deep = "d" * 90
+    links = {
+        "a/s.png": (tarfile.SYMTYPE, "../store/1.png"),
+        "a/h.png": (tarfile.LNKTYPE, "store/1.png"),
+        "a/chain.png": (tarfile.SYMTYPE, "s.png"),
+        "a/later.png": (tarfile.SYMTYPE, "./../z.png"),
+        "a/out.png": (tarfile.SYMTYPE, "../../store/1.png"),
+        "a/whole.png": (tarfile.SYMTYPE, "/store/1.png"),
+        "a/folder.png": (tarfile.SYMTYPE, "../store"),
+        "a/c1.png": (tarfile.SYMTYPE, "c2.png"),
+        "a/c2.png": (tarfile.SYMTYPE, "c1.png"),
+    }
+    if kind != tarfile.USTAR_FORMAT:
+        links["a/long.png"] = (tarfile.SYMTYPE, f"../store/{deep}/{deep}.png")
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=kind) as archive:
+        for name, data in (("store/1.png", b"one"), (f"store/{deep}/{deep}.png", b"deep")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        for name, (type_, target) in links.items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = type_, target
+            archive.addfile(info)
+        info = tarfile.TarInfo("z.png")
+        info.size = 1
+        archive.addfile(info, io.BytesIO(b"z"))
+    found = opened(str(path))
+    expected = dict.fromkeys(links, "a link in an archive that leads to no file in it") | {
+        **dict.fromkeys(("a/s.png", "a/h.png", "a/chain.png"), b"one"),
+        "a/later.png": b"z",
+        **({"a/long.png": b"deep"} if "a/long.png" in links else {}),
+    }
+    assert {name: found[name] for name in links} == expected
 
 
 def test_a_link_in_a_zip_is_a_row_with_a_reason(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from segray.pipelines.errors import UserError
+from segray.pipelines.io.label_png import encode_gray_png
+from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.review.neighbours import NeighbourSearch
 from segray.pipelines.review.review import Places, Review
-from segray.pipelines.review.scores import open_compare
+from segray.pipelines.review.scores import TruthMasks, open_compare
 from tests.pipelines.review.conftest import CLASSES, HEIGHT, WIDTH, boxes, truth, write_labels, write_masks
 
 
@@ -43,6 +45,15 @@ def test_a_folder_without_masks_cannot_be_compared_with(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="no mask there"):
         open_compare(str(tmp_path / "empty"), CLASSES)
+
+
+def test_binary_masks_are_no_truth_before_a_key_says_what_255_is(tmp_path: Path) -> None:
+    root = write_masks(tmp_path)
+    for path in root.rglob("*.png"):
+        path.write_bytes(encode_gray_png((truth() > 0) * np.uint8(255)))
+
+    with pytest.raises(UserError, match="these look like binary masks: object = 255"):
+        TruthMasks(MaskFolder(str(root)), CLASSES)
 
 
 def test_the_nearest_of_many_dimensions_are_the_exact_ones() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segray.pipelines.training.data.datasets import LabelledImages
-from tests.pipelines.training.data.small_sets import folder_set, mask_of, opened, refusal
+from tests.pipelines.training.data.small_sets import folder_set, mask_of, opened, refusal, write_mask
 
 PALETTE = np.array([(0, 0, 0), (250, 0, 0), (0, 0, 250)], np.uint8)
 
@@ -146,6 +146,51 @@ def test_ids_that_begin_with_1_are_told_so(tmp_path: Path) -> None:
     text = refusal(root, validation="none")
     assert "its ids seem to begin with 1: line 1 of the class list is id 0" in text
     assert "ignores these pixels" not in text
+
+
+def surrounded(root: Path, rows: int = 3) -> Path:
+    """A set whose masks have 255 where the background was, in so many rows, and else class 2."""
+
+    def change(ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        around = np.where(np.arange(len(ids))[:, None] < rows, np.uint8(255), np.uint8(2))
+        return np.where(ids == 0, around, ids).astype(np.uint8)
+
+    return rewritten(folder_set(root), change)
+
+
+def test_masks_whose_background_is_255_stop_the_command(tmp_path: Path) -> None:
+    root = surrounded(tmp_path / "set", rows=12)
+    text = refusal(root)
+    assert "no pixel has id 0 (background), and 88 % have 255, which is ignored" in text
+    assert "data.colors=FILE reads it so, with a line for each class as in background: 255,255,255" in text
+    assert text.endswith("data.ignore_index=255 ignores it")
+    table = tmp_path / "ids.txt"
+    table.write_text("background: 255,255,255\ncat: 1,1,1\ndog: 2,2,2\n")
+    pixels = opened(root, colors=str(table)).labelled_pixels
+    assert pixels.pixels[0] > pixels.pixels[1] > 0 == pixels.ignored
+    assert opened(root, ignore_index=255).labelled_pixels.pixels[0] == 0
+    # Only a class that is called background is missed.
+    (root / "class_names.txt").write_text("sky\ncat\ndog\n")
+    assert opened(root).labelled_pixels.ignored > 0
+
+
+def test_ignored_outlines_in_masks_without_a_background_are_no_background(tmp_path: Path) -> None:
+    root = surrounded(tmp_path / "set", rows=3)
+    assert opened(root).labelled_pixels.absent == [0]
+
+
+def test_a_background_in_one_mask_is_enough(tmp_path: Path) -> None:
+    root = surrounded(tmp_path / "set", rows=12)
+    write_mask(root / "masks" / "val" / "06.png", mask_of(1))
+    assert opened(root).labelled_pixels.absent == [0]
+
+
+def test_ids_that_begin_with_1_are_read_as_colours(tmp_path: Path) -> None:
+    root = rewritten(folder_set(tmp_path / "set"), lambda ids: ids + 1)
+    assert "data.colors=FILE reads ids as colours, with lines as in background: 1,1,1" in refusal(root)
+    table = tmp_path / "ids.txt"
+    table.write_text("background: 1,1,1\ncat: 2,2,2\ndog: 3,3,3\n")
+    assert opened(root, colors=str(table)).labelled_pixels.absent == []
 
 
 def test_greys_that_stand_for_classes_name_the_table(tmp_path: Path) -> None:

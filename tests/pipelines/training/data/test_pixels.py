@@ -114,6 +114,19 @@ def test_classes_that_no_labelled_mask_has_are_named_with_the_remedy(tmp_path: P
     assert len(lines_of(root)) == 4
 
 
+def test_masks_without_id_0_may_have_ids_from_1(tmp_path: Path) -> None:
+    root = folder_set(tmp_path)
+    for path in root.glob("masks/*/*.png"):
+        write_mask(path, np.where(mask_of(1) == 0, np.uint8(1), np.uint8(2)))
+    assert lines_of(root)[4] == (
+        "ids         no mask has id 0 (background); if the ids of the masks begin with 1, data.colors=FILE "
+        "reads them, with a line for each class as in background: 1,1,1"
+    )
+    table = tmp_path / "ids.txt"
+    table.write_text("background: 1,1,1\ncat: 2,2,2\n")
+    assert not [line for line in lines_of(root, colors=str(table)) if line.startswith("ids")]
+
+
 def test_a_class_that_no_validation_mask_has_is_named(tmp_path: Path) -> None:
     root = folder_set(tmp_path)
     write_mask(root / "masks" / "val" / "06.png", mask_of(1))
