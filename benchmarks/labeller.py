@@ -66,7 +66,7 @@ class Labeller:
 
     def label_pixels(self, features: Tensor, height: int, width: int) -> Image:
         """Label map uint8 [height, width], each pixel named by itself."""
-        return dense_labels(features, self._classifier, height, width, self._config.label.threshold)[0]
+        return dense_labels(features, self._classifier, height, width, self._config.label.threshold).label
 
     def label_segments(self, image: Image, size: tuple[int, int] | None = None) -> tuple[Image, Image]:
         """SAM + CLIP: label map and confidence, both uint8 [H, W], or of `size`."""

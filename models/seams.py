@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from math import log
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from segray.models.annotators.protocols import MaskSource
+from segray.models.annotators.protocols import Labeller, MaskSource
 from segray.models.masks import BoolMask, Box, Segment, pack, unpack
 from segray.models.tiling import Tile, Tiling, clipped, common, slices
 
 LEAST_IOU = 0.5
 """Of two parts of segments in the overlap of their tiles, to be parts of one segment."""
 _TILES_AT_ONCE = 4
+_ORIGIN: Box = (0, 0, 0, 0)
+
+Rgb = NDArray[np.uint8]
+Scored = tuple[list[Segment], NDArray[np.float32]]
+Found = TypeVar("Found")
 
 
 class TiledMasks:
@@ -35,29 +40,93 @@ class TiledMasks:
         self._source, self._tiling = source, tiling
 
     def generate(
-        self, images: Sequence[NDArray[np.uint8]], sizes: Sequence[tuple[int, ...]] | None = None
+        self, images: Sequence[Rgb], sizes: Sequence[tuple[int, ...]] | None = None
     ) -> list[list[Segment]]:
         """See `MaskSource`. Images that are tiled must not be reduced copies."""
-        shapes = [image.shape[:2] for image in images] if sizes is None else list(sizes)
-        large = [i for i, shape in enumerate(shapes) if self._tiling.divides(shape[0], shape[1])]
-        small = [i for i in range(len(images)) if i not in large]
-        found: dict[int, list[Segment]] = {}
-        if small:
-            whole = self._source.generate([images[i] for i in small], [shapes[i] for i in small])
-            found |= dict(zip(small, whole, strict=True))
-        for i in large:
-            found[i] = self._of_tiles(images[i])
-        return [found[i] for i in range(len(images))]
+        return _by_size(self._tiling, images, sizes, self._source.generate, self._of_tiles)
 
-    def _of_tiles(self, image: NDArray[np.uint8]) -> list[Segment]:
-        tiles = self._tiling.tiles(image.shape[0], image.shape[1])
+    def _of_tiles(self, image: Rgb) -> list[Segment]:
         joining = Joining()
-        for start in range(0, len(tiles), _TILES_AT_ONCE):
-            part = tiles[start : start + _TILES_AT_ONCE]
-            crops = [np.ascontiguousarray(image[tile.inside]) for tile in part]
-            for tile, segments in zip(part, self._source.generate(crops), strict=True):
-                joining.add(tile, segments)
+        for tile, segments in _tile_by_tile(self._tiling, image, self._source.generate):
+            joining.add(tile, segments)
         return joining.segments()
+
+
+class TiledLabels:
+    """A labeller that sees large images tile by tile; its segments and scores are as of the whole image.
+
+    Segments of neighbouring tiles are joined if they have the same best class. A pixel counts where it is in
+    the core of its tile: segments that share no pixel of a tile share none of the image. The scores of a
+    segment are the mean over its pixels, each with those of its tile.
+
+    Args:
+        labeller: of a tile.
+        tiling: see `TiledMasks`.
+    """
+
+    def __init__(self, labeller: Labeller, tiling: Tiling) -> None:
+        self._labeller, self._tiling = labeller, tiling
+
+    def label(self, images: Sequence[Rgb], sizes: Sequence[tuple[int, ...]] | None = None) -> list[Scored]:
+        """See `Labeller`. Images that are tiled must not be reduced copies."""
+        return _by_size(self._tiling, images, sizes, self._labeller.label, self._of_tiles)
+
+    def _of_tiles(self, image: Rgb) -> Scored:
+        joinings: dict[int, Joining] = defaultdict(Joining)
+        scores: dict[int, list[NDArray[np.float32]]] = defaultdict(list)
+        n_classes = 0
+        for tile, (segments, of_tile) in _tile_by_tile(self._tiling, image, self._labeller.label):
+            n_classes, best = of_tile.shape[1], of_tile.argmax(1)
+            for class_id in np.unique(best).tolist():
+                chosen = np.flatnonzero(best == class_id).tolist()
+                joinings[class_id].add(tile, [segments[k] for k in chosen])
+                scores[class_id] += [of_tile[k] for k in chosen]
+        joined = [
+            whole
+            for class_id in sorted(joinings)
+            for group in joinings[class_id].groups()
+            if (whole := _of_cores(group, scores[class_id]))
+        ]
+        rows = np.array([row for _, row in joined], np.float32).reshape(len(joined), n_classes)
+        return [segment for segment, _ in joined], rows
+
+
+def _by_size(
+    tiling: Tiling,
+    images: Sequence[Rgb],
+    sizes: Sequence[tuple[int, ...]] | None,
+    whole: Callable[[list[Rgb], list[tuple[int, ...]]], list[Found]],
+    tiled: Callable[[Rgb], Found],
+) -> list[Found]:
+    """What is found in each image: in those of one tile by `whole`, all at once, in others by `tiled`."""
+    shapes = [image.shape[:2] for image in images] if sizes is None else list(sizes)
+    large = [i for i, shape in enumerate(shapes) if tiling.divides(shape[0], shape[1])]
+    small = [i for i in range(len(images)) if i not in large]
+    found: dict[int, Found] = {}
+    if small:
+        of_small = whole([images[i] for i in small], [shapes[i] for i in small])
+        found |= dict(zip(small, of_small, strict=True))
+    for i in large:
+        found[i] = tiled(images[i])
+    return [found[i] for i in range(len(images))]
+
+
+def _tile_by_tile(
+    tiling: Tiling, image: Rgb, model: Callable[[list[Rgb]], list[Found]]
+) -> Iterator[tuple[Tile, Found]]:
+    tiles = tiling.tiles(image.shape[0], image.shape[1])
+    for start in range(0, len(tiles), _TILES_AT_ONCE):
+        part = tiles[start : start + _TILES_AT_ONCE]
+        yield from zip(part, model([np.ascontiguousarray(image[tile.inside]) for tile in part]), strict=True)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A segment of one tile: which one it is, in the order in which they were given, and its tile."""
+
+    number: int
+    tile: Tile
+    segment: Segment
 
 
 @dataclass(frozen=True)
@@ -99,13 +168,15 @@ class Joining:
 
     def segments(self) -> list[Segment]:
         """All of them, joined, in the order in which the first piece of each was given."""
-        groups: dict[int, list[Segment]] = defaultdict(list)
-        for number, segment in enumerate(self._all()):
-            groups[self._root(number)].append(segment)
-        return [_union(groups[root]) for root in sorted(groups)]
+        return [_union([piece.segment for piece in group]) for group in self.groups()]
 
-    def _all(self) -> Iterator[Segment]:
-        return chain.from_iterable(unpack(packed) for _, _, packed in self._stored.values())
+    def groups(self) -> list[list[Piece]]:
+        """The pieces of each of `segments`."""
+        groups: dict[int, list[Piece]] = defaultdict(list)
+        for tile, first, packed in self._stored.values():
+            for number, segment in enumerate(unpack(packed), first):
+                groups[self._root(number)].append(Piece(number, tile, segment))
+        return [groups[root] for root in sorted(groups)]
 
     def _root(self, number: int) -> int:
         while self._parents[number] != number:
@@ -185,3 +256,32 @@ def _union(pieces: Sequence[Segment]) -> Segment:
     largest = max(pieces, key=lambda piece: piece.area)
     box = (left, top, right - left, bottom - top)
     return replace(largest, box=box, mask=mask, area=int(mask.sum()))
+
+
+def _of_cores(
+    pieces: Sequence[Piece], scores: Sequence[NDArray[np.float32]]
+) -> tuple[Segment, NDArray[np.float32]] | None:
+    """A segment of what its pieces have in the cores of their tiles, and its scores; None if that is nothing.
+
+    Args:
+        pieces: of the segment.
+        scores: float32 [C] by a piece's number.
+    """
+    inside = [
+        (part, scores[piece.number])
+        for piece in pieces
+        for _, part in clipped([piece.segment], piece.tile.core, _ORIGIN)
+    ]
+    if not inside:
+        return None
+    whole = _tight(_union([part for part, _ in inside]))
+    total = sum(part.area * row.astype(np.float64) for part, row in inside)
+    return whole, np.asarray(total / whole.area, np.float32)
+
+
+def _tight(segment: Segment) -> Segment:
+    """The same segment, with the tight box of its mask."""
+    rows, columns = (np.flatnonzero(segment.mask.any(axis)) for axis in (1, 0))
+    mask = segment.mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    place = (segment.box[0] + int(columns[0]), segment.box[1] + int(rows[0]))
+    return replace(segment, box=(*place, mask.shape[1], mask.shape[0]), mask=mask)

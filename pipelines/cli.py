@@ -17,9 +17,11 @@ import click
 
 from segray.pipelines.config.command_table import COMMANDS
 from segray.pipelines.errors import UserError
-from segray.pipelines.printing import echo
+from segray.pipelines.printing import echo, shown
 
 _HELP = {"help_option_names": ["-h", "--help"]}
+_LONGEST_LINE = 4000
+"""Characters of a line of an error."""
 
 
 class _Lines(logging.Handler):
@@ -134,7 +136,10 @@ def _log_to_stderr(debug: bool) -> None:
 
 def _print_error(message: str) -> None:
     for line in message.split("\n"):
-        echo(f"segray: {line}", err=True)
+        # A message may quote a received value of any length. It is cut last: half a key is not seen as one.
+        text = shown(line)
+        end = "" if len(text) <= _LONGEST_LINE else f" ... ({len(text)} characters)"
+        echo(f"segray: {text[:_LONGEST_LINE]}{end}", err=True)
 
 
 def _print_unexpected(error: Exception, debug: bool) -> None:

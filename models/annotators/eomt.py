@@ -41,9 +41,20 @@ class EomtModel(MaskModel):
     @classmethod
     def load(cls, name: str, checkpoint: Checkpoint) -> Self:
         """See `MaskModel`."""
+        return cls(cls._load(name, checkpoint))
+
+    @classmethod
+    def check(cls, name: str, checkpoint: Checkpoint) -> int:
+        """The names and shapes of the tensors are compared; their values are not read."""
+        return cls(cls._load(name, checkpoint, mapped=True)).size
+
+    @staticmethod
+    def _load(name: str, checkpoint: Checkpoint, *, mapped: bool = False) -> nn.Module:
         from transformers import EomtConfig, EomtForUniversalSegmentation
 
-        return cls(load_pretrained(EomtForUniversalSegmentation, EomtConfig, ARCH[name], checkpoint, name))
+        return load_pretrained(
+            EomtForUniversalSegmentation, EomtConfig, ARCH[name], checkpoint, name, mapped=mapped
+        )
 
     @classmethod
     def untrained(cls, name: str) -> Self:

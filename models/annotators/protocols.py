@@ -89,6 +89,11 @@ class AnnotatorModel(ABC):
         """Raise what `load` would raise; the long side of the input in pixels."""
         return cls.load(name, checkpoint).size
 
+    @classmethod
+    def untrained(cls, name: str) -> Self | None:  # noqa: ARG003  those of other packages need not have it
+        """The model with random weights, to measure what it costs without a download; None: it has none."""
+        return None
+
     @classmethod  # noqa: B027  most have nothing to check
     def check_options(cls, options: Mapping[str, Any]) -> None:
         """Raise a ValueError if options contradict each other."""
@@ -111,11 +116,6 @@ class MaskModel(AnnotatorModel):
         Raises:
             ValueError: options that contradict each other.
         """
-
-    @classmethod
-    def untrained(cls, name: str) -> Self | None:  # noqa: ARG003  those of other packages need not have it
-        """The model with random weights, to measure what it costs without a download; None: it has none."""
-        return None
 
     def embedding(self, image: NDArray[np.uint8], grid: tuple[int, int], device: str) -> Tensor:
         """The encoder's features of a whole image on a grid, float32 [h, w, C].

@@ -78,10 +78,20 @@ class Sam2(MaskModel):
     @classmethod
     def load(cls, name: str, checkpoint: Checkpoint) -> Self:
         """See `MaskModel`; Meta's own files are read too, and what only videos need is left out."""
+        return cls(cls._load(name, checkpoint))
+
+    @classmethod
+    def check(cls, name: str, checkpoint: Checkpoint) -> int:
+        """The names and shapes of the tensors are compared; their values are not read."""
+        return cls(cls._load(name, checkpoint, mapped=True)).size
+
+    @staticmethod
+    def _load(name: str, checkpoint: Checkpoint, *, mapped: bool = False) -> nn.Module:
         from transformers import Sam2Config, Sam2Model
 
-        network = load_pretrained(Sam2Model, Sam2Config, ARCH[name], checkpoint, name, transformers_state)
-        return cls(network)
+        return load_pretrained(
+            Sam2Model, Sam2Config, ARCH[name], checkpoint, name, transformers_state, mapped=mapped
+        )
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from segray.models.annotators.concept_map import Concept, ConceptMap
 from segray.models.annotators.protocols import LabelModel
-from segray.models.annotators.transformers_weights import load_pretrained, square
+from segray.models.annotators.transformers_weights import load_pretrained, random_network, square
 from segray.models.architectures import check_side
 from segray.models.masks import Segment
 from segray.models.precision import DTYPES
@@ -67,9 +67,25 @@ class Sam3(LabelModel):
     @classmethod
     def load(cls, name: str, checkpoint: Checkpoint) -> Self:
         """See `AnnotatorModel`; the tensors that only videos need are not loaded."""
+        return cls(cls._load(name, checkpoint))
+
+    @classmethod
+    def check(cls, name: str, checkpoint: Checkpoint) -> int:
+        """The names and shapes of the tensors are compared; their values are not read."""
+        return cls(cls._load(name, checkpoint, mapped=True)).size
+
+    @staticmethod
+    def _load(name: str, checkpoint: Checkpoint, *, mapped: bool = False) -> nn.Module:
         from transformers import Sam3Config, Sam3Model
 
-        return cls(load_pretrained(Sam3Model, Sam3Config, ARCH[name], checkpoint, name))
+        return load_pretrained(Sam3Model, Sam3Config, ARCH[name], checkpoint, name, mapped=mapped)
+
+    @classmethod
+    def untrained(cls, name: str) -> Self:
+        """See `AnnotatorModel`."""
+        from transformers import Sam3Config, Sam3Model
+
+        return cls(random_network(Sam3Model, Sam3Config, ARCH[name]))
 
     def labeller(
         self, device: str, names: Sequence[Sequence[str]], options: Mapping[str, Any]

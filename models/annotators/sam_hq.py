@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segray.models.annotators.protocols import POINT_OPTIONS, MaskModel
 from segray.models.annotators.sam import on_grid
@@ -57,9 +57,18 @@ class SamHq(MaskModel):
     @classmethod
     def load(cls, name: str, checkpoint: Checkpoint) -> Self:
         """See `MaskModel`."""
+        return cls(cls._load(name, checkpoint))
+
+    @classmethod
+    def check(cls, name: str, checkpoint: Checkpoint) -> int:
+        """The names and shapes of the tensors are compared; their values are not read."""
+        return cls(cls._load(name, checkpoint, mapped=True)).size
+
+    @staticmethod
+    def _load(name: str, checkpoint: Checkpoint, *, mapped: bool = False) -> nn.Module:
         from transformers import SamHQConfig, SamHQModel
 
-        return cls(load_pretrained(SamHQModel, SamHQConfig, ARCH[name], checkpoint, name))
+        return load_pretrained(SamHQModel, SamHQConfig, ARCH[name], checkpoint, name, mapped=mapped)
 
     @classmethod
     def untrained(cls, name: str) -> Self:

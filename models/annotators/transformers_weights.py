@@ -24,6 +24,9 @@ def load_pretrained(
     checkpoint: Checkpoint,
     name: str,
     renamed: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict,
+    *,
+    mapped: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> nn.Module:
     """A model in evaluation mode on the CPU.
 
@@ -35,6 +38,8 @@ def load_pretrained(
         checkpoint: the file, in transformers' layout after `renamed`.
         name: of the model, for messages.
         renamed: its tensors under transformers' names.
+        mapped: leave the values in the file until they are used.
+        dtype: of the parameters; None: float32, or with `mapped` that of the file.
 
     Raises:
         WeightsError: the file is damaged, or tensors are missing or of another shape.
@@ -43,7 +48,7 @@ def load_pretrained(
 
     # Its bar is about tensors that are in memory already.
     logging.disable_progress_bar()
-    state = renamed(load_state_dict(checkpoint))
+    state = renamed(load_state_dict(checkpoint, mapped=mapped))
     chosen = read_card(checkpoint).get("arch", arch)
     try:
         check_numbers(chosen, arch)
@@ -55,6 +60,7 @@ def load_pretrained(
             state_dict=state,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            dtype=dtype or ("auto" if mapped else torch.float32),
         )
     except Exception as error:  # an architecture of somebody else's file raises almost anything
         line = first_line(error)[:200]

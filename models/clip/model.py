@@ -128,9 +128,9 @@ def build_clip(
     return move(clip.with_network(network), device, precision)
 
 
-def _tips(model: str, weights: str | None, sha256: str | None) -> ClipModel:
+def _tips(model: str, weights: str | None, sha256: str | None, *, text_only: bool = False) -> ClipModel:
     try:
-        network, tokenizer, checkpoint = load_tips(model, weights, sha256)
+        network, tokenizer, checkpoint = load_tips(model, weights, sha256, text_only=text_only)
     except UnavailableError as error:
         raise error.for_model("clip") from error
     return ClipModel(model, network, tokenizer, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), TIPS_INPUT, checkpoint)
@@ -140,7 +140,7 @@ def build_text_clip(model: str, weights: str | None = None, *, sha256: str | Non
     """As `build_clip` on a CPU, but with an image tower on the device "meta", without values.
 
     It embeds texts. All tensors of the file are compared with the network; those of the image tower are not
-    read. A TIPSv2 is loaded whole.
+    read. That of a TIPSv2 stays in the file instead.
 
     Args:
         model: see `build_clip`.
@@ -152,7 +152,7 @@ def build_text_clip(model: str, weights: str | None = None, *, sha256: str | Non
         segray.models.weights.WeightsError: see `build_clip`.
     """
     if model in TIPS_MODELS:
-        return _tips(model, weights, sha256)
+        return _tips(model, weights, sha256, text_only=True)
     clip = _find(model, weights, sha256)
     with uninitialised():
         network = clip.build()

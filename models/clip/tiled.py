@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from segray.models.clip.zero_shot import dense_labels, pool_segments
-from segray.models.label_map import LabelMap
+from segray.models.clip.zero_shot import PixelClasses, dense_labels, pool_segments
 from segray.models.masks import Box, Segment
 from segray.models.tiling import Tile, clipped, slices
 
@@ -52,7 +50,7 @@ def pool_tiles(tiles: Sequence[TileFeatures], segments: Sequence[Segment]) -> Te
 
 def label_tiles(
     tiles: Sequence[TileFeatures], classifier: ZeroShotClassifier, size: tuple[int, int], threshold: float
-) -> tuple[LabelMap, NDArray[np.uint8]]:
+) -> PixelClasses:
     """As `dense_labels`, each pixel by the tile in whose core it is.
 
     Args:
@@ -61,11 +59,11 @@ def label_tiles(
         size: (height, width) of the image.
         threshold: see `dense_labels`.
     """
-    maps: tuple[LabelMap, NDArray[np.uint8]] | None = None
+    maps: PixelClasses | None = None
     for one in tiles:
         of_tile = dense_labels(one.grid, classifier, *_size(one.tile), threshold)
         if maps is None:
-            maps = np.zeros(size, of_tile[0].dtype), np.zeros(size, np.uint8)
+            maps = PixelClasses(*(np.zeros(size, part.dtype) for part in of_tile))
         x, y = one.tile.box[:2]
         core = one.tile.core
         inside: Box = (core[0] - x, core[1] - y, core[2], core[3])

@@ -132,7 +132,9 @@ def _hidden(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
-def load_tips(name: str, weights: str | None, sha256: str | None) -> tuple[TipsV2, Tokens, Checkpoint]:
+def load_tips(
+    name: str, weights: str | None, sha256: str | None, *, text_only: bool = False
+) -> tuple[TipsV2, Tokens, Checkpoint]:
     """A model with its tokenizer, in evaluation mode on the CPU.
 
     Args:
@@ -140,6 +142,7 @@ def load_tips(name: str, weights: str | None, sha256: str | None) -> tuple[TipsV
         weights: anything `models.weights.resolve` takes, with the tokenizer beside the file; None for the
             official ones.
         sha256: refuse any other file of weights.
+        text_only: leave the values of the image tower in the file, if it has float32.
 
     Raises:
         ValueError: transformers is not installed.
@@ -153,7 +156,11 @@ def load_tips(name: str, weights: str | None, sha256: str | None) -> tuple[TipsV
     spec = weights or FEATURE_MODELS[name].source
     checkpoint = files.resolve(spec, sha256=sha256)
     tokenizer = _tokenizer(spec, checkpoint)
-    network: Any = load_pretrained(Tipsv2Model, Tipsv2Config, TIPS_MODELS[name].arch(), checkpoint, name)
+    arch = TIPS_MODELS[name].arch()
+    # In another type the text tower would round its positions, too.
+    network: Any = load_pretrained(
+        Tipsv2Model, Tipsv2Config, arch, checkpoint, name, mapped=text_only, dtype=torch.float32
+    )
     if not (temperature := network.temperature.item()) > 0:
         raise WeightsError(f"{checkpoint.path}: its temperature is {temperature:g} (allowed: above 0)")
     return TipsV2(network).eval().requires_grad_(False), tokenizer, checkpoint

@@ -104,13 +104,13 @@ class SamTower(ProxyTower):
 
     Args:
         name: of the model.
-        model: with an `embedding`.
+        model: with an `embedding`; None: only checked, without features.
         checkpoint: its weight file.
     """
 
     unit = _SAM_UNIT
 
-    def __init__(self, name: str, model: MaskModel, checkpoint: Checkpoint) -> None:
+    def __init__(self, name: str, model: MaskModel | None, checkpoint: Checkpoint) -> None:
         self.name, self.checkpoint, self._model = name, checkpoint, model
         self._device = torch.device("cpu")
 
@@ -120,6 +120,7 @@ class SamTower(ProxyTower):
 
     def features(self, image: Tensor, corners: list[Corner], side: int, *, keys: bool) -> Tensor:  # noqa: ARG002
         """See `ProxyTower`."""
+        assert self._model is not None, "loaded, where features are computed"
         pixels = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
         grid = (image.shape[1] // self.unit, image.shape[2] // self.unit)
         whole = self._model.embedding(np.ascontiguousarray(pixels), grid, str(self._device))
@@ -128,29 +129,35 @@ class SamTower(ProxyTower):
         return F.normalize(maps.float().permute(0, 2, 3, 1), dim=-1)
 
 
-def open_proxy(name: str, weights: str | None = None, sha256: str | None = None) -> ProxyTower:
+def open_proxy(
+    name: str, weights: str | None = None, sha256: str | None = None, *, load: bool = True
+) -> ProxyTower:
     """A vision model with its weights, on the CPU.
 
     Args:
         name: of timm, or a model that finds segments and has an image embedding (`vit_b`, `builtin`).
         weights: anything `models.weights.resolve` takes; None for the official ones.
         sha256: refuse any other file.
+        load: False: only compare the names and shapes of the tensors, whose values are not read. The model
+            has no features then.
 
     Raises:
         ValueError: an unknown model, or one without dense features.
         WeightsError: the weights cannot be had, or do not fit.
     """
     if name in mask_names():
-        from segray.models.annotators.loading import open_model
+        from segray.models.annotators.loading import check_model, open_model
 
         if not mask_entry(name).open_family().has_embedding:
             raise ValueError(f"clip.proxy={name} has no image embedding that could be used; SAM's vit_b has")
+        if not load:
+            return SamTower(name, None, check_model(name, weights, sha256=sha256)[1])
         model, checkpoint = open_model(name, weights, sha256=sha256)
         return SamTower(name, model, checkpoint)
-    return _timm_tower(name, weights, sha256)
+    return _timm_tower(name, weights, sha256, load)
 
 
-def _timm_tower(name: str, weights: str | None, sha256: str | None) -> TimmTower:
+def _timm_tower(name: str, weights: str | None, sha256: str | None, load: bool) -> TimmTower:
     import timm
 
     architecture = name.partition(".")[0]
@@ -159,7 +166,7 @@ def _timm_tower(name: str, weights: str | None, sha256: str | None) -> TimmTower
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"unknown clip.proxy {name!r}{hint} (sam, or a name of timm.list_models())")
     checkpoint = _weights(name, weights, sha256)
-    network = _network(name, checkpoint)
+    network = _network(name, checkpoint, load)
     return TimmTower(name, network, checkpoint)
 
 
@@ -183,21 +190,22 @@ def _published(name: str) -> str:
     return f"hf-hub:{found.hf_hub_id}"
 
 
-def _network(name: str, checkpoint: Checkpoint) -> Any:
-    """The network without its classifier, whose tensors in the file do not matter."""
+def _network(name: str, checkpoint: Checkpoint, load: bool) -> Any:
+    """The network without its classifier, whose tensors in the file do not matter; perhaps without values."""
     import timm
 
     arch = files.read_card(checkpoint).get("arch", {})
-    state = files.load_state_dict(checkpoint)
+    state = files.load_state_dict(checkpoint, mapped=not load)
     try:
         check_numbers(arch, None)
         check_size(lambda: _created(timm, name, arch), state)
-        network = _created(timm, name, arch)
+        with torch.device("cpu" if load else "meta"):
+            network = _created(timm, name, arch)
         if not hasattr(network, "forward_intermediates"):
             raise ValueError("it has no dense features")
         if int(network.feature_info[-1]["reduction"]) > _LARGEST_UNIT:
             raise ValueError("its features are too coarse")
-        found = network.load_state_dict(state, strict=False)
+        found = network.load_state_dict(state, strict=False, assign=not load)
     except Exception as error:  # an architecture of somebody else's file raises almost anything
         line = first_line(error)[:200]
         raise WeightsError(f"{checkpoint.path} does not fit clip.proxy={name}: {line}") from error

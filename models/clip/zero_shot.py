@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,20 @@ if TYPE_CHECKING:  # open_clip takes seconds to import, and workers that only re
 
 _VALUES_AT_ONCE = 1 << 20
 _PIXELS_AT_ONCE = 1 << 26
+
+
+class PixelClasses(NamedTuple):
+    """The class of each pixel of an image by itself, [H, W] each.
+
+    Attributes:
+        label: its class; 0 where no cosine is above the threshold.
+        confidence: uint8, value / 255; 0 where no cosine is above the threshold.
+        best: its class, whatever the cosine.
+    """
+
+    label: LabelMap
+    confidence: NDArray[np.uint8]
+    best: LabelMap
 
 
 def pool_segments(features: Tensor, segments: Sequence[Segment], height: int, width: int) -> Tensor:
@@ -145,7 +159,7 @@ def vote(segments: Sequence[Segment], best: LabelMap) -> NDArray[np.int64]:
 
     Args:
         segments: K of them.
-        best: each pixel's class, see `dense_labels`.
+        best: each pixel's class, see `PixelClasses`.
     """
     elected = np.zeros(len(segments), np.int64)
     for k, segment in enumerate(segments):
@@ -157,11 +171,10 @@ def vote(segments: Sequence[Segment], best: LabelMap) -> NDArray[np.int64]:
 @torch.no_grad()
 def dense_labels(
     features: Tensor, classifier: ZeroShotClassifier, height: int, width: int, threshold: float
-) -> tuple[LabelMap, NDArray[np.uint8]]:
+) -> PixelClasses:
     """Classify every pixel by itself, without segments: label and confidence as of `render_label_map`.
 
-    The classes' cosines on the feature grid [h, w, D] are upsampled bilinearly; a pixel without a
-    cosine above the threshold has label 0 and confidence 0. With the threshold -1 every pixel has a class.
+    The classes' cosines on the feature grid [h, w, D] are upsampled bilinearly.
     """
     cosines, ids = _class_cosines(features, classifier)
     rows, columns = features.shape[:2]
@@ -170,16 +183,17 @@ def dense_labels(
     across = cosines.permute(2, 0, 1) @ horizontal.T
     # The classes' maps at full size would take gigabytes for many classes: a band of rows at once.
     band = max(1, _VALUES_AT_ONCE // (len(ids) * width))
-    labels, levels = [], []
+    dtype = label_dtype(ignore_index_of(int(ids.max()) + 1))
+    labels, levels, winners = [], [], []
     for top in range(0, height, band):
         scores = vertical[top : top + band] @ across
         score, best = scores.max(0)
         has_class = score > threshold
         confidence = (classifier.logit_scale * scores).softmax(0).amax(0)
-        labels.append(torch.where(has_class, ids[best], 0).cpu().numpy())
+        winners.append(ids[best].cpu().numpy().astype(dtype))
+        labels.append(np.where(has_class.cpu().numpy(), winners[-1], 0))
         levels.append(levels_of(torch.where(has_class, confidence, 0.0).cpu().numpy()))
-    dtype = label_dtype(ignore_index_of(int(ids.max()) + 1))
-    return np.concatenate(labels).astype(dtype), np.concatenate(levels)
+    return PixelClasses(np.concatenate(labels), np.concatenate(levels), np.concatenate(winners))
 
 
 def _class_cosines(features: Tensor, classifier: ZeroShotClassifier) -> tuple[Tensor, Tensor]:

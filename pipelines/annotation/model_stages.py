@@ -73,6 +73,7 @@ def _label(prepared: Prepared) -> ModelStage:
         "config": _pinned("labeller", config.labeller, prepared),
         "names": prepared.space.aliases,
         "threshold": config.label.threshold,
+        "tiling": config.image.tiling(),
     }
     return ModelStage("labeller", LabelImages, arguments)
 

@@ -54,7 +54,7 @@ def _open_sam_clip(config: AnnotateConfig, load: bool) -> Models:
     clip = (build_clip if load else build_text_clip)(
         config.clip.model, config.clip.weights, sha256=config.clip.sha256
     )
-    clip = with_proxy(clip, config.clip)
+    clip = with_proxy(clip, config.clip, load=load)
     sam, sha256, size = None, None, 0
     if config.sam.model != "none":
         sam, sha256, size = _open_sam(config, load)

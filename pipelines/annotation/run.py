@@ -54,7 +54,8 @@ def _label_here(prepared: Prepared, token: str, n_pending: int, before: int) -> 
 
 def _label_on_cluster(prepared: Prepared, token: str, n_pending: int, before: int) -> Tally:
     config = prepared.config
-    with cluster.session(config.address, config.grow) as resources:
+    kinds = {pool.accelerator for pool in config.model_stages.values() if pool.accelerator}
+    with cluster.session(config.address, config.grow, kinds) as resources:
         # Ray Data takes long to import, and a run in this process does not need it.
         from segray.pipelines.annotation import graph
 

@@ -113,7 +113,7 @@ class GrowConfig(Config):
     """Machines to request from an autoscaling cluster before the run starts."""
 
     gpus: Annotated[int | None, Field(ge=1, le=100_000), RunOnly] = None
-    """GPUs to request before the run; null: use the GPUs that are there."""
+    """GPUs to request before the run, of the kinds that accelerator names; null: use those that are there."""
     cpus: Annotated[int | None, Field(ge=1, le=1_000_000), RunOnly] = None
     """CPUs to request before the run; null: use the CPUs that are there."""
     wait: Annotated[int, Field(ge=1, le=86_400), RunOnly] = 900

@@ -45,10 +45,22 @@ def _mapping(loader: _TextLoader, node: yaml.MappingNode) -> dict[object, object
     return yaml.constructor.BaseConstructor.construct_mapping(loader, node, deep=True)
 
 
+def _text(loader: _TextLoader, node: yaml.ScalarNode) -> str:
+    """JSON is YAML too, and writes what lies beyond 16 bits as two halves; no file name holds one half."""
+    text: str = loader.construct_scalar(node)
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        raise yaml.constructor.ConstructorError(
+            None, None, "half a character (a lone surrogate)", node.start_mark
+        ) from None
+
+
 _TextLoader.yaml_constructors = {
     tag: yaml.SafeLoader.yaml_constructors[tag]
-    for tag in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", None)
+    for tag in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:seq", None)
 }
+_TextLoader.add_constructor("tag:yaml.org,2002:str", _text)
 _TextLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from segray.models.messages import first_line
@@ -53,19 +53,30 @@ class Resources:
             )
         return replace(self, gpus=self.accelerators[accelerator])
 
+    def count(self, accelerator: str | None) -> float:
+        """GPUs of nodes with this accelerator; None: all."""
+        return self.gpus if accelerator is None else self.accelerators.get(accelerator, 0.0)
+
     def room(self, cpus: float) -> int:
         """How many workers of so many CPUs fit; none is spread over two nodes."""
         return sum(int((node + 1e-6) // cpus) for node in self.node_cpus or (self.cpus,))
 
 
 @contextlib.contextmanager
-def session(address: str | None, grow: GrowConfig | None = None) -> Iterator[Resources]:
+def session(
+    address: str | None, grow: GrowConfig | None = None, accelerators: Collection[str] = ()
+) -> Iterator[Resources]:
     """A connection to Ray. A local cluster ends with it; one that was asked to grow may shrink after it.
+
+    Args:
+        address: of the cluster; None: RAY_ADDRESS if set, or this machine.
+        grow: what to ask for.
+        accelerators: kinds that the GPUs asked for are to have, as many of each; none: any.
 
     Raises:
         UserError: no cluster at the address, or one without CPUs (2), or Ray does not start here (1).
     """
-    with connected(address), _grown(grow or GrowConfig()):
+    with connected(address), _grown(grow or GrowConfig(), sorted(set(accelerators))):
         yield _workable()
 
 
@@ -183,18 +194,22 @@ def _workable() -> Resources:
 
 
 @contextlib.contextmanager
-def _grown(wanted: GrowConfig) -> Iterator[None]:
+def _grown(wanted: GrowConfig, accelerators: Sequence[str]) -> Iterator[None]:
     """Request machines and wait for them, up to a limit; afterwards they may be released."""
     if wanted.gpus is None and wanted.cpus is None:
         yield
         return
     from ray.autoscaler.sdk import request_resources
 
-    _log.info("waiting for %s", _requested(wanted))
-    bundles = [{"GPU": 1}] * (wanted.gpus or 0) + [{"CPU": 1}] * (wanted.cpus or 0)
+    gpus, cpus = _by_accelerator(wanted.gpus or 0, accelerators), wanted.cpus or 0
+    requested = _requested(gpus, cpus)
+    _log.info("waiting for %s", requested)
+    bundles = [{"GPU": 1}] * sum(gpus.values()) + [{"CPU": 1}] * cpus
+    labels = [{ACCELERATOR: kind} if kind else {} for kind, count in gpus.items() for _ in range(count)]
+    labels += [{} for _ in range(cpus)]
     try:
-        request_resources(bundles=bundles)
-        _wait_for(wanted)
+        request_resources(bundles=bundles, bundle_label_selectors=labels)
+        _wait_for(gpus, cpus, wanted.wait, requested)
         yield
     finally:
         # If the cluster is lost, there is nothing to release, and another error to report.
@@ -202,21 +217,31 @@ def _grown(wanted: GrowConfig) -> Iterator[None]:
             request_resources(bundles=[])
 
 
-def _wait_for(wanted: GrowConfig) -> None:
-    deadline = time.monotonic() + wanted.wait
-    while (now := resources()).gpus < (wanted.gpus or 0) or now.cpus < (wanted.cpus or 0):
+def _by_accelerator(gpus: int, accelerators: Sequence[str]) -> dict[str | None, int]:
+    """How many GPUs of each kind, of all as many as can be; None: of any kind."""
+    kinds: Sequence[str | None] = accelerators or (None,)
+    return {kind: len(range(i, gpus, len(kinds))) for i, kind in enumerate(kinds)}
+
+
+def _wait_for(gpus: Mapping[str | None, int], cpus: int, wait: int, requested: str) -> None:
+    deadline = time.monotonic() + wait
+    while True:
+        now = resources()
+        there = {kind: now.count(kind) for kind in gpus}
+        if now.cpus >= cpus and all(there[kind] >= count for kind, count in gpus.items()):
+            return
         if time.monotonic() > deadline:
             _log.warning(
-                "after %d s the cluster has %g CPUs and %g GPUs, not %s; continuing with these",
-                *(wanted.wait, now.cpus, now.gpus, _requested(wanted)),
+                "after %d s the cluster has %s, not %s; continuing with these",
+                *(wait, _requested(there, now.cpus) or "nothing", requested),
             )
             return
         time.sleep(1)
 
 
-def _requested(wanted: GrowConfig) -> str:
-    counts = {"GPUs": wanted.gpus, "CPUs": wanted.cpus}
-    return " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+def _requested(gpus: Mapping[str | None, float], cpus: float) -> str:
+    counts = {**{f"{kind} GPUs" if kind else "GPUs": count for kind, count in gpus.items()}, "CPUs": cpus}
+    return " and ".join(f"{count:g} {what}" for what, count in counts.items() if count)
 
 
 def _join(address: str) -> None:

@@ -129,6 +129,8 @@ def _problem(uri: str, root_schemes: Iterable[str]) -> str | None:
         return "is a chain of file systems (::)"
     if "\0" in unquote(uri):
         return "holds a null character"
+    if not _is_encodable(uri):
+        return "holds half a character (a lone surrogate)"
     name, rest = _scheme(uri), without_scheme(uri)
     if name not in {*_ROWS, *root_schemes}:
         return f"has the scheme {name}://"
@@ -137,6 +139,15 @@ def _problem(uri: str, root_schemes: Iterable[str]) -> str | None:
     if name in _ROWS and "@" in rest.partition("/")[0]:
         return "holds credentials"
     return "holds '.' or '..'" if _climbs(without_scheme(split_query(uri)[0])) else None
+
+
+def _is_encodable(name: str) -> bool:
+    """False for what JSON may hold and no file system takes; bytes that are no text stay allowed."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _climbs(path: str) -> bool:

@@ -245,6 +245,7 @@ class Trainer:
             rank=self.session.rank,
             workers=self.session.workers,
             paired=self.objective.method.strong_views > 0 and config.augment.cutmix > 0,
+            supervised=self.objective.labels.stages.supervised,
             # Processes that read, and a worker whose CPU computes, have no use for threads.
             readers=1 if config.train.loaders or self.device.type == "cpu" else READERS,
         )

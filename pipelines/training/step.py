@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -88,8 +88,6 @@ class Objective:
 
     def __call__(self, student: Callable[..., Logits], batch: StepBatch) -> StepMetrics:
         """Loss and metrics of a batch; `student` is a `Student`, perhaps compiled or in DDP."""
-        if self.labels.stages.is_supervised(batch.step):
-            batch = replace(batch, unlabelled=None)
         views, draws = self.augment(batch)
         drops = self._drops(draws, batch)
         # The student needs the weak view to label the images itself, or for the feature view.

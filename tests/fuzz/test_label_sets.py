@@ -109,6 +109,8 @@ def test_calibrations(runner: Runner, changes: list[Edit]) -> None:
 
 
 @given(changes=edits)
+@example(changes=[Edit(0, "replace", "\U00010000")])
+@example(changes=[Edit(0, "replace", "a" * 100_000)])
 def test_repairs(runner: Runner, valid: dict[str, bytes], changes: list[Edit]) -> None:
     config = edited_yaml(valid["set/config.yaml"], with_secret(changes, str(runner.secret)))
     runner.check("repair", {**valid, "set/config.yaml": config})

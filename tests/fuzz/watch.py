@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import sys
@@ -146,7 +147,7 @@ def brake() -> None:
 
 def _limit_cpu(seconds: float) -> None:
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), hard))
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), hard))
 
 
 class _MemoryPeak:

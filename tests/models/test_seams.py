@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from segray.models.masks import Segment, segment_from_mask
-from segray.models.seams import Joining, TiledMasks
+from segray.models.seams import Joining, Scored, TiledLabels, TiledMasks
 from segray.models.tiling import Tile, Tiling, begins
 
 
@@ -38,10 +38,33 @@ class Exact:
                 yield segment_from_mask(labels == i, predicted_iou=float(colour) / 255)
 
 
+class ExactLabels(Exact):
+    """The same segments; a colour is a class, and its score grows with the colour."""
+
+    def label(
+        self, images: Sequence[NDArray[np.uint8]], sizes: Sequence[tuple[int, ...]] | None = None
+    ) -> list[Scored]:
+        found = self.generate(images, sizes)
+        colours = [[round(255 * segment.predicted_iou) for segment in segments] for segments in found]
+        rows = [np.eye(5, dtype=np.float32)[row] * (np.array(row)[:, None] / 8 + 0.25) for row in colours]
+        return [
+            (segments, row.reshape(-1, 5).astype(np.float32))
+            for segments, row in zip(found, rows, strict=True)
+        ]
+
+
 def masks_of(segments: Sequence[Segment]) -> set[tuple[Any, ...]]:
     found = {(s.box, s.mask.tobytes(), s.area, s.predicted_iou) for s in segments}
     assert len(found) == len(segments), "a segment twice"
     return found
+
+
+def rows_of(segments: Sequence[Segment], scores: NDArray[np.float32]) -> dict[tuple[Any, ...], Any]:
+    assert len(scores) == len(segments)
+    assert scores.dtype == np.float32
+    rows = {(s.box, s.mask.tobytes(), s.area): tuple(row) for s, row in zip(segments, scores, strict=True)}
+    assert len(rows) == len(segments), "a segment twice"
+    return {key: tuple(np.round(row, 5).tolist()) for key, row in rows.items()}
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -69,11 +92,15 @@ def test_joined_segments_are_those_of_one_pass(
     rng = np.random.default_rng(seed)
     small = rng.integers(0, colours + 1, (-(-height // scale), -(-width // scale)), np.uint8)
     image = small.repeat(scale, 0).repeat(scale, 1)[:height, :width, None].repeat(3, 2)
-    source = Exact(connectivity)
+    source, exact = Exact(connectivity), ExactLabels(connectivity)
     (once,) = source.generate([image])
     source.shapes.clear()
     (tiled,) = TiledMasks(source, Tiling(side, overlap)).generate([image])
     assert masks_of(tiled) == masks_of(once)
+    (labelled, scores), (expected, expected_scores) = (
+        source.label([image])[0] for source in (TiledLabels(exact, Tiling(side, overlap)), exact)
+    )
+    assert rows_of(labelled, scores) == rows_of(expected, expected_scores)
     assert max(max(shape) for shape in source.shapes) <= max(side, 1) or max(height, width) <= side
 
 
@@ -83,6 +110,32 @@ def test_an_object_in_one_piece_on_one_side_and_two_on_the_other() -> None:
     (segments,) = TiledMasks(Exact(), Tiling(20, 0.25)).generate([image])
     assert len(segments) == 1
     assert np.array_equal(segments[0].mask, image[4:16, 2:28, 0].astype(bool))
+
+
+class Unlike:
+    """Everything is one segment, whose scores the tile's first pixel says."""
+
+    def label(
+        self, images: Sequence[NDArray[np.uint8]], sizes: Sequence[tuple[int, ...]] | None = None
+    ) -> list[Scored]:
+        rows = [np.array([[0, image[0, 0, 0] / 100, 0.5]], np.float32) for image in images]
+        return [
+            ([segment_from_mask(np.ones(image.shape[:2], bool))], row)
+            for image, row in zip(images, rows, strict=True)
+        ]
+
+
+@pytest.mark.parametrize(("last", "found"), [(100, 1), (20, 2)])
+def test_labels_are_joined_by_class_and_each_pixel_has_its_own_tile(last: int, found: int) -> None:
+    image = np.full((10, 20, 3), 60, np.uint8)
+    image[0, 8] = last
+    ((segments, scores),) = TiledLabels(Unlike(), Tiling(12, 1 / 3)).label([image])
+    assert [segment.area for segment in segments] == ([200] if found == 1 else [100, 100])
+    if found == 1:
+        np.testing.assert_allclose(scores, [[0, (0.6 + 1.0) / 2, 0.5]], rtol=1e-6)
+    else:
+        assert [segment.box for segment in segments] == [(0, 0, 10, 10), (10, 0, 10, 10)]
+        np.testing.assert_allclose(scores, [[0, 0.6, 0.5], [0, 0.2, 0.5]], rtol=1e-6)
 
 
 def tile(column: int) -> Tile:

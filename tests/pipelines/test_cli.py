@@ -176,6 +176,17 @@ def test_a_message_cannot_command_the_terminal(
     )
 
 
+def test_a_message_cannot_flood_the_terminal(
+    segray: Callable[..., Result], verify_does: Callable[..., None]
+) -> None:
+    verify_does(failing(UserError(f"images=s3://KEY:SECRET@bucket/{'a' * 100_000} is refused")))
+    code, _, err = segray("verify", "out=x")
+    assert code == 2
+    assert "SECRET" not in err
+    assert len(err) < 4100
+    assert err.endswith("characters)\n")
+
+
 def test_a_stop_is_status_130(segray: Callable[..., Result], verify_does: Callable[..., None]) -> None:
     verify_does(failing(KeyboardInterrupt()))
     assert segray("verify", "out=x") == (130, "", "\nsegray: stopped\n")

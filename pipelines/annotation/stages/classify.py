@@ -30,12 +30,10 @@ if TYPE_CHECKING:  # torch and open_clip take seconds to import
     from segray.models.clip.model import ClipModel
     from segray.models.clip.text import ZeroShotClassifier
     from segray.models.clip.tiled import TileFeatures
+    from segray.models.clip.zero_shot import PixelClasses
 
 
 T = TypeVar("T")
-
-_ANY = -1.0
-"""A threshold that every cosine but the least possible is above."""
 
 
 @dataclass(frozen=True)
@@ -138,38 +136,38 @@ class ClassifySegments(Stage):
         sizes = [(row["height"], row["width"]) for row in rows]
         grids = tile_features(self.model(), self._config, self._tiling, images, segments or None, sizes)
         if not segments:
-            return [self._classify_pixels(row, grid) for row, grid in zip(rows, grids, strict=True)]
+            return [_with_pixels(row, self._pixels(row, grid)) for row, grid in zip(rows, grids, strict=True)]
         pooled = [self._pooled(*parts) for parts in zip(grids, segments, strict=True)]
-        elected = [self._elected(*parts) for parts in zip(grids, segments, rows, strict=True)]
+        by_pixel = [self._by_pixel(*parts) for parts in zip(rows, grids, segments, strict=True)]
+        elected = [of_image for _, of_image in by_pixel]
         batches = zip(self._batches(pooled), self._batches(elected), strict=True)
         classified = chain.from_iterable(starmap(self._classify_segments, batches))
-        if self._text.unsegmented:
-            rows = [self._classify_pixels(row, grid) for row, grid in zip(rows, grids, strict=True)]
         return [
             {**row, "classes": classes_to_bytes(classes), "embeddings": embeddings}
-            for row, (classes, embeddings) in zip(rows, classified, strict=True)
+            for (row, _), (classes, embeddings) in zip(by_pixel, classified, strict=True)
         ]
 
-    def _elected(self, tiles: list[TileFeatures], segments: list[Segment], row: Row) -> NDArray[np.int64]:
-        """The class of each segment by vote; nothing where segments are pooled alone."""
-        from segray.models.clip.tiled import label_tiles
+    def _by_pixel(
+        self, row: Row, tiles: list[TileFeatures], segments: list[Segment]
+    ) -> tuple[Row, NDArray[np.int64]]:
+        """The row with its pixels' classes, and its segments' by vote, where the run uses them."""
         from segray.models.clip.zero_shot import vote
 
-        if not self._text.vote:
-            return np.zeros(0, np.int64)
-        best, _ = label_tiles(tiles, self._classifier, (row["height"], row["width"]), _ANY)
-        return vote(segments, best)
+        none, text = np.zeros(0, np.int64), self._text
+        if not (text.vote or text.unsegmented):
+            return row, none
+        pixels = self._pixels(row, tiles)
+        elected = vote(segments, pixels.best) if text.vote else none
+        return _with_pixels(row, pixels) if text.unsegmented else row, elected
 
     def _batches(self, images: list[T]) -> list[list[T]]:
         """On a CPU one image at a time, as `clip_features`; a GPU waits once per batch."""
         return [[image] for image in images] if self.model().device.type == "cpu" else [images]
 
-    def _classify_pixels(self, row: Row, tiles: list[TileFeatures]) -> Row:
+    def _pixels(self, row: Row, tiles: list[TileFeatures]) -> PixelClasses:
         from segray.models.clip.tiled import label_tiles
 
-        size, threshold = (row["height"], row["width"]), self._text.threshold
-        label, confidence = label_tiles(tiles, self._classifier, size, threshold)
-        return {**row, "label": label.tobytes(), "confidence": confidence.tobytes()}
+        return label_tiles(tiles, self._classifier, (row["height"], row["width"]), self._text.threshold)
 
     def _pooled(self, tiles: list[TileFeatures], segments: list[Segment]) -> Tensor:
         from segray.models.clip.tiled import pool_tiles
@@ -192,6 +190,10 @@ class ClassifySegments(Stage):
             return [(of_image, None) for of_image in classes]
         stored = np.split(together.cpu().numpy().astype(np.float16), np.cumsum(counts)[:-1])
         return [(of_image, part.tobytes()) for of_image, part in zip(classes, stored, strict=True)]
+
+
+def _with_pixels(row: Row, pixels: PixelClasses) -> Row:
+    return {**row, "label": pixels.label.tobytes(), "confidence": pixels.confidence.tobytes()}
 
 
 def _segments(row: Row) -> list[Segment] | None:

@@ -92,8 +92,13 @@ def load_clip(config: ClipModelConfig, device: str, loaded: ClipModel | None) ->
     return move(clip, device, resolve_precision(config.precision, device))
 
 
-def with_proxy(clip: ClipModel, config: ClipModelConfig) -> ClipModel:
+def with_proxy(clip: ClipModel, config: ClipModelConfig, *, load: bool = True) -> ClipModel:
     """The CLIP with the other vision model that its features need, if they need one.
+
+    Args:
+        clip: the model.
+        config: its options.
+        load: False: the other model's weights are only checked.
 
     Raises:
         ValueError: an unknown model, or weights that cannot be had or do not fit.
@@ -103,7 +108,7 @@ def with_proxy(clip: ClipModel, config: ClipModelConfig) -> ClipModel:
     from segray.models.clip.vision import open_proxy
 
     name = config.proxy or DEFAULT_PROXY
-    return replace(clip, proxy=open_proxy(name, config.proxy_weights, config.proxy_sha256))
+    return replace(clip, proxy=open_proxy(name, config.proxy_weights, config.proxy_sha256, load=load))
 
 
 def check_clip_options(clip: ClipModel, config: ClipModelConfig) -> None:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from segray.models.class_scores import classify_scores
 from segray.models.masks import Segment, pack
+from segray.models.seams import Scored, TiledLabels
+from segray.models.tiling import Tiling
 from segray.pipelines.annotation.stages.base import Stage
 from segray.pipelines.annotation.stages.loading import device_of, load_or_defer_error
 from segray.pipelines.annotation.stages.schemas import CLASSIFIED_SCHEMA, classes_to_bytes, pixels_of
@@ -23,8 +25,6 @@ from segray.pipelines.engine.rows import Row
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from segray.models.annotators.protocols import Labeller, LabelModel
-
-Scored = tuple[list[Segment], NDArray[np.float32]]
 
 _NOT_OPTIONS = frozenset({"weights", "sha256", "precision"})
 
@@ -40,6 +40,7 @@ class LabelImages(Stage):
         plan: of its workers.
         guard: of the run.
         loaded: the model, if it is loaded already.
+        tiling: of large images; None: each image in one piece.
     """
 
     name, schema = "labeller", CLASSIFIED_SCHEMA
@@ -53,6 +54,7 @@ class LabelImages(Stage):
         plan: PoolPlan,
         guard: Guard,
         loaded: LabelModel | None = None,
+        tiling: Tiling | None = None,
     ) -> None:
         super().__init__(guard)
         self._device, self._threads = device_of(plan), plan.threads
@@ -62,7 +64,7 @@ class LabelImages(Stage):
         # Without background names no score is the background's.
         self._ids = [class_id for class_id, group in enumerate(names) if group]
         self._labeller = load_or_defer_error(
-            partial(_load, model, config, names, threshold, self._device, loaded)
+            partial(_load, model, config, names, threshold, self._device, loaded, tiling)
         )
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -102,11 +104,13 @@ def _load(
     threshold: float,
     device: str,
     loaded: LabelModel | None,
+    tiling: Tiling | None,
 ) -> Labeller:
     from segray.models.annotators.loading import open_labeller
 
     opened = loaded or open_labeller(model, config.weights, sha256=config.sha256)[0]
-    return opened.labeller(device, names, labeller_options(model, config, threshold, device))
+    labeller = opened.labeller(device, names, labeller_options(model, config, threshold, device))
+    return TiledLabels(labeller, tiling) if tiling else labeller
 
 
 def labeller_options(

@@ -296,7 +296,6 @@ class AnnotateConfig(Config):
         ignored = [f"{name}.{key}" for name in unused for key in _changed(getattr(self, name))]
         if self.annotator != SAM_CLIP:
             ignored += [f"label.{key}" for key in _changed(self.label) if key in FOR_CLIP]
-            ignored += ["image.tile"] if self.image.tile else []
         if ignored:
             raise ValueError(f"{ignored[0]} has no effect with annotator={self.annotator}; leave it out")
         return self

@@ -13,6 +13,6 @@ class DoctorConfig(Config):
     out: Annotated[Folder | None, RunOnly] = None
     """Folder of future outputs: check that it is writable and that all nodes share it; null: not checked."""
     measure: Annotated[tuple[Text, ...], RunOnly] = ()
-    """Names of sam.model to time here with random weights, a minute each: seconds per image. Empty: none."""
+    """Names of sam.model or annotator to time here with random weights, a minute or more each."""
     address: Annotated[Text | None, RunOnly] = None
     """A running Ray cluster: auto or ray://HOST:10001; null: RAY_ADDRESS if set, or this machine."""

@@ -135,7 +135,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepBatch:
-    """A worker's share of both streams in one step; no unlabelled images where the method uses none."""
+    """A worker's share of both streams in one step; no unlabelled images where the step uses none."""
 
     step: int
     labelled: Batch
@@ -172,6 +172,8 @@ class StepDataset(Dataset[StepBatch]):
         rank: this worker.
         workers: how many there are.
         paired: unlabelled images come with their CutMix partners, whoever learns from these.
+        supervised: steps, the first ones, without unlabelled images. The steps after them have the images and
+            the random numbers that they have without such a start, as a position depends on the step alone.
         readers: threads that read the images of a step. Above 1 the data set cannot be pickled.
     """
 
@@ -185,17 +187,20 @@ class StepDataset(Dataset[StepBatch]):
         rank: int,
         workers: int,
         paired: bool = False,
+        supervised: int = 0,
         readers: int = 1,
     ) -> None:
-        self.paired = paired
+        self.paired, self.supervised = paired, supervised
         self._each = ThreadPoolExecutor(readers).map if readers > 1 else map
         self.labelled, self.unlabelled = labelled, unlabelled
         self.seed, self.batch, self.rank, self.workers = seed, batch, rank, workers
 
     def __getitem__(self, step: int) -> StepBatch:
         share = positions(step, self.batch, self.rank, self.workers)
-        unlabelled = self._read(self.unlabelled, UNLABELLED, share, self.paired) if self.unlabelled else None
-        return StepBatch(step, self._read(self.labelled, LABELLED, share), unlabelled)
+        labelled, unlabelled = self._read(self.labelled, LABELLED, share), None
+        if self.unlabelled is not None and step >= self.supervised:
+            unlabelled = self._read(self.unlabelled, UNLABELLED, share, self.paired)
+        return StepBatch(step, labelled, unlabelled)
 
     def _read(self, source: ImageMaps, stream: int, share: range, paired: bool = False) -> Batch:
         borrowed = absent_partners(share) if paired else []

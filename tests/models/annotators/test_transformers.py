@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torchvision.ops import batched_nms
 from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 from transformers import (
@@ -25,12 +25,12 @@ from transformers.models.eomt.image_processing_eomt import EomtImageProcessor
 
 from segray.models.annotators import eomt, sam2, sam_hq
 from segray.models.annotators.loading import check_model, open_model
-from segray.models.annotators.registry import MASK_MODELS
+from segray.models.annotators.registry import MASK_MODELS, label_entry, mask_entry
 from segray.models.annotators.transformers_weights import square
 from segray.models.masks import full_mask
 from segray.models.sam.geometry import Frame, Rgb, frame, upsample
 from segray.models.segmenters.base import IMAGENET_MEAN, IMAGENET_STD
-from segray.models.weights import WeightsError
+from segray.models.weights import Checkpoint, WeightsError, load_state_dict, resolve
 from segray.pipelines.annotation.stages.segment import check_sam_options, mask_options
 from segray.pipelines.config.commands.annotate import SamConfig
 from segray.pipelines.scenes.picture_book import draw_scene
@@ -146,6 +146,28 @@ def test_eomt_s_segments_share_no_pixel() -> None:
         assert total.max(initial=0) <= 1
 
 
+@pytest.mark.parametrize("name", ["eomt_large", pytest.param("sam3", marks=pytest.mark.slow)])
+def test_a_check_leaves_the_values_in_the_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, asked = write_weights(tmp_path, name), list[bool]()
+    half = {key: value.half() for key, value in load_file(path).items()}
+    save_file(half, tmp_path / "half.safetensors", {"segray": path_arch(path)})
+    checkpoint = resolve(str(tmp_path / "half.safetensors"))
+    family: Any = (label_entry if name == "sam3" else mask_entry)(name).open_family()
+    in_file, loaded = (family._load(name, checkpoint, mapped=mapped) for mapped in (True, False))
+    assert {value.dtype for value in in_file.parameters()} == {torch.float16}
+    assert {value.dtype for value in loaded.parameters()} == {torch.float32}
+
+    def read(checkpoint: Checkpoint, *, mapped: bool = False) -> dict[str, torch.Tensor]:
+        asked.append(mapped)
+        return load_state_dict(checkpoint, mapped=mapped)
+
+    monkeypatch.setattr("segray.models.annotators.transformers_weights.load_state_dict", read)
+    assert family.check(name, checkpoint) == family.load(name, checkpoint).size
+    assert asked == [True, False]
+
+
 SLOW = {name: pytest.mark.slow for name in TINY if name != "eomt_large"}
 
 
@@ -158,10 +180,11 @@ def test_a_file_brings_its_architecture_and_must_fit(name: str, tmp_path: Path) 
     state = tiny_network(name).state_dict()
     other = {key: value.clone() for key, value in list(state.items())[:-1]}
     save_file(other, tmp_path / "short.safetensors", {"segray": path_arch(path)})
-    with pytest.raises(
-        WeightsError, match=rf"short\.safetensors does not fit the model {name}: missing keys: "
-    ):
-        open_model(name, str(tmp_path / "short.safetensors"))
+    for build in (open_model, check_model):
+        with pytest.raises(
+            WeightsError, match=rf"short\.safetensors does not fit the model {name}: missing keys: "
+        ):
+            build(name, str(tmp_path / "short.safetensors"))
     save_file(
         {"x": torch.zeros(1)}, tmp_path / "odd.safetensors", {"segray": '{"arch": {"hidden_size": "no"}}'}
     )

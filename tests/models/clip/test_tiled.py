@@ -51,11 +51,12 @@ def test_a_segment_has_the_mean_of_its_pixels() -> None:
 def test_pixels_have_the_class_of_their_own_tile() -> None:
     embeddings = F.normalize(torch.randn(4, 6, generator=torch.Generator().manual_seed(1)), dim=-1)
     classifier = ZeroShotClassifier(embeddings, torch.arange(4), 20.0)
-    label, confidence = label_tiles(features(), classifier, SIZE, -1.0)
+    found = label_tiles(features(), classifier, SIZE, 0.0)
+    assert (found.label != found.best).any()
     for one in features():
         (x0, y0, w, h), (x, y, cw, ch) = one.tile.box, one.tile.core
-        own = dense_labels(one.grid, classifier, h, w, -1.0)
-        for whole, part in zip((label, confidence), own, strict=True):
+        own = dense_labels(one.grid, classifier, h, w, 0.0)
+        for whole, part in zip(found, own, strict=True):
             inside = part[y - y0 : y - y0 + ch, x - x0 : x - x0 + cw]
             assert np.array_equal(whole[y : y + ch, x : x + cw], inside)
 

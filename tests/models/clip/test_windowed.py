@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from segray.models.clip.vision import open_proxy
 from segray.models.clip.windowed import windowed_features, windows_for
 from segray.models.clip.windows import Sliding, over_windows, sliding
 from segray.models.masks import segment_from_mask
-from segray.models.weights import WeightsError
+from segray.models.weights import Checkpoint, WeightsError, load_state_dict
 from tests.models.annotators.tiny import write_weights
 from tests.models.clip.tiny_tips import ARCH as TIPS_ARCH
 from tests.models.clip.tiny_tips import save_tips
@@ -146,19 +147,47 @@ def test_a_model_that_cannot_guide(name: str, text: str) -> None:
         open_proxy(name)
 
 
-def test_weights_that_do_not_fit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("load", [True, False])
+def test_weights_that_do_not_fit(load: bool, tmp_path: Path) -> None:
     other = save_tower(tmp_path / "other.safetensors", arch={**ARCH, "depth": 2})
     save_file({"a": torch.zeros(2)}, tmp_path / "small.safetensors")
     with pytest.raises(WeightsError, match=r"does not fit clip\.proxy=vit_small_patch16_224: .*parameters"):
-        open_proxy("vit_small_patch16_224", str(tmp_path / "small.safetensors"))
+        open_proxy("vit_small_patch16_224", str(tmp_path / "small.safetensors"), load=load)
     save_file(
         {**{f"x{i}": torch.zeros(9999) for i in range(9)}, "norm.bias": torch.zeros(24)},
         tmp_path / "few.safetensors",
         {"segray": json.dumps({"arch": ARCH})},
     )
     with pytest.raises(WeightsError, match=r"few\.safetensors does not fit .*: cls_token is missing"):
-        open_proxy(TOWER, str(tmp_path / "few.safetensors"))
-    assert open_proxy(TOWER, str(other)).unit == 16
+        open_proxy(TOWER, str(tmp_path / "few.safetensors"), load=load)
+    assert open_proxy(TOWER, str(other), load=load).unit == 16
+    state = load_file(str(other))
+    state["norm.bias"] = torch.zeros(25)
+    save_file(state, tmp_path / "shape.safetensors", {"segray": json.dumps({"arch": {**ARCH, "depth": 2}})})
+    with pytest.raises(WeightsError, match=r"shape\.safetensors does not fit .*loading state_dict for Vis"):
+        open_proxy(TOWER, str(tmp_path / "shape.safetensors"), load=load)
+
+
+def in_half(path: Path) -> str:
+    """The same file in float16, a type that whoever uses the values changes."""
+    with safe_open(path, framework="pt") as file:
+        state = {key: file.get_tensor(key).half() for key in file.keys()}  # noqa: SIM118
+        save_file(state, path.with_name("half.safetensors"), file.metadata())
+    return str(path.with_name("half.safetensors"))
+
+
+def test_a_check_leaves_a_towers_values_in_its_file(tmp_path: Path) -> None:
+    path = in_half(save_tower(tmp_path / "tower.safetensors"))
+    checked, loaded = (open_proxy(TOWER, path, load=load) for load in (False, True))
+    types = [
+        {(p.dtype, p.device.type) for p in tower._network.parameters()}  # type: ignore[attr-defined]
+        for tower in (checked, loaded)
+    ]
+    assert types == [{(torch.float16, "cpu")}, {(torch.float32, "cpu")}]
+    assert (checked.name, checked.unit, checked.checkpoint) == (loaded.name, loaded.unit, loaded.checkpoint)
+    sam = [open_proxy("builtin", load=load) for load in (False, True)]
+    assert [tower._model is None for tower in sam] == [True, False]  # type: ignore[attr-defined]
+    assert sam[0].checkpoint == sam[1].checkpoint
 
 
 @pytest.mark.parametrize(
@@ -255,6 +284,35 @@ def test_tipsv2_embeds_texts_as_transformers_does(tmp_path: Path) -> None:
     alone = network.get_text_features(input_ids=short, attention_mask=torch.ones_like(short)).pooler_output
     torch.testing.assert_close(clip.model.encode_text(tokens)[1:], alone, rtol=1e-5, atol=1e-5)
     assert clip.model.logit_scale.exp().item() == pytest.approx(1 / float(network.temperature), rel=1e-5)
+
+
+def test_names_are_embedded_without_the_image_towers_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[dict[str, Tensor]] = []
+
+    def read(checkpoint: Checkpoint, *, mapped: bool = False) -> dict[str, Tensor]:
+        assert mapped
+        states.append(load_state_dict(checkpoint, mapped=mapped))
+        return states[-1]
+
+    path = save_tips(tmp_path)
+    whole = build_clip("tipsv2_b14", str(path))
+    monkeypatch.setattr("segray.models.annotators.transformers_weights.load_state_dict", read)
+    text = build_text_clip("tipsv2_b14", str(path))
+    for key, value in text.model.visual.state_dict().items():
+        assert value.data_ptr() == states[0][f"vision_model.{key}"].data_ptr()
+    tokens = text.tokenizer(["a tree"])
+    assert torch.equal(whole.model.encode_text(tokens), text.model.encode_text(tokens))
+    assert text.model.logit_scale == whole.model.logit_scale
+    assert windows_for(text, "tipsv2", None) == windows_for(whole, "tipsv2", None)
+
+
+def test_names_are_embedded_in_float32_whatever_the_file_has(tmp_path: Path) -> None:
+    path = in_half(save_tips(tmp_path))
+    whole, text = build_clip("tipsv2_b14", path), build_text_clip("tipsv2_b14", path)
+    tokens = text.tokenizer(["a tree"])
+    assert torch.equal(whole.model.encode_text(tokens), text.model.encode_text(tokens))
 
 
 def test_tipsv2_without_its_tokenizer(tmp_path: Path) -> None:

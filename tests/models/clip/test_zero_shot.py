@@ -315,10 +315,11 @@ def test_dense_labels_name_each_pixel(
     rng = np.random.default_rng(5)
     classifier = random_classifier(rng, 6, [0, 0, 1, 4, 4, 9])
     features = torch.from_numpy(rng.standard_normal((7, 10, 6)).astype(np.float32))
-    label, confidence = dense_labels(features.to(device), classifier, *size, threshold=0.35)
+    label, confidence, best = dense_labels(features.to(device), classifier, *size, threshold=0.35)
     expected, share = naive_dense(features, classifier, size, 0.35)
-    assert label.dtype == confidence.dtype == np.uint8
+    assert label.dtype == confidence.dtype == best.dtype == np.uint8
     np.testing.assert_array_equal(label, expected)
+    np.testing.assert_array_equal(best, naive_dense(features, classifier, size, -1.0)[0])
     assert np.abs(confidence - share).max() < 0.51
     assert (label == 0).any() or size[0] < 10
 
@@ -326,7 +327,7 @@ def test_dense_labels_name_each_pixel(
 def test_naming_and_dense_labels_leave_gradients_alone() -> None:
     features = torch.randn(4, 4, 2, requires_grad=True)
     classifier = bank_2d((0, 0), (1, 90))
-    label, _ = dense_labels(features, classifier, 8, 8, 0.0)
+    label = dense_labels(features, classifier, 8, 8, 0.0).label
     naming = classify_segments(features.flatten(0, 1), classifier, 0.0)
     assert label.shape == (8, 8)
     assert naming.class_id.shape == (16,)

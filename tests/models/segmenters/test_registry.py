@@ -4,6 +4,7 @@ import functools
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -12,11 +13,11 @@ from torch import Tensor, nn
 
 from segray.models.clip.gem import clip_tokens
 from segray.models.clip.model import build_clip
-from segray.models.segmenters.base import resample
+from segray.models.segmenters.base import resample, to_patches
 from segray.models.segmenters.registry import NETWORKS, Segmenter, build_segmenter
 from segray.models.segmenters.tokens import token_maps
 
-SMALL = ["segformer_b0", "deeplabv3plus_r50", "dinov2_s_dpt", "builtin", "efficientnet_lite0"]
+SMALL = ["segformer_b0", "deeplabv3plus_r50", "dinov2_s_dpt", "eupe_t_dpt", "builtin", "efficientnet_lite0"]
 
 
 @functools.cache
@@ -121,6 +122,39 @@ def test_segformer_is_that_of_transformers() -> None:
     torch.testing.assert_close(segmenter.decode(maps, (70, 50)), logits)
 
 
+@pytest.mark.parametrize("size", [(64, 96), (70, 50)])
+def test_eupe_is_timm_s_transformer(size: tuple[int, int]) -> None:
+    segmenter, images = small("eupe_t_dpt"), torch.randn(2, 3, *size)
+    encoder: Any = segmenter.encoder
+    torch.nn.init.normal_(encoder.reg_token)
+    for block in encoder.blocks:
+        block.gamma_1.data.fill_(0.5)
+    with torch.no_grad():
+        maps = segmenter.encode(images)
+        expected = encoder.forward_intermediates(
+            to_patches(images, 16), indices=[2, 5, 8, 11], norm=True, intermediates_only=True
+        )
+        turned = segmenter.encode(images.flip(3))
+    for own, theirs in zip(maps, expected, strict=True):
+        torch.testing.assert_close(own, theirs, rtol=1e-4, atol=1e-5)
+    assert (turned[-1].flip(3) - maps[-1]).abs().max() > 1e-2
+
+
+def test_a_timm_without_the_encoder_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("timm.is_model", lambda name: False)
+    with pytest.raises(
+        ValueError, match=r"^timm \S+ has no vit_tiny_patch16_dinov3_qkvb: pip install -U timm$"
+    ):
+        build_segmenter("eupe_t_dpt", 4, pretrained=False)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_documentation_names_each_network_with_its_size_and_licence(network: str) -> None:
+    entry, encoder = NETWORKS[network], on_meta(network, 2).encoder
+    row = f"| `{network}` | {millions(encoder):.1f} M | {entry.licence} | `{entry.weights}` |"
+    assert row in (Path(__file__).parents[3] / "docs" / "train.md").read_text()
+
+
 def test_the_built_in_network_treats_each_image_alone() -> None:
     """In training mode as well: that is what lets several workers compute what one computes."""
     segmenter, images = small("builtin", pretrained=True).train(), torch.randn(3, 3, 80, 64)
@@ -202,6 +236,11 @@ def test_importing_the_registry_loads_no_other_framework() -> None:
     [
         ("dinov2_s_dpt", "vit_small_patch14_dinov2"),
         ("dinov2_b_dpt", "vit_base_patch14_dinov2"),
+        ("dinov3_s_dpt", "vit_small_patch16_dinov3.lvd1689m"),
+        ("dinov3_b_dpt", "vit_base_patch16_dinov3.lvd1689m"),
+        ("eupe_t_dpt", "vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m"),
+        ("eupe_s_dpt", "vit_small_patch16_dinov3_qkvb.eupe_lvd1689m"),
+        ("eupe_b_dpt", "vit_base_patch16_dinov3_qkvb.eupe_lvd1689m"),
         ("deeplabv3plus_r50", "resnet50s"),
         ("deeplabv3plus_r101", "resnet101s"),
     ],

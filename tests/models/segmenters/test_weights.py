@@ -81,6 +81,13 @@ def test_dinov2_reads_meta_s_own_file(tmp_path: Path) -> None:
     assert same(segmenter.encoder, original)
 
 
+def test_eupe_reads_timm_s_own_file(tmp_path: Path) -> None:
+    original = timm.create_model("vit_tiny_patch16_dinov3_qkvb", num_classes=0).state_dict()
+    save_file(original, tmp_path / "model.safetensors")
+    segmenter = build_segmenter("eupe_t_dpt", 5, weights=str(tmp_path / "model.safetensors"))
+    assert same(segmenter.encoder, original)
+
+
 def test_clip_reads_a_whole_clip(tmp_path: Path, tiny: dict[str, Any]) -> None:
     clip = CLIP(**tiny)
     torch.save(clip.state_dict(), tmp_path / "clip.pt")
@@ -135,6 +142,7 @@ def test_clip_knows_open_clip_s_tags(offline: None) -> None:
         ("segformer_b0", "nvidia/mit-b0"),
         ("deeplabv3plus_r50", "timm/resnet50s.gluon_in1k"),
         ("dinov2_s_dpt", "timm/vit_small_patch14_dinov2.lvd142m"),
+        ("eupe_t_dpt", "timm/vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m"),
         ("clip_b16_dpt", "timm/vit_base_patch16_clip_224.openai"),
     ],
 )

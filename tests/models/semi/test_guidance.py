@@ -144,10 +144,10 @@ def test_the_soft_loss_by_hand() -> None:
 
 def test_the_stages_of_a_run() -> None:
     stages = Stages(total=10, start=0.2, until=0.6)
-    assert [stages.is_supervised(s) for s in range(4)] == [True, True, False, False]
+    assert stages.supervised == 2
     assert [stages.is_guided(s) for s in (2, 5, 6, 9)] == [True, True, False, False]
     assert [stages.guidance(s) for s in (0, 2, 3, 4, 6, 9)] == [1, 1, 0.75, 0.5, 0, 0]
     plain = Stages(total=4)
-    assert not any(plain.is_supervised(s) for s in range(4))
+    assert plain.supervised == 0
     assert all(plain.is_guided(s) for s in range(4))
     assert [plain.guidance(s) for s in range(4)] == [1, 0.75, 0.5, 0.25]

@@ -12,6 +12,7 @@ import torch
 
 from segray.models.clip.gem import dense_features
 from segray.models.clip.model import build_clip, preprocess
+from segray.models.clip.tiled import label_tiles
 from segray.models.clip.vision import open_proxy
 from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_segments, vote
 from segray.models.label_map import covered_pixels, render_label_map
@@ -65,7 +66,7 @@ def test_a_vote_gives_the_class_that_most_pixels_have(segmented: pa.Table) -> No
         before = next(r for r in segmented.to_pylist() if r["image_id"] == row["image_id"])
         segments, shape = unpack(row["packed_segments"]), (row["height"], row["width"])
         grid = clip_features(clip, config, [pixels_of(before)])[0]
-        best, _ = dense_labels(grid, classifier, *shape, -1.0)
+        best = dense_labels(grid, classifier, *shape, -1.0).label
         found = classes_from_bytes(row["classes"])
         mean = classify_segments(pool_segments(grid, segments, *shape).half().float(), classifier, -1.0)
         for k, segment in enumerate(segments):
@@ -101,6 +102,27 @@ def test_pixels_in_no_segment_keep_their_own_class(segmented: pa.Table) -> None:
         assert np.array_equal(decode_gray_png(encoded["confidence"]), np.where(inside, levels, confidence))
         shown = np.where(inside, covered_pixels(segments, classes.has_class, *shape), confidence > 0)
         assert encoded["labelled_fraction"] == pytest.approx(shown.mean())
+
+
+def test_a_vote_and_the_pixels_in_no_segment_are_of_one_map(
+    segmented: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, maps = ClipConfig(model="builtin"), list[tuple[int, int]]()
+
+    def counted(tiles: object, classifier: object, size: tuple[int, int], threshold: float) -> object:
+        maps.append(size)
+        return label_tiles(tiles, classifier, size, threshold)  # type: ignore[arg-type]
+
+    voted, dense = (
+        ClassifySegments(config, text_of(0.05, vote=v, unsegmented=not v), True, PLAN, GUARD)(segmented)
+        for v in (True, False)
+    )
+    monkeypatch.setattr("segray.models.clip.tiled.label_tiles", counted)
+    both = ClassifySegments(config, text_of(0.05, vote=True, unsegmented=True), True, PLAN, GUARD)(segmented)
+    assert len(maps) == segmented.num_rows
+    assert both["classes"] == voted["classes"] != dense["classes"]
+    assert both["label"] == dense["label"] != voted["label"]
+    assert both["confidence"] == dense["confidence"]
 
 
 def test_a_tie_goes_to_the_lower_id() -> None:

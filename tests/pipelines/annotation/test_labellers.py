@@ -166,6 +166,18 @@ def test_calibrate_and_the_page_say_why_they_cannot(labels: Path) -> None:
     assert "stores no embeddings" in Naming(LabelStore(str(labels)).provenance, "x", None, *none).problem
 
 
+def test_tiles_of_a_large_image_are_labelled_as_one_image(labels: Path, tmp_path: Path) -> None:
+    images, weights = labels.parent / "images", labels.parent / "sam3.safetensors"
+    label_plainly(run_config(images, tmp_path / "tiled", weights, "image.tile=72"), [4])
+    tiled, plain = contents(tmp_path / "tiled"), contents(labels)
+    assert tiled.keys() == plain.keys()
+    store = LabelStore(str(tmp_path / "tiled"))
+    assert verify(store.root).problems == []
+    differ = [tiled[name] != plain[name] for name in plain]
+    assert any(differ)
+    assert len(segments_of(store)) > 4
+
+
 def test_other_annotators_are_a_difference_in_one_line_each(labels: Path, tmp_path: Path) -> None:
     words = ("annotator=sam_clip", "labeller.weights=null", "labeller.instance_score=0.3")
     builtin = ("sam.model=builtin", "clip.model=builtin")

@@ -272,7 +272,7 @@ def test_without_segments_every_pixel_is_named_by_itself(read: pa.Table, text: T
     for before, row in zip(_ok(read), _ok(encoded), strict=True):
         grid = clip_features(clip, config, [pixels_of(before)])[0]
         shape = (row["height"], row["width"])
-        label, confidence = dense_labels(grid, text.to_classifier(), *shape, text.threshold)
+        label, confidence, _ = dense_labels(grid, text.to_classifier(), *shape, text.threshold)
         assert np.array_equal(decode_gray_png(row["label"]), label)
         assert np.array_equal(decode_gray_png(row["confidence"]), confidence)
         assert row["segments"] == []

@@ -4,9 +4,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from segray.models.annotators.sam3 import ARCH, Sam3Labeller
 from segray.pipelines.annotation.cost import Cost
 from segray.pipelines.commands import doctor
 from segray.pipelines.commands.doctor import Finding, findings
@@ -14,6 +16,7 @@ from segray.pipelines.config.commands.doctor import DoctorConfig
 from segray.pipelines.engine.listening import Listener
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.storage import list_names
+from tests.models.annotators.tiny import SAM3
 from tests.pipelines.object_stores import s3_server
 from tests.pipelines.ray_heads import Head, head_with_token
 
@@ -143,6 +146,28 @@ def test_costs_of_models_are_measured_without_their_weights() -> None:
     assert re.fullmatch(words, cost.detail)
     assert (unknown.ok, unknown.what) == (False, "cost")
     assert "must be one of builtin, " in unknown.detail
+    assert "sam3" in unknown.detail
+
+
+def test_the_cost_of_a_labeller_is_that_of_the_image_and_of_its_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    prompted = Sam3Labeller._prompted
+
+    def counted(self: Sam3Labeller, features: Any, image: Any, name: Any) -> Any:
+        found = prompted(self, features, image, name)
+        asked.append(len(name))
+        assert len(found) == len(name), "each name is decoded in full"
+        return found
+
+    monkeypatch.setitem(ARCH, "sam3", SAM3)
+    monkeypatch.setattr(Sam3Labeller, "_prompted", counted)
+    (cost,) = doctor._costs(["sam3"])
+    assert cost.ok
+    words = r"sam3, [\d.e-]+ s \([\d.e-]+ \+ 20 names\) per 500 x 375 image on one (CPU core|GPU), random.*"
+    assert re.fullmatch(words, cost.detail)
+    assert set(asked) >= {1, 4}
 
 
 def test_a_cost_is_that_of_the_image_and_of_all_its_prompts() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -252,6 +253,7 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
         ("? [a]\n: b\n", "line 1: found unhashable key"),
         ("[" * 5000, "nested too deeply"),
         ("classes: \0", "not a YAML text"),
+        ('classes: "\\ud800"', "line 1: half a character (a lone surrogate)"),
     ],
 )
 def test_yaml_mistakes_name_file_and_line(tmp_path: Path, text: str, line: str) -> None:
@@ -259,6 +261,12 @@ def test_yaml_mistakes_name_file_and_line(tmp_path: Path, text: str, line: str) 
     assert "\n" not in message
     assert message.startswith(f"{tmp_path / 'run.yaml'}")
     assert line in message
+
+
+def test_json_with_a_character_in_two_halves_is_a_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps({"images": "\U0001f333", "classes": ["tree"], "out": "labels"}))
+    assert load(AnnotateConfig, str(path)).images == "\U0001f333"
 
 
 def test_yaml_never_runs_code(tmp_path: Path) -> None:

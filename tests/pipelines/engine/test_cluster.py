@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from segray.pipelines.config.shared import GrowConfig
 from segray.pipelines.engine import cluster
 from segray.pipelines.engine.cluster import Resources
 from segray.pipelines.engine.ray_output import without_greeting
@@ -38,6 +43,63 @@ def test_workers_are_not_spread_over_nodes() -> None:
     resources = Resources(6, 0, 4, (2, 2, 2))
     assert [resources.room(cpus) for cpus in (0.5, 1, 2, 3, 6)] == [12, 6, 3, 0, 0]
     assert Resources(6, 0).room(3) == 2
+
+
+class Growing:
+    """A cluster that gets a machine at each look at it, 10 s apart, and what it was asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *machines: Resources) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self._machines = list(machines)
+        clock = SimpleNamespace(monotonic=count(0, 10).__next__, sleep=lambda seconds: None)
+        monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda **asked: self.asked.append(asked))
+        monkeypatch.setattr(cluster, "connected", lambda address: contextlib.nullcontext())
+        monkeypatch.setattr(cluster, "resources", self.look)
+        monkeypatch.setattr(cluster, "time", clock)
+
+    def look(self) -> Resources:
+        return self._machines.pop(0) if len(self._machines) > 1 else self._machines[0]
+
+
+def test_a_cluster_grows_by_gpus_of_the_named_kinds_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    others, some = Resources(8, 8, accelerators={"T4": 8}), Resources(8, 9, accelerators={"T4": 8, "A100": 1})
+    all_there = Resources(8, 10, accelerators={"T4": 8, "A100": 2})
+    growing = Growing(monkeypatch, others, some, all_there)
+    with cluster.session(None, GrowConfig(gpus=2, cpus=1), {"A100"}) as there:
+        assert there is all_there
+    first, released = growing.asked
+    assert first["bundles"] == [{"GPU": 1}, {"GPU": 1}, {"CPU": 1}]
+    a100 = {"ray.io/accelerator-type": "A100"}
+    assert first["bundle_label_selectors"] == [a100, a100, {}]
+    assert released == {"bundles": []}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "shares"),
+    [
+        ((), {None: 5}),
+        (("A100", "T4"), {"A100": 3, "T4": 2}),
+        (("A100", "B", "C"), {"A100": 2, "B": 2, "C": 1}),
+    ],
+)
+def test_gpus_of_several_kinds_are_as_many_of_each(
+    monkeypatch: pytest.MonkeyPatch, kinds: tuple[str, ...], shares: dict[str | None, int]
+) -> None:
+    have = {kind: float(number) for kind, number in shares.items() if kind}
+    growing = Growing(monkeypatch, Resources(4, 5, accelerators=have))
+    with cluster.session(None, GrowConfig(gpus=5), kinds):
+        pass
+    labels = [label.get("ray.io/accelerator-type") for label in growing.asked[0]["bundle_label_selectors"]]
+    assert {kind: labels.count(kind) for kind in labels} == shares
+
+
+def test_a_kind_that_does_not_come_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Growing(monkeypatch, Resources(4, 8, accelerators={"T4": 8}))
+    with cluster.session(None, GrowConfig(gpus=2, wait=30), {"A100"}):
+        pass
+    assert "after 30 s the cluster has 4 CPUs, not 2 A100 GPUs; continuing with these" in caplog.messages
 
 
 _GROWING = """

@@ -64,6 +64,7 @@ def test_files_below_the_roots_are_allowed_with_the_roots_options(uri: str, allo
         "/data/photos/x/../../secret.png",
         "/data/photos2/a.png",
         "/data/photos/\0.png",
+        "/data/photos/\ud800.png",
         "s3://bucket/photos2/a.png",
         "s3://bucket/photos/../secret.png",
         "s3://bucket/photos/%2e%2e/secret.png",

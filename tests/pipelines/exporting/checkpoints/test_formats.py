@@ -17,6 +17,7 @@ FAMILIES = [
     "deeplabv3plus_r50",
     "segformer_b0",
     "dinov2_s_dpt",
+    "eupe_t_dpt",
     "clip_b16_dpt",
     "efficientnet_lite0",
 ]

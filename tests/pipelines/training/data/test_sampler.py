@@ -114,6 +114,28 @@ def test_a_method_without_unlabelled_images_reads_none() -> None:
     assert data(unlabelled=False)[0].unlabelled is None
 
 
+def test_a_supervised_start_reads_labelled_images_alone_and_changes_no_step_after_it() -> None:
+    read: list[int] = []
+
+    class Watched(Numbers):
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+            read.append(index)
+            return super().__getitem__(index)
+
+    late = StepDataset(Numbers(3), Watched(10), seed=1, batch=4, rank=0, workers=1, paired=True, supervised=2)
+    plain = StepDataset(Numbers(3), Numbers(10), seed=1, batch=4, rank=0, workers=1, paired=True)
+    first = [late[step] for step in range(2)]
+    assert [batch.unlabelled for batch in first] == [None, None]
+    assert read == []
+    assert [seen(batch.labelled) for batch in first] == [seen(plain[step].labelled) for step in range(2)]
+    for step in range(2, 5):
+        own, other = late[step].unlabelled, plain[step].unlabelled
+        assert own is not None
+        assert other is not None
+        assert (own.positions, seen(own)) == (other.positions, seen(other))
+    assert len(read) == 12
+
+
 @pytest.mark.parametrize("loaders", [0, 2])
 def test_a_run_that_starts_later_sees_the_same_steps(loaders: int) -> None:
     def trace(batches: list[StepBatch]) -> list[list[int]]:
