@@ -113,4 +113,5 @@ def label_dtype(ignore_index: int) -> np.dtype[np.unsignedinteger[Any]]:
 
 def levels_of(confidence: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Confidences in 0..1 as they are stored, in 255ths."""
-    return np.rint(confidence * 255).astype(np.uint8)
+    levels = confidence * 255
+    return np.rint(levels, out=levels).astype(np.uint8)

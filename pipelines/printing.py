@@ -17,14 +17,15 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() or category(c) == "Zs" else ascii(c)[1:-1] for c in text)
 
 
-def echo(text: object, *, err: bool = False) -> None:
+def echo(text: object, *, err: bool = False, nl: bool = True) -> None:
     """Print a text, each of its lines as `shown`; what commands print goes through here.
 
     Args:
         text: of any number of lines.
         err: on stderr.
+        nl: end the last line.
     """
-    click.echo("\n".join(map(shown, str(text).split("\n"))), err=err)
+    click.echo("\n".join(map(shown, str(text).split("\n"))), err=err, nl=nl)
 
 
 def shown(line: str) -> str:

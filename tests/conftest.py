@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,3 +62,17 @@ def ray_address(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training run of two epochs, which no test may spoil."""
+    from tests.pipelines.reporting.training.training_folders import trained
+
+    return trained(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture
+def own_run(trained_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run that the test may spoil; data and labels stay where they are."""
+    return Path(shutil.copytree(trained_run, tmp_path / "run"))

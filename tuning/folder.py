@@ -14,7 +14,7 @@ from itertools import chain, count
 
 from pydantic import TypeAdapter
 
-from segray.models.plain_yaml import read_plain_yaml
+from segray.models.plain_yaml import MAX_BYTES, read_plain_yaml
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.commands.tune import TuneConfig, dimensions_of, splits_of, train_config
 from segray.pipelines.config.loading import dump_redacted, identity, with_values
@@ -39,6 +39,8 @@ from segray.tuning.space import as_number, written_value
 
 TRIALS, LABELS, RECORD = "trials", "labels", "trial.json"
 _TRIAL = TypeAdapter(Trial)
+_MAX_BYTES = 1 << 22
+"""Of a trial's record, which takes 50 bytes per validation; a longer one is left out."""
 
 
 class SearchFolder:
@@ -98,7 +100,7 @@ class SearchFolder:
     def _moved(self) -> dict[str, str]:
         """Where split files are now, by where they were in the last command: the n-th is the n-th."""
         try:
-            tree = read_plain_yaml(storage.read_bytes(storage.join(self.out, CONFIG)))
+            tree = read_plain_yaml(storage.read_bytes(storage.join(self.out, CONFIG), MAX_BYTES))
             before = splits_of(TuneConfig.model_validate(current_tree(tree)))
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
@@ -203,7 +205,8 @@ def read_trials(out: str) -> list[Trial]:
     trials = []
     for name in storage.list_names(storage.join(out, TRIALS)):
         with suppress(OSError, ValueError):
-            trial = _TRIAL.validate_json(storage.read_bytes(storage.join(out, TRIALS, name, RECORD)))
+            uri = storage.join(out, TRIALS, name, RECORD)
+            trial = _TRIAL.validate_json(storage.read_bytes(uri, _MAX_BYTES))
             # Its name becomes a path.
             if trial.file == name:
                 trials.append(trial)

@@ -80,7 +80,7 @@ class Prediction:
     """Classes of an image.
 
     Attributes:
-        label: class ids [H, W], int64.
+        label: class ids [H, W], int16: there are at most 32,766 classes.
         confidence: the probability of that class, [H, W].
     """
 
@@ -114,16 +114,18 @@ def predict(
         warn: receives a line if memory ran out; None: a line in the log.
     """
     height, width = image.shape[-2:]
+    device = next(network.parameters()).device
+    label = torch.empty((height, width), dtype=torch.int16, device=device)
+    confidence = torch.empty((height, width), device=device)
     while True:
         try:
-            bands = list(_predicted(network, image, inference))
+            _predict_into(label, confidence, network, image, inference)
         except RuntimeError as error:
             smaller = _smaller(inference.window, height, width)
             if not _is_out_of_memory(error) or smaller is None:
                 raise
             inference = replace(inference, window=smaller)
         else:
-            label, confidence = (torch.cat(parts) for parts in zip(*bands, strict=True))
             return Prediction(label, confidence)
         # Here, where the error is gone and with it the tensors of the failed pass.
         torch.cuda.empty_cache()
@@ -143,10 +145,15 @@ def image_logits(network: Segmenter, image: Tensor, inference: Inference = WHOLE
     return torch.cat(list(_bands(network, image, inference)), 1)
 
 
-def _predicted(network: Segmenter, image: Tensor, inference: Inference) -> Iterator[tuple[Tensor, Tensor]]:
-    """Class ids and probabilities of an image's bands, from top to bottom."""
+def _predict_into(
+    label: Tensor, confidence: Tensor, network: Segmenter, image: Tensor, inference: Inference
+) -> None:
+    """Class ids and probabilities, band by band: as int64, ids would be most of a large image's memory."""
+    begin = 0
     for logits in _bands(network, image, inference):
-        yield logits.argmax(0), logits.softmax(0).amax(0)
+        rows = slice(begin, begin + logits.shape[1])
+        label[rows], confidence[rows] = logits.argmax(0), logits.softmax(0).amax(0)
+        begin = rows.stop
 
 
 def _smaller(window: Window, height: int, width: int) -> Window | None:

@@ -9,17 +9,14 @@ import secrets
 import shutil
 import socket
 import sys
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from urllib.error import HTTPError, URLError
 
 from segray.models.annotators.registry import Entry, label_entry, label_names, mask_entry, mask_names
 from segray.pipelines.config.commands.doctor import DoctorConfig
 from segray.pipelines.engine import auth_token, cluster, shared_storage
 from segray.pipelines.engine.auth_token import use_token
-from segray.pipelines.engine.jobs import one_line
+from segray.pipelines.engine.dashboard import NoAnswerError, one_line, status_without_token
 from segray.pipelines.engine.listening import listeners
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -28,7 +25,7 @@ from segray.pipelines.printing import echo
 _PACKAGE = "segray"
 _SHOWN_PACKAGES = ("ray", "torch", "torchvision", "pyarrow", "segment-anything", "open_clip_torch", "timm")
 _GIB = 2**30
-_REFUSED = (401, 403)
+_ACCEPTED, _REFUSED = 200, (401, 403)
 
 
 @dataclass(frozen=True)
@@ -247,18 +244,28 @@ def _authentication(local: bool, dashboard: str) -> Finding:
     """Send a request without a token: only a refusal shows that the cluster requires one."""
     if local:
         return Finding(True, "authentication", "Ray on this machine, which ends with the run")
-    status = _status_without_token(dashboard)
+    try:
+        status = status_without_token(dashboard)
+    except NoAnswerError as problem:
+        return _unknown_authentication(dashboard, str(problem))
     if status in _REFUSED:
         return Finding(True, "authentication", f"{dashboard} refuses requests without a token")
     if status is None:
         mode = os.environ.get("RAY_AUTH_MODE", "not set")
         return Finding(True, "authentication", f"{dashboard or 'the dashboard'} cannot be reached; {mode=}")
+    if status != _ACCEPTED:
+        return _unknown_authentication(dashboard, f"it answers with HTTP status {status}")
     return Finding(
         False,
         "authentication",
         f"{dashboard} accepts requests without a token; run `ray get-auth-token --generate`, and set "
         "RAY_AUTH_MODE=token on every node",
     )
+
+
+def _unknown_authentication(dashboard: str, problem: str) -> Finding:
+    what = f"{dashboard} does not answer as Ray's dashboard does ({problem})"
+    return Finding(False, "authentication", f"{what}; whether it requires a token is not known")
 
 
 def _interfaces() -> Finding:
@@ -270,18 +277,6 @@ def _interfaces() -> Finding:
         )
         return Finding(False, "interfaces", f"{detail}; only the token protects them")
     return Finding(True, "interfaces", f"Ray's {len(ports)} ports listen on this machine alone")
-
-
-def _status_without_token(dashboard: str) -> int | None:
-    if not dashboard:
-        return None
-    with suppress(URLError, OSError):
-        try:
-            with urllib.request.urlopen(f"http://{dashboard}/api/version", timeout=10) as answer:
-                return int(answer.status)
-        except HTTPError as error:
-            return error.code
-    return None
 
 
 def _shared(out: str | None) -> Iterator[Finding]:

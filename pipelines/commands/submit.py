@@ -21,7 +21,8 @@ from segray.pipelines.config.commands.submit import SubmitConfig
 from segray.pipelines.config.loading import dump, load, split_source
 from segray.pipelines.config.paths import absolute, is_file
 from segray.pipelines.config.schema import Config, keys
-from segray.pipelines.engine.jobs import follow, one_line, open_client, resume_hint, when_ready
+from segray.pipelines.engine.dashboard import UNUSABLE, reason
+from segray.pipelines.engine.jobs import follow, open_client, resume_hint, when_ready
 from segray.pipelines.errors import UserError
 from segray.pipelines.printing import echo
 
@@ -101,8 +102,6 @@ def check_command(arguments: Sequence[str]) -> tuple[str, Config]:
 
 
 def _submit(client: JobSubmissionClient, job: str, command: str, config: Config) -> None:
-    from ray.exceptions import AuthenticationError
-
     with (
         tempfile.TemporaryDirectory(prefix="segray-job-") as folder,
         tempfile.TemporaryDirectory(prefix="segray-code-") as code,
@@ -123,8 +122,8 @@ def _submit(client: JobSubmissionClient, job: str, command: str, config: Config)
                     metadata={"segray": command},
                 )
             )
-        except (RuntimeError, AuthenticationError, ConnectionError) as error:
-            raise UserError(f"the cluster refused the job: {one_line(error)}", exit_code=1) from error
+        except UNUSABLE as error:
+            raise UserError(f"the cluster refused the job: {reason(error)}", exit_code=1) from error
 
 
 def ship(config: Config, folder: Path) -> Config:
@@ -150,8 +149,8 @@ def _follow_or_stop(config: SubmitConfig) -> None:
         client.get_job_info(job)
         if config.stop:
             client.stop_job(job)
-    except RuntimeError as error:
-        raise UserError(f"id: no job {job} on {client.get_address()} ({one_line(error)})") from error
+    except UNUSABLE as error:
+        raise UserError(f"id: no job {job} on {client.get_address()} ({reason(error)})") from error
     if config.stop:
         echo(f"asked job {job} to stop", err=True)
     sys.exit(follow(client, job))

@@ -54,7 +54,7 @@ class ImageConfig(PixelConfig, ColumnConfig, LinksConfig):
     """Which images are accepted, and how they are decoded."""
 
     max_pixels: int = Field(default=100_000_000, ge=1, le=1 << 28)
-    """An image with more pixels becomes an error row, from its header; decoding takes 13 to 25 bytes each."""
+    """An image with more pixels becomes an error row, from its header; decoding takes 7 to 25 bytes each."""
     max_side: int = Field(default=100_000, ge=1)
     """An image with a longer side, in pixels, becomes an error row; checked in the same way."""
     max_seconds: Annotated[float, Field(gt=0, le=86_400), RunOnly] = 30.0

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import click
-
 from segray.pipelines.engine.auth_token import use_token
+from segray.pipelines.engine.dashboard import UNUSABLE, TokenRefusedError, limited_client, reason
 from segray.pipelines.engine.reachable import require_listener
 from segray.pipelines.errors import UserError
 from segray.pipelines.printing import echo
@@ -39,6 +39,10 @@ _READY_S = 60.0
 """How long to wait for the agent that starts jobs, which comes up a little after the head."""
 _ATTEMPTS = 60
 """Consecutive failed requests after which following gives up."""
+_LINE_END = re.compile(r"\r\n|\n|\r(?!\Z)")
+"""A progress bar is a line each time that it is drawn."""
+_LONGEST = 1 << 16
+"""Characters that are printed as a line although it has not ended."""
 
 
 class JobInfo(Protocol):
@@ -77,24 +81,21 @@ def open_client(address: str | None) -> JobSubmissionClient:
         UserError: no job server at the address, or the token is missing or refused.
     """
     use_token()
-    from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient
-
     for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     server = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
     require_listener(address, ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"))
     try:
         with _without_ray_address(address):
-            return JobSubmissionClient(address)
-    except AuthenticationError as error:
+            return limited_client(address)
+    except TokenRefusedError as error:
         raise UserError(
-            f"{server or 'this cluster'} refuses the token ({one_line(error)}); give the token of the "
+            f"{server or 'this cluster'} refuses the token ({reason(error)}); give the token of the "
             "cluster: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH=FILE or ~/.ray/auth_token"
         ) from error
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except UNUSABLE as error:
         raise UserError(
-            f"no job server at {server or 'this machine'} ({one_line(error)}); "
+            f"no job server at {server or 'this machine'} ({reason(error)}); "
             "give address=http://HOST:8265, or start one: `ray start --head`"
         ) from error
 
@@ -146,7 +147,10 @@ def follow(client: JobServer, job: str) -> int:
     except KeyboardInterrupt:
         echo(f"\njob {job} is still running\n{resume_hint(job)}", err=True)
         raise
-    info = client.get_job_info(job)
+    try:
+        info = client.get_job_info(job)
+    except UNUSABLE as error:
+        raise _lost(job, error) from error
     status = str(info.status)
     if status == "SUCCEEDED":
         return 0
@@ -164,20 +168,33 @@ def resume_hint(job: str) -> str:
     return f"  segray submit id={job}             follows it\n  segray submit id={job} stop=true   stops it"
 
 
+def _lost(job: str, error: Exception) -> UserError:
+    """The cluster cannot be reached."""
+    problem = f"cannot reach the cluster ({reason(error)}); job {job} may still be running"
+    return UserError(f"{problem}\n{resume_hint(job)}", exit_code=1)
+
+
 class _Output:
     """The output of a job on stdout, each character once, even if connections break."""
 
     def __init__(self, client: JobServer, job: str) -> None:
-        self._client, self._job, self._shown = client, job, 0
+        self._client, self._job, self._shown, self._rest = client, job, 0, ""
 
     async def show(self) -> None:
-        """Show the output until the job has ended.
+        """Show the output until the job has ended, or its server has given none too often since.
 
         Raises:
             UserError: the server cannot be reached.
         """
-        while not (await self._tail() and self._ended()):
-            await asyncio.sleep(_PAUSE_S)
+        failures = 0
+        try:
+            while not (await self._tail() and self._ended()) and failures < _ATTEMPTS:
+                failures = failures + 1 if self._ended() else 0
+                await asyncio.sleep(_PAUSE_S)
+        finally:
+            echo(self._rest.rstrip("\r"), nl=False)
+        if failures == _ATTEMPTS:
+            echo("the rest of its output cannot be read", err=True)
 
     async def _tail(self) -> bool:
         """Read one connection, in which the server starts from the beginning; whether it was complete."""
@@ -187,28 +204,26 @@ class _Output:
                 fresh = text[max(0, self._shown - seen) :]
                 seen += len(text)
                 self._shown = max(self._shown, seen)
-                click.echo(fresh, nl=False)
-        except (RuntimeError, OSError):
-            # The answer is not needed: this raises if the server stays unreachable.
-            self._ended()
+                self._print(fresh)
+        except Exception:  # noqa: BLE001  whatever a server answers, the status tells whether to go on
             return False
         return True
+
+    def _print(self, text: str) -> None:
+        """Print whole lines: an escape sequence or a key may lie across two pieces."""
+        *lines, self._rest = _LINE_END.split(self._rest + text)
+        while len(self._rest) > _LONGEST:
+            lines.append(self._rest[:_LONGEST])
+            self._rest = self._rest[_LONGEST:]
+        for line in lines:
+            echo(line)
 
     def _ended(self) -> bool:
         """Whether the job has ended; repeats the request while the server does not answer."""
         for _ in range(_ATTEMPTS):
             try:
                 return str(self._client.get_job_status(self._job)) in _ENDED
-            except (RuntimeError, OSError) as error:
+            except UNUSABLE as error:
                 problem = error
                 time.sleep(_PAUSE_S)
-        raise UserError(
-            f"cannot reach the cluster ({one_line(problem)}); job {self._job} may still be running\n"
-            f"{resume_hint(self._job)}",
-            exit_code=1,
-        )
-
-
-def one_line(error: Exception) -> str:
-    """The first line of an error, at most 300 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise _lost(self._job, problem)

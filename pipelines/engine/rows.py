@@ -54,7 +54,7 @@ class Row(TypedDict, total=False):
     sha256: str
     width: int
     height: int
-    pixels: bytes | None
+    pixels: bytes | memoryview | None
     reduced: int
     # Segment
     packed_segments: bytes | None

@@ -4,40 +4,51 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator
+from xml.etree.ElementTree import Element
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.exporting.cvat import TASK
 from segray.pipelines.importing.base import ImageMask, drawn_outlines
 from segray.pipelines.io import storage
 from segray.pipelines.training.data.annotated import Annotations
-from segray.pipelines.training.data.cvat import FILE, MAX_BYTES, cvat_image, parse_cvat
+from segray.pipelines.training.data.cvat import FILE, MAX_BYTES, TOO_LARGE, cvat_image, read_elements
+from segray.pipelines.training.data.labelled_outlines import AnnotatedImage
 
 _RATIO, _SLACK = 50, 1 << 24
 """Bytes that may be unpacked for each byte of an archive, and for any archive; shapes take 5 to 20."""
 
 
-def read_cvat(where: str, data: bytes) -> Iterator[ImageMask]:
+def read_cvat(where: str, data: bytes) -> list[ImageMask]:
     """The images of the file that have a shape; CVAT does not say of others whether anyone looked at them.
 
     Raises:
         UserError: not a file of CVAT, or shapes that have no area.
     """
     shown = storage.display(where)
-    root = parse_cvat(shown, unzipped(where, data) if data[:2] == b"PK" else data)
-    task = (
-        next((n.text for n in root.iterfind("./meta//name") if (n.text or "").startswith(TASK)), None) or ""
-    )
+    data = unzipped(where, data) if data[:2] == b"PK" else data
+    if len(data) > MAX_BYTES:
+        raise UserError(f"{shown} {TOO_LARGE}")
     left_out, file = Annotations(), where.rpartition("/")[2]
-    try:
-        for element in root.findall("image"):
+    images: list[AnnotatedImage] = []
+    tasks: list[str] = []
+
+    def take(element: Element) -> None:
+        if element.tag == "meta":
+            names = (name.text or "" for name in element.iterfind(".//name"))
+            tasks.extend(name for name in names if name.startswith(TASK))
+        elif element.tag == "image":
             image = cvat_image(element, element.get("name") or "", where, file, left_out)
-            if image.outlines:
-                size = (image.drawing.height, image.drawing.width)
-                draw = drawn_outlines(image.outlines, size, ordered=True)
-                yield ImageMask(image.image_id, image.drawing.mask_id, draw, task.removeprefix(TASK))
-    except (ValueError, KeyError, OverflowError) as error:
-        raise UserError(f"{shown} is not a file of CVAT: {str(error)[:200]}") from None
+            images.extend([image] if image.outlines else [])
+
+    read_elements(shown, data, take)
+    task = tasks[0].removeprefix(TASK) if tasks else ""
+    return [_mask(image, task) for image in images]
+
+
+def _mask(image: AnnotatedImage, task: str) -> ImageMask:
+    size = (image.drawing.height, image.drawing.width)
+    draw = drawn_outlines(image.outlines, size, ordered=True)
+    return ImageMask(image.image_id, image.drawing.mask_id, draw, task)
 
 
 def unzipped(where: str, data: bytes) -> bytes:

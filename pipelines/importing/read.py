@@ -17,9 +17,10 @@ from segray.pipelines.io.sources import list_members, read_file
 from segray.pipelines.io.sources.trees import source_text
 from segray.pipelines.io.strict_json import parse_json
 from segray.pipelines.masks.options import MaskOptions
-from segray.pipelines.training.data.cvat import FILE, MAX_BYTES
+from segray.pipelines.training.data.cvat import FILE
 from segray.pipelines.understood import name_some
 
+_MAX_BYTES = 1 << 29
 _NAMES = {"cvat": "CVAT for images", "coco": "COCO instances", "labelstudio": "Label Studio's tasks"}
 _ARCHIVES = (".zip", ".tar")
 _BRUSH = re.compile(r"task-\d+-annotation-")
@@ -47,7 +48,7 @@ def read_masks(
         file = _annotations_in(source, shown) if packed else source
         if file is None or storage.stat(source) is None:
             return _folder(source, form, options, space, image_ids)
-        data = read_file(file, MAX_BYTES)
+        data = read_file(file, _MAX_BYTES)
     except OSError as error:
         raise UserError(f"{shown}: cannot be read: {error.strerror or error}") from None
     found, masks = _file(source, data, shown)
@@ -93,7 +94,7 @@ def _annotations_in(archive: str, shown: str) -> str | None:
 def _file(source: str, data: bytes, shown: str) -> tuple[str, list[ImageMask]]:
     start = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
     if data[:2] == b"PK" or start[:1] == b"<":
-        return "cvat", list(read_cvat(source, data))
+        return "cvat", read_cvat(source, data)
     found = "JSON"
     try:
         content = parse_json(data)

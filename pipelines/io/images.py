@@ -47,7 +47,10 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
+_SIDEWAYS, _LAST_ROW_FIRST = frozenset({5, 6, 7, 8}), frozenset({3, 4, 6, 7})
+"""Orientations in which stored rows are columns, and in which the last one comes first."""
+_AT_ONCE = 1 << 18
+"""Pixels that are copied at once."""
 _WIDTH, _HEIGHT = 256, 257
 _USUAL_BYTES = 8
 """Of a pixel with four bands of 16 bits: decoding takes up to 25. Pixels with more count as several."""
@@ -207,11 +210,25 @@ def _pixels(image: ImageFile.ImageFile, data: bytes, options: ImageOptions) -> D
         check_png(data, options.max_pixels)
     size = size if reduced > 1 else image.size
     # Read after load(), which turns a TIFF upright by itself and then drops its tag.
-    turn = _UPRIGHT.get(_orientation(image))
-    rgb = to_rgb(image, wide, options)
-    upright = rgb if turn is None else rgb.transpose(turn)
-    width, height = size[::-1] if turn in _SIDEWAYS else size
-    return DecodedImage(np.array(upright, np.uint8), height, width, reduced)
+    orientation = _orientation(image)
+    pixels = _upright(to_rgb(image, wide, options), orientation)
+    width, height = size[::-1] if orientation in _SIDEWAYS else size
+    return DecodedImage(pixels, height, width, reduced)
+
+
+def _upright(rgb: Image.Image, orientation: int) -> UInt8Array:
+    """The pixels of an RGB image, upright; some rows at a time, as Pillow copies all that it gives twice."""
+    width, height = rgb.size
+    pixels = np.empty((width, height, 3) if orientation in _SIDEWAYS else (height, width, 3), np.uint8)
+    step = max(1, _AT_ONCE // width)
+    for top in range(0, height, step):
+        bottom = min(top + step, height)
+        part = rgb.crop((0, top, width, bottom))
+        if orientation in _UPRIGHT:
+            part = part.transpose(_UPRIGHT[orientation])
+        there = slice(height - bottom, height - top) if orientation in _LAST_ROW_FIRST else slice(top, bottom)
+        pixels[(slice(None), there) if orientation in _SIDEWAYS else there] = np.asarray(part)
+    return pixels
 
 
 def _ends_in_zeros(image: Image.Image) -> bool:

@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 Values = NDArray[Any]
 Limits = tuple[float, float]
@@ -193,11 +194,11 @@ def _full(kind: np.dtype[Any]) -> Limits | None:
     return {"u1": (0.0, 255.0), "u2": (0.0, 65535.0)}.get(kind.str[1:])
 
 
-def check_span(pixels: NDArray[np.uint8], hint: str, *, values: Values | None, blank: bool) -> None:
+def check_span(rgb: Image.Image, hint: str, *, values: Values | None, blank: bool) -> None:
     """Refuse an image that shows next to nothing.
 
     Args:
-        pixels: the decoded image.
+        rgb: the decoded image, in mode RGB.
         hint: the key that settles it.
         values: what it was made of, where these are not the 8-bit values themselves.
         blank: whether a single colour is fine, as in a plain 8-bit image.
@@ -205,7 +206,8 @@ def check_span(pixels: NDArray[np.uint8], hint: str, *, values: Values | None, b
     Raises:
         PixelProblem: its pixels span fewer than `MIN_SPAN` levels.
     """
-    low, high = int(pixels.min()), int(pixels.max())
+    lows, highs = zip(*cast("tuple[tuple[int, int], ...]", rgb.getextrema()), strict=True)
+    low, high = min(lows), max(highs)
     if high - low >= MIN_SPAN or (blank and low == high):
         return
     source = "" if values is None else f" (values {values.min():g} to {values.max():g})"

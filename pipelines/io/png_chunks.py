@@ -56,16 +56,17 @@ def for_pixels(data: bytes) -> bytes:
     Decoders refuse files for the size of such a chunk, or for damage in it. What cannot be followed is kept,
     so that the reason is the decoder's.
     """
-    kept, start, kind, text = [SIGNATURE], len(SIGNATURE), b"", _TEXT_BYTES
+    kept: list[bytes | memoryview] = [SIGNATURE]
+    view, start, kind, text = memoryview(data), len(SIGNATURE), b"", _TEXT_BYTES
     while kind != b"IEND" and start + 12 <= len(data):
         kind = data[start + 4 : start + 8]
         end = start + 12 + int.from_bytes(data[start : start + 4], "big")
         cost = _text_bytes(kind, data[start + 8 : end]) if kind in _TEXTS else None
         text -= cost or 0
         if _is_needed(kind) or (cost is not None and text >= 0):
-            kept.append(data[start:end])
+            kept.append(view[start:end])
         start = end
-    whole = [*kept, data[start:]]
+    whole = [*kept, view[start:]]
     return b"".join(whole) if sum(map(len, whole)) < len(data) else data
 
 

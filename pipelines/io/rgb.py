@@ -61,7 +61,7 @@ def to_rgb(image: ImageFile.ImageFile, wide: Values | None, rules: PixelRules) -
     if rules.check_span:
         clear = _is_transparent(image)
         hint = "image.alpha=ignore shows what is transparent" if clear else _RANGE_HINT
-        check_span(np.asarray(rgb), hint, values=None, blank=not clear)
+        check_span(rgb, hint, values=None, blank=not clear)
     return rgb
 
 
@@ -72,7 +72,7 @@ def _is_transparent(image: Image.Image) -> bool:
 
 def _checked(rgb: Image.Image, source: _Source, rules: PixelRules) -> Image.Image:
     if rules.check_span:
-        check_span(np.asarray(rgb), _RANGE_HINT, values=source.values, blank=source.values.dtype == np.uint8)
+        check_span(rgb, _RANGE_HINT, values=source.values, blank=source.values.dtype == np.uint8)
     return rgb
 
 

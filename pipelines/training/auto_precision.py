@@ -6,7 +6,7 @@ from typing import TypeVar, get_args
 
 import torch
 
-from segray.models.plain_yaml import read_plain_yaml
+from segray.models.plain_yaml import MAX_BYTES, read_plain_yaml
 from segray.models.precision import TrainPrecision, device_precision
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.engine import devices
@@ -19,7 +19,7 @@ ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 def recorded_precision(out: str) -> str | None:
     """`train.precision` of the run or search in `out`; None if there is none that is known."""
     try:
-        stored = read_plain_yaml(storage.read_bytes(storage.join(out, CONFIG)))
+        stored = read_plain_yaml(storage.read_bytes(storage.join(out, CONFIG), MAX_BYTES))
         precision = stored["train"]["precision"]
         return precision if precision in get_args(TrainPrecision) else None
     except (OSError, ValueError, KeyError, TypeError):

@@ -19,6 +19,8 @@ PLACE = "a place"
 SAMPLE = 16
 """Images whose contents are compared, and their masks."""
 _READERS = 8
+_MAX_BYTES = 1 << 24
+"""Of a record, which takes some kilobytes for each split."""
 _PLACES = (
     *("data.root", "data.labels", "data.match", "data.annotations", "data.val_annotations"),
     *("data.images", "data.val_images", "data.masks"),
@@ -32,7 +34,7 @@ Record = Mapping[str, object]
 def stored_record(out: str) -> dict[str, object] | None:
     """The record in a folder; None without one, or where it is damaged."""
     try:
-        record = json.loads(storage.read_bytes(storage.join(out, DATA)))
+        record = json.loads(storage.read_bytes(storage.join(out, DATA), _MAX_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

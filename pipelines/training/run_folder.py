@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
-from segray.models.plain_yaml import read_plain_yaml
+from segray.models.plain_yaml import MAX_BYTES, read_plain_yaml
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import dump_redacted, identity
 from segray.pipelines.config.previous import current_tree
@@ -74,7 +74,9 @@ def _check_config(
 ) -> None:
     path = storage.join(out, CONFIG)
     try:
-        old = read(read_plain_yaml(storage.read_bytes(path)))
+        old = read(read_plain_yaml(storage.read_bytes(path, MAX_BYTES)))
+    except OSError as error:
+        raise UserError(f"cannot read {storage.display(path)}: {error}") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{storage.display(path)} is not the configuration of a {what}") from error
     changed = [

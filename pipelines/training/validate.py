@@ -57,7 +57,7 @@ def validate(
         notes.show(index)
         image, mask = images[index]
         prediction = predict(network, image, Inference(window), warn)
-        _count(counts[MODEL], mask, prediction.label)
+        _count(counts[MODEL], mask, prediction.label.long())
         ignored += (mask == unknown).sum().to(device)
         if zero_shot is not None:
             label = _zero_shot_label(zero_shot, index, mask, unknown).to(device)
@@ -78,7 +78,7 @@ def _zero_shot_label(zero_shot: UnlabelledImages, index: int, mask: Tensor, unkn
 def _enhanced(prediction: Prediction, zero_shot: Tensor, tau: float, unknown: int) -> Tensor:
     """Eq. 7 as a complete label: the network's class also where there is no zero-shot class."""
     replaced = (prediction.confidence >= tau) | (zero_shot == unknown)
-    return torch.where(replaced, prediction.label, zero_shot)
+    return torch.where(replaced, prediction.label.long(), zero_shot)
 
 
 def _count(counts: Tensor, mask: Tensor, label: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 
 from segray.pipelines.exporting.brush import encode_brush
+from segray.pipelines.importing import cvat as importing_cvat
 from segray.pipelines.importing import label_studio
+from segray.pipelines.importing.cvat import read_cvat
 from segray.pipelines.training.data import coco_masks, cvat, labelme
 from segray.pipelines.training.data.datasets import LabelledImages
 from tests.pipelines.exporting.labelled import HEIGHT, IDS, WIDTH, write_labels
@@ -69,10 +72,41 @@ def test_millions_of_tags_are_refused_before_they_are_parsed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cvat, "MAX_TAGS", 1000)
-    monkeypatch.setattr(cvat, "fromstring", lambda *_, **__: pytest.fail("it was parsed"))
+    monkeypatch.setattr(cvat, "DefusedXMLParser", lambda *_, **__: pytest.fail("it was parsed"))
     source = tmp_path / "a.xml"
     source.write_text("<annotations>" + "<a/>" * 1000 + "</annotations>")
     assert "has 1002 tags (allowed: at most 1000)" in refused(write_labels(tmp_path), source)
+
+
+def _cvat_peak(tag: str) -> float:
+    """Bytes of memory for each byte of a file of 300 images with ten shapes of 121 points."""
+    shape = f'<{tag} label="dog" points="{"1.25,2.5;9.75,2.5;9,9;" * 40}1,1" z_order="0"/>'
+    image = '<image id="{0}" name="{0}.jpg" width="16" height="12">' + shape * 10 + "</image>"
+    data = f"<annotations>{''.join(map(image.format, range(300)))}</annotations>".encode()
+    tracemalloc.start()
+    try:
+        images = read_cvat("a.xml", data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(images) == (300 if tag == "polygon" else 0)
+    return peak / len(data)
+
+
+def test_a_cvat_file_of_any_number_of_images_is_in_memory_one_image_at_a_time() -> None:
+    """The parser has a copy of the file; a tree of all elements was another, and floats took seven more."""
+    assert _cvat_peak("points") < 1.3
+    assert _cvat_peak("polygon") < 4
+
+
+def test_a_cvat_file_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (cvat, importing_cvat):
+        monkeypatch.setattr(module, "MAX_BYTES", 100)
+    monkeypatch.setattr(cvat, "DefusedXMLParser", lambda *_, **__: pytest.fail("it was parsed"))
+    source = tmp_path / "a.xml"
+    source.write_text("<annotations>" + " " * 100 + "</annotations>")
+    assert "MB; export it in parts" in refused(write_labels(tmp_path), source)
+    assert "MB; export it in parts" in refusal(cvat_set(tmp_path / "data"), kind="cvat")
 
 
 def test_masks_of_labelme_are_not_unpacked_by_the_words_of_the_file(

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import zlib
 from functools import partial
 from pathlib import Path
@@ -292,6 +293,21 @@ def test_decoding_takes_at_most_32_bytes_a_pixel(kind: str) -> None:
     before = _peak("VmRSS")
     assert decode(data, ImageOptions()).shape == (SIDE, SIDE, 3)
     assert (_peak("VmHWM") - before) / SIDE**2 <= 32
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_decoding_a_photograph_takes_its_pixels_twice(orientation: int) -> None:
+    """Once in Pillow, which is not traced, and once as an array; they were there three times more."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(NOISE.resize((SIDE, SIDE)), "JPEG", exif=exif)
+    tracemalloc.start()
+    try:
+        assert decode(data, ImageOptions()).shape == (SIDE, SIDE, 3)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak / SIDE**2 <= 5
 
 
 def test_pixels_of_many_bytes_count_as_several() -> None:

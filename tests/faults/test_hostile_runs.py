@@ -13,19 +13,8 @@ from PIL import Image
 
 from segray.pipelines.io import clients
 from segray.pipelines.reporting.training.page import build
-from tests.pipelines.reporting.training.training_folders import trained
 
 SECRET = "ssn 078-05-1120"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("trained"))
-
-
-@pytest.fixture
-def own(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "run"))
 
 
 def reason(run: Path, roots: Sequence[str] = ()) -> str:
@@ -44,20 +33,20 @@ def change(run: Path, key: str, value: object) -> Path:
     return Path(root[1])
 
 
-def test_a_received_run_shows_no_data_that_its_author_does_not_know(own: Path, tmp_path: Path) -> None:
-    assert reason(own) == ""
+def test_a_received_run_shows_no_data_that_its_author_does_not_know(own_run: Path, tmp_path: Path) -> None:
+    assert reason(own_run) == ""
     mine = tmp_path / "mine"
-    shutil.copytree(change(own, "root", mine), mine)
+    shutil.copytree(change(own_run, "root", mine), mine)
     image = next((mine / "images").rglob("*.*"))
     Image.effect_noise(Image.open(image).size, 50).convert("RGB").save(image)
     for path in (mine / "masks").rglob("*.png"):
         mask = np.array(Image.open(path))
         mask[0, 0] = 1 - min(1, int(mask[0, 0]))
         Image.fromarray(mask).save(path)
-    assert "is not the data that data.json tells of, and config.yaml may be anyone's" in reason(own)
-    (own / "data.json").unlink()
-    assert "image.roots=FOLDER allows it" in reason(own)
-    assert reason(own, [str(mine)]) == ""
+    assert "is not the data that data.json tells of, and config.yaml may be anyone's" in reason(own_run)
+    (own_run / "data.json").unlink()
+    assert "image.roots=FOLDER allows it" in reason(own_run)
+    assert reason(own_run, [str(mine)]) == ""
 
 
 @pytest.mark.parametrize(
@@ -69,17 +58,17 @@ def test_a_received_run_shows_no_data_that_its_author_does_not_know(own: Path, t
 )
 @pytest.mark.parametrize("key", ["root", "labels", "unlabelled"])
 def test_a_received_run_asks_no_bucket_and_no_host(
-    own: Path, monkeypatch: pytest.MonkeyPatch, key: str, place: str
+    own_run: Path, monkeypatch: pytest.MonkeyPatch, key: str, place: str
 ) -> None:
     """A request has the key id and a signature of whoever makes the report."""
     monkeypatch.setattr(clients, "open_storage", lambda *_: pytest.fail("it was asked"))
-    change(own, key, place)
-    assert "image.roots=FOLDER allows it" in reason(own) or "config.yaml is not" in reason(own)
+    change(own_run, key, place)
+    assert "image.roots=FOLDER allows it" in reason(own_run) or "config.yaml is not" in reason(own_run)
 
 
-def test_a_received_run_quotes_no_file(own: Path, tmp_path: Path) -> None:
+def test_a_received_run_quotes_no_file(own_run: Path, tmp_path: Path) -> None:
     (tmp_path / "private.txt").write_text(f"{SECRET}\n")
-    change(own, "validation", tmp_path / "private.txt")
-    page = build(str(own), 1)
+    change(own_run, "validation", tmp_path / "private.txt")
+    page = build(str(own_run), 1)
     assert SECRET not in page
-    assert "cannot be opened as config.yaml says; image.roots=FOLDER shows why" in reason(own)
+    assert "cannot be opened as config.yaml says; image.roots=FOLDER shows why" in reason(own_run)

@@ -235,8 +235,7 @@ def test_a_table_of_colours_that_are_no_numbers_is_refused(tmp_path: Path, color
 
 RAW = {
     "pipelines/printing.py": 1,
-    # The output of a job; the line of progress, whose text goes through `shown`; an address, headings.
-    "pipelines/engine/jobs.py": 1,
+    # The line of progress, whose text goes through `shown`; an address, headings.
     "pipelines/engine/progress.py": 2,
     "pipelines/commands/serve.py": 1,
     "pipelines/commands/demo.py": 1,

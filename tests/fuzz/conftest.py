@@ -75,6 +75,7 @@ def valid(runner: Runner) -> dict[str, bytes]:
         "predict",
         "resume",
         "tune",
+        "tune moved",
         "lock",
     ):
         answer = runner.read(reader, files)

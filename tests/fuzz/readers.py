@@ -28,6 +28,7 @@ from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.commands.serve import ServeConfig
 from segray.pipelines.config.commands.train import DataConfig
+from segray.pipelines.config.commands.tune import TuneConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.config.received import load_received
 from segray.pipelines.config.source import read_yaml
@@ -44,9 +45,12 @@ from segray.pipelines.training.data.class_names import configured_space
 from segray.pipelines.training.data.coco import open_coco
 from segray.pipelines.training.data.datasets import LabelledImages
 from segray.pipelines.training.data.label_join import open_label_set
+from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.segment_maps import SegmentMaps
 from segray.pipelines.training.data.training_data import open_data
+from segray.pipelines.training.data_record import data_record, store_record
 from segray.pipelines.training.transition import read_transition
+from segray.tuning.asha import PerSplitASHA
 from segray.tuning.folder import SearchFolder
 from segray.tuning.plans import Plan, RerunPlan, SearchPlan
 from segray.tuning.report import summary
@@ -95,8 +99,25 @@ def _make_search(folder: Path) -> None:
     ended = [searches.trial(0, 0.5), searches.trial(1, 0.6), searches.trial(2, 0.3, "stopped")]
     ended += [searches.trial(0, 0.4, split="4"), searches.trial(3, None, "crashed", reason="no memory")]
     searches.search_folder(searches.config(folder / "search"), *ended)
+    record = data_record(_data())
+    store_record("search", {"2": record, "4": record})
+    few = [replace(searches.trial(n, 0.5 + 0.1 * n), split="first/few.txt") for n in range(2)]
+    searches.search_folder(_search_by_files(folder, "first"), *few)
+    store_record("moved", {"first/few.txt": record, "first/more.txt": record})
     (folder / "locked").mkdir()
     (folder / "locked" / ".lock.json").write_bytes(replace(LockRecord(), heartbeat=0.0).to_bytes())
+
+
+def _search_by_files(folder: Path, place: str) -> TuneConfig:
+    """A search whose splits are files in a folder."""
+    return searches.config(folder / "moved", f"space.data.labelled=grid({place}/few.txt,{place}/more.txt)")
+
+
+def _data() -> TrainingData:
+    config = DataConfig(
+        root=".", images="images", masks="masks", classes=CLASSES.split(","), validation="none"
+    )
+    return open_data(config, seed=0)
 
 
 def _annotate(folder: Path) -> None:
@@ -131,7 +152,9 @@ def _tune(folder: Path) -> None:
     """Everything that `segray tune` does with the records of an earlier command but train."""
     search = SearchFolder(searches.config(folder / "search"))
     search.check()
+    search.check_data(dict.fromkeys(("2", "4"), _data()))
     search.begin()
+    PerSplitASHA(search.config, search.trials())
     plans: list[Plan] = [SearchPlan(search, 3, lambda _: None), RerunPlan("finals", search, lambda _: None)]
     for _ in range(3):
         for plan in plans:
@@ -140,6 +163,16 @@ def _tune(folder: Path) -> None:
         search.drop_weights(split)
     click.echo("\n".join(summary.lines(search)))
     summary.write(search)
+
+
+def _tune_moved(folder: Path) -> None:
+    """The same with split files that were moved: trials and the record of the data get their new places."""
+    search = SearchFolder(_search_by_files(folder, "second"))
+    search.check()
+    search.begin()
+    assert {trial.split for trial in search.trials()} <= {"second/few.txt", "second/more.txt"}
+    search.check_data({split: _data() for split in search.names()})
+    click.echo("\n".join(summary.lines(search)))
 
 
 def _lock(folder: Path) -> None:
@@ -321,6 +354,7 @@ READERS: dict[str, Callable[[Path], None]] = {
     "verify": _verify,
     "repair": _repair,
     "tune": _tune,
+    "tune moved": _tune_moved,
     "lock": _lock,
     "report": _report,
     "evaluate": _evaluate,

@@ -78,7 +78,7 @@ def read_row(row: Row, options: ImageOptions, embed_images: bool) -> Row:
         **common,
         "width": image.width,
         "height": image.height,
-        "pixels": image.pixels.tobytes(),
+        "pixels": image.pixels.reshape(-1).data,
         "reduced": image.reduced,
         "file": data if embed_images else None,
     }

@@ -79,7 +79,7 @@ class Network:
     def predict(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The classes of an image uint8 [3, H, W] and their probabilities, [H, W] on the CPU."""
         prediction = predict(self.segmenter, image, self.inference)
-        return prediction.label.cpu(), prediction.confidence.cpu()
+        return prediction.label.cpu().long(), prediction.confidence.cpu()
 
 
 class ExampleRenderer:

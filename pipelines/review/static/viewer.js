@@ -159,12 +159,19 @@ export async function step(by) {
 
 /** Opens the segment whose correction gains most; without segments, an image that nobody has corrected. */
 export async function next() {
-  const found = await tried(() => app.set.next ? post("/api/next", {}) : nextImage());
+  const ask = () => tried(() => app.set.next ? post("/api/next", {}) : nextImage());
+  const isOpen = (one) => one.image !== null && location.hash === placeOf(one);
+  const first = await ask();
+  // What is open may have its turn again before another.
+  const again = first && isOpen(first), found = again ? await ask() : first;
   if (!found) return;
   if (!found.ready) { toast("choosing what is next ..."); setTimeout(next, 1000); }
+  else if (isOpen(found) || (again && found.image === null)) toast("only this segment is left to correct");
   else if (found.image === null) toast("nothing is left to correct");
-  else location.hash = `#/image/${found.image}${found.segment === null ? "" : `/${found.segment}`}`;
+  else location.hash = placeOf(found);
 }
+
+const placeOf = ({ image, segment }) => `#/image/${image}${segment === null ? "" : `/${segment}`}`;
 
 async function nextImage() {
   const found = await get("/api/images", { sort: "margin", state: "open", limit: 2 });

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from xml.etree.ElementTree import Element, ParseError
+import errno
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 
 from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
+from defusedxml.ElementTree import DefusedXMLParser
 
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
@@ -27,9 +29,11 @@ from segray.pipelines.training.data.places import data_tree, list_samples, place
 from segray.pipelines.training.data.samples import DataSet
 
 FILE = "annotations.xml"
-MAX_BYTES = 1 << 30
-MAX_TAGS = 8_000_000
-"""Of a file; each element has one or two, and takes a hundred bytes of memory or more."""
+MAX_BYTES = 1 << 28
+MAX_TAGS = 3_000_000
+"""Of a file; each element has one or two. A shape takes 100 to 400 bytes of memory, 16 to 64 per point."""
+TOO_LARGE = f"has more than {MAX_BYTES >> 20} MB; export it in parts"
+_USUAL_DIGITS = 16
 _NO_AREA = "shapes have no area (points, lines, tags): they are left out"
 _ABSENT = "images of the file are not there"
 _UNANNOTATED = "images of the file have no annotation: they count as background alone"
@@ -45,22 +49,26 @@ def open_cvat(config: DataConfig) -> DataSet:
     where = named_file(tree, config.annotations or FILE, "data.annotations")
     file = (config.annotations or FILE).rpartition("/")[2]
     shown = display_part(where, file)
-    root = parse_cvat(shown, _read(where, shown))
+    data = _read(where, shown)
     images_tree, folder = place_of(config, tree, "images", "")
     samples = list_samples(config, folder, images_tree)
     listed, annotations = Names(samples), Annotations()
-    images = []
-    try:
-        for element in root.findall("image"):
-            name = _required(element, "name").replace("\\", "/")
-            image_id = listed.find_path(f"{folder}/{name}" if folder else name)
-            if image_id is None:
-                annotations.leave_out(_ABSENT, name)
-                continue
+    images: list[AnnotatedImage] = []
+    names: list[str] = []
+
+    def take(element: Element) -> None:
+        if element.tag == "meta":
+            names.extend(label.text.strip() for label in element.iterfind(".//label/name") if label.text)
+        if element.tag != "image":
+            return
+        name = _required(element, "name").replace("\\", "/")
+        image_id = listed.find_path(f"{folder}/{name}" if folder else name)
+        if image_id is None:
+            annotations.leave_out(_ABSENT, name)
+        else:
             images.append(cvat_image(element, image_id, where, file, annotations))
-    except (ValueError, OverflowError) as error:
-        raise UserError(f"{shown} is not a file of CVAT: {str(error)[:200]}") from None
-    names = [label.text.strip() for label in root.iterfind(".//meta//label/name") if label.text]
+
+    read_elements(shown, data, take)
     return outlined_images(config, samples, images, annotations, list(dict.fromkeys(names)))
 
 
@@ -68,32 +76,73 @@ def _read(where: str, shown: str) -> bytes:
     try:
         return read_file(where, MAX_BYTES)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise UserError(f"{shown} {TOO_LARGE}") from None
         raise UserError(f"cannot read {shown}: {error}") from None
 
 
-def parse_cvat(shown: str, data: bytes) -> Element:
-    """The root of CVAT's XML.
+def read_elements(shown: str, data: bytes, take: Callable[[Element], None]) -> None:
+    """Take the elements below the root of CVAT's XML one at a time, so that there is never a tree of all.
 
     Args:
         shown: the file, for messages.
         data: its bytes.
+        take: called with each element; raises a ValueError, KeyError or OverflowError for what is not CVAT's.
 
     Raises:
         UserError: another file, one that is made to harm, or tracks of a video.
     """
     if (tags := data.count(b"<")) > MAX_TAGS:
         raise UserError(f"{shown} has {tags} tags (allowed: at most {MAX_TAGS}); export it in parts")
+    parser = DefusedXMLParser(target=_Children(shown, take), forbid_dtd=True)
     try:
-        root: Element = fromstring(data, forbid_dtd=True)
+        # In one piece: for each further piece, expat reads a long value anew.
+        parser.feed(data)
+        parser.close()
     except DefusedXmlException:
         raise UserError(f"{shown} is refused: it declares entities or a document type") from None
     except (ParseError, ValueError) as error:
         raise UserError(f"{shown} is not XML: {str(error)[:200]}") from None
-    if root.tag != "annotations":
-        raise UserError(f"{shown} is not a file of CVAT: its root is <{root.tag[:40]}>")
-    if root.find("track") is not None:
-        raise UserError(f"{shown} holds tracks of a video; export it as 'CVAT for images'")
-    return root
+
+
+class _Children:
+    """A parser's target that hands on each child of the root, and forgets it."""
+
+    def __init__(self, shown: str, take: Callable[[Element], None]) -> None:
+        self._shown, self._take = shown, take
+        self._level, self._builder = 0, TreeBuilder()
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        """An element begins."""
+        if self._level == 0 and tag != "annotations":
+            raise UserError(f"{self._shown} is not a file of CVAT: its root is <{tag[:40]}>")
+        if self._level == 1 and tag == "track":
+            raise UserError(f"{self._shown} holds tracks of a video; export it as 'CVAT for images'")
+        if self._level:
+            self._builder.start(tag, attributes)
+        self._level += 1
+
+    def end(self, tag: str) -> None:
+        """An element ends."""
+        self._level -= 1
+        if not self._level:
+            return
+        element = self._builder.end(tag)
+        if self._level > 1:
+            return
+        self._builder = TreeBuilder()
+        try:
+            self._take(element)
+        except (ValueError, KeyError, OverflowError) as error:
+            raise UserError(f"{self._shown} is not a file of CVAT: {str(error)[:200]}") from None
+
+    def data(self, text: str) -> None:
+        """Text in an element."""
+        if self._level > 1:
+            self._builder.data(text)
+
+    def close(self) -> None:
+        """The file ends."""
 
 
 def cvat_image(
@@ -131,7 +180,7 @@ def _segmentation(shape: Element, height: int, width: int) -> Segmentation | Non
     """Where a shape is; None for points, lines and tags."""
     if shape.tag == "polygon":
         points = [pair.split(",") for pair in _required(shape, "points").split(";")]
-        return [[float(v) for x, y in points for v in (x, y)]]
+        return [[_coordinate(v) for x, y in points for v in (x, y)]]
     if shape.tag == "box":
         if float(shape.get("rotation") or 0):
             raise ValueError("a rotated box; draw it as a polygon")
@@ -142,6 +191,14 @@ def _segmentation(shape: Element, height: int, width: int) -> Segmentation | Non
     if shape.tag == "mask":
         return _mask(shape.attrib, height, width)
     return None
+
+
+def _coordinate(text: str) -> float:
+    """One object for all that are equal: lists of them are most of what a file takes."""
+    return _known_float(text) if len(text) <= _USUAL_DIGITS else float(text)
+
+
+_known_float = lru_cache(1 << 16)(float)
 
 
 def _mask(shape: Mapping[str, str], height: int, width: int) -> Segmentation:

@@ -69,7 +69,7 @@ def test_one_worker_gives_the_table_of_two_from_several_threads(read: pa.Table) 
 
 def test_both_models_get_the_image_that_came_once(read: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same bytes in the worker's memory: nothing is packed or moved between the models."""
-    seen: dict[str, list[bytes | None]] = {"sam": [], "clip": []}
+    seen: dict[str, list[bytes | memoryview | None]] = {"sam": [], "clip": []}
 
     def watch(name: str, module: ModuleType) -> None:
         pixels_of = module.pixels_of

@@ -20,15 +20,16 @@ class Info(NamedTuple):
 
 @dataclass
 class Server:
-    """A job server whose connections end after some characters of "0123456789"; the last one is whole."""
+    """A job server whose connections end after some characters of the text; the last one is whole."""
 
     cuts: list[int]
+    text: str = "0123456789"
     status: str = "SUCCEEDED"
     exit_code: int | None = 0
     reachable: bool = True
 
     async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
-        text = "0123456789"
+        text = self.text
         cut = self.cuts.pop(0) if self.cuts else None
         for start in range(0, cut or len(text), 3):
             yield text[start : min(start + 3, cut or len(text))]
@@ -57,6 +58,46 @@ def test_each_character_is_shown_once_however_often_the_connection_breaks(
     assert capsys.readouterr().out == "0123456789"
 
 
+def test_the_output_of_a_job_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its pieces end anywhere, within a sequence or a key, too."""
+    text = "a\x1b]0;x\x07b\r\n50 %\r60 %\r70 %\nhttps://h/x?sig=SECRET&y=1\nno end \u202e\r"
+    assert jobs.follow(Server([9, 40], text=text), "j") == 0
+    lines = ["a\\x1b]0;x\\x07b", "50 %", "60 %", "70 %", "https://h/x?sig=***&y=1", "no end \\u202e"]
+    assert capsys.readouterr().out == "\n".join(lines)
+
+
+def test_output_without_a_line_end_is_not_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    length = 3 * jobs._LONGEST
+    assert jobs.follow(Server([], text="x" * length), "j") == 0
+    assert capsys.readouterr().out.replace("\n", "") == "x" * length
+
+
+@pytest.mark.parametrize("error", [RuntimeError("500"), KeyError("x"), RecursionError()])
+def test_output_that_cannot_be_read_any_more_is_given_up(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def tail(self: Server, job: str) -> AsyncIterator[str]:
+        yield "begin"
+        raise error
+
+    monkeypatch.setattr(Server, "tail_job_logs", tail)
+    assert jobs.follow(Server([]), "j") == 0
+    assert capsys.readouterr() == ("begin", "the rest of its output cannot be read\n")
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), TypeError("x"), ValueError("x"), OSError("x")])
+def test_an_end_of_any_form_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def info(self: Server, job: str) -> Info:
+        raise error
+
+    monkeypatch.setattr(Server, "get_job_info", info)
+    with pytest.raises(
+        UserError, match=r"^cannot reach the cluster \(.*\); job j may still be running"
+    ) as caught:
+        jobs.follow(Server([]), "j")
+    assert caught.value.exit_code == 1
+
+
 @pytest.mark.parametrize(
     ("status", "code", "expected", "message"),
     [
@@ -68,7 +109,7 @@ def test_each_character_is_shown_once_however_often_the_connection_breaks(
 def test_the_jobs_status_is_ours(
     status: str, code: int | None, expected: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert jobs.follow(Server([], status, code), "j") == expected
+    assert jobs.follow(Server([], status=status, exit_code=code), "j") == expected
     assert capsys.readouterr().err == f"segray: {message}\n"
 
 

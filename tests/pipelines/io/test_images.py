@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from segray.pipelines.io import images
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode, decode_image
 from tests.faults.images import HEIGHT, WIDTH, bad_files, encode, good_files, png, scene
 
@@ -75,7 +76,8 @@ STORED = {
 
 @pytest.mark.parametrize("name", ["PNG", "TIFF", "WEBP", "AVIF"])
 @pytest.mark.parametrize("orientation", STORED)
-def test_exif_orientation_is_undone(orientation: int, name: str) -> None:
+def test_exif_orientation_is_undone(orientation: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_AT_ONCE", 5 * SCENE.shape[1])
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](SCENE)))

@@ -29,17 +29,6 @@ from tests.pipelines.reporting.training.training_folders import CLASSES, entry, 
 TWO = [entry(1, 0.3), entry(2, 0.8)]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("trained"))
-
-
-@pytest.fixture
-def own(made: Path, tmp_path: Path) -> Path:
-    """A copy of the run that the test may spoil; data and labels stay where they are."""
-    return Path(shutil.copytree(made, tmp_path / "run"))
-
-
 def text_of(out: Path, n: int = 12) -> str:
     return assert_closed(build(str(out), n)).text().replace("\u00a0", " ")
 
@@ -56,10 +45,10 @@ def drawn(out: Path) -> tuple[list[str], int]:
     return [panel.name for panel in samples[0].panels], len(samples)
 
 
-def test_a_real_run_makes_a_closed_page(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(ReportConfig(out=str(own), n=1))
-    assert capsys.readouterr().out.startswith(f"wrote {own}/report.html (")
-    page = assert_closed((own / "report.html").read_text(encoding="utf-8"))
+def test_a_real_run_makes_a_closed_page(own_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(ReportConfig(out=str(own_run), n=1))
+    assert capsys.readouterr().out.startswith(f"wrote {own_run}/report.html (")
+    page = assert_closed((own_run / "report.html").read_text(encoding="utf-8"))
     headings = [text for tag, text in page.texts if tag == "h2"]
     assert headings == ["Results", "Classes", "Examples", "Configuration"]
     ids = {attributes["id"] for attributes in page.all("section") if "id" in attributes}
@@ -93,12 +82,16 @@ class HalfSure(Network):
         return torch.where(right, 4, 3), torch.where(right, 0.5, self.tau)
 
 
-def test_the_enhanced_label_is_the_networks_where_it_is_sure(made: Path) -> None:
-    given = read_run(str(made))
+def test_the_enhanced_label_is_the_networks_where_it_is_sure(trained_run: Path) -> None:
+    given = read_run(str(trained_run))
     assert given.config is not None
     data, labels = open_data(given.config.data, 0), given.config.data.labels
     renderer = ExampleRenderer(
-        HalfSure(BuiltinNetwork(10), WHOLE, 0.7), data.validation[:1], labels, legend_of(made), given.classes
+        HalfSure(BuiltinNetwork(10), WHOLE, 0.7),
+        data.validation[:1],
+        labels,
+        legend_of(trained_run),
+        given.classes,
     )
     sample = renderer.render(0)
     zero_shot, enhanced, prediction, truth = (np.asarray(decoded(p.image)) for p in sample.panels)
@@ -141,32 +134,34 @@ def test_a_run_without_labels_has_neither_their_curves_nor_their_pictures(tmp_pa
     assert "unsupervised 0" not in text
 
 
-def test_without_images_the_page_has_no_pictures_and_says_why(own: Path) -> None:
-    config = (own / "config.yaml").read_text()
-    (own / "config.yaml").write_text(re.sub(r"root: .*", "root: /nowhere/at/all", config))
-    text = text_of(own)
+def test_without_images_the_page_has_no_pictures_and_says_why(own_run: Path) -> None:
+    config = (own_run / "config.yaml").read_text()
+    (own_run / "config.yaml").write_text(re.sub(r"root: .*", "root: /nowhere/at/all", config))
+    text = text_of(own_run)
     assert "No examples: " in text
     assert "/nowhere/at/all" in text
     assert "network, best epoch" in text
 
 
-def test_without_the_label_set_pictures_lack_its_labels(own: Path) -> None:
-    config = (own / "config.yaml").read_text()
-    (own / "config.yaml").write_text(re.sub(r"labels: .*", "labels: /no/label/set", config))
-    assert drawn(own) == (["prediction", "truth"], 3)
-    assert "No zero-shot and enhanced labels: data.labels=/no/label/set: no label set here" in text_of(own)
+def test_without_the_label_set_pictures_lack_its_labels(own_run: Path) -> None:
+    config = (own_run / "config.yaml").read_text()
+    (own_run / "config.yaml").write_text(re.sub(r"labels: .*", "labels: /no/label/set", config))
+    assert drawn(own_run) == (["prediction", "truth"], 3)
+    assert "No zero-shot and enhanced labels: data.labels=/no/label/set: no label set here" in text_of(
+        own_run
+    )
 
 
-def test_an_image_without_a_row_has_no_zero_shot_picture(own: Path, tmp_path: Path) -> None:
-    config = (own / "config.yaml").read_text()
+def test_an_image_without_a_row_has_no_zero_shot_picture(own_run: Path, tmp_path: Path) -> None:
+    config = (own_run / "config.yaml").read_text()
     found = re.search(r"labels: (.*)", config)
     assert found is not None
-    (own / "config.yaml").write_text(config.replace(found.group(0), f"labels: {tmp_path / 'labels'}"))
+    (own_run / "config.yaml").write_text(config.replace(found.group(0), f"labels: {tmp_path / 'labels'}"))
     problems = []
     for gone in range(2):
         labels = Path(shutil.copytree(found.group(1), tmp_path / "labels"))
         sorted((labels / "labels").iterdir())[gone].unlink()
-        examples = make_examples(read_run(str(own)), legend_of(own), 3)
+        examples = make_examples(read_run(str(own_run)), legend_of(own_run), 3)
         given = [sample.panels[0] for sample in examples.least + examples.most]
         problems += [panel.problem for panel in given if not panel.image]
         shutil.rmtree(labels)
@@ -174,30 +169,30 @@ def test_an_image_without_a_row_has_no_zero_shot_picture(own: Path, tmp_path: Pa
     assert problems == ["no zero-shot label of this image"] * 3
 
 
-def test_a_checkpoint_of_other_classes_draws_nothing(own: Path) -> None:
+def test_a_checkpoint_of_other_classes_draws_nothing(own_run: Path) -> None:
     for name in ("best", "last"):
-        path = own / name / "state.json"
+        path = own_run / name / "state.json"
         state = json.loads(path.read_text())
         state["classes"][1] = "dragon"
         path.write_text(json.dumps(state))
-    assert "No examples: the classes of the data have changed since training" in text_of(own)
+    assert "No examples: the classes of the data have changed since training" in text_of(own_run)
 
 
-def test_damaged_weights_are_passed_over(own: Path) -> None:
-    (own / "best" / "model.safetensors").write_bytes(b"cut")
-    assert drawn(own)[1] == 3
-    shutil.rmtree(own / "checkpoints")
-    assert "model.safetensors is damaged" in text_of(own)
-    shutil.rmtree(own / "best")
-    assert "No examples: no checkpoint is left" in text_of(own)
+def test_damaged_weights_are_passed_over(own_run: Path) -> None:
+    (own_run / "best" / "model.safetensors").write_bytes(b"cut")
+    assert drawn(own_run)[1] == 3
+    shutil.rmtree(own_run / "checkpoints")
+    assert "model.safetensors is damaged" in text_of(own_run)
+    shutil.rmtree(own_run / "best")
+    assert "No examples: no checkpoint is left" in text_of(own_run)
 
 
-def test_a_run_that_has_not_ended_is_shown_by_its_newest_checkpoint(own: Path) -> None:
-    shutil.rmtree(own / "best")
-    (own / "history.json").unlink()
-    newest = max((own / "checkpoints").iterdir())
+def test_a_run_that_has_not_ended_is_shown_by_its_newest_checkpoint(own_run: Path) -> None:
+    shutil.rmtree(own_run / "best")
+    (own_run / "history.json").unlink()
+    newest = max((own_run / "checkpoints").iterdir())
     shutil.rmtree(newest)
-    text = text_of(own)
+    text = text_of(own_run)
     assert "The run has not ended: 1 of 2 epochs." in text
     assert "the ones that the network of epoch 1 is least and most sure of" in text
 
@@ -210,17 +205,17 @@ def test_a_run_that_went_on_is_shown_to_its_newest_checkpoint(tmp_path: Path) ->
     assert read_run(str(out)).last.epoch == 2
 
 
-def test_hostile_names_stay_text(own: Path) -> None:
+def test_hostile_names_stay_text(own_run: Path) -> None:
     evil = "<script>alert(1)</script>"
-    for path in own.glob("**/state.json"):
+    for path in own_run.glob("**/state.json"):
         state = json.loads(path.read_text())
         state["classes"][1] = f"{evil}\u202e"
         path.write_text(json.dumps(state))
-    config = (own / "config.yaml").read_text()
-    (own / "config.yaml").write_text(
+    config = (own_run / "config.yaml").read_text()
+    (own_run / "config.yaml").write_text(
         config.replace("kind: picture_book", "kind: folder").replace("root: ", f"root: {evil}")
     )
-    out = own.rename(own.parent / "<b onload=x>")
+    out = own_run.rename(own_run.parent / "<b onload=x>")
     page = assert_closed(build(str(out)))
     shown = evil + "\\u202e"
     assert any(tag == "h1" and text.endswith("<b onload=x>") for tag, text in page.texts)

@@ -1,0 +1,149 @@
+"""What a Ray dashboard answers, which may be anything: read with limits, and without redirects."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import socket
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+MAX_BYTES = 16 << 20
+"""Of an answer about a job; Ray's are some kilobytes."""
+UNUSABLE = (RuntimeError, OSError, ValueError, TypeError, LookupError, AttributeError)
+"""What Ray's client raises if a server refuses, is gone, or answers something else."""
+
+_STATUS_S = 10.0
+_CONNECT_S, _READ_S = 10.0, 300.0
+"""Uploads end when the head has stored them, which takes it a while."""
+_LINE = 256
+_PIECE = 1 << 16
+_STATUS = re.compile(rb"HTTP/\d\.\d (\d{3})(?:\s|$)")
+
+
+class TokenRefusedError(ConnectionError):
+    """The token is missing, or another one than the cluster's."""
+
+
+class NoAnswerError(Exception):
+    """Somebody listens, and does not answer as Ray's dashboard does; its text says what happens instead."""
+
+
+def status_without_token(dashboard: str) -> int | None:
+    """The status of a request without a token.
+
+    Only the first line of the answer is read, from the dashboard itself: neither a redirect nor a proxy of
+    the environment answers for it.
+
+    Args:
+        dashboard: HOST:PORT.
+
+    Returns:
+        HTTP's status; None if nobody can be reached.
+
+    Raises:
+        NoAnswerError: no line of HTTP within some seconds.
+    """
+    try:
+        place = urlsplit(f"//{dashboard}")
+        host, port = place.hostname, place.port or 80
+        connection = socket.create_connection((host, port), _STATUS_S) if host else None
+    except (OSError, ValueError):
+        connection = None
+    if connection is None:
+        return None
+    with connection:
+        line = _first_line(connection, f"GET /api/version HTTP/1.0\r\nHost: {host}:{port}\r\n\r\n")
+    if found := _STATUS.match(line):
+        return int(found[1])
+    raise NoAnswerError(
+        f"it answers {line[:40].decode(errors='replace')!r}" if line else "it answers nothing"
+    )
+
+
+def _first_line(connection: socket.socket, request: str) -> bytes:
+    deadline, line = time.monotonic() + _STATUS_S, b""
+    try:
+        connection.sendall(request.encode())
+        while b"\n" not in line and len(line) < _LINE:
+            connection.settimeout(max(0.001, deadline - time.monotonic()))
+            if not (more := connection.recv(_LINE)):
+                break
+            line += more
+    except TimeoutError:
+        raise NoAnswerError(f"no answer within {_STATUS_S:g} s") from None
+    except OSError as error:
+        raise NoAnswerError(error.strerror or str(error)) from None
+    return line.partition(b"\n")[0]
+
+
+def reason(error: Exception) -> str:
+    """One line on an exception of `UNUSABLE`, at most 300 characters."""
+    if isinstance(error, (json.JSONDecodeError, TypeError, LookupError, AttributeError)):
+        return "its answer is not that of Ray's dashboard"
+    return one_line(error)
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error, at most 300 characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def limited_client(address: str | None) -> Any:
+    """Ray's `JobSubmissionClient`, which by itself reads any amount, and takes the job's code to a redirect.
+
+    Args:
+        address: as Ray takes it.
+
+    Raises:
+        TokenRefusedError: as its text says; so do the client's methods.
+        Exception: others of `UNUSABLE`; so do the client's methods.
+    """
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    class LimitedClient(JobSubmissionClient):
+        """Ray has no option for it; its one function for requests passes what it is given to `requests`."""
+
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            limits = {
+                "allow_redirects": False,
+                "timeout": (_CONNECT_S, _READ_S),
+                "hooks": {"response": _limited},
+            }
+            try:
+                return super()._do_request(method, endpoint, stream=True, **limits, **options)
+            except AuthenticationError as error:
+                raise TokenRefusedError(one_line(error)) from error
+
+    return LimitedClient(address)
+
+
+def _limited(response: Any, *_: object, **__: object) -> None:
+    """Read an answer of `requests` before it does.
+
+    Raises:
+        ConnectionError: it is too long, takes too long, breaks off, or leads elsewhere.
+    """
+    if response.is_redirect:
+        place = str(response.headers.get("Location"))[:200]
+        raise ConnectionError(f"it redirects to {place}; give that address itself")
+    whole = _whole(response.raw)
+    response.raw.close()
+    response.raw = io.BytesIO(whole)
+
+
+def _whole(answer: Any) -> bytes:
+    from urllib3.exceptions import HTTPError
+
+    data, deadline = bytearray(), time.monotonic() + _READ_S
+    try:
+        for piece in answer.stream(_PIECE, decode_content=True):
+            data += piece
+            if len(data) > MAX_BYTES or time.monotonic() > deadline:
+                raise ConnectionError(f"its answer is longer than {MAX_BYTES >> 20} MB or {_READ_S:g} s")
+    except HTTPError as error:
+        raise ConnectionError(f"its answer breaks off: {one_line(error)}") from None
+    return bytes(data)

@@ -1,0 +1,118 @@
+"""Dashboards that answer anything but what Ray's answers."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import socket
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from segray.pipelines.commands import doctor
+from segray.pipelines.engine import dashboard
+from segray.pipelines.engine.jobs import open_client
+from segray.pipelines.errors import UserError
+
+ENDLESS = itertools.repeat(bytes(1 << 16))
+
+
+@contextmanager
+def answering(*pieces: bytes, then: Iterable[bytes] = (), silent: bool = False) -> Iterator[str]:
+    """A server that answers each request with these bytes; yields its HOST:PORT."""
+    done = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        # Nobody is there any more, or the test is over.
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection, suppress(OSError):
+                    if silent:
+                        done.wait()
+                    connection.recv(1 << 16)
+                    for piece in itertools.chain(pieces, then):
+                        connection.sendall(piece)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        done.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def http(status: str, body: bytes, *headers: str) -> bytes:
+    """An answer of HTTP."""
+    head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (b"", "it answers nothing"),
+        (b"SSH-2.0-x\r\n", "it answers 'SSH-2.0-x\\r'"),
+        (b"\x1b]0;x\x07" * 999, "it answers '\\x1b]0;x\\x07"),
+        (http("302 Found", b"", "Location: http://127.0.0.1:9/"), "it answers with HTTP status 302"),
+        (http("500 x", b"<html>"), "it answers with HTTP status 500"),
+    ],
+)
+def test_a_dashboard_that_answers_garbage_is_a_line_of_doctor(answer: bytes, problem: str) -> None:
+    with answering(answer) as place:
+        found = doctor._authentication(False, place)
+    assert not found.ok
+    assert found.detail.startswith(f"{place} does not answer as Ray's dashboard does ({problem}")
+    assert len(found.detail) < 400
+
+
+def test_an_endless_and_a_silent_answer_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering(then=ENDLESS) as place, pytest.raises(dashboard.NoAnswerError, match="it answers"):
+        dashboard.status_without_token(place)
+    monkeypatch.setattr(dashboard, "_STATUS_S", 0.05)
+    with answering(silent=True) as place, pytest.raises(dashboard.NoAnswerError, match=r"within 0\.05 s"):
+        dashboard.status_without_token(place)
+
+
+def test_the_status_is_that_of_the_first_line() -> None:
+    for status in (200, 401, 403):
+        with answering(http(f"{status} x", b"{")) as place:
+            assert dashboard.status_without_token(place) == status
+    assert doctor._authentication(False, place).ok
+    assert dashboard.status_without_token(place) is None
+    assert dashboard.status_without_token("") is None
+
+
+VERSION = "no job server at http://{} ({}); give address=http://HOST:8265"
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (http("200 OK", b"<html>"), "its answer is not that of Ray's dashboard"),
+        (http("200 OK", b"[]"), "its answer is not that of Ray's dashboard"),
+        (http("200 OK", b"{}"), "its answer is not that of Ray's dashboard"),
+        (http("200 OK", b'{"ray_version": "\x1b[2J"}'), "its answer is not that of Ray's dashboard"),
+        (http("200 OK", json.dumps({"ray_version": "x" * 5000}).encode()), "Invalid version: 'xxx"),
+        (b"\xff\xfe", "Failed to connect to Ray at address"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", "its answer breaks off"),
+        (http("307 x", b"", "Location: http://192.0.2.1/"), "it redirects to http://192.0.2.1/"),
+    ],
+)
+def test_a_job_server_that_answers_garbage_is_one_line(answer: bytes, problem: str) -> None:
+    with answering(answer) as place, pytest.raises(UserError) as caught:
+        open_client(f"http://{place}")
+    line = str(caught.value)
+    assert line.startswith(VERSION.format(place, problem).partition(");")[0])
+    assert "\n" not in line
+    assert len(line) < 600
+
+
+def test_an_endless_answer_of_a_job_server_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dashboard, "MAX_BYTES", 1 << 20)
+    endless = b"HTTP/1.1 200 OK\r\n\r\n"
+    with answering(endless, then=ENDLESS) as place, pytest.raises(UserError, match="longer than 1 MB"):
+        open_client(f"http://{place}")
