@@ -47,7 +47,7 @@ class DinoV3(Segmenter):
         """
         encoder = self.encoder
         patches = encoder.patch_embed(to_patches(images, encoder.patch_embed.patch_size[0]))
-        first = [part.expand(len(patches), -1, -1) for part in (encoder.cls_token, encoder.reg_token)]
+        first = [part.expand(patches.shape[0], -1, -1) for part in (encoder.cls_token, encoder.reg_token)]
         x, rope = torch.cat([*first, patches.flatten(1, 2)], 1), rotations(patches, encoder.rope.periods)
         maps = []
         for i, block in enumerate(encoder.blocks):
