@@ -16,6 +16,9 @@ from segray.models.sam.geometry import Rgb
 from segray.models.segmenters.base import IMAGENET_MEAN, IMAGENET_STD
 from segray.models.weights import Checkpoint, WeightsError, load_state_dict, read_card
 
+_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""Types that torch builds a network with; files may have smaller ones, such as those of 8 bits."""
+
 
 def load_pretrained(
     model: Any,
@@ -39,7 +42,7 @@ def load_pretrained(
         name: of the model, for messages.
         renamed: its tensors under transformers' names.
         mapped: leave the values in the file until they are used.
-        dtype: of the parameters; None: float32, or with `mapped` that of the file.
+        dtype: of the parameters; None: float32, or with `mapped` that of the file, if a network can have it.
 
     Raises:
         WeightsError: the file is damaged, or tensors are missing or of another shape.
@@ -60,7 +63,7 @@ def load_pretrained(
             state_dict=state,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            dtype=dtype or ("auto" if mapped else torch.float32),
+            dtype=dtype or (_type_of(state) if mapped else torch.float32),
         )
     except Exception as error:  # an architecture of somebody else's file raises almost anything
         line = first_line(error)[:200]
@@ -70,6 +73,10 @@ def load_pretrained(
             words = what.replace("_", " ")
             raise WeightsError(f"{checkpoint.path} does not fit the model {name}: {words}: {keys[0]}")
     return network.eval()
+
+
+def _type_of(state: Mapping[str, Tensor]) -> torch.dtype:
+    return next((value.dtype for value in state.values() if value.dtype in _TYPES), torch.float32)
 
 
 def random_network(model: Any, config: Any, arch: Mapping[str, Any]) -> nn.Module:
