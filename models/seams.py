@@ -274,9 +274,10 @@ def _of_cores(
     ]
     if not inside:
         return None
-    whole = _tight(_union([part for part, _ in inside]))
-    total = sum(part.area * row.astype(np.float64) for part, row in inside)
-    return whole, np.asarray(total / whole.area, np.float32)
+    areas, rows = [part.area for part, _ in inside], [row for _, row in inside]
+    # Not by the area of all: parts of one tile may share pixels.
+    mean = np.average(np.array(rows, np.float64), axis=0, weights=areas)
+    return _tight(_union([part for part, _ in inside])), mean.astype(np.float32)
 
 
 def _tight(segment: Segment) -> Segment:

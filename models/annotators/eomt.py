@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from segray.models.annotators.protocols import MaskModel
-from segray.models.annotators.transformers_weights import load_pretrained, random_network, square
+from segray.models.annotators.transformers_weights import Blueprint, PretrainedModel, square
 from segray.models.architectures import check_side
 from segray.models.masks import Segment, segment_from_mask
 from segray.models.precision import DTYPES, Precision
 from segray.models.sam.geometry import Frame, Rgb, Size, frame, upsample
-from segray.models.weights import Checkpoint
 
 _COCO = 133
 ARCH: dict[str, dict[str, Any]] = {"eomt_large": {"num_labels": _COCO}}
@@ -23,7 +22,7 @@ _MASK, _OVERLAP = 0.5, 0.8
 """Of the model's own panoptic post-processing."""
 
 
-class EomtModel(MaskModel):
+class EomtModel(PretrainedModel, MaskModel):
     """An EoMT of transformers that was trained on panoptic masks of COCO.
 
     Args:
@@ -38,30 +37,12 @@ class EomtModel(MaskModel):
         side = config.image_size
         self.size = check_side(side if isinstance(side, int) else max(side))
 
-    @classmethod
-    def load(cls, name: str, checkpoint: Checkpoint) -> Self:
-        """See `MaskModel`."""
-        return cls(cls._load(name, checkpoint))
-
-    @classmethod
-    def check(cls, name: str, checkpoint: Checkpoint) -> int:
-        """The names and shapes of the tensors are compared; their values are not read."""
-        return cls(cls._load(name, checkpoint, mapped=True)).size
-
     @staticmethod
-    def _load(name: str, checkpoint: Checkpoint, *, mapped: bool = False) -> nn.Module:
+    def blueprint(name: str) -> Blueprint:
+        """See `PretrainedModel`."""
         from transformers import EomtConfig, EomtForUniversalSegmentation
 
-        return load_pretrained(
-            EomtForUniversalSegmentation, EomtConfig, ARCH[name], checkpoint, name, mapped=mapped
-        )
-
-    @classmethod
-    def untrained(cls, name: str) -> Self:
-        """See `MaskModel`."""
-        from transformers import EomtConfig, EomtForUniversalSegmentation
-
-        return cls(random_network(EomtForUniversalSegmentation, EomtConfig, ARCH[name]))
+        return Blueprint(EomtForUniversalSegmentation, EomtConfig, ARCH[name])
 
     def source(self, device: str, options: Mapping[str, Any]) -> EomtMasks:
         """The segments whose score is `pred_iou_thresh` or more."""

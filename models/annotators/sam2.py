@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from segray.models.annotators.protocols import POINT_OPTIONS, MaskModel
 from segray.models.annotators.sam import CROP_OPTIONS, check_grids, on_grid
-from segray.models.annotators.transformers_weights import load_pretrained, random_network
+from segray.models.annotators.transformers_weights import Blueprint, PretrainedModel
 from segray.models.architectures import check_side
 from segray.models.sam.generator import MaskGenerator
 from segray.models.sam.geometry import Frame, Rgb
 from segray.models.sam2.model import PromptedSam2
 from segray.models.sam2.original import transformers_state
-from segray.models.weights import Checkpoint
 
 
 def hiera(dims: Sequence[int], heads: int, **backbone: Any) -> dict[str, Any]:
@@ -60,8 +59,8 @@ ARCH: dict[str, dict[str, Any]] = {
 }
 
 
-class Sam2(MaskModel):
-    """A SAM 2.1 of transformers.
+class Sam2(PretrainedModel, MaskModel):
+    """A SAM 2.1 of transformers. Meta's own files are read too; what only videos need is left out.
 
     Args:
         network: a `Sam2Model`.
@@ -75,35 +74,17 @@ class Sam2(MaskModel):
         config: Any = network.config
         self.size = check_side(config.prompt_encoder_config.image_size)
 
-    @classmethod
-    def load(cls, name: str, checkpoint: Checkpoint) -> Self:
-        """See `MaskModel`; Meta's own files are read too, and what only videos need is left out."""
-        return cls(cls._load(name, checkpoint))
-
-    @classmethod
-    def check(cls, name: str, checkpoint: Checkpoint) -> int:
-        """The names and shapes of the tensors are compared; their values are not read."""
-        return cls(cls._load(name, checkpoint, mapped=True)).size
-
     @staticmethod
-    def _load(name: str, checkpoint: Checkpoint, *, mapped: bool = False) -> nn.Module:
+    def blueprint(name: str) -> Blueprint:
+        """See `PretrainedModel`."""
         from transformers import Sam2Config, Sam2Model
 
-        return load_pretrained(
-            Sam2Model, Sam2Config, ARCH[name], checkpoint, name, transformers_state, mapped=mapped
-        )
+        return Blueprint(Sam2Model, Sam2Config, ARCH[name], transformers_state)
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> None:
         """The grids of points."""
         check_grids(options)
-
-    @classmethod
-    def untrained(cls, name: str) -> Self:
-        """See `MaskModel`."""
-        from transformers import Sam2Config, Sam2Model
-
-        return cls(random_network(Sam2Model, Sam2Config, ARCH[name]))
 
     def source(self, device: str, options: Mapping[str, Any]) -> MaskGenerator:
         """The masks of SAM 2's automatic generator."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,12 +18,11 @@ from torch import Tensor, nn
 
 from segray.models.annotators.concept_map import Concept, ConceptMap
 from segray.models.annotators.protocols import LabelModel
-from segray.models.annotators.transformers_weights import load_pretrained, random_network, square
+from segray.models.annotators.transformers_weights import Blueprint, PretrainedModel, square
 from segray.models.architectures import check_side
 from segray.models.masks import Segment
 from segray.models.precision import DTYPES
 from segray.models.sam.geometry import Rgb, Size
-from segray.models.weights import Checkpoint
 
 # Other numbers are transformers' defaults; these texts are all that the architecture of a file may have.
 ARCH: dict[str, dict[str, Any]] = {
@@ -48,8 +47,8 @@ _NAMES_AT_ONCE = 256
 _PROMPTS_PER_BATCH = {"cpu": 4, "cuda": 16}
 
 
-class Sam3(LabelModel):
-    """A SAM 3 of transformers.
+class Sam3(PretrainedModel, LabelModel):
+    """A SAM 3 of transformers. The tensors that only videos need are not loaded.
 
     Args:
         network: a `Sam3Model`.
@@ -64,28 +63,12 @@ class Sam3(LabelModel):
         config: Any = network.config
         self.size = check_side(config.vision_config.image_size)
 
-    @classmethod
-    def load(cls, name: str, checkpoint: Checkpoint) -> Self:
-        """See `AnnotatorModel`; the tensors that only videos need are not loaded."""
-        return cls(cls._load(name, checkpoint))
-
-    @classmethod
-    def check(cls, name: str, checkpoint: Checkpoint) -> int:
-        """The names and shapes of the tensors are compared; their values are not read."""
-        return cls(cls._load(name, checkpoint, mapped=True)).size
-
     @staticmethod
-    def _load(name: str, checkpoint: Checkpoint, *, mapped: bool = False) -> nn.Module:
+    def blueprint(name: str) -> Blueprint:
+        """See `PretrainedModel`."""
         from transformers import Sam3Config, Sam3Model
 
-        return load_pretrained(Sam3Model, Sam3Config, ARCH[name], checkpoint, name, mapped=mapped)
-
-    @classmethod
-    def untrained(cls, name: str) -> Self:
-        """See `AnnotatorModel`."""
-        from transformers import Sam3Config, Sam3Model
-
-        return cls(random_network(Sam3Model, Sam3Config, ARCH[name]))
+        return Blueprint(Sam3Model, Sam3Config, ARCH[name])
 
     def labeller(
         self, device: str, names: Sequence[Sequence[str]], options: Mapping[str, Any]

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from segray.models.annotators.protocols import POINT_OPTIONS, MaskModel
 from segray.models.annotators.sam import on_grid
-from segray.models.annotators.transformers_weights import load_pretrained, random_network, square
+from segray.models.annotators.transformers_weights import Blueprint, PretrainedModel, square
 from segray.models.architectures import check_side
 from segray.models.masks import Segment
 from segray.models.precision import DTYPES
 from segray.models.sam.cpu_masks import segments_on_cpu
 from segray.models.sam.geometry import Frame, Points, Rgb, Size, frame, point_grid
 from segray.models.sam.postprocess import Candidates, Thresholds, concatenate, remove_small_regions
-from segray.models.weights import Checkpoint
 
 _POINTS_PER_BATCH = 64
 
@@ -40,7 +39,7 @@ ARCH: dict[str, dict[str, Any]] = {
 }
 
 
-class SamHq(MaskModel):
+class SamHq(PretrainedModel, MaskModel):
     """A SAM-HQ of transformers.
 
     Args:
@@ -54,28 +53,12 @@ class SamHq(MaskModel):
         self._network = network
         self.size = check_side(network.config.vision_config.image_size)
 
-    @classmethod
-    def load(cls, name: str, checkpoint: Checkpoint) -> Self:
-        """See `MaskModel`."""
-        return cls(cls._load(name, checkpoint))
-
-    @classmethod
-    def check(cls, name: str, checkpoint: Checkpoint) -> int:
-        """The names and shapes of the tensors are compared; their values are not read."""
-        return cls(cls._load(name, checkpoint, mapped=True)).size
-
     @staticmethod
-    def _load(name: str, checkpoint: Checkpoint, *, mapped: bool = False) -> nn.Module:
+    def blueprint(name: str) -> Blueprint:
+        """See `PretrainedModel`."""
         from transformers import SamHQConfig, SamHQModel
 
-        return load_pretrained(SamHQModel, SamHQConfig, ARCH[name], checkpoint, name, mapped=mapped)
-
-    @classmethod
-    def untrained(cls, name: str) -> Self:
-        """See `MaskModel`."""
-        from transformers import SamHQConfig, SamHQModel
-
-        return cls(random_network(SamHQModel, SamHQConfig, ARCH[name]))
+        return Blueprint(SamHQModel, SamHQConfig, ARCH[name])
 
     def source(self, device: str, options: Mapping[str, Any]) -> SamHqMasks:
         """The masks of a grid of points."""

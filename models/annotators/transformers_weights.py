@@ -2,28 +2,85 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from segray.models.annotators.protocols import AnnotatorModel
 from segray.models.architectures import check_numbers, check_size
 from segray.models.messages import first_line
 from segray.models.sam.geometry import Rgb
 from segray.models.segmenters.base import IMAGENET_MEAN, IMAGENET_STD
 from segray.models.weights import Checkpoint, WeightsError, load_state_dict, read_card
 
+_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""Types that torch builds a network with; files may have smaller ones, such as those of 8 bits."""
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What a model is built from.
+
+    Attributes:
+        model: a class of transformers.
+        config: its configuration's class.
+        arch: arguments of the configuration; a key `arch` in the file's own metadata `segray` goes before it,
+            with numbers alone.
+        renamed: a file's tensors under transformers' names.
+    """
+
+    model: Any
+    config: Any
+    arch: Mapping[str, Any]
+    renamed: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
+
+
+class PretrainedModel(AnnotatorModel):
+    """A family of transformers' models.
+
+    Args:
+        network: the model of its `blueprint`.
+    """
+
+    @abstractmethod
+    def __init__(self, network: nn.Module) -> None: ...
+
+    @staticmethod
+    @abstractmethod
+    def blueprint(name: str) -> Blueprint:
+        """That of a model of the family; transformers is imported here."""
+
+    @classmethod
+    def load(cls, name: str, checkpoint: Checkpoint) -> Self:
+        """See `AnnotatorModel`."""
+        return cls(cls._load(name, checkpoint))
+
+    @classmethod
+    def check(cls, name: str, checkpoint: Checkpoint) -> int:
+        """The names and shapes of the tensors are compared; their values are not read."""
+        return cls(cls._load(name, checkpoint, mapped=True)).size
+
+    @classmethod
+    def untrained(cls, name: str) -> Self:
+        """See `AnnotatorModel`."""
+        blueprint = cls.blueprint(name)
+        return cls(blueprint.model(blueprint.config(**blueprint.arch)).eval())
+
+    @classmethod
+    def _load(cls, name: str, checkpoint: Checkpoint, *, mapped: bool = False) -> nn.Module:
+        return load_pretrained(cls.blueprint(name), checkpoint, name, mapped=mapped)
+
 
 def load_pretrained(
-    model: Any,
-    config: Any,
-    arch: Mapping[str, Any],
+    blueprint: Blueprint,
     checkpoint: Checkpoint,
     name: str,
-    renamed: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict,
     *,
     mapped: bool = False,
     dtype: torch.dtype | None = None,
@@ -31,15 +88,11 @@ def load_pretrained(
     """A model in evaluation mode on the CPU.
 
     Args:
-        model: a class of transformers.
-        config: its configuration's class.
-        arch: arguments of the configuration; a key `arch` in the file's own metadata `segray` goes before it,
-            with numbers alone.
-        checkpoint: the file, in transformers' layout after `renamed`.
+        blueprint: of the model.
+        checkpoint: the file.
         name: of the model, for messages.
-        renamed: its tensors under transformers' names.
         mapped: leave the values in the file until they are used.
-        dtype: of the parameters; None: float32, or with `mapped` that of the file.
+        dtype: of the parameters; None: float32, or with `mapped` that of the file, if a network can have it.
 
     Raises:
         WeightsError: the file is damaged, or tensors are missing or of another shape.
@@ -48,19 +101,19 @@ def load_pretrained(
 
     # Its bar is about tensors that are in memory already.
     logging.disable_progress_bar()
-    state = renamed(load_state_dict(checkpoint, mapped=mapped))
-    chosen = read_card(checkpoint).get("arch", arch)
+    state = blueprint.renamed(load_state_dict(checkpoint, mapped=mapped))
+    arch = read_card(checkpoint).get("arch", blueprint.arch)
     try:
-        check_numbers(chosen, arch)
-        settings = config(**chosen)
-        check_size(lambda: model(settings), state)
-        network, found = model.from_pretrained(
+        check_numbers(arch, blueprint.arch)
+        settings = blueprint.config(**arch)
+        check_size(lambda: blueprint.model(settings), state)
+        network, found = blueprint.model.from_pretrained(
             None,
             config=settings,
             state_dict=state,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            dtype=dtype or ("auto" if mapped else torch.float32),
+            dtype=dtype or (_type_of(state) if mapped else torch.float32),
         )
     except Exception as error:  # an architecture of somebody else's file raises almost anything
         line = first_line(error)[:200]
@@ -72,9 +125,8 @@ def load_pretrained(
     return network.eval()
 
 
-def random_network(model: Any, config: Any, arch: Mapping[str, Any]) -> nn.Module:
-    """The model of an architecture with random weights, in evaluation mode on the CPU."""
-    return model(config(**arch)).eval()
+def _type_of(state: Mapping[str, Tensor]) -> torch.dtype:
+    return next((value.dtype for value in state.values() if value.dtype in _TYPES), torch.float32)
 
 
 def square(

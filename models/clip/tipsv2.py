@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from segray.models import weights as files
 from segray.models.annotators.registry import FEATURE_MODELS
-from segray.models.annotators.transformers_weights import load_pretrained
+from segray.models.annotators.transformers_weights import Blueprint, load_pretrained
 from segray.models.messages import first_line
 from segray.models.weights import Checkpoint, UnavailableError, WeightsError
 
@@ -156,11 +156,9 @@ def load_tips(
     spec = weights or FEATURE_MODELS[name].source
     checkpoint = files.resolve(spec, sha256=sha256)
     tokenizer = _tokenizer(spec, checkpoint)
-    arch = TIPS_MODELS[name].arch()
+    blueprint = Blueprint(Tipsv2Model, Tipsv2Config, TIPS_MODELS[name].arch())
     # In another type the text tower would round its positions, too.
-    network: Any = load_pretrained(
-        Tipsv2Model, Tipsv2Config, arch, checkpoint, name, mapped=text_only, dtype=torch.float32
-    )
+    network: Any = load_pretrained(blueprint, checkpoint, name, mapped=text_only, dtype=torch.float32)
     if not (temperature := network.temperature.item()) > 0:
         raise WeightsError(f"{checkpoint.path}: its temperature is {temperature:g} (allowed: above 0)")
     return TipsV2(network).eval().requires_grad_(False), tokenizer, checkpoint

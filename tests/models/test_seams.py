@@ -138,6 +138,33 @@ def test_labels_are_joined_by_class_and_each_pixel_has_its_own_tile(last: int, f
         np.testing.assert_allclose(scores, [[0, 0.6, 0.5], [0, 0.2, 0.5]], rtol=1e-6)
 
 
+class Overlapping:
+    """Two segments that share their left half in the left tile, and are one in the right tile."""
+
+    def label(
+        self, images: Sequence[NDArray[np.uint8]], sizes: Sequence[tuple[int, ...]] | None = None
+    ) -> list[Scored]:
+        return [self._left() if image[0, 0, 0] else self._right() for image in images]
+
+    def _left(self) -> Scored:
+        masks = np.zeros((2, 10, 12), bool)
+        masks[:, :, :6] = masks[0, :4] = masks[1, 6:] = True
+        return [segment_from_mask(mask) for mask in masks], np.array([[0, 0.9], [0, 0.5]], np.float32)
+
+    def _right(self) -> Scored:
+        mask = np.ones((10, 12), bool)
+        mask[4:6, :6] = False
+        return [segment_from_mask(mask)], np.array([[0, 0.7]], np.float32)
+
+
+def test_the_score_of_a_label_is_a_mean_where_segments_of_a_tile_overlap() -> None:
+    image = np.zeros((10, 20, 3), np.uint8)
+    image[0, 0] = 1
+    (((segment,), scores),) = TiledLabels(Overlapping(), Tiling(12, 1 / 3)).label([image])
+    assert (segment.box, segment.area) == ((0, 0, 20, 10), 200 - 2 * 8)
+    np.testing.assert_allclose(scores, [[0, 0.7]], rtol=1e-6)
+
+
 def tile(column: int) -> Tile:
     box = (8 * column, 0, 12, 10)
     return Tile(0, column, box, box)

@@ -168,6 +168,18 @@ def test_a_check_leaves_the_values_in_the_file(
     assert asked == [True, False]
 
 
+def test_a_check_takes_types_that_no_network_is_built_with(tmp_path: Path) -> None:
+    path = write_weights(tmp_path, "eomt_large")
+    small = {key: value.to(torch.float8_e4m3fn) for key, value in load_file(path).items()}
+    save_file(small, tmp_path / "small.safetensors", {"segray": path_arch(path)})
+    for build in (open_model, check_model):
+        build("eomt_large", str(tmp_path / "small.safetensors"))
+    del small["class_predictor.bias"]
+    save_file(small, tmp_path / "short.safetensors", {"segray": path_arch(path)})
+    with pytest.raises(WeightsError, match=r"missing keys: class_predictor\.bias$"):
+        check_model("eomt_large", str(tmp_path / "short.safetensors"))
+
+
 SLOW = {name: pytest.mark.slow for name in TINY if name != "eomt_large"}
 
 
