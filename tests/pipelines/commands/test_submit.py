@@ -50,7 +50,8 @@ def test_the_job_gets_the_whole_configuration_with_absolute_paths(
     assert there == config
     # Some commands ask whether a key was set.
     assert there.model_fields_set == config.model_fields_set
-    assert there.label.model_fields_set == set()
+    assert there.sam.model_fields_set == config.sam.model_fields_set
+    assert "threshold" not in there.label.model_fields_set
 
 
 def test_what_is_private_in_a_checkout_does_not_travel(
