@@ -90,7 +90,8 @@ def score(
         raise UserError(f"evaluate: no {source.noun} of {of} has a mask in {storage.display(masks)}")
     not_ok = Counter(status for status in statuses.values() if status != "ok")
     unused = len(truth) - len(matched)
-    return Evaluation(classes, confusion, n_images, missing, dict(not_ok), unused, ignored)
+    plain = truth.options.plain
+    return Evaluation(classes, confusion, n_images, missing, dict(not_ok), unused, ignored, plain)
 
 
 def _source(config: EvaluateConfig) -> LabelMaps:

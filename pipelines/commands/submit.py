@@ -107,7 +107,7 @@ def _submit(client: JobSubmissionClient, job: str, command: str, config: Config)
         tempfile.TemporaryDirectory(prefix="segray-code-") as code,
     ):
         shipped = ship(config, Path(folder))
-        (Path(folder) / CONFIG).write_text(dump(shipped), encoding="utf-8")
+        (Path(folder) / CONFIG).write_text(dump(shipped, set_only=True), encoding="utf-8")
         try:
             when_ready(
                 lambda: client.submit_job(

@@ -102,9 +102,14 @@ def with_values(config: T, values: Mapping[str, str]) -> T:
     return model.model_validate(reader.tree)
 
 
-def dump(config: Config) -> str:
-    """The whole configuration, defaults included, as YAML that `load` reads back to an equal one."""
-    return _yaml(config.model_dump(mode="json"))
+def dump(config: Config, *, set_only: bool = False) -> str:
+    """The whole configuration as YAML that `load` reads back to an equal one.
+
+    Args:
+        config: any configuration.
+        set_only: without keys that the user has not set; some commands ask which ones are.
+    """
+    return _yaml(config.model_dump(mode="json", exclude_unset=set_only))
 
 
 def _yaml(tree: object) -> str:

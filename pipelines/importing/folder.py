@@ -32,14 +32,17 @@ def read_folder(
     """
     try:
         folder = _open(root, options)
+        folder.bind(space)
+        matched = folder.match(image_ids)
+        if extra := sorted(set(folder.names) - set(matched.values())):
+            where = f"masks={storage.display(root)}"
+            raise UserError(f"{where}: {name_some(extra, 3)}: no image of the label set has this name")
+        folder.check_kind(matched.values(), space.classes)
     except UserError as problem:
-        raise UserError(f"from={str(problem).removeprefix('masks=')}") from None
-    folder.bind(space)
-    matched = folder.match(image_ids)
-    if extra := sorted(set(folder.names) - set(matched.values())):
-        where = f"from={storage.display(root)}"
-        raise UserError(f"{where}: {name_some(extra, 3)}: no image of the label set has this name")
-    folder.check_kind(matched.values(), space.classes)
+        text = str(problem)
+        raise UserError(
+            f"from={text.removeprefix('masks=')}" if text.startswith("masks=") else text
+        ) from None
     for image_id, name in matched.items():
         yield ImageMask(image_id, name, partial(_draw, folder, name))
 
@@ -55,7 +58,7 @@ def _open(root: str, options: MaskOptions) -> MaskFolder:
         # It says what is wrong.
         return MaskFolder(root, options)
     if options.table is None and options.binary is None and tree.exists(LABELMAP):
-        options = replace(options, table=open_color_table(tree.uri(LABELMAP), "colors"))
+        options = replace(options, table=open_color_table(tree.uri(LABELMAP), "colors", LABELMAP))
     return MaskFolder(files.where, options, files, packed=tree.packed)
 
 

@@ -66,7 +66,7 @@ def _folder(
 
 
 def _annotations_in(archive: str, shown: str) -> str | None:
-    """The file of annotations in an archive; the archive itself if it is CVAT's, None if it has masks.
+    """The file of annotations in an archive; None if it has masks.
 
     Raises:
         UserError: it cannot be read, or has several such files, or masks that do not say of which image.
@@ -75,14 +75,15 @@ def _annotations_in(archive: str, shown: str) -> str | None:
         members = list(list_members(archive))
     except UserError as error:
         raise UserError(f"{shown}: {source_text(error, archive)}") from None
-    names = [member.image_id.rpartition("/")[2] for member in members]
-    if FILE in names:
-        return archive
-    found = [member for member, name in zip(members, names, strict=True) if name.lower().endswith(".json")]
+    named = [(member.image_id.rpartition("/")[2], member) for member in members]
+    found = [member for name, member in named if name == FILE]
+    found = found or [member for name, member in named if name.lower().endswith(".json")]
     if len(found) > 1:
         some = name_some([member.image_id for member in found], 3)
-        raise UserError(f"{shown}: {len(found)} JSON files in it ({some}); unpack it and give one of them")
-    if not found and any(map(_BRUSH.match, names)):
+        raise UserError(
+            f"{shown}: {len(found)} files of annotations ({some}); unpack it and give one of them"
+        )
+    if not found and any(_BRUSH.match(name) for name, _ in named):
         raise UserError(
             f"{shown}: Label Studio's PNG files do not say of which image they are; export JSON instead"
         )

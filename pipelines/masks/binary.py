@@ -84,10 +84,15 @@ def refuse_void(where: str, classes: tuple[str, ...], share: float, colors_key: 
         UserError: always.
     """
     void = ignore_index_of(len(classes))
+    colors = (
+        f"{colors_key}=FILE reads it so, with a line for each class as in {classes[0]}: 255,255,255 and "
+        f"{classes[1]}: 1,1,1; "
+    )
     raise UserError(
         f"{where}: no pixel has id 0 ({classes[0]}), and {100 * share:.0f} % have {void}, which is ignored: "
-        f"these look like masks whose background is {void}; {colors_key}=FILE reads it so, with a line for "
-        f"each class as in {classes[0]}: 255,255,255 and {classes[1]}: 1,1,1; {void_key}={void} ignores it"
+        # No colour has 16 bits.
+        f"these look like masks whose background is {void}; {colors * (void == OBJECT)}"
+        f"{void_key}={void} ignores it"
     )
 
 

@@ -19,7 +19,7 @@ from segray.models.label_space import (
     no_class_name,
 )
 from segray.pipelines.errors import UserError
-from segray.pipelines.io import storage
+from segray.pipelines.io.members import display_part
 from segray.pipelines.io.sources import read_file
 from segray.pipelines.understood import name_some
 
@@ -183,8 +183,13 @@ class BoundColors:
         )
 
 
-def open_color_table(spec: str, key: str) -> ColorTable:
+def open_color_table(spec: str, key: str, name: str = "") -> ColorTable:
     """A table by its name (`voc`, `cityscapes`, `gray`) or its file.
+
+    Args:
+        spec: name or file.
+        key: the configuration key, for messages.
+        name: of the file, where `spec` is a part of an archive.
 
     Raises:
         UserError: no such file, or no colours in it in a form that is known.
@@ -198,10 +203,10 @@ def open_color_table(spec: str, key: str) -> ColorTable:
         )
     if spec == "cityscapes":
         return _table(spec, [*_CITYSCAPES, *(("ignore", color) for color in _CITYSCAPES_IGNORED)], key)
-    where = storage.display(spec)
+    where = display_part(spec, name)
     try:
         text = read_file(spec, 1 << 22).decode("utf-8-sig")
-        return _table(where, _read(text, spec), key)
+        return _table(where, _read(text, name or spec), key)
     except FileNotFoundError:
         raise UserError(
             f"{key}: no file {where!r}; give a table of colours, voc, cityscapes or {GRAY}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, tee
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -210,11 +210,12 @@ class MaskFolder:
         Raises:
             UserError: with the key that settles it.
         """
-        options, names, where = self.options, list(names), f"masks={storage.display(self.root)}"
+        options, where = self.options, f"masks={storage.display(self.root)}"
+        names, again = tee(names)
         if options.binary is None and options.table is None and all_look_binary(map(self.read_ids, names)):
             refuse_binary(where, options.binary_key, classes)
         if classes is not None and not options.said:
-            options.check_void(self._first_pixels(names, len(classes)), classes, where)
+            options.check_void(self._first_pixels(again, len(classes)), classes, where)
 
     def _first_pixels(self, names: Iterable[str], n_classes: int) -> NDArray[np.int64]:
         """Pixels of each class, and of ignored pixels at the end, up to the first mask that has id 0."""

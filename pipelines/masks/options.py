@@ -142,6 +142,11 @@ class MaskOptions:
         """Whether the user has said what the id of ignored pixels means."""
         return self.table is not None or self.void_set or self.binary is not None
 
+    @property
+    def plain(self) -> bool:
+        """Whether the masks hold the ids of the classes as they are, 0 among them."""
+        return self.table is None and not self.binary and self.void != 0
+
     def check_void(self, pixels: NDArray[np.int64], classes: tuple[str, ...], where: str) -> None:
         """Stop where the masks look as if their background had the id of ignored pixels.
 

@@ -32,6 +32,7 @@ class Evaluation:
         not_ok: rows without a label, by status, left out.
         unused_masks: masks that belong to no image of the label set.
         ignored_pixels: mask pixels that are left out.
+        plain: see `MaskOptions.plain`.
     """
 
     classes: tuple[str, ...]
@@ -41,6 +42,7 @@ class Evaluation:
     not_ok: dict[str, int] = field(default_factory=dict)
     unused_masks: int = 0
     ignored_pixels: int = 0
+    plain: bool = True
 
     @property
     def iou(self) -> NDArray[np.float64]:
@@ -158,7 +160,8 @@ def _remarks(result: Evaluation) -> list[str]:
     if result.missing:
         left_out.append(f"{len(result.missing)} without a mask")
     remarks = [f"not in masks    {name_some(result.absent)}"] if result.absent else []
-    if result.absent[:1] == result.classes[:1] and len(result.absent) < len(result.classes):
+    first_alone = result.absent[:1] == result.classes[:1] and len(result.absent) < len(result.classes)
+    if result.plain and first_alone:
         remarks.append(f"ids             {no_zero_text(result.classes[0], 'colors')}")
     remarks += [f"left out        {', '.join(left_out)}"] if left_out else []
     if result.unused_masks:

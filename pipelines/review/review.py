@@ -36,6 +36,7 @@ from segray.pipelines.review.rows import RowReader
 from segray.pipelines.review.scores import (
     Reference,
     Scorer,
+    TruthMasks,
     share_of_differences,
     share_of_errors,
 )
@@ -72,13 +73,13 @@ class Review:
         report: as of `build_index`.
 
     Raises:
-        UserError: no label set, or a damaged one.
+        UserError: no label set, or a damaged one; or as `TruthMasks` and its `check`.
     """
 
     def __init__(
         self,
         places: Places,
-        truth: Callable[[tuple[str, ...]], Reference] | None = None,
+        truth: Callable[[tuple[str, ...]], TruthMasks] | None = None,
         other: Callable[[tuple[str, ...]], Reference] | None = None,
         report: Callable[[int, int], None] | None = None,
     ) -> None:
@@ -91,6 +92,8 @@ class Review:
         self.truth = truth(self.classes) if truth else None
         self.other = other(self.classes) if other else None
         self.index: Index = build_index(self.store, report)
+        if self.truth:
+            self.truth.check(self.index.images.ids)
         self.marks = Marks.none(len(self.index.images))
         self.rows = RowReader(self.store, self.index)
         self.corrections = Corrections(places.root, self.index, self.marks, places.who)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,13 +32,20 @@ class TruthMasks:
         classes: of the label set.
 
     Raises:
-        UserError: colours that are those of no class; or as `MaskFolder.check_kind`.
+        UserError: colours that are those of no class.
     """
 
     def __init__(self, folder: MaskFolder, classes: tuple[str, ...]) -> None:
-        self._folder, self._count = folder, len(classes)
+        self._folder, self._classes = folder, classes
         folder.bind(LabelSpace(classes, ()))
-        folder.check_kind(folder.names, classes)
+
+    def check(self, image_ids: Iterable[str]) -> None:
+        """Check the masks of some images; what else lies in the folder does not count.
+
+        Raises:
+            UserError: as `MaskFolder.check_kind`.
+        """
+        self._folder.check_kind(filter(None, map(self._folder.find, image_ids)), self._classes)
 
     def read(self, image_id: str, shape: tuple[int, int]) -> LabelMap | None:
         """[H, W]; None without a mask.
@@ -47,7 +54,7 @@ class TruthMasks:
             UserError: a mask that is none, or of another size.
         """
         name = self._folder.find(image_id)
-        return None if name is None else self._folder.read(name, shape=shape, n_classes=self._count)
+        return None if name is None else self._folder.read(name, shape=shape, n_classes=len(self._classes))
 
 
 class OtherLabels:

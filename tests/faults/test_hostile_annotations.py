@@ -65,7 +65,20 @@ def test_an_archive_of_cvat_that_unpacks_to_far_more_than_it_holds_is_refused(tm
     labels, source = write_labels(tmp_path), tmp_path / "a.zip"
     with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(cvat.FILE, "<annotations>" + "<a/>" * 10_000_000 + "</annotations>")
-    assert f"{cvat.FILE} unpacks to more than" in refused(labels, source)
+    assert f"{cvat.FILE}: unpacks from " in refused(labels, source)
+    # The same where the name says nothing of an archive.
+    assert f"{cvat.FILE} unpacks to more than" in refused(labels, source.rename(tmp_path / "a"))
+
+
+def test_a_polygon_of_millions_of_points_is_refused_before_it_is_taken_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cvat, "MAX_OUTLINE", 3)
+    monkeypatch.setattr(cvat, "_coordinate", lambda _: pytest.fail("it was taken apart"))
+    source = tmp_path / "a.xml"
+    shape = '<polygon label="road" points="1,1;2,1;2,2;1,2"/>'
+    source.write_text(f'<annotations><image name="x" width="4" height="4">{shape}</image></annotations>')
+    assert "a polygon of 4 points (allowed: at most 3)" in refused(write_labels(tmp_path), source)
 
 
 def test_millions_of_tags_are_refused_before_they_are_parsed(

@@ -16,7 +16,9 @@ _LONG_NAME, _LONG_LINK, _PAX, _FOLDER, _SPARSE = b"L", b"K", b"x", b"5", b"S"
 _IGNORED = (b"g", b"V", b"M")
 _SYMLINK = b"2"
 _LINKS = (b"1", _SYMLINK)
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+_BZIP2 = tuple(b"BZh%d1AY&SY" % level for level in range(1, 10))
+"""A folder may be called BZh, as all of a tar's first name may stand here."""
+_COMPRESSED = (b"\x1f\x8b", *_BZIP2, b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 _MAX_LINKS = 40
 """Links to links that are followed, as on Linux."""
 

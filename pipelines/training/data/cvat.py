@@ -17,7 +17,7 @@ from segray.pipelines.io.names import Names
 from segray.pipelines.io.sources import read_file
 from segray.pipelines.training.data.annotated import Annotations, Drawing
 from segray.pipelines.training.data.coco_layout import named_file
-from segray.pipelines.training.data.coco_masks import Segmentation
+from segray.pipelines.training.data.coco_masks import MAX_OUTLINE, Segmentation
 from segray.pipelines.training.data.labelled_outlines import (
     VALIDATION,
     AnnotatedImage,
@@ -101,7 +101,7 @@ def read_elements(shown: str, data: bytes, take: Callable[[Element], None]) -> N
         parser.close()
     except DefusedXmlException:
         raise UserError(f"{shown} is refused: it declares entities or a document type") from None
-    except (ParseError, ValueError) as error:
+    except (ParseError, ValueError, LookupError) as error:  # the last for an encoding that nobody knows
         raise UserError(f"{shown} is not XML: {str(error)[:200]}") from None
 
 
@@ -179,8 +179,11 @@ def cvat_image(
 def _segmentation(shape: Element, height: int, width: int) -> Segmentation | None:
     """Where a shape is; None for points, lines and tags."""
     if shape.tag == "polygon":
-        points = [pair.split(",") for pair in _required(shape, "points").split(";")]
-        return [[_coordinate(v) for x, y in points for v in (x, y)]]
+        points = _required(shape, "points")
+        if (count := 1 + points.count(";")) > MAX_OUTLINE:
+            raise ValueError(f"a polygon of {count} points (allowed: at most {MAX_OUTLINE})")
+        pairs = (pair.split(",") for pair in points.split(";"))
+        return [[_coordinate(v) for x, y in pairs for v in (x, y)]]
     if shape.tag == "box":
         if float(shape.get("rotation") or 0):
             raise ValueError("a rotated box; draw it as a polygon")

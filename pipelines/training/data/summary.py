@@ -51,8 +51,9 @@ def _absent_lines(config: TrainConfig, data: TrainingData) -> list[str]:
     classes, labelled, validation = data.space.classes, data.labelled_pixels, data.validation_pixels
     lines = []
     parts = [part for part in (labelled, validation) if part.masks]
-    ids = config.data.kind not in DRAWN and config.data.colors is None
-    if ids and all(0 in part.absent for part in parts):
+    keys = config.data
+    plain = keys.kind not in DRAWN and keys.colors is None and not keys.binary and keys.ignore_index != 0
+    if plain and all(0 in part.absent for part in parts):
         lines.append(line("ids", no_zero_text(classes[0], "data.colors")))
     if labelled.absent:
         enhanced = METHODS[config.method].pseudo == "enhanced"

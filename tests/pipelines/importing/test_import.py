@@ -212,7 +212,7 @@ def zipped(files: Mapping[str, bytes], path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("form", ["png", "coco", "labelstudio"])
+@pytest.mark.parametrize("form", FILES)
 @pytest.mark.parametrize("ending", ["zip", "tar"])
 def test_an_archive_of_what_is_read(labels: Path, tmp_path: Path, form: str, ending: str) -> None:
     source = exported(labels, tmp_path / "out", form)
@@ -221,13 +221,14 @@ def test_an_archive_of_what_is_read(labels: Path, tmp_path: Path, form: str, end
     change(source, form, new)
     if form != "png":
         (tmp_path / "alone").mkdir()
-        source = source.rename(tmp_path / "alone" / "result.json")
+        source = source.rename(tmp_path / "alone" / ("result.json" if form != "cvat" else source.name))
     folder = source if form == "png" else source.parent
     archive = Path(shutil.make_archive(str(tmp_path / "packed"), ending, folder))
     take(labels, archive)
     np.testing.assert_array_equal(shown(labels)[TWO], new)
-    with pytest.raises(UserError, match=r"has masks, and no file of format=cvat|not format=cvat"):
-        take(labels, archive, format="cvat")
+    other = "coco" if form == "cvat" else "cvat"
+    with pytest.raises(UserError, match=f"has masks, and no file of format={other}|not format={other}"):
+        take(labels, archive, format=other)
 
 
 def test_a_zip_of_cvats_segmentation_masks(labels: Path, tmp_path: Path) -> None:
@@ -243,11 +244,30 @@ def test_a_zip_of_cvats_segmentation_masks(labels: Path, tmp_path: Path) -> None
     assert all(np.array_equal(label, no_ignored(LABELS[name])) for name, label in shown(labels).items())
 
 
+def test_colours_of_another_label_set_are_named_with_their_file(labels: Path, tmp_path: Path) -> None:
+    files = {"SegmentationClass/a.png": b"", "labelmap.txt": b"boat:1,2,3::"}
+    source = zipped(files, tmp_path / "masks.zip")
+    text = refused(labels, source)
+    assert text.startswith(f"colors=labelmap.txt in {source}: its class 'boat' is not in the class list")
+
+
+def test_masks_that_may_be_binary_are_named_by_the_key_of_the_command(labels: Path, tmp_path: Path) -> None:
+    source = exported(labels, tmp_path / "out", "png")
+    for path in source.rglob("*.png"):
+        mask = np.array(Image.open(path))
+        path.write_bytes(encode_gray_png(np.where(mask > 0, 255, 0).astype(np.uint8)))
+    assert refused(labels, source).startswith(f"from={source}: these look like binary masks")
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
         ({"a.txt": b"x"}, "no mask there (1 file with other endings left out (.txt 1)); give masks"),
-        ({"a/1.json": b"{}", "b/2.json": b"{}"}, "2 JSON files in it (a/1.json, b/2.json); unpack it"),
+        ({"a/1.json": b"{}", "b/2.json": b"{}"}, "2 files of annotations (a/1.json, b/2.json); unpack it"),
+        (
+            {"a/annotations.xml": b"", "b/annotations.xml": b""},
+            "2 files of annotations (a/annotations.xml, b/",
+        ),
         ({"a.json": b"[1]"}, "is none of the formats"),
         ({"a.json": b" " * (40 << 20)}, "a.json: unpacks from "),
         ({"task-7-annotation-3-by-1-tag-cat-0.png": b""}, "do not say of which image they are; export JSON"),
@@ -342,6 +362,7 @@ def test_a_task_of_another_label_set(labels: Path, tmp_path: Path, form: str) ->
             "original_height",
         ),
         ("a.xml", b"<html></html>", "is not a file of CVAT"),
+        ("a.xml", b'<?xml version="1.0" encoding="foo"?><annotations/>', "is not XML: unknown encoding: foo"),
         ("a.xml", b"<!DOCTYPE a [<!ENTITY b 'c'>]><annotations/>", "declares entities"),
         ("a.zip", b"PK\x03\x04xxxx", "damaged, or another kind of file"),
         ("a.json", b"[" * 100_000, "is not JSON"),

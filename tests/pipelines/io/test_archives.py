@@ -117,6 +117,11 @@ def test_a_compressed_tar_that_is_called_tar_is_named(
     assert "a compressed tar; unpack it, or write a plain one" in refusal(str(tmp_path / "x.tar"))
 
 
+def test_the_name_of_a_file_is_no_mark_of_a_compressed_tar(tmp_path: Path) -> None:
+    write_tar(tmp_path / "x.tar", {"BZhang/1.png": b"one"})
+    assert opened(str(tmp_path / "x.tar")) == {"BZhang/1.png": b"one"}
+
+
 @pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
 def test_links_to_files_in_a_tar_are_followed(tmp_path: Path, kind: int) -> None:
     deep = "d" * 90

@@ -53,7 +53,18 @@ def test_binary_masks_are_no_truth_before_a_key_says_what_255_is(tmp_path: Path)
         path.write_bytes(encode_gray_png((truth() > 0) * np.uint8(255)))
 
     with pytest.raises(UserError, match="these look like binary masks: object = 255"):
-        TruthMasks(MaskFolder(str(root)), CLASSES)
+        Review(Places(str(write_labels(tmp_path))), partial(TruthMasks, MaskFolder(str(root))))
+
+
+def test_what_lies_beside_the_masks_is_not_read(tmp_path: Path) -> None:
+    root = write_masks(tmp_path)
+    (root / "0.jpg").write_bytes(b"no mask")
+
+    review = Review(Places(str(write_labels(tmp_path))), partial(TruthMasks, MaskFolder(str(root))))
+
+    mask = review.true_label(0)
+    assert mask is not None
+    assert np.array_equal(mask, truth())
 
 
 def test_the_nearest_of_many_dimensions_are_the_exact_ones() -> None:

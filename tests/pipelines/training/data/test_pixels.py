@@ -125,6 +125,8 @@ def test_masks_without_id_0_may_have_ids_from_1(tmp_path: Path) -> None:
     table = tmp_path / "ids.txt"
     table.write_text("background: 1,1,1\ncat: 2,2,2\n")
     assert not [line for line in lines_of(root, colors=str(table)) if line.startswith("ids")]
+    # Where 0 is ignored, the masks may have any number of it.
+    assert not [line for line in lines_of(root, ignore_index=0) if line.startswith("ids")]
 
 
 def test_a_class_that_no_validation_mask_has_is_named(tmp_path: Path) -> None:
