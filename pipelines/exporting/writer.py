@@ -79,7 +79,7 @@ class Writer:
         return [(image_id, split(image_id), uris.get(image_id)) for image_id in self.plan.images[part]]
 
     def knowing(self, images: Sequence[Place]) -> Writer:
-        """The same that knows these images alone: what a worker is sent does not grow with the label set."""
+        """The same that knows these images alone, and all corrections: the names of all others stay here."""
         uris = {image_id: uri for image_id, _, uri in images if uri is not None}
         plan = Plan.of_splits((image_id, split) for image_id, split, _ in images)
         return replace(self, plan=plan, images=self.images.at(uris))
