@@ -69,7 +69,7 @@ def _first_line(connection: socket.socket, request: str) -> bytes:
         connection.sendall(request.encode())
         while b"\n" not in line and len(line) < _LINE:
             connection.settimeout(max(0.001, deadline - time.monotonic()))
-            if not (more := connection.recv(_LINE)):
+            if not (more := connection.recv(_LINE - len(line))):
                 break
             line += more
     except TimeoutError:

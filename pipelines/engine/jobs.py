@@ -188,8 +188,10 @@ class _Output:
         """
         failures = 0
         try:
-            while not (await self._tail() and self._ended()) and failures < _ATTEMPTS:
+            while not (await self._tail() and self._ended()):
                 failures = failures + 1 if self._ended() else 0
+                if failures == _ATTEMPTS:
+                    break
                 await asyncio.sleep(_PAUSE_S)
         finally:
             echo(self._rest.rstrip("\r"), nl=False)

@@ -22,14 +22,18 @@ NO_PROGRESS_S = 600
 """Ray Data gives up when nothing at all moves for so long; its own default is half an hour."""
 
 
-def configure() -> None:
-    """Set up Ray Data for this run: bounded waiting, small blocks, no output of its own."""
+def configure(patience_s: int = NO_PROGRESS_S) -> None:
+    """Set up Ray Data for this run: bounded waiting, small blocks, no output of its own.
+
+    Args:
+        patience_s: seconds after which Ray Data gives up if no block has moved.
+    """
     import ray
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = NO_PROGRESS_S
+    context.execution_no_progress_timeout_s = patience_s
     # Otherwise what a worker raises arrives wrapped, and loses its cause on the way to the driver.
     context.raise_original_map_exception = True
     context.target_max_block_size = 32 * 2**20

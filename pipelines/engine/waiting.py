@@ -57,7 +57,9 @@ class Waiting:
 
     def _print(self, line: str) -> None:
         if self._stderr >= 0:
-            os.write(self._stderr, line.encode())
+            # A terminal may show a line of progress there, which has no end.
+            start = "\r\033[K" if os.isatty(self._stderr) else ""
+            os.write(self._stderr, f"{start}{line}".encode())
         else:
             sys.stderr.write(line)
 

@@ -79,7 +79,9 @@ def _on_cluster(
         from segray.pipelines.exporting.graph import finished_parts
 
         require_shared(writer.out, shared_inputs(writer, config.image.roots))
-        ray_data.configure()
+        # Nothing moves until a task has written all images of its part; none takes a second on average.
+        largest = max(len(writer.plan.images[part]) for part in pending)
+        ray_data.configure(ray_data.NO_PROGRESS_S + largest)
         yield from finished_parts(writer, pending, config.workers, token)
     if storage.is_local(writer.out):
         # What workers left that died; the list of a store's files would cost more, and there are none.

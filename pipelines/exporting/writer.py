@@ -79,7 +79,7 @@ class Writer:
         return [(image_id, split(image_id), uris.get(image_id)) for image_id in self.plan.images[part]]
 
     def knowing(self, images: Sequence[Place]) -> Writer:
-        """The same that knows these images alone: what a worker is sent does not grow with the label set."""
+        """The same that knows these images alone, and all corrections: the names of all others stay here."""
         uris = {image_id: uri for image_id, _, uri in images if uri is not None}
         plan = Plan.of_splits((image_id, split) for image_id, split, _ in images)
         return replace(self, plan=plan, images=self.images.at(uris))
@@ -108,12 +108,19 @@ class Writer:
                     shards[entry["split"]].append(shard)
         if self.form.in_shards:
             self._write_shards(part, shards)
+            self._remove_shards(part, {self.plan.split(image_id) for image_id, _, _ in bad} - shards.keys())
         return {"entries": entries, "bad": bad}
 
     def _write_shards(self, part: str, shards: Mapping[str, list[Mapping[str, Any]]]) -> None:
         for split, rows in shards.items():
             path, data = self.form.shard(part, split, rows)
             storage.write_atomic(self._uri(path), data)
+
+    def _remove_shards(self, part: str, splits: Iterable[str]) -> None:
+        """What an earlier run may have written of images that are all left out now."""
+        for split in splits:
+            path, _ = self.form.shard(part, split, [])
+            storage.delete(self._uri(path))
 
     def _image(self, part: str, segments: Segments, row: dict[str, Any]) -> Done:
         """Write one image; one that cannot be written leaves no file."""

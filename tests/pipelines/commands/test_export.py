@@ -23,6 +23,7 @@ from tests.faults.invariant import files
 from tests.pipelines import object_stores
 from tests.pipelines.exporting.labelled import (
     HEIGHT,
+    IDS,
     LABELS,
     RECORD,
     WIDTH,
@@ -103,6 +104,16 @@ def test_images_that_are_gone_are_left_out_whole_and_tried_again(
     run(config)
     export(labels, tmp_path / "whole", format="coco")
     assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("form", ["huggingface", "webdataset"])
+def test_a_shard_of_which_no_image_is_left_goes(labels: Path, tmp_path: Path, form: str) -> None:
+    second = [tmp_path / "photos" / image_id for image_id in IDS[2:]]
+    for gone, photo in enumerate(second, 1):
+        photo.unlink()
+        assert len(export(labels, tmp_path / "out", format=form).bad) == gone
+    export(labels, tmp_path / "again", format=form)
+    assert files(tmp_path / "out") == files(tmp_path / "again")
 
 
 def test_an_export_without_an_image_is_status_3(labels: Path, tmp_path: Path) -> None:

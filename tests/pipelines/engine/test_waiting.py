@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Callable
 
@@ -52,3 +54,11 @@ def test_it_is_seen_while_rays_greeting_is_caught(capfd: pytest.CaptureFixture[s
     with Waiting("Ray to start", after=0.01), without_greeting():
         _until(lambda: _printed(capfd, lines))
     assert lines[-1].startswith("waiting for Ray to start")
+
+
+def test_it_replaces_a_line_of_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, terminal = os.openpty()
+    with os.fdopen(seen, "rb", buffering=0) as screen, os.fdopen(terminal, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with Waiting("the moon", after=0.01):
+            assert screen.read(100).startswith(b"\r\033[Kwaiting for the moon (0 s)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ import pytest
 from segray.models.masks import encode_rle, segment_from_mask
 from segray.pipelines.config.commands.export import LABEL_FORMATS, ExportConfig
 from segray.pipelines.corrections import CorrectionLog
+from segray.pipelines.engine import cluster, ray_data, shared_storage
 from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.errors import UserError
-from segray.pipelines.exporting import run
+from segray.pipelines.exporting import graph, run
 from segray.pipelines.exporting.graph import MAX_TRIES, WriteParts, work_of
 from segray.pipelines.exporting.writer import Writer
 from segray.pipelines.io.run_lock import RunLock
@@ -161,3 +163,16 @@ def test_all_machines_must_see_labels_roots_and_images(writer: Writer, tmp_path:
     # Nobody has it: it is left out, and no machine is at fault.
     (photos / "four.png").unlink()
     assert run.shared_inputs(writer, ())[1:] == [str(photos / "a/two three.png"), str(photos / "b/ü.png")]
+
+
+def test_ray_gives_a_part_of_many_images_more_time(
+    writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patience: list[int] = []
+    monkeypatch.setattr(cluster, "session", lambda *_: nullcontext())
+    monkeypatch.setattr(shared_storage, "require_shared", lambda *_: None)
+    monkeypatch.setattr(ray_data, "configure", patience.append)
+    monkeypatch.setattr(graph, "finished_parts", lambda *_: iter(()))
+    config = ExportConfig(labels=str(tmp_path / "labels"), out=writer.out, workers=1)
+    assert list(run._on_cluster(config, writer, writer.plan.parts, "token")) == []
+    assert patience == [ray_data.NO_PROGRESS_S + 2]
