@@ -108,6 +108,7 @@ def _submit(client: JobSubmissionClient, job: str, command: str, config: Config)
     ):
         shipped = ship(config, Path(folder))
         (Path(folder) / CONFIG).write_text(dump(shipped, set_only=True), encoding="utf-8")
+        package = _package_copy(Path(code))
         try:
             when_ready(
                 lambda: client.submit_job(
@@ -115,7 +116,7 @@ def _submit(client: JobSubmissionClient, job: str, command: str, config: Config)
                     submission_id=job,
                     runtime_env={
                         "working_dir": folder,
-                        "py_modules": [str(_package_copy(Path(code)))],
+                        "py_modules": [str(package)],
                         "excludes": ["**/__pycache__/**"],
                         "env_vars": {"PYTHONUNBUFFERED": "1"},
                     },

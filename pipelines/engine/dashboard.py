@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 import socket
 import time
@@ -15,6 +16,11 @@ MAX_BYTES = 16 << 20
 UNUSABLE = (RuntimeError, OSError, ValueError, TypeError, LookupError, AttributeError)
 """What Ray's client raises if a server refuses, is gone, or answers something else."""
 
+_VERBOSE_LOGGERS = (
+    "ray._private.runtime_env.packaging",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+)
 _STATUS_S = 10.0
 _CONNECT_S, _READ_S = 10.0, 300.0
 """Uploads end when the head has stored them, which takes it a while."""
@@ -103,6 +109,10 @@ def limited_client(address: str | None) -> Any:
     """
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
+
+    # Once these are imported, which sets their levels.
+    for name in _VERBOSE_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
     class LimitedClient(JobSubmissionClient):
         """Ray has no option for it; its one function for requests passes what it is given to `requests`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import re
 import time
@@ -22,11 +21,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_VERBOSE_LOGGERS = (
-    "ray._private.runtime_env.packaging",
-    "ray.dashboard.modules.dashboard_sdk",
-    "ray.dashboard.modules.job.sdk",
-)
 _NOT_READY = "No available agent"
 _NO_AGENT = (
     "the cluster refused the job: the head has no job agent; see its dashboard_agent.log (if port 52365 is "
@@ -81,8 +75,6 @@ def open_client(address: str | None) -> JobSubmissionClient:
         UserError: no job server at the address, or the token is missing or refused.
     """
     use_token()
-    for name in _VERBOSE_LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
     server = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
     require_listener(address, ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"))
     try:

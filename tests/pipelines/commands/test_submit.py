@@ -14,9 +14,18 @@ from pathlib import Path
 import pytest
 
 import segray
-from segray.pipelines.commands.submit import _package_copy, check_command, run, ship, split_overrides
+from segray.pipelines.commands.submit import (
+    _package_copy,
+    _submit,
+    check_command,
+    run,
+    ship,
+    split_overrides,
+)
 from segray.pipelines.config.commands.annotate import AnnotateConfig
+from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.config.loading import dump, load
+from segray.pipelines.engine import jobs
 from segray.pipelines.errors import UserError
 from tests.pipelines.ray_heads import PATIENCE_S, Head
 from tests.processes import ctrl_c_is_heard
@@ -128,6 +137,21 @@ def _segray(words: list[str], environment: dict[str, str], folder: Path) -> subp
         text=True,
         check=False,
     )
+
+
+def test_a_head_that_is_not_ready_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Client:
+        asked = 0
+
+        def submit_job(self, **_: object) -> None:
+            self.asked += 1
+            if self.asked < 3:
+                raise RuntimeError("No available agent to submit job, please try again later.")
+
+    monkeypatch.setattr(jobs, "_PAUSE_S", 0)
+    client = Client()
+    _submit(client, "id", "verify", load(VerifyConfig, None, ["out=x"]))  # type: ignore[arg-type]
+    assert client.asked == 3
 
 
 @pytest.mark.ray
