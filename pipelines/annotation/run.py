@@ -79,12 +79,16 @@ def _label_on_cluster(prepared: Prepared, token: str, n_pending: int, before: in
 
 def print_resume_hint(prepared: Prepared, run_ledger: Ledger | RemoteLedger) -> None:
     """Print what an interrupted run keeps, and how to resume it."""
-    done = sum(run_ledger.tally().rows.values())
-    echo(
-        f"\nstopped; {done} images of this run are safe in {storage.display(prepared.config.out)}; "
-        "run the same command to resume",
-        err=True,
-    )
+    done = "finished images"
+    try:
+        done = f"{sum(run_ledger.tally().rows.values())} images"
+    finally:
+        # A second Ctrl-C comes while a busy ledger is asked.
+        echo(
+            f"\nstopped; {done} of this run are safe in {storage.display(prepared.config.out)}; "
+            "run the same command to resume",
+            err=True,
+        )
 
 
 def _as_user_error(error: Exception) -> Exception:

@@ -56,6 +56,9 @@ def main(folder: Path) -> None:
         ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
         while sum(node["Alive"] for node in ray.nodes()) < 2:
             time.sleep(0.2)
+            if other.poll() is not None:
+                # On a busy machine a node gives up before the head has answered.
+                other = second_machine(cluster.address, folder / "alone")
         click.echo(f"both {answer(f'{folder}/labels', (str(folder),))}")
         click.echo(f"out {answer(f'{folder}/alone/labels')}")
         click.echo(f"in {answer(None, (f'{folder}/alone/images',))}")
