@@ -150,7 +150,7 @@ def test_a_head_that_is_not_ready_is_asked_again(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(jobs, "_PAUSE_S", 0)
     client = Client()
-    _submit(client, "id", "verify", load(VerifyConfig, None, ["out=x"]))  # type: ignore[arg-type]
+    _submit(client, "id", "verify", load(VerifyConfig, None, ["out=x"]))
     assert client.asked == 3
 
 
