@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from segray.pipelines.config.commands.predict import PredictConfig
 from segray.pipelines.engine import cluster, ray_data, single_process
-from segray.pipelines.engine.progress import StatusLine, clock
+from segray.pipelines.engine.progress import StatusLine, clock, resumable
 from segray.pipelines.engine.shared_storage import require_shared
 from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.errors import UserError
@@ -81,16 +81,14 @@ def _execute(config: PredictConfig, job: Job, n_pending: int, outcome: Outcome, 
     here = local.suits(config, n_pending)
     tables = local.predictions(job, read_pending(job.out)) if here else _on_cluster(config, job, n_pending)
     status = _Line(n_pending)
+    safe = resumable(f"the masks in {storage.display(config.out)} are")
+    waiting = Waiting("the workers to load the network and the first images")
     try:
-        with closing(tables), Waiting("the workers to load the network and the first images") as wait:
+        with safe, closing(tables), waiting as wait:
             for table in tables:
                 wait.heard("the next images")
                 rows.add(outcome.add(table))
                 status.show(outcome)
-    except KeyboardInterrupt:
-        where = storage.display(config.out)
-        echo(f"\nstopped; the masks in {where} are safe; run the same command to resume", err=True)
-        raise
     finally:
         status.clear()
         rows.flush()

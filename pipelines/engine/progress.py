@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 
 import click
@@ -13,12 +14,26 @@ import click
 from segray.pipelines.engine.ledger import Ledger, RemoteLedger, Tally
 from segray.pipelines.engine.provenance import STAGES
 from segray.pipelines.engine.run_record import RunRecord, SomeImages
-from segray.pipelines.printing import shown
+from segray.pipelines.printing import echo, shown
 from segray.pipelines.understood import name_some
 
 _TTY_S, _LOG_S = 1.0, 10.0
 _WAITING = 0.5
 """Workers that are busy for less than this share of their time wait for other stages."""
+
+
+@contextmanager
+def resumable(safe: str) -> Iterator[None]:
+    """On Ctrl-C, print that the command was stopped, what is safe, and that the same command resumes.
+
+    Args:
+        safe: what is safe, as in "stopped; {safe} safe; ...".
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        echo(f"\nstopped; {safe} safe; run the same command to resume", err=True)
+        raise
 
 
 class StatusLine:

@@ -10,16 +10,15 @@ from itertools import islice
 
 from segray.pipelines.config.commands.export import ExportConfig
 from segray.pipelines.engine import cluster
-from segray.pipelines.engine.progress import StatusLine
+from segray.pipelines.engine.progress import StatusLine, resumable
 from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.exporting.journal import Journal, drop_temporary
 from segray.pipelines.exporting.writer import Writer
 from segray.pipelines.io import storage
 from segray.pipelines.io.members import split_member
-from segray.pipelines.printing import echo
 
 FEW = 5000
-"""More images than these are worth a start of Ray: this process alone writes 100 and more a second."""
+"""More images than these are worth a start of Ray: this process alone writes about a hundred a second."""
 _ASKED = 16
 """Folders of images of which each machine of a cluster is asked for one."""
 
@@ -48,18 +47,15 @@ def write_parts(config: ExportConfig, writer: Writer, journal: Journal, token: s
     here = few and not is_cluster_requested(config)
     parts = _here(writer, pending) if here else _on_cluster(config, writer, pending, token)
     status, shown = StatusLine(), time.monotonic()
+    safe = resumable(f"what is in {storage.display(config.out)} is")
     try:
-        with closing(parts), Waiting("the first images to be written") as wait:
+        with safe, closing(parts), Waiting("the first images to be written") as wait:
             for number, (part, finished) in enumerate(parts, 1):
                 wait.heard("the next images to be written")
                 journal.commit(part, finished)
                 if time.monotonic() - shown > status.interval:
                     status.show(f"export  {number} of {len(pending)} parts")
                     shown = time.monotonic()
-    except KeyboardInterrupt:
-        where = storage.display(config.out)
-        echo(f"\nstopped; what is in {where} is safe; run the same command to resume", err=True)
-        raise
     finally:
         status.clear()
 

@@ -9,7 +9,14 @@ import pytest
 
 from segray.pipelines.engine import progress
 from segray.pipelines.engine.ledger import Ledger, Tally
-from segray.pipelines.engine.progress import Progress, bottleneck_lines, clock, progress_line, summary_lines
+from segray.pipelines.engine.progress import (
+    Progress,
+    bottleneck_lines,
+    clock,
+    progress_line,
+    resumable,
+    summary_lines,
+)
 
 
 def tally(sam: int = 0, restarts: int = 0, **rows: int) -> Tally:
@@ -191,3 +198,9 @@ def test_images_whose_segments_have_no_class_are_no_quiet_ok_rows() -> None:
         "(no segment is similar enough to a class: see classes and label.threshold)"
     )
     assert not any("no class" in line for line in summary_lines(_run(), "labels"))
+
+
+def test_ctrl_c_says_what_is_safe(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt), resumable("the masks in out are"):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == "\nstopped; the masks in out are safe; run the same command to resume\n"
