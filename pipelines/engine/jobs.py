@@ -33,6 +33,8 @@ _READY_S = 60.0
 """How long to wait for the agent that starts jobs, which comes up a little after the head."""
 _ATTEMPTS = 60
 """Consecutive failed requests after which following gives up."""
+_SILENCE_S = 10.0
+"""Of a job's output, after which its status is asked: a job that runs may print nothing for hours."""
 _LINE_END = re.compile(r"\r\n|\n|\r(?!\Z)")
 """A progress bar is a line each time that it is drawn."""
 _LONGEST = 1 << 16
@@ -191,17 +193,41 @@ class _Output:
             echo("the rest of its output cannot be read", err=True)
 
     async def _tail(self) -> bool:
-        """Read one connection, in which the server starts from the beginning; whether it was complete."""
+        """Read one connection, in which the server starts from the beginning; whether it was complete.
+
+        Raises:
+            UserError: the server cannot be reached.
+        """
         seen = 0
         try:
-            async for text in self._client.tail_job_logs(self._job):
+            async for text in self._pieces():
                 fresh = text[max(0, self._shown - seen) :]
                 seen += len(text)
                 self._shown = max(self._shown, seen)
                 self._print(fresh)
+        except UserError:
+            raise
         except Exception:  # noqa: BLE001  whatever a server answers, the status tells whether to go on
             return False
         return True
+
+    async def _pieces(self) -> AsyncIterator[str]:
+        """The pieces of one connection.
+
+        Raises:
+            TimeoutError: the job has ended, and the server sends nothing.
+            UserError: the server cannot be reached.
+        """
+        stream = aiter(self._client.tail_job_logs(self._job))
+        while True:
+            waiting = asyncio.ensure_future(anext(stream, None))
+            while not (await asyncio.wait([waiting], timeout=_SILENCE_S))[0]:
+                if self._ended():
+                    waiting.cancel()
+                    raise TimeoutError
+            if (piece := await waiting) is None:
+                return
+            yield piece
 
     def _print(self, text: str) -> None:
         """Print whole lines: an escape sequence or a key may lie across two pieces."""
