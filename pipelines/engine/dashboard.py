@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import closing
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -169,11 +170,11 @@ def _limited(response: Any, *_: object, **__: object) -> None:
     Raises:
         ConnectionError: it is too long, breaks off, or leads elsewhere.
     """
-    if response.is_redirect:
-        place = str(response.headers.get("Location"))[:200]
-        raise ConnectionError(f"it redirects to {place}; give that address itself")
-    whole = _whole(response.raw)
-    response.raw.close()
+    with closing(response.raw) as answer:
+        if response.is_redirect:
+            place = str(response.headers.get("Location"))[:200]
+            raise ConnectionError(f"it redirects to {place}; give that address itself")
+        whole = _whole(answer)
     response.raw = io.BytesIO(whole)
 
 

@@ -173,6 +173,7 @@ class _Output:
 
     def __init__(self, client: JobServer, job: str) -> None:
         self._client, self._job, self._shown, self._rest = client, job, 0, ""
+        self._heard = False
 
     async def show(self) -> None:
         """Show the output until the job has ended, or its server has given none too often since.
@@ -198,36 +199,26 @@ class _Output:
         Raises:
             UserError: the server cannot be reached.
         """
+        reading = asyncio.ensure_future(self._read())
+        while not (await asyncio.wait([reading], timeout=_SILENCE_S))[0]:
+            heard, self._heard = self._heard, False
+            if not heard and self._ended():
+                reading.cancel()
+                return False
+        return await reading
+
+    async def _read(self) -> bool:
         seen = 0
         try:
-            async for text in self._pieces():
+            async for text in self._client.tail_job_logs(self._job):
+                self._heard = True
                 fresh = text[max(0, self._shown - seen) :]
                 seen += len(text)
                 self._shown = max(self._shown, seen)
                 self._print(fresh)
-        except UserError:
-            raise
         except Exception:  # noqa: BLE001  whatever a server answers, the status tells whether to go on
             return False
         return True
-
-    async def _pieces(self) -> AsyncIterator[str]:
-        """The pieces of one connection.
-
-        Raises:
-            TimeoutError: the job has ended, and the server sends nothing.
-            UserError: the server cannot be reached.
-        """
-        stream = aiter(self._client.tail_job_logs(self._job))
-        while True:
-            waiting = asyncio.ensure_future(anext(stream, None))
-            while not (await asyncio.wait([waiting], timeout=_SILENCE_S))[0]:
-                if self._ended():
-                    waiting.cancel()
-                    raise TimeoutError
-            if (piece := await waiting) is None:
-                return
-            yield piece
 
     def _print(self, text: str) -> None:
         """Print whole lines: an escape sequence or a key may lie across two pieces."""
