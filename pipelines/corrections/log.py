@@ -138,7 +138,7 @@ class CorrectionLog:
         """
         uri = storage.join(self.root, CORRECTIONS, f"part-{key}.parquet")
         try:
-            exclusive.create(uri, encode_part(to_table(corrections), row_group_size=_ROWS))
+            exclusive.create(uri, encode_corrections(corrections))
         except FileExistsError:
             raise UserError(f"{_REFUSED}: {storage.display(uri)} is there already; give new keys") from None
 
@@ -244,7 +244,7 @@ class CorrectionLog:
         except OSError as error:
             raise UserError(f"cannot read {storage.display(uri)}: {error}", exit_code=1) from error
         try:
-            return _decoded(data)
+            return decode_corrections(data)
         except (OSError, pa.ArrowException, ValueError, TypeError, OverflowError) as problem:
             remedy = "delete it to go on without it"
             raise UserError(f"{self._where(name)} is damaged ({_reason(problem)}); {remedy}") from None
@@ -297,11 +297,16 @@ class CorrectionLog:
         }
 
 
-def _decoded(data: bytes) -> tuple[Correction, ...]:
-    """The corrections of a part.
+def encode_corrections(corrections: Sequence[Correction]) -> bytes:
+    """Corrections as a Parquet file."""
+    return encode_part(to_table(corrections), row_group_size=_ROWS)
+
+
+def decode_corrections(data: bytes) -> tuple[Correction, ...]:
+    """The corrections of such a file.
 
     Raises:
-        ValueError, TypeError, OverflowError: not such a part.
+        ValueError, TypeError, OverflowError: not such a file.
         pa.ArrowException, OSError: not Parquet, or too large.
     """
     if reason := damage(data):
@@ -318,7 +323,7 @@ def write_corrections(uri: str, corrections: Sequence[Correction]) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    storage.write_atomic(uri, encode_part(to_table(corrections), row_group_size=_ROWS))
+    storage.write_atomic(uri, encode_corrections(corrections))
 
 
 def read_corrections(uri: str) -> list[Correction] | None:
@@ -328,7 +333,7 @@ def read_corrections(uri: str) -> list[Correction] | None:
         UserError: it is damaged.
     """
     try:
-        return list(_decoded(storage.read_bytes(uri, MAX_PART_BYTES)))
+        return list(decode_corrections(storage.read_bytes(uri, MAX_PART_BYTES)))
     except FileNotFoundError:
         return None
     except (OSError, pa.ArrowException, ValueError, TypeError, OverflowError) as problem:
