@@ -109,6 +109,15 @@ class CorrectionLog:
             target=target,
         )
 
+    def prepare(self) -> None:
+        """Read what corrections are checked against, which the first one would wait for.
+
+        Raises:
+            UserError: a damaged part of the label set.
+        """
+        if self._index is None:
+            self._index = self._store.columns(_COLUMNS)
+
     def append(self, corrections: Sequence[Correction]) -> None:
         """Write corrections as one new part: all of them, or none.
 
@@ -219,8 +228,7 @@ class CorrectionLog:
     def _read_parts(self) -> dict[str, tuple[Correction, ...]]:
         names = self._names()
         new = [name for name in names if name not in self._loaded]
-        with ThreadPoolExecutor(_READERS) as pool:
-            loaded = dict(zip(new, pool.map(self._load, new), strict=True))
+        loaded = self._load_all(new)
         # One look at the label set for all, each part may be a single click.
         self._images({one.image for part in loaded.values() for one in part})
         for name, part in loaded.items():
@@ -234,6 +242,12 @@ class CorrectionLog:
             raise UserError(f"{self._where('')}: {count} corrections (allowed: at most {MAX_CORRECTIONS})")
         self._last = max([self._last, *(one.key for part in loaded.values() for one in part)])
         return dict(self._loaded)
+
+    def _load_all(self, names: Sequence[str]) -> dict[str, tuple[Correction, ...]]:
+        if len(names) < 2:  # a click: to start threads would take longer than to read it
+            return {name: self._load(name) for name in names}
+        with ThreadPoolExecutor(_READERS) as pool:
+            return dict(zip(names, pool.map(self._load, names), strict=True))
 
     def _load(self, name: str) -> tuple[Correction, ...]:
         uri = storage.join(self.root, CORRECTIONS, name)
