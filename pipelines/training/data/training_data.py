@@ -103,7 +103,7 @@ def open_data(config: DataConfig, seed: int, corrections: Sequence[Correction] |
 def _with_corrections(
     data: TrainingData, labels: str, corrections: Sequence[Correction] | None
 ) -> TrainingData:
-    """The data with the images that corrections label, besides those of `data.labelled`."""
+    """The data with the images that corrections call good as labelled ones besides `data.labelled`."""
     used = CorrectionLog(labels).read() if corrections is None else corrections
     if not used:
         return data
@@ -112,7 +112,7 @@ def _with_corrections(
     corrected = corrected_images(candidates, labels, used, data.space.classes)
     return replace(
         data,
-        labelled=(*data.labelled, *corrected.samples),
+        labelled=(*data.labelled, *corrected.good),
         labelled_pixels=together(data.labelled_pixels, corrected.pixels),
         corrections=tuple(used),
         corrected=corrected.line(labels),
