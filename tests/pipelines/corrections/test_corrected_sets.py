@@ -282,7 +282,7 @@ def test_a_run_trains_on_the_corrections_that_it_began_with(root: Path) -> None:
     first = paint_truth(root, open_data(config.data, 0).unlabelled[0].stored_id)
     folder = RunFolder(config)
     folder.begin(open_data(config.data, 0, folder.corrections()))
-    name_one(root, open_data(config.data, 0).unlabelled[1].stored_id, "fish")
+    paint_truth(root, open_data(config.data, 0).unlabelled[1].stored_id)
     assert folder.corrections() == first
     result = train.execute(config)
     assert result.last_miou is not None
