@@ -107,8 +107,8 @@ class ImageTable(Container):
         if path is not None:
             where = f"images: {storage.display(self.name)}: column {field.name}"
             raise UserError(
-                f"{where} has no bytes, only names of files (such as {storage.display(path)[:200]}), which a table "
-                "does not open; a .txt or .csv list of them does, below its own folder and "
+                f"{where} has no bytes, only names of files (such as {storage.display(path)[:200]}), which a "
+                "table does not open; a .txt or .csv list of them does, below its own folder and "
                 f"{ROOTS_KEY}=FOLDER,..."
             )
 

@@ -177,7 +177,8 @@ def test_a_column_of_names_alone_is_told_what_opens_them(tmp_path: Path, column:
     spec = write_table(tmp_path / "t.parquet", {"image": column, "mask": [b"x", b"y"]}, row_group_size=1)
     assert refusal(spec) == (
         f"images: {spec}: column image has no bytes, only names of files (such as /photos/1.png), which a "
-        "table does not open; a .txt or .csv list of them does, below its own folder and image.roots=FOLDER,..."
+        "table does not open; a .txt or .csv list of them does, below its own folder and "
+        "image.roots=FOLDER,..."
     )
 
 
