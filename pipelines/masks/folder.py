@@ -230,7 +230,7 @@ def _no_mask(names: Iterable[str]) -> str:
     there = f" ({others})" if others else ""
     return (
         f"no mask there{there}; give masks of class ids ({' '.join(ENDINGS)}); `segray masks` converts "
-        "annotation files (COCO, LabelMe, CVAT)"
+        "annotation files (COCO, LabelMe, CVAT, YOLO)"
     )
 
 
