@@ -126,10 +126,10 @@ def _kind(config: MasksConfig, root: Tree) -> str:
         return "voc"
     if (config.masks or "masks") in names:
         return "folder"
-    if YOLO_FILE in names:
-        return "yolo"
     if is_coco(root):
         return "coco"
+    if YOLO_FILE in names:
+        return "yolo"
     return "labelme" if is_labelme(root) else "coco" if any(n.endswith(".json") for n in names) else "folder"
 
 
