@@ -53,7 +53,7 @@ class PseudoLabel:
         )
 
     def with_given(self, given: Tensor, by_hand: Tensor) -> PseudoLabel:
-        """The classes `given` where `by_hand` (bool [B, H, W]) is True: what a person gave is not replaced."""
+        """The classes `given` where `by_hand` (bool [B, H, W]) is True: what a person gave stays."""
         return PseudoLabel(
             torch.where(by_hand, given, self.label), self.valid | by_hand, self.from_model & ~by_hand
         )

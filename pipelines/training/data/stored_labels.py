@@ -37,8 +37,8 @@ class StoredLabels:
         root: folder or URI of the label set.
         wanted: ids of the images.
         in_memory: bytes of PNG that may be held in memory.
-        corrections: by image_id; corrected labels are held in memory besides. Their confidence is `SURE` where
-            a hand was, which is everywhere in a good image, and below it elsewhere.
+        corrections: by image_id; corrected labels are held in memory besides. Their confidence is `SURE`
+            where a hand was, which is everywhere in a good image, and below it elsewhere.
 
     Attributes:
         corrected: ids of the images that have corrections.
@@ -63,7 +63,9 @@ class StoredLabels:
         if size <= in_memory:
             self._in_memory = dict(self._all())
         store = CorrectedStore(root, corrections or {})
-        pngs = {i: _as_pngs(label, store.ignore_index) for i, label in store.corrected_labels(frozenset(wanted))}
+        pngs = {
+            i: _as_pngs(label, store.ignore_index) for i, label in store.corrected_labels(frozenset(wanted))
+        }
         self.corrected = frozenset(pngs)
         self._in_memory |= pngs
 
