@@ -186,7 +186,7 @@ def exists(uri: str) -> bool:
     """Whether there is a file or folder of that name."""
     try:
         stat(uri)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the second for a path below a file
         return False
     return True
 
