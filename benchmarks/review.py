@@ -9,7 +9,7 @@ looking like it, without a look; `checked`: only what is right of it. `random` t
 `image by image` every wrong segment of one image after the other. All pixels of all images are scored.
 
 With --epochs, networks train on the labels as they are, and with the ten first clicks and their checked
-spread as corrections.
+spread as corrections; both are scored on scenes that neither the person nor the networks have seen.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ from segray.pipelines.review.spread import find_alike
 
 CLICKS = (0, 5, 10, 20, 40, 80, 160)
 TEN = 10
+EXAM, EXAM_SEED = 100, 1000
+"""Scenes that networks are scored on, and their seed, which is none of the others'."""
 OFFERED = 60
 """Segments that the page offers after a correction."""
 
@@ -218,9 +220,7 @@ def curve(person: Person, way: str, seed: int) -> list[float]:
 
 def prepare(work: Path, seed: int, scenes: int) -> tuple[Path, Path]:
     """Draw and label the scenes of a seed, unless that was done before: (data set, label set)."""
-    book, labels = work / f"book-{seed}", work / f"labels-{seed}"
-    if not (book / "class_names.txt").exists():
-        _segray("picture-book", f"out={book}", f"n={scenes}", f"seed={seed}")
+    book, labels = _scenes(work / f"book-{seed}", scenes, seed), work / f"labels-{seed}"
     # In this process: Ray would take longer to start.
     with patch.object(single_process, "FEW", scenes):
         segray.annotate(
@@ -229,15 +229,23 @@ def prepare(work: Path, seed: int, scenes: int) -> tuple[Path, Path]:
     return book, labels
 
 
-def _segray(*words: str) -> None:
-    subprocess.run([sys.executable, "-m", "segray.pipelines.cli", *words], check=True, cwd=ROOT)
+def _scenes(folder: Path, count: int, seed: int) -> Path:
+    if not (folder / "class_names.txt").exists():
+        words = ["picture-book", f"out={folder}", f"n={count}", f"seed={seed}"]
+        subprocess.run([sys.executable, "-m", "segray.pipelines.cli", *words], check=True, cwd=ROOT)
+    return folder
 
 
 def held_out(book: Path, labels: Path, folder: Path, seed: int, epochs: int) -> float:
-    """Validation mIoU of a network that is trained on the labels as they are now."""
+    """mIoU on other scenes of a network that is trained on the labels as they are now."""
+    exam = _scenes(book.with_name("exam"), EXAM, EXAM_SEED)
     words = [*RECIPE, "trackers=", f"data.root={book}", f"data.labels={labels}", f"train.epochs={epochs}"]
-    words += ["data.labelled=2", f"seed={seed}", f"train.validate_every={epochs}"]
-    return float(train_once(words, folder)[-1]["miou"] or 0.0)
+    # All images of the label set, as any of them may have been corrected.
+    words += [f"data.unlabelled={book / 'images'}", "data.validation=none"]
+    train_once([*words, "data.labelled=2", f"seed={seed}"], folder)
+    (checkpoint,) = folder.glob("checkpoint_*")
+    places = {"images": exam / "images", "masks": exam / "masks", "out": folder / "exam"}
+    return segray.evaluate(checkpoint=str(checkpoint), **{k: str(v) for k, v in places.items()}).miou
 
 
 def correct(labels: Path, masks: Path) -> tuple[int, float, float]:
@@ -281,17 +289,17 @@ def main(work: Path, scenes: int, seeds: tuple[int, ...], epochs: int, out: Path
         for way in WAYS:
             found[way].append(curve(Person.of(str(labels), str(book / "masks")), way, seed))
         if epochs:
-            networks.append(_networks(book, labels, work.resolve(), seed, epochs))
+            networks.append(_networks(book, labels, seed, epochs))
     record |= {"scenes": scenes, "epochs": epochs, "clicks": list(CLICKS)}
     record |= {"curves": {way: _spreads(curves) for way, curves in found.items()}, "networks": networks}
     click.echo(_shown(found, networks))
     click.echo(f"\n{write_result(out, record)}")
 
 
-def _networks(book: Path, labels: Path, work: Path, seed: int, epochs: int) -> dict[str, Any]:
-    plain = held_out(book, labels, work / f"plain-{seed}", seed, epochs)
+def _networks(book: Path, labels: Path, seed: int, epochs: int) -> dict[str, Any]:
+    plain = held_out(book, labels, book.with_name(f"plain-{seed}"), seed, epochs)
     segments, before, after = correct(labels, book / "masks")
-    corrected = held_out(book, labels, work / f"corrected-{seed}", seed, epochs)
+    corrected = held_out(book, labels, book.with_name(f"corrected-{seed}"), seed, epochs)
     return {"seed": seed, "segments": segments, "labels": [before, after], "miou": [plain, corrected]}
 
 

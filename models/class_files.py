@@ -95,13 +95,24 @@ def _without_colour(line: str) -> str:
 
 
 def _read_yaml(text: str) -> list[str]:
-    content = read_plain_yaml(text)
+    return _by_id(list(names_by_id(read_plain_yaml(text)).items()))
+
+
+def names_by_id(content: object) -> dict[int, str]:
+    """Class names by their ids, as in YOLO's data.yaml.
+
+    Args:
+        content: of the file, plain values.
+
+    Raises:
+        ValueError: it has none.
+    """
     names = content.get("names") if isinstance(content, Mapping) else content
-    if isinstance(names, Mapping) and all(isinstance(key, int) for key in names):
-        return _by_id([(key, _plain(value)) for key, value in names.items()])
-    if isinstance(names, list) and names:
-        return [_plain(name) for name in names]
-    raise ValueError("no list of class names; YOLO's data.yaml has one under `names`")
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, Mapping) or not names or not all(isinstance(key, int) for key in names):
+        raise ValueError("no list of class names; YOLO's data.yaml has one under `names`")
+    return {key: _plain(name) for key, name in names.items()}
 
 
 def _plain(name: object) -> str:

@@ -52,6 +52,12 @@ class PseudoLabel:
             torch.where(boxes, other.from_model, self.from_model),
         )
 
+    def with_given(self, given: Tensor, by_hand: Tensor) -> PseudoLabel:
+        """The classes `given` where `by_hand` (bool [B, H, W]) is True: what a person gave stays."""
+        return PseudoLabel(
+            torch.where(by_hand, given, self.label), self.valid | by_hand, self.from_model & ~by_hand
+        )
+
     def reordered(self, order: Callable[[Tensor], Tensor]) -> PseudoLabel:
         """The labels of some images in some order; `order` maps a batch to a batch."""
         return PseudoLabel(order(self.label), order(self.valid), order(self.from_model))

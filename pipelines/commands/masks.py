@@ -39,11 +39,14 @@ from segray.pipelines.training.data.samples import READ, DataSet, Sample, groupe
 from segray.pipelines.training.data.training_data import READERS, check_mask_keys
 from segray.pipelines.training.data.voc import IMAGES as VOC_IMAGES
 from segray.pipelines.training.data.voc import MASKS as VOC_MASKS
+from segray.pipelines.training.data.yolo import FILE as YOLO_FILE
 from segray.pipelines.understood import PixelCounts, classes_line, line, name_some, show
 
 _WORKERS = 4
 _ENDINGS = {"JPEG2000": "jp2", "MPO": "jpeg"}
 """Formats whose name is no ending of an image; the others have one that is."""
+_ANNOTATIONS = {"xml": "cvat", "yaml": "yolo", "yml": "yolo"}
+"""Kinds by the ending of `annotations`."""
 _KEYS = re.compile(rf"\bdata\.({'|'.join(DataConfig.model_fields)})\b")
 
 
@@ -115,7 +118,7 @@ def _data_config(config: MasksConfig) -> DataConfig:
 def _kind(config: MasksConfig, root: Tree) -> str:
     """The layout of a data set, by the files that are there."""
     if config.annotations is not None:
-        return "cvat" if config.annotations.lower().endswith(".xml") else "coco"
+        return _ANNOTATIONS.get(config.annotations.lower().rpartition(".")[2], "coco")
     names = set(root.names(""))
     if CVAT_FILE in names:
         return "cvat"
@@ -125,6 +128,8 @@ def _kind(config: MasksConfig, root: Tree) -> str:
         return "folder"
     if is_coco(root):
         return "coco"
+    if YOLO_FILE in names:
+        return "yolo"
     return "labelme" if is_labelme(root) else "coco" if any(n.endswith(".json") for n in names) else "folder"
 
 

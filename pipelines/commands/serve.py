@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -26,6 +27,9 @@ from segray.pipelines.understood import line, show
 if TYPE_CHECKING:
     from segray.pipelines.review.server import ReviewPage
 
+_SWITCH_S = 0.0005
+"""Seconds after which a thread is asked to let another one run; a tenth of what Python asks for."""
+
 
 def run(config: ServeConfig) -> None:
     """Open the label set, print the address of the page, and answer until Ctrl-C.
@@ -37,6 +41,9 @@ def run(config: ServeConfig) -> None:
     # What is there by now stays; a collection that looks at all of it takes longer than a request may.
     gc.collect()
     gc.freeze()
+    # A request gives the interpreter up at each file operation, tens of times. While the next order is
+    # computed, it waits up to this long for it each time.
+    sys.setswitchinterval(_SWITCH_S)
     # Not by `echo`, which hides tokens.
     click.echo(f"open {page.url}  (Ctrl-C stops)")
     page.answer()

@@ -109,6 +109,15 @@ class CorrectionLog:
             target=target,
         )
 
+    def prepare(self) -> None:
+        """Read what corrections are checked against, which the first one would wait for.
+
+        Raises:
+            UserError: a damaged part of the label set.
+        """
+        if self._index is None:
+            self._index = self._store.columns(_COLUMNS)
+
     def append(self, corrections: Sequence[Correction]) -> None:
         """Write corrections as one new part: all of them, or none.
 
@@ -138,7 +147,7 @@ class CorrectionLog:
         """
         uri = storage.join(self.root, CORRECTIONS, f"part-{key}.parquet")
         try:
-            exclusive.create(uri, encode_part(to_table(corrections), row_group_size=_ROWS))
+            exclusive.create(uri, encode_corrections(corrections))
         except FileExistsError:
             raise UserError(f"{_REFUSED}: {storage.display(uri)} is there already; give new keys") from None
 
@@ -219,8 +228,7 @@ class CorrectionLog:
     def _read_parts(self) -> dict[str, tuple[Correction, ...]]:
         names = self._names()
         new = [name for name in names if name not in self._loaded]
-        with ThreadPoolExecutor(_READERS) as pool:
-            loaded = dict(zip(new, pool.map(self._load, new), strict=True))
+        loaded = self._load_all(new)
         # One look at the label set for all, each part may be a single click.
         self._images({one.image for part in loaded.values() for one in part})
         for name, part in loaded.items():
@@ -235,6 +243,12 @@ class CorrectionLog:
         self._last = max([self._last, *(one.key for part in loaded.values() for one in part)])
         return dict(self._loaded)
 
+    def _load_all(self, names: Sequence[str]) -> dict[str, tuple[Correction, ...]]:
+        if len(names) < 2:  # a click: to start threads would take longer than to read it
+            return {name: self._load(name) for name in names}
+        with ThreadPoolExecutor(_READERS) as pool:
+            return dict(zip(names, pool.map(self._load, names), strict=True))
+
     def _load(self, name: str) -> tuple[Correction, ...]:
         uri = storage.join(self.root, CORRECTIONS, name)
         try:
@@ -244,7 +258,7 @@ class CorrectionLog:
         except OSError as error:
             raise UserError(f"cannot read {storage.display(uri)}: {error}", exit_code=1) from error
         try:
-            return _decoded(data)
+            return decode_corrections(data)
         except (OSError, pa.ArrowException, ValueError, TypeError, OverflowError) as problem:
             remedy = "delete it to go on without it"
             raise UserError(f"{self._where(name)} is damaged ({_reason(problem)}); {remedy}") from None
@@ -297,11 +311,16 @@ class CorrectionLog:
         }
 
 
-def _decoded(data: bytes) -> tuple[Correction, ...]:
-    """The corrections of a part.
+def encode_corrections(corrections: Sequence[Correction]) -> bytes:
+    """Corrections as a Parquet file."""
+    return encode_part(to_table(corrections), row_group_size=_ROWS)
+
+
+def decode_corrections(data: bytes) -> tuple[Correction, ...]:
+    """The corrections of such a file.
 
     Raises:
-        ValueError, TypeError, OverflowError: not such a part.
+        ValueError, TypeError, OverflowError: not such a file.
         pa.ArrowException, OSError: not Parquet, or too large.
     """
     if reason := damage(data):
@@ -318,7 +337,7 @@ def write_corrections(uri: str, corrections: Sequence[Correction]) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    storage.write_atomic(uri, encode_part(to_table(corrections), row_group_size=_ROWS))
+    storage.write_atomic(uri, encode_corrections(corrections))
 
 
 def read_corrections(uri: str) -> list[Correction] | None:
@@ -328,7 +347,7 @@ def read_corrections(uri: str) -> list[Correction] | None:
         UserError: it is damaged.
     """
     try:
-        return list(_decoded(storage.read_bytes(uri, MAX_PART_BYTES)))
+        return list(decode_corrections(storage.read_bytes(uri, MAX_PART_BYTES)))
     except FileNotFoundError:
         return None
     except (OSError, pa.ArrowException, ValueError, TypeError, OverflowError) as problem:

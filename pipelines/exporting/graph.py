@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Sequence
+from typing import TypedDict
 
 import pyarrow as pa
 
+from segray.pipelines.corrections.log import decode_corrections, encode_corrections
 from segray.pipelines.engine import ledger
 from segray.pipelines.engine.guard import StageLedger
 from segray.pipelines.errors import UserError
@@ -28,6 +30,14 @@ _SCHEMA = pa.schema(
     ]
 )
 """Of a part: `journal.Finished` as JSON, or the error that ends the export: Ray Data keeps only its text."""
+
+
+class Work(TypedDict):
+    """A part to write: its name, `Writer.images_of` it as JSON, and their corrections as Parquet."""
+
+    part: str
+    images: str
+    corrections: bytes
 
 
 def finished_parts(
@@ -66,16 +76,20 @@ def finished_parts(
             yield row["part"], row["finished"]
 
 
-def work_of(writer: Writer, part: str) -> dict[str, str]:
-    """What a task is sent of a part: its name, and its images as JSON."""
-    return {"part": part, "images": json.dumps(writer.images_of(part))}
+def work_of(writer: Writer, part: str) -> Work:
+    """What a task is sent of a part."""
+    return {
+        "part": part,
+        "images": json.dumps(writer.images_of(part)),
+        "corrections": encode_corrections(writer.corrections_of(part)),
+    }
 
 
 class WriteParts:
-    """Rows of `work_of` to `_SCHEMA`. A task that Ray runs twice writes the same files again.
+    """Rows of `Work` to `_SCHEMA`. A task that Ray runs twice writes the same files again.
 
     Args:
-        writer: that knows no images.
+        writer: that knows no images and no corrections.
         token: of the run lock.
         ledger: counts how often a part is begun.
     """
@@ -85,22 +99,23 @@ class WriteParts:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Write the parts of a batch."""
-        rows = [self._row(row["part"], row["images"]) for row in table.to_pylist()]
+        rows = [self._row(**row) for row in table.to_pylist()]
         return pa.Table.from_pylist(rows, _SCHEMA)
 
-    def _row(self, part: str, images: str) -> dict[str, object]:
+    def _row(self, part: str, images: str, corrections: bytes) -> dict[str, object]:
         try:
-            return {"part": part, "finished": self._write(part, images)}
+            return {"part": part, "finished": self._write(part, images, corrections)}
         except UserError as problem:
             return {"part": part, "error": str(problem), "exit_code": problem.exit_code}
 
-    def _write(self, part: str, images: str) -> str:
+    def _write(self, part: str, images: str, corrections: bytes) -> str:
         if self._ledger.begin_alone(_STAGE, part) > MAX_TRIES:
             where = storage.display(self._writer.source.root)
             raise UserError(f"{part} of {where}: its worker died {MAX_TRIES} times", exit_code=1)
         # A task of a killed run may outlive it for a moment.
         with run_lock.owned(self._writer.out, self._token):
             pass
-        finished = json.dumps(self._writer.knowing(json.loads(images)).write_part(part))
+        writer = self._writer.knowing(json.loads(images), decode_corrections(corrections))
+        finished = json.dumps(writer.write_part(part))
         self._ledger.end(_STAGE, [part], 0.0)
         return finished

@@ -20,6 +20,8 @@ from segray.pipelines.annotation.relabelling import (
     damaged_row,
     segments_by_image,
 )
+from segray.pipelines.corrections.correction import Correction, by_image
+from segray.pipelines.corrections.store import CorrectedStore
 from segray.pipelines.errors import UserError
 from segray.pipelines.exporting.base import Encoded, Entry, Format, Sample
 from segray.pipelines.exporting.classes import ClassMap
@@ -30,7 +32,6 @@ from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageProblem
 from segray.pipelines.io.label_png import decode_gray_png, decode_label_png
 from segray.pipelines.label_set.schema import class_counts
-from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.label_set.stored_segments import decode_segments
 
 T = TypeVar("T")
@@ -64,7 +65,7 @@ class Writer:
         images: reads and writes image files.
     """
 
-    source: LabelStore
+    source: CorrectedStore
     out: str
     form: Format
     plan: Plan
@@ -78,11 +79,17 @@ class Writer:
         uris, split = self.images.uris, self.plan.split
         return [(image_id, split(image_id), uris.get(image_id)) for image_id in self.plan.images[part]]
 
-    def knowing(self, images: Sequence[Place]) -> Writer:
-        """The same that knows these images alone, and all corrections: the names of all others stay here."""
+    def corrections_of(self, part: str) -> list[Correction]:
+        """The corrections of the images of a part."""
+        corrections = self.source.corrections
+        return [one for image_id in self.plan.images[part] for one in corrections.get(image_id, ())]
+
+    def knowing(self, images: Sequence[Place], corrections: Sequence[Correction] = ()) -> Writer:
+        """The same that knows these images and corrections alone: the others stay here."""
+        source = CorrectedStore(self.source.root, by_image(corrections))
         uris = {image_id: uri for image_id, _, uri in images if uri is not None}
         plan = Plan.of_splits((image_id, split) for image_id, split, _ in images)
-        return replace(self, plan=plan, images=self.images.at(uris))
+        return replace(self, source=source, plan=plan, images=self.images.at(uris))
 
     def write_part(self, part: str) -> Finished:
         """Write the files of a part's images.

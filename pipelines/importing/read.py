@@ -49,6 +49,8 @@ def read_masks(
         if file is None or storage.stat(source) is None:
             return _folder(source, form, options, space, image_ids)
         data = read_file(file, _MAX_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{shown}: no such file or folder") from None
     except OSError as error:
         raise UserError(f"{shown}: cannot be read: {error.strerror or error}") from None
     found, masks = _file(source, data, shown)

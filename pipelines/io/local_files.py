@@ -94,6 +94,24 @@ def is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
 
 
+def names(folder: Path) -> list[str]:
+    """Sorted names of what is directly under a folder, hidden too; [] if it is missing.
+
+    The client of fsspec would also ask for the status of each, which is slow beside a thread that computes.
+
+    Raises:
+        NotADirectoryError: it is a file.
+    """
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        if folder.is_file():
+            raise
+        return []  # below a file
+
+
 def walk(folder: Path, *, follow: bool = True) -> Iterator[tuple[str, int, float]]:
     """(path under the folder, bytes, seconds since 1970) of each regular file below it.
 

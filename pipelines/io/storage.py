@@ -186,7 +186,7 @@ def exists(uri: str) -> bool:
     """Whether there is a file or folder of that name."""
     try:
         stat(uri)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the second for a path below a file
         return False
     return True
 
@@ -197,11 +197,13 @@ def list_names(uri: str) -> list[str]:
     Raises:
         NotADirectoryError: it is a file.
     """
+    if is_local(uri):
+        return local_files.names(local_path(uri))
     client, path = open_storage(uri)
     try:
         infos = with_retries(lambda: client.ls(path, detail=True), uri)
     except (FileNotFoundError, NotADirectoryError):
-        # The local client raises the second for a path below a file.
+        # Clients of folders raise the second for a path below a file.
         return []
     if any(_relative(info, path) == "" and info["type"] == "file" for info in infos):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), display(uri))

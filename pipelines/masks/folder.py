@@ -65,14 +65,9 @@ class MaskFolder:
         self._inner = common_folder(self._names, PARTS) if packed else ""
         self._index = Names(self._names)
         if not self._names:
-            others = LeftOut()
-            for name in found.uris:
-                others.add(name)
-            there = f" ({others})" if others else ""
-            raise UserError(
-                f"masks={storage.display(root)}: no mask there{there}; give masks of class ids "
-                f"({' '.join(ENDINGS)}); `segray masks` converts annotation files (COCO, LabelMe, CVAT)"
-            )
+            gone = not packed and not storage.exists(root)
+            why = "no such file or folder" if gone else _no_mask(found.uris)
+            raise UserError(f"masks={storage.display(root)}: {why}")
 
     def __len__(self) -> int:
         return len(self._names)
@@ -225,6 +220,18 @@ class MaskFolder:
             if total[0]:
                 break
         return total
+
+
+def _no_mask(names: Iterable[str]) -> str:
+    """What is there in place of masks, and what masks are."""
+    others = LeftOut()
+    for name in names:
+        others.add(name)
+    there = f" ({others})" if others else ""
+    return (
+        f"no mask there{there}; give masks of class ids ({' '.join(ENDINGS)}); `segray masks` converts "
+        "annotation files (COCO, LabelMe, CVAT, YOLO)"
+    )
 
 
 def _suffix_of(mask: str, image_id: str) -> str:

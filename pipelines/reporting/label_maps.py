@@ -91,7 +91,9 @@ class FolderMaps(LabelMaps):
         self.root, self.home, self.record = root, root, {"labels": root}
         names = list_png(root)
         if not names:
-            raise UserError(f"labels={storage.display(root)}: no label set there, and no PNG label map")
+            there = storage.exists(root)
+            why = "no label set there, and no PNG label map" if there else "no such file or folder"
+            raise UserError(f"labels={storage.display(root)}: {why}")
         self._names = {_image_of(name, names): path for name, path in names.items()}
 
     def statuses(self) -> dict[str, str]:

@@ -52,9 +52,10 @@ class Corrections:
         self._uncompacted = _COMPACT_EVERY
         self._lock = threading.RLock()
         self.changed: Callable[[], None] | None = None
-        """Called after corrections were read that were not there before."""
+        """Called after `refresh` has read corrections that were not there before."""
         self.segment_class = index.segments.class_id.copy()
         """int32 [S], the classes of segments after corrections."""
+        self._log.prepare()
         self.refresh(now=True)
 
     def refresh(self, *, now: bool = False) -> None:
@@ -67,8 +68,9 @@ class Corrections:
             UserError: a part of the log is damaged.
         """
         with self._lock:
-            if now or time.monotonic() - self._listed > _EVERY_S:
-                self._read()
+            due = now or time.monotonic() - self._listed > _EVERY_S
+            if due and self._read() and self.changed:
+                self.changed()
 
     def of(self, image: int) -> list[Correction]:
         """The corrections of an image, by key; also what was undone."""
@@ -89,7 +91,7 @@ class Corrections:
         return _version(self.of(image))
 
     def append(self, wanted: Sequence[Wanted]) -> list[Correction]:
-        """Store corrections, all or none.
+        """Store corrections, all or none. `changed` is left to the caller.
 
         Raises:
             UserError: one that does not fit the label set, or the log cannot be written.
@@ -160,7 +162,8 @@ class Corrections:
             where = visible(self._index.images.ids[one.image])
             raise UserError(f"{where} has no correction {visible(one.target)} to undo")
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Read the log; whether anything in it is new."""
         by_image, numbers, before = self._log.by_image(), self._index.number, self._of
         self._of = {numbers[name]: found for name, found in by_image.items() if name in numbers}
         self._listed = time.monotonic()
@@ -168,8 +171,7 @@ class Corrections:
         changed = [i for i in images if _version(self._of.get(i, [])) != _version(before.get(i, []))]
         if changed:
             self._mark(changed)
-            if self.changed:
-                self.changed()
+        return bool(changed)
 
     def _mark(self, changed: Sequence[int]) -> None:
         marks = self._marks

@@ -200,8 +200,12 @@ class Review:
         for one in wanted:
             self._require_label(one.image)
         made = self.corrections.append(wanted)
-        for image in {one.image for one in wanted}:
-            self.corrected(image)
+        try:
+            for image in {one.image for one in wanted}:
+                self.corrected(image)
+        finally:
+            # Not before: it would work out the same labels, and take the interpreter from this request.
+            self._follow_corrections()
         return [one.key for one in made]
 
     def alike(self, row: int, new_class: int, count: int) -> Alike:

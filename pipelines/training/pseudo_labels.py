@@ -54,8 +54,10 @@ class PseudoLabels:
             self.tau = next_tau(self.tau, max_over_workers(greatest))
         label = self._label(views, weak, step)
         if self._pseudo.segments and views.segments is not None:
-            return agreeing_label(label, weak, views.segments, self.tau)
-        return label
+            label = agreeing_label(label, weak, views.segments, self.tau)
+        if views.by_hand is None or views.zero_shot is None:
+            return label
+        return label.with_given(views.zero_shot, views.by_hand)
 
     def _label(self, views: Views, weak: Tensor, step: int) -> PseudoLabel:
         assert views.padding is not None

@@ -226,8 +226,9 @@ def _plan(folder: Path) -> None:
 
 
 def _outlines(folder: Path) -> None:
-    """Masks that training draws from outlines: of CVAT or of LabelMe."""
-    kind = "cvat" if (folder / "data" / "annotations.xml").exists() else "labelme"
+    """Masks that training draws from outlines: of CVAT, YOLO or LabelMe."""
+    files = {"annotations.xml": "cvat", "data.yaml": "yolo"}
+    kind = next((kind for name, kind in files.items() if (folder / "data" / name).exists()), "labelme")
     data = open_data(DataConfig(kind=kind, root="data", classes=CLASSES.split(",")), seed=0)
     images = LabelledImages(data.labelled)
     for i in range(len(images)):

@@ -1,4 +1,4 @@
-"""Masks as outlines of CVAT and LabelMe that somebody sent, for training."""
+"""Masks as outlines of CVAT, LabelMe and YOLO that somebody sent, for training."""
 
 from __future__ import annotations
 
@@ -104,3 +104,39 @@ def test_values_of_labelme(runner: Runner, changes: list[Edit]) -> None:
 @given(changes=cuts)
 def test_bytes_of_labelme(runner: Runner, changes: list[Cut]) -> None:
     runner.check("outlines", data_set(**{"a.json": damaged(labelme(), changes), "b.json": labelme("b.png")}))
+
+
+YOLO = {
+    "class": "0",
+    "x": "0.1",
+    "y": "0.2",
+    "last": "0.9",
+    "names": "[tree, house]",
+    "val": "b",
+    "train": ".",
+}
+
+
+def yolo(values: dict[str, str]) -> dict[str, bytes]:
+    """The files of a data set of YOLO, with these values in them."""
+    known = {**YOLO, **values}
+    described = "names: {names}\ntrain: {train}\nval: {val}\n".format(**known)
+    line = "{class} {x} {y} 0.9 0.2 0.9 {last}\n".format(**known)
+    texts = {"data.yaml": described, "a.txt": line, "b.txt": "1 0 0 1 0 1 1\n"}
+    return {name: text.encode(errors="surrogatepass") for name, text in texts.items()}
+
+
+@given(changes=st.dictionaries(st.sampled_from(sorted(YOLO)), TEXTS, max_size=3))
+@example(changes={})
+@example(changes={"val": "a.txt"})
+def test_values_of_yolo(runner: Runner, changes: dict[str, str]) -> None:
+    known = with_secret([Edit(0, "replace", value) for value in changes.values()], str(runner.secret))
+    values = {name: edit.value for name, edit in zip(changes, known, strict=True)}
+    answer = runner.check("outlines", data_set(**yolo(values)))
+    assert changes or answer.how == "ok"
+
+
+@given(changes=cuts, name=st.sampled_from(["a.txt", "data.yaml"]))
+def test_bytes_of_yolo(runner: Runner, changes: list[Cut], name: str) -> None:
+    files = yolo({})
+    runner.check("outlines", data_set(**{**files, name: damaged(files[name], changes)}))

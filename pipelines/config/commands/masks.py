@@ -31,7 +31,7 @@ class MasksConfig(_Source):
 
     out: Folder
     """An empty folder: images/, masks/, class_names.txt and masks.html are written into it."""
-    kind: Literal["auto", "folder", "voc", "coco", "labelme", "cvat"] = "auto"
+    kind: Literal["auto", "folder", "voc", "coco", "labelme", "cvat", "yolo"] = "auto"
     """Layout of `in`, as `data.kind` of train; auto: by the files that are there."""
     classes: Text | tuple[Text, ...] | None = None
     """Class names, as in train; null: from class_names.txt, the table of colours or the annotations."""
@@ -40,7 +40,7 @@ class MasksConfig(_Source):
     masks: Text | None = None
     """Folder of the masks below `in`; null: masks."""
     annotations: Text | None = None
-    """Annotation file, of COCO or CVAT; null: the name that a known tool gives it."""
+    """Annotation file of COCO or CVAT, or YAML of YOLO; null: the name that a known tool gives it."""
     val_annotations: Text | None = None
     """COCO's JSON file of the validation images, with `annotations`; null: none."""
     val_images: Text | None = None

@@ -56,8 +56,8 @@ class TrainImageConfig(PixelConfig, ColumnConfig, ImageRoots):
 class DataConfig(Config):
     """The images, masks and labels of a training run."""
 
-    kind: Literal["folder", "voc", "coco", "labelme", "cvat", "picture_book"] = "folder"
-    """folder, picture_book: images/, masks/; voc: its folders; coco, labelme, cvat: annotation files."""
+    kind: Literal["folder", "voc", "coco", "labelme", "cvat", "yolo", "picture_book"] = "folder"
+    """folder, picture_book: images/, masks/; voc: its folders; coco, labelme, cvat, yolo: annotations."""
     root: Annotated[Text, Shown("FOLDER")]
     """The data set: a folder or archives; or a list, manifest or Parquet files of images and masks."""
     classes: Text | tuple[Text, ...] | None = None
@@ -71,7 +71,7 @@ class DataConfig(Config):
     mask_suffix: MaskSuffix = None
     mask_column: MaskColumn = None
     annotations: Text | None = None
-    """COCO's JSON file of the training images, or CVAT's XML; null: the name that a known tool gives it."""
+    """JSON of COCO (training images), XML of CVAT, YAML of YOLO; null: the name that known tools give it."""
     val_annotations: Text | None = None
     """COCO's JSON file of the validation images, with `data.annotations`; null: none."""
     images: Text | None = None

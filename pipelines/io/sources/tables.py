@@ -15,7 +15,9 @@ from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.members import member_uri
 from segray.pipelines.io.parquet_cost import check_pages, check_text, is_text
 from segray.pipelines.io.parquet_pages import check_footer
+from segray.pipelines.io.received import ROOTS_KEY
 from segray.pipelines.io.sources.files import Container
+from segray.pipelines.io.sources.parts import leaf_of
 
 _NAMES = ("image", "img", "jpg", "png")
 MASK_NAMES = (
@@ -43,7 +45,8 @@ class ImageTable(Container):
     """The images in a column of a Parquet file: bytes, or a struct of bytes and path.
 
     The ids are those of a text column image_id; else the paths, if each row has one of its own; else the
-    file's name and the number of the row. Paths are names and nothing else: no file is opened by them.
+    file's name and the number of the row. Paths are names and nothing else: no file is opened by them, and a
+    column without any bytes is refused.
 
     Args:
         file: as `find_files` gives it.
@@ -66,6 +69,9 @@ class ImageTable(Container):
         if table.metadata.num_rows > _MAX_ROWS:
             raise ValueError(f"{table.metadata.num_rows} rows (allowed: at most {_MAX_ROWS})")
         check_footer(file.size(), table.metadata)
+        for number in (column, mask):
+            if number is not None:
+                self._check_bytes(file, table, schema.field(number))
         ids = iter(self._ids(file, table, schema.field(column)))
         for group in range(table.num_row_groups):
             for row in range(table.metadata.row_group(group).num_rows):
@@ -89,6 +95,23 @@ class ImageTable(Container):
         chosen = next((name for name in (self._mask, *MASK_NAMES) if name in names), None)
         return None if chosen is None else int(schema.get_field_index(chosen))
 
+    def _check_bytes(self, file: pa.NativeFile, table: pq.ParquetFile, field: pa.Field) -> None:
+        """Refuse a column that holds names of files alone.
+
+        Raises:
+            UserError: with the form that names files.
+        """
+        if not _names_files(field.type) or not _is_empty(table.metadata, field):
+            return
+        path = next(filter(None, _texts(file, table, f"{field.name}.path")), None)
+        if path is not None:
+            where = f"images: {storage.display(self.name)}: column {field.name}"
+            raise UserError(
+                f"{where} has no bytes, only names of files (such as {storage.display(path)[:200]}), which a "
+                "table does not open; a .txt or .csv list of them does, below its own folder and "
+                f"{ROOTS_KEY}=FOLDER,..."
+            )
+
     def _ids(self, file: pa.NativeFile, table: pq.ParquetFile, image: pa.Field) -> Sequence[str]:
         names = table.schema_arrow.names
         if _ID in names and is_text(table.schema_arrow.field(_ID).type):
@@ -100,12 +123,16 @@ class ImageTable(Container):
         if None in ids or "" in ids or max(Counter(ids).values(), default=2) > 1:
             stem = escape_name(storage.split_query(self.name)[0].rpartition("/")[2].removesuffix(".parquet"))
             return [f"{stem}/{row:06d}" for row in range(table.metadata.num_rows)]
-        return [self._safe(str(name)) for name in ids]
+        hint = "" if _ID in names else f"; a text column {_ID} gives other ids"
+        return [self._safe(str(name), hint) for name in ids]
 
-    def _safe(self, name: str) -> str:
+    def _safe(self, name: str, hint: str) -> str:
         parts = name.removeprefix("./").split("/")
         image_id = "/".join(escape_name(part) for part in parts)
-        check_image_id(image_id, f"images: {storage.display(self.name)}")
+        try:
+            check_image_id(image_id, f"images: {storage.display(self.name)}")
+        except UserError as error:
+            raise UserError(f"{error}{hint}") from None
         return image_id
 
 
@@ -150,13 +177,34 @@ def _image_column(schema: pa.Schema, file: str, wanted: str | None) -> str:
 
 
 def _candidates(schema: pa.Schema) -> list[str]:
-    return [field.name for field in schema if _holds_images(field.type)]
+    """Names of the columns that may hold images; without any, of those that have the form and no bytes."""
+    images = [field.name for field in schema if _holds_images(field.type) or _is_image_of_names(field)]
+    return images or [field.name for field in schema if _names_files(field.type)]
 
 
 def _holds_images(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return kind.num_fields > 0 and any(f.name == "bytes" and _is_bytes(f.type) for f in kind)
     return _is_bytes(kind)
+
+
+def _is_image_of_names(field: pa.Field) -> bool:
+    """Beside a column of masks, it must not be left out."""
+    return field.name in _NAMES and _names_files(field.type)
+
+
+def _names_files(kind: pa.DataType) -> bool:
+    return pa.types.is_struct(kind) and any(f.name == "path" and is_text(f.type) for f in kind)
+
+
+def _is_empty(metadata: pq.FileMetaData, image: pa.Field) -> bool:
+    """Whether there are rows and none has bytes, as far as the statistics of the column tell."""
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    chunks = (group.column(n) for group in groups for n in range(group.num_columns))
+    mine = (chunk for chunk in chunks if chunk.path_in_schema == leaf_of(image))
+    counts = ((chunk.statistics, chunk.num_values) for chunk in mine)
+    empty = (known is not None and known.null_count == values for known, values in counts)
+    return metadata.num_rows > 0 and (not _holds_images(image.type) or all(empty))
 
 
 def _is_bytes(kind: pa.DataType) -> bool:

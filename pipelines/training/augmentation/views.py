@@ -9,6 +9,7 @@ from torch import Tensor
 
 from segray.models.transfer import to_device
 from segray.pipelines.config.commands.train import AugmentConfig
+from segray.pipelines.corrections.apply import SURE
 from segray.pipelines.training.augmentation.augment import CutMix, StrongAugment, WeakAugment, WeakBatch
 from segray.pipelines.training.data.sampler import LABELLED, UNLABELLED, Batch, StepBatch
 
@@ -21,6 +22,7 @@ class Views:
         labelled: weakly augmented images, and `mask` [L, S, S] int64 (`ignore_index_of`: ignored).
         weak: unlabelled images, the last P of them partners of others alone, and `zero_shot`
             [U + P, S, S] int64, `confidence` [U + P, S, S] in 0..1.
+        by_hand: [U + P, S, S] bool, pixels of `zero_shot` whose class a person has given.
         segments: [U + P, S, S] int16, the number of each pixel's segment, 0 without; None: not asked for.
         padding: [U + P, S, S] bool, pixels outside the image.
         strong: views of the first U images, CutMix included.
@@ -33,6 +35,7 @@ class Views:
     weak: Tensor | None = None
     zero_shot: Tensor | None = None
     confidence: Tensor | None = None
+    by_hand: Tensor | None = None
     segments: Tensor | None = None
     padding: Tensor | None = None
     strong: tuple[Tensor, ...] = ()
@@ -82,6 +85,7 @@ class Augmentation:
             weak=weak.images,
             zero_shot=weak.maps[0].long(),
             confidence=weak.maps[1].float() / 255,
+            by_hand=(weak.maps[1] == SURE) & ~weak.padding,
             segments=weak.maps[2] if len(weak.maps) > 2 else None,
             padding=weak.padding,
             strong=strong,

@@ -1,4 +1,4 @@
-"""Corrections of the label set in training: they label images, as far as a hand was there."""
+"""Corrections of the label set in training: images that a person calls good are labelled images."""
 
 from __future__ import annotations
 
@@ -22,31 +22,35 @@ from segray.pipelines.understood import PixelCounts
 
 @dataclass(frozen=True)
 class CorrectedImages:
-    """Images that are labelled by corrections.
+    """What corrections say of images that may be trained on.
 
     Attributes:
-        samples: each has `by_hand`.
+        good: images that are right as a whole, labelled ones; each has `by_hand`.
         pixels: of their masks.
-        good: how many are masks as a whole.
+        partly: how many others have pixels whose class is by hand.
     """
 
-    samples: tuple[Sample, ...]
+    good: tuple[Sample, ...]
     pixels: PixelCounts
-    good: int
+    partly: int
 
     def line(self, labels: str) -> str:
         """How many there are, for the summary of the data."""
-        n = len(self.samples)
+        n = len(self.good)
         return (
-            f"{n} corrected image{'s' * (n != 1)} of {storage.display(labels)} ({self.good} good as a whole) "
-            "besides data.labelled"
+            f"{n + self.partly} corrected image{'s' * (n + self.partly != 1)} of {storage.display(labels)}: "
+            f"{n} good, labelled besides data.labelled; {self.partly} unlabelled, what is by hand stays"
         )
 
 
 def corrected_images(
     candidates: Iterable[Sample], root: str, corrections: Sequence[Correction], classes: Sequence[str]
 ) -> CorrectedImages:
-    """The images that a hand has corrected, with what it has given as their mask: the rest is ignored.
+    """The images that a person has called good, with their corrected labels as masks.
+
+    The others are no labelled images: a few sparse masks among few whole ones would be most of what a network
+    sees as labelled. Their pixels by hand hold in the labels of the unlabelled images, see
+    `PseudoLabel.with_given`.
 
     Args:
         candidates: images that may be trained on, matched with the label set, without a mask in use.
@@ -63,19 +67,21 @@ def corrected_images(
     unknown = ignore_index_of(len(classes))
     found: dict[str, Sample] = {}
     counts: list[NDArray[np.int64]] = []
-    good = 0
+    partly = 0
     for image_id, corrected in store.corrected_labels(samples):
         mask = table[corrected.trusted(store.ignore_index)]
         if not (mask != unknown).any():
             continue
-        good += corrected.good
+        if not corrected.good:
+            partly += 1
+            continue
         counts.append(class_pixels(mask, len(classes)))
         sample = samples[image_id]
         found[sample.image_id] = replace(
             sample, mask=storage.join(root, CORRECTIONS), mask_id=None, by_hand=encode_gray_png(mask)
         )
     ordered = tuple(found[image_id] for image_id in sorted(found))
-    return CorrectedImages(ordered, PixelCounts.of(counts, len(classes), len(classes)), good)
+    return CorrectedImages(ordered, PixelCounts.of(counts, len(classes), len(classes)), partly)
 
 
 def together(one: PixelCounts, other: PixelCounts) -> PixelCounts:

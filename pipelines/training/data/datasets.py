@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from segray.models.label_map import LabelMap, label_dtype
 from segray.models.label_space import ignore_index_of
+from segray.pipelines.corrections.apply import SURE
 from segray.pipelines.corrections.correction import Correction, by_image
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -63,8 +64,8 @@ class UnlabelledImages(Dataset[tuple[Tensor, ...]]):
 
     A pixel without a known class has the label `ignore_index_of` and the confidence 0: in images without an
     ok row, where the label set ignores a pixel, and where it has "no class" while the data set has a class
-    for every pixel. An image that cannot be read is replaced by the next one that can, with a warning.
-    Pickles without open files.
+    for every pixel. Pixels whose class is by hand have the confidence `SURE`, and no others have it. An image
+    that cannot be read is replaced by the next one that can, with a warning. Pickles without open files.
 
     Args:
         samples: the images.
@@ -134,7 +135,7 @@ class UnlabelledImages(Dataset[tuple[Tensor, ...]]):
         self, sample: Sample, shape: tuple[int, int] | None = None
     ) -> tuple[LabelMap, NDArray[np.uint8]] | None:
         pngs = self._labels.read(sample.stored_id) if self._labels else None
-        if pngs is None:
+        if self._labels is None or pngs is None:
             return None
         try:
             label = self._ids[decode_label_png(pngs[0], shape, self._ignore)]
@@ -143,6 +144,8 @@ class UnlabelledImages(Dataset[tuple[Tensor, ...]]):
             name = sample.stored_id
             raise UserError(f"the zero-shot label of {name}: {problem}; annotate it again") from None
         confidence[label == self._unknown] = 0
+        if sample.stored_id not in self._labels.corrected:
+            np.minimum(confidence, SURE - 1, out=confidence)
         return label, confidence
 
     def _warn_once(self, sample: Sample, problem: ImageProblem) -> None:

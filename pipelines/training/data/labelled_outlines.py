@@ -1,4 +1,4 @@
-"""Outlines with class names, as LabelMe and CVAT write them, as a data set."""
+"""Outlines with class names, as LabelMe, CVAT and YOLO write them, as a data set."""
 
 from __future__ import annotations
 
@@ -70,8 +70,10 @@ def outlined_images(
     images: Sequence[AnnotatedImage],
     annotations: Annotations,
     names: Sequence[str] = (),
+    *,
+    ordered: bool = True,
 ) -> DataSet:
-    """The data set of some annotated images; later outlines lie on top of earlier ones.
+    """The data set of some annotated images.
 
     Args:
         config: of the data.
@@ -79,6 +81,7 @@ def outlined_images(
         images: those with annotations.
         annotations: what was left out already.
         names: class names in the order of the annotation file; else all names in alphabetical order.
+        ordered: later outlines lie on top of earlier ones; else smaller ones do.
 
     Raises:
         UserError: no image is annotated, or the names cannot be a class list.
@@ -86,7 +89,7 @@ def outlined_images(
     if not images:
         raise UserError(f"data.root={storage.display(config.root)}: no image has annotations")
     space = _space(config, images, names)
-    annotations.ordered = True
+    annotations.ordered = ordered
     for image in images:
         annotations.drawings[image.image_id] = image.drawing
         for number, outline in enumerate(image.outlines, start=1):

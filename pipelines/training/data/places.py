@@ -39,7 +39,7 @@ def data_tree(config: DataConfig, root: str | None = None, key: str = "data.root
     """
     root = config.root if root is None else root
     try:
-        if root.lower().endswith((".json", ".xml")):
+        if root.lower().endswith((".json", ".xml", ".yaml", ".yml")):
             raise UserError("an annotation file: give the folder of the images, and data.annotations=FILE")
         if storage.is_local(root) and kind_of(root) == "folder" and storage.local_path(root).is_file():
             raise UserError("a file, and no folder, archive or table")

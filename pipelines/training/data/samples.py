@@ -82,7 +82,7 @@ class TrainingData:
         source: where the unlabelled images are, if they are not in the data set.
         label_set: fingerprint of the label set, see `label_join.LabelSet`; None without one.
         corrections: of the label set, as they were when the run began.
-        corrected: how many images they label; "" without any.
+        corrected: how many images they say something of; "" without any.
     """
 
     space: LabelSpace

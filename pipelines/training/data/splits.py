@@ -187,7 +187,7 @@ class SampleFinder:
         """
         if name in self._samples:
             return name
-        name = nfc(name)
+        name = nfc(name).removeprefix("./")
         if name in self._composed:
             return self._composed[name]
         parts = PurePosixPath(name).parts

@@ -6,10 +6,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 
+import numpy as np
 import pyarrow as pa
 
 from segray.models.messages import first_line
-from segray.pipelines.corrections.apply import CorrectedLabel
+from segray.pipelines.corrections.apply import SURE, CorrectedLabel
 from segray.pipelines.corrections.store import ByImage, CorrectedStore
 from segray.pipelines.io import storage
 from segray.pipelines.io.label_png import encode_gray_png
@@ -36,7 +37,11 @@ class StoredLabels:
         root: folder or URI of the label set.
         wanted: ids of the images.
         in_memory: bytes of PNG that may be held in memory.
-        corrections: by image_id; corrected labels are held in memory besides.
+        corrections: by image_id; corrected labels are held in memory besides. Their confidence is `SURE`
+            where a hand was, which is everywhere in a good image, and below it elsewhere.
+
+    Attributes:
+        corrected: ids of the images that have corrections.
 
     Raises:
         DamagedPartError: a part cannot be read.
@@ -57,8 +62,12 @@ class StoredLabels:
         size = self._index(frozenset(wanted))
         if size <= in_memory:
             self._in_memory = dict(self._all())
-        corrected = CorrectedStore(root, corrections or {}).corrected_labels(frozenset(wanted))
-        self._in_memory |= {image_id: _as_pngs(label) for image_id, label in corrected}
+        store = CorrectedStore(root, corrections or {})
+        pngs = {
+            i: _as_pngs(label, store.ignore_index) for i, label in store.corrected_labels(frozenset(wanted))
+        }
+        self.corrected = frozenset(pngs)
+        self._in_memory |= pngs
 
     def __getstate__(self) -> dict[str, object]:
         return {
@@ -153,8 +162,10 @@ class StoredLabels:
         return DamagedPartError(f"data.labels={root}: cannot read {LABELS}/{part} ({why}); {repair}")
 
 
-def _as_pngs(label: CorrectedLabel) -> Pngs:
-    return encode_gray_png(label.label), encode_gray_png(label.confidence)
+def _as_pngs(label: CorrectedLabel, ignore_index: int) -> Pngs:
+    by_hand = label.trusted(ignore_index) != ignore_index
+    confidence = np.where(by_hand, np.uint8(SURE), np.minimum(label.confidence, SURE - 1))
+    return encode_gray_png(label.label), encode_gray_png(confidence)
 
 
 def _png_bytes(file: PartReader, group: int) -> int:

@@ -28,6 +28,7 @@ from segray.pipelines.training.data.split_sampling import amount, balanced_sampl
 from segray.pipelines.training.data.splits import is_split, read_split
 from segray.pipelines.training.data.unlabelled import list_unlabelled, without_copies
 from segray.pipelines.training.data.voc import open_voc
+from segray.pipelines.training.data.yolo import open_yolo
 
 READERS: dict[str, Callable[[DataConfig], DataSet]] = {
     "folder": open_folder,
@@ -36,10 +37,11 @@ READERS: dict[str, Callable[[DataConfig], DataSet]] = {
     "coco": open_coco,
     "labelme": open_labelme,
     "cvat": open_cvat,
+    "yolo": open_yolo,
 }
 """Opens each kind of data set."""
 
-DRAWN = frozenset({"coco", "labelme", "cvat"})
+DRAWN = frozenset({"coco", "labelme", "cvat", "yolo"})
 """Kinds whose masks are drawn from outlines."""
 
 HELD_OUT = "1/5"
@@ -103,7 +105,7 @@ def open_data(config: DataConfig, seed: int, corrections: Sequence[Correction] |
 def _with_corrections(
     data: TrainingData, labels: str, corrections: Sequence[Correction] | None
 ) -> TrainingData:
-    """The data with the images that corrections label, besides those of `data.labelled`."""
+    """The data with the images that corrections call good as labelled ones besides `data.labelled`."""
     used = CorrectionLog(labels).read() if corrections is None else corrections
     if not used:
         return data
@@ -112,7 +114,7 @@ def _with_corrections(
     corrected = corrected_images(candidates, labels, used, data.space.classes)
     return replace(
         data,
-        labelled=(*data.labelled, *corrected.samples),
+        labelled=(*data.labelled, *corrected.good),
         labelled_pixels=together(data.labelled_pixels, corrected.pixels),
         corrections=tuple(used),
         corrected=corrected.line(labels),

@@ -191,9 +191,12 @@ def test_bad_masks_are_refused_by_name(tmp_path: Path, data: bytes, message: str
 def test_a_folder_without_png_is_refused(tmp_path: Path, which: str, what: str) -> None:
     masks = str(masks_in(tmp_path, a=TRUTH))
     (tmp_path / "empty").mkdir()
-    for bad in (str(tmp_path / "empty"), str(tmp_path / "nowhere")):
+    texts = {"empty": what, "nowhere": "no such file or folder", "a.txt/below": "no such file or folder"}
+    (tmp_path / "a.txt").touch()
+    for name, text in texts.items():
+        bad = str(tmp_path / name)
         places = {"labels": masks, "masks": masks, which: bad}
-        with pytest.raises(UserError, match=f"{which}={bad}: {what}"):
+        with pytest.raises(UserError, match=f"^{which}={bad}: {text}"):
             evaluate(places["labels"], places["masks"])
 
 

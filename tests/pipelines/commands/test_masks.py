@@ -32,6 +32,7 @@ from tests.pipelines.training.data.small_sets import (
 )
 from tests.pipelines.training.data.test_mask_kinds import colour_set
 from tests.pipelines.training.data.test_outlines import LOW, SQUARE, cvat_set, labelme_set, shape
+from tests.pipelines.training.data.test_yolo import square, yolo_set
 
 
 def convert(source: Path, out: Path, *overrides: str) -> None:
@@ -49,10 +50,12 @@ def make(kind: str, root: Path) -> Path:
         return coco_set(root)
     if kind == "labelme":
         return labelme_set(root, shape("dog", SQUARE))
+    if kind == "yolo":
+        return yolo_set(root, square(1, 2, 6))
     return cvat_set(root, LOW) if kind == "cvat" else voc_set(root) if kind == "voc" else folder_set(root)
 
 
-@pytest.mark.parametrize("kind", ["folder", "voc", "coco", "labelme", "cvat"])
+@pytest.mark.parametrize("kind", ["folder", "voc", "coco", "labelme", "cvat", "yolo"])
 def test_each_kind_becomes_the_plain_layout_with_the_same_masks(tmp_path: Path, kind: str) -> None:
     convert(make(kind, tmp_path / "in"), tmp_path / "out")
     before = opened(tmp_path / "in", kind=kind)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,6 +36,22 @@ def test_the_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     with pytest.raises(UserError, match=r"segray serve needs uvicorn: pip install 'segray\[review\]'"):
         serve.run(ServeConfig(out=str(tmp_path)))
+
+
+def test_requests_get_the_interpreter_from_a_thread_that_computes_sooner_than_by_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[float] = []
+    page = SimpleNamespace(url="http://127.0.0.1:1", answer=lambda: seen.append(sys.getswitchinterval()))
+    monkeypatch.setattr(serve, "make_page", lambda _: page)
+    before = sys.getswitchinterval()
+    try:
+        serve.run(ServeConfig(out="labels"))
+    finally:
+        sys.setswitchinterval(before)
+        gc.unfreeze()
+
+    assert seen[0] < before
 
 
 @pytest.mark.parametrize(

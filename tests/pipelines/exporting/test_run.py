@@ -15,6 +15,7 @@ import pytest
 from segray.models.masks import encode_rle, segment_from_mask
 from segray.pipelines.config.commands.export import LABEL_FORMATS, ExportConfig
 from segray.pipelines.corrections import CorrectionLog
+from segray.pipelines.corrections.log import decode_corrections
 from segray.pipelines.engine import cluster, ray_data, shared_storage
 from segray.pipelines.engine.ledger import Ledger
 from segray.pipelines.errors import UserError
@@ -122,6 +123,14 @@ def test_a_task_is_sent_the_images_of_its_part_alone(writer: Writer, tmp_path: P
     assert {len(images) for images in sent.values()} == {2}
     knows_nothing = writer.knowing([])
     assert (knows_nothing.plan.ids, knows_nothing.images.uris) == ((), {})
+
+
+def test_a_task_is_sent_the_corrections_of_its_images_alone(writer: Writer, labels: Path) -> None:
+    sent = {part: decode_corrections(work_of(writer, part)["corrections"]) for part in writer.plan.parts}
+    assert sorted(map(len, sent.values())) == [0, 1]
+    (part,) = (part for part, images in writer.plan.images.items() if IDS[0] in images)
+    assert sent[part] == tuple(CorrectionLog(labels).read())
+    assert writer.knowing([]).source.corrections == {}
 
 
 def test_the_error_of_a_task_ends_the_export_with_its_status(writer: Writer, tmp_path: Path) -> None:

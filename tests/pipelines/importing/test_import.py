@@ -379,7 +379,8 @@ def test_another_format_than_it_is(labels: Path, tmp_path: Path) -> None:
     source = exported(labels, tmp_path / "out", "coco")
     assert "is COCO instances, not format=cvat" in refused(labels, source, format="cvat")
     assert "has masks, and no file of format=coco" in refused(labels, source.parent, format="coco")
-    assert "from=" in refused(labels, tmp_path / "nothing")
+    nothing = tmp_path / "nothing"
+    assert refused(labels, nothing) == f"from={nothing}: no such file or folder"
 
 
 def test_a_source_without_a_mask(labels: Path, tmp_path: Path) -> None:

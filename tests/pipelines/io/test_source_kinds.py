@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
@@ -159,10 +160,45 @@ def test_a_row_names_no_file(tmp_path: Path) -> None:
     )
 
 
+HUGGING_FACE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+NAMES_ALONE = pa.array([{"path": "/photos/1.png"}, None], HUGGING_FACE)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        NAMES_ALONE,
+        pa.array([{"bytes": None, "path": None}, {"bytes": None, "path": "/photos/1.png"}]),
+        pa.array([{"path": "/photos/1.png"}, {"path": "/photos/2.png"}]),
+    ],
+    ids=["of Hugging Face", "of no type", "without a field for bytes"],
+)
+def test_a_column_of_names_alone_is_told_what_opens_them(tmp_path: Path, column: pa.Array) -> None:
+    spec = write_table(tmp_path / "t.parquet", {"image": column, "mask": [b"x", b"y"]}, row_group_size=1)
+    assert refusal(spec) == (
+        f"images: {spec}: column image has no bytes, only names of files (such as /photos/1.png), which a "
+        "table does not open; a .txt or .csv list of them does, below its own folder and "
+        "image.roots=FOLDER,..."
+    )
+
+
+def test_a_column_of_names_of_masks_is_told_the_same(tmp_path: Path) -> None:
+    spec = write_table(tmp_path / "t.parquet", {"image": [b"x", b"y"], "mask": NAMES_ALONE})
+    with pytest.raises(UserError, match=r"column mask has no bytes, only names of files"):
+        list_images(spec, mask_column="mask")
+
+
+def test_a_column_of_names_is_no_candidate_beside_one_of_bytes(tmp_path: Path) -> None:
+    columns = {"front": [b"x"], "source": [{"path": "/photos/1.png"}]}
+    assert opened(write_table(tmp_path / "t.parquet", columns)) == {"t/000000": b"x"}
+
+
 @pytest.mark.parametrize("path", ["../x.png", "/etc/x.png"])
 def test_a_path_that_leads_out_is_refused(tmp_path: Path, path: str) -> None:
     spec = write_table(tmp_path / "t.parquet", {"image": structs({path: b"x"})})
-    assert f"image_id '{path}' is refused" in refusal(spec)
+    text = refusal(spec)
+    assert f"image_id '{path}' is refused" in text
+    assert text.endswith("; a text column image_id gives other ids")
 
 
 def test_a_table_without_an_image_column_is_refused(tmp_path: Path) -> None:

@@ -189,6 +189,7 @@ def test_files_below_a_folder_are_listed_on_every_storage(folder: str) -> None:
     assert file.size == 3
     with pytest.raises(NotADirectoryError):
         storage.list_names(storage.join(folder, "a.png"))
+    assert storage.list_names(storage.join(folder, "a.png", "below")) == []
 
 
 def test_a_store_without_atomic_writes_is_refused() -> None:

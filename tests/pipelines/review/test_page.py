@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ from starlette.testclient import TestClient
 
 from segray.models.masks import encode_rle, segment_from_mask
 from segray.pipelines.corrections import CorrectionLog
+from segray.pipelines.errors import UserError
+from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.label_set.stored_segments import shown_pixels
+from segray.pipelines.review.actions import Wanted
+from segray.pipelines.review.background import Background
 from segray.pipelines.review.review import Review
 from tests.pipelines.label_sets import segment_row
 from tests.pipelines.review.conftest import HEIGHT, NAMES, WIDTH, boxes, label, pixels, truth
@@ -136,6 +141,34 @@ def test_what_hands_have_classed_is_not_offered_again(page: TestClient) -> None:
     found = page.get("/api/segments/0/alike", params={"class": 2}).json()["segments"]
 
     assert [(one["id"], one["number"]) for one in found] == [("a.png", 1), ("b.png", 1)]
+
+
+def test_the_first_correction_does_not_wait_for_the_label_set(
+    page: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_all(*_: object) -> None:
+        raise AssertionError("columns of all parts are read")
+
+    monkeypatch.setattr(LabelStore, "columns", read_all)
+
+    assert correct(page, {"image": 0, "kind": "name", "segments": [0], "class": "house"}).status_code == 200
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_follows_a_correction_begins_once_its_labels_are_there(
+    review: Review, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    def fail(*_: object) -> None:
+        raise UserError("damaged")
+
+    known: list[list[int]] = []
+    monkeypatch.setattr(Background, "again", lambda _: known.append(list(review.marks.shares)))
+    if damaged:
+        monkeypatch.setattr(review, "corrected", fail)
+    with suppress(UserError):
+        review.correct([Wanted(0, "name", (0,), "house")])
+
+    assert known == 2 * [[] if damaged else [0]]
 
 
 def test_corrections_of_another_person_appear(page: TestClient, labels: Path, review: Review) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,26 @@ def test_a_posterior_is_less_and_less_guided(batch: tuple[Views, Tensor]) -> Non
     for step, beta in ((0, 1.0), (1, 0.75), (3, 0.25)):
         expected = posterior_label(weak, views.zero_shot, matrix, beta, 0.7, padding=views.padding)
         assert equal(guided(views, weak, step), expected)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [[], ["pseudo.until=0.5"], ["pseudo.segments=true"], ["pseudo.min_confidence=1"], ["method=unimatch"]],
+    ids=str,
+)
+def test_what_is_by_hand_is_never_the_network_s(batch: tuple[Views, Tensor], overrides: list[str]) -> None:
+    views, weak = batch
+    assert views.zero_shot is not None
+    assert views.padding is not None
+    by_hand = (torch.arange(8) < 4).expand(3, 8, 8) & ~views.padding
+    without = labels(10, *overrides)(views, weak * 9, 7)
+    label = labels(10, *overrides)(replace(views, by_hand=by_hand), weak * 9, 7)
+    assert (without.label != views.zero_shot)[by_hand].any()
+    assert torch.equal(label.label[by_hand], views.zero_shot[by_hand])
+    assert label.valid[by_hand].all()
+    assert not label.from_model[by_hand].any()
+    for one, other in zip(vars(label).values(), vars(without).values(), strict=True):
+        assert torch.equal(one[~by_hand], other[~by_hand])
 
 
 def test_segments_settle_labels(batch: tuple[Views, Tensor]) -> None:

@@ -31,6 +31,7 @@ from tests.pipelines.training.data.small_sets import (
     write_mask,
 )
 from tests.pipelines.training.data.test_outlines import SQUARE, labelme_set, shape
+from tests.pipelines.training.data.test_yolo import square, yolo_set
 
 CVAT = """<annotations><image id="0" name="a.jpg" width="16" height="12">
 <polygon label="cat" points="0,0;8,0;8,8;0,8" z_order="0"/></image>
@@ -57,6 +58,7 @@ SETS: dict[str, Callable[[Path], Path]] = {
     "coco": coco_set,
     "labelme": labelme,
     "cvat": cvat_set,
+    "yolo": lambda root: yolo_set(root, square(1, 2, 6)),
 }
 
 
