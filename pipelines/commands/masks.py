@@ -36,7 +36,7 @@ from segray.pipelines.training.data.datasets import read_mask
 from segray.pipelines.training.data.labelme import is_labelme
 from segray.pipelines.training.data.places import data_tree
 from segray.pipelines.training.data.samples import READ, DataSet, Sample, grouped
-from segray.pipelines.training.data.training_data import READERS, check_mask_keys
+from segray.pipelines.training.data.training_data import READERS, check_keys
 from segray.pipelines.training.data.voc import IMAGES as VOC_IMAGES
 from segray.pipelines.training.data.voc import MASKS as VOC_MASKS
 from segray.pipelines.training.data.yolo import FILE as YOLO_FILE
@@ -87,7 +87,7 @@ def _run(config: MasksConfig) -> None:
     if storage.list_names(config.out):
         raise UserError(f"out={storage.display(config.out)} is not an empty folder; give a new one")
     data_config = _data_config(config)
-    check_mask_keys(data_config)
+    check_keys(data_config)
     data = READERS[data_config.kind](data_config)
     masked = [sample for sample in data.samples.values() if sample.mask]
     problems = data.problems(masked)

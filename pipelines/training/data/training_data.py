@@ -44,6 +44,15 @@ READERS: dict[str, Callable[[DataConfig], DataSet]] = {
 DRAWN = frozenset({"coco", "labelme", "cvat", "yolo"})
 """Kinds whose masks are drawn from outlines."""
 
+_READ_BY = {
+    "images": ("folder", "picture_book", "voc", "coco", "cvat"),
+    "masks": ("folder", "picture_book"),
+    "annotations": ("coco", "cvat", "yolo"),
+    "val_annotations": ("coco",),
+    "val_images": ("coco",),
+}
+"""The kinds that read a key which says where something is."""
+
 HELD_OUT = "1/5"
 """Share of the images with masks that is used for validation if the data set has no validation part."""
 
@@ -67,7 +76,7 @@ def open_data(config: DataConfig, seed: int, corrections: Sequence[Correction] |
             are in one message, one per line.
         DamagedPartError: the label set is damaged.
     """
-    check_mask_keys(config)
+    check_keys(config)
     data = READERS[config.kind](config)
     listed = () if is_amount(config.labelled) else read_split(config.labelled, data, "data.labelled")
     validation = _validation(config, data, listed, seed)
@@ -126,12 +135,17 @@ def has_source(config: DataConfig) -> bool:
     return config.unlabelled is not None and not is_split(config.unlabelled, config.root)
 
 
-def check_mask_keys(config: DataConfig) -> None:
-    """Refuse keys of mask files where masks are drawn from annotations.
+def check_keys(config: DataConfig) -> None:
+    """Refuse keys that a data set of this kind would not read.
 
     Raises:
         UserError: such a key is set.
     """
+    unread = next(
+        (k for k, kinds in _READ_BY.items() if getattr(config, k) and config.kind not in kinds), None
+    )
+    if unread is not None:
+        raise UserError(f"data.{unread}: only for data.kind={', '.join(_READ_BY[unread])}, not {config.kind}")
     keys = {"binary": config.binary, "colors": config.colors, "mask_suffix": config.mask_suffix}
     set_key = next((key for key, value in keys.items() if value is not None), None)
     if set_key is not None and config.kind in DRAWN:

@@ -213,6 +213,14 @@ def test_a_description_that_is_damaged_or_leads_out_is_refused(
     assert "\n" not in text
 
 
+@pytest.mark.parametrize("key", ["images", "masks", "val_annotations", "val_images"])
+def test_keys_that_yolo_does_not_read_are_refused(tmp_path: Path, key: str) -> None:
+    root = yolo_set(tmp_path, GOOD)
+    text = refusal(root, kind="yolo", **{key: "images/train"})
+    assert text.startswith(f"data.{key}: only for data.kind=")
+    assert text.endswith(", not yolo")
+
+
 def test_a_long_description_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(yolo, "read_plain_yaml", lambda _: pytest.fail("it was parsed"))
     root = yolo_set(tmp_path, GOOD, described=f"{YAML}#{'x' * plain_yaml.MAX_BYTES}\n")
