@@ -207,8 +207,8 @@ def preprocess(
 def _pixels(image: NDArray[np.uint8]) -> Tensor:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"an image must be uint8 [H, W, 3], this one is {image.dtype} {list(image.shape)}")
-    # The copy: arrays out of Ray's object store are read-only, and torch.from_numpy warns about those.
-    return torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+    # A copy of what is read-only, as in Ray's object store: torch.from_numpy warns about it.
+    return torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None]
 
 
 def _resampled(pixels: Tensor, height: int, width: int) -> Tensor:

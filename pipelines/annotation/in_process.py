@@ -61,11 +61,12 @@ class Stages:
 
     def label(self, refs: Sequence[ImageRef]) -> list[Row]:
         """Rows of `ENCODED_SCHEMA`; no more decoded images are in memory than a read task holds."""
-        rows: list[Row] = []
-        for table in self._read.in_pieces(pending_table(refs)):
-            labelled = reduce(lambda images, stage: stage(images), self._models, table)
-            rows += self._encode(labelled).to_pylist()
-        return rows
+        # `map` keeps no image while the next one is decoded.
+        encoded = map(self._label, self._read.in_pieces(pending_table(refs)))
+        return [row for table in encoded for row in table.to_pylist()]
+
+    def _label(self, images: pa.Table) -> pa.Table:
+        return reduce(lambda table, stage: stage(table), (*self._models, self._encode), images)
 
 
 def timed(

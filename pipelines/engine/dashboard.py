@@ -7,9 +7,16 @@ import json
 import logging
 import re
 import socket
+import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import closing
+from functools import partial
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
+
+T = TypeVar("T")
 
 MAX_BYTES = 16 << 20
 """Of an answer about a job; Ray's are some kilobytes."""
@@ -22,8 +29,11 @@ _VERBOSE_LOGGERS = (
     "ray.dashboard.modules.job.sdk",
 )
 _STATUS_S = 10.0
-_CONNECT_S, _READ_S = 10.0, 300.0
-"""Uploads end when the head has stored them, which takes it a while."""
+_CONNECT_S = 10.0
+_ANSWER_S = 60.0
+"""For a whole answer."""
+_WORK_S = 300.0
+"""The same where the head does something first: it stores an upload, or starts a job."""
 _LINE = 256
 _PIECE = 1 << 16
 _STATUS = re.compile(rb"HTTP/\d\.\d (\d{3})(?:\s|$)")
@@ -118,42 +128,65 @@ def limited_client(address: str | None) -> Any:
         """Ray has no option for it; its one function for requests passes what it is given to `requests`."""
 
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            seconds = _ANSWER_S if method == "GET" else _WORK_S
             limits = {
                 "allow_redirects": False,
-                "timeout": (_CONNECT_S, _READ_S),
+                "timeout": (_CONNECT_S, seconds),
                 "hooks": {"response": _limited},
             }
+            request = super()._do_request
             try:
-                return super()._do_request(method, endpoint, stream=True, **limits, **options)
+                return _within(seconds, partial(request, method, endpoint, stream=True, **limits, **options))
             except AuthenticationError as error:
                 raise TokenRefusedError(one_line(error)) from error
 
     return LimitedClient(address)
 
 
+def _within(seconds: float, ask: Callable[[], T]) -> T:
+    """What `ask` returns; the time limit of a socket starts again with each byte that it gets.
+
+    Raises:
+        ConnectionError: it does not return in time; its thread ends with the answer, or with this process.
+    """
+    answer: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(ask())
+        except Exception as error:  # noqa: BLE001  raised by the caller
+            answer.set_exception(error)
+
+    threading.Thread(target=work, name="segray-ask", daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except TimeoutError:
+        raise ConnectionError(f"no whole answer within {seconds:g} s") from None
+
+
 def _limited(response: Any, *_: object, **__: object) -> None:
     """Read an answer of `requests` before it does.
 
     Raises:
-        ConnectionError: it is too long, takes too long, breaks off, or leads elsewhere.
+        ConnectionError: it is too long, breaks off, or leads elsewhere.
     """
-    if response.is_redirect:
-        place = str(response.headers.get("Location"))[:200]
-        raise ConnectionError(f"it redirects to {place}; give that address itself")
-    whole = _whole(response.raw)
-    response.raw.close()
+    with closing(response.raw) as answer:
+        if response.is_redirect:
+            place = str(response.headers.get("Location"))[:200]
+            raise ConnectionError(f"it redirects to {place}; give that address itself")
+        whole = _whole(answer)
     response.raw = io.BytesIO(whole)
 
 
 def _whole(answer: Any) -> bytes:
     from urllib3.exceptions import HTTPError
 
-    data, deadline = bytearray(), time.monotonic() + _READ_S
+    data = bytearray()
     try:
         for piece in answer.stream(_PIECE, decode_content=True):
             data += piece
-            if len(data) > MAX_BYTES or time.monotonic() > deadline:
-                raise ConnectionError(f"its answer is longer than {MAX_BYTES >> 20} MB or {_READ_S:g} s")
+            if len(data) > MAX_BYTES:
+                raise ConnectionError(f"its answer is longer than {MAX_BYTES >> 20} MB")
     except HTTPError as error:
         raise ConnectionError(f"its answer breaks off: {one_line(error)}") from None
     return bytes(data)

@@ -33,6 +33,8 @@ _READY_S = 60.0
 """How long to wait for the agent that starts jobs, which comes up a little after the head."""
 _ATTEMPTS = 60
 """Consecutive failed requests after which following gives up."""
+_SILENCE_S = 10.0
+"""Of a job's output, after which its status is asked: a job that runs may print nothing for hours."""
 _LINE_END = re.compile(r"\r\n|\n|\r(?!\Z)")
 """A progress bar is a line each time that it is drawn."""
 _LONGEST = 1 << 16
@@ -171,6 +173,7 @@ class _Output:
 
     def __init__(self, client: JobServer, job: str) -> None:
         self._client, self._job, self._shown, self._rest = client, job, 0, ""
+        self._heard = False
 
     async def show(self) -> None:
         """Show the output until the job has ended, or its server has given none too often since.
@@ -191,10 +194,24 @@ class _Output:
             echo("the rest of its output cannot be read", err=True)
 
     async def _tail(self) -> bool:
-        """Read one connection, in which the server starts from the beginning; whether it was complete."""
+        """Read one connection, in which the server starts from the beginning; whether it was complete.
+
+        Raises:
+            UserError: the server cannot be reached.
+        """
+        reading = asyncio.ensure_future(self._read())
+        while not (await asyncio.wait([reading], timeout=_SILENCE_S))[0]:
+            heard, self._heard = self._heard, False
+            if not heard and self._ended():
+                reading.cancel()
+                return False
+        return await reading
+
+    async def _read(self) -> bool:
         seen = 0
         try:
             async for text in self._client.tail_job_logs(self._job):
+                self._heard = True
                 fresh = text[max(0, self._shown - seen) :]
                 seen += len(text)
                 self._shown = max(self._shown, seen)

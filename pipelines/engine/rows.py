@@ -62,8 +62,8 @@ class Row(TypedDict, total=False):
     # Classify
     classes: bytes
     embeddings: bytes | None
-    label: bytes
-    confidence: bytes
+    label: bytes | memoryview
+    confidence: bytes | memoryview
     # Encode
     class_ids: list[int] | None
     class_pixels: list[int] | None

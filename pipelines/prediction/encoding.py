@@ -12,10 +12,11 @@ from PIL import Image
 
 from segray.models.label_map import LabelMap, label_dtype
 from segray.models.label_space import LabelSpace, ignore_index_of
-from segray.pipelines.annotation.stages.schemas import pixels_of
+from segray.pipelines.annotation.stages.schemas import image_view
 from segray.pipelines.engine.rows import Row
 from segray.pipelines.io.images import ImageProblem
 from segray.pipelines.io.label_png import encode_gray_png, encode_palette_png
+from segray.pipelines.io.pixel_values import row_slices
 from segray.pipelines.label_set.schema import class_counts
 from segray.pipelines.prediction import coco
 from segray.pipelines.prediction.job import Job
@@ -64,7 +65,7 @@ def encode_row(row: Row, job: Job) -> Row:
     return {
         **row,
         "mask": encode_palette_png(label, _palette(job.classes)) if files.palette else encode_gray_png(label),
-        "overlay": overlay(pixels_of(row), label, job.classes) if files.overlays else None,
+        "overlay": overlay(image_view(row), label, job.classes) if files.overlays else None,
         "confidence_png": encode_gray_png(levels.reshape(shape)) if files.confidence else None,
         "objects": _objects(label, levels.reshape(shape), job.classes) if files.coco else None,
     }
@@ -87,10 +88,12 @@ def overlay(pixels: NDArray[np.uint8], label: LabelMap, classes: tuple[str, ...]
         label: [H, W].
         classes: the name of each id.
     """
-    blended = (pixels // 2) + (_palette(classes)[label] // 2)
-    if has_background(classes):
-        blended[label == 0] = pixels[label == 0]
-    image = Image.fromarray(blended)
+    image, colours = Image.new("RGB", label.shape[::-1]), _palette(classes) // 2
+    for rows in row_slices(pixels):
+        blended = pixels[rows] // 2 + colours[label[rows]]
+        if has_background(classes):
+            blended[label[rows] == 0] = pixels[rows][label[rows] == 0]
+        image.paste(Image.fromarray(blended), (0, rows.start))
     image.thumbnail((_JPEG_SIDE, _JPEG_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=90)

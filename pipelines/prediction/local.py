@@ -35,5 +35,10 @@ def predictions(job: Job, refs: Iterable[ImageRef]) -> Generator[pa.Table]:
     with single_process.running(job.out):
         read = ReadImages(job.options, False, guard)
         predict, write = PredictImages(job, plan, guard), WriteMasks(job, guard)
+
+        def predicted(images: pa.Table) -> pa.Table:
+            return write(predict(images))
+
         while batch := list(islice(pending, BATCH)):
-            yield from (write(predict(images)) for images in read.in_pieces(pending_table(batch)))
+            # `map` keeps no image while the next one is decoded.
+            yield from map(predicted, read.in_pieces(pending_table(batch)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 
 from segray.models.label_map import levels_of
 from segray.models.segmenters.registry import Segmenter
-from segray.pipelines.annotation.stages.base import Stage, to_table
-from segray.pipelines.annotation.stages.schemas import READ_SCHEMA, pixels_of
+from segray.pipelines.annotation.stages.base import Stage, rows_of, to_table
+from segray.pipelines.annotation.stages.raw_columns import raw
+from segray.pipelines.annotation.stages.schemas import READ_SCHEMA, image_view
 from segray.pipelines.engine.cpu import reuse_freed_memory, use_threads
 from segray.pipelines.engine.guard import Guard, failed
 from segray.pipelines.engine.pools import PoolPlan
@@ -83,11 +85,12 @@ class PredictImages(Stage):
 
         notes: list[str] = []
         files, ids = self._job.files, len(self._job.classes)
-        found = predict_image(self._network, pixels_of(row), self._job.inference, notes.append, ids=ids)
-        levels = levels_of(found.confidence).tobytes() if files.confidence or files.coco else b""
+        pixels = np.require(image_view(row), requirements="W")
+        found = predict_image(self._network, pixels, self._job.inference, notes.append, ids=ids)
+        levels = raw(levels_of(found.confidence)) if files.confidence or files.coco else b""
         return {
             **row,
-            "label": found.label.tobytes(),
+            "label": raw(found.label),
             "confidence": levels,
             **statistics(found.label, found.confidence, ids),
             "pixels": row["pixels"] if files.overlays else None,
@@ -121,7 +124,7 @@ class WriteMasks(Stage):
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """PREDICTED_SCHEMA to ROW_SCHEMA. Only encoding is guarded: a failed write is no image's fault."""
-        encoded = self.guard.run(self.name, table.to_pylist(), self.process)
+        encoded = self.guard.run(self.name, rows_of(table), self.process)
         return to_table([write_row(row, self._job) for row in encoded], self.schema)
 
     def process(self, rows: list[Row]) -> list[Row]:

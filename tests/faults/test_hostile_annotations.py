@@ -20,7 +20,7 @@ from segray.pipelines.training.data.datasets import LabelledImages
 from tests.pipelines.exporting.labelled import HEIGHT, IDS, WIDTH, write_labels
 from tests.pipelines.importing.test_import import refused
 from tests.pipelines.training.data.small_sets import opened, refusal
-from tests.pipelines.training.data.test_outlines import cvat_set, labelme_set, shape
+from tests.pipelines.training.data.test_outlines import HIGH, LOW, cvat_set, first, labelme_set, shape
 
 FULL = '<mask label="{}" rle="{}" left="0" top="0" width="{}" height="{}" z_order="0"/>'
 
@@ -52,7 +52,7 @@ def test_masks_of_cvat_lie_where_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "rle", ["", "4,", "x", "1.5,2.5", "-1,5", "9" * 5000, "2,2;0", "0," * 17_000_000 + "4"]
+    "rle", ["", "4,", "x", "1.5,2.5", "-1,5", "9" * 5000, "2,2;0", "0," * 4_200_000 + "4"]
 )
 def test_run_lengths_of_cvat_that_are_none_are_refused(tmp_path: Path, rle: str) -> None:
     mask = f'<mask label="dog" rle="{rle}" left="0" top="0" width="2" height="2"/>'
@@ -91,6 +91,33 @@ def test_millions_of_tags_are_refused_before_they_are_parsed(
     assert "has 1002 tags (allowed: at most 1000)" in refused(write_labels(tmp_path), source)
 
 
+@pytest.fixture
+def small_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A real file of CVAT, which is read under these limits as under the usual ones."""
+    root = cvat_set(tmp_path, HIGH, LOW)
+    before = first(root, "cvat")
+    for name, limit in {"_PIECE": 10, "MAX_TAG": 300, "MAX_NAMES": 30}.items():
+        monkeypatch.setattr(cvat, name, limit)
+    assert np.array_equal(first(root, "cvat"), before)
+    return root
+
+
+@pytest.mark.parametrize("text", ['<label name="{}"/>', '<label name="{}', "<!--{}-->", "<?x {}?>"])
+def test_a_tag_of_cvat_without_an_end_is_read_up_to_a_limit(small_limits: Path, text: str) -> None:
+    """An attribute of 256 MB was read anew for each of its megabytes, for 35 s."""
+    path = small_limits / cvat.FILE
+    path.write_text(f"<annotations>{text.format('x' * 500)}</annotations>")
+    assert "has no tag within 300 bytes" in refusal(small_limits, kind="cvat")
+
+
+@pytest.mark.parametrize("text", ["<a{0}/>", '<a x{0}=""/>', '<a xmlns:x{0}="u"/>'])
+def test_names_by_the_million_in_a_cvat_file_are_refused(small_limits: Path, text: str) -> None:
+    """The parser kept each one, in 27 bytes of memory per byte."""
+    path = small_limits / cvat.FILE
+    path.write_text(f"<annotations>{''.join(map(text.format, range(40)))}</annotations>")
+    assert "has more than 30 names of elements and attributes" in refusal(small_limits, kind="cvat")
+
+
 def _cvat_peak(tag: str) -> float:
     """Bytes of memory for each byte of a file of 300 images with ten shapes of 121 points."""
     shape = f'<{tag} label="dog" points="{"1.25,2.5;9.75,2.5;9,9;" * 40}1,1" z_order="0"/>'
@@ -107,7 +134,7 @@ def _cvat_peak(tag: str) -> float:
 
 
 def test_a_cvat_file_of_any_number_of_images_is_in_memory_one_image_at_a_time() -> None:
-    """The parser has a copy of the file; a tree of all elements was another, and floats took seven more."""
+    """A tree of all elements was a copy of the file, and floats took seven more."""
     assert _cvat_peak("points") < 1.3
     assert _cvat_peak("polygon") < 4
 

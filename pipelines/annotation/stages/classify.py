@@ -17,6 +17,7 @@ from segray.models.tiling import Tiling
 from segray.pipelines.annotation.stages.base import Stage
 from segray.pipelines.annotation.stages.features import load_clip, tile_features
 from segray.pipelines.annotation.stages.loading import device_of, load_or_defer_error
+from segray.pipelines.annotation.stages.raw_columns import raw
 from segray.pipelines.annotation.stages.schemas import CLASSIFIED_SCHEMA, classes_to_bytes, pixels_of
 from segray.pipelines.config.commands.annotate import ClipModel as ClipModelConfig
 from segray.pipelines.engine.cpu import reuse_freed_memory, use_threads
@@ -193,7 +194,7 @@ class ClassifySegments(Stage):
 
 
 def _with_pixels(row: Row, pixels: PixelClasses) -> Row:
-    return {**row, "label": pixels.label.tobytes(), "confidence": pixels.confidence.tobytes()}
+    return {**row, "label": raw(pixels.label), "confidence": raw(pixels.confidence)}
 
 
 def _segments(row: Row) -> list[Segment] | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from segray.pipelines.annotation.stages.base import Stage
+from segray.pipelines.annotation.stages.raw_columns import raw
 from segray.pipelines.annotation.stages.schemas import READ_SCHEMA
 from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.rows import Row
@@ -50,7 +51,9 @@ class ReadImages(Stage):
             rows = max(1, min(2 * rows, READ_BYTES * len(piece) // max(1, piece.nbytes)))
             if start >= len(table) or sum(part.nbytes for part in waiting) >= READ_BYTES:
                 yield pa.concat_tables(waiting)
-                waiting = []
+                # Before the next one is decoded, which takes most of the memory.
+                waiting.clear()
+                del piece
 
     def process(self, rows: list[Row]) -> list[Row]:
         """Read and decode."""
@@ -78,7 +81,7 @@ def read_row(row: Row, options: ImageOptions, embed_images: bool) -> Row:
         **common,
         "width": image.width,
         "height": image.height,
-        "pixels": image.pixels.reshape(-1).data,
+        "pixels": raw(image.pixels),
         "reduced": image.reduced,
         "file": data if embed_images else None,
     }

@@ -68,9 +68,14 @@ CLASSES_DTYPE = np.dtype(
 
 def pixels_of(row: Row) -> NDArray[np.uint8]:
     """The decoded image of a row, uint8 RGB [H, W, 3], writable; smaller than the row's size if reduced."""
+    return image_view(row).copy()
+
+
+def image_view(row: Row) -> NDArray[np.uint8]:
+    """The same where the row has it: only to be read, as later stages do so, too."""
     height, width = (-(-side // row["reduced"]) for side in (row["height"], row["width"]))
     assert row["pixels"] is not None
-    return np.frombuffer(row["pixels"], np.uint8).reshape(height, width, 3).copy()
+    return np.frombuffer(row["pixels"], np.uint8).reshape(height, width, 3)
 
 
 def classes_to_bytes(classes: SegmentClasses) -> bytes:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from segray.models.masks import pack
 from segray.models.tiling import Tiling
-from segray.pipelines.annotation.stages.base import to_table
+from segray.pipelines.annotation.stages.base import rows_of, to_table
 from segray.pipelines.annotation.stages.classify import ClassifySegments, TextEmbeddings
 from segray.pipelines.annotation.stages.loading import device_of
 from segray.pipelines.annotation.stages.schemas import CLASSIFIED_SCHEMA
@@ -56,7 +56,7 @@ class SegmentAndClassify:
         """
         self._segment.model()
         self._classify.model()
-        rows = table.to_pylist()
+        rows = rows_of(table)
         with self._sam_turn:
             rows = self._guard.run(self._segment.name, rows, self._segments)
         with self._clip_turn, self._beside():

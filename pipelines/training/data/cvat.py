@@ -32,7 +32,14 @@ FILE = "annotations.xml"
 MAX_BYTES = 1 << 28
 MAX_TAGS = 3_000_000
 """Of a file; each element has one or two. A shape takes 100 to 400 bytes of memory, 16 to 64 per point."""
+MAX_TAG = 1 << 24
+"""Bytes from one tag to the next: expat reads an unfinished one again with each piece. As newer versions let
+it wait for as many bytes again, half of this is a tag that is always read."""
+MAX_NAMES = 1000
+"""Of elements, attributes and prefixes: expat keeps each one, in 27 bytes per byte. CVAT has about 60."""
 TOO_LARGE = f"has more than {MAX_BYTES >> 20} MB; export it in parts"
+_PIECE = 1 << 20
+"""Python gives expat no more at a time, either."""
 _USUAL_DIGITS = 16
 _NO_AREA = "shapes have no area (points, lines, tags): they are left out"
 _ABSENT = "images of the file are not there"
@@ -94,10 +101,13 @@ def read_elements(shown: str, data: bytes, take: Callable[[Element], None]) -> N
     """
     if (tags := data.count(b"<")) > MAX_TAGS:
         raise UserError(f"{shown} has {tags} tags (allowed: at most {MAX_TAGS}); export it in parts")
-    parser = DefusedXMLParser(target=_Children(shown, take), forbid_dtd=True)
+    children = _Children(shown, take)
+    parser = DefusedXMLParser(target=children, forbid_dtd=True)
     try:
-        # In one piece: for each further piece, expat reads a long value anew.
-        parser.feed(data)
+        for start in range(0, len(data), _PIECE):
+            piece = data[start : start + _PIECE]
+            children.expect(len(piece))
+            parser.feed(piece)
         parser.close()
     except DefusedXmlException:
         raise UserError(f"{shown} is refused: it declares entities or a document type") from None
@@ -111,9 +121,23 @@ class _Children:
     def __init__(self, shown: str, take: Callable[[Element], None]) -> None:
         self._shown, self._take = shown, take
         self._level, self._builder = 0, TreeBuilder()
+        self._names: set[str] = set()
+        self._since_tag = 0
+
+    def expect(self, size: int) -> None:
+        """More bytes are about to be parsed.
+
+        Raises:
+            UserError: there were too many since the last tag.
+        """
+        self._since_tag += size
+        if self._since_tag > MAX_TAG:
+            raise UserError(f"{self._shown} has no tag within {MAX_TAG} bytes; it is not a file of CVAT")
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         """An element begins."""
+        self._since_tag = 0
+        self._know(tag, *attributes)
         if self._level == 0 and tag != "annotations":
             raise UserError(f"{self._shown} is not a file of CVAT: its root is <{tag[:40]}>")
         if self._level == 1 and tag == "track":
@@ -124,6 +148,7 @@ class _Children:
 
     def end(self, tag: str) -> None:
         """An element ends."""
+        self._since_tag = 0
         self._level -= 1
         if not self._level:
             return
@@ -135,6 +160,18 @@ class _Children:
             self._take(element)
         except (ValueError, KeyError, OverflowError) as error:
             raise UserError(f"{self._shown} is not a file of CVAT: {str(error)[:200]}") from None
+
+    def start_ns(self, prefix: str, uri: str) -> None:  # noqa: ARG002  the parser's signature
+        """A prefix is declared, which is not among the attributes."""
+        self._know(prefix)
+
+    def _know(self, *names: str) -> None:
+        self._names.update(names)
+        if len(self._names) > MAX_NAMES:
+            raise UserError(
+                f"{self._shown} has more than {MAX_NAMES} names of elements and attributes; "
+                "it is not a file of CVAT"
+            )
 
     def data(self, text: str) -> None:
         """Text in an element."""

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from segray.models.rle import MAX_COUNTS, Runs
 
-_LONGEST = 8 * MAX_COUNTS
-"""Characters of the run lengths of one mask."""
+_LONGEST = 2 * MAX_COUNTS
+"""Characters of the run lengths of one mask; `cvat.MAX_TAG` is twice as many."""
 
 
 class RowMask(TypedDict):
@@ -45,8 +45,10 @@ def checked_rows(mask: Mapping[str, Any], height: int, width: int) -> Runs:
         ValueError: not a mask of an image of that size.
     """
     box, rows = mask.get("box"), mask["rows"]
-    if mask.get("size") != [height, width] or not isinstance(rows, str) or len(rows) > _LONGEST:
+    if mask.get("size") != [height, width] or not isinstance(rows, str):
         raise ValueError(f"not a mask of an image of {width}x{height} pixels")
+    if len(rows) > _LONGEST:
+        raise ValueError(f"run lengths of {len(rows)} characters (allowed: at most {_LONGEST})")
     if not isinstance(box, list) or len(box) != 4 or any(type(n) is not int for n in box):
         raise ValueError("a mask without a box")
     x, y, columns, lines = box

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from segray.pipelines.annotation.stages import read as read_module
 from segray.pipelines.annotation.stages.schemas import READ_SCHEMA, pixels_of
-from segray.pipelines.io.images import ImageOptions
+from segray.pipelines.io.images import DecodedImage, ImageOptions, decode_image
 from tests.pipelines.annotation.reading import reading, scenes_and_bad_files
 from tests.pipelines.plain_runs import manifest_table
 
@@ -67,6 +68,23 @@ def test_images_are_read_in_pieces_of_bytes(
     monkeypatch.setattr(read_module, "READ_BYTES", read.slice(0, 3).nbytes // 2)
     assert len(pieces(table)[0]) == 3
     assert pieces(table.slice(0, 0)) == []
+
+
+def test_an_image_is_gone_when_the_next_one_is_decoded(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of 100 megapixels takes 0.3 GB, beside the 0.7 that decoding the next one takes."""
+    decoded: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+
+    def decode(data: bytes, options: ImageOptions) -> DecodedImage:
+        alive.append(sum(image() is not None for image in decoded))
+        image = decode_image(data, options)
+        decoded.append(weakref.ref(image.pixels))
+        return image
+
+    monkeypatch.setattr(read_module, "READ_BYTES", 1)
+    monkeypatch.setattr(read_module, "decode_image", decode)
+    assert list(map(len, reading().in_pieces(manifest_table(images)))) == [1] * 5
+    assert (len(decoded), alive) == (3, [0] * 4)
 
 
 def pieces(table: pa.Table) -> list[pa.Table]:

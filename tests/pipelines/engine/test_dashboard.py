@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
@@ -116,3 +116,17 @@ def test_an_endless_answer_of_a_job_server_is_not_read(monkeypatch: pytest.Monke
     endless = b"HTTP/1.1 200 OK\r\n\r\n"
     with answering(endless, then=ENDLESS) as place, pytest.raises(UserError, match="longer than 1 MB"):
         open_client(f"http://{place}")
+
+
+@pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_an_answer_of_a_job_server_that_drips_is_given_up(
+    begin: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte starts the time limit of a socket anew: one in 9 s held the command for days."""
+    monkeypatch.setattr(dashboard, "_ANSWER_S", 0.2)
+    over = threading.Event()
+    drops = (b"x" for _ in range(300) if not over.wait(0.01))
+    with answering(begin, then=drops) as place, ExitStack() as stack:
+        stack.callback(over.set)
+        with pytest.raises(UserError, match=r"no whole answer within 0\.2 s"):
+            open_client(f"http://{place}")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -80,6 +81,45 @@ def test_output_that_cannot_be_read_any_more_is_given_up(
         yield "begin"
         raise error
 
+    monkeypatch.setattr(Server, "tail_job_logs", tail)
+    assert jobs.follow(Server([]), "j") == 0
+    assert capsys.readouterr() == ("begin", "the rest of its output cannot be read\n")
+
+
+def test_a_job_that_is_silent_is_waited_for_in_one_connection(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connections: list[str] = []
+    asked: list[str] = []
+
+    async def tail(self: Server, job: str) -> AsyncIterator[str]:
+        connections.append(job)
+        yield "begin"
+        while len(asked) < 3:
+            await asyncio.sleep(0)
+        yield " end"
+
+    def status(self: Server, job: str) -> str:
+        asked.append(job)
+        return "SUCCEEDED" if len(asked) > 3 else "RUNNING"
+
+    monkeypatch.setattr(jobs, "_SILENCE_S", 0.01)
+    monkeypatch.setattr(Server, "tail_job_logs", tail)
+    monkeypatch.setattr(Server, "get_job_status", status)
+    assert jobs.follow(Server([]), "j") == 0
+    assert capsys.readouterr() == ("begin end", "")
+    assert len(connections) == 1
+
+
+def test_a_server_that_is_silent_when_the_job_has_ended_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def tail(self: Server, job: str) -> AsyncIterator[str]:
+        yield "begin"
+        await asyncio.sleep(2)
+        pytest.fail("it is waited for")
+
+    monkeypatch.setattr(jobs, "_SILENCE_S", 0.001)
     monkeypatch.setattr(Server, "tail_job_logs", tail)
     assert jobs.follow(Server([]), "j") == 0
     assert capsys.readouterr() == ("begin", "the rest of its output cannot be read\n")

@@ -114,9 +114,10 @@ def test_no_cut_or_flipped_label_is_taken() -> None:
             assert refusal(bytes(damaged))
 
 
-@pytest.mark.parametrize("rows", [0, 8, 15, 17])
-def test_a_label_with_missing_or_further_rows_is_refused(rows: int) -> None:
-    assert "the pixels need 400 bytes" in refusal(png(24, 16, bytes(25 * rows), colour=0))
+@pytest.mark.parametrize(("rows", "inflated"), [(0, 0), (8, 200), (15, 375), (17, 401), (100_000, 401)])
+def test_a_label_with_missing_or_further_rows_is_inflated_up_to_its_size(rows: int, inflated: int) -> None:
+    why = refusal(png(24, 16, bytes(25 * rows), colour=0))
+    assert why == f"damaged PNG: the pixels need 400 bytes, it holds {inflated} or more"
 
 
 def test_filtered_rows_are_read() -> None:
