@@ -56,9 +56,14 @@ class CorrectedStore(LabelStore):
     def _classes(self) -> tuple[str, ...]:
         return tuple(map(str, self.provenance["classes"]))
 
+    @property
+    def ignore_index(self) -> int:
+        """As of `LabelStore`, read once: it is asked for at each image."""
+        return self._ignore
+
     @cached_property
     def _ignore(self) -> int:
-        return self.ignore_index
+        return super().ignore_index
 
     def fingerprint(self) -> str:
         """As of the label set, and of all corrections."""

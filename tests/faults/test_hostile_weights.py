@@ -115,7 +115,7 @@ def test_a_download_has_a_limit(
 
 @pytest.mark.parametrize("host", ["https://", "https:///w.pth"])
 def test_an_address_without_a_host_is_refused(tmp_path: Path, host: str) -> None:
-    with pytest.raises(WeightsError):
+    with pytest.raises(WeightsError, match="the host '', which is not allowed"):
         resolve(host, cache_dir=tmp_path)
 
 

@@ -129,6 +129,15 @@ def test_a_named_segment_has_its_class_in_the_segments_table(root: Path) -> None
     np.testing.assert_array_equal(decode_gray_png(pngs[0]), sample.label)
 
 
+def test_the_id_of_ignored_pixels_is_not_read_at_each_image(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CorrectedStore(str(root / "labels"))
+    assert store.ignore_index == 255
+    monkeypatch.setattr(LabelStore, "parts", lambda _: [])  # without parts, there is nothing to read it from
+    assert store.ignore_index == 255
+
+
 def test_verify_checks_the_log(root: Path) -> None:
     labels = root / "labels"
     one = name_one(root, ids(root)[0], "fish", 99)
