@@ -313,7 +313,7 @@ class CorrectionLog:
 
 def encode_corrections(corrections: Sequence[Correction]) -> bytes:
     """Corrections as a Parquet file."""
-    return encode_part(to_table(corrections), row_group_size=_ROWS)
+    return encode_part(to_table(corrections), row_group_size=_ROWS, compressed=False)
 
 
 def decode_corrections(data: bytes) -> tuple[Correction, ...]:
