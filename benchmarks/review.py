@@ -243,7 +243,7 @@ def held_out(book: Path, labels: Path, folder: Path, seed: int, epochs: int) -> 
     # All images of the label set, as any of them may have been corrected.
     words += [f"data.unlabelled={book / 'images'}", "data.validation=none"]
     train_once([*words, "data.labelled=2", f"seed={seed}"], folder)
-    (checkpoint,) = folder.glob("checkpoint_*")
+    checkpoint = max(folder.glob("checkpoint_*"))
     places = {"images": exam / "images", "masks": exam / "masks", "out": folder / "exam"}
     return segray.evaluate(checkpoint=str(checkpoint), **{k: str(v) for k, v in places.items()}).miou
 
