@@ -39,7 +39,7 @@ class CorrectedImages:
         n = len(self.good)
         return (
             f"{n + self.partly} corrected image{'s' * (n + self.partly != 1)} of {storage.display(labels)}: "
-            f"{n} good, labelled besides data.labelled; {self.partly} unlabelled, what is by hand stays"
+            f"{n} good, labelled besides data.labelled; {self.partly} unlabelled, with pixels by hand"
         )
 
 

@@ -16,8 +16,10 @@ import pytest
 from segray.models.masks import encode_rle, segment_from_mask
 from segray.pipelines.corrections import Correction, CorrectionLog, Kind, new_key
 from segray.pipelines.corrections.correction import SCHEMA, to_table
+from segray.pipelines.corrections.log import decode_corrections, encode_corrections
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import local_files, storage
+from segray.pipelines.label_set import part_reader
 from segray.pipelines.label_set.part_files import encode_part
 from segray.pipelines.label_set.store import LabelStore, prepare_output, write_part
 from tests.pipelines.label_sets import (
@@ -54,6 +56,13 @@ def write_raw(root: str, corrections: list[Correction], **columns: pa.Array) -> 
     name = f"corrections/part-{new_key()}.parquet"
     storage.write_atomic(storage.join(root, name), encode_part(table, row_group_size=100))
     return name
+
+
+def test_many_corrections_that_are_alike_are_no_bomb(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part_reader, "MAX_UNPACKED", 1 << 16)
+    one = make(CorrectionLog(root), segments=(0,))
+    many = tuple(replace(one, key=new_key(), segments=(number,)) for number in range(3000))
+    assert decode_corrections(encode_corrections(many)) == many
 
 
 def test_what_is_appended_is_read_as_it_was(root: str) -> None:
