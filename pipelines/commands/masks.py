@@ -119,18 +119,20 @@ def _kind(config: MasksConfig, root: Tree) -> str:
     """The layout of a data set, by the files that are there."""
     if config.annotations is not None:
         return _ANNOTATIONS.get(config.annotations.lower().rpartition(".")[2], "coco")
+    if config.masks is not None:
+        return "folder"
     names = set(root.names(""))
     if CVAT_FILE in names:
         return "cvat"
-    if {VOC_IMAGES, *VOC_MASKS} & names and config.masks is None:
+    if {VOC_IMAGES, *VOC_MASKS} & names:
         return "voc"
-    if (config.masks or "masks") in names:
+    if "masks" in names:
         return "folder"
     if is_coco(root):
         return "coco"
-    if YOLO_FILE in names:
-        return "yolo"
-    return "labelme" if is_labelme(root) else "coco" if any(n.endswith(".json") for n in names) else "folder"
+    if is_labelme(root):
+        return "labelme"
+    return "yolo" if YOLO_FILE in names else "coco" if any(n.endswith(".json") for n in names) else "folder"
 
 
 def _images_text(data: DataSet, good: Sequence[Sample], masked: Sequence[Sample]) -> str:

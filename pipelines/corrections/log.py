@@ -312,8 +312,15 @@ class CorrectionLog:
 
 
 def encode_corrections(corrections: Sequence[Correction]) -> bytes:
-    """Corrections as a Parquet file."""
-    return encode_part(to_table(corrections), row_group_size=_ROWS, compressed=False)
+    """Corrections as a Parquet file.
+
+    Raises:
+        UserError: they are more than a reader takes.
+    """
+    data = encode_part(to_table(corrections), row_group_size=_ROWS, compressed=False)
+    if len(data) > MAX_PART_BYTES:
+        raise UserError(f"{_REFUSED}: corrections of {len(data)} bytes at once (allowed: {MAX_PART_BYTES})")
+    return data
 
 
 def decode_corrections(data: bytes) -> tuple[Correction, ...]:

@@ -194,6 +194,9 @@ class Objective:
             mixed = torch.where(boxes[:, None], other, own)
             counted = torch.where(boxes, valid_other, valid)
             sure = mixed.float().softmax(1).amax(1) >= self.labels.tau
+            if views.by_hand is not None:
+                by_hand = views.by_hand
+                sure &= ~torch.where(boxes, by_hand.index_select(0, partner), by_hand[: len(partner)])
             losses.append(_over_workers(soft_loss(mixed, view, sure, counted), counted))
         return torch.stack(losses).mean()
 

@@ -104,10 +104,10 @@ def small_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("text", ['<label name="{}"/>', '<label name="{}', "<!--{}-->", "<?x {}?>"])
 def test_a_tag_of_cvat_without_an_end_is_read_up_to_a_limit(small_limits: Path, text: str) -> None:
-    """An attribute of 256 MB was read anew for each of its megabytes, for 35 s."""
+    """An attribute of 256 MB was read again for each of its megabytes, for 35 s."""
     path = small_limits / cvat.FILE
     path.write_text(f"<annotations>{text.format('x' * 500)}</annotations>")
-    assert "has no tag within 300 bytes" in refusal(small_limits, kind="cvat")
+    assert "has a piece without a tag of more than 300 bytes" in refusal(small_limits, kind="cvat")
 
 
 @pytest.mark.parametrize("text", ["<a{0}/>", '<a x{0}=""/>', '<a xmlns:x{0}="u"/>'])

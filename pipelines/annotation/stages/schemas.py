@@ -72,7 +72,7 @@ def pixels_of(row: Row) -> NDArray[np.uint8]:
 
 
 def image_view(row: Row) -> NDArray[np.uint8]:
-    """The same where the row has it: only to be read, as later stages do so, too."""
+    """A view of the row's pixels, not a copy. Never write to it: later stages read the same memory."""
     height, width = (-(-side // row["reduced"]) for side in (row["height"], row["width"]))
     assert row["pixels"] is not None
     return np.frombuffer(row["pixels"], np.uint8).reshape(height, width, 3)

@@ -177,20 +177,18 @@ def _image_column(schema: pa.Schema, file: str, wanted: str | None) -> str:
 
 
 def _candidates(schema: pa.Schema) -> list[str]:
-    """Names of the columns that may hold images; without any, of those that have the form and no bytes."""
-    images = [field.name for field in schema if _holds_images(field.type) or _is_image_of_names(field)]
-    return images or [field.name for field in schema if _names_files(field.type)]
+    """Names of the columns that may hold images; where only masks do, also of those that name files."""
+    holding = [field.name for field in schema if _holds_images(field.type)]
+    if not set(holding) <= set(MASK_NAMES):
+        return holding
+    naming = [field.name for field in schema if _names_files(field.type) and field.name not in holding]
+    return [*(name for name in naming if name in _NAMES or not holding), *holding]
 
 
 def _holds_images(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return kind.num_fields > 0 and any(f.name == "bytes" and _is_bytes(f.type) for f in kind)
     return _is_bytes(kind)
-
-
-def _is_image_of_names(field: pa.Field) -> bool:
-    """Beside a column of masks, it must not be left out."""
-    return field.name in _NAMES and _names_files(field.type)
 
 
 def _names_files(kind: pa.DataType) -> bool:

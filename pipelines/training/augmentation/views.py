@@ -84,7 +84,7 @@ class Augmentation:
             mask=mask,
             weak=weak.images,
             zero_shot=weak.maps[0].long(),
-            confidence=weak.maps[1].float() / 255,
+            confidence=(weak.maps[1].float() / 255).masked_fill(weak.maps[1] >= SURE - 1, 1),
             by_hand=(weak.maps[1] == SURE) & ~weak.padding,
             segments=weak.maps[2] if len(weak.maps) > 2 else None,
             padding=weak.padding,

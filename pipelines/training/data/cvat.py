@@ -132,7 +132,9 @@ class _Children:
         """
         self._since_tag += size
         if self._since_tag > MAX_TAG:
-            raise UserError(f"{self._shown} has no tag within {MAX_TAG} bytes; it is not a file of CVAT")
+            raise UserError(
+                f"{self._shown} has a piece without a tag of more than {MAX_TAG} bytes, the most allowed"
+            )
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         """An element begins."""

@@ -134,6 +134,9 @@ class UnlabelledImages(Dataset[tuple[Tensor, ...]]):
     def _stored(
         self, sample: Sample, shape: tuple[int, int] | None = None
     ) -> tuple[LabelMap, NDArray[np.uint8]] | None:
+        if sample.by_hand is not None:
+            label = read_mask(sample)
+            return label, np.where(label == self._unknown, 0, SURE).astype(np.uint8)
         pngs = self._labels.read(sample.stored_id) if self._labels else None
         if self._labels is None or pngs is None:
             return None

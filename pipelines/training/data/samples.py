@@ -32,6 +32,7 @@ class Sample:
         options: how the mask is read.
         shapes: its annotations in COCO, packed (`coco_masks.render_label_map`); None if `mask` is a PNG.
         by_hand: its mask by corrections of the label set, as a PNG of the data set's ids; None: another mask.
+            An unlabelled image has it, too, if a person calls it good.
         label_id: its image_id in the label set, if that is another; "" if it has none there.
         read: how the image is decoded.
         size: bytes of the file; 0 where unknown.
@@ -73,7 +74,7 @@ class TrainingData:
     Attributes:
         space: the meaning of the class ids in the masks; void is its `ignore_index`.
         labelled: each has a mask.
-        unlabelled: masks, if they have any, are not read.
+        unlabelled: masks, if they have any, are not read, but for `by_hand`.
         validation: each has a mask.
         labelled_pixels: of the labelled images' masks.
         validation_pixels: of the validation images' masks.

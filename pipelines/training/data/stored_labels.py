@@ -38,7 +38,7 @@ class StoredLabels:
         wanted: ids of the images.
         in_memory: bytes of PNG that may be held in memory.
         corrections: by image_id; corrected labels are held in memory besides. Their confidence is `SURE`
-            where a hand was, which is everywhere in a good image, and below it elsewhere.
+            where a hand was, and below it elsewhere.
 
     Attributes:
         corrected: ids of the images that have corrections.
@@ -163,7 +163,7 @@ class StoredLabels:
 
 
 def _as_pngs(label: CorrectedLabel, ignore_index: int) -> Pngs:
-    by_hand = label.trusted(ignore_index) != ignore_index
+    by_hand = label.hand & (label.label != ignore_index)
     confidence = np.where(by_hand, np.uint8(SURE), np.minimum(label.confidence, SURE - 1))
     return encode_gray_png(label.label), encode_gray_png(confidence)
 

@@ -25,12 +25,16 @@ def data_lines(config: TrainConfig, data: TrainingData) -> list[str]:
         classes_line(classes),
         line("images", "{} labelled, {} unlabelled{}, {} validation".format(*counts)),
         *(line("zero-shot", text) for text in data.matched),
-        *([line("corrected", data.corrected)] if data.corrected else []),
+        *([line("corrected", data.corrected + _used(config))] if data.corrected else []),
         line("labelled", data.labelled_pixels.text(classes)),
         line("validation", data.validation_pixels.text(classes) if data.validation else _NO_VALIDATION),
         *(line("left out", text) for text in data.left_out),
         *_absent_lines(config, data),
     ]
+
+
+def _used(config: TrainConfig) -> str:
+    return ", which supervised does not use" if METHODS[config.method].pseudo == "none" else ""
 
 
 def check_pixels(data: TrainingData) -> None:

@@ -45,13 +45,13 @@ DRAWN = frozenset({"coco", "labelme", "cvat", "yolo"})
 """Kinds whose masks are drawn from outlines."""
 
 _READ_BY = {
-    "images": ("folder", "picture_book", "voc", "coco", "cvat"),
-    "masks": ("folder", "picture_book"),
+    "images": ("folder", "voc", "coco", "cvat"),
+    "masks": ("folder",),
     "annotations": ("coco", "cvat", "yolo"),
     "val_annotations": ("coco",),
     "val_images": ("coco",),
 }
-"""The kinds that read a key which says where something is."""
+"""The kinds that read a key which says where something is; picture_book is a folder."""
 
 HELD_OUT = "1/5"
 """Share of the images with masks that is used for validation if the data set has no validation part."""
@@ -121,9 +121,12 @@ def _with_corrections(
     taken = {sample.image_id for sample in data.labelled}
     candidates = (sample for sample in data.unlabelled if sample.image_id not in taken)
     corrected = corrected_images(candidates, labels, used, data.space.classes)
+    good = {sample.image_id: sample for sample in corrected.good}
     return replace(
         data,
         labelled=(*data.labelled, *corrected.good),
+        # With their masks, as a calibrated label set may show others.
+        unlabelled=tuple(good.get(sample.image_id, sample) for sample in data.unlabelled),
         labelled_pixels=together(data.labelled_pixels, corrected.pixels),
         corrections=tuple(used),
         corrected=corrected.line(labels),
@@ -141,9 +144,8 @@ def check_keys(config: DataConfig) -> None:
     Raises:
         UserError: such a key is set.
     """
-    unread = next(
-        (k for k, kinds in _READ_BY.items() if getattr(config, k) and config.kind not in kinds), None
-    )
+    kind = "folder" if config.kind == "picture_book" else config.kind
+    unread = next((k for k, kinds in _READ_BY.items() if getattr(config, k) and kind not in kinds), None)
     if unread is not None:
         raise UserError(f"data.{unread}: only for data.kind={', '.join(_READ_BY[unread])}, not {config.kind}")
     keys = {"binary": config.binary, "colors": config.colors, "mask_suffix": config.mask_suffix}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -17,6 +18,7 @@ from segray.pipelines.io.members import display_part
 from segray.pipelines.io.names import Names
 from segray.pipelines.io.sources import read_file
 from segray.pipelines.io.sources.trees import Tree
+from segray.pipelines.printing import visible
 from segray.pipelines.training.data.annotated import Annotations, Drawing
 from segray.pipelines.training.data.coco_layout import named_file
 from segray.pipelines.training.data.coco_masks import check_count
@@ -36,6 +38,7 @@ _SLACK = 1e-3
 """Programs round; what is outside of the image is not drawn."""
 _NO_IMAGE = "label files are of images that are not there"
 _UNANNOTATED = "images have an empty label file: they count as background alone"
+_NO_FOLDER = "folders that data.yaml names are not there"
 _UNUSED = "images are not used: of the part test, or of the part val and without a label file"
 
 
@@ -50,10 +53,10 @@ def open_yolo(config: DataConfig) -> DataSet:
         UserError: no data.yaml, no label file, or one that holds anything else than polygons.
     """
     tree = data_tree(config)
-    description = _Description(tree, config.annotations or FILE)
+    annotations = Annotations()
+    description = _Description(tree, config.annotations or FILE, annotations)
     samples = list_samples(config, "", tree)
     files = tree.files("", follow=config.image.follow_links).uris
-    annotations = Annotations()
     labels = _label_files(samples, files, annotations)
     if not labels:
         image_id, where = next(iter(samples)), storage.display(config.root)
@@ -79,11 +82,17 @@ class _Description:
     Attributes:
         names: class names by their numbers in label files.
 
+    Args:
+        tree: the data set.
+        file: its name, or another place of it.
+        annotations: notes what it names and is not there.
+
     Raises:
         UserError: there is none, or it has no names.
     """
 
-    def __init__(self, tree: Tree, file: str) -> None:
+    def __init__(self, tree: Tree, file: str, annotations: Annotations) -> None:
+        self._root, self._annotations = posixpath.basename(tree.root.rstrip("/")), annotations
         where = named_file(tree, file, "data.annotations")
         self._shown = display_part(where, file.rpartition("/")[2])
         try:
@@ -109,9 +118,17 @@ class _Description:
         for path in paths:
             if path.endswith(".txt"):
                 images.update(self._listed(key, path, files, samples))
-            else:
-                folders.update([end for end in _ends(path, 2) if end in known][:1])
+            elif (found := next((end for end in self._folders(path) if end in known), None)) is not None:
+                folders.add(found)
+            elif key != "train":
+                self._annotations.leave_out(_NO_FOLDER, f"{key}: {visible(path)[:100]}")
         return images | {i for i in samples if not folders.isdisjoint(_folders(i.rpartition("/")[0]))}
+
+    def _folders(self, path: str) -> list[str]:
+        """What a path may name in the data set; its last part alone where the one before it is the root."""
+        ends = _ends(path, 2)
+        before, _, last = ends[-1].partition("/") if ends else ("", "", "")
+        return [*ends, last] if last and before == self._root else ends
 
     def _listed(
         self, key: str, path: str, files: Mapping[str, str], samples: Mapping[str, Sample]
@@ -210,7 +227,7 @@ def _outline(fields: Sequence[str], size: tuple[int, int], names: Mapping[int, s
     if len(shares) < 6 or len(shares) % 2:
         raise ValueError(f"{len(fields)} numbers; allowed: a class, then x and y of three corners or more")
     if class_id not in names:
-        raise ValueError(f"class {class_id:g} has no name in {FILE}, which names {len(names)} classes")
+        raise ValueError(f"class {class_id:g} has no name; `names` has {len(names)}")
     outside = next((share for share in shares if not -_SLACK <= share <= 1 + _SLACK), None)
     if outside is not None:
         raise ValueError(f"a coordinate of {outside:g}; allowed: shares of the image's sides, 0 to 1")

@@ -1,4 +1,4 @@
-"""Pixels between stages: the same memory, whatever Arrow and Ray made of the column on its way."""
+"""Pixels between stages: the same memory, whatever Arrow made of the column on its way."""
 
 from __future__ import annotations
 

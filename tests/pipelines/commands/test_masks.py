@@ -67,6 +67,14 @@ def test_each_kind_becomes_the_plain_layout_with_the_same_masks(tmp_path: Path, 
     assert wanted.items() <= got.items()
 
 
+@pytest.mark.parametrize(("kind", "overrides"), [("folder", ["masks=masks"]), ("labelme", [])])
+def test_a_data_yaml_beside_other_masks_is_not_asked(tmp_path: Path, kind: str, overrides: list[str]) -> None:
+    root = make(kind, tmp_path / "in")
+    (root / "data.yaml").write_text("names: [cat]\n")
+    convert(root, tmp_path / "out", *overrides)
+    assert masks_of(tmp_path / "out").items() >= masks_of(root, kind=kind).items()
+
+
 def test_colours_become_ids_and_the_page_shows_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,6 +31,7 @@ from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.reporting.page import percent
 from segray.pipelines.training.data.datasets import LabelledImages, UnlabelledImages
 from segray.pipelines.training.data.stored_labels import StoredLabels
+from segray.pipelines.training.data.summary import data_lines
 from segray.pipelines.training.data.training_data import open_data
 from segray.pipelines.training.run_folder import RunFolder
 from tests.pipelines.exporting.labelled import export, read
@@ -261,11 +262,12 @@ def test_training_reads_corrections(root: Path) -> None:
     name_one(root, tested, "fish")
     name_one(root, masked, "fish")
     data = open_data(config.data, 0)
-    # Images of the validation part, and those with masks of their own, are not labelled by corrections.
+    # Images of the validation part, and those of `data.labelled`, are not labelled by corrections.
     new = data.labelled[2:]
     assert [sample.stored_id for sample in new] == [good]
     assert data.labelled[:2] == plain.labelled
-    assert (data.validation, data.unlabelled) == (plain.validation, plain.unlabelled)
+    assert data.validation == plain.validation
+    assert [sample.image_id for sample in data.unlabelled] == [sample.image_id for sample in plain.unlabelled]
     np.testing.assert_array_equal(LabelledImages(new)[0][1].numpy(), truth(root, good))
     hand = dict(CorrectedStore(str(root / "labels")).corrected_labels())[partly].hand
     fish = data.space.classes.index("fish")
@@ -273,6 +275,12 @@ def test_training_reads_corrections(root: Path) -> None:
     assert added == truth(root, good).size
     assert "2 corrected images of" in data.corrected
     assert "1 good, labelled besides data.labelled; 1 unlabelled" in data.corrected
+    for method, ending in (
+        ("segray", "with pixels by hand"),
+        ("supervised", "which supervised does not use"),
+    ):
+        shown = next(t for t in data_lines(_config(root, f"method={method}"), data) if "2 corrected" in t)
+        assert shown.endswith(ending)
     images = UnlabelledImages(data.unlabelled, str(root / "labels"), data.space.classes, data.corrections)
     index = next(i for i, sample in enumerate(images.samples) if sample.stored_id == partly)
     _, label, confidence = images[index]

@@ -15,6 +15,7 @@ import pytest
 
 from segray.models.masks import encode_rle, segment_from_mask
 from segray.pipelines.corrections import Correction, CorrectionLog, Kind, new_key
+from segray.pipelines.corrections import log as log_module
 from segray.pipelines.corrections.correction import SCHEMA, to_table
 from segray.pipelines.corrections.log import decode_corrections, encode_corrections
 from segray.pipelines.errors import UserError
@@ -63,6 +64,9 @@ def test_many_corrections_that_are_alike_are_no_bomb(root: str, monkeypatch: pyt
     one = make(CorrectionLog(root), segments=(0,))
     many = tuple(replace(one, key=new_key(), segments=(number,)) for number in range(3000))
     assert decode_corrections(encode_corrections(many)) == many
+    monkeypatch.setattr(log_module, "MAX_PART_BYTES", 1000)
+    with pytest.raises(UserError, match=r"not stored: corrections of \d+ bytes at once \(allowed: 1000\)"):
+        encode_corrections(many)
 
 
 def test_what_is_appended_is_read_as_it_was(root: str) -> None:

@@ -188,8 +188,9 @@ def test_a_column_of_names_of_masks_is_told_the_same(tmp_path: Path) -> None:
         list_images(spec, mask_column="mask")
 
 
-def test_a_column_of_names_is_no_candidate_beside_one_of_bytes(tmp_path: Path) -> None:
-    columns = {"front": [b"x"], "source": [{"path": "/photos/1.png"}]}
+@pytest.mark.parametrize("name", ["source", "image"])
+def test_a_column_of_names_is_no_candidate_beside_one_of_bytes(tmp_path: Path, name: str) -> None:
+    columns = {"front": [b"x"], name: [{"path": "/photos/1.png"}]}
     assert opened(write_table(tmp_path / "t.parquet", columns)) == {"t/000000": b"x"}
 
 

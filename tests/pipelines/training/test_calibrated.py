@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from segray.pipelines.commands import train
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import load
+from segray.pipelines.corrections import Correction, CorrectionLog
 from segray.pipelines.errors import UserError
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.calibrated import CALIBRATED, calibrate_labels, labels_of
+from segray.pipelines.training.data.datasets import UnlabelledImages
 from segray.pipelines.training.data.training_data import open_data
 from tests.faults.invariant import contents
 from tests.previous_version.archive import unpack
@@ -54,6 +58,25 @@ def test_a_run_trains_on_its_calibrated_labels(root: Path) -> None:
     assert {line.split()[0].removeprefix("images/") for line in lines} == set(told["images"])
     assert len(contents(calibrated)) == 8
     assert result.zero_shot_miou is not None
+
+
+def test_a_good_image_keeps_what_it_showed(root: Path) -> None:
+    config = _config(root)
+    calibrate_labels(config, open_data(config.data, config.seed))
+
+    def labels(where: str, corrections: Sequence[Correction] = ()) -> dict[str, Tensor]:
+        data = open_data(config.data, config.seed)
+        images = UnlabelledImages(data.unlabelled, where, data.space.classes, corrections)
+        found = ((sample.stored_id, images.labels(i)) for i, sample in enumerate(data.unlabelled))
+        return {name: label[0] for name, label in found if label is not None}
+
+    before, calibrated = labels(str(root / "labels")), labels(str(labels_of(config)))
+    changed = next(name for name in before if not torch.equal(before[name], calibrated[name]))
+    log = CorrectionLog(root / "labels")
+    log.append([log.make(changed, "good")])
+    after = labels(str(labels_of(config)), log.read())
+    assert torch.equal(after.pop(changed), before[changed])
+    assert all(torch.equal(label, calibrated[name]) for name, label in after.items())
 
 
 def test_validation_masks_are_never_read(root: Path) -> None:

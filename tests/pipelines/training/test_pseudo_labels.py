@@ -19,6 +19,8 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.training.augmentation.views import Views
 from segray.pipelines.training.data.training_data import open_data
 from segray.pipelines.training.pseudo_labels import PseudoLabels
+from segray.pipelines.training.step import Objective
+from tests.models.segmenters.tiny_segmenter import TinySegmenter
 from tests.pipelines.training.runs import book, config, curve, trainer
 from tests.previous_version.archive import unpack
 
@@ -113,6 +115,17 @@ def test_what_is_by_hand_is_never_the_network_s(batch: tuple[Views, Tensor], ove
     assert not label.from_model[by_hand].any()
     for one, other in zip(vars(label).values(), vars(without).values(), strict=True):
         assert torch.equal(one[~by_hand], other[~by_hand])
+
+
+def test_the_soft_loss_leaves_out_what_is_by_hand(batch: tuple[Views, Tensor]) -> None:
+    views, weak = batch
+    assert views.padding is not None
+    config = load(TrainConfig, None, ["out=x", "data.root=x", "pseudo.tau=0", "pseudo.soft=1"])
+    objective = Objective(config, TinySegmenter(C), C, CPU)
+    views = replace(views, boxes=((torch.arange(8) < 3).expand(2, 8, 8),))
+    strong, label = (torch.randn(2, C, 8, 8),), enhanced(views, weak)
+    assert objective._soft(views, strong, weak, label) > 0
+    assert objective._soft(replace(views, by_hand=~views.padding), strong, weak, label) == 0
 
 
 def test_segments_settle_labels(batch: tuple[Views, Tensor]) -> None:

@@ -53,6 +53,34 @@ def joined(parts: list[Views], of: Callable[[Views], Tensor]) -> Tensor:
     return torch.cat([of(part) for part in parts])
 
 
+class Levels(Dataset[tuple[Tensor, ...]]):
+    """Images with the label 1 and a confidence of 253, 254 or 255 in all pixels."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        maps = [torch.full((40, 36), value, dtype=torch.uint8) for value in (1, 253 + index % 3)]
+        return torch.zeros(3, 40, 36, dtype=torch.uint8), *maps
+
+
+def test_the_greatest_confidence_is_a_person_s() -> None:
+    steps = StepDataset(Noise(5, 1), Levels(), seed=3, batch=6, rank=0, workers=1, paired=True)
+    for view in views([steps[0]]):
+        assert view.by_hand is not None
+        assert view.confidence is not None
+        assert view.padding is not None
+        inside = ~view.padding
+        levels = [
+            round(float(of[known].amax()), 4) for of, known in zip(view.confidence, inside, strict=True)
+        ]
+        hands = [bool(of[known].all()) for of, known in zip(view.by_hand, inside, strict=True)]
+        assert sorted(levels) == [0.9922] * 2 + [1.0] * 4
+        assert sorted(hands) == [False] * 4 + [True] * 2
+        assert all(level == 1 for level, hand in zip(levels, hands, strict=True) if hand)
+        assert not (view.by_hand & view.padding).any()
+
+
 def own(view: Views, tensor: Tensor | None) -> Tensor:
     assert tensor is not None
     assert view.partner is not None

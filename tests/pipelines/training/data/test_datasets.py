@@ -61,6 +61,17 @@ def test_label_and_confidence_belong_to_their_image(labels: str, samples: list[S
         assert image[:, 0, 0].tolist() == [90 if name == "unheard" else int(name) % 250, 30, 60]
 
 
+def test_the_greatest_confidence_of_a_model_is_no_hand_s(tmp_path: Path) -> None:
+    label = label_of(3)
+    row = ok_row("a.png", label, confidence=np.full((HEIGHT, WIDTH), 255, np.uint8))
+    record = {**PROVENANCE, "classes": list(CLASSES)}
+    store = str(write_store(tmp_path / "labels", [row], provenance=record))
+    found = UnlabelledImages([Sample("a.png", "a.png")], store, CLASSES).labels(0)
+    assert found is not None
+    confidence = found[1].numpy()
+    assert np.array_equal(confidence, np.where(label == 255, 0, 254))
+
+
 def test_large_label_sets_are_read_a_row_group_at_a_time(labels: str) -> None:
     ids = [f"{i:03}.png" for i in (299, 0, 7, 130, 1, 256, 129)]
     held, read = StoredLabels(labels, ids), StoredLabels(labels, ids, in_memory=0)

@@ -117,6 +117,21 @@ def test_parts_of_other_names(tmp_path: Path, parts: str, validation: list[str])
     assert len(data.train) == 4 - len(validation)
 
 
+@pytest.mark.parametrize("before", ["/home/me/set", "../set", "D:\\\\me\\\\set"])
+def test_folders_of_the_root_s_own_name_and_folders_that_are_not_there(tmp_path: Path, before: str) -> None:
+    root = tmp_path / "set"
+    for name in ("first/a", "first/b", "second/c", "third/d"):
+        draw_image(root / f"{name}.jpg")
+        write_label(root, f"{name}.txt", square(0, 1, 5))
+    parts = f'val: "{before}/second"\ntest: ["{before}/third", "{before}/fourth"]\n'
+    (root / "data.yaml").write_text(f"{parts}names: [cat]\n")
+    data = opened(root, kind="yolo")
+    assert names(data.labelled) == ["first/a.jpg", "first/b.jpg"]
+    assert names(data.validation) == ["second/c.jpg"]
+    (line,) = (line for line in data.left_out if yolo._NO_FOLDER in line)
+    assert "fourth" in line
+
+
 def test_labels_beside_their_images_and_a_description_elsewhere(tmp_path: Path) -> None:
     root = tmp_path / "set"
     for name in "ab":
@@ -217,6 +232,7 @@ def test_a_description_that_is_damaged_or_leads_out_is_refused(
 def test_keys_that_yolo_does_not_read_are_refused(tmp_path: Path, key: str) -> None:
     root = yolo_set(tmp_path, GOOD)
     text = refusal(root, kind="yolo", **{key: "images/train"})
+    assert "picture_book" not in text
     assert text.startswith(f"data.{key}: only for data.kind=")
     assert text.endswith(", not yolo")
 
