@@ -164,7 +164,7 @@ GOOD = square(0, 1, 5)
         ),
         ("0", "line 2: 1 numbers; allowed"),
         (f"{GOOD} 0.5", "line 2: 10 numbers; allowed"),
-        (square(2, 1, 5), "line 2: class 2 has no name in data.yaml, which names 2 classes"),
+        (square(2, 1, 5), "line 2: class 2 has no name; `names` has 2"),
         (square(-1, 1, 5), "line 2: class -1 has no name"),
         (square("0.5", 1, 5), "line 2: class 0.5 has no name"),
         (square("nan", 1, 5), "line 2: class nan has no name"),
