@@ -21,7 +21,7 @@ from segray.pipelines.config.commands.submit import SubmitConfig
 from segray.pipelines.config.loading import dump, load, split_source
 from segray.pipelines.config.paths import absolute, is_file
 from segray.pipelines.config.schema import Config, keys
-from segray.pipelines.engine.dashboard import UNUSABLE, reason
+from segray.pipelines.engine.dashboard import UNUSABLE, UnansweredPostError, reason
 from segray.pipelines.engine.jobs import follow, open_client, resume_hint, when_ready
 from segray.pipelines.errors import UserError
 from segray.pipelines.printing import echo
@@ -124,7 +124,15 @@ def _submit(client: JobSubmissionClient, job: str, command: str, config: Config)
                 )
             )
         except UNUSABLE as error:
-            raise UserError(f"the cluster refused the job: {reason(error)}", exit_code=1) from error
+            raise _not_started(job, error) from error
+
+
+def _not_started(job: str, error: Exception) -> UserError:
+    """The cluster refused the job, or did not say in time whether it started it."""
+    problem = f"the cluster refused the job: {reason(error)}"
+    if isinstance(error, UnansweredPostError):
+        problem = f"job {job} may have been started ({reason(error)})\n{resume_hint(job)}"
+    return UserError(problem, exit_code=1)
 
 
 def ship(config: Config, folder: Path) -> Config:

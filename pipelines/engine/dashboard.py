@@ -31,9 +31,11 @@ _VERBOSE_LOGGERS = (
 _STATUS_S = 10.0
 _CONNECT_S = 10.0
 _ANSWER_S = 60.0
-"""For a whole answer."""
+"""For a whole answer, from the request on."""
 _WORK_S = 300.0
 """The same where the head does something first: it stores an upload, or starts a job."""
+_UPLOAD_BYTES_S = 100_000
+"""What a slow connection sends: an upload has the time for it besides `_WORK_S`."""
 _LINE = 256
 _PIECE = 1 << 16
 _STATUS = re.compile(rb"HTTP/\d\.\d (\d{3})(?:\s|$)")
@@ -45,6 +47,10 @@ class TokenRefusedError(ConnectionError):
 
 class NoAnswerError(Exception):
     """Somebody listens, and does not answer as Ray's dashboard does; its text says what happens instead."""
+
+
+class UnansweredPostError(ConnectionError):
+    """No answer in time, and what was asked for may be done all the same: a job may have been started."""
 
 
 def status_without_token(dashboard: str) -> int | None:
@@ -129,27 +135,43 @@ def limited_client(address: str | None) -> Any:
 
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
             seconds = _ANSWER_S if method == "GET" else _WORK_S
+            if data := options.get("data"):
+                seconds += len(data) // _UPLOAD_BYTES_S
+                # In pieces: bytes would have to be sent whole within the time to connect.
+                options["data"] = io.BytesIO(data)
             limits = {
                 "allow_redirects": False,
-                "timeout": (_CONNECT_S, seconds),
+                # Later than the limit below, which says more.
+                "timeout": (_CONNECT_S, seconds + _CONNECT_S),
                 "hooks": {"response": _limited},
             }
             request = super()._do_request
+            ask = partial(request, method, endpoint, stream=True, **limits, **options)
             try:
-                return _within(seconds, partial(request, method, endpoint, stream=True, **limits, **options))
+                return _within(seconds, ask, UnansweredPostError if method == "POST" else ConnectionError)
             except AuthenticationError as error:
                 raise TokenRefusedError(one_line(error)) from error
 
     return LimitedClient(address)
 
 
-def _within(seconds: float, ask: Callable[[], T]) -> T:
+def _within(seconds: float, ask: Callable[[], T], late: type[ConnectionError]) -> T:
     """What `ask` returns; the time limit of a socket starts again with each byte that it gets.
 
     Raises:
-        ConnectionError: it does not return in time; its thread ends with the answer, or with this process.
+        ConnectionError: `late`, if it does not return in time.
     """
+    try:
+        return in_thread(ask).result(seconds)
+    except TimeoutError:
+        raise late(f"no whole answer within {seconds:g} s") from None
+
+
+def in_thread(ask: Callable[[], T]) -> Future[T]:
+    """What `ask` will return; neither Ctrl-C nor the end of this process waits for its thread."""
     answer: Future[T] = Future()
+    # From here on nobody can cancel it, which would make the thread fail once it has the answer.
+    answer.set_running_or_notify_cancel()
 
     def work() -> None:
         try:
@@ -158,10 +180,7 @@ def _within(seconds: float, ask: Callable[[], T]) -> T:
             answer.set_exception(error)
 
     threading.Thread(target=work, name="segray-ask", daemon=True).start()
-    try:
-        return answer.result(seconds)
-    except TimeoutError:
-        raise ConnectionError(f"no whole answer within {seconds:g} s") from None
+    return answer
 
 
 def _limited(response: Any, *_: object, **__: object) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from segray.pipelines.engine.auth_token import use_token
-from segray.pipelines.engine.dashboard import UNUSABLE, TokenRefusedError, limited_client, reason
+from segray.pipelines.engine.dashboard import UNUSABLE, TokenRefusedError, in_thread, limited_client, reason
 from segray.pipelines.engine.reachable import require_listener
 from segray.pipelines.errors import UserError
 from segray.pipelines.printing import echo
@@ -32,9 +34,17 @@ _PAUSE_S = 1.0
 _READY_S = 60.0
 """How long to wait for the agent that starts jobs, which comes up a little after the head."""
 _ATTEMPTS = 60
-"""Consecutive failed requests after which following gives up."""
+"""Failed connections for the output of a job that has ended, after which the rest of it is given up."""
 _SILENCE_S = 10.0
 """Of a job's output, after which its status is asked: a job that runs may print nothing for hours."""
+_SILENCE_FAILURES = int(_SILENCE_S / _PAUSE_S)
+"""A silent connection costs the time of so many that fail at once."""
+_ASK_S = 60.0
+"""Between requests for the status while text arrives: it may arrive for ever."""
+_REST_S = 600.0
+"""For all output that is still to come once the job is known to have ended."""
+_LOST_S = 180.0
+"""Without a status, after which the cluster is given up; a request under way is waited for besides."""
 _LINE_END = re.compile(r"\r\n|\n|\r(?!\Z)")
 """A progress bar is a line each time that it is drawn."""
 _LONGEST = 1 << 16
@@ -173,45 +183,65 @@ class _Output:
 
     def __init__(self, client: JobServer, job: str) -> None:
         self._client, self._job, self._shown, self._rest = client, job, 0, ""
-        self._heard = False
+        self._shown_before, self._ask_at, self._until = 0, 0.0, math.inf
 
     async def show(self) -> None:
-        """Show the output until the job has ended, or its server has given none too often since.
+        """Show the output until the job has ended, and after that no longer than its server is of use.
 
         Raises:
             UserError: the server cannot be reached.
         """
-        failures = 0
         try:
-            while not (await self._tail() and self._ended()):
-                failures = failures + 1 if self._ended() else 0
-                if failures == _ATTEMPTS:
-                    break
-                await asyncio.sleep(_PAUSE_S)
+            whole = await self._read_all()
         finally:
             echo(self._rest.rstrip("\r"), nl=False)
-        if failures == _ATTEMPTS:
+        if not whole:
             echo("the rest of its output cannot be read", err=True)
 
-    async def _tail(self) -> bool:
-        """Read one connection, in which the server starts from the beginning; whether it was complete.
+    async def _read_all(self) -> bool:
+        """Whether all could be read; if not, the job has ended, and connections failed or lasted too long."""
+        failures = 0
+        while failures < _ATTEMPTS and time.monotonic() < self._until:
+            new = await self._read_once()
+            if not await self._ended():
+                failures = 0
+            elif not new:
+                return True
+            else:
+                failures += new
+            await asyncio.sleep(_PAUSE_S)
+        return False
+
+    async def _read_once(self) -> int:
+        """Read one connection, in which the server starts from the beginning.
+
+        Returns:
+            The failures that it counts as; 0: it was complete.
 
         Raises:
             UserError: the server cannot be reached.
         """
         reading = asyncio.ensure_future(self._read())
         while not (await asyncio.wait([reading], timeout=_SILENCE_S))[0]:
-            heard, self._heard = self._heard, False
-            if not heard and self._ended():
-                reading.cancel()
-                return False
-        return await reading
+            # What ends meanwhile cannot be cancelled, and is no failure.
+            if await self._is_useless() and reading.cancel():
+                return _SILENCE_FAILURES
+        return 0 if await reading else 1
+
+    async def _is_useless(self) -> bool:
+        """Whether the job has ended, and the open connection is silent or has lasted too long since."""
+        # Neither empty text nor text that was shown already is a sign of life.
+        before, self._shown_before = self._shown_before, self._shown
+        if self._shown > before and time.monotonic() < self._ask_at:
+            return False
+        if not await self._ended():
+            return False
+        return self._shown == before or time.monotonic() >= self._until
 
     async def _read(self) -> bool:
         seen = 0
         try:
             async for text in self._client.tail_job_logs(self._job):
-                self._heard = True
                 fresh = text[max(0, self._shown - seen) :]
                 seen += len(text)
                 self._shown = max(self._shown, seen)
@@ -229,12 +259,28 @@ class _Output:
         for line in lines:
             echo(line)
 
-    def _ended(self) -> bool:
-        """Whether the job has ended; repeats the request while the server does not answer."""
-        for _ in range(_ATTEMPTS):
+    async def _ended(self) -> bool:
+        """Whether the job has ended; repeats the request while the server does not answer.
+
+        Raises:
+            UserError: it has not answered for minutes.
+        """
+        deadline = time.monotonic() + _LOST_S
+        while self._until == math.inf:
             try:
-                return str(self._client.get_job_status(self._job)) in _ENDED
+                status = await self._status()
             except UNUSABLE as error:
-                problem = error
-                time.sleep(_PAUSE_S)
-        raise _lost(self._job, problem)
+                if time.monotonic() >= deadline:
+                    raise _lost(self._job, error) from error
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            self._ask_at = time.monotonic() + _ASK_S
+            if status not in _ENDED:
+                return False
+            self._until = time.monotonic() + _REST_S
+        return True
+
+    async def _status(self) -> str:
+        """The status of the job; it is waited for in a thread, so that Ctrl-C is heard meanwhile."""
+        ask = partial(self._client.get_job_status, self._job)
+        return str(await asyncio.wrap_future(in_thread(ask)))

@@ -26,6 +26,7 @@ from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.engine import jobs
+from segray.pipelines.engine.dashboard import UnansweredPostError
 from segray.pipelines.errors import UserError
 from tests.pipelines.ray_heads import PATIENCE_S, Head
 from tests.processes import ctrl_c_is_heard
@@ -152,6 +153,18 @@ def test_a_head_that_is_not_ready_is_asked_again(monkeypatch: pytest.MonkeyPatch
     client = Client()
     _submit(client, "id", "verify", load(VerifyConfig, None, ["out=x"]))
     assert client.asked == 3
+
+
+def test_a_job_that_may_have_been_started_is_named_with_the_commands_for_it() -> None:
+    class Client:
+        def submit_job(self, **_: object) -> None:
+            raise UnansweredPostError("no whole answer within 300 s")
+
+    with pytest.raises(UserError) as caught:
+        _submit(Client(), "id", "verify", load(VerifyConfig, None, ["out=x"]))
+    line = "job id may have been started (no whole answer within 300 s)"
+    assert str(caught.value) == f"{line}\n{jobs.resume_hint('id')}"
+    assert caught.value.exit_code == 1
 
 
 @pytest.mark.ray

@@ -6,8 +6,11 @@ import itertools
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
 
 import pytest
 
@@ -122,7 +125,7 @@ def test_an_endless_answer_of_a_job_server_is_not_read(monkeypatch: pytest.Monke
 def test_an_answer_of_a_job_server_that_drips_is_given_up(
     begin: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each byte starts the time limit of a socket anew: one in 9 s held the command for days."""
+    """Each byte starts the time limit of a socket again: one in 9 s held the command for days."""
     monkeypatch.setattr(dashboard, "_ANSWER_S", 0.2)
     over = threading.Event()
     drops = (b"x" for _ in range(300) if not over.wait(0.01))
@@ -130,3 +133,65 @@ def test_an_answer_of_a_job_server_that_drips_is_given_up(
         stack.callback(over.set)
         with pytest.raises(UserError, match=r"no whole answer within 0\.2 s"):
             open_client(f"http://{place}")
+
+
+class Head(BaseHTTPRequestHandler):
+    """A job server that takes an upload slowly, and does not answer a POST before the test is over."""
+
+    over: ClassVar[threading.Event]
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_PUT(self) -> None:
+        for _ in range(int(self.headers["Content-Length"]) >> 20):
+            self.rfile.read(1 << 20)
+            time.sleep(0.2)
+        self._answer()
+
+    def do_POST(self) -> None:
+        self.over.wait()
+
+    def _answer(self) -> None:
+        self.wfile.write(http("200 OK", b'{"ray_version": "2.60.0"}'))
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def slow_head(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Serve it; yields its address."""
+    over = threading.Event()
+    monkeypatch.setattr(Head, "over", over, raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Head) as server:
+        server.daemon_threads = True
+        # What is sent has to wait until it is read.
+        server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            over.set()
+            server.shutdown()
+            thread.join()
+
+
+def test_an_upload_has_the_time_that_its_bytes_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes 2.4 s: longer than a connection may take, and than the head may work."""
+    monkeypatch.setattr(dashboard, "_CONNECT_S", 1.0)
+    monkeypatch.setattr(dashboard, "_WORK_S", 0.5)
+    monkeypatch.setattr(dashboard, "_UPLOAD_BYTES_S", 1 << 20)
+    with slow_head(monkeypatch) as place:
+        client: Any = open_client(place)
+        answer = client._do_request("PUT", "/api/packages/gcs/x.zip", data=bytes(12 << 20))
+    assert answer.status_code == 200
+
+
+def test_a_post_without_an_answer_may_have_been_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dashboard, "_WORK_S", 0.2)
+    with slow_head(monkeypatch) as place:
+        client: Any = open_client(place)
+        with pytest.raises(dashboard.UnansweredPostError, match=r"no whole answer within 0\.2 s"):
+            client._do_request("POST", "/api/jobs/", json_data={})

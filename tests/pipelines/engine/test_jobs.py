@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,6 +12,7 @@ import pytest
 
 from segray.pipelines.engine import jobs
 from segray.pipelines.errors import UserError
+from tests.processes import ctrl_c_is_heard
 
 
 class Info(NamedTuple):
@@ -27,7 +31,6 @@ class Server:
     text: str = "0123456789"
     status: str = "SUCCEEDED"
     exit_code: int | None = 0
-    reachable: bool = True
 
     async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
         text = self.text
@@ -38,8 +41,6 @@ class Server:
             raise RuntimeError("WebSocket connection closed unexpectedly")
 
     def get_job_status(self, job: str) -> str:
-        if not self.reachable:
-            raise ConnectionError("refused\nmore")
         return "RUNNING" if self.cuts else self.status
 
     def get_job_info(self, job: str) -> Info:
@@ -114,7 +115,10 @@ def test_a_job_that_is_silent_is_waited_for_in_one_connection(
 def test_a_server_that_is_silent_when_the_job_has_ended_is_given_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    connections: list[str] = []
+
     async def tail(self: Server, job: str) -> AsyncIterator[str]:
+        connections.append(job)
         yield "begin"
         await asyncio.sleep(2)
         pytest.fail("it is waited for")
@@ -123,6 +127,55 @@ def test_a_server_that_is_silent_when_the_job_has_ended_is_given_up(
     monkeypatch.setattr(Server, "tail_job_logs", tail)
     assert jobs.follow(Server([]), "j") == 0
     assert capsys.readouterr() == ("begin", "the rest of its output cannot be read\n")
+    # Each of them takes 10 s and a pause: about a minute in all.
+    assert len(connections) == 6
+
+
+@pytest.mark.parametrize(("text", "rest_s"), [("x", 0.1), ("", 600)])
+def test_a_server_that_drips_when_the_job_has_ended_is_given_up(
+    text: str, rest_s: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The status is asked although text arrives; empty text is silence."""
+    asked: list[str] = []
+
+    async def tail(self: Server, job: str) -> AsyncIterator[str]:
+        for _ in range(5000):
+            yield text
+            await asyncio.sleep(0.001)
+        pytest.fail("it is waited for")
+
+    def status(self: Server, job: str) -> str:
+        asked.append(job)
+        return "SUCCEEDED" if len(asked) > 2 else "RUNNING"
+
+    for name, seconds in [("_SILENCE_S", 0.05), ("_ASK_S", 0.1), ("_REST_S", rest_s)]:
+        monkeypatch.setattr(jobs, name, seconds)
+    monkeypatch.setattr(Server, "tail_job_logs", tail)
+    monkeypatch.setattr(Server, "get_job_status", status)
+    assert jobs.follow(Server([]), "j") == 0
+    out, err = capsys.readouterr()
+    assert (set(out), err) == (set(text), "the rest of its output cannot be read\n")
+    assert len(asked) == 3
+
+
+def test_ctrl_c_is_heard_while_the_status_is_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    over, main = threading.Event(), threading.main_thread().ident
+    assert main is not None
+
+    def status(self: Server, job: str) -> str:
+        signal.pthread_kill(main, signal.SIGINT)
+        over.wait(60)
+        return "RUNNING"
+
+    monkeypatch.setattr(Server, "get_job_status", status)
+    begin = time.monotonic()
+    with ctrl_c_is_heard(), pytest.raises(KeyboardInterrupt):
+        jobs.follow(Server([]), "j")
+    assert time.monotonic() - begin < 30
+    over.set()
+    assert "job j is still running" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), TypeError("x"), ValueError("x"), OSError("x")])
@@ -153,10 +206,19 @@ def test_the_jobs_status_is_ours(
     assert capsys.readouterr().err == f"segray: {message}\n"
 
 
-def test_a_server_that_is_gone_for_good_is_reported() -> None:
+def test_a_server_that_is_gone_for_good_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def status(self: Server, job: str) -> str:
+        asked.append(job)
+        raise ConnectionError("refused\nmore")
+
+    monkeypatch.setattr(jobs, "_LOST_S", 0.2)
+    monkeypatch.setattr(Server, "get_job_status", status)
     message = r"^cannot reach the cluster \(refused\); job j may still be running"
     with pytest.raises(UserError, match=message) as caught:
-        jobs.follow(Server([1], reachable=False), "j")
+        jobs.follow(Server([1]), "j")
+    assert len(asked) > 1
     assert caught.value.exit_code == 1
     assert "segray submit id=j stop=true" in str(caught.value)
 
