@@ -122,10 +122,11 @@ def test_the_soft_loss_leaves_out_what_is_by_hand(batch: tuple[Views, Tensor]) -
     assert views.padding is not None
     config = load(TrainConfig, None, ["out=x", "data.root=x", "pseudo.tau=0", "pseudo.soft=1"])
     objective = Objective(config, TinySegmenter(C), C, CPU)
-    views = replace(views, boxes=((torch.arange(8) < 3).expand(2, 8, 8),))
+    some = replace(views, boxes=((torch.arange(8) < 3).expand(2, 8, 8),))
+    every = replace(some, by_hand=~views.padding)
     strong, label = (torch.randn(2, C, 8, 8),), enhanced(views, weak)
-    assert objective._soft(views, strong, weak, label) > 0
-    assert objective._soft(replace(views, by_hand=~views.padding), strong, weak, label) == 0
+    assert objective._soft(some, strong, weak, label) > 0
+    assert objective._soft(every, strong, weak, label) == 0
 
 
 def test_segments_settle_labels(batch: tuple[Views, Tensor]) -> None:
