@@ -96,7 +96,8 @@ class UnlabelledImages(Dataset[tuple[Tensor, ...]]):
             store = LabelStore(labels)
             self._ignore, stored = store.ignore_index, store.provenance["classes"]
             self._ids = class_id_table(stored, classes, self._ignore, storage.display(labels))
-            self._labels = StoredLabels(labels, ids, corrections=by_image(corrections))
+            others = [sample.stored_id for sample in self.samples if sample.by_hand is None]
+            self._labels = StoredLabels(labels, others, corrections=by_image(corrections))
         self._segments = SegmentMaps(labels, ids) if segments and labels is not None else None
         self._unreadable: set[str] = set()
 
@@ -135,8 +136,7 @@ class UnlabelledImages(Dataset[tuple[Tensor, ...]]):
         self, sample: Sample, shape: tuple[int, int] | None = None
     ) -> tuple[LabelMap, NDArray[np.uint8]] | None:
         if sample.by_hand is not None:
-            label = read_mask(sample)
-            return label, np.where(label == self._unknown, 0, SURE).astype(np.uint8)
+            return self._given(sample, sample.by_hand, shape)
         pngs = self._labels.read(sample.stored_id) if self._labels else None
         if self._labels is None or pngs is None:
             return None
@@ -150,6 +150,15 @@ class UnlabelledImages(Dataset[tuple[Tensor, ...]]):
         if sample.stored_id not in self._labels.corrected:
             np.minimum(confidence, SURE - 1, out=confidence)
         return label, confidence
+
+    def _given(
+        self, sample: Sample, by_hand: bytes, shape: tuple[int, int] | None
+    ) -> tuple[LabelMap, NDArray[np.uint8]]:
+        try:
+            label = decode_label_png(by_hand, shape, self._unknown)
+        except ValueError as problem:
+            raise UserError(f"the corrected label of {sample.stored_id}: {problem}") from None
+        return label, np.where(label == self._unknown, 0, SURE).astype(np.uint8)
 
     def _warn_once(self, sample: Sample, problem: ImageProblem) -> None:
         if sample.image not in self._unreadable:

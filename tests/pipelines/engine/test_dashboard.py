@@ -18,6 +18,7 @@ from segray.pipelines.commands import doctor
 from segray.pipelines.engine import dashboard
 from segray.pipelines.engine.jobs import open_client
 from segray.pipelines.errors import UserError
+from tests.https_server import running
 
 ENDLESS = itertools.repeat(bytes(1 << 16))
 
@@ -168,14 +169,9 @@ def slow_head(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         server.daemon_threads = True
         # What is sent has to wait until it is read.
         server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
+        with running(server), ExitStack() as stack:
+            stack.callback(over.set)
             yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            over.set()
-            server.shutdown()
-            thread.join()
 
 
 def test_an_upload_has_the_time_that_its_bytes_take(monkeypatch: pytest.MonkeyPatch) -> None:
