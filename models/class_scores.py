@@ -13,7 +13,7 @@ from segray.models.masks import Segment
 
 
 class CheckedLabels:
-    """A labeller whose scores fit its segments: of other shapes, segments would get those of others, or be lost.
+    """A labeller whose scores fit its segments: without a row of their own they would be lost in tiles.
 
     Args:
         labeller: anybody's.
