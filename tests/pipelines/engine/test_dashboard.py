@@ -197,7 +197,7 @@ def test_a_post_without_an_answer_may_have_been_heard(monkeypatch: pytest.Monkey
 
 @asynccontextmanager
 async def head_with_output(target: str = "") -> AsyncIterator[tuple[str, list[str]]]:
-    """A job server whose jobs print "a" and "b", or lead to a target; its address, and the paths that it saw."""
+    """A job server whose jobs print "a" and "b", or lead to a target; its address, and what it was asked."""
     seen: list[str] = []
 
     async def version(request: web.Request) -> web.Response:
