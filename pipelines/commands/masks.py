@@ -39,7 +39,7 @@ from segray.pipelines.training.data.samples import READ, DataSet, Sample, groupe
 from segray.pipelines.training.data.training_data import READERS, check_keys
 from segray.pipelines.training.data.voc import IMAGES as VOC_IMAGES
 from segray.pipelines.training.data.voc import MASKS as VOC_MASKS
-from segray.pipelines.training.data.yolo import FILE as YOLO_FILE
+from segray.pipelines.training.data.yolo_labels import description_of
 from segray.pipelines.understood import PixelCounts, classes_line, line, name_some, show
 
 _WORKERS = 4
@@ -132,7 +132,9 @@ def _kind(config: MasksConfig, root: Tree) -> str:
         return "coco"
     if is_labelme(root):
         return "labelme"
-    return "yolo" if YOLO_FILE in names else "coco" if any(n.endswith(".json") for n in names) else "folder"
+    if description_of(root):
+        return "yolo"
+    return "coco" if any(name.endswith(".json") for name in names) else "folder"
 
 
 def _images_text(data: DataSet, good: Sequence[Sample], masked: Sequence[Sample]) -> str:
