@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Any
 
 from segray.models.class_files import class_lines, names_by_id
 from segray.models.plain_yaml import MAX_BYTES as YAML_BYTES
@@ -36,7 +37,7 @@ def description_of(tree: Tree) -> str | None:
     return next((name for name in _LISTS if name in names), None) if "labels" in names else None
 
 
-def read_description(where: str, shown: str) -> tuple[Mapping[str, object], dict[int, str]]:
+def read_description(where: str, shown: str) -> tuple[Mapping[str, Any], dict[int, str]]:
     """What data.yaml says, and the class names by their numbers in label files.
 
     Args:
