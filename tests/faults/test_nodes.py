@@ -60,3 +60,26 @@ def test_a_node_with_a_training_worker_is_lost(tmp_path: Path, monkeypatch: pyte
     assert f"epoch {EPOCHS}/{EPOCHS}" in ended.err
     begun = [int(number) for number in re.findall(r"epoch (\d+)/", ended.err)]
     assert set(begun) == set(range(1, EPOCHS + 1)), "the lines of a run are shown whichever node is lost"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_node_with_a_training_worker_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
+    labels, root = book(tmp_path / "book")
+    out = tmp_path / "run"
+    places = [f"out={out}", f"data.root={root}", f"data.labels={labels}"]
+    # Long intervals: without the notice all steps of one would be lost, and `max_failures` allows none.
+    sizes = ["train.workers=2", "train.num_cpus=2", "train.epochs=1600", "train.validate_every=400"]
+    command = ["train", *SHORT, *places, *sizes, "train.max_failures=0"]
+    with started(command, tmp_path / "log", module="tests.faults.drain_node") as process:
+        ended = process.wait()
+    assert ended.code == 0, ended.err
+    assert "took a node back" in ended.out
+    saved = re.search(r"about to be taken away: saved at step (\d+) of (\d+)", ended.err)
+    assert saved is not None
+    history = json.loads((out / "history.json").read_text())
+    steps = [entry["step"] for entry in history]
+    assert int(saved[1]) not in steps
+    assert steps == [int(saved[2]) * part // 4 for part in (1, 2, 3, 4)]
