@@ -65,6 +65,30 @@ def test_a_node_with_a_training_worker_is_lost(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+def test_a_run_goes_on_with_fewer_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
+    # Ray's elastic policy looks at the nodes every 20 s: a first try with three workers would wait a minute.
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "25")
+    labels, root = book(tmp_path / "book")
+    learn = ["train.epochs=6", "train.batch=4", "train.optimiser=sgd", "train.lr=0.02"]
+    plain = trainer(config(tmp_path / "plain", labels, root, *learn), tmp_path / "plain").run()
+    out = tmp_path / "run"
+    places = [f"out={out}", f"data.root={root}", f"data.labels={labels}"]
+    # A worker fills each of the three nodes: shares of one, one and two images, then of two and two.
+    command = ["train", *SHORT, *places, *learn, "train.workers=1..3", "train.num_cpus=2"]
+    with started(command, tmp_path / "log", module="tests.faults.lose_node") as process:
+        ended = process.wait()
+    assert ended.code == 0, ended.err
+    assert re.findall(r"workers that share each batch: (\d)", ended.err) == ["3", "2"]
+    history = json.loads((out / "history.json").read_text())
+    assert [entry["step"] for entry in history] == [entry["step"] for entry in plain]
+    for resized, undisturbed in zip(curve(history), curve(plain), strict=True):
+        assert resized == pytest.approx(undisturbed, rel=1e-4)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_node_with_a_training_worker_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     labels, root = book(tmp_path / "book")
