@@ -7,7 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from segray.pipelines.training.session import newest_first
 from tests.faults.invariant import check_invariant
 from tests.faults.runs import N_PARTS, overrides
 from tests.pipelines.training.runs import SHORT, book, config, curve, trainer
@@ -84,6 +87,8 @@ def test_a_run_goes_on_with_fewer_workers(tmp_path: Path, monkeypatch: pytest.Mo
     assert [entry["step"] for entry in history] == [entry["step"] for entry in plain]
     for resized, undisturbed in zip(curve(history), curve(plain), strict=True):
         assert resized == pytest.approx(undisturbed, rel=1e-4)
+    weights = load_file(Path(newest_first(str(tmp_path / "plain"))[0]) / "model.safetensors")
+    torch.testing.assert_close(load_file(out / "last" / "model.safetensors"), weights, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.ray
