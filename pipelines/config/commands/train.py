@@ -45,6 +45,8 @@ Network = Literal[
     "efficientnet_lite2",
 ]
 BALANCED = "balanced"
+NONE = "none"
+"""No images: of `data.labelled`, of `data.validation`."""
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Part = Annotated[float, Field(gt=0, le=1)]
 _Factor = Annotated[float, Field(gt=0)]
@@ -108,11 +110,16 @@ class DataConfig(Config):
     calibrate: bool = False
     """Correct the names of `data.labels` by the labelled images first, as `segray calibrate` does."""
     labelled: Text = "all"
-    """Images to train on with their masks: a split file, a count such as 92, a share such as 1/16, or all."""
+    """Images to learn from with their masks: a split file, a count, a share such as 1/16, all, or none."""
     unlabelled: Annotated[Text, Shown("FOLDER")] | None = None
     """Images without masks: a split file, or a source as in annotate, elsewhere; null: all others."""
     validation: Text | None = None
     """A split file, a count, a share, or none; null: the data set's own part, or else 1/5 of the masks."""
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether a data set without any mask is of no use."""
+        return self.labelled != NONE or self.validation != NONE
 
 
 class NetworkConfig(Config):
