@@ -7,7 +7,38 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from segray.models.annotators.protocols import Labeller
 from segray.models.label_map import NO_RUNNER_UP, SegmentClasses
+from segray.models.masks import Segment
+
+
+class CheckedLabels:
+    """A labeller whose scores fit its segments: without a row of their own they would be lost in tiles.
+
+    Args:
+        labeller: anybody's.
+        n_classes: number of class ids.
+    """
+
+    def __init__(self, labeller: Labeller, n_classes: int) -> None:
+        self._labeller, self._n_classes = labeller, n_classes
+
+    def label(
+        self, images: Sequence[NDArray[np.uint8]], sizes: Sequence[tuple[int, ...]] | None = None
+    ) -> list[tuple[list[Segment], NDArray[np.float32]]]:
+        """See `Labeller`.
+
+        Raises:
+            ValueError: scores that are not float [K, C], or not those of each image.
+        """
+        found = self._labeller.label(images, sizes)
+        if len(found) != len(images):
+            raise ValueError(f"the labeller gives {len(found)} results for {len(images)} images")
+        for segments, scores in found:
+            if scores.shape != (len(segments), self._n_classes):
+                wanted = f"{len(segments)} segments and {self._n_classes} classes"
+                raise ValueError(f"the labeller gives scores of shape {scores.shape} for {wanted}")
+        return found
 
 
 def classify_scores(scores: NDArray[np.float32], ids: Sequence[int], threshold: float) -> SegmentClasses:

@@ -74,7 +74,7 @@ def _annotations_in(archive: str, shown: str) -> str | None:
         UserError: it cannot be read, or has several such files, or masks that do not say of which image.
     """
     try:
-        members = list(list_members(archive))
+        members = list_members(archive)
     except UserError as error:
         raise UserError(f"{shown}: {source_text(error, archive)}") from None
     named = [(member.image_id.rpartition("/")[2], member) for member in members]

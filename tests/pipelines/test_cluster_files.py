@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from segray.pipelines.engine.cluster import ACCELERATOR
+
 ROOT = Path(__file__).parents[2]
 RAY_UP = [ROOT / "cluster.yaml", *sorted((ROOT / "configs" / "clusters").glob("*.yaml"))]
 KUBERAY = ROOT / "kuberay.yaml"
@@ -121,6 +123,35 @@ def test_gpu_workers_scale_from_nothing_up_to_a_limit() -> None:
     assert 0 < worker["max_workers"] <= config["max_workers"] <= 16
     assert 0 < config["idle_timeout_minutes"] <= 30
     assert worker["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
+
+
+def launches(labels: dict[str, str], kind: str) -> list[str]:
+    """Types of machines that the autoscaler of `ray up` starts for a GPU of a kind."""
+    scheduling = pytest.importorskip("ray.autoscaler.v2.scheduler")
+    utils = pytest.importorskip("ray.autoscaler.v2.utils")
+    configs = pytest.importorskip("ray.autoscaler.v2.instance_manager.config")
+    common = pytest.importorskip("ray.core.generated.common_pb2")
+    inside = common.LabelSelectorOperator.LABEL_OPERATOR_IN
+    wanted = utils.ResourceRequestUtil.make({"GPU": 1}, label_selectors=[[(ACCELERATOR, inside, [kind])]])
+    worker = configs.NodeTypeConfig("gpu_worker", 0, 8, resources={"CPU": 8, "GPU": 1}, labels=labels)
+    request = scheduling.SchedulingRequest(
+        node_type_configs={worker.name: worker},
+        max_num_nodes=8,
+        resource_requests=utils.ResourceRequestUtil.group_by_count([wanted]),
+        disable_launch_config_check=True,
+    )
+    reply = scheduling.ResourceDemandScheduler().schedule(request)
+    return [launch.instance_type for launch in reply.to_launch]
+
+
+def test_pools_pinned_to_the_gpu_of_the_file_are_given_its_machines() -> None:
+    worker = read(ROOT / "cluster.yaml")["available_node_types"]["gpu_worker"]
+    nvidia = pytest.importorskip("ray._private.accelerators.nvidia_gpu").NvidiaGPUAcceleratorManager
+    assert worker["node_config"]["InstanceType"].startswith("g5.")
+    kind = nvidia._gpu_name_to_accelerator_type("NVIDIA A10G")
+    assert worker["labels"] == {ACCELERATOR: kind}
+    assert launches(worker["labels"], kind) == ["gpu_worker"]
+    assert launches({}, kind) == launches(worker["labels"], "T4") == []
 
 
 def test_pods_have_a_token_and_are_not_started_again() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from segray.models.class_scores import classify_scores
+from segray.models.class_scores import CheckedLabels, classify_scores
 from segray.models.masks import Segment, pack
 from segray.models.seams import Scored, TiledLabels
 from segray.models.tiling import Tiling
@@ -60,7 +60,7 @@ class LabelImages(Stage):
         self._device, self._threads = device_of(plan), plan.threads
         if self._device == "cpu":
             reuse_freed_memory()
-        self._names, self._threshold = names, threshold
+        self._threshold = threshold
         # Without background names no score is the background's.
         self._ids = [class_id for class_id, group in enumerate(names) if group]
         self._labeller = load_or_defer_error(
@@ -90,9 +90,6 @@ class LabelImages(Stage):
             yield from self._labeller().label([pixels_of(row) for row in batch], sizes)
 
     def _labelled(self, row: Row, segments: list[Segment], scores: NDArray[np.float32]) -> Row:
-        if scores.shape != (len(segments), len(self._names)):
-            wanted = f"{len(segments)} segments and {len(self._names)} classes"
-            raise ValueError(f"the labeller gives scores of shape {scores.shape} for {wanted}")
         classes = classify_scores(scores, self._ids, self._threshold)
         return {**row, "packed_segments": pack(segments), "classes": classes_to_bytes(classes)}
 
@@ -109,7 +106,8 @@ def _load(
     from segray.models.annotators.loading import open_labeller
 
     opened = loaded or open_labeller(model, config.weights, sha256=config.sha256)[0]
-    labeller = opened.labeller(device, names, labeller_options(model, config, threshold, device))
+    options = labeller_options(model, config, threshold, device)
+    labeller = CheckedLabels(opened.labeller(device, names, options), len(names))
     return TiledLabels(labeller, tiling) if tiling else labeller
 
 

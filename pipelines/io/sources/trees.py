@@ -190,7 +190,7 @@ class ArchiveTree:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        members = list(list_members(root))
+        members = list_members(root)
         base = common_folder((ref.image_id for ref in members), _LAYOUT)
         self.place = storage.join(root, base.rstrip("/")) if base else root
         self._refs = {ref.image_id.removeprefix(base): ref for ref in members}

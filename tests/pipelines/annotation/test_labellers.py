@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
+from segray.models.annotators.protocols import LabelModel
+from segray.models.masks import segment_from_mask
+from segray.models.tiling import Tiling
 from segray.pipelines.annotation.stages.label import LabelImages
 from segray.pipelines.calibration.label_set import StoredNames
 from segray.pipelines.commands import annotate, plan, relabel, report
 from segray.pipelines.commands.verify import run as verify_run
 from segray.pipelines.commands.verify import verify
-from segray.pipelines.config.commands.annotate import AnnotateConfig
+from segray.pipelines.config.commands.annotate import AnnotateConfig, LabellerModel
 from segray.pipelines.config.commands.plan import PlanConfig
 from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.commands.report import ReportConfig
@@ -22,6 +28,7 @@ from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.engine.guard import Guard
 from segray.pipelines.engine.ledger import Ledger
+from segray.pipelines.engine.pools import PoolPlan
 from segray.pipelines.errors import UserError
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.review.naming import Naming
@@ -189,17 +196,45 @@ def test_other_annotators_are_a_difference_in_one_line_each(labels: Path, tmp_pa
     assert not any("points_per_side" in line for line in lines)
 
 
-def test_scores_of_another_shape_are_an_error_of_their_image(tmp_path: Path) -> None:
-    class Wrong:
-        def label(self, images: object, sizes: object = None) -> list[object]:
-            return [([], np.zeros((2, 2), np.float32))]
+class _Halves(LabelModel):
+    """Finds the left and the right half of what it sees, with scores of some shape."""
 
-    stage = LabelImages.__new__(LabelImages)
-    stage.guard, stage._device, stage._names = Guard(Ledger(), 1), "cpu", ((), ("a",))
-    stage._labeller = Wrong  # type: ignore[assignment]
-    row = {"image_id": "a", "status": "ok", "height": 2, "width": 2, "reduced": 1, "pixels": bytes(12)}
-    with pytest.raises(ValueError, match=r"gives scores of shape \(2, 2\) for 0 segments and 2 classes"):
-        stage.process([row])  # type: ignore[list-item]
+    size = 64
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+
+    @classmethod
+    def load(cls, name: str, checkpoint: object) -> _Halves:
+        raise NotImplementedError
+
+    def labeller(self, *_: object) -> Any:
+        return self
+
+    def label(self, images: Sequence[Any], sizes: object = None) -> list[Any]:
+        left = np.arange(images[0].shape[1]) < images[0].shape[1] // 2
+        halves = [np.broadcast_to(half, images[0].shape[:2]) for half in (left, ~left)]
+        scores = np.full(self._shape, 0.9, np.float32)
+        return [([segment_from_mask(half) for half in halves], scores) for _ in images]
+
+
+@pytest.mark.parametrize("tiling", [None, Tiling(16, 0.25)], ids=["whole", "tiles"])
+@pytest.mark.parametrize("shape", [(1, 2), (3, 2), (2, 3), (2,)])
+def test_scores_of_another_shape_are_an_error_of_their_image(
+    shape: tuple[int, ...], tiling: Tiling | None
+) -> None:
+    plan = PoolPlan(1, 1, num_cpus=0, num_gpus=0, threads=1, batch_size=1)
+    row: Any = {"image_id": "a", "status": "ok", "height": 24, "width": 24, "reduced": 1}
+    row["pixels"] = bytes(24 * 24 * 3)
+
+    def process(shape: tuple[int, ...]) -> list[Any]:
+        arguments = ("sam3", LabellerModel(), ((), ("a",)), 0.5, plan, Guard(Ledger(), 1))
+        return LabelImages(*arguments, loaded=_Halves(shape), tiling=tiling).process([row])
+
+    assert process((2, 2))[0]["packed_segments"]
+    line = rf"^the labeller gives scores of shape {re.escape(str(shape))} for 2 segments and 2 classes$"
+    with pytest.raises(ValueError, match=line):
+        process(shape)
 
 
 @pytest.mark.slow
