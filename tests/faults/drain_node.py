@@ -21,18 +21,23 @@ from ray.cluster_utils import Cluster
 from segray.pipelines.cli import main
 from tests.faults.lose_node import NODE, finished
 
-NOTICE_S = 20
+NOTICE_S = 10
+
+
+def _nodes_of_workers() -> list[str]:
+    alive = [actor for actor in actors().values() if actor["State"] == "ALIVE"]
+    return [actor["Address"]["NodeID"] for actor in alive if "TrainWorker" in actor["ActorClassName"]]
 
 
 def _drain(cluster: Cluster, nodes: dict[str, Any], out: Path) -> None:
     while not finished(out):
         time.sleep(0.05)
-    workers = [a for a in actors().values() if a["State"] == "ALIVE" and "TrainWorker" in a["ActorClassName"]]
-    node = next(a["Address"]["NodeID"] for a in workers if a["Address"]["NodeID"] in nodes)
+    node = _nodes_of_workers()[0]
     words = [f"--address={cluster.address}", f"--node-id={node}", "--reason=DRAIN_NODE_REASON_PREEMPTION"]
     words += ["--reason-message=taken-back", f"--deadline-remaining-seconds={NOTICE_S}"]
     subprocess.run([Path(sys.executable).parent / "ray", "drain-node", *words], check=True)
-    time.sleep(NOTICE_S)
+    while node in _nodes_of_workers():
+        time.sleep(0.05)
     cluster.remove_node(nodes[node], allow_graceful=False)
     click.echo("took a node back")
 
