@@ -205,3 +205,30 @@ def test_background_names_are_for_clip_unless_they_are_given() -> None:
     assert space_of(annotated("classes=cat", "annotator=sam3")).aliases == ((), ("cat",))
     words = ("annotator=sam3", "label.background_names=sky,wall", "label.aliases.cat=cat,kitten")
     assert space_of(annotated("classes=cat", *words)).aliases == (("sky", "wall"), ("cat", "kitten"))
+
+
+@pytest.mark.parametrize(
+    ("words", "fewest", "most"), [((), 1, 1), (("train.workers=4",), 4, 4), (("train.workers=2..8",), 2, 8)]
+)
+def test_the_number_of_workers_may_be_a_range(words: tuple[str, ...], fewest: int, most: int) -> None:
+    train = load(TrainConfig, None, ["out=a", "data.root=b", *words]).train
+    assert (train.fewest_workers, train.most_workers, train.elastic) == (fewest, most, fewest < most)
+    assert type(train)(workers=most).most_workers == most
+
+
+@pytest.mark.parametrize("workers", ["0", "8..2", "2..", "..8", "2..8..9", "-1", "1.5", "two", "4097", "²"])
+def test_what_is_neither_a_number_nor_a_range_of_workers_is_refused(workers: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(TrainConfig, None, ["out=a", "data.root=b", f"train.workers={workers}"])
+    assert str(caught.value) == (f"train.workers: {workers!r} (allowed: 1 to 4096, or a range such as 2..8)")
+
+
+def test_each_worker_of_a_range_has_an_image_of_each_part() -> None:
+    words = ["out=a", "data.root=b", "train.workers=1..3", "train.accumulate=2"]
+    assert load(TrainConfig, None, [*words, "train.batch=6"]).train.batch == 6
+    for batch in (4, 7):
+        with pytest.raises(UserError) as caught:
+            load(TrainConfig, None, [*words, f"train.batch={batch}"])
+        assert str(caught.value) == (
+            f"train: batch ({batch}) is not a multiple of accumulate (2), at least 3 x 2 for workers=1..3"
+        )
