@@ -66,6 +66,13 @@ _LABELLED, _VALIDATION = 0, 1
 _log = logging.getLogger(__name__)
 
 
+def plain_ids(config: DataConfig) -> bool:
+    """Whether the masks hold the ids of the classes as they are, 0 among them."""
+    return (
+        config.kind not in DRAWN and config.colors is None and not config.binary and config.ignore_index != 0
+    )
+
+
 def open_data(config: DataConfig, seed: int, corrections: Sequence[Correction] | None = None) -> TrainingData:
     """Find the images, sample the splits, and check every mask and label that is used.
 

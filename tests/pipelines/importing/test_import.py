@@ -16,9 +16,6 @@ from pycocotools import mask as coco_mask
 
 import segray
 from segray.models.label_space import LabelSpace
-from segray.pipelines.commands.import_masks import ImportResult, execute
-from segray.pipelines.config.commands.import_masks import ImportConfig
-from segray.pipelines.config.loading import load
 from segray.pipelines.corrections import CorrectionLog
 from segray.pipelines.errors import UserError
 from segray.pipelines.exporting.brush import decode_brush, encode_brush
@@ -35,53 +32,15 @@ from tests.pipelines.exporting.labelled import (
     no_ignored,
     write_labels,
 )
+from tests.pipelines.importing.taking import FILES, exported, refused, shown, submitted, take, zipped
 from tests.pipelines.label_set.small_store import png
 
 ONE, TWO = IDS[:2]
-FILES = {
-    "png": "annotations/train",
-    "cvat": "annotations.xml",
-    "coco": "annotations/instances_train2017.json",
-}
-FILES["labelstudio"] = "tasks.json"
 
 
 @pytest.fixture
 def labels(tmp_path: Path) -> Path:
     return write_labels(tmp_path)
-
-
-def take(labels: Path, source: Path, **keys: object) -> ImportResult:
-    values = {"labels": labels, "from": source, **keys}
-    return execute(load(ImportConfig, None, [f"{name}={value}" for name, value in values.items()]))
-
-
-def refused(labels: Path, source: Path, **keys: object) -> str:
-    """The message, after which nothing was taken."""
-    with pytest.raises(UserError) as caught:
-        take(labels, source, **keys)
-    assert caught.value.exit_code == 2
-    assert len(str(caught.value).splitlines()) == 1
-    assert CorrectionLog(labels).read() == []
-    return str(caught.value)
-
-
-def shown(labels: Path) -> dict[str, Label]:
-    return {sample.image_id: sample.label for sample in segray.LabelSet(labels)}
-
-
-def submitted(tasks: Path) -> Path:
-    """The tasks as a person submits them: with the predictions as annotations."""
-    content = json.loads(tasks.read_text())
-    for one in content:
-        one["annotations"] = [{"result": one["predictions"][0]["result"]}]
-    tasks.write_text(json.dumps(content))
-    return tasks
-
-
-def exported(labels: Path, out: Path, form: str) -> Path:
-    export(labels, out, format=form)
-    return submitted(out / FILES[form]) if form == "labelstudio" else out / FILES[form]
 
 
 @pytest.mark.parametrize("form", FILES)
@@ -205,13 +164,6 @@ def test_a_zip_of_cvat(labels: Path, tmp_path: Path) -> None:
     assert take(labels, tmp_path / "task.zip").unchanged == 4
 
 
-def zipped(files: Mapping[str, bytes], path: Path) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
-
-
 @pytest.mark.parametrize("form", FILES)
 @pytest.mark.parametrize("ending", ["zip", "tar"])
 def test_an_archive_of_what_is_read(labels: Path, tmp_path: Path, form: str, ending: str) -> None:
@@ -229,6 +181,19 @@ def test_an_archive_of_what_is_read(labels: Path, tmp_path: Path, form: str, end
     other = "coco" if form == "cvat" else "cvat"
     with pytest.raises(UserError, match=f"has masks, and no file of format={other}|not format={other}"):
         take(labels, archive, format=other)
+
+
+def test_masks_beside_files_that_say_nothing_of_them(labels: Path, tmp_path: Path) -> None:
+    masks = {str(Path(name).with_suffix(".png")): png(label) for name, label in LABELS.items()}
+    others = {"README.md": b"x", "dataset.json": b'{"name": "set"}', "b/meta.json": b"[]", "notes.json": b"{"}
+    hidden = {".DS_Store": b"x", "__MACOSX/a/._one.png": b"x", "__MACOSX/._dataset.json": b"x"}
+    assert take(labels, zipped({**masks, **others, **hidden}, tmp_path / "masks.zip")).unchanged == 4
+    coco = exported(labels, tmp_path / "out", "coco").read_bytes()
+    both = zipped({**others, "b/one.png": b"x", "annotations/instances.json": coco}, tmp_path / "coco.zip")
+    assert take(labels, both, format="coco").changed == 4
+    twice = zipped({"a.json": coco, "b.json": coco, "c.json": b"{}"}, tmp_path / "twice.zip")
+    with pytest.raises(UserError, match=r"2 files of annotations \(a\.json, b\.json\); unpack it"):
+        take(labels, twice)
 
 
 def test_a_zip_of_cvats_segmentation_masks(labels: Path, tmp_path: Path) -> None:
