@@ -144,6 +144,14 @@ def _poll_interval(workers: int) -> float:
     return min(2.0, max(0.25, workers / 64))
 
 
+def watches(config: TrainConfig, resources: cluster.Resources) -> bool:
+    """Whether Ray Train watches for preempted nodes: of a single one, that would be a process for nothing."""
+    watched = resources.nodes > 1 or config.train.elastic
+    if not watched:
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    return watched
+
+
 def scaling_config(config: TrainConfig, resources: cluster.Resources) -> ScalingConfig:
     """How many workers run, and the resources of each.
 

@@ -21,7 +21,7 @@ from ray.cluster_utils import Cluster
 from segray.pipelines.cli import main
 from tests.faults.lose_node import NODE, finished
 
-NOTICE_S = 10
+NOTICE_S = 15
 
 
 def _nodes_of_workers() -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +39,7 @@ from tests.previous_version.archive import unpack
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """`labels`, with embeddings, and the data set `book`; no cluster is connected."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    """`labels`, with embeddings, and the data set `book`; no GPU is seen."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     return unpack(tmp_path)
 
