@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 from segray.models.label_space import LabelSpace
@@ -18,6 +17,7 @@ from segray.pipelines.io.sources import ImageRef, list_members, read_file
 from segray.pipelines.io.sources.trees import open_tree, source_text
 from segray.pipelines.io.strict_json import parse_json
 from segray.pipelines.io.uris import parent
+from segray.pipelines.masks.folder import BRUSH, BRUSH_TEXT
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.masks.raster import ENDINGS
 from segray.pipelines.training.data.cvat import FILE
@@ -30,7 +30,6 @@ _ARCHIVES = (".zip", ".tar")
 _YAML = (".yaml", ".yml")
 _TRIED = 20
 """JSON files of an archive that are read in search of annotations."""
-_BRUSH = re.compile(r"task-\d+-annotation-")
 _BAD = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
 
 
@@ -109,10 +108,8 @@ def _annotations_in(archive: str, shown: str) -> str | None:
         raise UserError(
             f"{shown}: {len(found)} files of annotations ({some}); unpack it and give one of them"
         )
-    if not found and any(_BRUSH.match(name) for name, _ in named):
-        raise UserError(
-            f"{shown}: Label Studio's PNG files do not say of which image they are; export JSON instead"
-        )
+    if not found and any(BRUSH.match(name) for name, _ in named):
+        raise UserError(f"{shown}: {BRUSH_TEXT}; export JSON instead")
     if found and found[0].problem:
         raise UserError(f"{shown}: {found[0].image_id}: {found[0].problem}")
     return found[0].uri if found else None

@@ -52,6 +52,35 @@ def test_every_key_has_a_sentence_of_help(command: str) -> None:
         assert not key.nullable or "null:" in key.help, f"{key.name}: the help says nothing of null"
 
 
+BAD = {
+    "text": ("", "empty; give "),
+    "text or list": ("", "empty; give "),
+    "list": ("{a: b}", "{'a': 'b'} is not a list"),
+    "mapping": ("x", "'x' is not a mapping"),
+    "true or false": ("maybe", "'maybe' is not true or false"),
+    "whole number": ("x", "'x' is not a whole number"),
+    "number": ("x", "'x' is not a number"),
+    "choice": ("nonsense", "must be one of "),
+}
+"""By kind of key: a value that none of them takes, and what its line says of it."""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_key_refuses_a_wrong_value_in_one_line_with_what_is_allowed(command: str) -> None:
+    model: type[Config] = COMMANDS[command].config()
+    required = [key.name for key in keys(model).values() if key.required]
+    given = [f"{name}=x" for name in (*required, *ONE_OF.get(command, []))]
+    for key in keys(model).values():
+        value, says = BAD[key.kind]
+        with pytest.raises(UserError) as caught:
+            load(model, None, [*given, f"{key.name}={value}"])
+        text = str(caught.value)
+        form = f"{key.name}: '' is not valid (allowed: {key.allowed})"
+        assert text.startswith(f"{key.name}: {says}") or (key.allowed and text == form), text
+        assert all(word in text for word in key.choices or [key.allowed]) or key.kind == "text", text
+        assert len(text.splitlines()) == 1
+
+
 # submit takes the overrides of other commands too.
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "submit"])
 def test_the_program_behind_a_command_takes_its_configuration(command: str) -> None:

@@ -183,19 +183,6 @@ def test_an_archive_of_what_is_read(labels: Path, tmp_path: Path, form: str, end
         take(labels, archive, format=other)
 
 
-def test_masks_beside_files_that_say_nothing_of_them(labels: Path, tmp_path: Path) -> None:
-    masks = {str(Path(name).with_suffix(".png")): png(label) for name, label in LABELS.items()}
-    others = {"README.md": b"x", "dataset.json": b'{"name": "set"}', "b/meta.json": b"[]", "notes.json": b"{"}
-    hidden = {".DS_Store": b"x", "__MACOSX/a/._one.png": b"x", "__MACOSX/._dataset.json": b"x"}
-    assert take(labels, zipped({**masks, **others, **hidden}, tmp_path / "masks.zip")).unchanged == 4
-    coco = exported(labels, tmp_path / "out", "coco").read_bytes()
-    both = zipped({**others, "b/one.png": b"x", "annotations/instances.json": coco}, tmp_path / "coco.zip")
-    assert take(labels, both, format="coco").changed == 4
-    twice = zipped({"a.json": coco, "b.json": coco, "c.json": b"{}"}, tmp_path / "twice.zip")
-    with pytest.raises(UserError, match=r"2 files of annotations \(a\.json, b\.json\); unpack it"):
-        take(labels, twice)
-
-
 def test_a_zip_of_cvats_segmentation_masks(labels: Path, tmp_path: Path) -> None:
     colours = LabelSpace(tuple(CLASSES), ()).palette()
     files = {
