@@ -141,8 +141,8 @@ def _ends(path: str, least: int) -> list[str]:
 
 @lru_cache(1 << 12)
 def _folders(folder: str) -> frozenset[str]:
-    """A folder and all above it, up to the root."""
-    parts = folder.split("/")
+    """A folder and all above it, up to the root, of those that a path may name."""
+    parts = folder.split("/")[:_DEEPEST]
     return frozenset("/".join(parts[:n]) for n in range(len(parts) + 1))
 
 
