@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +20,43 @@ os.environ.setdefault("AWS_ACCESS_KEY_ID", "test")
 os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "test")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the modules that need Ray: they take longest, and short ones then fill both processes."""
-    with_ray = {item.path for item in items if item.get_closest_marker("ray")}
-    items.sort(key=lambda item: item.path not in with_ray)
+_WITH_RAY = pytest.StashKey[set[Path]]()
+_RAY_FIXTURES = {"ray_session", "ray_address", "head"}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the modules that need Ray, then those of many slow tests: short ones fill both processes."""
+    with_ray = config.stash.setdefault(_WITH_RAY, {item.path for item in items if _needs_ray(item)})
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (item.path not in with_ray, 0 if item.path in with_ray else -slow[item.path]))
+
+
+def _needs_ray(item: pytest.Item) -> bool:
+    fixtures = set(getattr(item, "fixturenames", ()))
+    return item.get_closest_marker("ray") is not None or bool(fixtures & _RAY_FIXTURES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _joins_no_ray(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A module without Ray does not join the Ray that other modules left to this process.
+
+    Its commands would, and start workers for a few images that they process themselves when alone.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path not in request.config.stash[_WITH_RAY]:
+            _leave_ray(patch)
+        yield
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for one test of a module that needs Ray."""
+    _leave_ray(monkeypatch)
+
+
+def _leave_ray(patch: pytest.MonkeyPatch) -> None:
+    patch.delenv("RAY_ADDRESS", raising=False)
+    patch.setattr("segray.pipelines.engine.cluster.has_joined", lambda: False)
 
 
 @pytest.fixture(scope="session")

@@ -198,7 +198,7 @@ def _concurrent(config: TuneConfig, resources: cluster.Resources, cpus: float) -
     Raises:
         UserError: there is no room for one.
     """
-    workers = config.train.workers
+    workers = config.train.most_workers
     scaling_config(train_config(config), resources)
     room = resources.room(cpus) // workers
     if resources.gpus > 0:

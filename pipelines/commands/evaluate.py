@@ -14,7 +14,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.io.uris import redacted_tree
-from segray.pipelines.masks.binary import all_look_binary, refuse_binary, with_object_as_class
+from segray.pipelines.masks.binary import all_look_binary, refuse_binary, refuse_shift, with_object_as_class
 from segray.pipelines.masks.folder import MaskFolder
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.printing import echo
@@ -88,6 +88,9 @@ def score(
     if not n_images:
         of = storage.display(source.record.get("images", source.home))
         raise UserError(f"evaluate: no {source.noun} of {of} has a mask in {storage.display(masks)}")
+    if source.classes is not None and truth.options.plain and not truth.options.said:
+        where = f"masks={storage.display(masks)}"
+        refuse_shift(where, source.classes, confusion, truth.options.colors_key, "ignore_index")
     not_ok = Counter(status for status in statuses.values() if status != "ok")
     unused = len(truth) - len(matched)
     plain = truth.options.plain

@@ -74,8 +74,8 @@ def execute(config: ImportConfig) -> ImportResult:
     masks = read_masks(config.source, config.format, MaskOptions.of_keys(config), space, ids)
     if not masks:
         raise UserError(
-            f"from={storage.display(config.source)}: no image in it has a mask; CVAT and COCO: shapes, Label "
-            "Studio: submitted annotations"
+            f"from={storage.display(config.source)}: no image in it has a mask; CVAT and COCO: shapes, YOLO: "
+            "polygons, Label Studio: submitted annotations"
         )
     found = imported(store, masks, config.good, config.who)
     CorrectionLog(config.labels).append(found.corrections)

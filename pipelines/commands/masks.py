@@ -6,7 +6,7 @@ import io
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -26,6 +26,7 @@ from segray.pipelines.io.listing import is_image
 from segray.pipelines.io.sources import read_allowed
 from segray.pipelines.io.sources.trees import Tree
 from segray.pipelines.label_set.schema import class_pixels
+from segray.pipelines.masks.binary import FROM_1, no_zero_text
 from segray.pipelines.printing import echo
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.masks import MaskFigures, MaskSample, page
@@ -36,10 +37,10 @@ from segray.pipelines.training.data.datasets import read_mask
 from segray.pipelines.training.data.labelme import is_labelme
 from segray.pipelines.training.data.places import data_tree
 from segray.pipelines.training.data.samples import READ, DataSet, Sample, grouped
-from segray.pipelines.training.data.training_data import READERS, check_keys
+from segray.pipelines.training.data.training_data import READERS, check_keys, plain_ids
 from segray.pipelines.training.data.voc import IMAGES as VOC_IMAGES
 from segray.pipelines.training.data.voc import MASKS as VOC_MASKS
-from segray.pipelines.training.data.yolo import FILE as YOLO_FILE
+from segray.pipelines.training.data.yolo_labels import description_of
 from segray.pipelines.understood import PixelCounts, classes_line, line, name_some, show
 
 _WORKERS = 4
@@ -94,6 +95,7 @@ def _run(config: MasksConfig) -> None:
     good = [sample for sample in masked if sample.image_id not in problems]
     data.check(good or masked)
     show([classes_line(data.space.classes), line("images", _images_text(data, good, masked))])
+    show(_ids_line(data_config, data.space, data.pixels(good), problems.values()) if good else [])
     figures = _convert(config, data, good)
     bad = [(sample, problems[sample.image_id]) for sample in masked if sample.image_id in problems]
     left_out = [_own_keys(text) for text in (*grouped(bad), *data.left_out)]
@@ -132,7 +134,9 @@ def _kind(config: MasksConfig, root: Tree) -> str:
         return "coco"
     if is_labelme(root):
         return "labelme"
-    return "yolo" if YOLO_FILE in names else "coco" if any(n.endswith(".json") for n in names) else "folder"
+    if description_of(root):
+        return "yolo"
+    return "coco" if any(name.endswith(".json") for name in names) else "folder"
 
 
 def _images_text(data: DataSet, good: Sequence[Sample], masked: Sequence[Sample]) -> str:
@@ -142,6 +146,22 @@ def _images_text(data: DataSet, good: Sequence[Sample], masked: Sequence[Sample]
     parts += [f"{without} without a mask are not copied"] if without else []
     parts += [f"{bad} with a bad mask"] if bad else []
     return ", ".join(parts)
+
+
+def _ids_line(
+    config: DataConfig, space: LabelSpace, pixels: PixelCounts, problems: Iterable[str]
+) -> list[str]:
+    """What may be wrong with masks none of which has id 0.
+
+    Raises:
+        UserError: another mask has an id too many: all of their ids are one higher.
+    """
+    if not plain_ids(config) or 0 not in pixels.absent or not any(pixels.pixels):
+        return []
+    shifted = next((problem for problem in problems if FROM_1 in problem), None)
+    if shifted is not None:
+        raise UserError(shifted)
+    return [line("ids", _own_keys(no_zero_text(space.classes[0], "data.colors")))]
 
 
 def _convert(config: MasksConfig, data: DataSet, samples: Sequence[Sample]) -> MaskFigures:

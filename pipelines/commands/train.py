@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -33,6 +32,7 @@ from segray.pipelines.training.trainer import (
     torch_trainer,
     tracker_folder,
     train_worker,
+    watches,
 )
 from segray.pipelines.understood import show
 
@@ -126,7 +126,11 @@ def _check_batch(config: TrainConfig) -> None:
     from segray.models.segmenters.registry import NETWORKS
 
     train = config.train
-    if NETWORKS[config.network.name].needs_two and train.workers == 1 and train.batch == train.accumulate:
+    if (
+        NETWORKS[config.network.name].needs_two
+        and train.most_workers == 1
+        and train.batch == train.accumulate
+    ):
         raise UserError(
             f"train.batch={train.batch}, train.accumulate={train.accumulate}: {config.network.name} takes at "
             "least 2 images at once, as it normalises over the batch; raise train.batch"
@@ -162,9 +166,6 @@ def _fit(config: TrainConfig, data: TrainingData) -> Failure | None:
 def _fit_on_cluster(config: TrainConfig, data: TrainingData) -> Failure | None:
     with cluster.session(config.address, config.grow) as resources, log_collector() as collector:
         require_shared(config.out, places(config))
-        if resources.nodes == 1:
-            # Ray Train's watcher for preempted nodes would be one more process.
-            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        inputs = WorkerInputs(config, data, collector, tracker_folder(config), resources.nodes > 1)
+        inputs = WorkerInputs(config, data, collector, tracker_folder(config), watches(config, resources))
         trainer = torch_trainer(config, partial(train_worker, inputs), scaling_config(config, resources))
         return trainer.fit().return_value

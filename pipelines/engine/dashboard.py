@@ -9,12 +9,15 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import closing
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from aiohttp import TraceConfig
 
 T = TypeVar("T")
 
@@ -152,7 +155,57 @@ def limited_client(address: str | None) -> Any:
             except AuthenticationError as error:
                 raise TokenRefusedError(one_line(error)) from error
 
+        async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+            """Ray's own follows redirects to any host, also to one that only this machine reaches."""
+            place = f"{self._address}/api/jobs/{job_id}/logs/tail"
+            async for text in _texts(place, self._ssl_context, cookies=self._cookies, headers=self._headers):
+                yield text
+
     return LimitedClient(address)
+
+
+async def _texts(place: str, ssl: Any, **options: Any) -> AsyncIterator[str]:
+    """The texts of a websocket until it is closed.
+
+    Args:
+        place: its address.
+        ssl: as of `aiohttp`.
+        options: of `aiohttp.ClientSession`.
+
+    Raises:
+        ConnectionError: the connection breaks, or leads elsewhere.
+        aiohttp.ClientError: there is no websocket.
+    """
+    from aiohttp import ClientSession, WSCloseCode, WSMsgType
+
+    async with (
+        ClientSession(trace_configs=[_without_redirects()], **options) as session,
+        session.ws_connect(place, ssl=ssl) as messages,
+    ):
+        async for message in messages:
+            if message.type == WSMsgType.ERROR:
+                raise ConnectionError(f"the connection breaks: {messages.exception()}")
+            if message.type == WSMsgType.TEXT:
+                yield message.data
+        if messages.close_code == WSCloseCode.ABNORMAL_CLOSURE:
+            raise ConnectionError("the connection breaks")
+
+
+def _without_redirects() -> TraceConfig:
+    """`ws_connect` has no option against them; what is raised here ends the request before the next one."""
+    from aiohttp import TraceConfig
+
+    async def refuse(_session: object, _context: object, redirect: Any) -> None:
+        raise _elsewhere(redirect.response)
+
+    trace = TraceConfig()
+    trace.on_request_redirect.append(refuse)
+    return trace
+
+
+def _elsewhere(response: Any) -> ConnectionError:
+    place = str(response.headers.get("Location"))[:200]
+    return ConnectionError(f"it redirects to {place}; give that address itself")
 
 
 def _within(seconds: float, ask: Callable[[], T], late: type[ConnectionError]) -> T:
@@ -191,8 +244,7 @@ def _limited(response: Any, *_: object, **__: object) -> None:
     """
     with closing(response.raw) as answer:
         if response.is_redirect:
-            place = str(response.headers.get("Location"))[:200]
-            raise ConnectionError(f"it redirects to {place}; give that address itself")
+            raise _elsewhere(response)
         whole = _whole(answer)
     response.raw = io.BytesIO(whole)
 

@@ -13,7 +13,7 @@ from segray.pipelines.importing.base import ImageMask
 from segray.pipelines.io import storage
 from segray.pipelines.io.sources.trees import open_tree
 from segray.pipelines.masks.color_table import open_color_table
-from segray.pipelines.masks.folder import MaskFolder
+from segray.pipelines.masks.folder import BRUSH, BRUSH_TEXT, MaskFolder
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.training.data.places import LABELMAP
 from segray.pipelines.understood import name_some
@@ -36,6 +36,8 @@ def read_folder(
         matched = folder.match(image_ids)
         if extra := sorted(set(folder.names) - set(matched.values())):
             where = f"masks={storage.display(root)}"
+            if any(map(BRUSH.match, extra)):
+                raise UserError(f"{where}: {BRUSH_TEXT}; export JSON instead")
             raise UserError(f"{where}: {name_some(extra, 3)}: no image of the label set has this name")
         folder.check_kind(matched.values(), space.classes)
     except UserError as problem:

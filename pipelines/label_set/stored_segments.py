@@ -72,8 +72,8 @@ def number_segments(
     Raises:
         ValueError: as of `decode_segments`.
     """
-    numbers = np.zeros((height, width), np.int32)
     segments = decode_segments(stored, height, width)
+    numbers = np.zeros((height, width), np.int32)
     order = sorted(range(len(stored)), key=lambda k: (-segments[k].area, stored[k]["score"] or 0.0))
     for number, k in enumerate(order, start=1):
         x, y, w, h = segments[k].box

@@ -13,10 +13,15 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.label_set.schema import pixel_counts
 from segray.pipelines.understood import name_some
 
+FROM_1 = "its ids seem to begin with 1"
+"""Part of the message about a mask with ids from 1."""
 OBJECT = 255
 """What such masks hold where the object is; elsewhere segray reads it as "ignored"."""
 _SURROUNDINGS = 0.25
 """Share of ignored pixels from which they may be the background; outlines and "unclear" take less."""
+
+_SHIFTED = 0.8
+"""Share of the pixels whose ids are all moved by one, from which it is no accident."""
 
 
 def with_object_as_class(mask: LabelMap) -> LabelMap:
@@ -121,7 +126,7 @@ def shift_hint(mask: NDArray[np.unsignedinteger], n_classes: int, colors_key: st
     if mask.min() < 1 or not (mask == n_classes).any():
         return ""
     return (
-        "; its ids seem to begin with 1: line 1 of the class list is id 0, put a line before it; where it is "
+        f"; {FROM_1}: line 1 of the class list is id 0, put a line before it; where it is "
         f"the background already, {colors_key}=FILE reads ids as colours, with lines as in background: 1,1,1"
     )
 
@@ -135,6 +140,55 @@ def no_zero_text(name: str, colors_key: str) -> str:
     """
     remedy = f"{colors_key}=FILE reads them, with a line for each class as in {name}: 1,1,1"
     return f"no mask has id 0 ({name}); if the ids of the masks begin with 1, {remedy}"
+
+
+def shifted_ids(confusion: NDArray[np.int64]) -> list[int]:
+    """The ids of masks by which all of them are one higher, or one lower, than those of the labels.
+
+    Classes of most pixels are somewhere else in the labels, two or more of them, and all by one: labels that
+    are just bad, or of one class alone, are not.
+
+    Args:
+        confusion: rows truth, columns labels, [C + 1, C + 1].
+    """
+    pixels = confusion.sum(1)
+    best = np.where(pixels > 0, confusion.argmax(1), -2)
+    ids = np.arange(len(pixels))
+    for shift in (1, -1):
+        shifted = np.flatnonzero(best == ids - shift)
+        if len(shifted) > 1 and pixels[shifted].sum() >= _SHIFTED * pixels.sum():
+            return [int(i) for i in shifted]
+    return []
+
+
+def refuse_shift(
+    where: str, classes: tuple[str, ...], confusion: NDArray[np.int64], colors_key: str, void_key: str
+) -> None:
+    """Stop where the ids of all masks differ by one from those of the labels.
+
+    Args:
+        where: the masks, for the message.
+        classes: names of the ids.
+        confusion: see `shifted_ids`.
+        colors_key: the configuration key that reads such ids.
+        void_key: the one that takes them as they are.
+
+    Raises:
+        UserError: with both keys.
+    """
+    ids = shifted_ids(confusion)
+    if not ids:
+        return
+    shift = ids[0] - int(confusion[ids[0]].argmax())
+    pairs = [f"{classes[i]} (id {i}) is {classes[i - shift]} (id {i - shift})" for i in ids[:2]]
+    known = [i for i in range(len(classes)) if i + shift >= 0][:2]
+    lines = " and ".join(f"{classes[i]}: {','.join(3 * [str(i + shift)])}" for i in known)
+    than = "higher" if shift > 0 else "lower"
+    raise UserError(
+        f"{where}: the ids of the masks are one {than} than those of the labels: "
+        f"most of {', most of '.join(pairs)} there; {colors_key}=FILE reads such ids, with a line for each "
+        f"class as in {lines}; {void_key}={ignore_index_of(len(classes))} takes them as they are"
+    )
 
 
 def binary_hint(mask: NDArray[np.unsignedinteger], ignore_index: int, key: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, tee
@@ -24,6 +25,9 @@ from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.masks.raster import ENDINGS, LOSSY_ENDINGS, IdMap
 from segray.pipelines.understood import name_some
 
+BRUSH = re.compile(r"(?:.*/)?task-\d+-annotation-\d+-by-")
+"""Names of Label Studio's PNG files: task, annotation, person, class; not the image."""
+BRUSH_TEXT = "Label Studio's PNG files do not say of which image they are"
 _SHOWN = 3
 _TRIED = 200
 """Masks that are read in search of a background; few sets of them have none in so many."""
@@ -151,7 +155,8 @@ class MaskFolder:
         near = sorted(name for name in there if name.startswith(stem_of_image))
         inner = stem_of_image.rpartition("/")[2]
         near = near or sorted(name for name in there if inner in name)
-        hint = self._suffix_hint(image_id, near)
+        brush = f"; {BRUSH_TEXT}: `segray import` reads its JSON" if any(map(BRUSH.match, there)) else ""
+        hint = brush or self._suffix_hint(image_id, near)
         where = storage.display(self.root)
         names = f"{stem}.png or {whole}.png (or {', '.join(ENDINGS[1:4])}, ...)"
         return f"looked for {names}; {where} has {name_some(near or there, _SHOWN)}{hint}"

@@ -25,7 +25,7 @@ def suits(config: TrainConfig) -> bool:
     """Whether to train in this process: one worker on CPUs, no cluster and no CPUs requested."""
     import torch
 
-    if config.train.workers > 1 or config.train.num_cpus is not None or torch.cuda.is_available():
+    if config.train.most_workers > 1 or config.train.num_cpus is not None or torch.cuda.is_available():
         return False
     return single_process.suits(config.out, 1, config.address, config.grow)
 

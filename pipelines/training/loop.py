@@ -244,6 +244,7 @@ class Trainer:
             batch=config.train.batch,
             rank=self.session.rank,
             workers=self.session.workers,
+            parts=config.train.accumulate,
             paired=self.objective.method.strong_views > 0 and config.augment.cutmix > 0,
             supervised=self.objective.labels.stages.supervised,
             # Processes that read, and a worker whose CPU computes, have no use for threads.

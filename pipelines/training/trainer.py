@@ -67,6 +67,8 @@ def train_worker(inputs: WorkerInputs) -> Failure | None:
     session = RaySession(folder, collector, watched=inputs.watched)
     if session.workers > 1 and (earlier := ray.get(collector.failure.remote())):
         return earlier
+    if inputs.config.train.elastic and session.rank == 0:
+        session.log(f"workers that share each batch: {session.workers}")
     try:
         return train_until_end(inputs.config, inputs.data, session, inputs.tracker_folder)
     except Exception as error:
@@ -120,7 +122,7 @@ def torch_trainer(
 
     # A worker's report waits until Ray polls the worker, and training with it: Ray's two seconds are longer
     # than a short epoch. Hundreds of workers are polled less often.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_poll_interval(config.train.workers)))
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_poll_interval(config.train.most_workers)))
     filesystem, path = storage.arrow_storage(config.out)
     return TorchTrainer(
         train_loop,
@@ -142,6 +144,14 @@ def _poll_interval(workers: int) -> float:
     return min(2.0, max(0.25, workers / 64))
 
 
+def watches(config: TrainConfig, resources: cluster.Resources) -> bool:
+    """Whether Ray Train watches for preempted nodes: of a single one, that would be a process for nothing."""
+    watched = resources.nodes > 1 or config.train.elastic
+    if not watched:
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    return watched
+
+
 def scaling_config(config: TrainConfig, resources: cluster.Resources) -> ScalingConfig:
     """How many workers run, and the resources of each.
 
@@ -150,19 +160,22 @@ def scaling_config(config: TrainConfig, resources: cluster.Resources) -> Scaling
     """
     import ray.train
 
-    workers = config.train.workers
+    train = config.train
+    fewest, most = train.fewest_workers, train.most_workers
     gpu = resources.gpus > 0
-    if gpu and workers > resources.gpus:
+    if gpu and fewest > resources.gpus:
         raise UserError(
-            f"train.workers={workers}: the cluster has {resources.gpus:g} GPUs; allowed: one each"
+            f"train.workers={train.workers}: the cluster has {resources.gpus:g} GPUs; allowed: one each"
         )
-    cpus = config.train.num_cpus or (1 if gpu else _cpus_per_worker(workers, resources))
-    if resources.room(cpus) < workers:
+    cpus = train.num_cpus or (1 if gpu else _cpus_per_worker(most, resources))
+    if resources.room(cpus) < fewest:
         raise UserError(
-            f"train.workers x train.num_cpus = {workers} x {cpus:g}: the cluster has {resources.cpus:g} CPUs "
-            f"on {resources.nodes} nodes, room for {resources.room(cpus)} such workers"
+            f"train.workers x train.num_cpus = {train.workers} x {cpus:g}: the cluster has "
+            f"{resources.cpus:g} CPUs on {resources.nodes} nodes, "
+            f"room for {resources.room(cpus)} such workers"
         )
-    return ray.train.ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": cpus})
+    number = (fewest, most) if train.elastic else most
+    return ray.train.ScalingConfig(num_workers=number, use_gpu=gpu, resources_per_worker={"CPU": cpus})
 
 
 def _cpus_per_worker(workers: int, resources: cluster.Resources) -> int:

@@ -18,7 +18,7 @@ from segray.pipelines.importing.cvat import read_cvat
 from segray.pipelines.training.data import coco_masks, cvat, labelme
 from segray.pipelines.training.data.datasets import LabelledImages
 from tests.pipelines.exporting.labelled import HEIGHT, IDS, WIDTH, write_labels
-from tests.pipelines.importing.test_import import refused
+from tests.pipelines.importing.taking import refused
 from tests.pipelines.training.data.small_sets import opened, refusal
 from tests.pipelines.training.data.test_outlines import HIGH, LOW, cvat_set, first, labelme_set, shape
 

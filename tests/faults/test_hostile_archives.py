@@ -14,6 +14,7 @@ from PIL import Image
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.sources import list_images
+from segray.pipelines.io.sources.trees import open_tree
 from tests.faults.images import encode, scene
 
 
@@ -43,6 +44,40 @@ def test_members_of_a_zip_that_share_bytes_are_refused(tmp_path: Path) -> None:
         list_images(str(path))
     _sharing(path, 1)
     assert [ref.image_id for ref in list_images(str(path))] == ["0.png"]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_texts_of_a_zip_that_together_unpack_to_far_more_than_it_holds_are_refused(
+    tmp_path: Path, count: int
+) -> None:
+    """Each label file may have 8 MB: a zip of 100 kB took 1.6 GB."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for i in range(count):
+            archive.writestr(f"labels/{i}.txt", b"0 .1 .2 " * (1 << 20))
+    if count == 2:
+        assert open_tree(str(path)).names("labels") == ["0.txt", "1.txt"]
+        return
+    with pytest.raises(UserError, match=r"a\.zip: texts unpack from \d{5} to 25165824 bytes"):
+        open_tree(str(path))
+
+
+@pytest.mark.parametrize("count", [10, 100])
+def test_links_to_one_text_do_not_make_it_any_number_of_texts(tmp_path: Path, count: int) -> None:
+    """512 bytes for each further file of the same megabyte."""
+    path, link = tmp_path / "a.tar", tarfile.TarInfo()
+    text, link.type, link.linkname = tarfile.TarInfo("labels/a.txt"), tarfile.SYMTYPE, "a.txt"
+    text.size = 1 << 20
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(text, io.BytesIO(bytes(text.size)))
+        for i in range(count):
+            link.name = f"labels/{i}.txt"
+            archive.addfile(link)
+    if count == 10:
+        assert len(open_tree(str(path)).files("labels").uris) == 11
+        return
+    with pytest.raises(UserError, match=r"a\.tar: texts unpack from 1048576 to 105906176 bytes"):
+        open_tree(str(path))
 
 
 @pytest.mark.timeout(120)

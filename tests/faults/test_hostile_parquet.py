@@ -196,3 +196,20 @@ def test_a_column_of_several_dictionaries_is_refused(tmp_path: Path) -> None:
         )
         with pytest.raises(pa.ArrowInvalid, match="column x has several dictionaries"):
             chunk_cost(pa.BufferReader(b"PAR1" + page + page), twice)
+
+
+@pytest.mark.parametrize("ids", [["a", "b", "b"], ["b", "a", "b"]])
+def test_an_image_that_a_manifest_has_twice_is_refused(tmp_path: Path, ids: list[str]) -> None:
+    """`plan` labelled both, and ended with a traceback."""
+    path = tmp_path / "m.parquet"
+    pq.write_table(pa.table({"image_id": ids, "uri": ids}), path)
+    with pytest.raises(UserError, match=r"m\.parquet: image_id 'b' is in it twice; each must be unique"):
+        list_images(str(path))
+
+
+def test_a_column_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    data = _manifest(path)
+    path.write_bytes(data.replace(b"\x03uri", b"\x03u\xedi"))
+    with pytest.raises(UserError, match=r"^manifest .*m\.parquet: refused \('utf-8' codec can't decode"):
+        list_images(str(path))

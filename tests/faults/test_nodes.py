@@ -7,7 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from segray.pipelines.training.session import newest_first
 from tests.faults.invariant import check_invariant
 from tests.faults.runs import N_PARTS, overrides
 from tests.pipelines.training.runs import SHORT, book, config, curve, trainer
@@ -60,3 +63,53 @@ def test_a_node_with_a_training_worker_is_lost(tmp_path: Path, monkeypatch: pyte
     assert f"epoch {EPOCHS}/{EPOCHS}" in ended.err
     begun = [int(number) for number in re.findall(r"epoch (\d+)/", ended.err)]
     assert set(begun) == set(range(1, EPOCHS + 1)), "the lines of a run are shown whichever node is lost"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_run_goes_on_with_fewer_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
+    # Ray's elastic policy looks at the nodes every 20 s: a first try with three workers would wait a minute.
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "25")
+    labels, root = book(tmp_path / "book")
+    learn = ["train.epochs=6", "train.batch=4", "train.optimiser=sgd", "train.lr=0.02"]
+    plain = trainer(config(tmp_path / "plain", labels, root, *learn), tmp_path / "plain").run()
+    out = tmp_path / "run"
+    places = [f"out={out}", f"data.root={root}", f"data.labels={labels}"]
+    # A worker fills each of the three nodes: shares of one, one and two images, then of two and two.
+    command = ["train", *SHORT, *places, *learn, "train.workers=1..3", "train.num_cpus=2"]
+    with started(command, tmp_path / "log", module="tests.faults.lose_node") as process:
+        ended = process.wait()
+    assert ended.code == 0, ended.err
+    assert re.findall(r"workers that share each batch: (\d)", ended.err) == ["3", "2"]
+    history = json.loads((out / "history.json").read_text())
+    assert [entry["step"] for entry in history] == [entry["step"] for entry in plain]
+    for resized, undisturbed in zip(curve(history), curve(plain), strict=True):
+        assert resized == pytest.approx(undisturbed, rel=1e-4)
+    weights = load_file(Path(newest_first(str(tmp_path / "plain"))[0]) / "model.safetensors")
+    torch.testing.assert_close(load_file(out / "last" / "model.safetensors"), weights, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_node_with_a_training_worker_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each validation waits for Ray to look at the workers, so that at any speed the run outlives the notice.
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "2")
+    monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.5")
+    labels, root = book(tmp_path / "book")
+    out = tmp_path / "run"
+    places = [f"out={out}", f"data.root={root}", f"data.labels={labels}"]
+    sizes = ["train.workers=2", "train.num_cpus=2", "train.epochs=120", "train.validate_every=10"]
+    command = ["train", *SHORT, *places, *sizes, "train.max_failures=0"]
+    with started(command, tmp_path / "log", module="tests.faults.drain_node") as process:
+        ended = process.wait()
+    assert ended.code == 0, ended.err
+    assert "took a node back" in ended.out
+    saved = re.search(r"about to be taken away: saved at step (\d+) of 240", ended.err)
+    assert saved is not None
+    history = json.loads((out / "history.json").read_text())
+    steps = [entry["step"] for entry in history]
+    assert int(saved[1]) not in steps
+    assert steps == list(range(20, 241, 20))

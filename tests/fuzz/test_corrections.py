@@ -135,6 +135,14 @@ def test_damaged_files_of_other_tools(
     runner.check("import", {**valid, "source.any": damaged(source(), changes)})
 
 
+@given(changes=cuts)
+def test_damaged_labels_of_yolo(runner: Runner, valid: dict[str, bytes], changes: list[Cut]) -> None:
+    label = damaged(b"0 0.1 0.1 0.9 0.1 0.5 0.9\n1 0 0 1 0 1 1\n", changes)
+    files = {"source.yolo/labels/a.txt": label, "source.yolo/data.yaml": b"names: [tree, house]"}
+    answer = runner.check("import", {**valid, **files})
+    assert changes or answer.how == "ok"
+
+
 @given(
     runs=st.lists(st.integers(-1, 10**6) | st.sampled_from([10**30, -(2**63)]), max_size=6),
     side=st.integers(-1, 10**9),

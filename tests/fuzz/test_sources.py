@@ -102,6 +102,7 @@ MANIFEST = manifest()
 @given(changes=edits)
 @example(changes=[Edit(4, "replace", ".")])
 @example(changes=[Edit(4, "replace", math.inf)])
+@example(changes=[Edit(0, "replace", 0), Edit(1, "twice", 0)])
 def test_manifest_rows(runner: Runner, valid: dict[str, bytes], reader: str, changes: list[Edit]) -> None:
     rows = edited_rows(MANIFEST, with_secret(changes, str(runner.secret)))
     images = {name: data for name, data in valid.items() if name.startswith("images/")}
@@ -109,6 +110,7 @@ def test_manifest_rows(runner: Runner, valid: dict[str, bytes], reader: str, cha
 
 
 @given(changes=cuts)
+@example(changes=[Cut(342, "flip", 7)])
 def test_manifest_bytes(runner: Runner, valid: dict[str, bytes], changes: list[Cut]) -> None:
     images = {name: data for name, data in valid.items() if name.startswith("images/")}
     runner.check("annotate", {**images, "manifest.parquet": damaged(MANIFEST, changes)})

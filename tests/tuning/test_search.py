@@ -43,10 +43,11 @@ def search(tmp_path_factory: pytest.TempPathFactory) -> Search:
 
 @pytest.fixture(scope="module")
 def finished(search: Search, ray_session: None) -> TuneConfig:
-    """A search that ran to its end; split 4 had a trial before."""
+    """A search that ran to its end; split 4 had a trial before, and split 2 its best with all seeds."""
     further = ["search.finalists=1", "search.final_seeds=1", "search.held_out=1"]
     config = search("whole", "search.trials=2", "search.algorithm=random", *further)
-    search_folder(config, trial(0, 0.01, split="4"))
+    best = trial(0, 0.9, finals=[steady(0.9, seed=1)], held_out=[steady(0.9, seed=2)])
+    search_folder(config, trial(0, 0.01, split="4"), best)
     run(config)
     return config
 

@@ -22,7 +22,7 @@ class ImportKeys(Config):
 
     labels: Folder
     """The label set to correct; its labels are not changed, corrections lie beside them."""
-    format: Literal["auto", "png", "cvat", "coco", "labelstudio"] = "auto"
+    format: Literal["auto", "png", "cvat", "coco", "labelstudio", "yolo"] = "auto"
     """What `from` is; auto: its content says so."""
     good: Literal["changed", "all", "none"] = "changed"
     """Images to mark as hand-made masks as a whole; changed: those that differ from the labels."""
@@ -44,7 +44,9 @@ class ImportKeys(Config):
 
 _FROM = (
     Annotated[str, Field(min_length=1), Shown("PATH")],
-    Field(description="A folder of masks, CVAT's XML or zip, COCO instances, or Label Studio's JSON."),
+    Field(
+        description="A folder of masks or of YOLO's labels, CVAT's XML or zip, COCO, or Label Studio's JSON."
+    ),
 )
 if TYPE_CHECKING:
     ImportConfig = ImportKeys

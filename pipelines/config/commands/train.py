@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from segray.pipelines.config.images import PixelConfig
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Shown, Text
@@ -44,9 +45,31 @@ Network = Literal[
     "efficientnet_lite2",
 ]
 BALANCED = "balanced"
+NONE = "none"
+"""No images: of `data.labelled`, of `data.validation`."""
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Part = Annotated[float, Field(gt=0, le=1)]
 _Factor = Annotated[float, Field(gt=0)]
+_MOST_WORKERS = 4096
+_WORKERS = f"1 to {_MOST_WORKERS}, or a range such as 2..8"
+
+
+def parse_workers(text: str) -> tuple[int, int]:
+    """The fewest and the most workers in a text such as 4 or 2..8.
+
+    Raises:
+        ValueError: neither a number nor a range.
+    """
+    found = re.fullmatch(r"([0-9]{1,4})(?:\.\.([0-9]{1,4}))?", text)
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= low <= high <= _MOST_WORKERS:
+        raise ValueError(f"{text[:100]!r} (allowed: {_WORKERS})")
+    return low, high
+
+
+def _workers(value: object) -> object:
+    """A number as text, as configurations hold it."""
+    return str(value) if isinstance(value, int) else value
 
 
 class TrainImageConfig(PixelConfig, ColumnConfig, ImageRoots):
@@ -87,11 +110,16 @@ class DataConfig(Config):
     calibrate: bool = False
     """Correct the names of `data.labels` by the labelled images first, as `segray calibrate` does."""
     labelled: Text = "all"
-    """Images to train on with their masks: a split file, a count such as 92, a share such as 1/16, or all."""
+    """Images to learn from with their masks: a split file, a count, a share such as 1/16, all, or none."""
     unlabelled: Annotated[Text, Shown("FOLDER")] | None = None
     """Images without masks: a split file, or a source as in annotate, elsewhere; null: all others."""
     validation: Text | None = None
     """A split file, a count, a share, or none; null: the data set's own part, or else 1/5 of the masks."""
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether a data set without any mask is of no use."""
+        return self.labelled != NONE or self.validation != NONE
 
 
 class NetworkConfig(Config):
@@ -248,8 +276,8 @@ class LearnConfig(Config):
     """Steps of linear warm-up from 0."""
     weight_decay: float = Field(default=1e-4, ge=0)
     """Weight decay of all parameters with two or more dimensions."""
-    workers: Annotated[int, Field(ge=1, le=4096), RunOnly] = 1
-    """Processes that share each batch; with GPUs, one GPU each."""
+    workers: Annotated[Text, BeforeValidator(_workers), Shown("N", _WORKERS), RunOnly] = "1"
+    """Processes that share each batch; with GPUs, one GPU each. 2..8: as many as there is room for."""
     num_cpus: Annotated[float | None, Field(gt=0), RunOnly] = None
     """CPUs per worker; null: chosen from the cluster's resources."""
     loaders: Annotated[int, Field(ge=0, le=64), RunOnly] = 0
@@ -271,12 +299,40 @@ class LearnConfig(Config):
     max_failures: Annotated[int, Field(ge=0), RunOnly] = 3
     """Worker failures to recover from before the run fails."""
 
+    @field_validator("workers")
+    @classmethod
+    def _workers_are_numbers(cls, value: str) -> str:
+        parse_workers(value)
+        return value
+
+    @property
+    def fewest_workers(self) -> int:
+        """The number without which a run does not start or go on."""
+        return parse_workers(self.workers)[0]
+
+    @property
+    def most_workers(self) -> int:
+        """The number of workers; of a range the greatest."""
+        return parse_workers(self.workers)[1]
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers may change during the run."""
+        return self.fewest_workers < self.most_workers
+
     @model_validator(mode="after")
     def _batch_divides(self) -> LearnConfig:
-        if self.batch % (self.workers * self.accumulate):
+        if not self.elastic and self.batch % (self.most_workers * self.accumulate):
             raise ValueError(
                 f"batch ({self.batch}) is not a multiple of workers x accumulate "
                 f"({self.workers} x {self.accumulate})"
+            )
+        if self.elastic and (
+            self.batch % self.accumulate or self.batch < self.most_workers * self.accumulate
+        ):
+            raise ValueError(
+                f"batch ({self.batch}) is not a multiple of accumulate ({self.accumulate}), "
+                f"at least {self.most_workers} x {self.accumulate} for workers={self.workers}"
             )
         return self
 

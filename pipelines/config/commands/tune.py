@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.commands.train import LearnConfig, TrainConfig
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Shown, Text
 from segray.pipelines.config.search_space import (
     SPLIT,
@@ -86,6 +86,13 @@ class TuneConfig(TrainConfig):
     """The search space: space.train.lr=loguniform(1e-4,1e-2); uniform, choice, grid; null: not searched."""
     search: SearchConfig = SearchConfig()
     """How the space is searched."""
+
+    @field_validator("train")
+    @classmethod
+    def _trials_are_alike(cls, value: LearnConfig) -> LearnConfig:
+        if value.elastic:
+            raise ValueError(f"workers ({value.workers}) is a range (allowed: one number for all trials)")
+        return value
 
     @field_validator("space")
     @classmethod

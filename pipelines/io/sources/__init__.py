@@ -18,7 +18,7 @@ from segray.pipelines.io import received, storage
 from segray.pipelines.io.image_ids import check_image_id, escape_name
 from segray.pipelines.io.listing import EXTENSIONS, LeftOut
 from segray.pipelines.io.manifest import ImageRef, read_manifest, write_manifest
-from segray.pipelines.io.sources.archives import TarSource, ZipSource
+from segray.pipelines.io.sources.archives import TarSource, ZipSource, check_texts
 from segray.pipelines.io.sources.base import Source
 from segray.pipelines.io.sources.files import Container, find_files
 from segray.pipelines.io.sources.folders import FolderSource
@@ -34,7 +34,7 @@ from segray.pipelines.io.sources.reading import (
     read_labelled,
 )
 from segray.pipelines.io.sources.tables import BY_NAME, ImageTable, is_manifest
-from segray.pipelines.io.uris import parent
+from segray.pipelines.io.uris import display_all, parent
 
 __all__ = [
     "BY_NAME",
@@ -103,7 +103,7 @@ def list_images(
     return chain([first], refs)
 
 
-def list_members(spec: Spec, follow: bool = True) -> Iterator[ImageRef]:
+def list_members(spec: Spec, follow: bool = True) -> list[ImageRef]:
     """All files in one or several archives, strictly ascending by their names, whatever they are.
 
     Args:
@@ -111,14 +111,19 @@ def list_members(spec: Spec, follow: bool = True) -> Iterator[ImageRef]:
         follow: see `find_files`.
 
     Raises:
-        UserError: as `list_images`, or a source is no archive.
+        UserError: as `list_images`, or a source is no archive, or see `check_texts`.
     """
     archives: list[Source] = []
     for source in sources_of(spec):
         if (archive := _ARCHIVES.get(kind_of(source))) is None:
             raise UserError(f"images: {storage.display(source)} is no archive, as others there are")
         archives += [archive(file, lambda _: True) for file in find_files(source, follow)]
-    return _merged(archives, LeftOut())
+    members = list(_merged(archives, LeftOut()))
+    try:
+        check_texts(members)
+    except ValueError as problem:
+        raise UserError(f"images: {display_all(spec)}: {problem}") from None
+    return members
 
 
 def _no_image(spec: Spec, left_out: LeftOut) -> str:

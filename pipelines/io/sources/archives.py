@@ -5,20 +5,24 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import IO, cast
 
 import pyarrow as pa
 
 from segray.pipelines.io.manifest import ImageRef
-from segray.pipelines.io.members import member_uri
+from segray.pipelines.io.members import member_uri, parse_member
 from segray.pipelines.io.sources.files import Container
 from segray.pipelines.io.sources.parts import DEFLATED, STORED, too_large
 from segray.pipelines.io.sources.tar import TarEntry, tar_entries, with_links
 
 _ENCRYPTED, _SMALL = 1, 1024
 _LOCAL_HEADER = 30
+_TEXTS = (".txt", ".json", ".xml", ".csv", ".yaml", ".yml")
+_RATIO, _FREE = 50, 1 << 24
+"""Bytes that texts may unpack to for each byte in an archive, and in any: all are in memory together, as
+objects that take up to 30 times as much. They are packed to a twentieth, not to less."""
 _LINK = 0o120000
 _KIND = 0o170000
 
@@ -81,3 +85,19 @@ def _problem(info: zipfile.ZipInfo) -> str | None:
     if (info.external_attr >> 16) & _KIND == _LINK:
         return "a link in an archive, not followed"
     return too_large(info.file_size, info.compress_size)
+
+
+def check_texts(members: Iterable[ImageRef]) -> None:
+    """Refuse archives whose files of annotations together are far more than the archives hold.
+
+    One by one each may be as large as an image; and links to one file cost a header each.
+
+    Raises:
+        ValueError: how much.
+    """
+    texts = [ref for ref in members if ref.image_id.lower().endswith(_TEXTS) and not ref.problem]
+    stored = (parse_member(uri) for uri in {ref.uri for ref in texts})
+    packed = sum(member.numbers[1] for member in stored if member)
+    unpacked = sum(ref.size for ref in texts)
+    if unpacked > _RATIO * packed + _FREE:
+        raise ValueError(f"texts unpack from {packed} to {unpacked} bytes")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
 from segray.pipelines.io.manifest import ImageRef, read_received
 
 
@@ -23,9 +25,13 @@ class ManifestSource:
         """The images, ascending by image_id; a manifest that is so already is never held in memory.
 
         Raises:
-            UserError: it cannot be read, or a row names a file anywhere else.
+            UserError: it cannot be read, gives an id twice, or a row names a file anywhere else.
         """
         ids = (ref.image_id for ref in read_received(self.name, self._roots))
-        if all(before <= after for before, after in pairwise(ids)):
+        if all(before < after for before, after in pairwise(ids)):
             return read_received(self.name, self._roots)
-        return iter(sorted(read_received(self.name, self._roots), key=lambda ref: ref.image_id))
+        refs = sorted(read_received(self.name, self._roots), key=lambda ref: ref.image_id)
+        if twice := [a.image_id for a, b in pairwise(refs) if a.image_id == b.image_id]:
+            where = f"images: {storage.display(self.name)}"
+            raise UserError(f"{where}: image_id {twice[0]!r} is in it twice; each must be unique")
+        return iter(refs)

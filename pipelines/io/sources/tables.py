@@ -36,7 +36,7 @@ def is_manifest(file: str) -> bool:
     try:
         with storage.open_input(file) as source:
             schema = pq.read_schema(source)
-    except (OSError, pa.ArrowException):
+    except (OSError, pa.ArrowException, UnicodeDecodeError):  # the last: a column's name is no text
         return True
     return "uri" in schema.names or not _candidates(schema)
 

@@ -33,7 +33,7 @@ def open_folder(config: DataConfig) -> DataSet:
     no validation part. A shard or table whose name starts with val is a validation part, too.
 
     Raises:
-        UserError: no image, no mask, no class names, or a mask that matches two images.
+        UserError: no image, no mask but one is needed, no class names, or a mask that matches two images.
     """
     root = data_tree(config)
     images_tree, folder = place_of(config, root, "images", IMAGES)
@@ -43,7 +43,9 @@ def open_folder(config: DataConfig) -> DataSet:
     masks_tree, masks_folder = place_of(config, root, "masks", MASKS)
     together = (images_tree.root, folder) == (masks_tree.root, masks_folder)
     masks = MaskFolders(masks_tree, [masks_folder], options.bound(space))
-    data = MaskedImages(config.root, space, images, masks, folder=folder, together=together)
+    data = MaskedImages(
+        config.root, space, images, masks, folder=folder, together=together, required=config.needs_masks
+    )
     start = f"{folder}/" if folder else ""
     val = [i for i, sample in data.samples.items() if i.startswith(f"{start}val/") or _in_val_file(sample)]
     train = [i for i in data.samples if i.startswith(f"{start}train/")]

@@ -181,9 +181,10 @@ class MaskedImages(DataSet):
         masks: the folders of their masks.
         folder: folder of the images, with which each id starts.
         together: whether the images are in the folder of their masks: a mask of one is no image.
+        required: whether there has to be a mask.
 
     Raises:
-        UserError: no image has a mask.
+        UserError: no image has a mask, and one is required.
     """
 
     def __init__(
@@ -195,11 +196,12 @@ class MaskedImages(DataSet):
         *,
         folder: str,
         together: bool = False,
+        required: bool = True,
     ) -> None:
         self.root, self.space, self._masks = root, space, masks
         names = {image_id: image_id.removeprefix(f"{folder}/") for image_id in images}
         mask_ids = masks.match(names, {names[i]: images[i].image for i in images} if together else {})
-        if not mask_ids:
+        if required and not mask_ids:
             why = masks.looked_for(names[min(names)])
             raise UserError(
                 f"data.root={storage.display(root)}: no image has a mask: for {min(names)}, {why}"

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Protocol
 
@@ -48,11 +48,15 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank, 78]).generate_state(1, np.uint32)[0])
 
 
-def positions(step: int, batch: int, rank: int, workers: int) -> range:
-    """Positions in either stream that a worker takes in a step: its slice of the batch."""
-    share = batch // workers
-    first = step * batch + rank * share
-    return range(first, first + share)
+def positions(step: int, batch: int, rank: int, workers: int, parts: int = 1) -> list[int]:
+    """Positions in either stream that a worker takes in a step: its slice of each part of the batch.
+
+    Which images a part has does not depend on the workers. Where their number does not divide a part, some
+    take one image more than others.
+    """
+    size = batch // parts
+    first, end = size * rank // workers, size * (rank + 1) // workers
+    return [step * batch + part * size + i for part in range(parts) for i in range(first, end)]
 
 
 def partner_of(position: int) -> int:
@@ -64,7 +68,7 @@ def partner_of(position: int) -> int:
 
 
 def absent_partners(share: Sequence[int]) -> list[int]:
-    """Partners that are not among the images themselves: one where their number is odd, else none."""
+    """Partners that are not among the images themselves: of a slice at most those of its two ends."""
     return [partner for p in share if (partner := partner_of(p)) not in share]
 
 
@@ -171,6 +175,7 @@ class StepDataset(Dataset[StepBatch]):
         batch: images per step in each stream, over all workers.
         rank: this worker.
         workers: how many there are.
+        parts: that a worker takes its share in (`train.accumulate`).
         paired: unlabelled images come with their CutMix partners, whoever learns from these.
         supervised: steps, the first ones, without unlabelled images. The steps after them have the images and
             the random numbers that they have without such a start, as a position depends on the step alone.
@@ -186,6 +191,7 @@ class StepDataset(Dataset[StepBatch]):
         batch: int,
         rank: int,
         workers: int,
+        parts: int = 1,
         paired: bool = False,
         supervised: int = 0,
         readers: int = 1,
@@ -193,16 +199,17 @@ class StepDataset(Dataset[StepBatch]):
         self.paired, self.supervised = paired, supervised
         self._each = ThreadPoolExecutor(readers).map if readers > 1 else map
         self.labelled, self.unlabelled = labelled, unlabelled
-        self.seed, self.batch, self.rank, self.workers = seed, batch, rank, workers
+        self.seed = seed
+        self._share = partial(positions, batch=batch, rank=rank, workers=workers, parts=parts)
 
     def __getitem__(self, step: int) -> StepBatch:
-        share = positions(step, self.batch, self.rank, self.workers)
+        share = self._share(step)
         labelled, unlabelled = self._read(self.labelled, LABELLED, share), None
         if self.unlabelled is not None and step >= self.supervised:
             unlabelled = self._read(self.unlabelled, UNLABELLED, share, self.paired)
         return StepBatch(step, labelled, unlabelled)
 
-    def _read(self, source: ImageMaps, stream: int, share: range, paired: bool = False) -> Batch:
+    def _read(self, source: ImageMaps, stream: int, share: list[int], paired: bool = False) -> Batch:
         borrowed = absent_partners(share) if paired else []
         chosen = [*share, *borrowed]
         indices = [index_at(self.seed, stream, position, len(source)) for position in chosen]

@@ -10,7 +10,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.masks.binary import no_zero_text
 from segray.pipelines.training.data.samples import TrainingData
-from segray.pipelines.training.data.training_data import DRAWN
+from segray.pipelines.training.data.training_data import plain_ids
 from segray.pipelines.understood import PixelCounts, classes_line, line, name_some
 
 _NO_VALIDATION = "none: there will be no mIoU and no best epoch; best/ is the last checkpoint"
@@ -55,9 +55,7 @@ def _absent_lines(config: TrainConfig, data: TrainingData) -> list[str]:
     classes, labelled, validation = data.space.classes, data.labelled_pixels, data.validation_pixels
     lines = []
     parts = [part for part in (labelled, validation) if part.masks]
-    keys = config.data
-    plain = keys.kind not in DRAWN and keys.colors is None and not keys.binary and keys.ignore_index != 0
-    if plain and all(0 in part.absent for part in parts):
+    if plain_ids(config.data) and all(0 in part.absent for part in parts):
         lines.append(line("ids", no_zero_text(classes[0], "data.colors")))
     if labelled.absent:
         enhanced = METHODS[config.method].pseudo == "enhanced"

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from segray.pipelines.config.commands.train import DataConfig
+from segray.pipelines.config.commands.train import NONE, DataConfig
 from segray.pipelines.corrections.correction import Correction
 from segray.pipelines.corrections.log import CorrectionLog
 from segray.pipelines.errors import UserError
@@ -56,11 +56,21 @@ _READ_BY = {
 HELD_OUT = "1/5"
 """Share of the images with masks that is used for validation if the data set has no validation part."""
 
-NO_VALIDATION = "none"
+NO_VALIDATION = NONE
 """Value of `data.validation` that trains without validation images."""
+
+GOOD_ONLY = NONE
+"""Value of `data.labelled` that takes no mask, and learns from the images that corrections mark good."""
 
 _LABELLED, _VALIDATION = 0, 1
 _log = logging.getLogger(__name__)
+
+
+def plain_ids(config: DataConfig) -> bool:
+    """Whether the masks hold the ids of the classes as they are, 0 among them."""
+    return (
+        config.kind not in DRAWN and config.colors is None and not config.binary and config.ignore_index != 0
+    )
 
 
 def open_data(config: DataConfig, seed: int, corrections: Sequence[Correction] | None = None) -> TrainingData:
@@ -78,7 +88,8 @@ def open_data(config: DataConfig, seed: int, corrections: Sequence[Correction] |
     """
     check_keys(config)
     data = READERS[config.kind](config)
-    listed = () if is_amount(config.labelled) else read_split(config.labelled, data, "data.labelled")
+    amounts = is_amount(config.labelled) or config.labelled == GOOD_ONLY
+    listed = () if amounts else read_split(config.labelled, data, "data.labelled")
     validation = _validation(config, data, listed, seed)
     labelled = _labelled(config, data, listed, validation, seed)
     _check_disjoint(labelled, validation)
@@ -108,7 +119,13 @@ def open_data(config: DataConfig, seed: int, corrections: Sequence[Correction] |
         config.unlabelled if has_source(config) else None,
         label_set,
     )
-    return opened if config.labels is None else _with_corrections(opened, config.labels, corrections)
+    corrected = opened if config.labels is None else _with_corrections(opened, config.labels, corrections)
+    if not corrected.labelled:
+        raise UserError(
+            f"data.labelled={GOOD_ONLY}: no training image is marked good in data.labels="
+            f"{storage.display(config.labels or 'null')}; mark some (`segray serve`), or give masks"
+        )
+    return corrected
 
 
 def _with_corrections(
@@ -185,7 +202,7 @@ def _validation(config: DataConfig, data: DataSet, reserved: Sequence[Sample], s
 def _labelled(
     config: DataConfig, data: DataSet, listed: Sequence[Sample], validation: Sequence[Sample], seed: int
 ) -> list[Sample]:
-    if listed:
+    if listed or config.labelled == GOOD_ONLY:
         return list(listed)
     candidates = _candidates(data, validation)
     if not candidates:

@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from itertools import cycle
 
-from segray.models.class_files import names_by_id
-from segray.models.plain_yaml import MAX_BYTES, read_plain_yaml
 from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageProblem
 from segray.pipelines.io.members import display_part
 from segray.pipelines.io.names import Names
-from segray.pipelines.io.sources import read_file
 from segray.pipelines.io.sources.trees import Tree
 from segray.pipelines.printing import visible
 from segray.pipelines.training.data.annotated import Annotations, Drawing
 from segray.pipelines.training.data.coco_layout import named_file
-from segray.pipelines.training.data.coco_masks import check_count
-from segray.pipelines.training.data.labelled_outlines import AnnotatedImage, Outline, outlined_images
+from segray.pipelines.training.data.labelled_outlines import AnnotatedImage, outlined_images
 from segray.pipelines.training.data.mask_checks import image_shape
 from segray.pipelines.training.data.places import data_tree, list_samples
 from segray.pipelines.training.data.samples import DataSet, Sample
 from segray.pipelines.training.data.splits import read_names
-
-FILE = "data.yaml"
+from segray.pipelines.training.data.yolo_labels import (
+    FILE,
+    BadLines,
+    description_of,
+    read_description,
+    read_label_file,
+    read_polygons,
+)
 
 _READERS = 8
-_MAX_LABELS = 1 << 23
-"""Bytes of a label file; each corner takes about 20."""
 _MAX_PATHS, _DEEPEST = 100, 16
-_SLACK = 1e-3
-"""Programs round; what is outside of the image is not drawn."""
 _NO_IMAGE = "label files are of images that are not there"
 _UNANNOTATED = "images have an empty label file: they count as background alone"
 _NO_FOLDER = "folders that data.yaml names are not there"
@@ -54,7 +51,7 @@ def open_yolo(config: DataConfig) -> DataSet:
     """
     tree = data_tree(config)
     annotations = Annotations()
-    description = _Description(tree, config.annotations or FILE, annotations)
+    description = _Description(tree, config.annotations or description_of(tree) or FILE, annotations)
     samples = list_samples(config, "", tree)
     files = tree.files("", follow=config.image.follow_links).uris
     labels = _label_files(samples, files, annotations)
@@ -95,12 +92,7 @@ class _Description:
         self._root, self._annotations = posixpath.basename(tree.root.rstrip("/")), annotations
         where = named_file(tree, file, "data.annotations")
         self._shown = display_part(where, file.rpartition("/")[2])
-        try:
-            content = read_plain_yaml(read_file(where, MAX_BYTES))
-            self.names = dict(sorted(names_by_id(content).items()))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self._shown}: {error}") from None
-        self._content = content if isinstance(content, Mapping) else {}
+        self._content, self.names = read_description(where, self._shown)
 
     def part(self, key: str, files: Mapping[str, str], samples: Mapping[str, Sample]) -> set[str]:
         """The images of a part. Its paths are only compared with those that are there.
@@ -149,8 +141,8 @@ def _ends(path: str, least: int) -> list[str]:
 
 @lru_cache(1 << 12)
 def _folders(folder: str) -> frozenset[str]:
-    """A folder and all above it, up to the root."""
-    parts = folder.split("/")
+    """A folder and all above it, up to the root, of those that a path may name."""
+    parts = folder.split("/")[:_DEEPEST]
     return frozenset("/".join(parts[:n]) for n in range(len(parts) + 1))
 
 
@@ -180,56 +172,21 @@ def _annotated(
     names: Mapping[int, str],
     validation: set[str],
 ) -> Iterator[AnnotatedImage]:
+    bad = BadLines()
     with ThreadPoolExecutor(_READERS) as pool:
-        contents = pool.map(lambda i: _read(files[labels[i]], labels[i], samples[i].image), labels)
+        shown = {image_id: display_part(files[name], name) for image_id, name in labels.items()}
+        contents = pool.map(lambda i: _read(files[labels[i]], shown[i], samples[i].image), labels)
         for (image_id, name), (text, size) in zip(labels.items(), contents, strict=True):
-            try:
-                outlines = tuple(_outlines(text, size, names))
-            except ValueError as problem:
-                raise UserError(f"{display_part(files[name], name)}{problem}") from None
+            polygons = read_polygons(text, names, shown[image_id], bad)
+            outlines = tuple(polygon.outline(size) for polygon in polygons)
             drawing = Drawing(files[name], name, *size)
             yield AnnotatedImage(image_id, drawing, outlines, image_id in validation)
+    bad.refuse()
 
 
-def _read(where: str, name: str, image: str) -> tuple[str, tuple[int, int]]:
+def _read(where: str, shown: str, image: str) -> tuple[str, tuple[int, int]]:
     """A label file, and (height, width) of its image."""
     try:
-        return read_file(where, _MAX_LABELS).decode("utf-8-sig"), image_shape(image)
+        return read_label_file(where, shown), image_shape(image)
     except ImageProblem as problem:
         raise UserError(f"image {image}: {problem.reason}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{display_part(where, name)}: no label file of YOLO ({error})") from None
-
-
-def _outlines(text: str, size: tuple[int, int], names: Mapping[int, str]) -> Iterator[Outline]:
-    """The objects of a label file.
-
-    Raises:
-        ValueError: to follow the file's name.
-    """
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    check_count(len(lines), *size)
-    for number, line in lines:
-        try:
-            yield _outline(line.split(), size, names)
-        except ValueError as problem:
-            raise ValueError(f", line {number}: {problem}") from None
-
-
-def _outline(fields: Sequence[str], size: tuple[int, int], names: Mapping[int, str]) -> Outline:
-    height, width = size
-    try:
-        class_id, *shares = map(float, fields)
-    except ValueError:
-        raise ValueError("not numbers alone; allowed: a class, then x and y of each corner") from None
-    if len(shares) == 4:
-        raise ValueError("a box; boxes are no masks: export polygons, as YOLO's segmentation tasks have them")
-    if len(shares) < 6 or len(shares) % 2:
-        raise ValueError(f"{len(fields)} numbers; allowed: a class, then x and y of three corners or more")
-    if class_id not in names:
-        raise ValueError(f"class {class_id:g} has no name; `names` has {len(names)}")
-    outside = next((share for share in shares if not -_SLACK <= share <= 1 + _SLACK), None)
-    if outside is not None:
-        raise ValueError(f"a coordinate of {outside:g}; allowed: shares of the image's sides, 0 to 1")
-    corners = [share * side for share, side in zip(shares, cycle((width, height)), strict=False)]
-    return Outline(names[int(class_id)], [corners])

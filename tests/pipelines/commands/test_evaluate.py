@@ -328,7 +328,7 @@ def test_masks_whose_background_is_255_stop_the_evaluation(tmp_path: Path) -> No
 
 def test_masks_without_id_0_get_a_remark(tmp_path: Path) -> None:
     root = store_in(tmp_path, ok_row("a.jpg", LABEL))
-    masks = str(masks_in(tmp_path, a=grid([1, 1, 2], [2, 1, 1])))
+    masks = str(masks_in(tmp_path, a=grid([2, 1, 1], [1, 2, 2])))
     text = table(evaluate(root, masks))
     assert "ids             no mask has id 0 (background); if the ids of the masks begin with 1, col" in text
     assert "no mask has id 0" not in table(evaluate(root, masks, MaskOptions(void=0)))

@@ -79,3 +79,35 @@ def test_a_list_of_masks_elsewhere_names_the_key(tmp_path: Path) -> None:
     place.write_text(f"image,mask\na.jpg,{tmp_path}/b.png\n")
     config = EvaluateConfig(labels=labels, masks=str(place), image={"roots": (str(tmp_path),)})
     assert execute(config)[0].miou == 1.0
+
+
+@pytest.mark.parametrize(
+    ("shift", "lines"), [(1, "background: 1,1,1 and cat: 2,2,2"), (-1, "cat: 0,0,0 and dog: 1,1,1")]
+)
+def test_masks_whose_ids_are_all_one_higher_or_lower_stop_the_evaluation(
+    tmp_path: Path, shift: int, lines: str
+) -> None:
+    label = np.array([[0, 0, 2], [1, 0, 2]], np.uint8) if shift == 1 else np.array([[1, 2, 3]], np.uint8)
+    provenance = {**PROVENANCE, "classes": ["background", "cat", "dog", "fox"]}
+    labels = str(write_store(tmp_path / "out", [ok_row("a.jpg", label)], provenance=provenance))
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    (masks / "a.png").write_bytes(encode_gray_png((label.astype(int) + shift).astype(np.uint8)))
+    with pytest.raises(UserError, match=r"one (higher|lower) than those of the labels: most of ") as caught:
+        execute(EvaluateConfig(labels=labels, masks=str(masks)))
+    assert f"as in {lines}; ignore_index=255 takes them as they are" in str(caught.value)
+    assert execute(EvaluateConfig(labels=labels, masks=str(masks), ignore_index=255))[0].miou == 0
+
+
+def test_labels_that_are_just_bad_are_no_sign_of_other_ids(tmp_path: Path) -> None:
+    """Labels of the background alone, and of two classes that are exchanged."""
+    provenance = {**PROVENANCE, "classes": ["background", "cat", "dog"]}
+    bad, exchanged = np.zeros((2, 3), np.uint8), np.array([[1, 1, 2, 0, 0]], np.uint8)
+    rows = [ok_row("a.jpg", bad), ok_row("b.jpg", exchanged)]
+    labels = str(write_store(tmp_path / "out", rows, provenance=provenance))
+    for name, mask in {"a": [[1, 1, 1], [1, 1, 0]], "b": [[2, 2, 1, 0, 0]]}.items():
+        masks = tmp_path / name
+        masks.mkdir()
+        (masks / f"{name}.png").write_bytes(encode_gray_png(np.array(mask, np.uint8)))
+        result, _ = execute(EvaluateConfig(labels=labels, masks=str(masks), allow_missing=True))
+        assert result.n_images == 1

@@ -195,3 +195,22 @@ def test_binary_masks_of_another_grey_name_their_key(tmp_path: Path) -> None:
     table.write_text("background: 0,0,0\ncat: 128,128,128\n")
     convert(root, tmp_path / "out", f"colors={table}")
     assert all(set(np.unique(mask)) == {0, 1} for mask in masks_of(tmp_path / "out").values())
+
+
+def test_ids_from_1_stop_the_command_where_one_is_too_many_and_get_a_line_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folder_set(tmp_path / "in")
+    paths = sorted((root / "masks").rglob("*.png"))
+    for path in paths:
+        path.write_bytes(encode_gray_png(np.ones_like(decode_gray_png(path.read_bytes()))))
+    convert(root, tmp_path / "low")
+    assert "ids         no mask has id 0 (background); if the ids of the masks begin with 1, colors=FILE" in (
+        capsys.readouterr().err
+    )
+    many = np.ones_like(decode_gray_png(paths[0].read_bytes()))
+    many[0, 0] = len((root / "class_names.txt").read_text().split())
+    paths[0].write_bytes(encode_gray_png(many))
+    with pytest.raises(UserError, match="its ids seem to begin with 1: line 1 of the class list is id 0"):
+        convert(root, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

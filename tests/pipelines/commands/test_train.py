@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from segray.models.weights import WeightsError
 from segray.pipelines.commands import train
+from segray.pipelines.engine.cluster import Resources
 from segray.pipelines.errors import UserError
 from segray.pipelines.training import loop, session
 from segray.pipelines.training.data.training_data import open_data
@@ -24,8 +25,6 @@ LOOK = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 
 def set_up(folder: Path, workers: int) -> str:
     """Seconds between Ray's looks at so many workers."""
-    from segray.pipelines.engine.cluster import Resources
-
     sizes = f"train.workers={workers}", f"train.batch={2 * workers}", "train.num_cpus=1"
     short = config(folder / "run", folder, folder, *sizes)
     workers_config = scaling_config(short, Resources(cpus=workers, gpus=0))
@@ -94,3 +93,30 @@ class LogCollectorHandle:
     @property
     def failure(self) -> RemoteFailure:
         raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "refused"),
+    [
+        (3, 0, None),
+        (
+            1,
+            0,
+            "train.workers x train.num_cpus = 2..8 x 1: the cluster has 1 CPUs on 1 nodes, room for 1 such",
+        ),
+        (9, 1, "train.workers=2..8: the cluster has 1 GPUs; allowed: one each"),
+        (9, 2, None),
+    ],
+)
+def test_a_range_of_workers_needs_room_for_the_fewest(
+    cpus: int, gpus: int, refused: str | None, tmp_path: Path
+) -> None:
+    run = config(tmp_path / "run", tmp_path, tmp_path, "train.workers=2..8", "train.batch=8")
+    resources = Resources(cpus=cpus, gpus=gpus)
+    if refused is None:
+        elastic = scaling_config(run, resources)
+        assert (elastic.num_workers, elastic.num_cpus_per_worker) == ((2, 8), 1)
+        return
+    with pytest.raises(UserError) as caught:
+        scaling_config(run, resources)
+    assert str(caught.value).startswith(refused)

@@ -52,6 +52,35 @@ def test_every_key_has_a_sentence_of_help(command: str) -> None:
         assert not key.nullable or "null:" in key.help, f"{key.name}: the help says nothing of null"
 
 
+BAD = {
+    "text": ("", "empty; give "),
+    "text or list": ("", "empty; give "),
+    "list": ("{a: b}", "{'a': 'b'} is not a list"),
+    "mapping": ("x", "'x' is not a mapping"),
+    "true or false": ("maybe", "'maybe' is not true or false"),
+    "whole number": ("x", "'x' is not a whole number"),
+    "number": ("x", "'x' is not a number"),
+    "choice": ("nonsense", "must be one of "),
+}
+"""By kind of key: a value that none of them takes, and what its line says of it."""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_key_refuses_a_wrong_value_in_one_line_with_what_is_allowed(command: str) -> None:
+    model: type[Config] = COMMANDS[command].config()
+    required = [key.name for key in keys(model).values() if key.required]
+    given = [f"{name}=x" for name in (*required, *ONE_OF.get(command, []))]
+    for key in keys(model).values():
+        value, says = BAD[key.kind]
+        with pytest.raises(UserError) as caught:
+            load(model, None, [*given, f"{key.name}={value}"])
+        text = str(caught.value)
+        form = f"{key.name}: '' is not valid (allowed: {key.allowed})"
+        assert text.startswith(f"{key.name}: {says}") or (key.allowed and text == form), text
+        assert all(word in text for word in key.choices or [key.allowed]) or key.kind == "text", text
+        assert len(text.splitlines()) == 1
+
+
 # submit takes the overrides of other commands too.
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != "submit"])
 def test_the_program_behind_a_command_takes_its_configuration(command: str) -> None:
@@ -205,3 +234,30 @@ def test_background_names_are_for_clip_unless_they_are_given() -> None:
     assert space_of(annotated("classes=cat", "annotator=sam3")).aliases == ((), ("cat",))
     words = ("annotator=sam3", "label.background_names=sky,wall", "label.aliases.cat=cat,kitten")
     assert space_of(annotated("classes=cat", *words)).aliases == (("sky", "wall"), ("cat", "kitten"))
+
+
+@pytest.mark.parametrize(
+    ("words", "fewest", "most"), [((), 1, 1), (("train.workers=4",), 4, 4), (("train.workers=2..8",), 2, 8)]
+)
+def test_the_number_of_workers_may_be_a_range(words: tuple[str, ...], fewest: int, most: int) -> None:
+    train = load(TrainConfig, None, ["out=a", "data.root=b", *words]).train
+    assert (train.fewest_workers, train.most_workers, train.elastic) == (fewest, most, fewest < most)
+    assert type(train)(workers=most).most_workers == most
+
+
+@pytest.mark.parametrize("workers", ["0", "8..2", "2..", "..8", "2..8..9", "-1", "1.5", "two", "4097", "²"])
+def test_what_is_neither_a_number_nor_a_range_of_workers_is_refused(workers: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(TrainConfig, None, ["out=a", "data.root=b", f"train.workers={workers}"])
+    assert str(caught.value) == (f"train.workers: {workers!r} (allowed: 1 to 4096, or a range such as 2..8)")
+
+
+def test_each_worker_of_a_range_has_an_image_of_each_part() -> None:
+    words = ["out=a", "data.root=b", "train.workers=1..3", "train.accumulate=2"]
+    assert load(TrainConfig, None, [*words, "train.batch=6"]).train.batch == 6
+    for batch in (4, 7):
+        with pytest.raises(UserError) as caught:
+            load(TrainConfig, None, [*words, f"train.batch={batch}"])
+        assert str(caught.value) == (
+            f"train: batch ({batch}) is not a multiple of accumulate (2), at least 3 x 2 for workers=1..3"
+        )

@@ -73,6 +73,7 @@ def test_how_many_trials_may_change_between_runs_and_the_space_may_not() -> None
             "space.train.workers=grid(1,2)",
             "space: train.workers cannot be searched: it only changes where or how fast",
         ),
+        ("train.workers=1..2", "train: workers (1..2) is a range (allowed: one number for all trials)"),
         ("space.seed=choice(1,2)", "space: seed cannot be searched: use search.seeds"),
         ("space.label.threshold=choice(0.1)", "space: label.threshold: there is no label set to relabel"),
         (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +39,7 @@ from tests.previous_version.archive import unpack
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """`labels`, with embeddings, and the data set `book`; no cluster is connected."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    """`labels`, with embeddings, and the data set `book`; no GPU is seen."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     return unpack(tmp_path)
 
@@ -309,3 +306,39 @@ def test_a_run_trains_on_the_corrections_that_it_began_with(root: Path) -> None:
     shutil.rmtree(root / "run" / "checkpoints")
     with pytest.raises(UserError, match=r"data.labelled: 3 images -> 4"):
         folder.check_data(open_data(config.data, 0))
+
+
+def test_good_images_are_enough_to_train_without_any_mask(root: Path) -> None:
+    expected = {image_id: truth(root, image_id) for image_id in ids(root)[:2]}
+    for image_id in expected:
+        paint_truth(root, image_id)
+    place = [
+        "data.kind=folder",
+        f"data.root={root / 'book' / 'images'}",
+        "data.images=.",
+        f"out={root / 'good'}",
+    ]
+    config = _config(root, *place, "data.classes=picture_book", "data.labelled=none", "data.validation=none")
+    data = open_data(config.data, 0)
+    assert [sample.stored_id for sample in data.labelled] == list(expected)
+    for i, mask in enumerate(expected.values()):
+        np.testing.assert_array_equal(LabelledImages(data.labelled)[i][1].numpy(), mask)
+    assert data.labelled_pixels.masks == 2
+    assert sum(data.labelled_pixels.pixels) == sum(mask.size for mask in expected.values())
+    assert set(data.labelled) < set(data.unlabelled)
+    train.execute(config)
+    RunFolder(config).check_data(open_data(config.data, 0))
+    assert (root / "good" / "last" / "state.json").exists()
+    assert (root / "good" / "splits" / "labelled.txt").read_text() == ""
+
+
+def test_without_a_mask_and_a_good_image_there_is_nothing_to_learn_from(root: Path) -> None:
+    name_one(root, ids(root)[0], "fish")
+    for words in ((), ("data.labels=null", "method=fixmatch")):
+        config = _config(root, "data.labelled=none", *words)
+        with pytest.raises(UserError, match=r"^data.labelled=none: no training image is marked good in "):
+            open_data(config.data, 0)
+    shutil.rmtree(root / "book" / "masks")
+    for split in ("data.labelled=none", "data.validation=none"):
+        with pytest.raises(UserError, match="no image has a mask"):
+            open_data(_config(root, "data.validation=2", split).data, 0)

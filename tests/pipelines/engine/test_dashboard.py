@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 import pytest
+from aiohttp import web
 
 from segray.pipelines.commands import doctor
 from segray.pipelines.engine import dashboard
@@ -191,3 +193,64 @@ def test_a_post_without_an_answer_may_have_been_heard(monkeypatch: pytest.Monkey
         client: Any = open_client(place)
         with pytest.raises(dashboard.UnansweredPostError, match=r"no whole answer within 0\.2 s"):
             client._do_request("POST", "/api/jobs/", json_data={})
+
+
+@asynccontextmanager
+async def head_with_output(target: str = "") -> AsyncIterator[tuple[str, list[str]]]:
+    """A job server whose jobs print "a" and "b", or lead to a target; its address, and what it was asked."""
+    seen: list[str] = []
+
+    async def version(request: web.Request) -> web.Response:
+        return web.json_response({"ray_version": "2.60.0"})
+
+    async def output(request: web.Request) -> web.StreamResponse:
+        seen.append(request.path)
+        if target:
+            raise web.HTTPFound(target)
+        messages = web.WebSocketResponse()
+        await messages.prepare(request)
+        for text in "ab":
+            await messages.send_str(text)
+        if request.path.startswith("/api/jobs/broken"):
+            assert request.transport is not None
+            request.transport.abort()
+        return messages
+
+    app = web.Application()
+    app.add_routes([web.get("/api/version", version), web.get("/{path:.*}", output)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}", seen
+    finally:
+        await runner.cleanup()
+
+
+async def tail(place: str, job: str) -> list[str]:
+    """The output of a job."""
+    client = await asyncio.to_thread(open_client, place)
+    return [text async for text in client.tail_job_logs(job)]
+
+
+def test_the_output_of_a_job_is_read_from_its_server_alone() -> None:
+    async def follow() -> None:
+        async with head_with_output() as (other, seen):
+            assert await tail(other, "j") == ["a", "b"]
+            for target in (f"{other}/secret", f"{other.replace('http', 'ws')}/secret", "/elsewhere"):
+                async with head_with_output(target) as (place, asked):
+                    with pytest.raises(ConnectionError, match=f"it redirects to {target}; give that"):
+                        await tail(place, "j")
+            assert asked == seen == ["/api/jobs/j/logs/tail"]
+
+    asyncio.run(follow())
+
+
+def test_output_that_breaks_off_is_no_end() -> None:
+    async def follow() -> None:
+        async with head_with_output() as (place, _):
+            with pytest.raises(ConnectionError, match="the connection breaks"):
+                await tail(place, "broken")
+
+    asyncio.run(follow())

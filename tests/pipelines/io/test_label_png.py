@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from segray.pipelines.io import label_png
 from segray.pipelines.io.label_png import decode_gray_png, encode_gray_png
 from tests.faults.images import HEIGHT, WIDTH, encode, good_files, png, scene
 
@@ -126,3 +127,12 @@ def test_filtered_rows_are_read() -> None:
     np.testing.assert_array_equal(
         decode_gray_png(png(24, 16, rows, colour=0)), np.tile(np.arange(5, 29), (16, 1))
     )
+
+
+@pytest.mark.parametrize(("width", "height"), [(1 << 14, (1 << 14) + 1), (1 << 30, 1 << 30)])
+def test_a_map_of_too_many_pixels_is_not_unpacked(
+    width: int, height: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(label_png, "inflate", lambda *_: pytest.fail("it was unpacked"))
+    with pytest.raises(ValueError, match=rf"a PNG of {width}x{height} pixels \(allowed: at most 268435456\)"):
+        decode_gray_png(png(width, height, b"\0", colour=0))

@@ -92,6 +92,23 @@ def test_everything_else_is_refused(uri: str) -> None:
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("memory://data/photos/a.png", "has the scheme memory://"),
+        ("file://photos/a.png", "is a file:// URI with a host"),
+        ("s3://KEY:SECRET@bucket/photos/a.png", "holds credentials"),
+    ],
+)
+def test_no_root_allows_what_is_refused_by_its_form(
+    uri: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as the folder that a file:// URI without a third slash would count from."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=why):
+        check_received_uri(uri, [str(tmp_path), "s3://KEY:SECRET@bucket", *ROOTS])
+
+
 @pytest.mark.parametrize("uri", ["/proc/self/environ", "/sys/kernel/x", "/dev/sda", "file:///proc/1/mem"])
 def test_no_broad_root_opens_the_state_of_the_machine(uri: str) -> None:
     with pytest.raises(UserError, match="not below an allowed folder"):

@@ -45,13 +45,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the Ray that tests before these may have joined: a few images need none."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("segray.pipelines.engine.cluster.has_joined", lambda: False)
-
-
 def _mask(out: Path, name: str, kind: str = "masks") -> NDArray[np.uint8]:
     return decode_gray_png((out / kind / f"{name}.png").read_bytes())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,9 +35,7 @@ WORDS = [
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """`labels`, with embeddings, and the data set `book`; no cluster is connected."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    """`labels`, with embeddings, and the data set `book`; no GPU is seen."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     return unpack(tmp_path)
 

@@ -43,31 +43,33 @@ def _train_together(count: int, run: TrainConfig, folder: Path) -> list[HistoryE
         port = free.getsockname()[1]
     spawn(_train, (port, count, run, folder), nprocs=count)
     return trainer(
-        run.model_copy(update={"train": run.train.model_copy(update={"workers": 1})}), folder
+        run.model_copy(update={"train": run.train.model_copy(update={"workers": "1"})}), folder
     ).run()
 
 
 @pytest.mark.parametrize(
-    ("method", "batch"),
+    ("method", "workers", "sizes"),
     [
-        ("segray", 4),
-        pytest.param("unimatch_v2", 4, marks=pytest.mark.slow),
+        ("segray", 2, "train.batch=4"),
+        pytest.param("unimatch_v2", 2, "train.batch=4", marks=pytest.mark.slow),
         # One image per worker: its CutMix partner is the other worker's.
-        pytest.param("segray", 2, marks=pytest.mark.slow),
+        pytest.param("segray", 2, "train.batch=2", marks=pytest.mark.slow),
+        # Shares of one, one and two images, in parts.
+        pytest.param("segray", 3, "train.batch=8 train.accumulate=2", marks=pytest.mark.slow),
     ],
 )
-def test_two_workers_learn_what_one_learns(tmp_path: Path, method: str, batch: int) -> None:
+def test_several_workers_learn_what_one_learns(tmp_path: Path, method: str, workers: int, sizes: str) -> None:
     labels, root = book(tmp_path / "book", n=11)
     overrides = [
         f"method={method}",
-        f"train.batch={batch}",
+        *sizes.split(),
         "train.optimiser=sgd",
         "train.lr=0.02",
         "data.validation=4",
     ]
     alone = trainer(config(tmp_path / "a", labels, root, *overrides), tmp_path / "a").run()
-    shared = config(tmp_path / "b", labels, root, *overrides, "train.workers=2")
-    together = _train_together(2, shared, tmp_path / "b")
+    shared = config(tmp_path / "b", labels, root, *overrides, f"train.workers=1..{workers}")
+    together = _train_together(workers, shared, tmp_path / "b")
     assert len(alone) == len(together) == 3
     for single, double in zip(curve(alone), curve(together), strict=True):
         assert double == pytest.approx(single, rel=1e-4)

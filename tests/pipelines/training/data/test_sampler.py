@@ -40,9 +40,19 @@ def test_the_order_depends_on_seed_and_stream_alone() -> None:
 
 
 def test_workers_share_a_batch_without_gap_or_overlap() -> None:
-    whole = list(positions(5, 8, 0, 1))
-    shared = [p for rank in range(4) for p in positions(5, 8, rank, 4)]
-    assert whole == shared == list(range(40, 48))
+    whole = list(range(40, 48))
+    for workers in range(1, 9):
+        shares = [positions(5, 8, rank, workers) for rank in range(workers)]
+        assert [p for share in shares for p in share] == whole
+        assert {len(share) for share in shares} <= {8 // workers, -(-8 // workers)}
+
+
+def test_a_part_has_the_same_images_however_many_workers_share_it() -> None:
+    for workers in range(1, 5):
+        shares = [positions(5, 8, rank, workers, parts=2) for rank in range(workers)]
+        first = [p for share in shares for p in share[: len(share) // 2]]
+        last = [p for share in shares for p in share[len(share) // 2 :]]
+        assert (first, last) == ([40, 41, 42, 43], [44, 45, 46, 47])
 
 
 def test_random_numbers_belong_to_the_position() -> None:

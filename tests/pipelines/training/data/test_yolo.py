@@ -10,7 +10,7 @@ import pytest
 
 from segray.models import plain_yaml
 from segray.pipelines.config.commands.train import DataConfig
-from segray.pipelines.training.data import coco_masks, yolo
+from segray.pipelines.training.data import coco_masks, yolo, yolo_labels
 from segray.pipelines.training.data.datasets import LabelledImages
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.training_data import READERS
@@ -151,6 +151,15 @@ def test_labels_beside_their_images_and_a_description_elsewhere(tmp_path: Path) 
     )
 
 
+def test_names_of_a_program_without_a_description(tmp_path: Path) -> None:
+    root = yolo_set(tmp_path, square(0, 0, 4), square(1, 6, 9))
+    (root / "data.yaml").unlink()
+    (root / "classes.txt").write_text("cat\ndog\n")
+    data = opened(root, kind="yolo")
+    assert data.space.classes == ("background", "cat", "dog")
+    assert names(data.validation) == ["images/val/c.jpg"]
+
+
 GOOD = square(0, 1, 5)
 
 
@@ -182,6 +191,19 @@ def test_label_files_of_anything_else_than_polygons_are_refused(tmp_path: Path, 
     assert "\n" not in text
 
 
+def test_bad_lines_are_counted_and_the_first_few_problems_have_an_example(tmp_path: Path) -> None:
+    box = "0 0.5 0.5 0.2 0.2"
+    root = yolo_set(tmp_path, box, GOOD, box, square(7, 1, 5))
+    write_label(root, "labels/val/c.txt", "cat", "0 0 0 1 0 1 2", "0 0 0 1 0 1 3")
+    first = f"{root}/labels/train/a.txt"
+    assert refusal(root, kind="yolo") == (
+        f"{first}, line 1: a box; boxes are no masks: export polygons, as YOLO's segmentation tasks have "
+        f"them (3 more such lines); {first}, line 4: class 7 has no name; `names` has 2 (1 more such lines); "
+        f"{root}/labels/val/c.txt, line 1: not numbers alone; allowed: a class, then x and y of each corner; "
+        "9 bad lines in 3 files"
+    )
+
+
 def test_label_files_that_are_made_to_harm_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +213,7 @@ def test_label_files_that_are_made_to_harm_are_refused(
     path.write_bytes(f"{GOOD}\r".encode() * 3)
     monkeypatch.setattr(coco_masks, "MAX_ANNOTATIONS", 2)
     assert f"{path}: 3 annotations (allowed: at most 2 per image)" in refusal(tmp_path, kind="yolo")
-    monkeypatch.setattr(yolo, "_MAX_LABELS", len(GOOD))
+    monkeypatch.setattr(yolo_labels, "_MAX_BYTES", len(GOOD))
     assert f"{path}: no label file of YOLO (" in refusal(tmp_path, kind="yolo")
     (tmp_path / "images" / "train" / "a.jpg").write_bytes(b"hello")
     path.write_text(GOOD)
@@ -238,7 +260,7 @@ def test_keys_that_yolo_does_not_read_are_refused(tmp_path: Path, key: str) -> N
 
 
 def test_a_long_description_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(yolo, "read_plain_yaml", lambda _: pytest.fail("it was parsed"))
+    monkeypatch.setattr(yolo_labels, "read_plain_yaml", lambda _: pytest.fail("it was parsed"))
     root = yolo_set(tmp_path, GOOD, described=f"{YAML}#{'x' * plain_yaml.MAX_BYTES}\n")
     assert refusal(root, kind="yolo").startswith(f"{root}/data.yaml: ")
 
