@@ -125,7 +125,7 @@ def load_pretrained(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' bar, about tensors in memory, and its table of tensors: the error names the first."""
+    """No bar about tensors in memory, and no table of those that do not fit: the error names the first."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
