@@ -54,11 +54,11 @@ def test_the_workflow_fails_on_a_known_advisory(
 ) -> None:
     """By the exit status of the program that `make audit` ends with."""
     (tmp_path / "audit.json").write_text(json.dumps(report(*packages)))
-    command = [sys.executable, advisories.__file__, tmp_path / "audit.json"]
+    command = [sys.executable, advisories.__file__, str(tmp_path / "audit.json")]
     assert subprocess.run(command, capture_output=True, check=False).returncode == status
 
 
 def test_the_workflow_fails_where_nothing_was_looked_up(tmp_path: Path) -> None:
     (tmp_path / "audit.json").write_text("")
-    command = [sys.executable, advisories.__file__, tmp_path / "audit.json"]
+    command = [sys.executable, advisories.__file__, str(tmp_path / "audit.json")]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 1
