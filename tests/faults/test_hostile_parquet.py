@@ -213,3 +213,16 @@ def test_a_column_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data.replace(b"\x03uri", b"\x03u\xedi"))
     with pytest.raises(UserError, match=r"^manifest .*m\.parquet: refused \('utf-8' codec can't decode"):
         list_images(str(path))
+
+
+@pytest.mark.parametrize("field", range(3))
+def test_a_page_of_a_negative_size_is_refused(field: int) -> None:
+    """It would make room for others."""
+    sizes = [b"\x00"] * 3
+    sizes[field] = b"\x01"
+    unpacked, packed, values = sizes
+    page = b"\x15\x00\x15" + unpacked + b"\x15" + packed + b"\x2c\x15" + values + b"\x15\x00\x00\x00"
+    places = {"data_page_offset": 4, "has_dictionary_page": False, "total_compressed_size": len(page)}
+    chunk = SimpleNamespace(path_in_schema="x", **places)
+    with pytest.raises(pa.ArrowInvalid, match="a page with a negative size"):
+        chunk_cost(pa.BufferReader(b"PAR1" + page), chunk)

@@ -69,3 +69,8 @@ def test_an_empty_mask_is_no_segment(large: int, monkeypatch: pytest.MonkeyPatch
 def test_run_lengths_of_any_number_are_not_read(counts: bytes | str | list[int]) -> None:
     with pytest.raises(ValueError, match=r"run lengths of 4194305 numbers \(allowed: at most 4194304\)"):
         checked_runs(counts, 1, 1)
+
+
+def test_run_lengths_whose_sum_overflows_are_refused() -> None:
+    with pytest.raises(ValueError, match="run lengths that are not those of 6 pixels"):
+        checked_runs([1 << 61] * 8 + [6], 2, 3)
