@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -97,24 +98,21 @@ def load_pretrained(
     Raises:
         WeightsError: the file is damaged, or tensors are missing or of another shape.
     """
-    from transformers.utils import logging
-
-    # Its bar is about tensors that are in memory already.
-    logging.disable_progress_bar()
     state = blueprint.renamed(load_state_dict(checkpoint, mapped=mapped))
     arch = read_card(checkpoint).get("arch", blueprint.arch)
     try:
         check_numbers(arch, blueprint.arch)
         settings = blueprint.config(**arch)
         check_size(lambda: blueprint.model(settings), state)
-        network, found = blueprint.model.from_pretrained(
-            None,
-            config=settings,
-            state_dict=state,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            dtype=dtype or (_type_of(state) if mapped else torch.float32),
-        )
+        with _quiet():
+            network, found = blueprint.model.from_pretrained(
+                None,
+                config=settings,
+                state_dict=state,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                dtype=dtype or (_type_of(state) if mapped else torch.float32),
+            )
     except Exception as error:  # an architecture of somebody else's file raises almost anything
         line = first_line(error)[:200]
         raise WeightsError(f"{checkpoint.path} does not fit the model {name}: {line}") from error
@@ -123,6 +121,20 @@ def load_pretrained(
             words = what.replace("_", " ")
             raise WeightsError(f"{checkpoint.path} does not fit the model {name}: {words}: {keys[0]}")
     return network.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bar about tensors in memory, and no table of those that do not fit: the error names the first."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _type_of(state: Mapping[str, Tensor]) -> torch.dtype:

@@ -7,6 +7,8 @@ import unicodedata
 
 from segray.pipelines.errors import UserError
 
+MAX_LENGTH, MAX_PARTS = 8192, 100
+"""Characters and parts of an image_id: what compares paths keeps each of their ends."""
 # What `escape_name` writes for a byte; such text in a name must itself be escaped.
 _ESCAPED = re.compile(r"%(?=[01][0-9A-F]|25|7F|[89A-F][0-9A-F])")
 
@@ -27,11 +29,18 @@ def _percent(character: str) -> str:
 
 
 def check_image_id(image_id: str, where: str) -> None:
-    """Refuse an id that could leave a folder when it becomes a path, or break a line.
+    """Refuse an id that could leave a folder when it becomes a path, or break a line, or that is too long.
 
     Raises:
         UserError: names `where` the id is, the id and what is allowed.
     """
+    length, count = len(image_id), image_id.count("/") + 1
+    if length > MAX_LENGTH or count > MAX_PARTS:
+        allowed = f"{MAX_LENGTH} characters, {MAX_PARTS} parts"
+        raise UserError(
+            f"{where}: image_id {image_id[:100]!r}... has {length} characters in {count} parts; "
+            f"allowed: at most {allowed}"
+        )
     unsafe = any(part in {"", ".", ".."} for part in image_id.split("/"))
     if unsafe or (not image_id.isprintable() and any(map(_breaks_lines, image_id))):
         allowed = "a relative path, / between its parts, without '..', '.', empty parts or control characters"

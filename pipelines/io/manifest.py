@@ -166,10 +166,8 @@ def _open(uri: str, where: str) -> pq.ParquetFile:
     metadata = pq.read_metadata(source)
     schema = metadata.schema.to_arrow_schema()
     if missing := [name for name in ("image_id", "uri") if name not in schema.names]:
-        raise UserError(
-            f"{where}: no column {' and '.join(missing)}; it has {', '.join(schema.names)} "
-            "(a .txt or .csv list of paths needs no image_id)"
-        )
+        hint = " (a .txt or .csv list of paths needs no image_id)" * ("image_id" in missing)
+        raise UserError(f"{where}: no column {' and '.join(missing)}; it has {', '.join(schema.names)}{hint}")
     for name in (name for name in SCHEMA.names if name in schema.names):
         kind = schema.field(name).type
         # A number as image_id or uri is refused with its row.

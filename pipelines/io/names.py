@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -34,11 +35,9 @@ class Names:
         return composed
 
     @cached_property
-    def _by_last_part(self) -> dict[str, list[str]]:
-        ends: dict[str, list[str]] = defaultdict(list)
-        for name in sorted(self._names):
-            ends[nfc(name).rpartition("/")[2]].append(name)
-        return ends
+    def _by_end(self) -> list[tuple[list[str], str]]:
+        """By their parts, the last one first: those that share most parts with a path are beside it."""
+        return sorted((_backwards(name), name) for name in self._names)
 
     def find(self, name: str) -> str | None:
         """The name as it is here; None if there is none, or if several have the same composed form."""
@@ -54,16 +53,19 @@ class Names:
         found = self.find(path)
         if found is not None:
             return found
-        parts = nfc(path).split("/")
-        near = sorted(
-            (-_shared(nfc(name).split("/"), parts), name) for name in self._by_last_part.get(parts[-1], [])
-        )
-        if not near or (len(near) > 1 and near[0][0] == near[1][0]):
-            return None
-        return near[0][1]
+        parts = _backwards(path)
+        place = bisect_left(self._by_end, (parts, ""))
+        near = [(_shared(end, parts), name) for end, name in self._by_end[max(0, place - 2) : place + 2]]
+        most = max((count for count, _ in near), default=0)
+        same = [name for count, name in near if count == most]
+        return same[0] if most and len(same) == 1 else None
+
+
+def _backwards(name: str) -> list[str]:
+    return nfc(name).split("/")[::-1]
 
 
 def _shared(first: list[str], second: list[str]) -> int:
-    """How many last parts are the same."""
-    pairs = zip(reversed(first), reversed(second), strict=False)
+    """How many first parts are the same."""
+    pairs = zip(first, second, strict=False)
     return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import resource
 import struct
 import subprocess
 import sys
@@ -62,6 +63,13 @@ def test_scans_are_counted_as_they_are(scans: int) -> None:
     assert decode(data, ImageOptions()).shape == (64, 64, 3)
 
 
+@pytest.mark.parametrize(("scans", "apart"), [(20, False), (21, True)])
+def test_a_jpeg_of_many_scans_is_decoded_apart(scans: int, apart: bool) -> None:
+    data = progressive(64, scans)
+    with Image.open(io.BytesIO(data)) as image:
+        assert is_unstoppable(image, data) is apart
+
+
 def tiff_of_frames(count: int) -> bytes:
     """A TIFF of many frames that share one strip of 16 x 16 pixels."""
     tags = [(256, 4, 1, 16), (257, 4, 1, 16), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
@@ -117,6 +125,14 @@ def test_a_native_decoder_that_takes_too_long_is_killed(name: str, options: dict
     assert reason(data, ImageOptions(max_seconds=0.02)) == "took longer than 0.02 s"
     assert process.poll() is not None
     assert np.array_equal(decode(data, ImageOptions()), whole)
+
+
+def test_the_process_of_native_decoders_has_memory_in_proportion_to_the_image() -> None:
+    assert decode(encode(NOISE, "JPEG2000"), ImageOptions()).shape == (1200, 1200, 3)
+    process = decoder_process.decoder._process
+    assert process is not None
+    limit, _ = resource.prlimit(process.pid, resource.RLIMIT_AS)
+    assert limit == decoder_process._BASE_BYTES + 1200 * 1200 * decoder_process._BYTES_PER_PIXEL
 
 
 def test_an_image_that_kills_its_decoder_is_one_bad_image(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pycocotools import mask as coco_mask
 
 from segray.models import masks
 from segray.models.masks import decode_rle, encode_rle, segment_from_mask, segment_from_rle
-from segray.models.rle import area, checked_runs
+from segray.models.rle import MAX_COUNTS, area, checked_runs
 
 
 def test_run_lengths_are_read_as_pycocotools_reads_them() -> None:
@@ -63,3 +63,9 @@ def test_an_empty_mask_is_no_segment(large: int, monkeypatch: pytest.MonkeyPatch
     counts = coco_mask.encode(np.zeros((4, 5), np.uint8, order="F"))["counts"]
     with pytest.raises(ValueError, match="a segment needs at least one pixel, this mask is empty"):
         segment_from_rle((4, 5), counts)
+
+
+@pytest.mark.parametrize("counts", [b"0" * (MAX_COUNTS + 1), "0" * (MAX_COUNTS + 1), [0] * (MAX_COUNTS + 1)])
+def test_run_lengths_of_any_number_are_not_read(counts: bytes | str | list[int]) -> None:
+    with pytest.raises(ValueError, match=r"run lengths of 4194305 numbers \(allowed: at most 4194304\)"):
+        checked_runs(counts, 1, 1)

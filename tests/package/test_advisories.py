@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,3 +46,19 @@ def test_no_bound_admits_a_version_of_a_decoder_or_lock_with_a_known_weakness() 
     oldest = dict(line.split("==") for line in minimum_versions())
     for name, fixed in {"pillow": (12, 3), "jinja2": (3, 1, 6), "filelock": (3, 20, 3)}.items():
         assert tuple(int(part) for part in oldest[name].split(".")) >= fixed
+
+
+@pytest.mark.parametrize(("packages", "status"), [([], 1), ([WEAK], 1), ([{**WEAK, "vulns": []}], 0)])
+def test_the_workflow_fails_on_a_known_advisory(
+    tmp_path: Path, packages: list[dict[str, Any]], status: int
+) -> None:
+    """By the exit status of the program that `make audit` ends with."""
+    (tmp_path / "audit.json").write_text(json.dumps(report(*packages)))
+    command = [sys.executable, advisories.__file__, str(tmp_path / "audit.json")]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == status
+
+
+def test_the_workflow_fails_where_nothing_was_looked_up(tmp_path: Path) -> None:
+    (tmp_path / "audit.json").write_text("")
+    command = [sys.executable, advisories.__file__, str(tmp_path / "audit.json")]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 1

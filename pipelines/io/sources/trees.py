@@ -6,6 +6,7 @@ Data sets and masks are read through it, by paths below its root, whichever of t
 from __future__ import annotations
 
 import posixpath
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -194,13 +195,13 @@ class ArchiveTree:
         base = common_folder((ref.image_id for ref in members), _LAYOUT)
         self.place = storage.join(root, base.rstrip("/")) if base else root
         self._refs = {ref.image_id.removeprefix(base): ref for ref in members}
-        self._folders = {
-            "/".join(parts[:depth]) for parts in map(_parts, self._refs) for depth in range(len(parts))
-        }
+        self._names = sorted(self._refs)
 
     def exists(self, name: str) -> bool:
         """See `Tree`."""
-        return name in self._refs or name in self._folders
+        start = f"{name}/" if name else ""
+        near = self._names[bisect_left(self._names, start) :][:1]
+        return name in self._refs or any(first.startswith(start) for first in near)
 
     def names(self, folder: str) -> list[str]:
         """See `Tree`."""

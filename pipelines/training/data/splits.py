@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.io.image_ids import MAX_LENGTH
 from segray.pipelines.io.names import nfc
 from segray.pipelines.io.received import absolute_roots, below
 from segray.pipelines.io.sources import read_file
@@ -187,6 +188,9 @@ class SampleFinder:
         """
         if name in self._samples:
             return name
+        # Each end of it is looked for.
+        if len(name) > MAX_LENGTH:
+            raise UserError(f"a name of {len(name)} characters (allowed: at most {MAX_LENGTH})")
         name = nfc(name).removeprefix("./")
         if name in self._composed:
             return self._composed[name]

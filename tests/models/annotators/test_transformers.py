@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,10 @@ def test_a_check_leaves_the_values_in_the_file(
     assert asked == [True, False]
 
 
-def test_a_check_takes_types_that_no_network_is_built_with(tmp_path: Path) -> None:
+def test_a_check_takes_types_that_no_network_is_built_with(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     path = write_weights(tmp_path, "eomt_large")
     small = {key: value.to(torch.float8_e4m3fn) for key, value in load_file(path).items()}
     save_file(small, tmp_path / "small.safetensors", {"segray": path_arch(path)})
@@ -178,6 +182,7 @@ def test_a_check_takes_types_that_no_network_is_built_with(tmp_path: Path) -> No
     save_file(small, tmp_path / "short.safetensors", {"segray": path_arch(path)})
     with pytest.raises(WeightsError, match=r"missing keys: class_predictor\.bias$"):
         check_model("eomt_large", str(tmp_path / "short.safetensors"))
+    assert caplog.text == "", "transformers tells of it in a table of its own"
 
 
 SLOW = {name: pytest.mark.slow for name in TINY if name != "eomt_large"}

@@ -124,6 +124,10 @@ def test_a_client_with_its_own_exceptions_is_tried_again_only_for_passing_errors
         ("s3://KEY:secret@x/y", r"s3://\*\*\*@x/y: keys inside URIs are refused; set AWS_ACCESS_KEY_ID and"),
         ("s3://AKIA0123456789ABCDEF:sec/ret+01234567@x/y", r"^s3://\*\*\*@x/y: keys inside URIs are refused"),
         ("gs://token@x/y", r"gs://\*\*\*@x/y: keys inside URIs are refused; set GOOGLE_APPLICATION_CRED"),
+        (
+            "https://host/x?X-Amz-Signature=SECRET",
+            r"^https://host/x\?X-Amz-Signature=\*\*\*.* signatures and keys inside URIs are refused",
+        ),
         ("reference://::file:///x.json", "reference://::file:///x.json: chained URIs .* are refused"),
         ("simplecache::s3://b/x", "simplecache::s3://b/x: chained URIs .* are refused"),
         ("zip://a.png::/x.zip", "zip://a.png::/x.zip: chained URIs .* are refused"),
