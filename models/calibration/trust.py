@@ -40,13 +40,20 @@ def _quantile(values: Array, alpha: float) -> float:
     return 1.0 if rank > len(values) else float(np.sort(values)[max(rank, 1) - 1])
 
 
+def class_prior(confusion: NDArray[np.int64]) -> Array:
+    """[C]: the share of each true class, of a confusion matrix in pixels, rows truth."""
+    return confusion.sum(1) / max(int(confusion.sum()), 1)
+
+
 def transition_matrix(confusion: NDArray[np.int64], prior_pixels: float) -> Array:
     """[C, C]: the share of true class y among the pixels labelled z, T[z, y] = (n_zy + a pi_y) / (n_z + a).
 
     Args:
         confusion: [C, C], rows truth, columns labels, in pixels.
-        prior_pixels: a, how many pixels the class prior pi counts for; about those of an image. Above 0.
+        prior_pixels: a, how many pixels the class prior pi counts for; about those of a segment, whose pixels
+            are one observation. Above 0.
     """
     labelled = confusion.T.astype(float)
-    prior = labelled.sum(0) / max(labelled.sum(), 1.0)
-    return (labelled + prior_pixels * prior) / (labelled.sum(1, keepdims=True) + prior_pixels)
+    return (labelled + prior_pixels * class_prior(confusion)) / (
+        labelled.sum(1, keepdims=True) + prior_pixels
+    )

@@ -64,15 +64,17 @@ def posterior_label(
     *,
     padding: Tensor,
 ) -> PseudoLabel:
-    """The likeliest class y of p_y * T[z, y]^beta where its share is at least `tau`, else unknown.
+    """The likeliest class y of p_y * (T[z, y] / pi_y)^beta where its share is at least `tau`, else unknown.
 
-    With beta = 0, or where the zero-shot class z is unknown, it is the network's own label. As in
-    `pseudo_label`, pixels below `tau` stay in `valid`.
+    With beta = 1 that is Bayes' rule for an independent network and label: T[z, y] is the share of the true
+    class y among pixels labelled z, and pi_y, its share anywhere, is in the network's p already. With
+    beta = 0, or where the zero-shot class z is unknown, it is the network's own label. As in `pseudo_label`,
+    pixels below `tau` stay in `valid`.
 
     Args:
         weak_logits: [B, C, H, W], predictions p for the weak view.
         zero_shot: int64 [B, H, W], `ignore_index_of` C where the class is unknown.
-        transition: [C, C], share of true class y among pixels with the label z, rows z.
+        transition: [C, C], T[z, y] / pi_y, rows z: how many times as frequent y is there as anywhere.
         beta: how much T counts, 0 to 1.
         tau: minimum share of a label.
         padding: bool [B, H, W], pixels outside the image.

@@ -14,7 +14,7 @@ from segray.models.calibration.heads import Array, Evidence, normalised
 from segray.models.calibration.prompts import Names, Prompts, choose_prompts, text_scores, with_prompts
 from segray.models.calibration.regions import MaskedImage
 from segray.models.calibration.selection import Choice, Labelled, Outcome, Rule, choose, gather, named_scores
-from segray.models.calibration.trust import conformal_quantiles, transition_matrix
+from segray.models.calibration.trust import class_prior, conformal_quantiles, transition_matrix
 from segray.models.label_map import SegmentClasses
 from segray.models.label_space import LabelSpace
 from segray.models.metrics import class_iou
@@ -57,6 +57,7 @@ class Calibration:
         labelled: their segments.
         quantiles: [C], see `conformal_quantiles`; None trusts every label.
         transition: [C, C], see `transition_matrix`, of labels on images held out.
+        prior: [C], see `class_prior`, of the same pixels.
         image_ids: the images with masks.
     """
 
@@ -67,6 +68,7 @@ class Calibration:
     labelled: Labelled
     quantiles: Array | None
     transition: Array
+    prior: Array
     image_ids: tuple[str, ...]
 
     def classify(self, pooled: NDArray[np.float16], stability: NDArray[np.float64]) -> SegmentClasses:
@@ -140,8 +142,11 @@ def fit(images: Mapping[str, MaskedImage], candidates: Candidates, alpha: float)
         choice = choose(labelled, candidates.threshold)
     quantiles = conformal_quantiles(choice.held_out, labelled.classes, alpha) if alpha else None
     confusion = choice.outcome.confusions.sum(0)
-    transition = transition_matrix(confusion, max(1.0, confusion.sum() / len(images)))
-    return Calibration(candidates, prompts, choice, before, labelled, quantiles, transition, tuple(images))
+    transition = transition_matrix(confusion, max(1.0, confusion.sum() / len(labelled.classes)))
+    prior = class_prior(confusion)
+    return Calibration(
+        candidates, prompts, choice, before, labelled, quantiles, transition, prior, tuple(images)
+    )
 
 
 def _check(images: Mapping[str, MaskedImage], classes: Sequence[str]) -> None:

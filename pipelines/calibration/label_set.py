@@ -162,6 +162,7 @@ class CalibratedSet:
                 "rows": "label",
                 "columns": "truth",
                 "shares": np.round(calibration.transition, 6).tolist(),
+                "prior": np.round(calibration.prior, 6).tolist(),
             },
         }
 

@@ -38,8 +38,7 @@ def read_yolo(tree: Tree, description: str, image_ids: Sequence[str], *, follow:
     Raises:
         UserError: a file is not YOLO's, or holds anything else than polygons; a name of two images.
     """
-    where = tree.uri(description)
-    _, names = read_description(where, display_part(where, description))
+    _, names = read_description(tree.uri(description), description)
     images, bad = _Images(image_ids), BadLines()
     files = tree.files("", follow=follow).uris
     found = []

@@ -24,7 +24,7 @@ _ROUNDING = 1e-3
 
 
 def transition_of(config: TrainConfig, classes: Sequence[str]) -> Tensor | None:
-    """The transition matrix of a run's label set, float32 [C, C]; None where the run has no use for it.
+    """`read_transition` of a run's label set, float32 [C, C]; None where the run has no use for it.
 
     Raises:
         UserError: as `read_transition`.
@@ -36,7 +36,10 @@ def transition_of(config: TrainConfig, classes: Sequence[str]) -> Tensor | None:
 
 
 def read_transition(labels: str, classes: Sequence[str]) -> NDArray[np.float64]:
-    """The share of each true class (columns) among the pixels of a label (rows), with the data set's ids.
+    """How many times as frequent a true class (columns) is where a label (rows) stands as anywhere.
+
+    With the data set's ids: T[z, y] / pi_y of `posterior_label`. 1 for a class that no mask has, of which
+    nothing is known.
 
     Args:
         labels: folder or URI of a calibrated label set.
@@ -49,7 +52,7 @@ def read_transition(labels: str, classes: Sequence[str]) -> NDArray[np.float64]:
 
     where = storage.join(labels, FILE)
     try:
-        stored, shares = _parsed(parse_json(storage.read_bytes(where)))
+        stored, shares, prior = _parsed(parse_json(storage.read_bytes(where)))
     except FileNotFoundError:
         raise UserError(
             f"pseudo.posterior=transition: {storage.display(labels)} is not calibrated; run `segray "
@@ -59,17 +62,23 @@ def read_transition(labels: str, classes: Sequence[str]) -> NDArray[np.float64]:
         raise UserError(f"{storage.display(where)} is damaged ({str(error)[:100]})") from None
     table = class_id_table(stored, classes, ignore_index_of(len(stored)), storage.display(labels))
     known = np.flatnonzero(table[: len(stored)] != ignore_index_of(len(classes)))
-    kept = shares[np.ix_(known, known)]
-    return kept / np.maximum(kept.sum(1, keepdims=True), 1e-12)
+    kept, anywhere = shares[np.ix_(known, known)], prior[known]
+    kept = kept / np.maximum(kept.sum(1, keepdims=True), 1e-12)
+    anywhere = anywhere / max(anywhere.sum(), 1e-12)
+    return np.divide(kept, anywhere, out=np.ones_like(kept), where=anywhere > 0)
 
 
-def _parsed(content: Any) -> tuple[list[str], NDArray[np.float64]]:
-    classes, shares = content["transition"]["classes"], content["transition"]["shares"]
+def _parsed(content: Any) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
+    told = content["transition"]
+    classes, shares, prior = told["classes"], told["shares"], np.array(told["prior"], np.float64)
     if not all(isinstance(name, str) for name in classes):
         raise ValueError("a class without a name")
     matrix = np.array(shares, np.float64)
     if matrix.shape != (len(classes), len(classes)):
         raise ValueError(f"shares of shape {list(matrix.shape)} for {len(classes)} classes")
-    if not ((matrix >= 0).all() and (abs(matrix.sum(1) - 1) < _ROUNDING).all()):
+    if prior.shape != (len(classes),):
+        raise ValueError(f"a prior of shape {list(prior.shape)} for {len(classes)} classes")
+    rows = np.vstack([matrix, prior])
+    if not ((rows >= 0).all() and (abs(rows.sum(1) - 1) < _ROUNDING).all()):
         raise ValueError("shares that do not add up to 1")
-    return list(classes), matrix
+    return list(classes), matrix, prior

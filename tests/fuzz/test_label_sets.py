@@ -99,7 +99,7 @@ def test_run_records(runner: Runner, valid: dict[str, bytes], reader: str, chang
 
 
 TRANSITION = b"""{"transition": {"classes": ["background", "tree", "house"],
- "shares": [[0.8, 0.1, 0.1], [0.2, 0.8, 0], [0, 0.25, 0.75]]}}"""
+ "shares": [[0.8, 0.1, 0.1], [0.2, 0.8, 0], [0, 0.25, 0.75]], "prior": [0.5, 0.5, 0]}}"""
 
 
 @given(changes=edits)

@@ -99,9 +99,9 @@ def test_a_label_set_is_verified_scored_reported_and_relabelled(root: Path, segr
     assert len(rows(root / "new")) == 8
 
 
-@pytest.mark.ray
 @pytest.mark.slow
-def test_a_run_is_resumed_and_predicts(root: Path, segray: Segray, ray_session: None) -> None:
+@pytest.mark.usefixtures("in_this_process")
+def test_a_run_is_resumed_and_predicts(root: Path, segray: Segray) -> None:
     checkpoints = sorted((root / "run" / "checkpoints").glob("checkpoint_*/state.json"))
     stored = json.loads(checkpoints[-1].read_text(encoding="utf-8"))["history"]
     segray("train", f"out={root}/run", *data_of(root), *RUN, "train.epochs=24")

@@ -91,8 +91,9 @@ class _Description:
     def __init__(self, tree: Tree, file: str, annotations: Annotations) -> None:
         self._root, self._annotations = posixpath.basename(tree.root.rstrip("/")), annotations
         where = named_file(tree, file, "data.annotations")
-        self._shown = display_part(where, file.rpartition("/")[2])
-        self._content, self.names = read_description(where, self._shown)
+        name = file.rpartition("/")[2]
+        self._shown = display_part(where, name)
+        self._content, self.names = read_description(where, name)
 
     def part(self, key: str, files: Mapping[str, str], samples: Mapping[str, Sample]) -> set[str]:
         """The images of a part. Its paths are only compared with those that are there.

@@ -12,6 +12,7 @@ from segray.models.class_files import class_lines, names_by_id
 from segray.models.plain_yaml import MAX_BYTES as YAML_BYTES
 from segray.models.plain_yaml import read_plain_yaml
 from segray.pipelines.errors import UserError
+from segray.pipelines.io.members import display_part
 from segray.pipelines.io.sources import read_file
 from segray.pipelines.io.sources.trees import Tree
 from segray.pipelines.training.data.coco_masks import check_count
@@ -37,24 +38,24 @@ def description_of(tree: Tree) -> str | None:
     return next((name for name in _LISTS if name in names), None) if "labels" in names else None
 
 
-def read_description(where: str, shown: str) -> tuple[Mapping[str, Any], dict[int, str]]:
+def read_description(where: str, name: str) -> tuple[Mapping[str, Any], dict[int, str]]:
     """What data.yaml says, and the class names by their numbers in label files.
 
     Args:
         where: its URI, or that of a list of names.
-        shown: its name, for messages.
+        name: of the file.
 
     Raises:
         UserError: it cannot be read, or has no names.
     """
     try:
         data = read_file(where, YAML_BYTES)
-        if shown.endswith(_LISTS):
+        if name.endswith(_LISTS):
             return {}, dict(enumerate(class_lines(data.decode("utf-8-sig"), _LISTS[0])))
         content = read_plain_yaml(data)
         return content if isinstance(content, Mapping) else {}, dict(sorted(names_by_id(content).items()))
     except (OSError, ValueError) as error:
-        raise UserError(f"{shown}: {error}") from None
+        raise UserError(f"{display_part(where, name)}: {error}") from None
 
 
 def read_label_file(where: str, shown: str) -> str:

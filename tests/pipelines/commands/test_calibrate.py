@@ -88,6 +88,7 @@ def test_the_label_set_tells_what_the_masks_chose(misnamed: Path, book: Path, tm
     matrix = np.array(told["transition"]["shares"])
     assert matrix.shape == (10, 10)
     assert matrix.sum(1) == pytest.approx(np.ones(10), abs=1e-4)
+    assert sum(told["transition"]["prior"]) == pytest.approx(1, abs=1e-4)
     record = segray.LabelSet(out).provenance
     assert record["calibration"]["naming"] == told["naming"]
     assert record["prompts"]["names"][1] == ["plant"]

@@ -10,6 +10,7 @@ from segray.pipelines.config.commands.demo import DemoConfig
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import identity, load
 from segray.pipelines.errors import UserError
+from segray.pipelines.training import local
 
 ROOT = Path(__file__).parents[3]
 N = 24
@@ -56,8 +57,10 @@ def test_another_demo_and_a_book_that_is_not_ours_are_refused(tmp_path: Path) ->
 @pytest.mark.ray
 @pytest.mark.slow
 def test_the_demo_goes_from_nothing_to_two_trained_networks(
-    ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # As where nobody has connected to a cluster: one worker trains here.
+    monkeypatch.setattr(local, "suits", lambda config: True)
     config = DemoConfig(out=str(tmp_path / "demo"), n=N, labelled=2, epochs=1)
     demo.run(config)
     table = _table(capsys.readouterr().out)

@@ -59,6 +59,11 @@ def test_a_changed_polygon_of_yolo_is_the_label_then(labels: Path, tmp_path: Pat
     expected[: HEIGHT // 2, : WIDTH // 2], expected[: HEIGHT // 4, : WIDTH // 4] = 3, 2
     np.testing.assert_array_equal(shown(labels)[TWO], expected)
     assert (result.changed, result.unchanged, result.good) == (1, 0, 1)
+    files = {
+        str(p.relative_to(tmp_path / "yolo")): p.read_bytes() for p in (tmp_path / "yolo").rglob("*.txt")
+    }
+    archive = zipped({**files, "notes.json": b'{"categories": []}'}, tmp_path / "yolo.zip")
+    assert take(labels, archive).unchanged == 1
 
 
 @pytest.mark.parametrize(
