@@ -293,6 +293,8 @@ def read_file(uri: str, name: str, state: CheckpointState) -> bytes:
         UserError: it is missing, truncated or changed.
     """
     path = uri if is_single(uri) else storage.join(uri, name)
+    if name not in state["sha256"]:
+        raise UserError(f"{storage.display(path)}: {STATE} has no checksum of it")
     expected = str(state["sha256"][name])
     try:
         data = storage.read_bytes(path)

@@ -42,6 +42,7 @@ def checkpoint(valid: dict[str, bytes]) -> dict[str, bytes]:
 @given(changes=edits)
 @example(changes=[Edit(161, "replace", Built("nested", 3000))])
 @example(changes=[Edit(383, "replace", 0)])
+@example(changes=[Edit(9, "delete", 0)])
 def test_states(runner: Runner, valid: dict[str, bytes], reader: str, changes: list[Edit]) -> None:
     files = with_checksums(checkpoint(valid), "checkpoint", with_secret(changes, str(runner.secret)))
     runner.check(reader, files)
