@@ -16,7 +16,7 @@ from tests.processes import REPOSITORY, Finished, Process, started
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-EPOCHS = 30
+EPOCHS = 12
 WORKER = "RayTrainWorker"
 
 
