@@ -29,7 +29,7 @@ class CheckedLabels:
         """See `Labeller`.
 
         Raises:
-            ValueError: scores that are not float [K, C], or not those of each image.
+            ValueError: scores of another shape than [K, C], or not those of each image.
         """
         found = self._labeller.label(images, sizes)
         if len(found) != len(images):

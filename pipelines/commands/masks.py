@@ -46,7 +46,7 @@ from segray.pipelines.understood import PixelCounts, classes_line, line, name_so
 _WORKERS = 4
 _ENDINGS = {"JPEG2000": "jp2", "MPO": "jpeg"}
 """Formats whose name is no ending of an image; the others have one that is."""
-_ANNOTATIONS = {"xml": "cvat", "yaml": "yolo", "yml": "yolo"}
+_ANNOTATIONS = {"xml": "cvat", "yaml": "yolo", "yml": "yolo", "txt": "yolo", "names": "yolo"}
 """Kinds by the ending of `annotations`."""
 _KEYS = re.compile(rf"\bdata\.({'|'.join(DataConfig.model_fields)})\b")
 

@@ -11,7 +11,7 @@ from segray.pipelines.importing.coco import is_coco, read_coco
 from segray.pipelines.importing.cvat import read_cvat
 from segray.pipelines.importing.folder import read_folder
 from segray.pipelines.importing.label_studio import is_label_studio, read_label_studio
-from segray.pipelines.importing.yolo import read_yolo
+from segray.pipelines.importing.yolo import is_label_file, read_yolo
 from segray.pipelines.io import storage
 from segray.pipelines.io.sources import ImageRef, list_members, read_file
 from segray.pipelines.io.sources.trees import open_tree, source_text
@@ -49,7 +49,7 @@ def read_masks(
         UserError: none of these formats, or another one than `form`.
     """
     shown = f"from={storage.display(source)}"
-    yolo = _yolo(source, options, image_ids) if form in ("auto", "yolo") else None
+    yolo = _yolo(source, form, options, image_ids) if form in ("auto", "yolo") else None
     if yolo is not None:
         return yolo
     try:
@@ -68,23 +68,34 @@ def read_masks(
     return masks
 
 
-def _yolo(source: str, options: MaskOptions, image_ids: Sequence[str]) -> list[ImageMask] | None:
+def _yolo(source: str, form: str, options: MaskOptions, image_ids: Sequence[str]) -> list[ImageMask] | None:
     """The masks of a folder or an archive of YOLO, or of its data.yaml; None for anything else."""
     named = source.rpartition("/")[2] if source.endswith(_YAML) else None
     try:
         tree = open_tree(source if named is None else parent(source))
         description = named or description_of(tree)
+        files = tree.files("", follow=options.follow_links).uris if description else {}
     except (OSError, UserError):
         # What reads the other formats says what is wrong.
         return None
-    if description is None:
+    if description is None or (form == "auto" and not named and _has_masks_alone(files)):
         return None
     return read_yolo(tree, description, image_ids, follow=options.follow_links)
+
+
+def _has_masks_alone(files: Iterable[str]) -> bool:
+    """Whether mask files lie beside class names, and no label files: the names are those of the masks."""
+    return any(name.lower().endswith(ENDINGS) for name in files) and not any(map(is_label_file, files))
 
 
 def _folder(
     source: str, form: str, options: MaskOptions, space: LabelSpace, image_ids: Sequence[str]
 ) -> list[ImageMask]:
+    if form == "yolo":
+        raise UserError(
+            f"from={storage.display(source)}: no data.yaml, and no classes.txt beside labels/; "
+            "from=FILE.yaml names another description"
+        )
     if form not in ("auto", "png"):
         raise UserError(f"from={storage.display(source)} has masks, and no file of format={form}")
     return list(read_folder(source, options, space, image_ids))
@@ -125,7 +136,7 @@ def _json_files(files: list[ImageRef], members: Iterable[tuple[str, ImageRef]]) 
 
 
 def _has_annotations(file: ImageRef) -> bool:
-    """Whether a JSON file is of a format that is read, or cannot be read."""
+    """Whether a JSON file is of a format that is read, or cannot be opened; a damaged one is not."""
     try:
         content = parse_json(read_file(file.uri, _MAX_BYTES))
     except _BAD:

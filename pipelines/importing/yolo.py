@@ -42,13 +42,19 @@ def read_yolo(tree: Tree, description: str, image_ids: Sequence[str], *, follow:
     images, bad = _Images(image_ids), BadLines()
     files = tree.files("", follow=follow).uris
     found = []
-    for name in sorted(name for name in files if name.endswith(".txt") and _LABELS in name.split("/")[:-1]):
+    for name in sorted(filter(is_label_file, files)):
         shown = display_part(files[name], name)
         polygons = read_polygons(read_label_file(files[name], shown), names, shown, bad)
         if polygons:
             found.append(ImageMask(images.find(name, shown), name, partial(_draw, polygons)))
     bad.refuse()
     return found
+
+
+def is_label_file(name: str) -> bool:
+    """Whether a name is a label file's; some programs write the class names beside them."""
+    *folders, own = name.split("/")
+    return own.endswith(".txt") and own != "classes.txt" and _LABELS in folders
 
 
 class _Images:

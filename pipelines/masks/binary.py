@@ -152,7 +152,9 @@ def shifted_ids(confusion: NDArray[np.int64]) -> list[int]:
         confusion: rows truth, columns labels, [C + 1, C + 1].
     """
     pixels = confusion.sum(1)
-    best = np.where(pixels > 0, confusion.argmax(1), -2)
+    best = confusion.argmax(1)
+    # The last column is of pixels without a label.
+    best = np.where((pixels > 0) & (best < len(pixels) - 1), best, -2)
     ids = np.arange(len(pixels))
     for shift in (1, -1):
         shifted = np.flatnonzero(best == ids - shift)
@@ -187,7 +189,8 @@ def refuse_shift(
     raise UserError(
         f"{where}: the ids of the masks are one {than} than those of the labels: "
         f"most of {', most of '.join(pairs)} there; {colors_key}=FILE reads such ids, with a line for each "
-        f"class as in {lines}; {void_key}={ignore_index_of(len(classes))} takes them as they are"
+        f"class as in {lines}, and ignore: 255,255,255 for ignored pixels; "
+        f"{void_key}={ignore_index_of(len(classes))} takes them as they are"
     )
 
 

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from segray.pipelines.training.failures import Failure
     from segray.pipelines.training.session import Session
 
+_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+_USERS_WATCHER = os.environ.get(_WATCHER)
+"""What the user says of it; otherwise each run of this process says what it needs."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -147,8 +151,8 @@ def _poll_interval(workers: int) -> float:
 def watches(config: TrainConfig, resources: cluster.Resources) -> bool:
     """Whether Ray Train watches for preempted nodes: of a single one, that would be a process for nothing."""
     watched = resources.nodes > 1 or config.train.elastic
-    if not watched:
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    if _USERS_WATCHER is None:
+        os.environ[_WATCHER] = str(int(watched))
     return watched
 
 

@@ -18,7 +18,7 @@ from segray.pipelines.io.strict_json import parse_json
 from segray.pipelines.training.calibrated import labels_of
 from segray.pipelines.training.data.class_names import class_id_table
 
-_BAD = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+_BAD = (ValueError, TypeError, AttributeError, OverflowError, RecursionError)
 _ROUNDING = 1e-3
 """By how much the shares of a row, which are rounded, may miss 1."""
 
@@ -57,6 +57,11 @@ def read_transition(labels: str, classes: Sequence[str]) -> NDArray[np.float64]:
         raise UserError(
             f"pseudo.posterior=transition: {storage.display(labels)} is not calibrated; run `segray "
             "calibrate`, or set data.calibrate=true"
+        ) from None
+    except KeyError as error:
+        raise UserError(
+            f"{storage.display(where)} has no {error}: an earlier version wrote it; run the same "
+            "`segray calibrate` again"
         ) from None
     except _BAD as error:
         raise UserError(f"{storage.display(where)} is damaged ({str(error)[:100]})") from None

@@ -99,5 +99,9 @@ def check_texts(members: Iterable[ImageRef]) -> None:
     stored = (parse_member(uri) for uri in {ref.uri for ref in texts})
     packed = sum(member.numbers[1] for member in stored if member)
     unpacked = sum(ref.size for ref in texts)
-    if unpacked > _RATIO * packed + _FREE:
-        raise ValueError(f"texts unpack from {packed} to {unpacked} bytes")
+    limit = _RATIO * packed + _FREE
+    if unpacked > limit:
+        raise ValueError(
+            f"texts unpack from {packed} to {unpacked} bytes (allowed: {limit}); "
+            "unpack it and give the folder"
+        )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from segray.models.segmenters.inference import Inference
 from segray.models.semi.methods import METHODS
-from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.commands.train import NONE, TrainConfig
 from segray.pipelines.config.loading import identity
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -134,7 +134,7 @@ def _open(config: TrainConfig) -> tuple[TrainingData, str]:
     try:
         return open_data(config.data, config.seed, RunFolder(config).corrections()), ""
     except (UserError, OSError) as error:
-        if config.data.labels is None:
+        if config.data.labels is None or config.data.labelled == NONE:
             raise
         without = config.data.model_copy(update={"labels": None})
         return open_data(without, config.seed), _one_line(error)

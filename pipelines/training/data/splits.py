@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
-from segray.pipelines.io.image_ids import MAX_LENGTH
+from segray.pipelines.io.image_ids import MAX_LENGTH, MAX_PARTS
 from segray.pipelines.io.names import nfc
 from segray.pipelines.io.received import absolute_roots, below
 from segray.pipelines.io.sources import read_file
@@ -19,7 +19,7 @@ from segray.pipelines.training.data.samples import DataSet, Sample, refuse
 _SPLIT = "a split file"
 _AMOUNT = f"{_SPLIT}, a count such as 92, a share such as 1/16"
 _ALLOWED = {
-    "data.labelled": f"{_AMOUNT}, all",
+    "data.labelled": f"{_AMOUNT}, all, none",
     "data.unlabelled": f"{_SPLIT}, a folder, or another source as in annotate",
     "data.validation": f"{_AMOUNT}, none",
     "data.root": "a list of images",
@@ -189,8 +189,11 @@ class SampleFinder:
         if name in self._samples:
             return name
         # Each end of it is looked for.
-        if len(name) > MAX_LENGTH:
-            raise UserError(f"a name of {len(name)} characters (allowed: at most {MAX_LENGTH})")
+        length, count = len(name), name.count("/") + 1
+        if length > MAX_LENGTH or count > MAX_PARTS:
+            raise UserError(
+                f"a name of {length} characters in {count} parts (allowed: at most {MAX_LENGTH}, {MAX_PARTS})"
+            )
         name = nfc(name).removeprefix("./")
         if name in self._composed:
             return self._composed[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segray.models.semi.methods import METHODS
-from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.commands.train import NONE, TrainConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.masks.binary import no_zero_text
@@ -55,11 +55,11 @@ def _absent_lines(config: TrainConfig, data: TrainingData) -> list[str]:
     classes, labelled, validation = data.space.classes, data.labelled_pixels, data.validation_pixels
     lines = []
     parts = [part for part in (labelled, validation) if part.masks]
-    if plain_ids(config.data) and all(0 in part.absent for part in parts):
+    if config.data.needs_masks and plain_ids(config.data) and all(0 in part.absent for part in parts):
         lines.append(line("ids", no_zero_text(classes[0], "data.colors")))
     if labelled.absent:
         enhanced = METHODS[config.method].pseudo == "enhanced"
-        more = "" if config.data.labelled == "all" else ", or raise data.labelled"
+        more = "" if config.data.labelled in ("all", NONE) else ", or raise data.labelled"
         effect = "only zero-shot labels teach them" if enhanced else "they cannot be learnt"
         lines.append(
             line(

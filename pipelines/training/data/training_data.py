@@ -121,9 +121,12 @@ def open_data(config: DataConfig, seed: int, corrections: Sequence[Correction] |
     )
     corrected = opened if config.labels is None else _with_corrections(opened, config.labels, corrections)
     if not corrected.labelled:
+        place = (
+            f"data.labels={storage.display(config.labels)}" if config.labels else "data.labels, which is null"
+        )
         raise UserError(
-            f"data.labelled={GOOD_ONLY}: no training image is marked good in data.labels="
-            f"{storage.display(config.labels or 'null')}; mark some (`segray serve`), or give masks"
+            f"data.labelled={GOOD_ONLY}: no training image is marked good in {place}; "
+            "mark some (`segray serve`), or give masks"
         )
     return corrected
 

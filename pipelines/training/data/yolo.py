@@ -23,9 +23,8 @@ from segray.pipelines.training.data.places import data_tree, list_samples
 from segray.pipelines.training.data.samples import DataSet, Sample
 from segray.pipelines.training.data.splits import read_names
 from segray.pipelines.training.data.yolo_labels import (
-    FILE,
     BadLines,
-    description_of,
+    named_description,
     read_description,
     read_label_file,
     read_polygons,
@@ -51,7 +50,7 @@ def open_yolo(config: DataConfig) -> DataSet:
     """
     tree = data_tree(config)
     annotations = Annotations()
-    description = _Description(tree, config.annotations or description_of(tree) or FILE, annotations)
+    description = _Description(tree, config.annotations or named_description(tree), annotations)
     samples = list_samples(config, "", tree)
     files = tree.files("", follow=config.image.follow_links).uris
     labels = _label_files(samples, files, annotations)

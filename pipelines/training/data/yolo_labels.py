@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
-from segray.models.class_files import class_lines, names_by_id
+from segray.models.class_files import names_by_id
 from segray.models.plain_yaml import MAX_BYTES as YAML_BYTES
 from segray.models.plain_yaml import read_plain_yaml
 from segray.pipelines.errors import UserError
@@ -35,7 +35,14 @@ def description_of(tree: Tree) -> str | None:
     names = set(tree.names(""))
     if FILE in names:
         return FILE
-    return next((name for name in _LISTS if name in names), None) if "labels" in names else None
+    found = next((name for name in _LISTS if name in names), None) if "labels" in names else None
+    masks = found and any(name.lower().endswith(".png") for name in tree.names("labels"))
+    return None if masks else found
+
+
+def named_description(tree: Tree) -> str:
+    """The file of class names in what is known to be YOLO's."""
+    return next((name for name in (FILE, *_LISTS) if tree.exists(name)), FILE)
 
 
 def read_description(where: str, name: str) -> tuple[Mapping[str, Any], dict[int, str]]:
@@ -51,11 +58,19 @@ def read_description(where: str, name: str) -> tuple[Mapping[str, Any], dict[int
     try:
         data = read_file(where, YAML_BYTES)
         if name.endswith(_LISTS):
-            return {}, dict(enumerate(class_lines(data.decode("utf-8-sig"), _LISTS[0])))
+            return {}, _listed(data.decode("utf-8-sig"))
         content = read_plain_yaml(data)
         return content if isinstance(content, Mapping) else {}, dict(sorted(names_by_id(content).items()))
     except (OSError, ValueError) as error:
         raise UserError(f"{display_part(where, name)}: {error}") from None
+
+
+def _listed(text: str) -> dict[int, str]:
+    """Names by the numbers of their lines, from 0, whatever they look like."""
+    names = {number: name for number, line in enumerate(text.splitlines()) if (name := line.strip())}
+    if not names:
+        raise ValueError("it holds no class name; allowed: one per line, the first is class 0")
+    return names
 
 
 def read_label_file(where: str, shown: str) -> str:
@@ -162,7 +177,7 @@ def _polygon(fields: Sequence[str], names: Mapping[int, str]) -> Polygon:
     if len(shares) < 6 or len(shares) % 2:
         raise ValueError(f"{len(fields)} numbers; allowed: a class, then x and y of three corners or more")
     if class_id not in names:
-        raise ValueError(f"class {class_id:g} has no name; `names` has {len(names)}")
+        raise ValueError(f"class {class_id:g} has no name; there are {len(names)} names")
     outside = next((share for share in shares if not -_SLACK <= share <= 1 + _SLACK), None)
     if outside is not None:
         raise ValueError(f"a coordinate of {outside:g}; allowed: shares of the image's sides, 0 to 1")

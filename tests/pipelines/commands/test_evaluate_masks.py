@@ -95,17 +95,22 @@ def test_masks_whose_ids_are_all_one_higher_or_lower_stop_the_evaluation(
     (masks / "a.png").write_bytes(encode_gray_png((label.astype(int) + shift).astype(np.uint8)))
     with pytest.raises(UserError, match=r"one (higher|lower) than those of the labels: most of ") as caught:
         execute(EvaluateConfig(labels=labels, masks=str(masks)))
-    assert f"as in {lines}; ignore_index=255 takes them as they are" in str(caught.value)
+    allowed = (
+        f"as in {lines}, and ignore: 255,255,255 for ignored pixels; ignore_index=255 takes them as they"
+    )
+    assert allowed in str(caught.value)
     assert execute(EvaluateConfig(labels=labels, masks=str(masks), ignore_index=255))[0].miou == 0
 
 
 def test_labels_that_are_just_bad_are_no_sign_of_other_ids(tmp_path: Path) -> None:
-    """Labels of the background alone, and of two classes that are exchanged."""
+    """Labels of the background alone, of two classes that are exchanged, and of pixels without a class."""
     provenance = {**PROVENANCE, "classes": ["background", "cat", "dog"]}
     bad, exchanged = np.zeros((2, 3), np.uint8), np.array([[1, 1, 2, 0, 0]], np.uint8)
-    rows = [ok_row("a.jpg", bad), ok_row("b.jpg", exchanged)]
+    unknown = np.array([[2, 2, 255, 255]], np.uint8)
+    rows = [ok_row("a.jpg", bad), ok_row("b.jpg", exchanged), ok_row("c.jpg", unknown)]
     labels = str(write_store(tmp_path / "out", rows, provenance=provenance))
-    for name, mask in {"a": [[1, 1, 1], [1, 1, 0]], "b": [[2, 2, 1, 0, 0]]}.items():
+    given = {"a": [[1, 1, 1], [1, 1, 0]], "b": [[2, 2, 1, 0, 0]], "c": [[1, 1, 2, 2]]}
+    for name, mask in given.items():
         masks = tmp_path / name
         masks.mkdir()
         (masks / f"{name}.png").write_bytes(encode_gray_png(np.array(mask, np.uint8)))

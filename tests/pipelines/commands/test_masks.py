@@ -214,3 +214,11 @@ def test_ids_from_1_stop_the_command_where_one_is_too_many_and_get_a_line_else(
     with pytest.raises(UserError, match="its ids seem to begin with 1: line 1 of the class list is id 0"):
         convert(root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_list_of_class_names_is_a_description_of_yolo(tmp_path: Path) -> None:
+    root = yolo_set(tmp_path / "in", square(1, 2, 6))
+    (root / "data.yaml").unlink()
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    convert(root, tmp_path / "out", f"annotations={tmp_path}/classes.txt")
+    assert all(set(np.unique(mask)) == {0, 2} for mask in masks_of(tmp_path / "out").values())

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from segray.pipelines.errors import UserError
 from tests.pipelines.exporting.labelled import (
     HEIGHT,
     IDS,
@@ -20,7 +21,7 @@ from tests.pipelines.exporting.labelled import (
     write_labels,
 )
 from tests.pipelines.importing.taking import refused, shown, take, zipped
-from tests.pipelines.label_set.small_store import ok_row, write_store
+from tests.pipelines.label_set.small_store import ok_row, png, write_store
 
 ONE, TWO = IDS[:2]
 
@@ -75,6 +76,7 @@ def test_a_changed_polygon_of_yolo_is_the_label_then(labels: Path, tmp_path: Pat
         ({"labels/a/one.txt": ""}, "no image in it has a mask"),
         ({"labels/a/one.txt": "0 0 0 1 0 1 1", "labels/b/one.txt": "0 0 0 1 0 1 1"}, "is there twice"),
         ({"data.yaml": "names: ["}, "data.yaml: not YAML"),
+        ({"labels/classes.txt": "car"}, "no image in it has a mask"),
     ],
 )
 def test_labels_of_yolo_that_are_refused(
@@ -85,6 +87,23 @@ def test_labels_of_yolo_that_are_refused(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert message in refused(labels, tmp_path / "yolo")
+
+
+def test_masks_beside_class_names_are_masks(labels: Path, tmp_path: Path) -> None:
+    masks = {str(Path(name).with_suffix(".png")): png(label) for name, label in LABELS.items()}
+    for names in ({"data.yaml": b"names: [car]"}, {"classes.txt": b"car"}):
+        assert take(labels, zipped({**masks, **names}, tmp_path / "masks.zip")).unchanged == 4
+    packed = zipped({"labels/a.png": b"x", "classes.txt": b"car"}, tmp_path / "packed.zip")
+    assert "YOLO" not in refused(labels, packed)
+
+
+def test_a_description_of_another_name_is_asked_for(labels: Path, tmp_path: Path) -> None:
+    (tmp_path / "yolo").mkdir()
+    (tmp_path / "yolo" / "coco8.yaml").write_text("names: [car]")
+    with pytest.raises(
+        UserError, match=r"no data\.yaml, and no classes\.txt beside labels/; from=FILE\.yaml"
+    ):
+        take(labels, tmp_path / "yolo", format="yolo")
 
 
 def test_a_label_file_of_two_images_is_refused(tmp_path: Path) -> None:

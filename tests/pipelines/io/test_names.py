@@ -67,6 +67,9 @@ def test_an_id_of_any_length_or_depth_is_refused(name: str) -> None:
     check_image_id(name[-199:], "x")
 
 
-def test_a_name_of_any_length_in_a_split_file_is_not_looked_for() -> None:
-    with pytest.raises(UserError, match=r"^a name of 2000000 characters \(allowed: at most 8192\)$"):
-        SampleFinder(["x.png"]).find("a/" * 1_000_000)
+@pytest.mark.parametrize(
+    ("name", "size"), [("a/" * 1_000_000, "2000000 characters"), ("a/" * 100 + "x", "101")]
+)
+def test_a_name_of_any_length_in_a_split_file_is_not_looked_for(name: str, size: str) -> None:
+    with pytest.raises(UserError, match=rf"^a name of .*{size}.* \(allowed: at most 8192, 100\)$"):
+        SampleFinder(["x.png"]).find(name)

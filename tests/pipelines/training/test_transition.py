@@ -65,6 +65,13 @@ def test_a_damaged_file_is_refused(tmp_path: Path, changes: dict[str, Any], reas
     assert "\n" not in str(caught.value)
 
 
+def test_what_an_earlier_version_wrote_is_calibrated_again(tmp_path: Path) -> None:
+    content = {"transition": {"classes": CLASSES, "shares": SHARES}}
+    (tmp_path / "calibration.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"has no 'prior': an earlier version .* the same `segray calibrate`"):
+        read_transition(str(tmp_path), CLASSES)
+
+
 def test_other_classes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"class 2 is 'house' in the label set and 'boat' in the data"):
         read_transition(written(tmp_path), ["background", "tree", "boat"])

@@ -158,6 +158,23 @@ def test_names_of_a_program_without_a_description(tmp_path: Path) -> None:
     data = opened(root, kind="yolo")
     assert data.space.classes == ("background", "cat", "dog")
     assert names(data.validation) == ["images/val/c.jpg"]
+    # Labels of each part beside its images.
+    for part in ("train", "val"):
+        for kind in ("images", "labels"):
+            (root / part).mkdir(exist_ok=True)
+            (root / kind / part).rename(root / part / kind)
+    for kind in ("images", "labels"):
+        (root / kind).rmdir()
+    assert opened(root, kind="yolo").space.classes == ("background", "cat", "dog")
+
+
+def test_a_name_s_line_is_its_number_whatever_the_name_is(tmp_path: Path) -> None:
+    root = yolo_set(tmp_path, square(1, 0, 4), square(3, 6, 9))
+    (root / "data.yaml").unlink()
+    (root / "classes.txt").write_text("# 1\n2 euro\n\na, b\n")
+    assert opened(root, kind="yolo").space.classes == ("background", "# 1", "2 euro", "a, b")
+    (root / "classes.txt").write_text("\n")
+    assert "it holds no class name; allowed: one per line, the first is class 0" in refusal(root, kind="yolo")
 
 
 GOOD = square(0, 1, 5)
@@ -173,7 +190,7 @@ GOOD = square(0, 1, 5)
         ),
         ("0", "line 2: 1 numbers; allowed"),
         (f"{GOOD} 0.5", "line 2: 10 numbers; allowed"),
-        (square(2, 1, 5), "line 2: class 2 has no name; `names` has 2"),
+        (square(2, 1, 5), "line 2: class 2 has no name; there are 2 names"),
         (square(-1, 1, 5), "line 2: class -1 has no name"),
         (square("0.5", 1, 5), "line 2: class 0.5 has no name"),
         (square("nan", 1, 5), "line 2: class nan has no name"),
@@ -198,9 +215,9 @@ def test_bad_lines_are_counted_and_the_first_few_problems_have_an_example(tmp_pa
     first = f"{root}/labels/train/a.txt"
     assert refusal(root, kind="yolo") == (
         f"{first}, line 1: a box; boxes are no masks: export polygons, as YOLO's segmentation tasks have "
-        f"them (3 more such lines); {first}, line 4: class 7 has no name; `names` has 2 (1 more such lines); "
-        f"{root}/labels/val/c.txt, line 1: not numbers alone; allowed: a class, then x and y of each corner; "
-        "9 bad lines in 3 files"
+        f"them (3 more such lines); {first}, line 4: class 7 has no name; there are 2 names (1 more such "
+        f"lines); {root}/labels/val/c.txt, line 1: not numbers alone; allowed: a class, then x and y of each "
+        "corner; 9 bad lines in 3 files"
     )
 
 
