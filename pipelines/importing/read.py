@@ -17,7 +17,6 @@ from segray.pipelines.io.sources import ImageRef, list_members, read_file
 from segray.pipelines.io.sources.trees import open_tree, source_text
 from segray.pipelines.io.strict_json import parse_json
 from segray.pipelines.io.uris import parent
-from segray.pipelines.masks.folder import BRUSH, BRUSH_TEXT
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.masks.raster import ENDINGS
 from segray.pipelines.training.data.cvat import FILE
@@ -80,7 +79,7 @@ def _yolo(source: str, form: str, options: MaskOptions, image_ids: Sequence[str]
         return None
     if description is None or (form == "auto" and not named and _has_masks_alone(files)):
         return None
-    return read_yolo(tree, description, image_ids, follow=options.follow_links)
+    return read_yolo(tree, files, description, image_ids)
 
 
 def _has_masks_alone(files: Iterable[str]) -> bool:
@@ -105,7 +104,7 @@ def _annotations_in(archive: str, shown: str) -> str | None:
     """The file of annotations in an archive; None if it has masks.
 
     Raises:
-        UserError: it cannot be read, or has several such files, or masks that do not say of which image.
+        UserError: it cannot be read, or has several such files.
     """
     try:
         members = list_members(archive)
@@ -119,8 +118,6 @@ def _annotations_in(archive: str, shown: str) -> str | None:
         raise UserError(
             f"{shown}: {len(found)} files of annotations ({some}); unpack it and give one of them"
         )
-    if not found and any(BRUSH.match(name) for name, _ in named):
-        raise UserError(f"{shown}: {BRUSH_TEXT}; export JSON instead")
     if found and found[0].problem:
         raise UserError(f"{shown}: {found[0].image_id}: {found[0].problem}")
     return found[0].uri if found else None

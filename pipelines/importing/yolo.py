@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from segray.models.label_map import LabelMap
@@ -24,23 +24,24 @@ from segray.pipelines.training.data.yolo_labels import (
 _LABELS = "labels"
 
 
-def read_yolo(tree: Tree, description: str, image_ids: Sequence[str], *, follow: bool) -> list[ImageMask]:
+def read_yolo(
+    tree: Tree, files: Mapping[str, str], description: str, image_ids: Sequence[str]
+) -> list[ImageMask]:
     """The images whose label file has a polygon; an empty one does not say whether anyone looked.
 
     The label of `a/1.jpg` is `labels/a/1.txt`, or `labels/train/a/1.txt`. Smaller polygons lie on top.
 
     Args:
         tree: the label files.
+        files: all files of the tree, by their names.
         description: the file of class names there.
         image_ids: of the label set.
-        follow: which links in a folder are followed.
 
     Raises:
         UserError: a file is not YOLO's, or holds anything else than polygons; a name of two images.
     """
     _, names = read_description(tree.uri(description), description)
     images, bad = _Images(image_ids), BadLines()
-    files = tree.files("", follow=follow).uris
     found = []
     for name in sorted(filter(is_label_file, files)):
         shown = display_part(files[name], name)

@@ -5,21 +5,17 @@ Like `lose_node`, but the cluster is told of it first, as clouds tell of a spot 
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import click
-import ray
 from ray._private.state import actors
 from ray.cluster_utils import Cluster
 
-from segray.pipelines.cli import main
-from tests.faults.lose_node import NODE, finished
+from tests.faults.lose_node import finished, run
 
 NOTICE_S = 15
 
@@ -42,20 +38,5 @@ def _drain(cluster: Cluster, nodes: dict[str, Any], out: Path) -> None:
     click.echo("took a node back")
 
 
-def _run() -> None:
-    head = {**NODE, "num_cpus": 0, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    nodes = {node.node_id: node for node in [cluster.add_node(**NODE) for _ in range(3)]}
-    cluster.wait_for_nodes()
-    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-    (out,) = (Path(word.removeprefix("out=")) for word in sys.argv if word.startswith("out="))
-    threading.Thread(target=_drain, args=(cluster, nodes, out), daemon=True).start()
-    try:
-        main(sys.argv[1:])
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-
-
 if __name__ == "__main__":
-    _run()
+    run(_drain)

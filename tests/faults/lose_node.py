@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def _lose(cluster: Cluster, nodes: dict[str, Any], out: Path) -> None:
     click.echo(f"lost a node with {alive[fullest]} actors after {len(finished(out))} parts")
 
 
-def _run() -> None:
+def run(take: Callable[[Cluster, dict[str, Any], Path], None]) -> None:
+    """Run the command of the command line; `take` has the cluster, its nodes by id, and the `out` of it."""
     head = {**NODE, "num_cpus": 0, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     added = [cluster.add_node(**NODE) for _ in range(3 if sys.argv[1] in ("train", "tune") else 2)]
@@ -48,7 +50,7 @@ def _run() -> None:
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     (out,) = (Path(word.removeprefix("out=")) for word in sys.argv if word.startswith("out="))
-    threading.Thread(target=_lose, args=(cluster, nodes, out), daemon=True).start()
+    threading.Thread(target=take, args=(cluster, nodes, out), daemon=True).start()
     try:
         main(sys.argv[1:])
     finally:
@@ -57,4 +59,4 @@ def _run() -> None:
 
 
 if __name__ == "__main__":
-    _run()
+    run(_lose)
