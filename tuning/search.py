@@ -26,7 +26,7 @@ from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.printing import echo
 from segray.pipelines.training.auto_precision import recorded_precision, with_precision
 from segray.pipelines.training.data.samples import TrainingData
-from segray.pipelines.training.data.summary import data_lines
+from segray.pipelines.training.data.summary import data_lines, range_lines
 from segray.pipelines.training.data.training_data import NO_VALIDATION, open_data
 from segray.pipelines.training.trackers import check_trackers
 from segray.pipelines.training.trainer import places, scaling_config
@@ -99,7 +99,10 @@ def _check_splits(config: TuneConfig, open_once: OpenData) -> dict[str, Training
         chosen = base.model_copy(update={"data": base.data.model_copy(update={"labelled": split})})
         opened[split] = open_once(chosen.data, chosen.seed)
         lines = data_lines(chosen, opened[split])
-        show(lines if len(opened) == 1 else [text for text in lines if text.startswith(_OF_A_SPLIT)])
+        if len(opened) == 1:
+            show([*lines, *range_lines(opened[split])])
+        else:
+            show(text for text in lines if text.startswith(_OF_A_SPLIT))
         check(chosen, opened[split])
     return opened
 

@@ -22,6 +22,7 @@ from segray.pipelines.annotation.stages.classify import TextEmbeddings
 from segray.pipelines.config.commands.annotate import SAM_CLIP, AnnotateConfig
 from segray.pipelines.config.loading import dump_redacted
 from segray.pipelines.engine import cluster, single_process
+from segray.pipelines.engine.image_values import pending_lines
 from segray.pipelines.engine.ledger import Tally
 from segray.pipelines.engine.provenance import differences, other_configuration, provenance
 from segray.pipelines.engine.same_images import place_of
@@ -83,6 +84,7 @@ def execute(config: AnnotateConfig) -> LabelSetResult:
         tally = Tally()
         if n_pending:
             echo(f"{total} images, {n_pending} to do, into {storage.display(config.out)}", err=True)
+            show(pending_lines(pending.read_pending(config.out), n_pending, prepared.options))
             tally = label_pending(prepared, lock.token, n_pending, total - n_pending)
         else:
             echo(f"{total} images, nothing to do in {storage.display(config.out)}", err=True)

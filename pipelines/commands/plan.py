@@ -17,6 +17,7 @@ from segray.pipelines.annotation.parts import part_tables
 from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.commands.annotate import prepare, space_of
 from segray.pipelines.config.commands.plan import PlanConfig
+from segray.pipelines.engine.image_values import pending_lines
 from segray.pipelines.engine.progress import clock
 from segray.pipelines.engine.provenance import STAGES
 from segray.pipelines.engine.rows import Row
@@ -26,6 +27,7 @@ from segray.pipelines.io.uris import display_all
 from segray.pipelines.label_set.schema import labels_schema, segments_schema
 from segray.pipelines.label_set.store import write_part
 from segray.pipelines.printing import echo, visible
+from segray.pipelines.understood import show
 
 _GB, _SHOWN, _HOUR = 1e9, 5, 3600
 
@@ -85,6 +87,7 @@ def run(config: PlanConfig) -> None:
     with tempfile.TemporaryDirectory(prefix="segray-plan-") as folder:
         prepared = prepare(config.model_copy(update={"out": folder}), space, load=True)
         echo(f"{pile.images} images; labelling {len(pile.sample)} of them here", err=True)
+        show(pending_lines(pile.sample, len(pile.sample), prepared.options))
         measured = probe(prepared, pile.sample, Path(folder))
     echo("\n".join(plan_lines(config, pile, measured)))
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from segray.pipelines.config.commands.predict import PredictConfig
 from segray.pipelines.engine import cluster, ray_data, single_process
+from segray.pipelines.engine.image_values import pending_lines
 from segray.pipelines.engine.progress import StatusLine, clock, resumable
 from segray.pipelines.engine.shared_storage import require_shared
 from segray.pipelines.engine.waiting import Waiting
@@ -71,6 +72,7 @@ def execute(config: PredictConfig) -> PredictResult:
         doing = f"{n_pending} to do, into" if n_pending else "nothing to do in"
         echo(f"{total} images, {doing} {storage.display(config.out)}", err=True)
         if n_pending:
+            show(pending_lines(read_pending(job.out), n_pending, job.options))
             _execute(config, job, n_pending, outcome, rows)
         finish(job, rows, outcome.bad)
         totals = Totals.of(good_rows(job, rows, outcome.bad))

@@ -18,7 +18,7 @@ from segray.pipelines.training import local
 from segray.pipelines.training.auto_precision import recorded_precision, with_precision
 from segray.pipelines.training.calibrated import calibrate_labels
 from segray.pipelines.training.data.samples import TrainingData
-from segray.pipelines.training.data.summary import check_pixels, data_lines
+from segray.pipelines.training.data.summary import check_pixels, data_lines, range_lines
 from segray.pipelines.training.data.training_data import NO_VALIDATION, open_data
 from segray.pipelines.training.log_collector import log_collector
 from segray.pipelines.training.options import check_pseudo
@@ -66,7 +66,7 @@ def execute(config: TrainConfig) -> TrainResult:
     check_trackers(config.trackers)
     with Waiting("the images to be listed and their masks checked"):
         data = open_data(config.data, config.seed, folder.corrections())
-    show(data_lines(config, data))
+    show([*data_lines(config, data), *range_lines(data)])
     folder.check_data(data)
     check(config, data)
     with RunLock(config.out):

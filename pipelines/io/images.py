@@ -27,7 +27,7 @@ from segray.pipelines.io.image_cost import (
     is_unstoppable,
     jpeg_scans,
 )
-from segray.pipelines.io.pixel_values import PixelProblem, PixelRules
+from segray.pipelines.io.pixel_values import PixelProblem, PixelRules, ValueRange
 from segray.pipelines.io.png_chunks import SIGNATURE, check_png, for_pixels
 from segray.pipelines.io.rgb import bands_to_rgb, to_rgb
 from segray.pipelines.io.tiff_frames import TiffProblem, is_tiff, single_image
@@ -94,12 +94,14 @@ class DecodedImage:
         height: of the image before reduction, in pixels.
         width: of the image before reduction, in pixels.
         reduced: 1, 2, 4 or 8.
+        values: what the file has, where that was made 8 bits by `PixelRules.range`.
     """
 
     pixels: UInt8Array
     height: int
     width: int
     reduced: int
+    values: ValueRange | None = None
 
 
 class ImageProblem(Exception):  # noqa: N818 (a skipped image is not an error)
@@ -211,9 +213,10 @@ def _pixels(image: ImageFile.ImageFile, data: bytes, options: ImageOptions) -> D
     size = size if reduced > 1 else image.size
     # Read after load(), which turns a TIFF upright by itself and then drops its tag.
     orientation = _orientation(image)
-    pixels = _upright(to_rgb(image, wide, options), orientation)
+    rgb, values = to_rgb(image, wide, options)
+    pixels = _upright(rgb, orientation)
     width, height = size[::-1] if orientation in _SIDEWAYS else size
-    return DecodedImage(pixels, height, width, reduced)
+    return DecodedImage(pixels, height, width, reduced, values)
 
 
 def _upright(rgb: Image.Image, orientation: int) -> UInt8Array:
@@ -295,8 +298,9 @@ def _decode_heif(data: bytes, options: ImageOptions) -> DecodedImage:
 def _decode_bands(data: bytes, options: ImageOptions, tags: dict[int, Any]) -> DecodedImage:
     width, height, n_bytes = tiff_bands.size_of(data)
     _check_size(width, height, options, n_bytes)
-    rgb = np.array(bands_to_rgb(tiff_bands.read_bands(data), options, tiff_bands.is_geotiff(tags)))
-    return DecodedImage(rgb, height, width, 1)
+    geo = tiff_bands.is_geotiff(tags)
+    rgb, values = bands_to_rgb(tiff_bands.read_bands(data), options, geo)
+    return DecodedImage(np.array(rgb), height, width, 1, values)
 
 
 def _check_header(image: ImageFile.ImageFile, file: TimedFile, data: bytes, options: ImageOptions) -> None:

@@ -51,6 +51,25 @@ class PixelRules:
     check_span: bool = True
 
 
+@dataclass(frozen=True)
+class ValueRange:
+    """The values of an image that were made 8 bits.
+
+    Attributes:
+        kind: numpy's name of their type, such as `uint16`.
+        low: the least.
+        high: the greatest.
+        black: what became 0, as all below.
+        white: what became 255, as all above.
+    """
+
+    kind: str
+    low: float
+    high: float
+    black: float
+    white: float
+
+
 def parse_range(text: str) -> str | Limits:
     """A rule of `RULES`, or limits `LO,HI`.
 
@@ -71,7 +90,7 @@ def parse_range(text: str) -> str | Limits:
 
 def to_8_bits(
     values: Values, rule: str, nodata: float | None = None, hidden: NDArray[np.bool_] | None = None
-) -> NDArray[np.uint8]:
+) -> tuple[NDArray[np.uint8], ValueRange]:
     """The values as 0 to 255 by a rule, over all channels alike; values beyond the limits are cut off.
 
     auto: full for an image that uses more than a quarter of its full range, else percentile. full: 0 to
@@ -84,18 +103,22 @@ def to_8_bits(
         nodata: a value that means "nothing here"; it becomes 0, and so do values that are not finite.
         hidden: bool [H, W], pixels that do not count for the limits; None: no pixel.
 
+    Returns:
+        uint8, of the shape of the values, and what became black and white.
+
     Raises:
         PixelProblem: no value at all, or the rule does not fit the kind of values.
     """
     if hidden is not None and hidden.all():
         hidden = None
     missing = partial(_missing, values, nodata, hidden)
-    low, high = _limits(_distribution(values, missing), parse_range(rule))
+    known = _distribution(values, missing)
+    low, high = _limits(known, parse_range(rule))
     pixels = np.empty(values.shape, np.uint8)
     for rows in row_slices(values):
         scaled = (np.where(missing(rows), low, values[rows]).astype(np.float64) - low) * (255 / (high - low))
         pixels[rows] = np.clip(np.floor(scaled + 0.5), 0, 255).astype(np.uint8)
-    return pixels
+    return pixels, ValueRange(known.kind.name, known.low, known.high, low, high)
 
 
 def row_slices(values: Values) -> Iterator[slice]:

@@ -12,6 +12,7 @@ from PIL import Image, ImageFile
 from segray.pipelines.io.pixel_values import (
     PixelProblem,
     PixelRules,
+    ValueRange,
     Values,
     check_span,
     row_slices,
@@ -25,6 +26,10 @@ _PHOTOMETRIC, _NODATA = 262, 42113
 _MOSTLY = 0.5
 """Share of half-transparent pixels above which a TIFF's fourth band looks like data."""
 _RANGE_HINT = "image.range=minmax or LO,HI stretches the values"
+
+
+Rgb = tuple[Image.Image, ValueRange | None]
+"""An image in mode RGB, and what values it had; None for 8 bits that stayed as they are."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class _Source:
     opacity: Values | None = None
 
 
-def to_rgb(image: ImageFile.ImageFile, wide: Values | None, rules: PixelRules) -> Image.Image:
+def to_rgb(image: ImageFile.ImageFile, wide: Values | None, rules: PixelRules) -> Rgb:
     """The image in mode RGB.
 
     Args:
@@ -56,13 +61,13 @@ def to_rgb(image: ImageFile.ImageFile, wide: Values | None, rules: PixelRules) -
     """
     source = _source(image, wide, rules)
     if source is not None:
-        return _checked(_scaled(source, rules), source, rules)
+        return _scaled(source, rules)
     rgb = _blended(image, rules)
     if rules.check_span:
         clear = _is_transparent(image)
         hint = "image.alpha=ignore shows what is transparent" if clear else _RANGE_HINT
         check_span(rgb, hint, values=None, blank=not clear)
-    return rgb
+    return rgb, None
 
 
 def _is_transparent(image: Image.Image) -> bool:
@@ -70,13 +75,7 @@ def _is_transparent(image: Image.Image) -> bool:
     return image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != 255
 
 
-def _checked(rgb: Image.Image, source: _Source, rules: PixelRules) -> Image.Image:
-    if rules.check_span:
-        check_span(rgb, _RANGE_HINT, values=source.values, blank=source.values.dtype == np.uint8)
-    return rgb
-
-
-def bands_to_rgb(bands: Bands, rules: PixelRules, geo: bool) -> Image.Image:
+def bands_to_rgb(bands: Bands, rules: PixelRules, geo: bool) -> Rgb:
     """The image in mode RGB, from the bands of a TIFF.
 
     Raises:
@@ -91,8 +90,7 @@ def bands_to_rgb(bands: Bands, rules: PixelRules, geo: bool) -> Image.Image:
     chosen = rules.bands or (tuple(range(1, min(3, count) + 1)))
     if rules.bands is None and bands.alpha and rules.alpha == "auto" and not geo:
         raise PixelProblem(_looks_like_data(values[..., 3]))
-    source = _Source(_chosen(values, chosen), bands.nodata)
-    return _checked(_scaled(source, rules), source, rules)
+    return _scaled(_Source(_chosen(values, chosen), bands.nodata), rules)
 
 
 def _source(image: ImageFile.ImageFile, wide: Values | None, rules: PixelRules) -> _Source | None:
@@ -190,17 +188,21 @@ def _looks_like_data(alpha: Values) -> str:
     )
 
 
-def _scaled(source: _Source, rules: PixelRules) -> Image.Image:
-    values = source.values
+def _scaled(source: _Source, rules: PixelRules) -> Rgb:
+    values, known = source.values, None
     if values.shape[2] not in {1, 3}:
         raise PixelProblem(f"{values.shape[2]} bands are neither grey nor RGB; image.bands=1,2,3 chooses")
     hidden = None if source.opacity is None else source.opacity == 0
-    plain = values.dtype == np.uint8 and rules.range in {"auto", "full"}
-    pixels: NDArray[np.uint8] = values if plain else to_8_bits(values, rules.range, source.nodata, hidden)
+    pixels: NDArray[np.uint8] = values
+    if values.dtype != np.uint8 or rules.range not in {"auto", "full"}:
+        pixels, known = to_8_bits(values, rules.range, source.nodata, hidden)
     pixels = 255 - pixels if source.inverted else pixels
     if source.opacity is not None:
         pixels = _over(rules.background_color, pixels, source.opacity)
-    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
+    rgb = Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
+    if rules.check_span:
+        check_span(rgb, _RANGE_HINT, values=values, blank=values.dtype == np.uint8)
+    return rgb, known
 
 
 def _over(background: Sequence[int], pixels: NDArray[np.uint8], opacity: Values) -> NDArray[np.uint8]:

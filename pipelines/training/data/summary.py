@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from segray.models.semi.methods import METHODS
 from segray.pipelines.config.commands.train import NONE, TrainConfig
+from segray.pipelines.engine.image_values import Looked, value_lines
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.masks.binary import no_zero_text
@@ -35,6 +36,12 @@ def data_lines(config: TrainConfig, data: TrainingData) -> list[str]:
 
 def _used(config: TrainConfig) -> str:
     return ", which supervised does not use" if METHODS[config.method].pseudo == "none" else ""
+
+
+def range_lines(data: TrainingData) -> list[str]:
+    """What values some of the images have, see `value_lines`."""
+    images = (*data.labelled, *data.unlabelled, *data.validation)
+    return value_lines([Looked(each.image_id, each.image, each.read) for each in images], "data.image.range")
 
 
 def check_pixels(data: TrainingData) -> None:

@@ -117,13 +117,13 @@ def test_white_is_zero_is_turned_round() -> None:
 def test_rules(rule: str, low: float, high: float) -> None:
     values = np.array([[5, 150, 60000]], np.uint16)
     expected = np.clip(np.floor((values.astype(float) - low) * (255 / (high - low)) + 0.5), 0, 255)
-    np.testing.assert_array_equal(to_8_bits(values, rule), expected)
+    np.testing.assert_array_equal(to_8_bits(values, rule)[0], expected)
 
 
 def test_floats_of_0_to_1_are_taken_as_they_are() -> None:
     values = np.array([[0.0, 0.25, 0.9]], np.float32)
-    assert to_8_bits(values, "auto").tolist() == [[0, 64, 229]]
-    assert to_8_bits(values / 100, "auto").tolist()[0][::2] == [0, 255]
+    assert to_8_bits(values, "auto")[0].tolist() == [[0, 64, 229]]
+    assert to_8_bits(values / 100, "auto")[0].tolist()[0][::2] == [0, 255]
 
 
 def test_values_that_mean_nothing_do_not_set_the_range() -> None:
