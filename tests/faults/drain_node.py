@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 
 from tests.faults.lose_node import finished, run
 
-NOTICE_S = 15
+NOTICE_S = 60
 
 
 def _nodes_of_workers() -> list[str]:
