@@ -20,6 +20,7 @@ from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.printing import echo
 from segray.pipelines.reporting.evaluation import Evaluation, compare, table, to_csv, to_dict
 from segray.pipelines.reporting.label_maps import LabelMaps, NetworkMaps, open_labels
+from segray.pipelines.understood import show
 
 _SHOWN = 5
 
@@ -42,6 +43,8 @@ def execute(config: EvaluateConfig) -> tuple[Evaluation, str]:
         UserError: keys that do not go together, or as `score` raises.
     """
     source = _source(config)
+    if isinstance(source, NetworkMaps):
+        show(source.value_lines())
     result = score(source, config.masks, MaskOptions.of_keys(config), allow_missing=config.allow_missing)
     out = config.out or source.home
     storage.write_atomic(storage.join(out, "evaluation.csv"), to_csv(result).encode())

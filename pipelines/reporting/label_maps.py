@@ -16,6 +16,7 @@ from segray.models.precision import PredictPrecisionOrAuto, device_precision
 from segray.models.segmenters.inference import Inference
 from segray.models.segmenters.views import PLAIN, Views
 from segray.pipelines.corrections.store import CorrectedStore
+from segray.pipelines.engine.image_values import pending_lines
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.images import ImageOptions, ImageProblem, decode
@@ -173,6 +174,10 @@ class NetworkMaps(LabelMaps):
     def statuses(self) -> dict[str, str]:
         """An image is ok until it cannot be read."""
         return self._statuses
+
+    def value_lines(self) -> list[str]:
+        """What values some of the images have, see `pending_lines`."""
+        return pending_lines(self._refs, len(self._refs), replace(self._options, roots=self._roots))
 
     def maps(self, wanted: Container[str]) -> Iterator[tuple[str, LabelMap]]:
         """Image by image; the reason for an unreadable image is logged.

@@ -41,6 +41,12 @@ def predict(root: Path, out: Path) -> list[str]:
     return ["predict", f"images={root / 'images'}", f"out={out}", f"checkpoint={run}"]
 
 
+def evaluate(root: Path, out: Path) -> list[str]:
+    run = write_run(out.parent / "run")
+    places = [f"images={root / 'images'}", f"masks={root / 'masks'}", "allow_missing=true"]
+    return ["evaluate", f"checkpoint={run}", *places]
+
+
 def train(root: Path, out: Path) -> list[str]:
     # What the data are is said before they are refused.
     return [
@@ -57,7 +63,7 @@ def tune(root: Path, out: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "key"),
     [
-        *((words, "image.range") for words in (annotate, plan, predict)),
+        *((words, "image.range") for words in (annotate, plan, predict, evaluate)),
         *((words, "data.image.range") for words in (train, tune)),
     ],
 )
