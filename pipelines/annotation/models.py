@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segray.pipelines.annotation.stages.features import check_clip_options, with_proxy
 from segray.pipelines.annotation.stages.label import check_labeller_options
@@ -30,7 +30,7 @@ class Models:
     sha256: Mapping[str, str | None]
     size: int
     clip: ClipModel | None
-    loaded: Mapping[str, Any] | None
+    loaded: Mapping[str, object] | None
 
 
 def open_models(config: AnnotateConfig, *, load: bool) -> Models:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import pyarrow as pa
 from ray.data import Datasink
@@ -31,7 +30,7 @@ class LabelSink(Datasink):
         """Shown in Ray's statistics."""
         return "LabelStore"
 
-    def write(self, blocks: Iterable[pa.Table], ctx: Any) -> dict[str, object]:  # noqa: ARG002  Ray's signature
+    def write(self, blocks: Iterable[pa.Table], ctx: object) -> dict[str, object]:  # noqa: ARG002  Ray's signature
         """Commit the rows of one task as one part."""
         rows = [row for block in blocks for row in pa.table(block).to_pylist()]
         return {"part": self.writer.write(rows), "rows": len(rows)} if rows else {"rows": 0}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -173,7 +172,7 @@ def _check_ids(name: str, form: Format) -> None:
         raise UserError(f"format: {n - 1} classes need ids of 16 bits; {name} has 8: merge classes, or png")
 
 
-def _facts(provenance: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _facts(provenance: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
     sections = ((a, b, provenance.get(a)) for a, b in _FACTS)
     values = ((f"{a}.{b}", section.get(b)) for a, b, section in sections if isinstance(section, Mapping))
     return tuple((name, str(value)) for name, value in values if value is not None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +35,10 @@ class Candidates:
         class_means: float32 [C, D], of length 1: the mean embedding of each class.
     """
 
-    embedding: NDArray[Any]
-    margin: NDArray[Any]
-    area: NDArray[Any]
-    class_id: NDArray[Any]
+    embedding: NDArray[np.generic]
+    margin: NDArray[np.generic]
+    area: NDArray[np.generic]
+    class_id: NDArray[np.int32]
     class_means: Floats
 
 
@@ -93,7 +92,7 @@ class _Pool:
     rows: NDArray[np.int64]
     vectors: Floats
     doubt: Floats
-    classes: NDArray[Any]
+    classes: NDArray[np.generic]
     distance: Floats
 
     @classmethod
@@ -110,7 +109,7 @@ class _Pool:
         )
 
 
-def _drawn(doubt: NDArray[Any], most: int) -> tuple[NDArray[np.int64], Floats]:
+def _drawn(doubt: NDArray[np.generic], most: int) -> tuple[NDArray[np.int64], Floats]:
     """(rows, weights) of all, or of an even sample in proportion to the doubt."""
     if len(doubt) <= most:
         return np.arange(len(doubt)), doubt.astype(np.float32)
@@ -136,7 +135,7 @@ def doubt_settled(vectors: Floats, likeness: Floats, doubt: Floats) -> Floats:
     return settled / max(float(settled.max(initial=0)), float(np.finfo(np.float32).tiny))
 
 
-def _choose(pool: _Pool, group: NDArray[Any], n: int, recent: Sequence[int]) -> list[int]:
+def _choose(pool: _Pool, group: NDArray[np.generic], n: int, recent: Sequence[int]) -> list[int]:
     """Places in the pool; a group, int [P], is chosen and left as a whole."""
     quota = -(-_WINDOW // max(1, len(np.unique(pool.classes))))
     free, distance = np.ones(len(pool.rows), bool), pool.distance
@@ -158,7 +157,7 @@ def _choose(pool: _Pool, group: NDArray[Any], n: int, recent: Sequence[int]) -> 
     return chosen
 
 
-def _distances(vectors: Floats, done: NDArray[Any]) -> Floats:
+def _distances(vectors: Floats, done: NDArray[np.generic]) -> Floats:
     """Cosine distance to the nearest that is done, float32 [P]; 1 without any."""
     distance = np.ones(len(vectors), np.float32)
     for start in range(0, len(done), _AT_ONCE):
@@ -167,7 +166,7 @@ def _distances(vectors: Floats, done: NDArray[Any]) -> Floats:
     return distance
 
 
-def likeness_to_class(vectors: Floats, class_id: NDArray[Any], class_means: Floats) -> Floats:
+def likeness_to_class(vectors: Floats, class_id: NDArray[np.integer], class_means: Floats) -> Floats:
     """float32 [K], the cosine of each vector with the mean of its class; -1 for an id without segments.
 
     Args:
@@ -180,14 +179,14 @@ def likeness_to_class(vectors: Floats, class_id: NDArray[Any], class_means: Floa
     return np.where(known, np.einsum("ij,ij->i", vectors, means), np.float32(-1))
 
 
-def ranked_doubt(certainty: NDArray[Any]) -> Floats:
+def ranked_doubt(certainty: NDArray[np.generic]) -> Floats:
     """Doubt from any measure of certainty: 1 for the least certain, and even steps down to almost 0."""
     order = np.argsort(np.argsort(np.nan_to_num(certainty, nan=-np.inf), kind="stable"))
     doubt: Floats = (1 - order / max(1, len(certainty))).astype(np.float32)
     return doubt
 
 
-def unit(vectors: NDArray[Any]) -> Floats:
+def unit(vectors: NDArray[np.generic]) -> Floats:
     """Rows of length 1, float32; rows of zeros stay."""
     wide = np.asarray(vectors, np.float32)  # first: squares of float16 lose what cosines need
     length = np.sqrt(np.einsum("ij,ij->i", wide, wide))[:, None]

@@ -8,9 +8,8 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from typing import Any
 
-QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+QUIET: dict[str, object] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
 """Options of `ray.init`."""
 
 

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from segray.models.masks import Segment, encode_rle
 from segray.pipelines.exporting.base import (
@@ -53,11 +53,11 @@ class CocoFormat(Format):
         return document(_head(self.target.set_id), lists)
 
     @abstractmethod
-    def categories(self) -> Iterator[dict[str, Any]]:
+    def categories(self) -> Iterator[dict[str, object]]:
         """The list `categories`."""
 
     @abstractmethod
-    def annotations(self, entries: Iterator[Entry]) -> Iterator[dict[str, Any]]:
+    def annotations(self, entries: Iterator[Entry]) -> Iterator[dict[str, object]]:
         """The list `annotations` of a split."""
 
 
@@ -76,12 +76,12 @@ class Coco(CocoFormat):
         if ignored:
             yield f"{ignored:,} ignored pixels are background: they are in no object"
 
-    def categories(self) -> Iterator[dict[str, Any]]:
+    def categories(self) -> Iterator[dict[str, object]]:
         """The classes without the background."""
         for i, name in enumerate(self.target.classes[1:], 1):
             yield {"id": i, "name": name, "supercategory": name}
 
-    def annotations(self, entries: Iterator[Entry]) -> Iterator[dict[str, Any]]:
+    def annotations(self, entries: Iterator[Entry]) -> Iterator[dict[str, object]]:
         """The objects of all images."""
         numbers = count(1)
         for image, entry in enumerate(entries, 1):
@@ -89,19 +89,19 @@ class Coco(CocoFormat):
                 yield {"id": next(numbers), "image_id": image, **annotation}
 
 
-def _head(set_id: str) -> dict[str, Any]:
+def _head(set_id: str) -> dict[str, object]:
     info = {"description": "exported by segray", **({"segray_set": set_id} if set_id else {})}
     return {"info": info, "licenses": []}
 
 
-def _images(entries: Iterator[Entry]) -> Iterator[dict[str, Any]]:
+def _images(entries: Iterator[Entry]) -> Iterator[dict[str, object]]:
     """The list `images` of a COCO file."""
     for number, entry in enumerate(entries, 1):
         size = {"width": entry["width"], "height": entry["height"]}
         yield {"id": number, "file_name": entry["image_id"], **size}
 
 
-def annotation(class_id: int, segment: Segment, height: int, width: int) -> dict[str, Any]:
+def annotation(class_id: int, segment: Segment, height: int, width: int) -> dict[str, object]:
     """An object of an image as COCO has it, but for its numbers."""
     size, counts = encode_rle(segment, height, width)
     return {

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import Any
 
 import pyarrow as pa
 import yaml
@@ -36,7 +35,7 @@ class HuggingFace(Format):
         image = {"image": {"bytes": sample.image, "path": sample.image_id}} if sample.image else {}
         return Encoded(row={**image, "label": label, "image_id": sample.image_id})
 
-    def shard(self, part: str, split: str, rows: list[Mapping[str, Any]]) -> tuple[str, bytes]:
+    def shard(self, part: str, split: str, rows: list[Mapping[str, object]]) -> tuple[str, bytes]:
         """A Parquet file, under the name of the part."""
         name = part.removeprefix("part-")
         data = encode_part(pa.Table.from_pylist(rows, self._schema()), row_group_size=_ROWS)
@@ -51,7 +50,7 @@ class HuggingFace(Format):
 
     def _schema(self) -> pa.Schema:
         images = ["image", "label"] if self.target.images else ["label"]
-        features: dict[str, Any] = {name: {"_type": "Image"} for name in images}
+        features: dict[str, object] = {name: {"_type": "Image"} for name in images}
         features["image_id"] = {"dtype": "string", "_type": "Value"}
         fields = [*((name, _IMAGE) for name in images), ("image_id", pa.string())]
         return pa.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -53,7 +52,7 @@ class PartReader(pq.ParquetFile):
         self._source = source
         check_footer(source.size(), self.metadata)
 
-    def read_row_group(self, i: int, columns: Sequence[str] | None = None, **options: Any) -> pa.Table:
+    def read_row_group(self, i: int, columns: Sequence[str] | None = None, **options: object) -> pa.Table:
         """As ParquetFile's.
 
         Raises:
@@ -62,7 +61,7 @@ class PartReader(pq.ParquetFile):
         self.check([i], columns)
         return super().read_row_group(i, columns=columns, **options)
 
-    def read(self, columns: Sequence[str] | None = None, **options: Any) -> pa.Table:
+    def read(self, columns: Sequence[str] | None = None, **options: object) -> pa.Table:
         """As ParquetFile's.
 
         Raises:

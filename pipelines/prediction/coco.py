@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ FILE = "coco.json"
 class PredictedCoco(Coco):
     """COCO's instances with a score. The ids of its categories are those of the masks, id 0 included."""
 
-    def categories(self) -> Iterator[dict[str, Any]]:
+    def categories(self) -> Iterator[dict[str, object]]:
         """The classes, but for one that means "no class"."""
         first = int(has_background(self.target.classes))
         for i, name in enumerate(self.target.classes[first:], first):
@@ -31,7 +30,7 @@ class PredictedCoco(Coco):
 
 def scored_annotations(
     label: LabelMap, levels: NDArray[np.uint8], classes: tuple[str, ...]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """The objects of a label map, each with the mean of its confidences as `score`.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +95,7 @@ def ramp() -> UInt8Array:
     return np.stack(channels, axis=1).round().astype(np.uint8)
 
 
-def edges(label: NDArray[Any]) -> NDArray[np.bool_]:
+def edges(label: NDArray[np.generic]) -> NDArray[np.bool_]:
     """Pixels [H, W] whose value differs from a neighbour's."""
     border = np.zeros(label.shape, bool)
     across, down = label[:, 1:] != label[:, :-1], label[1:] != label[:-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from segray.models.rle import checked_runs
 from segray.pipelines.corrections import KINDS, Kind
@@ -77,7 +77,7 @@ def _parse(action: object, index: Index, classes: Sequence[str]) -> Wanted:
     )
 
 
-def _segments(action: Mapping[str, Any], index: Index, image: int) -> tuple[int, ...]:
+def _segments(action: Mapping[str, object], index: Index, image: int) -> tuple[int, ...]:
     numbers, known = action.get("segments"), set(index.segments.number[index.segments.of(image)].tolist())
     if not isinstance(numbers, list) or not numbers or not all(type(n) is int for n in numbers):
         raise ValueError("segments: not a list of segment_ids")
@@ -88,14 +88,14 @@ def _segments(action: Mapping[str, Any], index: Index, image: int) -> tuple[int,
     return tuple(dict.fromkeys(numbers))
 
 
-def _class(action: Mapping[str, Any], classes: Sequence[str]) -> str | None:
+def _class(action: Mapping[str, object], classes: Sequence[str]) -> str | None:
     name = action.get("class")
-    if name is not None and name not in classes:
-        raise ValueError(f"class: {str(name)[:40]!r} is none of the label set's")
-    return name
+    if name is None or (isinstance(name, str) and name in classes):
+        return name
+    raise ValueError(f"class: {str(name)[:40]!r} is none of the label set's")
 
 
-def _mask(action: Mapping[str, Any], index: Index, image: int) -> bytes:
+def _mask(action: Mapping[str, object], index: Index, image: int) -> bytes:
     mask = action.get("mask")
     if not isinstance(mask, str) or not mask.isascii():
         raise ValueError("mask: not COCO's compressed run lengths")
@@ -103,7 +103,7 @@ def _mask(action: Mapping[str, Any], index: Index, image: int) -> bytes:
     return mask.encode()
 
 
-def _target(action: Mapping[str, Any]) -> str:
+def _target(action: Mapping[str, object]) -> str:
     target = action.get("target")
     if not isinstance(target, str) or not _KEY.fullmatch(target):
         raise ValueError("target: not the key of a correction")

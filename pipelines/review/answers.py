@@ -20,7 +20,7 @@ from segray.pipelines.review.review import Review
 _MOST_SIMILAR = 6
 
 
-def about(review: Review) -> dict[str, Any]:
+def about(review: Review) -> dict[str, object]:
     """The label set: classes, counts, and what can be done with it."""
     images, segments = review.index.images, review.index.segments
     return {
@@ -45,14 +45,14 @@ def about(review: Review) -> dict[str, Any]:
     }
 
 
-def progress(review: Review) -> dict[str, Any]:
+def progress(review: Review) -> dict[str, object]:
     """How far labels are compared, and with what result."""
     found = review.scorer.progress
     means = {name: _mean(getattr(review.marks, name)) for name in ("errors", "disagreement")}
     return {"done": found.done, "total": found.total, "problem": found.problem, **means}
 
 
-def tile(review: Review, image: int) -> dict[str, Any]:
+def tile(review: Review, image: int) -> dict[str, object]:
     """An image in the grid."""
     images, marks = review.index.images, review.marks
     return {
@@ -74,7 +74,7 @@ def tile(review: Review, image: int) -> dict[str, Any]:
     }
 
 
-def detail(review: Review, image: int, names: str, similar_to: str) -> dict[str, Any]:
+def detail(review: Review, image: int, names: str, similar_to: str) -> dict[str, object]:
     """An image in the viewer: its segments and the history of its corrections.
 
     Args:
@@ -100,17 +100,17 @@ def detail(review: Review, image: int, names: str, similar_to: str) -> dict[str,
     }
 
 
-def next_segment(review: Review) -> dict[str, Any]:
+def next_segment(review: Review) -> dict[str, object]:
     """What to correct next: an image and a segment_id; null where none is left, or not `ready`."""
     row = review.queue.next()
-    found = {"image": None, "segment": None, "ready": review.queue.ready}
+    found: dict[str, object] = {"image": None, "segment": None, "ready": review.queue.ready}
     if row is None:
         return found
     segments = review.index.segments
     return {**found, "image": segments.image_of(row), "segment": int(segments.number[row])}
 
 
-def history(corrections: Sequence[Correction]) -> list[dict[str, Any]]:
+def history(corrections: Sequence[Correction]) -> list[dict[str, object]]:
     """Corrections of an image, the first one first; `undone` says which are taken back."""
     gone = undone(corrections)
     return [
@@ -128,7 +128,7 @@ def history(corrections: Sequence[Correction]) -> list[dict[str, Any]]:
     ]
 
 
-def found_alike(review: Review, row: int, class_id: int, count: int) -> dict[str, Any]:
+def found_alike(review: Review, row: int, class_id: int, count: int) -> dict[str, object]:
     """The segments that look like a corrected one.
 
     Raises:
@@ -162,7 +162,7 @@ def class_counts(review: Review) -> list[int]:
 
 def _segment(
     review: Review, row: int, class_id: Mapping[int, int], rles: Mapping[int, Any], similar: list[list[float]]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     segments = review.index.segments
     number = int(segments.number[row])
     counts = (rles.get(number) or {}).get("counts")
@@ -212,7 +212,7 @@ def _classes(review: Review, image: int) -> list[list[float]]:
     return [[i, round(share, 4)] for i, share in sorted(shares.items(), key=lambda pair: -pair[1]) if i]
 
 
-def _class(review: Review, class_id: int) -> dict[str, Any]:
+def _class(review: Review, class_id: int) -> dict[str, object]:
     name = review.classes[class_id]
     return {
         "id": class_id,

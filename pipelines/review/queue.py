@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +44,7 @@ class Queue:
         marks: Marks,
         corrections: Corrections,
         search: Callable[[], NeighbourSearch],
-        segments_of: Callable[[int], Sequence[Mapping[str, Any]]],
+        segments_of: Callable[[int], Sequence[Mapping[str, object]]],
     ) -> None:
         self._index, self._marks, self._corrections, self._search = index, marks, corrections, search
         self._segments_of = segments_of

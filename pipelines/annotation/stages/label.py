@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -113,7 +113,7 @@ def _load(
 
 def labeller_options(
     model: str, config: LabellerModel, threshold: float, device: str = "cpu"
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The options of a labeller's family.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +13,7 @@ RAW_COLUMNS = ("pixels", "label", "confidence")
 _BINARY = pa.binary()
 
 
-def raw(array: NDArray[Any]) -> memoryview:
+def raw(array: NDArray[np.generic]) -> memoryview:
     """The bytes of an array, which they keep alive."""
     return array.reshape(-1).data
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import version
-from typing import Any
 
 from segray.models.label_space import LabelSpace
 from segray.models.segmenters.portable import MIN_SIDE, PIXELS, PortableNetwork
@@ -34,7 +33,7 @@ def describe(portable: PortableNetwork, state: CheckpointState, form: Checkpoint
     name, classes = stored_network(state, uri)
     space, network = LabelSpace(classes, ()), portable.network
     window, entry = chosen_window(state, None), validation(state)
-    document: dict[str, Any] = {
+    document: dict[str, object] = {
         "made_by": MADE_BY,
         "version": version("segray"),
         "network": name,
@@ -62,7 +61,7 @@ def validation(state: CheckpointState) -> HistoryEntry | None:
     return history[-1] if history else None
 
 
-def _input(portable: PortableNetwork) -> dict[str, Any]:
+def _input(portable: PortableNetwork) -> dict[str, object]:
     _, most = PIXELS[portable.pixels]
     return {
         "name": INPUT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypedDict, cast
+from typing import TypedDict, cast
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -88,7 +88,7 @@ def _outline(segmentation: object, height: int, width: int) -> float:
             raise ValueError(f"an outline of {outline:.0f} px (allowed: at most {MAX_OUTLINE})")
         return outline
     if is_row_mask(segmentation):
-        checked_rows(cast("Mapping[str, Any]", segmentation), height, width)
+        checked_rows(cast("Mapping[str, object]", segmentation), height, width)
         return 0.0
     counts = segmentation.get("counts") if isinstance(segmentation, dict) else None
     if not isinstance(segmentation, dict) or not isinstance(counts, str | list):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +32,7 @@ class SegmentMaps:
     def __init__(self, root: str, wanted: Collection[str]) -> None:
         self.root, chosen, store = root, frozenset(wanted), LabelStore(root)
         self._drawn: dict[str, bytes] = {}
-        self._rows: dict[str, list[dict[str, Any]]] = {}
+        self._rows: dict[str, list[dict[str, object]]] = {}
         for part in store.parts():
             for row in store.segments(part, _COLUMNS).to_pylist():
                 if row["image_id"] in chosen:

@@ -30,7 +30,7 @@ def candidates(
     margin: list[float], directions: list[tuple[float, float]], classes: list[int] | None = None
 ) -> Candidates:
     """Segments of one size, whose classes have no mean: nearer ones than a right angle spread."""
-    ids = np.array(classes or [1] * len(margin), np.int64)
+    ids = np.array(classes or [1] * len(margin), np.int32)
     rows = np.array(directions).reshape(-1, 2)
     means = np.zeros((int(ids.max(initial=0)) + 1, 2), np.float32)
     return Candidates(rows, np.array(margin), np.full(len(margin), 100), ids, means)
