@@ -100,7 +100,8 @@ def _check_splits(config: TuneConfig, open_once: OpenData) -> dict[str, Training
         opened[split] = open_once(chosen.data, chosen.seed)
         lines = data_lines(chosen, opened[split])
         if len(opened) == 1:
-            show([*lines, *range_lines(opened[split])])
+            show(lines)
+            show(range_lines(opened[split]))
         else:
             show(text for text in lines if text.startswith(_OF_A_SPLIT))
         check(chosen, opened[split])

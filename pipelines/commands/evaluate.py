@@ -43,8 +43,6 @@ def execute(config: EvaluateConfig) -> tuple[Evaluation, str]:
         UserError: keys that do not go together, or as `score` raises.
     """
     source = _source(config)
-    if isinstance(source, NetworkMaps):
-        show(source.value_lines())
     result = score(source, config.masks, MaskOptions.of_keys(config), allow_missing=config.allow_missing)
     out = config.out or source.home
     storage.write_atomic(storage.join(out, "evaluation.csv"), to_csv(result).encode())
@@ -86,6 +84,8 @@ def score(
     missing = tuple(i for i, status in statuses.items() if status == "ok" and i not in matched)
     if missing and not allow_missing:
         raise UserError(_missing_message(missing, source.noun, truth))
+    if isinstance(source, NetworkMaps):
+        show(source.value_lines(matched))
     _check_kinds(source, truth, matched)
     classes, confusion, n_images, ignored = _count(source, truth, matched)
     if not n_images:

@@ -66,7 +66,8 @@ def execute(config: TrainConfig) -> TrainResult:
     check_trackers(config.trackers)
     with Waiting("the images to be listed and their masks checked"):
         data = open_data(config.data, config.seed, folder.corrections())
-    show([*data_lines(config, data), *range_lines(data)])
+    show(data_lines(config, data))
+    show(range_lines(data))
     folder.check_data(data)
     check(config, data)
     with RunLock(config.out):

@@ -49,6 +49,8 @@ _UPRIGHT = {
 }
 _SIDEWAYS, _LAST_ROW_FIRST = frozenset({5, 6, 7, 8}), frozenset({3, 4, 6, 7})
 """Orientations in which stored rows are columns, and in which the last one comes first."""
+_LOOKED_AT = 25_000_000
+"""Pixels whose memory a process gets that only looks at the values."""
 _AT_ONCE = 1 << 18
 """Pixels that are copied at once."""
 _WIDTH, _HEIGHT = 256, 257
@@ -94,7 +96,7 @@ class DecodedImage:
         height: of the image before reduction, in pixels.
         width: of the image before reduction, in pixels.
         reduced: 1, 2, 4 or 8.
-        values: what the file has, where that was made 8 bits by `PixelRules.range`.
+        values: of the decoded image, where they were made 8 bits by `PixelRules.range`; None: it had 8.
     """
 
     pixels: UInt8Array
@@ -148,6 +150,24 @@ def _without_rest(data: bytes, options: ImageOptions) -> bytes:
         # Pillow takes each comment out of all that it has read: a time with the square of their number.
         return _COMMENT.sub(b"", data)
     return for_pixels(data) if data.startswith(SIGNATURE) else data
+
+
+def values_in_own_process(data: bytes, options: ImageOptions) -> ValueRange | None:
+    """`DecodedImage.values`, by the process that is killed when its time is up; no image kills this one.
+
+    Raises:
+        ImageProblem: as `decode_image`, or for an image that takes too much memory to be looked at.
+    """
+    with _one_reason(options):
+        values: ValueRange | None = decoder.call(
+            "values_alone", (data, options), options.max_seconds, min(options.max_pixels, _LOOKED_AT)
+        )
+        return values
+
+
+def values_alone(data: bytes, options: ImageOptions) -> ValueRange | None:
+    """`values_in_own_process`, in that process."""
+    return decode_image(data, options).values
 
 
 def decode_alone(data: bytes, options: ImageOptions) -> DecodedImage:

@@ -53,14 +53,14 @@ class PixelRules:
 
 @dataclass(frozen=True)
 class ValueRange:
-    """The values of an image that were made 8 bits.
+    """The values of a decoded image that were made 8 bits.
 
     Attributes:
         kind: numpy's name of their type, such as `uint16`.
         low: the least.
         high: the greatest.
-        black: what became 0, as all below.
-        white: what became 255, as all above.
+        black: what became 0, with all beyond it.
+        white: what became 255, with all beyond it.
     """
 
     kind: str

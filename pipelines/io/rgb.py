@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -196,7 +196,9 @@ def _scaled(source: _Source, rules: PixelRules) -> Rgb:
     pixels: NDArray[np.uint8] = values
     if values.dtype != np.uint8 or rules.range not in {"auto", "full"}:
         pixels, known = to_8_bits(values, rules.range, source.nodata, hidden)
-    pixels = 255 - pixels if source.inverted else pixels
+    if source.inverted:
+        pixels = 255 - pixels
+        known = known and replace(known, black=known.white, white=known.black)
     if source.opacity is not None:
         pixels = _over(rules.background_color, pixels, source.opacity)
     rgb = Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))

@@ -175,9 +175,10 @@ class NetworkMaps(LabelMaps):
         """An image is ok until it cannot be read."""
         return self._statuses
 
-    def value_lines(self) -> list[str]:
-        """What values some of the images have, see `pending_lines`."""
-        return pending_lines(self._refs, len(self._refs), replace(self._options, roots=self._roots))
+    def value_lines(self, wanted: Container[str]) -> list[str]:
+        """What values some of the wanted images have, see `pending_lines`."""
+        refs = [ref for ref in self._refs if ref.image_id in wanted]
+        return pending_lines(refs, len(refs), replace(self._options, roots=self._roots))
 
     def maps(self, wanted: Container[str]) -> Iterator[tuple[str, LabelMap]]:
         """Image by image; the reason for an unreadable image is logged.

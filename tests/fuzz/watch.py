@@ -17,6 +17,8 @@ from segray.pipelines.io import decoder_process
 
 MAX_BYTES = 1 << 30
 MAX_CPU_S = 10.0
+_GRACE_CPU_S = 5.0
+"""After which the system ends a process that should have noticed: it counts in ticks, too many on a busy machine."""
 _BRAKE_BYTES = 3 << 30
 """Where allocations fail, so that a bomb does not take the machine with it."""
 
@@ -71,7 +73,7 @@ class Watch:
         self.writable = tuple(os.path.realpath(path) for path in writable)
         self.faults = []
         memory, began, decoder = _MemoryPeak(), time.process_time(), _DecoderCost()
-        _limit_cpu(began + max_cpu_s + 2)
+        _limit_cpu(began + max_cpu_s + _GRACE_CPU_S)
         self._active = True
         try:
             yield

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from segray.models.semi.methods import METHODS
 from segray.pipelines.config.commands.train import NONE, TrainConfig
-from segray.pipelines.engine.image_values import Looked, value_lines
+from segray.pipelines.engine.image_values import Looked, spread, value_lines
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.masks.binary import no_zero_text
@@ -41,7 +41,8 @@ def _used(config: TrainConfig) -> str:
 def range_lines(data: TrainingData) -> list[str]:
     """What values some of the images have, see `value_lines`."""
     images = (*data.labelled, *data.unlabelled, *data.validation)
-    return value_lines([Looked(each.image_id, each.image, each.read) for each in images], "data.image.range")
+    some = spread(images, len(images))
+    return value_lines([Looked(each.image_id, each.image, each.read) for each in some], "data.image.range")
 
 
 def check_pixels(data: TrainingData) -> None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from segray.pipelines.cli import main
+from segray.pipelines.errors import UserError
 from tests.pipelines.plain_runs import OPTIONS
 from tests.pipelines.trained_network import write_run
 from tests.pipelines.training.data.small_sets import folder_set
@@ -48,38 +49,53 @@ def evaluate(root: Path, out: Path) -> list[str]:
 
 
 def train(root: Path, out: Path) -> list[str]:
-    # What the data are is said before they are refused.
     return [
         *("train", f"data.root={root}", "data.kind=folder", f"out={out}", "network.name=builtin"),
-        *("method=supervised", "data.validation=none", "train.patience=1"),
+        *("method=supervised", "data.labelled=2"),
     ]
 
 
 def tune(root: Path, out: Path) -> list[str]:
-    return ["tune", *train(root, out)[1:-3], "method=segray", "data.labelled=2"]
+    return ["tune", *train(root, out)[1:], "method=segray"]
 
 
 @pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize(
-    ("words", "key"),
+    ("words", "works", "key"),
     [
-        *((words, "image.range") for words in (annotate, plan, predict, evaluate)),
-        *((words, "data.image.range") for words in (train, tune)),
+        (annotate, "pipelines.commands.annotate.label_pending", "image.range"),
+        (plan, "pipelines.commands.plan.probe", "image.range"),
+        (predict, "pipelines.commands.predict._execute", "image.range"),
+        (evaluate, "pipelines.commands.evaluate._count", "image.range"),
+        (train, "pipelines.commands.train.check", "data.image.range"),
+        (tune, "tuning.search.check", "data.image.range"),
     ],
 )
 def test_values_of_16_bits_are_said_before_a_command_works(
-    words: Callable[[Path, Path], list[str]], key: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    words: Callable[[Path, Path], list[str]],
+    works: str,
+    key: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def work(*_: object, **__: object) -> None:
+        raise UserError("works now")
+
+    monkeypatch.setattr(f"segray.{works}", work)
     with pytest.raises(SystemExit):
         main(words(deep_set(tmp_path), tmp_path / "out"))
-    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("values ")]
-    assert len(lines) == 1
-    assert f"{key}=auto makes " in lines[0]
-    assert lines[0].startswith("values      uint16, 1")
+    (line, last) = capfd.readouterr().err.splitlines()[-2:]
+    assert line.startswith("values      uint16, 1")
+    assert f"{key}=auto makes " in line
+    assert last == "segray: works now"
 
 
 @pytest.mark.usefixtures("in_this_process")
 def test_values_of_8_bits_are_said_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(annotate(folder_set(tmp_path / "set"), tmp_path / "out"))
-    assert "values      8 bits, taken as they are, in 5 of 5 images looked at\n" in capfd.readouterr().err
+    assert (
+        "values      decode to 8 bits, taken as they are, in 5 of 5 images looked at\n"
+        in capfd.readouterr().err
+    )

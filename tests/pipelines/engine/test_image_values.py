@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from segray.pipelines.engine import image_values
 from segray.pipelines.engine.image_values import Looked, pending_lines, value_lines
+from segray.pipelines.io import images
+from segray.pipelines.io.decoder_process import DecoderDiedError, decoder
 from segray.pipelines.io.images import ImageOptions
 from segray.pipelines.io.manifest import ImageRef
 from segray.pipelines.io.sources import list_images
@@ -57,7 +60,7 @@ def test_kinds_of_values_have_a_line_each(tmp_path: Path) -> None:
     Image.fromarray(np.linspace(-1, 7, 256, dtype=np.float32).reshape(16, 16)).save(tmp_path / "d.tif")
     starts = [line.split(";")[0] for line in lines(tmp_path)]
     assert starts == [
-        "values      8 bits, taken as they are, in 2 of 4 images looked at",
+        "values      decode to 8 bits, taken as they are, in 2 of 4 images looked at",
         "values      uint16, 100 to 2000, in 1 of 4 images looked at",
         "values      float32, -1 to 7, in 1 of 4 images looked at",
     ]
@@ -70,12 +73,47 @@ def test_8_bits_that_are_stretched_are_said(tmp_path: Path) -> None:
 
 
 def test_bad_images_are_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "a.tif").write_bytes(b"II*\0 not a TIFF")
+    (tmp_path / "a.tif").write_bytes(b"no picture")
     deep(tmp_path / "b.tif", 100, 2000)
     assert lines(tmp_path)[0].startswith("values      uint16, 100 to 2000, in 1 of 1 images looked at")
     (tmp_path / "b.tif").unlink()
     assert lines(tmp_path) == []
     assert value_lines([]) == []
+
+
+def test_no_image_is_decoded_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep(tmp_path / "a.tif", 100, 2000)
+    monkeypatch.setattr(images, "decode_image", None)
+    assert lines(tmp_path)[0].startswith("values      uint16, 100 to 2000, in 1 of 1 images looked at")
+
+
+@pytest.mark.parametrize("end", [TimeoutError, DecoderDiedError])
+def test_an_image_that_kills_its_process_is_passed_over(
+    end: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object) -> None:
+        raise end
+
+    deep(tmp_path / "a.tif", 100, 2000)
+    monkeypatch.setattr(decoder, "call", dies)
+    assert lines(tmp_path) == []
+
+
+def test_black_and_white_of_a_negative_are_told_as_they_come_out(tmp_path: Path) -> None:
+    values = np.linspace(100, 2000, 256).astype(np.uint16).reshape(16, 16)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite")
+    assert "image.range=minmax makes 2000 black and 100 white" in lines(tmp_path, range="minmax")[0]
+
+
+def test_large_whole_numbers_are_told_in_full(tmp_path: Path) -> None:
+    values = np.linspace(0, 1_234_567, 256).astype(np.int32).reshape(16, 16)
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    assert "image.range=minmax makes 0 black and 1234567 white" in lines(tmp_path, range="minmax")[0]
+
+
+def test_a_png_that_ends_in_its_head_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0")
+    assert lines(tmp_path) == []
 
 
 def test_the_images_that_are_looked_at_are_spread_over_all(monkeypatch: pytest.MonkeyPatch) -> None:
