@@ -18,7 +18,7 @@ from segray.pipelines.io import decoder_process
 MAX_BYTES = 1 << 30
 MAX_CPU_S = 10.0
 _GRACE_CPU_S = 5.0
-"""After which the system ends a process that should have noticed: it counts in ticks, too many on a busy machine."""
+"""Then the system ends the process, by its ticks, which are more than its time on a busy machine."""
 _BRAKE_BYTES = 3 << 30
 """Where allocations fail, so that a bomb does not take the machine with it."""
 
