@@ -24,7 +24,7 @@ def test_fewer_images_than_a_rate_takes_are_refused() -> None:
 @pytest.mark.usefixtures("ray_address")
 def test_one_actor_labels_as_two_do(tmp_path: Path) -> None:
     out = tmp_path / "fused.json"
-    words = ["--images", "40", "--size", "64", "--rounds", "1", "--out", str(out), "sam.points_per_side=2"]
+    words = ["--images", "64", "--size", "128", "--rounds", "1", "--out", str(out), "sam.points_per_side=2"]
     result = CliRunner().invoke(fused.main, words)
     assert result.exit_code == 0, result.output
     record = json.loads(out.read_text())
