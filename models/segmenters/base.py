@@ -28,6 +28,8 @@ class Segmenter(nn.Module, ABC):
         mean: of the RGB channels in [0, 1], for normalising the images.
         std: of the RGB channels, as `mean`.
         spare: pattern of further tensors of the official weight files, which the encoder has no use for.
+        crop_windows: whether images are best predicted in windows of the size of the training's crops: an
+            encoder that has learned a position for each of its tokens sees none of another image's.
     """
 
     encoder: nn.Module
@@ -36,6 +38,7 @@ class Segmenter(nn.Module, ABC):
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
     spare: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")
+    crop_windows: ClassVar[bool] = False
 
     @abstractmethod
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:

@@ -80,6 +80,8 @@ class ClipDPT(Segmenter):
     mean = OPENAI_MEAN
     std = OPENAI_STD
     spare = re.compile(r"(?!visual\.)|visual\.proj$")
+    # As SemiVL predicts with its CLIP networks (Hoyer et al., ECCV 2024).
+    crop_windows = True
 
     def __init__(self, model: str, features: int, classes: int) -> None:
         super().__init__()

@@ -31,6 +31,16 @@ class Method:
     default_tau: float = 0.95
 
 
+_SEGRAY_V2 = Method(
+    pseudo="enhanced",
+    teacher="ema",
+    strong_views=2,
+    strong_weight=0.25,
+    feature_view=True,
+    feature_weight=0.5,
+    default_tau=0.7,
+)
+
 METHODS: dict[str, Method] = {
     "supervised": Method(pseudo="none"),
     "fixmatch": Method(pseudo="model", strong_views=1, strong_weight=1.0),
@@ -48,15 +58,9 @@ METHODS: dict[str, Method] = {
         feature_weight=0.5,
         default_tau=0.7,
     ),
-    "segray_v2": Method(
-        pseudo="enhanced",
-        teacher="ema",
-        strong_views=2,
-        strong_weight=0.25,
-        feature_view=True,
-        feature_weight=0.5,
-        default_tau=0.7,
-    ),
+    "segray_v2": _SEGRAY_V2,
+    "segray_v3": _SEGRAY_V2,
 }
 """FixMatch (2020, as in UniMatch's baseline), UniMatch (CVPR 2023), UniMatch V2 (2025), the paper (Eq. 7-10),
-and the paper with UniMatch V2's averaged teacher: its feature view stays, complementary dropout did worse."""
+and the paper with UniMatch V2's averaged teacher: its feature view stays, complementary dropout did worse.
+segray_v3 is segray_v2 with other defaults of its options (`config.commands.train.OF_METHOD`)."""

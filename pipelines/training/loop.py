@@ -167,7 +167,7 @@ class Trainer:
             self.validation_labels,
             classes=len(self.classes),
             tau=float(self.objective.labels.tau),
-            window=window_of(self.config.train.window, self.config.augment.crop),
+            window=window_of(self.window, self.config.augment.crop),
             session=self.session,
         )
 
@@ -201,7 +201,7 @@ class Trainer:
                 "history": self.progress.history,
                 "classes": list(self.classes),
                 "network": self.config.network.name,
-                "window": self.config.train.window,
+                "window": self.window,
                 "config": identity(self.config),
             }
             save_checkpoint(Path(folder), self.network, self.objective.teacher, self.optimiser, state)
@@ -210,6 +210,12 @@ class Trainer:
     def learning_rate(self, step: int) -> float:
         """The encoder's learning rate in a step, counted from 0."""
         return learning_rate(self.config.train, step, self.total)
+
+    @property
+    def window(self) -> int | None:
+        """Side of the windows in which the network predicts, by default; see `window_of`."""
+        chosen = self.config.train.window
+        return self.config.augment.crop if chosen is None and self.network.crop_windows else chosen
 
     def _build_network(self, data: TrainingData, *, fresh: bool) -> None:
         config, device = self.config, self.device

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -21,7 +22,7 @@ from segray.pipelines.config.shared import (
     Window,
 )
 
-Method = Literal["supervised", "fixmatch", "unimatch", "unimatch_v2", "segray", "segray_v2"]
+Method = Literal["supervised", "fixmatch", "unimatch", "unimatch_v2", "segray", "segray_v2", "segray_v3"]
 Network = Literal[
     "builtin",
     "segformer_b0",
@@ -44,6 +45,10 @@ Network = Literal[
     "efficientnet_lite1",
     "efficientnet_lite2",
 ]
+OF_METHOD: Mapping[str, Mapping[str, Mapping[str, object]]] = {
+    "segray_v3": {"data": {"calibrate": True}, "pseudo": {"segments": True}}
+}
+"""The keys whose default a method changes, by method and section."""
 BALANCED = "balanced"
 NONE = "none"
 """No images: of `data.labelled`, of `data.validation`."""
@@ -108,7 +113,7 @@ class DataConfig(Config):
     match: Literal["id", "sha256", "name"] = "id"
     """How images find their labels: by path, by the content of the file, or by file name."""
     calibrate: bool = False
-    """Correct the names of `data.labels` by the labelled images first, as `segray calibrate` does."""
+    """Correct the names of `data.labels` by the labelled images first (`segray calibrate`); segray_v3: true."""
     labelled: Text = "all"
     """Images to learn from with their masks: a split file, a count, a share such as 1/16, all, or none."""
     unlabelled: Annotated[Text, Shown("FOLDER")] | None = None
@@ -164,11 +169,11 @@ class PseudoConfig(Config):
     feature_dropout: float = Field(default=0.5, ge=0, lt=1)
     """Share of channels that the feature perturbation drops."""
     ema: float = Field(default=0.996, ge=0, lt=1)
-    """Decay of the averaged teacher in unimatch_v2 and segray_v2."""
+    """Decay of the averaged teacher in unimatch_v2, segray_v2 and segray_v3."""
     posterior: Literal["switch", "transition"] = "switch"
     """switch: Eq. 7; transition: the prediction times what a calibrated label says, less and less."""
     segments: bool = False
-    """A segment of the label set takes the class that the prediction is sure of in most of it."""
+    """A segment of the label set takes the class that most of it surely has; segray_v3: true."""
     dynamic_tau: bool = False
     """tau follows the network's confidence, from its value on."""
     soft: float = Field(default=0.0, ge=0)
@@ -293,7 +298,7 @@ class LearnConfig(Config):
     validate_every: int = Field(default=1, ge=1)
     """Epochs between validations; the last epoch is always validated."""
     window: Window = None
-    """Sliding window in validation, in pixels; 0: whole images, null: windows for images of many crops."""
+    """Sliding window in validation, in pixels; 0: whole images, null: as docs/train.md has it per network."""
     patience: int | None = Field(default=None, ge=1)
     """Stop when so many validations in a row have no better mIoU; null: train all epochs."""
     max_failures: Annotated[int, Field(ge=0), RunOnly] = 3
@@ -364,3 +369,19 @@ class TrainConfig(Config):
     """A running Ray cluster: auto or ray://HOST:10001; null: RAY_ADDRESS if set, or this machine."""
     grow: GrowConfig = GrowConfig()
     """Machines to ask a cluster for that grows on request."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_method(cls, values: object) -> object:
+        if not isinstance(values, Mapping):
+            return values
+        chosen = OF_METHOD.get(str(values.get("method")), {})
+        return {**values, **{name: _filled(values.get(name, {}), keys) for name, keys in chosen.items()}}
+
+
+def _filled(section: object, defaults: Mapping[str, object]) -> object:
+    """A section with defaults where it sets nothing."""
+    if isinstance(section, Config):
+        unset = {key: value for key, value in defaults.items() if key not in section.model_fields_set}
+        return section.model_copy(update=unset)
+    return {**defaults, **section} if isinstance(section, Mapping) else section

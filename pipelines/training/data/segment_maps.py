@@ -38,7 +38,10 @@ class SegmentMaps:
                 if row["image_id"] in chosen:
                     self._rows.setdefault(row["image_id"], []).append(row)
         if not self._rows:
-            raise UserError(f"pseudo.segments: data.labels={storage.display(root)} has no segments")
+            raise UserError(
+                f"pseudo.segments: data.labels={storage.display(root)} has no segments; pseudo.segments=false "
+                "does without"
+            )
 
     def read(self, image_id: str, shape: tuple[int, int]) -> NDArray[np.int16]:
         """[H, W]: 1, 2, ... from the largest segment on, smaller ones on top; 0 where there is none.

@@ -238,11 +238,21 @@ def test_weights_of_a_methods_views_sum_to_one(name: str) -> None:
 
 
 def test_methods_are_the_published_ones() -> None:
-    assert list(METHODS) == ["supervised", "fixmatch", "unimatch", "unimatch_v2", "segray", "segray_v2"]
+    assert list(METHODS) == [
+        "supervised",
+        "fixmatch",
+        "unimatch",
+        "unimatch_v2",
+        "segray",
+        "segray_v2",
+        "segray_v3",
+    ]
+    assert METHODS["segray_v3"] == METHODS["segray_v2"]
     paper = METHODS["segray"]
     assert (paper.strong_weight, paper.feature_weight, paper.default_tau) == (0.25, 0.5, 0.7)
-    assert {name for name, m in METHODS.items() if m.pseudo == "enhanced"} == {"segray", "segray_v2"}
-    assert {name for name, m in METHODS.items() if m.teacher == "ema"} == {"unimatch_v2", "segray_v2"}
+    v2 = {"segray_v2", "segray_v3"}
+    assert {name for name, m in METHODS.items() if m.pseudo == "enhanced"} == {"segray", *v2}
+    assert {name for name, m in METHODS.items() if m.teacher == "ema"} == {"unimatch_v2", *v2}
     assert {name for name, m in METHODS.items() if m.complementary_dropout} == {"unimatch_v2"}
-    assert {n for n, m in METHODS.items() if m.feature_view} == {"unimatch", "segray", "segray_v2"}
+    assert {n for n, m in METHODS.items() if m.feature_view} == {"unimatch", "segray", *v2}
     assert {m.default_tau for m in METHODS.values() if m.pseudo == "model"} == {0.95}

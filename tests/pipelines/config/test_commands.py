@@ -18,7 +18,13 @@ from segray.pipelines.config.commands.annotate import (
     SamConfig,
     SamModel,
 )
-from segray.pipelines.config.commands.train import TrainConfig, TrainImageConfig
+from segray.pipelines.config.commands.train import (
+    DataConfig,
+    PseudoConfig,
+    TrainConfig,
+    TrainImageConfig,
+)
+from segray.pipelines.config.commands.tune import TuneConfig
 from segray.pipelines.config.loading import dump, load
 from segray.pipelines.config.schema import Config, keys
 from segray.pipelines.errors import UserError
@@ -185,6 +191,34 @@ def test_sections_built_in_python_get_the_default_models_too() -> None:
     config = AnnotateConfig(images="a", out="b", classes=("cat",), sam=SamConfig(points_per_side=4))
     assert (config.sam.model, config.sam.points_per_side) == ("vit_b", 4)
     assert config.clip.weights == "openai"
+
+
+@pytest.mark.parametrize("model", [TrainConfig, TuneConfig])
+@pytest.mark.parametrize(
+    ("overrides", "switches"),
+    [
+        ("method=segray_v2", (False, False)),
+        ("method=segray_v3", (True, True)),
+        ("method=segray_v3 pseudo.tau=0.6", (True, True)),
+        ("method=segray_v3 data.calibrate=false", (False, True)),
+        ("method=segray_v3 pseudo.segments=false", (True, False)),
+    ],
+)
+def test_segray_v3_calibrates_and_keeps_segments_whole_unless_told_otherwise(
+    model: type[TrainConfig], overrides: str, switches: tuple[bool, bool]
+) -> None:
+    words = ["out=a", "data.root=b", "data.labels=c", *overrides.split()]
+    config = load(model, None, words)
+    assert (config.data.calibrate, config.pseudo.segments) == switches
+    assert model.model_validate(config.model_dump()) == config
+
+
+def test_sections_built_in_python_get_the_defaults_of_the_method_too() -> None:
+    pseudo = PseudoConfig(tau=0.6)
+    config = TrainConfig(out="a", data=DataConfig(root="b"), method="segray_v3", pseudo=pseudo)
+    assert (config.data.calibrate, config.pseudo.segments, config.pseudo.tau) == (True, True, 0.6)
+    with pytest.raises(UserError, match="^pseudo: "):
+        load(TrainConfig, None, ["out=a", "data.root=b", "method=segray_v3", "pseudo=3"])
 
 
 def annotated(*words: str) -> AnnotateConfig:

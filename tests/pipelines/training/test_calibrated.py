@@ -27,7 +27,6 @@ from tests.previous_version.archive import unpack
 WORDS = [
     "data.kind=picture_book",
     "data.labelled=4",
-    "data.calibrate=true",
     "network.name=builtin",
     "trackers=",
 ]
@@ -42,11 +41,13 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _config(root: Path, *words: str) -> TrainConfig:
     places = [f"out={root / 'new'}", f"data.root={root / 'book'}", f"data.labels={root / 'labels'}"]
-    return load(TrainConfig, None, [*WORDS, *places, *words])
+    return load(TrainConfig, None, [*WORDS, *places, "data.calibrate=true", *words])
 
 
 def test_a_run_trains_on_its_calibrated_labels(root: Path) -> None:
-    config = _config(root, "augment.crop=32", "train.epochs=1", "train.batch=2", "network.pretrained=false")
+    words = ["augment.crop=32", "train.epochs=1", "train.batch=2", "network.pretrained=false"]
+    places = [f"out={root / 'new'}", f"data.root={root / 'book'}", f"data.labels={root / 'labels'}"]
+    config = load(TrainConfig, None, [*WORDS, *places, *words, "method=segray_v3"])
     result = train.execute(config)
     calibrated = Path(str(labels_of(config)))
     assert calibrated == root / "new" / CALIBRATED

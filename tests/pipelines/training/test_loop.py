@@ -13,6 +13,7 @@ from segray.models.semi.methods import METHODS
 from segray.models.semi.student import Logits
 from segray.pipelines.engine.compiling import CannotCompileError
 from segray.pipelines.io.label_png import encode_gray_png
+from segray.pipelines.training.checkpoints import read_state
 from segray.pipelines.training.data.sampler import StepBatch
 from segray.pipelines.training.data.training_data import open_data
 from segray.pipelines.training.history import HistoryEntry
@@ -77,13 +78,33 @@ def test_a_cut_checkpoint_costs_an_epoch_and_nothing_else(
 def test_every_method_runs_and_saves_the_network_that_predicts(
     data: tuple[Path, Path], tmp_path: Path, method: str
 ) -> None:
-    run = trainer(config(tmp_path, *data, f"method={method}", "train.epochs=1"), tmp_path)
+    # The label set of these tests has neither embeddings nor segments.
+    words = [f"method={method}", "train.epochs=1", "data.calibrate=false", "pseudo.segments=false"]
+    run = trainer(config(tmp_path, *data, *words), tmp_path)
     (entry,) = run.run()
     assert torch.isfinite(torch.tensor(entry["loss"]))
     assert (entry["from_model"] is None) == (method == "supervised")
-    assert (run.objective.teacher is not None) == method.endswith("_v2")
+    assert (run.objective.teacher is not None) == method.endswith(("_v2", "_v3"))
     files = {path.name for path in next(tmp_path.glob("checkpoint_*")).iterdir()}
-    assert ("teacher.safetensors" in files) == method.endswith("_v2")
+    assert ("teacher.safetensors" in files) == method.endswith(("_v2", "_v3"))
+
+
+def test_an_encoder_of_learned_positions_predicts_in_windows_of_the_crop(
+    data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides = []
+    for name, overrides in (("crop", []), ("whole", ["train.window=0"]), ("own", ["train.window=40"])):
+        folder = tmp_path / name
+        run = trainer(config(folder, *data, "train.epochs=1", *overrides), folder)
+        sides.append(run.window)
+        if name == "crop":
+            run.run()
+    assert sides == [32, 0, 40]
+    (checkpoint,) = (tmp_path / "crop").glob("checkpoint_*")
+    assert read_state(str(checkpoint))["window"] == 32
+    monkeypatch.setattr(type(run.network), "crop_windows", False)
+    folder = tmp_path / "default"
+    assert trainer(config(folder, *data), folder).window is None
 
 
 def test_parts_of_a_batch_add_up_to_the_batch(data: tuple[Path, Path], tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_segments_of_another_size_are_refused(root: str) -> None:
 
 
 def test_a_label_set_without_segments_is_refused(root: str) -> None:
-    with pytest.raises(UserError, match=r"^pseudo\.segments: data\.labels=\S+ has no segments$"):
+    with pytest.raises(UserError, match=r"^pseudo\.segments: data\.labels=\S+ has no segments; pseudo"):
         SegmentMaps(root, ["b.png"])
 
 
