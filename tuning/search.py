@@ -93,7 +93,10 @@ def _check_splits(config: TuneConfig, open_once: OpenData) -> dict[str, Training
     if base.data.validation == NO_VALIDATION:
         raise UserError(f"data.validation={NO_VALIDATION}: a search compares trials by their validation mIoU")
     if base.data.calibrate:
-        raise UserError("data.calibrate: not in a search; run segray calibrate and give data.labels=its out")
+        raise UserError(
+            "data.calibrate: not in a search; run `segray calibrate`, and give data.labels=its out and "
+            "data.calibrate=false"
+        )
     opened = {}
     for split in splits_of(config):
         chosen = base.model_copy(update={"data": base.data.model_copy(update={"labelled": split})})

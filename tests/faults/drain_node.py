@@ -41,4 +41,4 @@ def _drain(cluster: Cluster, nodes: dict[str, Any], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(_drain)
+    run(_drain, nodes=3)

@@ -41,16 +41,18 @@ def _lose(cluster: Cluster, nodes: dict[str, Any], out: Path) -> None:
     click.echo(f"lost a node with {alive[fullest]} actors after {len(finished(out))} parts")
 
 
-def run(take: Callable[[Cluster, dict[str, Any], Path], None]) -> None:
-    """Run the command of the command line; `take` has the cluster, its nodes by id, and the `out` of it."""
+def run(change: Callable[[Cluster, dict[str, Any], Path], None], nodes: int) -> None:
+    """Run the command of the command line on a head without CPUs and some nodes.
+
+    Meanwhile `change` is called with the cluster, its nodes by id, and the command's `out`.
+    """
     head = {**NODE, "num_cpus": 0, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    added = [cluster.add_node(**NODE) for _ in range(3 if sys.argv[1] in ("train", "tune") else 2)]
-    nodes = {node.node_id: node for node in added}
+    by_id = {node.node_id: node for node in (cluster.add_node(**NODE) for _ in range(nodes))}
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     (out,) = (Path(word.removeprefix("out=")) for word in sys.argv if word.startswith("out="))
-    threading.Thread(target=take, args=(cluster, nodes, out), daemon=True).start()
+    threading.Thread(target=change, args=(cluster, by_id, out), daemon=True).start()
     try:
         main(sys.argv[1:])
     finally:
@@ -59,4 +61,4 @@ def run(take: Callable[[Cluster, dict[str, Any], Path], None]) -> None:
 
 
 if __name__ == "__main__":
-    run(_lose)
+    run(_lose, nodes=3 if sys.argv[1] in ("train", "tune") else 2)

@@ -72,22 +72,36 @@ def test_a_run_goes_on_with_fewer_workers(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     # Ray's elastic policy looks at the nodes every 20 s: a first try with three workers would wait a minute.
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "25")
-    labels, root = book(tmp_path / "book")
-    learn = ["train.epochs=6", "train.batch=4", "train.optimiser=sgd", "train.lr=0.02"]
-    plain = trainer(config(tmp_path / "plain", labels, root, *learn), tmp_path / "plain").run()
-    out = tmp_path / "run"
-    places = [f"out={out}", f"data.root={root}", f"data.labels={labels}"]
     # A worker fills each of the three nodes: shares of one, one and two images, then of two and two.
+    check_resized(tmp_path, "lose_node", epochs=6, sizes=["3", "2"])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_run_goes_on_with_more_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each validation waits for Ray to look at the workers, so that at any speed the run outlives the wait.
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "2")
+    check_resized(tmp_path, "gain_node", epochs=20, sizes=["1", "2"])
+
+
+def check_resized(folder: Path, program: str, epochs: int, sizes: list[str]) -> None:
+    """Train under a program that changes the nodes, and compare with an undisturbed run of one worker."""
+    labels, root = book(folder / "book")
+    learn = [f"train.epochs={epochs}", "train.batch=4", "train.optimiser=sgd", "train.lr=0.02"]
+    plain = trainer(config(folder / "plain", labels, root, *learn), folder / "plain").run()
+    out = folder / "run"
+    places = [f"out={out}", f"data.root={root}", f"data.labels={labels}"]
     command = ["train", *SHORT, *places, *learn, "train.workers=1..3", "train.num_cpus=2"]
-    with started(command, tmp_path / "log", module="tests.faults.lose_node") as process:
+    with started(command, folder / "log", module=f"tests.faults.{program}") as process:
         ended = process.wait()
     assert ended.code == 0, ended.err
-    assert re.findall(r"workers that share each batch: (\d)", ended.err) == ["3", "2"]
+    assert re.findall(r"workers that share each batch: (\d)", ended.err) == sizes
     history = json.loads((out / "history.json").read_text())
     assert [entry["step"] for entry in history] == [entry["step"] for entry in plain]
     for resized, undisturbed in zip(curve(history), curve(plain), strict=True):
         assert resized == pytest.approx(undisturbed, rel=1e-4)
-    weights = load_file(Path(newest_first(str(tmp_path / "plain"))[0]) / "model.safetensors")
+    weights = load_file(Path(newest_first(str(folder / "plain"))[0]) / "model.safetensors")
     torch.testing.assert_close(load_file(out / "last" / "model.safetensors"), weights, rtol=1e-3, atol=1e-5)
 
 

@@ -113,7 +113,7 @@ class DataConfig(Config):
     match: Literal["id", "sha256", "name"] = "id"
     """How images find their labels: by path, by the content of the file, or by file name."""
     calibrate: bool = False
-    """Correct the names of `data.labels` by the labelled images first (`segray calibrate`); segray_v3: true."""
+    """Correct the names of `data.labels` by the labelled images first (see calibrate); segray_v3: true."""
     labelled: Text = "all"
     """Images to learn from with their masks: a split file, a count, a share such as 1/16, all, or none."""
     unlabelled: Annotated[Text, Shown("FOLDER")] | None = None

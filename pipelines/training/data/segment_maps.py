@@ -39,8 +39,8 @@ class SegmentMaps:
                     self._rows.setdefault(row["image_id"], []).append(row)
         if not self._rows:
             raise UserError(
-                f"pseudo.segments: data.labels={storage.display(root)} has no segments; pseudo.segments=false "
-                "does without"
+                f"pseudo.segments: data.labels={storage.display(root)} has no segments; "
+                "pseudo.segments=false does without"
             )
 
     def read(self, image_id: str, shape: tuple[int, int]) -> NDArray[np.int16]:

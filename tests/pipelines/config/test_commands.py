@@ -217,7 +217,7 @@ def test_sections_built_in_python_get_the_defaults_of_the_method_too() -> None:
     pseudo = PseudoConfig(tau=0.6)
     config = TrainConfig(out="a", data=DataConfig(root="b"), method="segray_v3", pseudo=pseudo)
     assert (config.data.calibrate, config.pseudo.segments, config.pseudo.tau) == (True, True, 0.6)
-    with pytest.raises(UserError, match="^pseudo: "):
+    with pytest.raises(UserError, match=r"^pseudo: "):
         load(TrainConfig, None, ["out=a", "data.root=b", "method=segray_v3", "pseudo=3"])
 
 
