@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from segray.pipelines.config.commands.train import LearnConfig, TrainConfig
+from segray.pipelines.config.commands.train import OF_METHOD, LearnConfig, TrainConfig
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Shown, Text
 from segray.pipelines.config.search_space import (
     SPLIT,
@@ -111,6 +111,8 @@ class TuneConfig(TrainConfig):
                 raise ValueError(f"{SPLIT}: must be a list of values: grid(1/16,1/8)")
             if dimension.key == THRESHOLD and base.data.labels is None:
                 raise ValueError(f"{THRESHOLD}: there is no label set to relabel; set data.labels=DIR")
+            if dimension.key == "method" and (several := set(OF_METHOD).intersection(dimension.ends())):
+                raise ValueError(f"method: {min(several)} sets other keys too; give it a search of its own")
             check_dimension(base, dimension)
         return space
 

@@ -58,6 +58,10 @@ def test_how_many_trials_may_change_between_runs_and_the_space_may_not() -> None
     ("word", "told"),
     [
         ("space.train.lrr=choice(1)", "space: unknown key train.lrr; did you mean train.lr?"),
+        (
+            "space.method=choice(segray,segray_v3)",
+            "space: method: segray_v3 sets other keys too; give it a search of its own",
+        ),
         ("space.train.lr=around(1)", "space: train.lr: 'around(1)' is not a valid search space (allowed"),
         ("space.train.lr=uniform(0,1)", "space: train.lr: 0 is out of range (allowed: above 0)"),
         ("space.train.lr=uniform(2,1)", "space: train.lr: uniform(2,1) needs LOW below HIGH"),
