@@ -1,6 +1,6 @@
 """Images whole, or in windows of the training's crop: mIoU of the same networks on the held-out images.
 
-    python -m benchmarks.windows --work DIR --labels 8 --seeds 0 1 2
+    python -m benchmarks.windows --work DIR --methods supervised,segray --labels 8 --seeds 0 1 2
 
 The networks are those of the finished runs of `benchmarks.methods` in --work, each as its last epoch left it;
 the images are the same for all.
@@ -8,50 +8,42 @@ the images are the same for all.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import torch
 
 from benchmarks.common import Benchmark, circumstances, spread_of, table, write_result
-from segray.models.segmenters.inference import Window, window_of
 from segray.pipelines.commands.demo import RECIPE
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.training.data.datasets import LabelledImages
 from segray.pipelines.training.data.training_data import open_data
 from segray.pipelines.training.session import LocalSession, newest_first
-from segray.pipelines.training.trained import load_network
+from segray.pipelines.training.trained import chosen_window, load_network
 from segray.pipelines.training.validate import validate
 
 
-def finished(work: Path, labels: int, seeds: tuple[int, ...]) -> dict[str, list[Path]]:
-    """The folders of the finished runs, by method, in the order of the seeds.
+def finished(work: Path, method: str, labels: int, seeds: Sequence[int]) -> list[Path]:
+    """The folders of a method's finished runs, in the order of the seeds.
 
     Raises:
-        ValueError: there is none, or a method has a seed twice or not at all.
+        ValueError: a seed has none, or several, of different settings.
     """
-    found: dict[str, dict[int, Path]] = {}
-    for history in sorted(work.glob("runs/*/history.json")):
-        name = re.fullmatch(rf"(\w+)-{labels}-(\d+)-[0-9a-f]{{8}}", history.parent.name)
-        if name is None or int(name[2]) not in seeds:
-            continue
-        runs = found.setdefault(name[1], {})
-        if int(name[2]) in runs:
-            raise ValueError(f"{work}: {name[1]} has two runs of seed {name[2]}")
-        runs[int(name[2])] = history.parent
-    for method, runs in found.items():
-        if missing := sorted(set(seeds) - set(runs)):
-            raise ValueError(f"{work}: {method} has no finished run of seed {missing[0]}")
-    if not found:
-        raise ValueError(f"{work}: no finished run of `benchmarks.methods` with {labels} labels")
-    return {method: [runs[seed] for seed in seeds] for method, runs in found.items()}
+    found = []
+    for seed in seeds:
+        runs = sorted(path.parent for path in work.glob(f"runs/{method}-{labels}-{seed}-*/history.json"))
+        if len(runs) != 1:
+            raise ValueError(f"{work}: {len(runs)} finished runs of {method}, seed {seed} (allowed: one)")
+        found += runs
+    return found
 
 
-def miou(run: Path, images: LabelledImages, classes: int, window: Window) -> float:
-    """The mIoU of a run's last network."""
-    network, _ = load_network(newest_first(str(run))[0])
+def miou(run: Path, images: LabelledImages, classes: int, *, whole: bool) -> float:
+    """The mIoU of a run's last network, on whole images or as the run validated."""
+    network, state = load_network(newest_first(str(run))[0])
+    window = chosen_window(state, 0 if whole else None)
     metrics = validate(
         network, images, None, classes=classes, tau=1.0, window=window, session=LocalSession(str(run))
     )
@@ -60,22 +52,24 @@ def miou(run: Path, images: LabelledImages, classes: int, window: Window) -> flo
 
 @click.command(cls=Benchmark, name="windows", help=__doc__)
 @click.option("--work", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--methods", required=True, help="Comma list.")
 @click.option("--labels", default=8, show_default=True, help="Labelled images of the runs.")
 @click.option("--seeds", multiple=True, default=(0, 1, 2), type=int)
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file.")
-def main(work: Path, labels: int, seeds: tuple[int, ...], out: Path | None) -> None:
+def main(work: Path, methods: str, labels: int, seeds: tuple[int, ...], out: Path | None) -> None:
     """Predict all and print the table."""
     torch.set_num_threads(1)
-    runs = finished(work, labels, seeds)
+    runs = {method: finished(work, method, labels, seeds) for method in methods.split(",")}
     config = load(
         TrainConfig, None, [*RECIPE, "method=supervised", "out=x", f"data.root={work / 'picture-book'}"]
     )
     data = open_data(config.data, config.seed)
     images, count = LabelledImages(data.validation), len(data.space.classes)
-    crop = config.augment.crop
-    ways = {"whole": window_of(0, crop), "windows": window_of(crop, crop)}
+    ways = {"whole": True, "windows": False}
     results = {
-        method: {name: spread_of([miou(run, images, count, way) for run in of]) for name, way in ways.items()}
+        method: {
+            way: spread_of([miou(r, images, count, whole=whole) for r in of]) for way, whole in ways.items()
+        }
         for method, of in runs.items()
     }
     rows = [
@@ -83,7 +77,7 @@ def main(work: Path, labels: int, seeds: tuple[int, ...], out: Path | None) -> N
         for method, by in results.items()
     ]
     click.echo(table(["mIoU, %", *ways], rows))
-    record = {**circumstances(seeds), "labels": labels, "crop": crop, "miou": results}
+    record = {**circumstances(seeds), "labels": labels, "miou": results}
     click.echo(f"wrote {write_result(out, record)}")
 
 

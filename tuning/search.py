@@ -94,8 +94,8 @@ def _check_splits(config: TuneConfig, open_once: OpenData) -> dict[str, Training
         raise UserError(f"data.validation={NO_VALIDATION}: a search compares trials by their validation mIoU")
     if base.data.calibrate:
         raise UserError(
-            "data.calibrate: not in a search; run `segray calibrate`, and give data.labels=its out and "
-            "data.calibrate=false"
+            "data.calibrate (segray_v3 sets it): not in a search; run `segray calibrate`, and give "
+            "data.labels=its out and data.calibrate=false"
         )
     opened = {}
     for split in splits_of(config):

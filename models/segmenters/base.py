@@ -28,8 +28,8 @@ class Segmenter(nn.Module, ABC):
         mean: of the RGB channels in [0, 1], for normalising the images.
         std: of the RGB channels, as `mean`.
         spare: pattern of further tensors of the official weight files, which the encoder has no use for.
-        crop_windows: whether images are best predicted in windows of the size of the training's crops: an
-            encoder that has learned a position for each of its tokens sees none of another image's.
+        crop_windows: whether images larger than the training's crops are best predicted in windows of that
+            size: positions learned for one grid of tokens lose accuracy when they are resampled for another.
     """
 
     encoder: nn.Module

@@ -36,6 +36,7 @@ class BuiltinNetwork(Segmenter):
     mean = OPENAI_MEAN
     std = OPENAI_STD
     spare = re.compile(r"(?!visual\.)|visual\.proj$")
+    # Measured: benchmarks/windows.py.
     crop_windows = True
 
     def __init__(self, classes: int) -> None:

@@ -30,6 +30,20 @@ def labels_of(config: TrainConfig) -> str | None:
     return storage.join(config.out, CALIBRATED) if config.data.calibrate else config.data.labels
 
 
+def check_labels(labels: str) -> None:
+    """Refuse a label set that cannot be calibrated.
+
+    Raises:
+        UserError: it has no embeddings, or names pixels.
+    """
+    from segray.pipelines.calibration.label_set import StoredNames
+
+    try:
+        StoredNames.of(labels)
+    except UserError as error:
+        raise UserError(f"data.calibrate: {error}; data.calibrate=false trains on it as it is") from None
+
+
 def calibrate_labels(config: TrainConfig, data: TrainingData) -> None:
     """Write the calibrated label set of a run, or what is missing of it. No validation mask is read.
 

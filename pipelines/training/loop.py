@@ -103,6 +103,7 @@ class Trainer:
         checkpoint = newest_whole(session.checkpoints())
         self._build_network(data, fresh=checkpoint is None)
         self._open_data(data)
+        self.window = self._window(checkpoint)
         self.progress = self._resume(checkpoint)
         self._warned = False
 
@@ -211,12 +212,6 @@ class Trainer:
         """The encoder's learning rate in a step, counted from 0."""
         return learning_rate(self.config.train, step, self.total)
 
-    @property
-    def window(self) -> int | None:
-        """Side of the windows in which the network predicts, by default; see `window_of`."""
-        chosen = self.config.train.window
-        return self.config.augment.crop if chosen is None and self.network.crop_windows else chosen
-
     def _build_network(self, data: TrainingData, *, fresh: bool) -> None:
         config, device = self.config, self.device
         if device.type == "cpu":
@@ -267,6 +262,14 @@ class Trainer:
         """The batches of some steps; for a GPU pinned, and read while it works on the steps before."""
         batches = step_batches(self.dataset, first, last, self.config.train.loaders)
         return read_ahead(map(StepBatch.pin_memory, batches)) if self.device.type == "cuda" else batches
+
+    def _window(self, checkpoint: Checkpoint | None) -> int | None:
+        """Side of the windows in which the network predicts by default; see `window_of`."""
+        # A history has one measure, also where an earlier version with another default began it.
+        if checkpoint is not None:
+            return checkpoint.state.get("window")
+        chosen = self.config.train.window
+        return self.config.augment.crop if chosen is None and self.network.crop_windows else chosen
 
     def _resume(self, checkpoint: Checkpoint | None) -> Progress:
         """Continue from the newest checkpoint, if there is one."""

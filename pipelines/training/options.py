@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from segray.models.semi.methods import METHODS
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.errors import UserError
+from segray.pipelines.training.data.segment_maps import check_segments
 from segray.pipelines.training.transition import transition_of
 
 
@@ -35,5 +36,7 @@ def check_pseudo(config: TrainConfig, classes: Sequence[str]) -> None:
             raise UserError(f"pseudo.{key} needs {what}, not method={config.method}")
     if pseudo.segments and config.data.labels is None:
         raise UserError("pseudo.segments needs data.labels, a label set with segments")
+    if pseudo.segments and config.data.labels is not None:
+        check_segments(config.data.labels)
     if not config.data.calibrate:
         transition_of(config, classes)

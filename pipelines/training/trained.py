@@ -171,7 +171,7 @@ def views_of(config: ViewsConfig) -> Views:
 
 
 def named_window(state: CheckpointState, window: int | None) -> int | None:
-    """Side of the window that the user chose here or for the run, 0 for whole images; None: neither."""
+    """Side of the window that is chosen here, or was for the run; 0: whole images, None: neither."""
     return state.get("window") if window is None else window
 
 

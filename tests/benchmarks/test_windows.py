@@ -23,9 +23,9 @@ def test_a_network_is_scored_on_whole_images_and_in_windows(tmp_path: Path) -> N
     config = load(TrainConfig, None, [*words, f"data.root={book}", f"out={folder}"])
     history = trainer(config, folder).run()
     (folder / "history.json").write_text(json.dumps(history))
-    out = tmp_path / "windows.json"
+    out, words = tmp_path / "windows.json", ["--work", str(tmp_path)]
     record, printed = run(
-        windows.main, "--work", str(tmp_path), "--labels", "2", "--seeds", "0", "--out", str(out)
+        windows.main, *words, "--methods", "supervised", "--labels", "2", "--seeds", "0", "--out", str(out)
     )
     by_way = record["miou"]["supervised"]
     assert by_way["windows"]["values"] == [pytest.approx(history[-1]["miou"])]
@@ -33,21 +33,21 @@ def test_a_network_is_scored_on_whole_images_and_in_windows(tmp_path: Path) -> N
     assert "supervised" in printed
 
 
-def test_runs_of_some_seeds_alone_are_no_comparison(tmp_path: Path) -> None:
-    for seed in (0, 1):
-        folder = tmp_path / "runs" / f"segray_v3-8-{seed}-0123abcd"
+def test_each_seed_has_one_run(tmp_path: Path) -> None:
+    for name in (
+        "segray-8-0-0123abcd",
+        "segray-8-1-0123abcd",
+        "segray-8-1-4567abcd",
+        "segray_v2-8-0-0123abcd",
+    ):
+        folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
         (folder / "history.json").write_text("[]")
-    assert [path.name[:11] for path in windows.finished(tmp_path, 8, (1, 0))["segray_v3"]] == [
-        "segray_v3-8"
-    ] * 2
-    for seeds, labels, message in (
-        ((0, 1, 2), 8, "segray_v3 has no finished run of seed 2"),
-        ((0,), 32, "no finished run of `benchmarks.methods` with 32 labels"),
-    ):
-        words = ["--work", str(tmp_path), "--labels", str(labels), "--seeds", *map(str, seeds)]
-        with pytest.raises(click.ClickException, match=message):
-            windows.main(words, standalone_mode=False)
-    (tmp_path / "runs" / "segray_v3-8-1-0123abcd").rename(tmp_path / "runs" / "segray_v3-8-0-4567abcd")
-    with pytest.raises(ValueError, match="segray_v3 has two runs of seed 0"):
-        windows.finished(tmp_path, 8, (0,))
+    (found,) = windows.finished(tmp_path, "segray", 8, (0,))
+    assert found.name == "segray-8-0-0123abcd"
+    words = ["--work", str(tmp_path), "--methods", "segray"]
+    for seed, runs in ((1, 2), (2, 0)):
+        with pytest.raises(
+            click.ClickException, match=rf"{runs} finished runs of segray, seed {seed} \(allo"
+        ):
+            windows.main([*words, "--seeds", str(seed)], standalone_mode=False)

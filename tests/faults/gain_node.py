@@ -35,6 +35,7 @@ def _gain(cluster: Cluster, nodes: dict[str, Any], out: Path) -> None:
 
 
 if __name__ == "__main__":
+    # segray builds it in this process, when the command runs.
     quick = partial(ray.train.ScalingConfig, elastic_resize_monitor_interval_s=LOOKS_EVERY_S)
     ray.train.ScalingConfig = quick
     run(_gain, nodes=1)

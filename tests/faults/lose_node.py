@@ -1,7 +1,7 @@
 """`python -m tests.faults.lose_node COMMAND ...`: a command on a cluster that loses a node meanwhile.
 
-A cluster of its own, so that the Ray of the other tests is left alone: a head without CPUs and two nodes, for
-`train` and `tune` three, so that all actors are on nodes that can be lost.
+A cluster of its own, so that the Ray of the other tests is left alone, with a head without CPUs, so that all
+actors are on nodes that can be lost: two, for `train` and `tune` three.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _lose(cluster: Cluster, nodes: dict[str, Any], out: Path) -> None:
 def run(change: Callable[[Cluster, dict[str, Any], Path], None], nodes: int) -> None:
     """Run the command of the command line on a head without CPUs and some nodes.
 
-    Meanwhile `change` is called with the cluster, its nodes by id, and the command's `out`.
+    Meanwhile, in a thread, `change` is called with the cluster, its nodes by id, and the command's `out`.
     """
     head = {**NODE, "num_cpus": 0, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)

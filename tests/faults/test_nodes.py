@@ -73,7 +73,7 @@ def test_a_run_goes_on_with_fewer_workers(tmp_path: Path, monkeypatch: pytest.Mo
     # Ray's elastic policy looks at the nodes every 20 s: a first try with three workers would wait a minute.
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "25")
     # A worker fills each of the three nodes: shares of one, one and two images, then of two and two.
-    check_resized(tmp_path, "lose_node", epochs=6, sizes=["3", "2"])
+    check_resized(tmp_path, "lose_node", r"lost a node with [1-9]", epochs=6, sizes=["3", "2"])
 
 
 @pytest.mark.ray
@@ -82,10 +82,10 @@ def test_a_run_goes_on_with_fewer_workers(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_run_goes_on_with_more_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Each validation waits for Ray to look at the workers, so that at any speed the run outlives the wait.
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "2")
-    check_resized(tmp_path, "gain_node", epochs=20, sizes=["1", "2"])
+    check_resized(tmp_path, "gain_node", r"2 nodes after \d+ checkpoints", epochs=20, sizes=["1", "2"])
 
 
-def check_resized(folder: Path, program: str, epochs: int, sizes: list[str]) -> None:
+def check_resized(folder: Path, program: str, told: str, epochs: int, sizes: list[str]) -> None:
     """Train under a program that changes the nodes, and compare with an undisturbed run of one worker."""
     labels, root = book(folder / "book")
     learn = [f"train.epochs={epochs}", "train.batch=4", "train.optimiser=sgd", "train.lr=0.02"]
@@ -96,6 +96,7 @@ def check_resized(folder: Path, program: str, epochs: int, sizes: list[str]) -> 
     with started(command, folder / "log", module=f"tests.faults.{program}") as process:
         ended = process.wait()
     assert ended.code == 0, ended.err
+    assert re.search(told, ended.out) is not None
     assert re.findall(r"workers that share each batch: (\d)", ended.err) == sizes
     history = json.loads((out / "history.json").read_text())
     assert [entry["step"] for entry in history] == [entry["step"] for entry in plain]

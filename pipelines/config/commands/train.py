@@ -169,7 +169,7 @@ class PseudoConfig(Config):
     feature_dropout: float = Field(default=0.5, ge=0, lt=1)
     """Share of channels that the feature perturbation drops."""
     ema: float = Field(default=0.996, ge=0, lt=1)
-    """Decay of the averaged teacher in unimatch_v2, segray_v2 and segray_v3."""
+    """Decay of the teacher that averages the network's weights, where the method has one."""
     posterior: Literal["switch", "transition"] = "switch"
     """switch: Eq. 7; transition: the prediction times what a calibrated label says, less and less."""
     segments: bool = False
@@ -298,7 +298,7 @@ class LearnConfig(Config):
     validate_every: int = Field(default=1, ge=1)
     """Epochs between validations; the last epoch is always validated."""
     window: Window = None
-    """Sliding window in validation, in pixels; 0: whole images, null: as docs/train.md has it per network."""
+    """Sliding window in pixels; 0: none, null: the crop for builtin and clip_b16_dpt, else large images."""
     patience: int | None = Field(default=None, ge=1)
     """Stop when so many validations in a row have no better mIoU; null: train all epochs."""
     max_failures: Annotated[int, Field(ge=0), RunOnly] = 3

@@ -111,7 +111,7 @@ class TuneConfig(TrainConfig):
                 raise ValueError(f"{SPLIT}: must be a list of values: grid(1/16,1/8)")
             if dimension.key == THRESHOLD and base.data.labels is None:
                 raise ValueError(f"{THRESHOLD}: there is no label set to relabel; set data.labels=DIR")
-            if dimension.key == "method" and (several := set(OF_METHOD).intersection(dimension.ends())):
+            if dimension.key == "method" and (several := OF_METHOD.keys() & {base.method, *dimension.ends()}):
                 raise ValueError(f"method: {min(several)} sets other keys too; give it a search of its own")
             check_dimension(base, dimension)
         return space

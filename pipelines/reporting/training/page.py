@@ -218,7 +218,7 @@ def _start(network: NetworkConfig) -> str | None:
 
 
 def _data_settings(config: TrainConfig, data: TrainingData | None) -> dict[str, object]:
-    keys = ("kind", "root", "labels", "labelled", "validation")
+    keys = ("kind", "root", "labels", "calibrate", "labelled", "validation")
     settings: dict[str, object] = {key: getattr(config.data, key) for key in keys}
     if data is None:
         return settings
@@ -233,4 +233,5 @@ def _pseudo_settings(config: TrainConfig, n_classes: int) -> dict[str, object]:
     if method.pseudo == "enhanced":
         smoothing = default_epsilon(n_classes) if pseudo.epsilon is None else pseudo.epsilon
         settings |= {"epsilon": f"{smoothing:.4g}", "min_confidence": pseudo.min_confidence}
+        settings |= {"segments": pseudo.segments}
     return settings | ({"ema": pseudo.ema} if method.teacher == "ema" else {})

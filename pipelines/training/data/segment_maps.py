@@ -38,10 +38,7 @@ class SegmentMaps:
                 if row["image_id"] in chosen:
                     self._rows.setdefault(row["image_id"], []).append(row)
         if not self._rows:
-            raise UserError(
-                f"pseudo.segments: data.labels={storage.display(root)} has no segments; "
-                "pseudo.segments=false does without"
-            )
+            raise _no_segments(root)
 
     def read(self, image_id: str, shape: tuple[int, int]) -> NDArray[np.int16]:
         """[H, W]: 1, 2, ... from the largest segment on, smaller ones on top; 0 where there is none.
@@ -63,3 +60,22 @@ class SegmentMaps:
         except ValueError as problem:
             where = f"data.labels={storage.display(self.root)}"
             raise UserError(f"{where}: the segments of {image_id}: {problem}; annotate it again") from None
+
+
+def check_segments(root: str) -> None:
+    """Refuse a label set without any segment.
+
+    Raises:
+        UserError: it has none.
+        DamagedPartError: a part cannot be read.
+    """
+    store = LabelStore(root)
+    if not any(store.segments(part, ["image_id"]).num_rows for part in store.parts()):
+        raise _no_segments(root)
+
+
+def _no_segments(root: str) -> UserError:
+    where = storage.display(root)
+    return UserError(
+        f"pseudo.segments: data.labels={where} has no segments; pseudo.segments=false does without"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segray.models.semi.methods import METHODS
-from segray.pipelines.config.commands.train import NONE, TrainConfig
+from segray.pipelines.config.commands.train import NONE, OF_METHOD, TrainConfig
 from segray.pipelines.engine.image_values import Looked, spread, value_lines
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -24,6 +24,7 @@ def data_lines(config: TrainConfig, data: TrainingData) -> list[str]:
     counts = (len(data.labelled), len(data.unlabelled), source, len(data.validation))
     return [
         classes_line(classes),
+        *_method_lines(config),
         line("images", "{} labelled, {} unlabelled{}, {} validation".format(*counts)),
         *(line("zero-shot", text) for text in data.matched),
         *([line("corrected", data.corrected + _used(config))] if data.corrected else []),
@@ -32,6 +33,19 @@ def data_lines(config: TrainConfig, data: TrainingData) -> list[str]:
         *(line("left out", text) for text in data.left_out),
         *_absent_lines(config, data),
     ]
+
+
+def _method_lines(config: TrainConfig) -> list[str]:
+    """The method, where its labels are not what its name says: a config.yaml of another run may set them."""
+    usual = OF_METHOD.get(config.method, {})
+    switches = {"data.calibrate": config.data.calibrate, "pseudo.segments": config.pseudo.segments}
+    changed = {
+        key: on
+        for key, on in switches.items()
+        if on != usual.get(key.partition(".")[0], {}).get(key.partition(".")[2], False)
+    }
+    texts = [f"{'with' if on else 'without'} {key}" for key, on in changed.items()]
+    return [line("method", f"{config.method} {', '.join(texts)}")] if texts else []
 
 
 def _used(config: TrainConfig) -> str:

@@ -58,10 +58,7 @@ def test_how_many_trials_may_change_between_runs_and_the_space_may_not() -> None
     ("word", "told"),
     [
         ("space.train.lrr=choice(1)", "space: unknown key train.lrr; did you mean train.lr?"),
-        (
-            "space.method=choice(segray,segray_v3)",
-            "space: method: segray_v3 sets other keys too; give it a search of its own",
-        ),
+        ("space.method=choice(segray,segray_v3)", "space: method: segray_v3 sets other keys too"),
         ("space.train.lr=around(1)", "space: train.lr: 'around(1)' is not a valid search space (allowed"),
         ("space.train.lr=uniform(0,1)", "space: train.lr: 0 is out of range (allowed: above 0)"),
         ("space.train.lr=uniform(2,1)", "space: train.lr: uniform(2,1) needs LOW below HIGH"),
@@ -93,6 +90,11 @@ def test_what_cannot_be_searched_is_reported_in_one_line(word: str, told: str) -
         tune(word, *(["train.accumulate=2", "train.batch=2"] if "batch" in word else []))
     (line,) = str(caught.value).splitlines()
     assert line.startswith(told)
+
+
+def test_methods_are_not_searched_with_the_keys_of_one_of_them() -> None:
+    with pytest.raises(UserError, match=r"segray_v3 sets other keys too; give it a search of its own$"):
+        tune("method=segray_v3", "space.method=choice(segray,fixmatch)")
 
 
 def test_a_threshold_has_listed_values_in_range() -> None:

@@ -20,8 +20,10 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.calibrated import CALIBRATED, calibrate_labels, labels_of
 from segray.pipelines.training.data.datasets import UnlabelledImages
+from segray.pipelines.training.data.summary import data_lines
 from segray.pipelines.training.data.training_data import open_data
 from tests.faults.invariant import contents
+from tests.pipelines.training import runs as small
 from tests.previous_version.archive import unpack
 
 WORDS = [
@@ -96,3 +98,40 @@ def test_without_labels_to_correct_it_is_refused(root: Path, word: str) -> None:
     with pytest.raises(UserError, match=r"data\.calibrate: method supervised with data.labels="):
         train.execute(_config(root, *words))
     assert not (root / "new").exists()
+
+
+def test_labels_that_segray_v3_cannot_use_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    labels, folder = small.book(tmp_path / "book")
+    out = tmp_path / "run"
+    for words, message in (
+        ([], r"^data\.calibrate: .* holds no embeddings.*; data\.calibrate=false trains on it as it is$"),
+        (
+            ["data.calibrate=false"],
+            r"^pseudo\.segments: .* has no segments; pseudo\.segments=false does without$",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            train.execute(small.config(out, labels, folder, "method=segray_v3", *words))
+        assert not (out / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("method=segray_v3", []),
+        ("method=segray_v2", []),
+        ("method=segray data.calibrate=true", ["segray with data.calibrate"]),
+        ("method=segray_v3 data.calibrate=false", ["segray_v3 without data.calibrate"]),
+        (
+            "method=segray_v3 data.calibrate=false pseudo.segments=false",
+            ["segray_v3 without data.calibrate, without pseudo.segments"],
+        ),
+    ],
+)
+def test_a_run_says_where_it_is_not_what_its_method_is_called(
+    root: Path, words: str, told: list[str]
+) -> None:
+    places = [f"out={root / 'new'}", f"data.root={root / 'book'}", f"data.labels={root / 'labels'}"]
+    config = load(TrainConfig, None, [*WORDS, *places, *words.split()])
+    lines = data_lines(config, open_data(config.data, 0))
+    assert [text.removeprefix("method").strip() for text in lines if text.startswith("method")] == told

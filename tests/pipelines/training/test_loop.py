@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +14,7 @@ from segray.models.semi.methods import METHODS
 from segray.models.semi.student import Logits
 from segray.pipelines.engine.compiling import CannotCompileError
 from segray.pipelines.io.label_png import encode_gray_png
-from segray.pipelines.training.checkpoints import read_state
+from segray.pipelines.training.checkpoints import STATE, read_state
 from segray.pipelines.training.data.sampler import StepBatch
 from segray.pipelines.training.data.training_data import open_data
 from segray.pipelines.training.history import HistoryEntry
@@ -102,6 +103,10 @@ def test_an_encoder_of_learned_positions_predicts_in_windows_of_the_crop(
     assert sides == [32, 0, 40]
     (checkpoint,) = (tmp_path / "crop").glob("checkpoint_*")
     assert read_state(str(checkpoint))["window"] == 32
+    # An earlier version began this run, and had validated whole images.
+    state = json.loads((checkpoint / STATE).read_text())
+    (checkpoint / STATE).write_text(json.dumps(state | {"window": None, "step": 0, "history": []}))
+    assert trainer(config(tmp_path / "crop", *data, "train.epochs=1"), tmp_path / "crop").window is None
     monkeypatch.setattr(type(run.network), "crop_windows", False)
     folder = tmp_path / "default"
     assert trainer(config(folder, *data), folder).window is None
