@@ -110,8 +110,9 @@ def check_resized(folder: Path, program: str, told: str, epochs: int, sizes: lis
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_node_with_a_training_worker_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Each validation waits for Ray to look at the workers, so that at any speed the run outlives the notice.
-    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "2")
+    # Each validation waits for Ray to look at the workers, so that at any speed the run outlives the time
+    # that the news of the machine takes, on a busy one half a minute.
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "4")
     monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.5")
     labels, root = book(tmp_path / "book")
     out = tmp_path / "run"
