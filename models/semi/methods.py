@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -31,15 +31,15 @@ class Method:
     default_tau: float = 0.95
 
 
-_SEGRAY_V2 = Method(
+_SEGRAY = Method(
     pseudo="enhanced",
-    teacher="ema",
     strong_views=2,
     strong_weight=0.25,
     feature_view=True,
     feature_weight=0.5,
     default_tau=0.7,
 )
+_SEGRAY_V2 = replace(_SEGRAY, teacher="ema")
 
 METHODS: dict[str, Method] = {
     "supervised": Method(pseudo="none"),
@@ -50,14 +50,7 @@ METHODS: dict[str, Method] = {
     "unimatch_v2": Method(
         pseudo="model", teacher="ema", strong_views=2, strong_weight=0.5, complementary_dropout=True
     ),
-    "segray": Method(
-        pseudo="enhanced",
-        strong_views=2,
-        strong_weight=0.25,
-        feature_view=True,
-        feature_weight=0.5,
-        default_tau=0.7,
-    ),
+    "segray": _SEGRAY,
     "segray_v2": _SEGRAY_V2,
     "segray_v3": _SEGRAY_V2,
 }

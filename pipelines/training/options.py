@@ -34,9 +34,9 @@ def check_pseudo(config: TrainConfig, classes: Sequence[str]) -> None:
     for key, (is_set, is_met, what) in needs.items():
         if is_set and not is_met:
             raise UserError(f"pseudo.{key} needs {what}, not method={config.method}")
-    if pseudo.segments and config.data.labels is None:
-        raise UserError("pseudo.segments needs data.labels, a label set with segments")
-    if pseudo.segments and config.data.labels is not None:
+    if pseudo.segments:
+        if config.data.labels is None:
+            raise UserError("pseudo.segments needs data.labels, a label set with segments")
         check_segments(config.data.labels)
     if not config.data.calibrate:
         transition_of(config, classes)

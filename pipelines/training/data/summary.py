@@ -37,14 +37,11 @@ def data_lines(config: TrainConfig, data: TrainingData) -> list[str]:
 
 def _method_lines(config: TrainConfig) -> list[str]:
     """The method, where its labels are not what its name says: a config.yaml of another run may set them."""
-    usual = OF_METHOD.get(config.method, {})
-    switches = {"data.calibrate": config.data.calibrate, "pseudo.segments": config.pseudo.segments}
-    changed = {
-        key: on
-        for key, on in switches.items()
-        if on != usual.get(key.partition(".")[0], {}).get(key.partition(".")[2], False)
-    }
-    texts = [f"{'with' if on else 'without'} {key}" for key, on in changed.items()]
+    usual, texts = OF_METHOD.get(config.method, {}), []
+    switches = (("data", "calibrate", config.data.calibrate), ("pseudo", "segments", config.pseudo.segments))
+    for section, key, on in switches:
+        if on != usual.get(section, {}).get(key, False):
+            texts.append(f"{'with' if on else 'without'} {section}.{key}")
     return [line("method", f"{config.method} {', '.join(texts)}")] if texts else []
 
 
