@@ -3,8 +3,8 @@
     python -m benchmarks.calibrate --work DIR --scenes 100 --seeds 31 32 33 34 35
 
 The built-in models label `--scenes` scenes of each seed in this process, and 32 more to calibrate on, which
-are not scored; what they found stays in `--work`. No Ray, no label set. Every pixel counts: the naming is
-scored, without trust.
+are not scored; what they found stays in `--work`. Class centres come from the segments of both, as in a label
+set. No Ray, no label set here. Every pixel counts: the naming is scored, without trust.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import numpy as np
 
 from benchmarks.common import Benchmark, circumstances, fresh, spread_of, table, write_result
 from benchmarks.labeller import Labeller
-from segray.models.calibration.prompts import Names, Prompts, choose_prompts, with_prompts
+from segray.models.calibration.heads import normalised
+from segray.models.calibration.prompts import Names, Prompts, choose_prompts, evidence_of, with_prompts
 from segray.models.calibration.regions import MaskedImage, masked_image
 from segray.models.calibration.selection import Choice, Labelled, Rule, choose, gather, named_scores
 from segray.models.clip.model import build_text_clip
@@ -82,11 +83,15 @@ def names_of(aliases: Mapping[str, Sequence[str]]) -> tuple[Names, Prompts]:
     return names, Prompts("single", np.ones(len(ids), bool))
 
 
-def calibrated(images: Sequence[MaskedImage], names: Names, default: Prompts) -> tuple[Prompts, Choice]:
-    """What the masks of some images choose."""
+def calibrated(
+    images: Sequence[MaskedImage], others: Sequence[MaskedImage], names: Names, default: Prompts
+) -> tuple[Prompts, Choice]:
+    """What the masks of some images choose, beside the segments of others, without masks."""
     labelled = gather(images)
     prompts = choose_prompts(labelled, names, default)
-    return prompts, choose(with_prompts(labelled, names, prompts), THRESHOLD)
+    stored = np.concatenate([image.embeddings for image in [*images, *others]]).astype(float)
+    everything = evidence_of(normalised(stored), names, prompts, len(labelled.evidence.named))
+    return prompts, choose(with_prompts(labelled, names, prompts), THRESHOLD, everything)
 
 
 def plain_miou(scored: Labelled) -> float:
@@ -99,7 +104,8 @@ def measure(row: Row, images: Sequence[Mapping[str, MaskedImage]]) -> dict[str, 
     _, kind, masks, aliases = row
     names, default = names_of(aliases)
     scored = gather([image[kind] for image in images[POOL:]])
-    prompts, choice = calibrated([image[kind] for image in images[:masks]], names, default)
+    of_kind = [image[kind] for image in images]
+    prompts, choice = calibrated(of_kind[:masks], of_kind[POOL:], names, default)
     after = with_prompts(scored, names, prompts)
     shares = choice.naming.shares(after.evidence)
     return {
@@ -109,6 +115,7 @@ def measure(row: Row, images: Sequence[Mapping[str, MaskedImage]]) -> dict[str, 
         "threshold": choice.rule.threshold,
         "least_stability": choice.rule.least_stability,
         "naming": dict(zip(choice.naming.names, map(float, choice.naming.weights), strict=True)),
+        "centres": choice.naming.centres is not None,
         "templates": prompts.templates,
         "names_dropped": int((~prompts.used).sum()),
     }

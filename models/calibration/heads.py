@@ -220,12 +220,13 @@ def softmax(logits: Array) -> Array:
 def out_of_group(fit: Fit, evidence: Evidence, classes: NDArray[np.int64], group: NDArray[np.int64]) -> Array:
     """Scores [n, C] of each segment by a head that was fitted on the other groups."""
     scores = np.zeros_like(evidence.text)
-    for held_out in _masks(group):
+    for held_out in groups_of(group):
         scores[held_out] = fit(evidence[~held_out], classes[~held_out]).scores(evidence[held_out])
     return scores
 
 
-def _masks(group: NDArray[np.int64]) -> Iterator[NDArray[np.bool_]]:
+def groups_of(group: NDArray[np.int64]) -> Iterator[NDArray[np.bool_]]:
+    """bool [n] for each group: its members."""
     for g in np.unique(group):
         yield group == g
 

@@ -61,13 +61,15 @@ def text_scores(
 
 def with_prompts(labelled: Labelled, names: Names, prompts: Prompts) -> Labelled:
     """The labelled segments with the text scores of some prompts."""
-    n_classes = len(labelled.evidence.named)
-    embeddings = labelled.evidence.embeddings
-    text = text_scores(
-        embeddings @ names.embeddings[prompts.templates].T, names.class_ids, prompts.used, n_classes
-    )
+    evidence = labelled.evidence
+    return replace(labelled, evidence=evidence_of(evidence.embeddings, names, prompts, len(evidence.named)))
+
+
+def evidence_of(embeddings: Array, names: Names, prompts: Prompts, n_classes: int) -> Evidence:
+    """Segments by their normalised embeddings [n, D], with the text scores of some prompts."""
+    cosines = embeddings @ names.embeddings[prompts.templates].T
     named = np.isin(np.arange(n_classes), names.class_ids[prompts.used])
-    return replace(labelled, evidence=Evidence(embeddings, text, named))
+    return Evidence(embeddings, text_scores(cosines, names.class_ids, prompts.used, n_classes), named)
 
 
 def choose_prompts(labelled: Labelled, names: Names, stored: Prompts) -> Prompts:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segray.models.calibration.centres import LEAST_SEGMENTS, Centres, class_centres
 from segray.models.calibration.heads import (
     TEXT,
     Array,
     Evidence,
     Head,
     candidates,
+    groups_of,
     normalised,
     out_of_group,
     softmax,
@@ -203,11 +205,13 @@ class SegmentClassifier:
         names: of the heads, M of them.
         weights: [M], their weights, which add up to 1.
         heads: scores are logits.
+        centres: to which the shares are drawn; None: none.
     """
 
     names: tuple[str, ...]
     weights: tuple[float, ...]
     heads: tuple[Head, ...]
+    centres: Centres | None = None
 
     def shares(self, evidence: Evidence) -> Array:
         """Calibrated shares of the classes, [n, C]."""
@@ -215,7 +219,12 @@ class SegmentClassifier:
             weight * softmax(head.scores(evidence))
             for weight, head in zip(self.weights, self.heads, strict=True)
         ]
-        return np.sum(parts, axis=0)
+        shares: Array = np.sum(parts, axis=0)
+        return shares if self.centres is None else self.centres.shares(shares, evidence.embeddings)
+
+    def drawn_to(self, everything: Evidence) -> SegmentClassifier:
+        """The same, drawn to the centres that it gives the segments of a whole label set."""
+        return replace(self, centres=class_centres(self.shares(everything), everything.embeddings))
 
 
 @dataclass(frozen=True)
@@ -239,16 +248,21 @@ class Choice:
     averaged: float
 
 
-def choose(labelled: Labelled, threshold: float) -> Choice:
-    """The text alone, or the average of all candidates where that pays on images held out.
+def choose(labelled: Labelled, threshold: float, everything: Evidence | None = None) -> Choice:
+    """The text alone, or the average of all candidates where that pays on images held out, drawn to centres.
 
     The average weighs each candidate by exp(mIoU / 0.05) on images held out. With a handful of masks the best
     candidate is mostly the luckiest; the average loses less where it errs and wins more where it is right.
     The threshold is one of text scores, so the average has none.
 
+    Class centres of the whole label set (see `class_centres`) know more segments than a handful of masks can
+    judge. So they are used unless that is worse on images held out by a standard error, or worse than the
+    label set as it was.
+
     Args:
         labelled: segments of the images with masks.
         threshold: the one that the label set has.
+        everything: segments of all images; None, or fewer than `LEAST_SEGMENTS`: no centres.
     """
     evidence, classes, group = labelled.evidence, labelled.classes, labelled.group
     rule, text_outcome = choose_rule(labelled, threshold)
@@ -260,21 +274,41 @@ def choose(labelled: Labelled, threshold: float) -> Choice:
     weights = average_weights(list(tried.values()))
     averaged = np.sum([weight * share[name] for weight, name in zip(weights, fits, strict=True)], axis=0)
     rules = [Rule(NO_THRESHOLD, floor) for floor in (0.0, *stability_floors(labelled))]
-    average_rule, outcome = _best_rule(labelled, averaged, rules)
-    used = dict(zip(fits, weights, strict=True))
-    if not outcome.pays_over(text_outcome):
-        used = {TEXT: 1.0}
-        averaged, average_rule = share[TEXT], rule
-    used = {name: weight for name, weight in used.items() if weight}
-    heads = tuple(fits[name](evidence, classes).scaled(factor[name]) for name in used)
-    return Choice(
-        SegmentClassifier(tuple(used), tuple(used.values()), heads),
-        average_rule,
-        averaged,
-        labelled.score(averaged, labelled.shown(average_rule)),
-        tried,
-        outcome.miou,
-    )
+    average_rule, average_outcome = _best_rule(labelled, averaged, rules)
+    used = {name: weight for name, weight in zip(fits, weights, strict=True) if weight}
+    held_out, outcome = averaged, average_outcome
+    if average_outcome.pays_over(text_outcome):
+        rule = average_rule
+    else:
+        used, held_out, outcome = {TEXT: 1.0}, share[TEXT], text_outcome
+
+    def fitted(rows: NDArray[np.bool_]) -> SegmentClassifier:
+        heads = tuple(fits[name](evidence[rows], classes[rows]).scaled(factor[name]) for name in used)
+        return SegmentClassifier(tuple(used), tuple(used.values()), heads)
+
+    chosen = Choice(fitted(np.ones(len(classes), bool)), rule, held_out, outcome, tried, average_outcome.miou)
+    if everything is None or len(everything.text) < LEAST_SEGMENTS:
+        return chosen
+    drawn = _drawn(labelled, chosen, everything, fitted, rules)
+    stored = labelled.score(named_scores(evidence), labelled.shown(Rule(threshold)))
+    loss, error = outcome.gain_over(drawn.outcome)
+    return drawn if loss <= error and drawn.outcome.miou >= stored.miou else chosen
+
+
+def _drawn(
+    labelled: Labelled,
+    choice: Choice,
+    everything: Evidence,
+    fitted: Callable[[NDArray[np.bool_]], SegmentClassifier],
+    rules: Sequence[Rule],
+) -> Choice:
+    """The same choice with class centres; `fitted` makes its classifier of some of the labelled segments."""
+    held_out = np.zeros_like(choice.held_out)
+    for rows in groups_of(labelled.group):
+        held_out[rows] = fitted(~rows).drawn_to(everything).shares(labelled.evidence[rows])
+    rule, outcome = _best_rule(labelled, held_out, rules)
+    naming = choice.naming.drawn_to(everything)
+    return replace(choice, naming=naming, rule=rule, held_out=held_out, outcome=outcome)
 
 
 def average_weights(miou: Sequence[float]) -> tuple[float, ...]:

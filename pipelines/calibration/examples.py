@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segray.models.calibration.regions import MaskedImage, masked_image
 from segray.models.label_map import LabelMap, label_dtype
@@ -27,6 +28,8 @@ from segray.pipelines.training.data.splits import read_names
 from segray.pipelines.understood import name_some
 
 _SHOWN = 3
+MOST_SEGMENTS = 8192
+"""Segments from which class centres are learned: more change nothing, and cost time and memory."""
 
 ReadMask = Callable[[tuple[int, int]], LabelMap]
 """The true mask of an image of (height, width), ignored pixels `ignore_index_of`.
@@ -152,6 +155,27 @@ def read_examples(
                     source, part, row, by_image.get(image_id, []), masks[image_id], n_classes, dim
                 )
     return dict(sorted(examples.items()))
+
+
+def read_embeddings(source: LabelStore, dim: int) -> NDArray[np.float16]:
+    """Embeddings [n, D] of the segments of a label set, part by part up to `MOST_SEGMENTS` of them.
+
+    Raises:
+        UserError: an embedding that is not finite.
+        DamagedPartError: a part cannot be read.
+    """
+    found: list[NDArray[np.float16]] = []
+    for part in sorted(source.parts()):
+        rows = source.segments(part, ["image_id", "embedding"]).to_pylist()
+        embeddings = embeddings_of(rows, dim)
+        bad = np.flatnonzero(~np.isfinite(embeddings).all(1))
+        if len(bad):
+            problem = ValueError("an embedding that is not finite")
+            raise damaged_row(source, part, rows[bad[0]]["image_id"], problem)
+        found.append(embeddings[: MOST_SEGMENTS - sum(map(len, found))])
+        if sum(map(len, found)) == MOST_SEGMENTS:
+            break
+    return np.concatenate(found)
 
 
 def _example(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segray.models.calibration.heads import Array, Evidence, normalised
-from segray.models.calibration.prompts import Names, Prompts, choose_prompts, text_scores, with_prompts
+from segray.models.calibration.prompts import Names, Prompts, choose_prompts, evidence_of, with_prompts
 from segray.models.calibration.regions import MaskedImage
 from segray.models.calibration.selection import Choice, Labelled, Outcome, Rule, choose, gather, named_scores
 from segray.models.calibration.trust import class_prior, conformal_quantiles, transition_matrix
@@ -104,6 +104,8 @@ class Calibration:
         values: list[Any] = [choice.rule.threshold, choice.rule.least_stability, *choice.naming.weights]
         for head in choice.naming.heads:
             values += [head.scale, head.weights, head.bias]
+        if choice.naming.centres is not None:
+            values += [choice.naming.centres.mean, choice.naming.centres.of_class]
         values += [] if self.quantiles is None else [self.quantiles]
         digest = hashlib.sha256()
         for value in values:
@@ -111,19 +113,22 @@ class Calibration:
         return digest.hexdigest()
 
     def _evidence(self, pooled: NDArray[np.floating[Any]]) -> Evidence:
-        embeddings = normalised(pooled.astype(float))
-        names, prompts = self.candidates.names, self.prompts
-        cosines = embeddings @ names.embeddings[prompts.templates].T
-        named = self.labelled.evidence.named
-        return Evidence(embeddings, text_scores(cosines, names.class_ids, prompts.used, len(named)), named)
+        n_classes = len(self.candidates.space.classes)
+        return evidence_of(normalised(pooled.astype(float)), self.candidates.names, self.prompts, n_classes)
 
 
-def fit(images: Mapping[str, MaskedImage], candidates: Candidates, alpha: float) -> Calibration:
+def fit(
+    images: Mapping[str, MaskedImage],
+    candidates: Candidates,
+    alpha: float,
+    everything: NDArray[np.float16] | None = None,
+) -> Calibration:
     """Choose by the masks of some images.
 
     Args:
         images: by image_id.
         candidates: what to choose from.
+        everything: embeddings [n, D] of segments of any image, see `choose`.
         alpha: see `conformal_quantiles`; 0 trusts every label.
 
     Raises:
@@ -133,13 +138,20 @@ def fit(images: Mapping[str, MaskedImage], candidates: Candidates, alpha: float)
     plain = gather(list(images.values()))
     stored = with_prompts(plain, candidates.names, candidates.stored)
     before = stored.score(named_scores(stored.evidence), stored.shown(Rule(candidates.threshold)))
+    every = None if everything is None else normalised(everything.astype(float))
+
+    def chosen(labelled: Labelled, prompts: Prompts) -> Choice:
+        names, n_classes = candidates.names, len(candidates.space.classes)
+        evidence = None if every is None else evidence_of(every, names, prompts, n_classes)
+        return choose(labelled, candidates.threshold, evidence)
+
     prompts = choose_prompts(plain, candidates.names, candidates.stored)
     labelled = with_prompts(plain, candidates.names, prompts)
-    choice = choose(labelled, candidates.threshold)
+    choice = chosen(labelled, prompts)
     if choice.outcome.miou < before.miou:
         # Other names paid without a threshold, and what is stored has one.
         prompts, labelled = candidates.stored, stored
-        choice = choose(labelled, candidates.threshold)
+        choice = chosen(labelled, prompts)
     quantiles = conformal_quantiles(choice.held_out, labelled.classes, alpha) if alpha else None
     confusion = choice.outcome.confusions.sum(0)
     transition = transition_matrix(confusion, max(1.0, confusion.sum() / len(labelled.classes)))

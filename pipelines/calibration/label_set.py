@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from segray.models.calibration.heads import TEXT
-from segray.models.calibration.selection import NO_THRESHOLD
+from segray.models.calibration.selection import NO_THRESHOLD, SegmentClassifier
 from segray.models.label_space import LabelSpace, label_space
 from segray.pipelines.annotation.relabelling import (
     Relabelling,
@@ -21,7 +21,7 @@ from segray.pipelines.annotation.relabelling import (
     of_pixels,
     require_embeddings,
 )
-from segray.pipelines.calibration.examples import ReadMask, read_examples
+from segray.pipelines.calibration.examples import ReadMask, read_embeddings, read_examples
 from segray.pipelines.calibration.fit import Calibration, Candidates, class_changes, embed_candidates, fit
 from segray.pipelines.config.commands.calibrate import CandidatesConfig
 from segray.pipelines.config.previous import current_provenance
@@ -191,7 +191,7 @@ def calibrate(
     """
     check_places(stored.source.root, out)
     images = read_examples(stored.source, masks, len(stored.classes), stored.dim)
-    calibration = fit(images, candidates, alpha)
+    calibration = fit(images, candidates, alpha, read_embeddings(stored.source, stored.dim))
     relabelling = Relabelling(
         stored.source,
         config,
@@ -239,6 +239,7 @@ def summary(calibration: Calibration) -> dict[str, Any]:
         "threshold": choice.rule.threshold,
         "least_stability": choice.rule.least_stability,
         "naming": dict(zip(choice.naming.names, choice.naming.weights, strict=True)),
+        "centres": choice.naming.centres is not None,
         "quantiles": None if quantiles is None else np.round(quantiles, 6).tolist(),
     }
 
@@ -270,7 +271,7 @@ def report_lines(calibrated: CalibratedSet) -> list[str]:
             lines.append(f"  {name:<16}{_percent(before):>8}{_percent(after):>8}")
     lines.append(f"  segments  {_rule_text(calibration)}")
     lines.append(f"  names     {_prompts_text(calibration)}")
-    lines.append(f"  naming    {_naming_text(choice.naming.names, choice.naming.weights)}")
+    lines.append(f"  naming    {_naming_text(choice.naming)}")
     absent = _without_segment(calibration)
     if absent:
         lines.append(f"  no segment with a mask: {', '.join(absent)}; named by text alone")
@@ -300,11 +301,15 @@ def _prompts_text(calibration: Calibration) -> str:
     return "; ".join(changes) or "as they were"
 
 
-def _naming_text(names: tuple[str, ...], weights: tuple[float, ...]) -> str:
-    if len(names) == 1:
-        return "by text alone, as before" if names[0] == TEXT else names[0]
-    ordered = sorted(zip(weights, names, strict=True), reverse=True)[:4]
-    return f"average of {len(names)} candidates: " + ", ".join(f"{name} ({w:.0%})" for w, name in ordered)
+def _naming_text(naming: SegmentClassifier) -> str:
+    centres = "" if naming.centres is None else ", drawn to class centres of all segments"
+    if len(naming.names) > 1:
+        ordered = sorted(zip(naming.weights, naming.names, strict=True), reverse=True)[:4]
+        shown = ", ".join(f"{name} ({w:.0%})" for w, name in ordered)
+        return f"average of {len(naming.names)} candidates: {shown}{centres}"
+    (name,) = naming.names
+    as_before = "" if centres else ", as before"
+    return f"{'by text alone' + as_before if name == TEXT else name}{centres}"
 
 
 def _without_segment(calibration: Calibration) -> list[str]:

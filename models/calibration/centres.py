@@ -1,0 +1,52 @@
+"""Class centres on which the segments of a whole label set agree, labelled or not: transduction.
+
+A naming by text or by a few masks is right more often than not, and segments of a class look alike. So each
+class gets a centre, the mean of the segments weighed by their shares of it, and a segment's shares become
+the naming's times exp(sharpness x cosine with the centre): expectation and maximisation in turn, for a
+mixture of von Mises-Fisher distributions whose prior is the naming. After Zanella et al., "Boosting
+Vision-Language Models with Transduction" (NeurIPS 2024), without their graph of neighbours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from segray.models.calibration.heads import Array, normalised, softmax
+
+LEAST_SEGMENTS = 100
+"""Fewer segments than this teach no centres."""
+
+_SHARPNESS = 20.0
+_ROUNDS = 10
+_LEAST_SHARE = 1e-6
+
+
+@dataclass(frozen=True)
+class Centres:
+    """What the segments of a label set have in common.
+
+    Attributes:
+        mean: [D], of their embeddings.
+        of_class: [C, D], the direction of each class from it, of length 1.
+    """
+
+    mean: Array
+    of_class: Array
+
+    def shares(self, prior: Array, embeddings: Array) -> Array:
+        """Shares of the classes [n, C], of those of a naming [n, C] and embeddings [n, D]."""
+        cosines = normalised(embeddings - self.mean) @ self.of_class.T
+        return softmax(np.log(np.maximum(prior, _LEAST_SHARE)) + _SHARPNESS * cosines)
+
+
+def class_centres(prior: Array, embeddings: Array) -> Centres:
+    """The centres of segments with the shares `prior` [n, C] and the embeddings [n, D]; n at least 1."""
+    mean = embeddings.mean(0)
+    directions = normalised(embeddings - mean)
+    shares = prior
+    for _ in range(_ROUNDS):
+        centres = Centres(mean, normalised(shares.T @ directions))
+        shares = centres.shares(prior, embeddings)
+    return centres
