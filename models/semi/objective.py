@@ -22,6 +22,7 @@ __all__ = [
     "METHODS",
     "Method",
     "PseudoLabel",
+    "cross_entropies",
     "default_epsilon",
     "enhanced_label",
     "pseudo_label",
@@ -160,12 +161,15 @@ def smoothed_cross_entropy(
     valid = known if valid is None else valid
     known = known & valid
     scores = F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), 1)
-    picked = scores.gather(1, labels.masked_fill(~known, 0)[:, None])[:, 0]
-    rest = epsilon / (classes - 1) if epsilon else 0.0
-    loss = -(1 - epsilon - rest) * picked
-    if epsilon:
-        loss = loss - rest * scores.sum(1)
+    loss = cross_entropies(scores, labels.masked_fill(~known, 0), epsilon)
     return loss.masked_fill(~known, 0).sum() / valid.sum().clamp(min=1)
+
+
+def cross_entropies(scores: Tensor, labels: Tensor, epsilon: float) -> Tensor:
+    """Eq. 8 of each pixel, [B, H, W], of log-probabilities [B, C, H, W] and labels, all of them known."""
+    rest = epsilon / (scores.shape[1] - 1) if epsilon else 0.0
+    loss = -(1 - epsilon - rest) * scores.gather(1, labels[:, None])[:, 0]
+    return loss - rest * scores.sum(1) if epsilon else loss
 
 
 def total_loss(supervised: Tensor, unsupervised: Tensor) -> Tensor:

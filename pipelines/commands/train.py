@@ -107,7 +107,7 @@ def _check_data(config: TrainConfig, data: TrainingData) -> None:
         )
     if config.data.calibrate and config.data.labels:
         check_labels(config.data.labels)
-    check_pseudo(config, data.space.classes)
+    check_pseudo(config, data)
     if pseudo != "none" and not data.unlabelled:
         raise UserError(
             f"data.unlabelled: method {config.method} needs images outside data.labelled="

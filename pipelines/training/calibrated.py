@@ -15,7 +15,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.training.data.class_names import class_id_table
 from segray.pipelines.training.data.datasets import read_mask
-from segray.pipelines.training.data.label_join import join_labels, open_label_set
+from segray.pipelines.training.data.label_join import LabelSet, join_labels, open_label_set
 from segray.pipelines.training.data.places import data_tree
 from segray.pipelines.training.data.samples import Sample, TrainingData
 
@@ -80,20 +80,24 @@ def _masks(config: TrainConfig, data: TrainingData, stored: tuple[str, ...]) -> 
     known = np.flatnonzero(table[: len(stored)] != ignore_index_of(len(data.space.classes)))
     ids = np.full(np.iinfo(table.dtype).max + 1, unknown, label_dtype(unknown))
     ids[table[known]] = known
+    samples = labelled_with_labels(config, data, labels, "data.calibrate")
+    return {sample.stored_id: _reader(sample, ids) for sample in samples}
+
+
+def labelled_with_labels(config: TrainConfig, data: TrainingData, labels: LabelSet, key: str) -> list[Sample]:
+    """The labelled images that have a label in the label set, with their ids there.
+
+    Raises:
+        UserError: there is none; the message names `key`, which needs one.
+    """
     others = data.unlabelled or data.validation or data.labelled
     place = data_tree(config.data).place
     joined = join_labels([*others, *data.labelled], labels, place, counted=others)[len(others) :]
-    masks = {
-        sample.label_id: _reader(sample, ids)
-        for sample in joined
-        if sample.label_id in labels.ok and sample.label_id
-    }
-    if not masks:
-        raise UserError(
-            f"data.calibrate: no labelled image has a label in data.labels={storage.display(root)}; annotate "
-            "them too"
-        )
-    return masks
+    found = [sample for sample in joined if sample.label_id in labels.ok and sample.label_id]
+    if not found:
+        where = f"data.labels={storage.display(labels.root)}"
+        raise UserError(f"{key}: no labelled image has a label in {where}; annotate them too")
+    return found
 
 
 def _reader(sample: Sample, ids: LabelMap) -> ReadMask:

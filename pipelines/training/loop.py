@@ -52,6 +52,7 @@ from segray.pipelines.training.history import (
     has_stopped,
 )
 from segray.pipelines.training.meter import Meter, mean_metrics, progress_line
+from segray.pipelines.training.mistakes import mistakes_of
 from segray.pipelines.training.session import Notes, Session, device_of_worker
 from segray.pipelines.training.step import Objective, StepMetrics
 from segray.pipelines.training.trackers import Trackers
@@ -228,6 +229,7 @@ class Trainer:
             class_weights(config.loss, data.labelled_pixels),
             total=self.total,
             transition=transition_of(config, self.classes),
+            mistakes=mistakes_of(config, data),
         )
         # A supervised start has steps of another layout.
         alike = not config.pseudo.start

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from segray.models.semi.methods import METHODS
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.errors import UserError
+from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.segment_maps import check_segments
+from segray.pipelines.training.mistakes import mistakes_of
 from segray.pipelines.training.transition import transition_of
 
 
-def check_pseudo(config: TrainConfig, classes: Sequence[str]) -> None:
+def check_pseudo(config: TrainConfig, data: TrainingData) -> None:
     """Refuse options that the method would ignore, or that the label set cannot serve.
 
     Args:
         config: the run.
-        classes: the data set's.
+        data: what it trains on.
 
     Raises:
         UserError: the key, what it needs, and what there is.
@@ -25,6 +25,7 @@ def check_pseudo(config: TrainConfig, classes: Sequence[str]) -> None:
     guided = method.pseudo == "enhanced"
     needs = {
         "posterior": (pseudo.posterior != "switch", guided, "a method that uses zero-shot labels"),
+        "forward": (pseudo.forward, guided, "a method that uses zero-shot labels"),
         "until": (pseudo.until is not None, guided, "a method that uses zero-shot labels"),
         "segments": (pseudo.segments, method.pseudo != "none", "a method that labels images"),
         "dynamic_tau": (pseudo.dynamic_tau, method.pseudo != "none", "a method that labels images"),
@@ -38,5 +39,9 @@ def check_pseudo(config: TrainConfig, classes: Sequence[str]) -> None:
         if config.data.labels is None:
             raise UserError("pseudo.segments needs data.labels, a label set with segments")
         check_segments(config.data.labels)
+    if pseudo.forward and (config.data.calibrate or pseudo.posterior != "switch"):
+        other = "data.calibrate=true" if config.data.calibrate else f"pseudo.posterior={pseudo.posterior}"
+        raise UserError(f"pseudo.forward and {other} use the same masks against the same mistakes; set one")
+    mistakes_of(config, data)
     if not config.data.calibrate:
-        transition_of(config, classes)
+        transition_of(config, data.space.classes)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from segray.models.label_space import ignore_index_of
 from segray.models.segmenters.registry import Segmenter
+from segray.models.semi.forward import forward_cross_entropy
 from segray.models.semi.guidance import soft_loss
 from segray.models.semi.methods import METHODS
 from segray.models.semi.objective import (
@@ -61,6 +62,7 @@ class Objective:
         class_weights: of each class in the loss of labelled images; None: all the same.
         total: steps of the run.
         transition: see `PseudoLabels`.
+        mistakes: [C, C] for `pseudo.forward`, see `mistake_matrix`.
     """
 
     def __init__(
@@ -73,8 +75,10 @@ class Objective:
         *,
         total: int = 1,
         transition: Tensor | None = None,
+        mistakes: Tensor | None = None,
     ) -> None:
         self.weights = weights_tensor(class_weights, device)
+        self.mistakes = None if mistakes is None else mistakes.to(device)
         self.config, self.network, self.device = config, network, device
         self.method = METHODS[config.method]
         self.labels = PseudoLabels(config, device, total, transition)
@@ -173,16 +177,23 @@ class Objective:
     def _unsupervised(self, views: Views, logits: Logits, pseudo: PseudoLabel) -> Tensor:
         method = self.method
         partner = _required(views.partner)
+        if self.mistakes is not None and views.by_hand is not None:
+            # What a person gave is as sure as what the network is sure of.
+            pseudo = replace(pseudo, from_model=pseudo.from_model | views.by_hand)
         own = pseudo.reordered(lambda batch: batch[: len(partner)])
         other = pseudo.reordered(lambda batch: batch.index_select(0, partner))
         parts = []
         if logits.feature is not None:
-            term = self._mean(logits.feature, own.label, own.valid, self.epsilon)
-            parts.append(method.feature_weight * term)
+            parts.append(method.feature_weight * self._mean_of(logits.feature, own))
         for view, boxes in zip(logits.strong, views.boxes, strict=True):
-            mixed = own.mixed(other, boxes)
-            parts.append(method.strong_weight * self._mean(view, mixed.label, mixed.valid, self.epsilon))
+            parts.append(method.strong_weight * self._mean_of(view, own.mixed(other, boxes)))
         return torch.stack(parts).sum()
+
+    def _mean_of(self, logits: Tensor, target: PseudoLabel) -> Tensor:
+        if self.mistakes is None:
+            return self._mean(logits, target.label, target.valid, self.epsilon)
+        mean = forward_cross_entropy(logits, target, self.mistakes, self.epsilon)
+        return _over_workers(mean, target.valid)
 
     def _soft(self, views: Views, strong: tuple[Tensor, ...], weak: Tensor, pseudo: PseudoLabel) -> Tensor:
         """The divergence of the strong views from the weak view, mixed as they are: the mean over them."""

@@ -172,6 +172,8 @@ class PseudoConfig(Config):
     """Decay of the teacher that averages the network's weights, where the method has one."""
     posterior: Literal["switch", "transition"] = "switch"
     """switch: Eq. 7; transition: the prediction times what a calibrated label says, less and less."""
+    forward: bool = False
+    """The loss of zero-shot labels allows for the mistakes that they make on the labelled images."""
     segments: bool = False
     """A segment of the label set takes the class that most of it surely has; segray_v3: true."""
     dynamic_tau: bool = False

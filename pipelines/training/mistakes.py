@@ -1,0 +1,50 @@
+"""The mistakes that a label set makes on the labelled images, for `pseudo.forward`."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segray.models.label_space import ignore_index_of
+from segray.models.metrics import confusion_matrix
+from segray.models.semi.forward import mistake_matrix
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.corrections.apply import SURE
+from segray.pipelines.errors import UserError
+from segray.pipelines.training.calibrated import labelled_with_labels
+from segray.pipelines.training.data.datasets import UnlabelledImages, read_mask
+from segray.pipelines.training.data.label_join import open_label_set
+from segray.pipelines.training.data.samples import TrainingData
+
+MOST_IMAGES = 512
+"""Labelled images that are counted, the first ones of the split."""
+
+
+def mistakes_of(config: TrainConfig, data: TrainingData) -> Tensor | None:
+    """The matrix of `mistake_matrix` of a run, float32 [C, C]; None where the run has no use for it.
+
+    Raises:
+        UserError: no labelled image has a label, or one of another size than its mask.
+    """
+    if not config.pseudo.forward or config.data.labels is None:
+        return None
+    classes = data.space.classes
+    labels = open_label_set(config.data.labels, classes)
+    samples = labelled_with_labels(config, data, labels, "pseudo.forward")[:MOST_IMAGES]
+    stored = UnlabelledImages(samples, config.data.labels, classes)
+    unknown = ignore_index_of(len(classes))
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    for i, sample in enumerate(samples):
+        if (found := stored.labels(i)) is None:
+            continue
+        (label, confidence), truth = (t.numpy() for t in found), read_mask(sample)
+        if label.shape != truth.shape:
+            sizes = " and ".join(f"{w}x{h}" for h, w in (truth.shape, label.shape))
+            raise UserError(f"pseudo.forward: mask and label of {sample.shown_mask} are {sizes} pixels")
+        # A label that a person corrected says nothing of the others' mistakes.
+        counted = (label != unknown) & (confidence != SURE)
+        confusion += confusion_matrix(truth[counted], label[counted], len(classes), unknown)
+    if not confusion.any():
+        raise UserError("pseudo.forward: no pixel of the labelled images has both a class and a label")
+    return torch.from_numpy(mistake_matrix(confusion)).float()
