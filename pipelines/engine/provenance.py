@@ -160,7 +160,8 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
         "prompts": prompts.get("templates"),
     }
     calibration = record.get("calibration")
-    masks = {"what the masks chose": calibration.get("sha256")} if isinstance(calibration, dict) else {}
+    chosen = calibration.get("sha256") if isinstance(calibration, dict) else None
+    masks = {} if chosen is None else {"what the masks and segments chose": chosen}
     return {**config, **models, **names, **masks}
 
 

@@ -41,7 +41,10 @@ def check_labels(labels: str) -> None:
     try:
         StoredNames.of(labels)
     except UserError as error:
-        raise UserError(f"data.calibrate: {error}; data.calibrate=false trains on it as it is") from None
+        raise UserError(
+            f"data.calibrate: {error}; data.calibrate=false trains on it as it is, and pseudo.forward=true "
+            "allows for its mistakes"
+        ) from None
 
 
 def calibrate_labels(config: TrainConfig, data: TrainingData) -> None:

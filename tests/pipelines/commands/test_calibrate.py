@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import segray
+from segray.models.calibration import centres, selection
 from segray.pipelines.commands import calibrate, relabel
 from segray.pipelines.commands.evaluate import evaluate
 from segray.pipelines.commands.verify import run as verify_run
@@ -150,6 +151,31 @@ def test_going_on_does_only_what_is_missing(misnamed: Path, book: Path, tmp_path
     assert run["this_run"]["images"] == 4
 
 
+def test_class_centres_come_from_the_segments_of_all_images(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks, out, labels = book / "book" / "masks", tmp_path / "out", tmp_path / "labels"
+    shutil.copytree(book / "labels", labels)
+    # So few segments make centres that pay only if they hardly draw.
+    monkeypatch.setattr(selection, "LEAST_SEGMENTS", 10)
+    monkeypatch.setattr(centres, "_SHARPNESS", 0.05)
+    config = _config(labels, masks, out, "allow_missing=true")
+    result = calibrate.execute(config)
+    assert "drawn to class centres of all segments" in str(result)
+    assert json.loads((out / "calibration.json").read_text())["centres"] is True
+    assert verify(str(out)).problems == []
+    whole, store = contents(out), LabelStore(str(out))
+    store.discard(store.parts()[0])
+    calibrate.execute(config)
+    assert contents(out) == whole
+    # Other segments have other centres: a label set that lost or gained some is another one.
+    other = LabelStore(str(labels))
+    other.discard(other.parts()[1])
+    with pytest.raises(UserError, match="another configuration:\n  what the masks and segments chose"):
+        calibrate.execute(config)
+    assert contents(out) == whole
+
+
 def test_other_masks_are_not_mixed_in(misnamed: Path, book: Path, tmp_path: Path) -> None:
     masks, out = tmp_path / "masks", tmp_path / "out"
     shutil.copytree(book / "book" / "masks", masks)
@@ -158,7 +184,9 @@ def test_other_masks_are_not_mixed_in(misnamed: Path, book: Path, tmp_path: Path
     before = files(out)
     first = next(path for path in sorted(masks.rglob("*.png")))
     first.unlink()
-    with pytest.raises(UserError, match="was made with another configuration:\n  what the masks chose"):
+    with pytest.raises(
+        UserError, match="was made with another configuration:\n  what the masks and segments chose"
+    ):
         calibrate.execute(config)
     assert files(out) == before
 

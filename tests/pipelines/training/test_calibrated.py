@@ -104,7 +104,7 @@ def test_labels_that_segray_v3_cannot_use_are_refused_before_anything_is_written
     labels, folder = small.book(tmp_path / "book")
     out = tmp_path / "run"
     for words, message in (
-        ([], r"^data\.calibrate: .* holds no embeddings.*; data\.calibrate=false trains on it as it is$"),
+        ([], r"^data\.calibrate: .* holds no embeddings.*; data\.calibrate=false trains on it as it is, and"),
         (
             ["data.calibrate=false"],
             r"^pseudo\.segments: .* has no segments; pseudo\.segments=false does without$",
