@@ -21,6 +21,7 @@ from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.summary import check_pixels, data_lines, range_lines
 from segray.pipelines.training.data.training_data import NO_VALIDATION, open_data
 from segray.pipelines.training.log_collector import log_collector
+from segray.pipelines.training.mistakes import mistake_lines
 from segray.pipelines.training.options import check_pseudo
 from segray.pipelines.training.run_folder import CHECKPOINTS, HISTORY, RunFolder, TrainResult
 from segray.pipelines.training.session import newest_first
@@ -70,6 +71,7 @@ def execute(config: TrainConfig) -> TrainResult:
     show(range_lines(data))
     folder.check_data(data)
     check(config, data)
+    show(mistake_lines(config, data))
     with RunLock(config.out):
         folder.begin(data)
         failure = None if folder.finished() else _fit(config, data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segray.models.label_space import ignore_index_of
@@ -12,10 +13,12 @@ from segray.models.semi.forward import mistake_matrix
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.corrections.apply import SURE
 from segray.pipelines.errors import UserError
+from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.calibrated import labelled_with_labels
 from segray.pipelines.training.data.datasets import UnlabelledImages, read_mask
-from segray.pipelines.training.data.label_join import open_label_set
+from segray.pipelines.training.data.label_join import list_images
 from segray.pipelines.training.data.samples import TrainingData
+from segray.pipelines.understood import line
 
 MOST_IMAGES = 512
 """Labelled images that are counted, the first ones of the split."""
@@ -27,10 +30,34 @@ def mistakes_of(config: TrainConfig, data: TrainingData) -> Tensor | None:
     Raises:
         UserError: no labelled image has a label, or one of another size than its mask.
     """
+    confusion = _confusion(config, data)
+    return None if confusion is None else torch.from_numpy(mistake_matrix(confusion)).float()
+
+
+def mistake_lines(config: TrainConfig, data: TrainingData) -> list[str]:
+    """How many of each class's labels are right on the labelled images, for `pseudo.forward`.
+
+    Raises:
+        UserError: as `mistakes_of` raises.
+    """
+    confusion = _confusion(config, data)
+    if confusion is None:
+        return []
+    given = confusion.sum(0)
+    shares = [
+        f"{name} {right / total:.0%}"
+        for name, right, total in zip(data.space.classes, confusion.diagonal(), given, strict=True)
+        if total
+    ]
+    return [line("labels", f"right on the labelled images: {', '.join(shares)} of the pixels with the label")]
+
+
+def _confusion(config: TrainConfig, data: TrainingData) -> NDArray[np.int64] | None:
+    """Pixels of the labelled images by class and label, [C, C]."""
     if not config.pseudo.forward or config.data.labels is None:
         return None
     classes = data.space.classes
-    labels = open_label_set(config.data.labels, classes)
+    labels = list_images(LabelStore(config.data.labels))
     samples = labelled_with_labels(config, data, labels, "pseudo.forward")[:MOST_IMAGES]
     stored = UnlabelledImages(samples, config.data.labels, classes)
     unknown = ignore_index_of(len(classes))
@@ -47,4 +74,4 @@ def mistakes_of(config: TrainConfig, data: TrainingData) -> Tensor | None:
         confusion += confusion_matrix(truth[counted], label[counted], len(classes), unknown)
     if not confusion.any():
         raise UserError("pseudo.forward: no pixel of the labelled images has both a class and a label")
-    return torch.from_numpy(mistake_matrix(confusion)).float()
+    return confusion

@@ -67,10 +67,16 @@ def open_label_set(root: str, classes: Sequence[str]) -> LabelSet:
     ignore = int(provenance.get("ignore_index", IGNORE_INDEX))
     class_id_table(provenance["classes"], classes, ignore, storage.display(root))
     _check_parts(store)
+    listed = list_images(store)
+    _check_complete(store, len(listed.ok) + len(listed.bad))
+    return replace(listed, fingerprint=fingerprint(provenance))
+
+
+def list_images(store: LabelStore) -> LabelSet:
+    """The images of a label set that was checked before, without its fingerprint."""
     statuses = {image_id: status for image_id, status, _ in store.statuses()}
-    _check_complete(store, len(statuses))
     ok = frozenset(image_id for image_id, status in statuses.items() if status == "ok")
-    return LabelSet(root, ok, frozenset(statuses) - ok, fingerprint(provenance))
+    return LabelSet(store.root, ok, frozenset(statuses) - ok)
 
 
 def _check_parts(store: LabelStore) -> None:

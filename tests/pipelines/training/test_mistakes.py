@@ -17,7 +17,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.data.datasets import read_mask
 from segray.pipelines.training.data.training_data import open_data
-from segray.pipelines.training.mistakes import mistakes_of
+from segray.pipelines.training.mistakes import mistake_lines, mistakes_of
 from tests.pipelines.training.runs import book, config, curve, trainer
 
 
@@ -39,7 +39,12 @@ def test_the_mistakes_are_those_on_the_labelled_images(data: tuple[Path, Path], 
     found = mistakes_of(run, opened)
     assert found is not None
     torch.testing.assert_close(found, torch.from_numpy(mistake_matrix(confusion)).float())
+    (line,) = mistake_lines(run, opened)
+    right, given = confusion.diagonal(), confusion.sum(0)
+    assert f"right on the labelled images: background {right[0] / given[0]:.0%}, " in line
+    assert line.count("%") == (given > 0).sum()
     assert mistakes_of(config(tmp_path, *data), opened) is None
+    assert mistake_lines(config(tmp_path, *data), opened) == []
 
 
 def test_a_run_with_mistakes_learns_otherwise_and_the_labelled_images_alike(
