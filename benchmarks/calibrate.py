@@ -91,7 +91,8 @@ def calibrated(
     prompts = choose_prompts(labelled, names, default)
     stored = np.concatenate([image.embeddings for image in [*images, *others]]).astype(float)
     everything = evidence_of(normalised(stored), names, prompts, len(labelled.evidence.named))
-    return prompts, choose(with_prompts(labelled, names, prompts), THRESHOLD, everything)
+    before = plain_miou(with_prompts(labelled, names, default))
+    return prompts, choose(with_prompts(labelled, names, prompts), THRESHOLD, everything, before)
 
 
 def plain_miou(scored: Labelled) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segray.models.calibration.heads import Array, normalised, softmax
 
@@ -30,23 +31,30 @@ class Centres:
     Attributes:
         mean: [D], of their embeddings.
         of_class: [C, D], the direction of each class from it, of length 1.
+        possible: bool [C], classes that the naming gives; others have neither a name nor a labelled segment.
     """
 
     mean: Array
     of_class: Array
+    possible: NDArray[np.bool_]
 
     def shares(self, prior: Array, embeddings: Array) -> Array:
         """Shares of the classes [n, C], of those of a naming [n, C] and embeddings [n, D]."""
         cosines = normalised(embeddings - self.mean) @ self.of_class.T
-        return softmax(np.log(np.maximum(prior, _LEAST_SHARE)) + _SHARPNESS * cosines)
+        return softmax(_log(prior, self.possible) + _SHARPNESS * cosines)
 
 
 def class_centres(prior: Array, embeddings: Array) -> Centres:
     """The centres of segments with the shares `prior` [n, C] and the embeddings [n, D]; n at least 1."""
     mean = embeddings.mean(0)
+    possible = prior.max(0) > 0
     directions = normalised(embeddings - mean)
-    shares = prior
+    log_prior, shares = _log(prior, possible), prior
     for _ in range(_ROUNDS):
-        centres = Centres(mean, normalised(shares.T @ directions))
-        shares = centres.shares(prior, embeddings)
-    return centres
+        of_class = normalised(shares.T @ directions)
+        shares = softmax(log_prior + _SHARPNESS * (directions @ of_class.T))
+    return Centres(mean, of_class, possible)
+
+
+def _log(prior: Array, possible: NDArray[np.bool_]) -> Array:
+    return np.where(possible, np.log(np.maximum(prior, _LEAST_SHARE)), -np.inf)

@@ -29,7 +29,8 @@ from segray.pipelines.understood import name_some
 
 _SHOWN = 3
 MOST_SEGMENTS = 8192
-"""Segments from which class centres are learned: more change nothing, and cost time and memory."""
+"""Segments from which class centres are learned."""
+_MOST_PARTS = 32
 
 ReadMask = Callable[[tuple[int, int]], LabelMap]
 """The true mask of an image of (height, width), ignored pixels `ignore_index_of`.
@@ -157,25 +158,37 @@ def read_examples(
     return dict(sorted(examples.items()))
 
 
-def read_embeddings(source: LabelStore, dim: int) -> NDArray[np.float16]:
-    """Embeddings [n, D] of the segments of a label set, part by part up to `MOST_SEGMENTS` of them.
+def read_embeddings(source: LabelStore, dim: int, leave_out: Collection[str] = ()) -> NDArray[np.float16]:
+    """Embeddings [n, D] of segments of a label set, at most `MOST_SEGMENTS`, evenly spread over it.
+
+    Args:
+        source: the label set.
+        dim: D.
+        leave_out: ids of images whose segments are not read.
 
     Raises:
-        UserError: an embedding that is not finite.
+        UserError: a damaged embedding.
         DamagedPartError: a part cannot be read.
     """
-    found: list[NDArray[np.float16]] = []
-    for part in sorted(source.parts()):
-        rows = source.segments(part, ["image_id", "embedding"]).to_pylist()
-        embeddings = embeddings_of(rows, dim)
-        bad = np.flatnonzero(~np.isfinite(embeddings).all(1))
-        if len(bad):
-            problem = ValueError("an embedding that is not finite")
-            raise damaged_row(source, part, rows[bad[0]]["image_id"], problem)
-        found.append(embeddings[: MOST_SEGMENTS - sum(map(len, found))])
-        if sum(map(len, found)) == MOST_SEGMENTS:
-            break
+    parts = sorted(source.parts())
+    read = parts[:: -(-len(parts) // _MOST_PARTS)]
+    share = MOST_SEGMENTS // len(read)
+    found = [np.zeros((0, dim), np.float16)]
+    for part in read:
+        table = source.segments(part, ["image_id", "embedding"])
+        kept = np.flatnonzero(~np.isin(table["image_id"].to_numpy(), sorted(leave_out)))
+        rows = table.take(kept[:: max(1, -(-len(kept) // share))]).to_pylist()
+        for row in rows:
+            _check_embedding(source, part, row, dim)
+        found.append(embeddings_of(rows, dim))
     return np.concatenate(found)
+
+
+def _check_embedding(source: LabelStore, part: str, row: Mapping[str, Any], dim: int) -> None:
+    values = row["embedding"]
+    if values is None or len(values) != dim or not np.isfinite(np.array(values, float)).all():
+        problem = ValueError("an embedding that is missing or not finite")
+        raise damaged_row(source, part, row["image_id"], problem)
 
 
 def _example(

@@ -105,7 +105,8 @@ class Calibration:
         for head in choice.naming.heads:
             values += [head.scale, head.weights, head.bias]
         if choice.naming.centres is not None:
-            values += [choice.naming.centres.mean, choice.naming.centres.of_class]
+            centres = choice.naming.centres
+            values += [centres.mean, centres.of_class, centres.possible]
         values += [] if self.quantiles is None else [self.quantiles]
         digest = hashlib.sha256()
         for value in values:
@@ -143,7 +144,7 @@ def fit(
     def chosen(labelled: Labelled, prompts: Prompts) -> Choice:
         names, n_classes = candidates.names, len(candidates.space.classes)
         evidence = None if every is None else evidence_of(every, names, prompts, n_classes)
-        return choose(labelled, candidates.threshold, evidence)
+        return choose(labelled, candidates.threshold, evidence, before.miou)
 
     prompts = choose_prompts(plain, candidates.names, candidates.stored)
     labelled = with_prompts(plain, candidates.names, prompts)

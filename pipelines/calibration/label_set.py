@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -175,6 +175,7 @@ def calibrate(
     *,
     candidates: Candidates,
     alpha: float,
+    leave_out: Collection[str] = (),
 ) -> CalibratedSet:
     """Choose by masks, and prepare the label set; nothing is written.
 
@@ -185,13 +186,14 @@ def calibrate(
         out: folder or URI of the new label set.
         candidates: what to choose from.
         alpha: see `conformal_quantiles`.
+        leave_out: ids of images whose segments teach no class centres.
 
     Raises:
         UserError: masks that do not fit, a damaged part, or an `out` with another configuration.
     """
     check_places(stored.source.root, out)
     images = read_examples(stored.source, masks, len(stored.classes), stored.dim)
-    calibration = fit(images, candidates, alpha, read_embeddings(stored.source, stored.dim))
+    calibration = fit(images, candidates, alpha, read_embeddings(stored.source, stored.dim, leave_out))
     relabelling = Relabelling(
         stored.source,
         config,
@@ -274,7 +276,7 @@ def report_lines(calibrated: CalibratedSet) -> list[str]:
     lines.append(f"  naming    {_naming_text(choice.naming)}")
     absent = _without_segment(calibration)
     if absent:
-        lines.append(f"  no segment with a mask: {', '.join(absent)}; named by text alone")
+        lines.append(f"  no segment with a mask: {', '.join(absent)}; no mask says what they look like")
     return lines
 
 
@@ -302,7 +304,7 @@ def _prompts_text(calibration: Calibration) -> str:
 
 
 def _naming_text(naming: SegmentClassifier) -> str:
-    centres = "" if naming.centres is None else ", drawn to class centres of all segments"
+    centres = "" if naming.centres is None else ", drawn to class centres"
     if len(naming.names) > 1:
         ordered = sorted(zip(naming.weights, naming.names, strict=True), reverse=True)[:4]
         shown = ", ".join(f"{name} ({w:.0%})" for w, name in ordered)

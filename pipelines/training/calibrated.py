@@ -15,8 +15,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.training.data.class_names import class_id_table
 from segray.pipelines.training.data.datasets import read_mask
-from segray.pipelines.training.data.label_join import LabelSet, join_labels, open_label_set
-from segray.pipelines.training.data.places import data_tree
+from segray.pipelines.training.data.label_join import LabelSet, join_labelled, open_label_set
 from segray.pipelines.training.data.samples import Sample, TrainingData
 
 CALIBRATED = "calibrated"
@@ -48,7 +47,7 @@ def check_labels(labels: str) -> None:
 
 
 def calibrate_labels(config: TrainConfig, data: TrainingData) -> None:
-    """Write the calibrated label set of a run, or what is missing of it. No validation mask is read.
+    """Write the calibrated label set of a run, or what is missing of it. Validation images teach nothing.
 
     Raises:
         UserError: no labelled image has a label, its masks hold fewer than two classes, or the label set has
@@ -67,7 +66,13 @@ def calibrate_labels(config: TrainConfig, data: TrainingData) -> None:
     masks = _masks(config, data, stored.classes)
     candidates = stored.candidates(calibration.candidates, None)
     calibrated = calibrate(
-        stored, masks, calibration, calibration.out, candidates=candidates, alpha=calibration.alpha
+        stored,
+        masks,
+        calibration,
+        calibration.out,
+        candidates=candidates,
+        alpha=calibration.alpha,
+        leave_out=[sample.stored_id for sample in data.validation],
     )
     calibrated.relabelling.write({FILE: to_json(calibrated.description())})
     for line in report_lines(calibrated):
@@ -93,9 +98,7 @@ def labelled_with_labels(config: TrainConfig, data: TrainingData, labels: LabelS
     Raises:
         UserError: there is none; the message names `key`, which needs one.
     """
-    others = data.unlabelled or data.validation or data.labelled
-    place = data_tree(config.data).place
-    joined = join_labels([*others, *data.labelled], labels, place, counted=others)[len(others) :]
+    joined = join_labelled(config.data, data.labelled, data.unlabelled or data.validation, labels)
     found = [sample for sample in joined if sample.label_id in labels.ok and sample.label_id]
     if not found:
         where = f"data.labels={storage.display(labels.root)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,8 +13,8 @@ from segray.models.label_space import ignore_index_of
 from segray.models.metrics import confusion_matrix
 from segray.models.semi.forward import mistake_matrix
 from segray.pipelines.config.commands.train import TrainConfig
-from segray.pipelines.corrections.apply import SURE
 from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.calibrated import labelled_with_labels
 from segray.pipelines.training.data.datasets import UnlabelledImages, read_mask
@@ -21,7 +23,7 @@ from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.understood import line
 
 MOST_IMAGES = 512
-"""Labelled images that are counted, the first ones of the split."""
+"""Labelled images that are counted, evenly spread."""
 
 
 def mistakes_of(config: TrainConfig, data: TrainingData) -> Tensor | None:
@@ -56,22 +58,28 @@ def _confusion(config: TrainConfig, data: TrainingData) -> NDArray[np.int64] | N
     """Pixels of the labelled images by class and label, [C, C]."""
     if not config.pseudo.forward or config.data.labels is None:
         return None
-    classes = data.space.classes
-    labels = list_images(LabelStore(config.data.labels))
-    samples = labelled_with_labels(config, data, labels, "pseudo.forward")[:MOST_IMAGES]
+    classes, store = data.space.classes, LabelStore(config.data.labels)
+    if "calibration" in store.provenance:
+        where = storage.display(store.root)
+        raise UserError(
+            f"pseudo.forward: data.labels={where} was corrected by masks, on which its mistakes say little; "
+            "give the label set that it was made from, or pseudo.forward=false"
+        )
+    found = labelled_with_labels(config, data, list_images(store), "pseudo.forward")
+    # What a person gave is no mistake of the label set.
+    samples = [replace(sample, by_hand=None) for sample in found[:: -(-len(found) // MOST_IMAGES)]]
     stored = UnlabelledImages(samples, config.data.labels, classes)
     unknown = ignore_index_of(len(classes))
     confusion = np.zeros((len(classes), len(classes)), np.int64)
-    for i, sample in enumerate(samples):
-        if (found := stored.labels(i)) is None:
+    for i, sample in enumerate(found[:: -(-len(found) // MOST_IMAGES)]):
+        if (pair := stored.labels(i)) is None:
             continue
-        (label, confidence), truth = (t.numpy() for t in found), read_mask(sample)
+        (label, confidence), truth = (tensor.numpy() for tensor in pair), read_mask(sample)
         if label.shape != truth.shape:
             sizes = " and ".join(f"{w}x{h}" for h, w in (truth.shape, label.shape))
             raise UserError(f"pseudo.forward: mask and label of {sample.shown_mask} are {sizes} pixels")
-        # A label that a person corrected says nothing of the others' mistakes.
-        counted = (label != unknown) & (confidence != SURE)
-        confusion += confusion_matrix(truth[counted], label[counted], len(classes), unknown)
+        used = (label != unknown) & (confidence >= 255 * config.pseudo.min_confidence)
+        confusion += confusion_matrix(truth[used], label[used], len(classes), unknown)
     if not confusion.any():
         raise UserError("pseudo.forward: no pixel of the labelled images has both a class and a label")
     return confusion

@@ -7,7 +7,6 @@ from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.segment_maps import check_segments
-from segray.pipelines.training.mistakes import mistake_lines
 from segray.pipelines.training.transition import transition_of
 
 
@@ -42,6 +41,5 @@ def check_pseudo(config: TrainConfig, data: TrainingData) -> None:
     if pseudo.forward and (config.data.calibrate or pseudo.posterior != "switch"):
         other = "data.calibrate=true" if config.data.calibrate else f"pseudo.posterior={pseudo.posterior}"
         raise UserError(f"pseudo.forward and {other} use the same masks against the same mistakes; set one")
-    mistake_lines(config, data)
     if not config.data.calibrate:
         transition_of(config, data.space.classes)

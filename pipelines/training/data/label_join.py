@@ -134,6 +134,29 @@ def join_parts(
     return joined[: len(unlabelled)], joined[len(unlabelled) :]
 
 
+def join_labelled(
+    config: DataConfig, labelled: Sequence[Sample], others: Sequence[Sample], labels: LabelSet
+) -> list[Sample]:
+    """Labelled images with the image_id that each has in the label set, "" without one.
+
+    Args:
+        config: how images are matched.
+        labelled: the images.
+        others: unlabelled ones, which determine the folder with `data.match=id`.
+        labels: the label set.
+
+    Raises:
+        UserError: as `join_labels` and `match_by_name`.
+    """
+    if config.match == "name":
+        return match_by_name(labelled, labels.root, labels.ok | labels.bad)
+    if config.match == "sha256" or any(sample.outside for sample in others):
+        return match_by_content(labelled, labels.root)
+    counted = others or labelled
+    joined = join_labels([*counted, *labelled], labels, data_tree(config).place, counted=counted)
+    return joined[len(counted) :]
+
+
 def _outside_root(source: str) -> str:
     """The folder that the ids of unlabelled images count from; of several sources, that of the first."""
     root = image_roots(sources_of(source)[0])[0]

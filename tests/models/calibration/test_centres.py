@@ -44,11 +44,22 @@ def labelled_images(rng: np.random.Generator, n_images: int, right: float, noise
 
 
 def test_shares_by_hand() -> None:
-    centres = Centres(np.zeros(2), np.array([[1.0, 0.0], [0.0, 1.0]]))
+    centres = Centres(np.zeros(2), np.array([[1.0, 0.0], [0.0, 1.0]]), np.ones(2, bool))
     found = centres.shares(np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 2.0]]))
     # exp(20 * 0.6) to exp(20 * 0.8); and a share of 1e-6 against exp(20).
     assert found[0] == pytest.approx([1 / (1 + np.exp(4)), 1 / (1 + np.exp(-4))])
     assert found[1] == pytest.approx([1 / (1 + 1e-6 * np.exp(20)), 1 / (1 + 1e6 * np.exp(-20))])
+
+
+def test_a_class_that_nothing_names_stays_out() -> None:
+    rng = np.random.default_rng(4)
+    embeddings = np.concatenate(
+        [AXES[0] + rng.normal(0, 0.1, (200, 8)), -AXES[0] + rng.normal(0, 0.1, (40, 8))]
+    )
+    prior = np.tile([0.7, 0.3, 0.0], (240, 1))
+    centres = class_centres(prior, embeddings)
+    assert centres.possible.tolist() == [True, True, False]
+    assert not centres.shares(prior, embeddings)[:, 2].any()
 
 
 def test_segments_that_look_alike_outvote_wrong_names() -> None:

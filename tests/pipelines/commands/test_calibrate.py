@@ -23,6 +23,7 @@ from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.errors import UserError
+from segray.pipelines.label_set.part_files import encode_part
 from segray.pipelines.label_set.store import LabelStore
 from tests.faults.invariant import contents, files
 from tests.previous_version.archive import unpack
@@ -161,7 +162,7 @@ def test_class_centres_come_from_the_segments_of_all_images(
     monkeypatch.setattr(centres, "_SHARPNESS", 0.05)
     config = _config(labels, masks, out, "allow_missing=true")
     result = calibrate.execute(config)
-    assert "drawn to class centres of all segments" in str(result)
+    assert "drawn to class centres" in str(result)
     assert json.loads((out / "calibration.json").read_text())["centres"] is True
     assert verify(str(out)).problems == []
     whole, store = contents(out), LabelStore(str(out))
@@ -279,6 +280,23 @@ def test_a_label_set_without_embeddings_is_refused(misnamed: Path, book: Path, t
         table = table.append_column("embedding", pa.nulls(table.num_rows))
         pq.write_table(table.replace_schema_metadata(pq.read_schema(path).metadata), path)
     _refused(_config(plain, book / "book" / "masks", tmp_path / "out"), "holds no embeddings")
+
+
+def test_a_missing_embedding_of_an_image_without_mask_is_one_line(book: Path, tmp_path: Path) -> None:
+    labels, masks = tmp_path / "labels", _masks(tmp_path / "masks", book / "book" / "masks", 2)
+    shutil.copytree(book / "labels", labels)
+    taught = {path.stem for path in masks.rglob("*.png")}
+    for path in sorted((labels / "segments").glob("*.parquet")):
+        rows = pq.read_table(path)
+        whole = rows.to_pylist()
+        for row in whole:
+            if Path(row["image_id"]).stem not in taught:
+                row["embedding"] = None
+        path.write_bytes(encode_part(pa.Table.from_pylist(whole, schema=rows.schema), row_group_size=64))
+    with pytest.raises(UserError, match="an embedding that is missing or not finite") as caught:
+        calibrate.execute(_config(labels, masks, tmp_path / "out"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

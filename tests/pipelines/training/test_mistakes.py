@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +14,23 @@ import torch
 import segray
 from segray.models.metrics import confusion_matrix
 from segray.models.semi.forward import mistake_matrix
-from segray.pipelines.commands import train
+from segray.models.semi.methods import METHODS
+from segray.models.semi.student import Logits
+from segray.pipelines.commands import calibrate
+from segray.pipelines.config.commands.calibrate import CalibrateConfig
+from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.loading import load
 from segray.pipelines.errors import UserError
-from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.io.label_png import encode_gray_png
+from segray.pipelines.training.augmentation.views import Views
 from segray.pipelines.training.data.datasets import read_mask
 from segray.pipelines.training.data.training_data import open_data
 from segray.pipelines.training.mistakes import mistake_lines, mistakes_of
+from segray.pipelines.training.options import check_pseudo
+from segray.pipelines.training.step import Objective
+from tests.models.segmenters.tiny_segmenter import TinySegmenter
 from tests.pipelines.training.runs import book, config, curve, trainer
+from tests.previous_version.archive import unpack
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +59,46 @@ def test_the_mistakes_are_those_on_the_labelled_images(data: tuple[Path, Path], 
     assert mistake_lines(config(tmp_path, *data), opened) == []
 
 
-def test_a_run_with_mistakes_learns_otherwise_and_the_labelled_images_alike(
-    data: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_step_by_hand() -> None:
+    """One pixel each: the network's own label, a zero-shot label, one by hand, and a pasted one."""
+    run = load(TrainConfig, None, ["out=x", "data.root=x", "pseudo.tau=0.7", "pseudo.epsilon=0.1"])
+    mistakes = torch.tensor([[0.8, 0.2], [0.3, 0.7]])
+    objective = Objective(run, TinySegmenter(2), 2, torch.device("cpu"), mistakes=mistakes)
+    probabilities = torch.tensor([[[0.9, 0.6, 0.6, 0.6]], [[0.6, 0.6, 0.6, 0.6]]])
+    weak = torch.stack([probabilities, 1 - probabilities], 1).log()
+    views = Views(
+        labelled=torch.zeros(1, 3, 1, 4),
+        mask=torch.zeros(1, 1, 4).long(),
+        weak=torch.zeros(2, 3, 1, 4),
+        zero_shot=torch.tensor([[[1, 1, 1, 1]], [[0, 0, 0, 0]]]),
+        confidence=torch.ones(2, 1, 4),
+        padding=torch.zeros(2, 1, 4).bool(),
+        by_hand=torch.tensor([[[0, 0, 1, 0]], [[0, 0, 0, 0]]]).bool(),
+        boxes=(torch.tensor([[[0, 0, 0, 1]], [[0, 0, 0, 0]]]).bool(),),
+        partner=torch.tensor([1, 0]),
+    )
+    strong = torch.tensor([[[0.5, 0.5, 0.5, 0.5]], [[0.9, 0.9, 0.9, 0.9]]])
+    logits = Logits(
+        labelled=weak, weak=weak, strong=(torch.stack([strong, 1 - strong], 1).log(),), feature=None
+    )
+    found = objective._unsupervised(views, logits, objective.labels(views, weak, 0))
+    half = -math.log(0.5)  # Eq. 8 of a half, whatever epsilon is
+    first = [
+        half,  # the network's 0 at 0.9
+        -math.log(0.5 * 0.2 + 0.5 * 0.7),  # label 1
+        half,  # 1 by hand
+        -math.log(0.5 * 0.8 + 0.5 * 0.3),  # label 0 of the other image
+    ]
+    second = [-math.log(0.9 * 0.8 + 0.1 * 0.3)] * 4
+    expected = METHODS["segray"].strong_weight * sum(first + second) / 8
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_run_learns_otherwise(data: tuple[Path, Path], tmp_path: Path) -> None:
     words = ["train.epochs=1", "pseudo.epsilon=0", "pseudo.tau=1.1"]
     plain = trainer(config(tmp_path / "a", *data, *words), tmp_path / "a").run()
-    words.append("pseudo.forward=true")
-    forward = trainer(config(tmp_path / "b", *data, *words), tmp_path / "b").run()
+    forward = trainer(config(tmp_path / "b", *data, *words, "pseudo.forward=true"), tmp_path / "b").run()
     assert curve(forward) != curve(plain)
-    assert forward[0]["unsupervised"] != pytest.approx(plain[0]["unsupervised"], rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -72,11 +115,62 @@ def test_a_run_with_mistakes_learns_otherwise_and_the_labelled_images_alike(
 def test_what_it_cannot_go_with_is_refused(
     data: tuple[Path, Path], tmp_path: Path, words: list[str], message: str
 ) -> None:
-    from segray.pipelines.training.options import check_pseudo
-
     run = config(tmp_path / "run", *data, "pseudo.forward=true", *words)
     with pytest.raises(UserError, match=message) as caught:
         check_pseudo(run, open_data(run.data, run.seed))
+    assert "\n" not in str(caught.value)
+
+
+def test_images_are_matched_as_the_run_matches_them(data: tuple[Path, Path], tmp_path: Path) -> None:
+    run = config(tmp_path, *data, "pseudo.forward=true")
+    expected = mistakes_of(run, open_data(run.data, run.seed))
+    moved = tmp_path / "moved"
+    shutil.copytree(data[1], moved, ignore=shutil.ignore_patterns("out"))
+    for path in [*moved.rglob("*.png")]:
+        path.rename(path.with_name(f"x{path.name}"))
+    other = config(tmp_path, data[0], moved, "pseudo.forward=true", "data.match=sha256")
+    opened = open_data(other.data, other.seed)
+    found = mistakes_of(other, opened)
+    assert {Path(sample.image_id).name for sample in opened.labelled} == {
+        f"x{Path(sample.image_id).name}" for sample in open_data(run.data, run.seed).labelled
+    }
+    assert expected is not None
+    assert found is not None
+    torch.testing.assert_close(found, expected)
+
+
+def test_what_a_person_gave_is_no_mistake(data: tuple[Path, Path], tmp_path: Path) -> None:
+    run = config(tmp_path, *data, "pseudo.forward=true")
+    opened = open_data(run.data, run.seed)
+    expected = mistakes_of(run, opened)
+    by_hand = [replace(s, by_hand=encode_gray_png(read_mask(s))) for s in opened.labelled]
+    found = mistakes_of(run, replace(opened, labelled=tuple(by_hand)))
+    assert expected is not None
+    assert found is not None
+    torch.testing.assert_close(found, expected)
+
+
+def test_labels_that_are_not_used_make_no_mistakes(data: tuple[Path, Path], tmp_path: Path) -> None:
+    run = config(tmp_path, *data, "pseudo.forward=true")
+    opened = open_data(run.data, run.seed)
+    sure = config(tmp_path, *data, "pseudo.forward=true", "pseudo.min_confidence=0.9")
+    assert mistake_lines(sure, opened) != mistake_lines(run, opened)
+
+
+def test_a_calibrated_label_set_is_refused(tmp_path: Path) -> None:
+    root = unpack(tmp_path)
+    words = [
+        f"labels={root / 'labels'}",
+        f"masks={root / 'book' / 'masks'}",
+        f"out={tmp_path / 'calibrated'}",
+    ]
+    calibrate.execute(load(CalibrateConfig, None, words))
+    places = [f"data.root={root / 'book'}", f"data.labels={tmp_path / 'calibrated'}", "data.labelled=4"]
+    run = load(TrainConfig, None, ["out=x", "data.kind=picture_book", *places, "pseudo.forward=true"])
+    with pytest.raises(
+        UserError, match=r"^pseudo\.forward: data\.labels=\S+ was corrected by masks"
+    ) as caught:
+        mistakes_of(run, open_data(run.data, run.seed))
     assert "\n" not in str(caught.value)
 
 
@@ -85,12 +179,7 @@ def test_labelled_images_without_labels_are_named_before_training(
 ) -> None:
     run = config(tmp_path / "run", *data, "pseudo.forward=true")
     opened = open_data(run.data, run.seed)
-    others = replace(
-        opened, labelled=tuple(replace(s, image_id=f"else/{i}.png") for i, s in enumerate(opened.labelled))
-    )
-    with pytest.raises(
-        UserError, match=r"^pseudo\.forward: no labelled image has a label in data\.labels=\S+; "
-    ):
-        train.check(run, others)
-    assert LabelStore(str(data[0])).parts()
-    assert not (tmp_path / "run").exists()
+    others = tuple(replace(s, image_id=f"else/{i}.png") for i, s in enumerate(opened.labelled))
+    line = r"^pseudo\.forward: no labelled image has a label in data\.labels=\S+; annotate them too$"
+    with pytest.raises(UserError, match=line):
+        mistake_lines(run, replace(opened, labelled=others))
