@@ -1,10 +1,11 @@
 """Class centres on which the segments of a whole label set agree, labelled or not: transduction.
 
 A naming by text or by a few masks is right more often than not, and segments of a class look alike. So each
-class gets a centre, the mean of the segments weighed by their shares of it, and a segment's shares become
-the naming's times exp(sharpness x cosine with the centre): expectation and maximisation in turn, for a
-mixture of von Mises-Fisher distributions whose prior is the naming. After Zanella et al., "Boosting
-Vision-Language Models with Transduction" (NeurIPS 2024), without their graph of neighbours.
+class gets a centre, the mean of the segments weighed by their shares of it, where a labelled segment counts
+`_TAUGHT` times; and a segment's shares become the naming's times exp(sharpness x cosine with the centre):
+expectation and maximisation in turn, for a mixture of von Mises-Fisher distributions whose prior is the
+naming. After Zanella et al., "Boosting Vision-Language Models with Transduction" (NeurIPS 2024), without
+their graph of neighbours.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from segray.models.calibration.heads import Array, normalised, softmax
 LEAST_SEGMENTS = 100
 """Fewer segments than this teach no centres."""
 
-_SHARPNESS = 20.0
+_SHARPNESS = 10.0
 _ROUNDS = 10
+_TAUGHT = 5.0
 _LEAST_SHARE = 1e-6
 
 
@@ -44,14 +46,22 @@ class Centres:
         return softmax(_log(prior, self.possible) + _SHARPNESS * cosines)
 
 
-def class_centres(prior: Array, embeddings: Array) -> Centres:
-    """The centres of segments with the shares `prior` [n, C] and the embeddings [n, D]; n at least 1."""
+def class_centres(prior: Array, embeddings: Array, labelled: Array, classes: NDArray[np.int64]) -> Centres:
+    """The centres of segments of a label set.
+
+    Args:
+        prior: [n, C], their shares of the classes; n at least 1.
+        embeddings: [n, D], normalised.
+        labelled: [m, D], embeddings of labelled segments.
+        classes: [m], their classes.
+    """
     mean = embeddings.mean(0)
-    possible = prior.max(0) > 0
     directions = normalised(embeddings - mean)
+    taught = _TAUGHT * np.eye(prior.shape[1])[classes].T @ normalised(labelled - mean)
+    possible = prior.max(0) > 0
     log_prior, shares = _log(prior, possible), prior
     for _ in range(_ROUNDS):
-        of_class = normalised(shares.T @ directions)
+        of_class = normalised(shares.T @ directions + taught)
         shares = softmax(log_prior + _SHARPNESS * (directions @ of_class.T))
     return Centres(mean, of_class, possible)
 

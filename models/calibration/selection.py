@@ -224,9 +224,14 @@ class SegmentClassifier:
         shares: Array = np.sum(parts, axis=0)
         return shares if self.centres is None else self.centres.shares(shares, evidence.embeddings)
 
-    def drawn_to(self, everything: Evidence) -> SegmentClassifier:
-        """The same, drawn to the centres that it gives the segments of a whole label set."""
-        return replace(self, centres=class_centres(self.shares(everything), everything.embeddings))
+    def drawn_to(
+        self, everything: Evidence, labelled: Evidence, classes: NDArray[np.int64]
+    ) -> SegmentClassifier:
+        """The same, drawn to the centres of a whole label set, of which some segments are labelled."""
+        prior = self.shares(everything)
+        return replace(
+            self, centres=class_centres(prior, everything.embeddings, labelled.embeddings, classes)
+        )
 
 
 @dataclass(frozen=True)
@@ -306,11 +311,13 @@ def _drawn(
     rules: Sequence[Rule],
 ) -> Choice:
     """The same choice with class centres; `fitted` makes its classifier of some of the labelled segments."""
+    evidence, classes = labelled.evidence, labelled.classes
     held_out = np.zeros_like(choice.held_out)
     for rows in groups_of(labelled.image % MAX_DRAWN):
-        held_out[rows] = fitted(~rows).drawn_to(everything).shares(labelled.evidence[rows])
+        others = fitted(~rows).drawn_to(everything, evidence[~rows], classes[~rows])
+        held_out[rows] = others.shares(evidence[rows])
     rule, outcome = _best_rule(labelled, held_out, rules)
-    naming = choice.naming.drawn_to(everything)
+    naming = choice.naming.drawn_to(everything, evidence, classes)
     return replace(choice, naming=naming, rule=rule, held_out=held_out, outcome=outcome)
 
 
