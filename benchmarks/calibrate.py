@@ -3,8 +3,9 @@
     python -m benchmarks.calibrate --work DIR --scenes 100 --seeds 31 32 33 34 35
 
 The built-in models label `--scenes` scenes of each seed in this process, and 32 more to calibrate on, which
-are not scored; what they found stays in `--work`. Class centres come from the segments of both, as in a label
-set. No Ray, no label set here. Every pixel counts: the naming is scored, without trust.
+are not scored; what they found stays in `--work`. Rows of 8 masks are the mean of four draws: the first,
+second, third and last 8 of these 32. Class centres come from the segments of masks and scored scenes, as in a
+label set; "alone" has none. No Ray, no label set here. Every pixel counts: the naming is scored, without trust.
 """
 
 from __future__ import annotations
@@ -86,11 +87,13 @@ def names_of(aliases: Mapping[str, Sequence[str]]) -> tuple[Names, Prompts]:
 def calibrated(
     images: Sequence[MaskedImage], others: Sequence[MaskedImage], names: Names, default: Prompts
 ) -> tuple[Prompts, Choice]:
-    """What the masks of some images choose, beside the segments of others, without masks."""
+    """What the masks of some images choose, beside the segments of others; none of these: no centres."""
     labelled = gather(images)
     prompts = choose_prompts(labelled, names, default)
-    stored = np.concatenate([image.embeddings for image in [*images, *others]]).astype(float)
-    everything = evidence_of(normalised(stored), names, prompts, len(labelled.evidence.named))
+    everything = None
+    if others:
+        stored = np.concatenate([image.embeddings for image in [*images, *others]]).astype(float)
+        everything = evidence_of(normalised(stored), names, prompts, len(labelled.evidence.named))
     before = plain_miou(with_prompts(labelled, names, default))
     return prompts, choose(with_prompts(labelled, names, prompts), THRESHOLD, everything, before)
 
@@ -100,35 +103,59 @@ def plain_miou(scored: Labelled) -> float:
     return scored.score(named_scores(scored.evidence), scored.shown(Rule(THRESHOLD))).miou
 
 
-def measure(row: Row, images: Sequence[Mapping[str, MaskedImage]]) -> dict[str, Any]:
-    """Both figures of a row for one seed, and what was chosen."""
+def measure(row: Row, images: Sequence[Mapping[str, MaskedImage]]) -> list[dict[str, Any]]:
+    """The figures of a row for one seed and each draw of masks, and what was chosen."""
     _, kind, masks, aliases = row
     names, default = names_of(aliases)
-    scored = gather([image[kind] for image in images[POOL:]])
     of_kind = [image[kind] for image in images]
-    prompts, choice = calibrated(of_kind[:masks], of_kind[POOL:], names, default)
-    after = with_prompts(scored, names, prompts)
-    shares = choice.naming.shares(after.evidence)
-    return {
-        "plain": plain_miou(with_prompts(scored, names, default)),
-        "calibrated": after.score(shares, after.shown(choice.rule)).miou,
-        "held_out": choice.outcome.miou,
-        "threshold": choice.rule.threshold,
-        "least_stability": choice.rule.least_stability,
-        "naming": dict(zip(choice.naming.names, map(float, choice.naming.weights), strict=True)),
-        "centres": choice.naming.centres is not None,
-        "templates": prompts.templates,
-        "names_dropped": int((~prompts.used).sum()),
-    }
+    fresh_images = of_kind[POOL:]
+    scored = gather(fresh_images)
+    plain = plain_miou(with_prompts(scored, names, default))
+
+    def after(prompts: Prompts, choice: Choice) -> float:
+        named = with_prompts(scored, names, prompts)
+        return named.score(choice.naming.shares(named.evidence), named.shown(choice.rule)).miou
+
+    draws = []
+    for first in range(0, POOL, masks):
+        labelled = of_kind[first : first + masks]
+        prompts, choice = calibrated(labelled, fresh_images, names, default)
+        draws.append(
+            {
+                "plain": plain,
+                "alone": after(*calibrated(labelled, [], names, default)),
+                "calibrated": after(prompts, choice),
+                "held_out": choice.outcome.miou,
+                "threshold": choice.rule.threshold,
+                "least_stability": choice.rule.least_stability,
+                "naming": dict(zip(choice.naming.names, map(float, choice.naming.weights), strict=True)),
+                "centres": choice.naming.centres is not None,
+                "templates": prompts.templates,
+                "names_dropped": int((~prompts.used).sum()),
+            }
+        )
+    return draws
 
 
-def summary(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Mean and deviation over the seeds of each row's figures."""
+def summary(results: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> dict[str, Any]:
+    """Mean and deviation over the seeds of each row's figures, each the mean of its draws."""
     rows = {}
-    for name, scores in results.items():
-        gains = [score["calibrated"] - score["plain"] for score in scores]
-        figures = {key: spread_of([score[key] for score in scores]) for key in ("plain", "calibrated")}
-        rows[name] = {**figures, "gain": spread_of(gains), "worst": min(gains), "seeds": list(scores)}
+    for name, seeds in results.items():
+        means = [
+            {key: float(np.mean([draw[key] for draw in draws])) for key in ("plain", "alone", "calibrated")}
+            for draws in seeds
+        ]
+        gains = [mean["calibrated"] - mean["plain"] for mean in means]
+        figures = {key: spread_of([mean[key] for mean in means]) for key in ("plain", "alone", "calibrated")}
+        rows[name] = {
+            **figures,
+            "gain_alone": spread_of([mean["alone"] - mean["plain"] for mean in means]),
+            "gain": spread_of(gains),
+            "worst": min(gains),
+            "worst_draw": min(d["calibrated"] - d["plain"] for draws in seeds for d in draws),
+            "worst_draw_alone": min(d["alone"] - d["plain"] for draws in seeds for d in draws),
+            "seeds": [list(draws) for draws in seeds],
+        }
     return rows
 
 
@@ -145,10 +172,14 @@ def show(rows: Mapping[str, Any]) -> str:
             cell(row["calibrated"]),
             cell(row["gain"], "+"),
             f"{100 * row['worst']:+.1f}",
+            f"{100 * row['worst_draw']:+.1f}",
+            cell(row["gain_alone"], "+"),
+            f"{100 * row['worst_draw_alone']:+.1f}",
         ]
         for name, row in rows.items()
     ]
-    return table(["mIoU", "plain", "calibrated", "gain", "worst seed"], lines)
+    titles = ["mIoU", "plain", "calibrated", "gain", "worst seed", "draw", "gain alone", "draw"]
+    return table(titles, lines)
 
 
 @click.command("calibrate", cls=Benchmark, help=__doc__)
@@ -181,7 +212,7 @@ def main(
     config = load(AnnotateConfig, None, [*overrides, "images=none", "out=none", "classes=picture_book"])
     labeller = Labeller(config, threads)
     work.mkdir(parents=True, exist_ok=True)
-    results: dict[str, list[dict[str, Any]]] = {row[0]: [] for row in ROWS}
+    results: dict[str, list[list[dict[str, Any]]]] = {row[0]: [] for row in ROWS}
     for seed in seeds:
         with click.progressbar(length=POOL + scenes, label=f"seed {seed}") as bar:
             images = []

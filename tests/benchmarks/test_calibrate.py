@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,11 +20,15 @@ def test_every_row_has_its_figures_and_models_run_once(tmp_path: Path) -> None:
     finally:
         torch.set_num_threads(threads)
     assert list(record["rows"]) == [row[0] for row in calibrate.ROWS]
-    for row in record["rows"].values():
+    for (_, _, masks, _), row in zip(calibrate.ROWS, record["rows"].values(), strict=True):
         assert row["gain"]["mean"] == row["calibrated"]["mean"] - row["plain"]["mean"] == row["worst"]
         assert 0 <= row["plain"]["mean"] <= 1
-        (seed,) = row["seeds"]
-        assert abs(sum(seed["naming"].values()) - 1) < 1e-6
+        (draws,) = row["seeds"]
+        assert len(draws) == calibrate.POOL // masks
+        assert np.mean([draw["alone"] for draw in draws]) == pytest.approx(row["alone"]["mean"])
+        assert row["worst_draw"] == min(draw["calibrated"] - draw["plain"] for draw in draws)
+        for draw in draws:
+            assert abs(sum(draw["naming"].values()) - 1) < 1e-6
     assert "four unlucky synonyms" in printed
     files = {path: path.stat().st_mtime_ns for path in work.iterdir()}
     assert len(files) == 2 * (calibrate.POOL + 2)
