@@ -5,7 +5,7 @@
 The built-in models label `--scenes` scenes of each seed in this process, and 32 more to calibrate on, which
 are not scored; what they found stays in `--work`. Rows of 8 masks are the mean of four draws: the first,
 second, third and last 8 of these 32. Class centres come from the segments of masks and scored scenes, as in a
-label set; "alone" has none. No Ray, no label set here. Every pixel counts: the naming is scored, without trust.
+label set; "alone" has none. No Ray, no label set here. Every pixel counts: the naming is scored, not trust.
 """
 
 from __future__ import annotations
@@ -94,8 +94,7 @@ def calibrated(
     if others:
         stored = np.concatenate([image.embeddings for image in [*images, *others]]).astype(float)
         everything = evidence_of(normalised(stored), names, prompts, len(labelled.evidence.named))
-    before = plain_miou(with_prompts(labelled, names, default))
-    return prompts, choose(with_prompts(labelled, names, prompts), THRESHOLD, everything, before)
+    return prompts, choose(with_prompts(labelled, names, prompts), THRESHOLD, everything)
 
 
 def plain_miou(scored: Labelled) -> float:

@@ -1,4 +1,4 @@
-"""What to change, by leave-one-image-out mIoU: the result is not worse there than the label set as it was."""
+"""What to change, by leave-one-image-out mIoU: nothing that is clearly worse on images held out."""
 
 from __future__ import annotations
 
@@ -255,9 +255,7 @@ class Choice:
     averaged: float
 
 
-def choose(
-    labelled: Labelled, threshold: float, everything: Evidence | None = None, least: float = 0.0
-) -> Choice:
+def choose(labelled: Labelled, threshold: float, everything: Evidence | None = None) -> Choice:
     """The text alone, or the average of all candidates where that pays on images held out, drawn to centres.
 
     The average weighs each candidate by exp(mIoU / 0.05) on images held out. With a handful of masks the best
@@ -265,13 +263,13 @@ def choose(
     The threshold is one of text scores, so the average has none.
 
     Class centres of the whole label set (see `class_centres`) know more segments than a handful of masks can
-    judge. So they are used unless that is worse on images held out by a standard error, or than `least`.
+    judge, and holding out the one image that shows a class says nothing of that class. So they are used
+    unless they are clearly worse there.
 
     Args:
         labelled: segments of the images with masks.
         threshold: the one that the label set has.
         everything: segments of any image; None, or fewer than `LEAST_SEGMENTS`: no centres.
-        least: mIoU of the label set as it was, on the labelled images.
     """
     evidence, classes, group = labelled.evidence, labelled.classes, labelled.group
     rule, text_outcome = choose_rule(labelled, threshold)
@@ -300,7 +298,7 @@ def choose(
         return chosen
     drawn = _drawn(labelled, chosen, everything, fitted, rules)
     loss, error = outcome.gain_over(drawn.outcome)
-    return drawn if loss <= error and drawn.outcome.miou >= least else chosen
+    return drawn if loss <= CLEARLY * error else chosen
 
 
 def _drawn(

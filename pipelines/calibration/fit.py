@@ -144,12 +144,12 @@ def fit(
     def chosen(labelled: Labelled, prompts: Prompts) -> Choice:
         names, n_classes = candidates.names, len(candidates.space.classes)
         evidence = None if every is None else evidence_of(every, names, prompts, n_classes)
-        return choose(labelled, candidates.threshold, evidence, before.miou)
+        return choose(labelled, candidates.threshold, evidence)
 
     prompts = choose_prompts(plain, candidates.names, candidates.stored)
     labelled = with_prompts(plain, candidates.names, prompts)
     choice = chosen(labelled, prompts)
-    if choice.outcome.miou < before.miou:
+    if prompts is not candidates.stored and choice.outcome.miou < before.miou:
         # Other names paid without a threshold, and what is stored has one.
         prompts, labelled = candidates.stored, stored
         choice = chosen(labelled, prompts)
