@@ -20,10 +20,11 @@ from segray.pipelines.training.calibrated import labelled_with_labels
 from segray.pipelines.training.data.datasets import UnlabelledImages, read_mask
 from segray.pipelines.training.data.label_join import list_images
 from segray.pipelines.training.data.samples import TrainingData
-from segray.pipelines.understood import line
+from segray.pipelines.understood import line, name_some
 
 MOST_IMAGES = 512
 """Labelled images that are counted, evenly spread."""
+_SHOWN = 6
 
 
 def mistakes_of(config: TrainConfig, data: TrainingData) -> Tensor | None:
@@ -37,7 +38,7 @@ def mistakes_of(config: TrainConfig, data: TrainingData) -> Tensor | None:
 
 
 def mistake_lines(config: TrainConfig, data: TrainingData) -> list[str]:
-    """How many of each class's labels are right on the labelled images, for `pseudo.forward`.
+    """How many of a class's labels are right on the labelled images, for `pseudo.forward`; the worst classes.
 
     Raises:
         UserError: as `mistakes_of` raises.
@@ -46,12 +47,11 @@ def mistake_lines(config: TrainConfig, data: TrainingData) -> list[str]:
     if confusion is None:
         return []
     given = confusion.sum(0)
-    shares = [
-        f"{name} {right / total:.0%}"
-        for name, right, total in zip(data.space.classes, confusion.diagonal(), given, strict=True)
-        if total
-    ]
-    return [line("labels", f"right on the labelled images: {', '.join(shares)} of the pixels with the label")]
+    labelled = np.flatnonzero(given)
+    share = confusion.diagonal()[labelled] / given[labelled]
+    texts = [f"{data.space.classes[labelled[i]]} {share[i]:.1%}" for i in np.argsort(share, kind="stable")]
+    shown = name_some([text.replace("%", " %") for text in texts], _SHOWN)
+    return [line("labels", f"of their pixels on the labelled images are right: {shown}")]
 
 
 def _confusion(config: TrainConfig, data: TrainingData) -> NDArray[np.int64] | None:
