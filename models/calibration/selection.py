@@ -243,6 +243,7 @@ class Choice:
         rule: the one to use.
         held_out: [n, C], shares of the labelled segments, each by heads fitted without its image.
         outcome: of these.
+        alone: of these, without class centres.
         tried: mIoU of each candidate on images held out, with every segment drawn.
         averaged: mIoU of their average on images held out.
     """
@@ -251,6 +252,7 @@ class Choice:
     rule: Rule
     held_out: Array
     outcome: Outcome
+    alone: Outcome
     tried: dict[str, float]
     averaged: float
 
@@ -293,7 +295,8 @@ def choose(labelled: Labelled, threshold: float, everything: Evidence | None = N
         heads = tuple(fits[name](evidence[rows], classes[rows]).scaled(factor[name]) for name in used)
         return SegmentClassifier(tuple(used), tuple(used.values()), heads)
 
-    chosen = Choice(fitted(np.ones(len(classes), bool)), rule, held_out, outcome, tried, average_outcome.miou)
+    naming = fitted(np.ones(len(classes), bool))
+    chosen = Choice(naming, rule, held_out, outcome, outcome, tried, average_outcome.miou)
     if everything is None or len(everything.text) < LEAST_SEGMENTS:
         return chosen
     drawn = _drawn(labelled, chosen, everything, fitted, rules)

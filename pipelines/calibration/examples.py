@@ -179,16 +179,18 @@ def read_embeddings(source: LabelStore, dim: int, leave_out: Collection[str] = (
         kept = np.flatnonzero(~np.isin(table["image_id"].to_numpy(), sorted(leave_out)))
         rows = table.take(kept[:: max(1, -(-len(kept) // share))]).to_pylist()
         for row in rows:
-            _check_embedding(source, part, row, dim)
+            try:
+                _check_embedding(row, dim)
+            except ValueError as problem:
+                raise damaged_row(source, part, row["image_id"], problem) from problem
         found.append(embeddings_of(rows, dim))
     return np.concatenate(found)
 
 
-def _check_embedding(source: LabelStore, part: str, row: Mapping[str, Any], dim: int) -> None:
+def _check_embedding(row: Mapping[str, Any], dim: int) -> None:
     values = row["embedding"]
     if values is None or len(values) != dim or not np.isfinite(np.array(values, float)).all():
-        problem = ValueError("an embedding that is missing or not finite")
-        raise damaged_row(source, part, row["image_id"], problem)
+        raise ValueError("an embedding that is missing or not finite")
 
 
 def _example(
@@ -202,12 +204,12 @@ def _example(
 ) -> MaskedImage:
     try:
         segments = decode_segments(stored, row["height"], row["width"])
-        embeddings = embeddings_of(stored, dim)
-        if not np.isfinite(embeddings).all():
-            raise ValueError("an embedding that is not finite")
+        for segment in stored:
+            _check_embedding(segment, dim)
         if not np.isfinite([segment.stability_score for segment in segments]).all():
             raise ValueError("a stability score that is not finite")
     except (ValueError, TypeError) as problem:
         raise damaged_row(source, part, row["image_id"], problem) from problem
     truth = read((row["height"], row["width"]))
-    return masked_image(segments, embeddings.astype(np.float32), truth, n_classes)
+    embeddings = embeddings_of(stored, dim).astype(np.float32)
+    return masked_image(segments, embeddings, truth, n_classes)

@@ -149,7 +149,7 @@ def fit(
     prompts = choose_prompts(plain, candidates.names, candidates.stored)
     labelled = with_prompts(plain, candidates.names, prompts)
     choice = chosen(labelled, prompts)
-    if prompts is not candidates.stored and choice.outcome.miou < before.miou:
+    if choice.alone.miou < before.miou:
         # Other names paid without a threshold, and what is stored has one.
         prompts, labelled = candidates.stored, stored
         choice = chosen(labelled, prompts)

@@ -49,8 +49,9 @@ def mistake_lines(config: TrainConfig, data: TrainingData) -> list[str]:
     given = confusion.sum(0)
     labelled = np.flatnonzero(given)
     share = confusion.diagonal()[labelled] / given[labelled]
-    texts = [f"{data.space.classes[labelled[i]]} {share[i]:.1%}" for i in np.argsort(share, kind="stable")]
-    shown = name_some([text.replace("%", " %") for text in texts], _SHOWN)
+    worst = np.argsort(share, kind="stable")
+    texts = [f"{data.space.classes[labelled[i]]} {100 * share[i]:.1f} %" for i in worst]
+    shown = name_some(texts, _SHOWN)
     return [line("labels", f"of their pixels on the labelled images are right: {shown}")]
 
 
@@ -66,12 +67,12 @@ def _confusion(config: TrainConfig, data: TrainingData) -> NDArray[np.int64] | N
             "give the label set that it was made from, or pseudo.forward=false"
         )
     found = labelled_with_labels(config, data, list_images(store), "pseudo.forward")
+    counted = found[:: -(-len(found) // MOST_IMAGES)]
     # What a person gave is no mistake of the label set.
-    samples = [replace(sample, by_hand=None) for sample in found[:: -(-len(found) // MOST_IMAGES)]]
-    stored = UnlabelledImages(samples, config.data.labels, classes)
+    stored = UnlabelledImages([replace(sample, by_hand=None) for sample in counted], store.root, classes)
     unknown = ignore_index_of(len(classes))
     confusion = np.zeros((len(classes), len(classes)), np.int64)
-    for i, sample in enumerate(found[:: -(-len(found) // MOST_IMAGES)]):
+    for i, sample in enumerate(counted):
         if (pair := stored.labels(i)) is None:
             continue
         (label, confidence), truth = (tensor.numpy() for tensor in pair), read_mask(sample)

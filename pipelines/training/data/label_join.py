@@ -120,17 +120,11 @@ def join_parts(
     if config.match == "id" and outside:
         joined = join_labels(unlabelled, labels, _outside_root(str(config.unlabelled)))
         return joined, match_by_content(validation, labels.root)
-    samples = [*unlabelled, *validation]
-    if config.match == "id":
-        joined = join_labels(samples, labels, data_tree(config).place, counted=unlabelled or validation)
-    elif config.match == "sha256":
-        joined = match_by_content(samples, labels.root)
-    else:
-        joined = match_by_name(samples, labels.root, labels.ok | labels.bad)
+    joined = _matched(config, [*unlabelled, *validation], labels, unlabelled or validation)
     if not any(sample.label_id for sample in joined):
         what = {"sha256": "content", "name": "file name"}[config.match]
         where = f"data.labels={storage.display(labels.root)}"
-        raise UserError(f"{where}: none of {len(samples)} images has the {what} of one of its images")
+        raise UserError(f"{where}: none of {len(joined)} images has the {what} of one of its images")
     return joined[: len(unlabelled)], joined[len(unlabelled) :]
 
 
@@ -148,13 +142,23 @@ def join_labelled(
     Raises:
         UserError: as `join_labels` and `match_by_name`.
     """
-    if config.match == "name":
-        return match_by_name(labelled, labels.root, labels.ok | labels.bad)
-    if config.match == "sha256" or any(sample.outside for sample in others):
+    if config.match != "id":
+        return _matched(config, labelled, labels, labelled)
+    if any(sample.outside for sample in others):
         return match_by_content(labelled, labels.root)
     counted = others or labelled
-    joined = join_labels([*counted, *labelled], labels, data_tree(config).place, counted=counted)
-    return joined[len(counted) :]
+    return _matched(config, [*counted, *labelled], labels, counted)[len(counted) :]
+
+
+def _matched(
+    config: DataConfig, samples: Sequence[Sample], labels: LabelSet, counted: Sequence[Sample]
+) -> list[Sample]:
+    """The samples as `data.match` says; `counted`: see `join_labels`."""
+    if config.match == "id":
+        return join_labels(samples, labels, data_tree(config).place, counted=counted)
+    if config.match == "sha256":
+        return match_by_content(samples, labels.root)
+    return match_by_name(samples, labels.root, labels.ok | labels.bad)
 
 
 def _outside_root(source: str) -> str:

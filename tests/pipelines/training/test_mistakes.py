@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import segray
 from segray.models.metrics import confusion_matrix
@@ -24,6 +25,7 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.training.augmentation.views import Views
 from segray.pipelines.training.data.datasets import read_mask
+from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.training_data import open_data
 from segray.pipelines.training.mistakes import mistake_lines, mistakes_of
 from segray.pipelines.training.options import check_pseudo
@@ -38,6 +40,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return book(tmp_path_factory.mktemp("book"))
 
 
+def matrix_of(run: TrainConfig, data: TrainingData | None = None) -> Tensor:
+    found = mistakes_of(run, data or open_data(run.data, run.seed))
+    assert found is not None
+    return found
+
+
 def test_the_mistakes_are_those_on_the_labelled_images(data: tuple[Path, Path], tmp_path: Path) -> None:
     run = config(tmp_path, *data, "pseudo.forward=true")
     opened = open_data(run.data, run.seed)
@@ -48,9 +56,8 @@ def test_the_mistakes_are_those_on_the_labelled_images(data: tuple[Path, Path], 
         known = label != 255
         confusion += confusion_matrix(read_mask(sample)[known], label[known], 10)
     assert confusion.any()
-    found = mistakes_of(run, opened)
-    assert found is not None
-    torch.testing.assert_close(found, torch.from_numpy(mistake_matrix(confusion)).float())
+    expected = torch.from_numpy(mistake_matrix(confusion)).float()
+    torch.testing.assert_close(matrix_of(run, opened), expected)
     (line,) = mistake_lines(run, opened)
     right, given = confusion.diagonal(), confusion.sum(0)
     worst = sorted((r / g, c) for c, (r, g) in enumerate(zip(right, given, strict=True)) if g)
@@ -124,31 +131,19 @@ def test_what_it_cannot_go_with_is_refused(
 
 def test_images_are_matched_as_the_run_matches_them(data: tuple[Path, Path], tmp_path: Path) -> None:
     run = config(tmp_path, *data, "pseudo.forward=true")
-    expected = mistakes_of(run, open_data(run.data, run.seed))
     moved = tmp_path / "moved"
     shutil.copytree(data[1], moved, ignore=shutil.ignore_patterns("out"))
     for path in [*moved.rglob("*.png")]:
         path.rename(path.with_name(f"x{path.name}"))
     other = config(tmp_path, data[0], moved, "pseudo.forward=true", "data.match=sha256")
-    opened = open_data(other.data, other.seed)
-    found = mistakes_of(other, opened)
-    assert {Path(sample.image_id).name for sample in opened.labelled} == {
-        f"x{Path(sample.image_id).name}" for sample in open_data(run.data, run.seed).labelled
-    }
-    assert expected is not None
-    assert found is not None
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(matrix_of(other), matrix_of(run))
 
 
 def test_what_a_person_gave_is_no_mistake(data: tuple[Path, Path], tmp_path: Path) -> None:
     run = config(tmp_path, *data, "pseudo.forward=true")
     opened = open_data(run.data, run.seed)
-    expected = mistakes_of(run, opened)
     by_hand = [replace(s, by_hand=encode_gray_png(read_mask(s))) for s in opened.labelled]
-    found = mistakes_of(run, replace(opened, labelled=tuple(by_hand)))
-    assert expected is not None
-    assert found is not None
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(matrix_of(run, replace(opened, labelled=tuple(by_hand))), matrix_of(run))
 
 
 def test_labels_that_are_not_used_make_no_mistakes(data: tuple[Path, Path], tmp_path: Path) -> None:
