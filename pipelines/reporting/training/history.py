@@ -92,6 +92,8 @@ class TrainingRun:
         classes: C names; `class 3` and the like if no checkpoint is left.
         config: None if config.yaml is missing or invalid.
         config_problem: why it is None.
+        window: side of the windows in which the network was validated, in pixels; 0: whole images, None:
+            large images in windows, or not known.
     """
 
     out: str
@@ -99,6 +101,7 @@ class TrainingRun:
     classes: tuple[str, ...]
     config: TrainConfig | None
     config_problem: str
+    window: int | None = None
 
     @property
     def best(self) -> Entry:
@@ -142,7 +145,8 @@ def read_run(out: str) -> TrainingRun:
     history = max(histories, key=lambda entries: entries[-1].step)
     config, problem = _config(out)
     count = len(history[-1].iou)
-    return TrainingRun(out, history, _classes([s for _, s in states], count), config, problem)
+    of_states = [state for _, state in states]
+    return TrainingRun(out, history, _classes(of_states, count), config, problem, _window(of_states))
 
 
 def checkpoints(out: str) -> list[str]:
@@ -189,6 +193,11 @@ def _history(value: Any, path: str) -> list[Entry]:
     if len({len(entry.iou) for entry in entries}) > 1:
         raise UserError(f"{storage.display(path)}: the history is damaged: the number of classes changes")
     return entries
+
+
+def _window(states: list[dict[str, Any]]) -> int | None:
+    sides = [state.get("window") for state in states]
+    return next((side for side in sides if isinstance(side, int)), None)
 
 
 def _classes(states: list[dict[str, Any]], count: int) -> tuple[str, ...]:

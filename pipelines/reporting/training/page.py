@@ -86,7 +86,7 @@ def build(out: str, n: int = 12, roots: Sequence[str] = ()) -> str:
         legend=[(name, legend.colour(i)) for i, name in enumerate(classes)],
         examples=examples,
         groups=[g for g in (("least", examples.least), ("most", examples.most)) if g[1]],
-        facts=facts(_key_settings(run.config, examples, len(classes)), "run") if run.config else {},
+        facts=facts(_key_settings(run, run.config, examples), "run") if run.config else {},
         config=config_text(out),
     )
 
@@ -196,18 +196,19 @@ def _absent(pixels: Sequence[int], classes: Sequence[str]) -> str:
     return name_some([name for name, count in zip(classes, pixels, strict=False) if not count])
 
 
-def _key_settings(config: TrainConfig, examples: Examples, n_classes: int) -> dict[str, object]:
+def _key_settings(run: TrainingRun, config: TrainConfig, examples: Examples) -> dict[str, object]:
     """The most important settings of a run."""
     train = config.train
-    keys = ("epochs", "batch", "optimiser", "lr", "decoder_lr", "workers", "precision", "window")
+    keys = ("epochs", "batch", "optimiser", "lr", "decoder_lr", "workers", "precision")
+    chosen = {"crop": config.augment.crop, "window": train.window if run.window is None else run.window}
     return {
         "method": config.method,
         "network": config.network.name,
         "weights": _start(config.network),
         "seed": config.seed,
         "data": _data_settings(config, examples.data),
-        "unlabelled images": _pseudo_settings(config, n_classes),
-        "train": {key: getattr(train, key) for key in keys} | {"crop": config.augment.crop},
+        "unlabelled images": _pseudo_settings(config, len(run.classes)),
+        "train": {key: getattr(train, key) for key in keys} | chosen,
     }
 
 

@@ -16,6 +16,7 @@ from segray.models.segmenters.builtin import BuiltinNetwork
 from segray.models.segmenters.inference import WHOLE
 from segray.pipelines.commands.report import run
 from segray.pipelines.config.commands.report import ReportConfig
+from segray.pipelines.config.loading import dump
 from segray.pipelines.errors import UserError
 from segray.pipelines.reporting.label_set.samples import Legend
 from segray.pipelines.reporting.training.examples import extremes, make_examples
@@ -25,6 +26,7 @@ from segray.pipelines.reporting.training.samples import ExampleRenderer, Network
 from segray.pipelines.training.data.training_data import open_data
 from tests.pipelines.commands.test_report import Page, assert_closed, decoded
 from tests.pipelines.reporting.training.training_folders import CLASSES, entry, trained, written
+from tests.pipelines.training.runs import config
 
 TWO = [entry(1, 0.3), entry(2, 0.8)]
 
@@ -59,6 +61,17 @@ def test_a_real_run_makes_a_closed_page(own_run: Path, capsys: pytest.CaptureFix
     assert len(page.all("article")) == 2
     assert ("td", "builtin") in page.texts
     assert ("td", "3") in page.texts
+
+
+@pytest.mark.parametrize(("stored", "shown"), [({"window": 160}, 160), ({"window": 0}, 0), ({}, 96)])
+def test_the_window_is_the_one_that_the_network_was_validated_in(
+    tmp_path: Path, stored: dict[str, int], shown: int
+) -> None:
+    out = written(tmp_path / "run", TWO)
+    (out / "best" / "state.json").write_text(json.dumps({"classes": CLASSES, **stored}))
+    given = config(out, tmp_path / "labels", tmp_path, "train.window=96")
+    (out / "config.yaml").write_text(dump(given))
+    assert f"window {shown} " in text_of(out)
 
 
 def test_labels_of_a_picture_score_as_validation_scored_them(tmp_path: Path) -> None:
