@@ -263,7 +263,7 @@ def report_lines(calibrated: CalibratedSet) -> list[str]:
     lines = [
         f"calibrated on {masks}, {figures['segments']} segments; mIoU there, each image held out:",
         f"  {'':<16}{'before':>8}{'after':>8}",
-        f"  {'all':<16}{figures['miou_before']:>8.1%}{figures['miou_after']:>8.1%}",
+        f"  {'all':<16}{figures['miou_before']:>8.1%}{figures['miou_after']:>8.1%}  {_gain(calibration)}",
     ]
     for name, before, after in class_changes(calibration):
         if (
@@ -278,6 +278,12 @@ def report_lines(calibrated: CalibratedSet) -> list[str]:
     if absent:
         lines.append(f"  no segment with a mask: {', '.join(absent)}; no mask says what they look like")
     return lines
+
+
+def _gain(calibration: Calibration) -> str:
+    gain, error = calibration.choice.outcome.gain_over(calibration.before)
+    known = f" +- {100 * error:.1f} (standard error)" if np.isfinite(error) else ""
+    return f"{100 * gain:+.1f}{known}"
 
 
 def _percent(value: float) -> str:

@@ -20,6 +20,7 @@ from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.printing import echo, visible
 from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.evaluation import Evaluation
+from segray.pipelines.reporting.label_set.calibration import calibration_section
 from segray.pipelines.reporting.label_set.samples import Legend, Photos, Sample, make_sample
 from segray.pipelines.reporting.label_set.summary import (
     N_BINS,
@@ -96,6 +97,8 @@ def build(
     rows = (store.correct(row, parts[row["image_id"]]) for row in read_chosen(store, least + most))
     samples = {row["image_id"]: make_sample(row, legend, photos, truth) for row in rows}
     groups = [_group("least", least, samples), _group("most", most, samples)]
+    # What a person corrected later, the masks did not choose.
+    calibration = calibration_section(LabelStore(root), legend, photos, n)
     shown = facts({**provenance, "run": store.run() or {}}, "label set")
     return render(
         "report.html",
@@ -107,6 +110,7 @@ def build(
         absent=name_some([n for n, pixels in zip(legend.names, counted.pixels, strict=True) if not pixels]),
         not_in_masks=name_some(score.absent) if score else "",
         groups=[group for group in groups if group["samples"]],
+        calibration=calibration,
         charts=_charts(counted, legend, score),
         histogram=_histogram(counted),
         facts=shown,

@@ -116,8 +116,8 @@ def make_sample(
     Raises:
         UserError: a label map of the row, or the mask, is damaged.
     """
-    label = _map_of(row, "label", ignore_index_of(len(legend.names)))
-    confidence = _map_of(row, "confidence", IGNORE_INDEX).view(np.uint8)
+    label = map_of(row, "label", ignore_index_of(len(legend.names)))
+    confidence = map_of(row, "confidence", IGNORE_INDEX).view(np.uint8)
     height, width = label.shape
     # A label has the size of its image, which the run's own limits allowed.
     limits = ImageOptions(max_pixels=label.size, max_side=max(label.shape), min_size=1, frames="first")
@@ -137,7 +137,12 @@ def make_sample(
     )
 
 
-def _map_of(row: dict[str, Any], column: str, ignore_index: int) -> LabelMap:
+def map_of(row: Mapping[str, Any], column: str, ignore_index: int) -> LabelMap:
+    """The label or confidence map of a row.
+
+    Raises:
+        UserError: it is damaged.
+    """
     data = row[column]["bytes"] if row[column] else b""
     try:
         return decode_label_png(data, None, ignore_index)
