@@ -36,7 +36,7 @@ class CalibrateConfig(Config):
     labels: Folder
     """The label set to read; it must hold embeddings."""
     masks: Masks
-    """Masks of class ids with the names of some images: a folder, archives, a list, or Parquet files."""
+    """Masks of some images: a folder, archives, a list, Parquet files, or a label set with corrections."""
     split: Text | None = None
     """A split file: only its images, one per line, are learned from; null: all that have a mask."""
     out: Annotated[Folder, RunOnly]
