@@ -9,7 +9,7 @@ from one run of `segray annotate` with the built-in models; with it, a folder of
 mIoU is that of the last epoch, and with --choose-seeds also that of the epoch that the mean over other runs
 chose: their seeds differ, and a fifth of the training masks takes the place of the held-out images, which
 choose nothing. OVERRIDES are `key=value` of `segray train`, and `METHOD:key=value` for one method only.
-Finished runs in --work are not repeated.
+Finished runs in --work are not repeated: several of these programs may share it, each with runs of its own.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from segray.models.semi.methods import METHODS
 from segray.pipelines.commands.demo import RECIPE
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import config_hash, identity, load
+from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.history import HistoryEntry
 
 PHOTOGRAPHS = (
@@ -65,7 +66,8 @@ def prepare(work: Path, scenes: int, seed: int) -> tuple[Path, Path]:
     book, labels = work / "picture-book", work / "labels"
     if not (book / "class_names.txt").exists():
         _segray("picture-book", f"out={book}", f"n={scenes}", f"seed={seed}")
-    _segray("annotate", f"images={book}/images", "classes=picture_book", f"out={labels}")
+    if LabelStore(str(labels)).run() is None:
+        _segray("annotate", f"images={book}/images", "classes=picture_book", f"out={labels}")
     return book, labels
 
 
