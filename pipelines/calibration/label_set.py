@@ -34,7 +34,8 @@ from segray.pipelines.label_set.store import LabelStore
 FILE = "calibration.json"
 STORED = "stored"
 """The name of the label set's own templates among those to try."""
-_SHARE = 0.005
+LEAST_CHANGE = 0.005
+"""IoU, in 0..1, from which a class is listed as changed."""
 
 
 @dataclass(frozen=True)
@@ -268,7 +269,7 @@ def report_lines(calibrated: CalibratedSet) -> list[str]:
     for name, before, after in class_changes(calibration):
         if (
             not (np.isnan(before) and np.isnan(after))
-            and abs(np.nan_to_num(after) - np.nan_to_num(before)) >= _SHARE
+            and abs(np.nan_to_num(after) - np.nan_to_num(before)) >= LEAST_CHANGE
         ):
             lines.append(f"  {name:<16}{_percent(before):>8}{_percent(after):>8}")
     lines.append(f"  segments  {_rule_text(calibration)}")

@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from segray.models.label_space import ignore_index_of
-from segray.pipelines.calibration.label_set import FILE
-from segray.pipelines.config.source import parse_yaml
+from segray.models.plain_yaml import MAX_BYTES, read_plain_yaml
+from segray.pipelines.calibration.label_set import FILE, LEAST_CHANGE
 from segray.pipelines.engine.provenance import fingerprint
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -24,16 +24,15 @@ from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.label_set.samples import Legend, Photos, Sample, make_sample, map_of
 from segray.pipelines.reporting.label_set.summary import Choice, read_chosen, read_uris
 
-LEAST_CHANGE = 0.005
-"""IoU, in 0..1, from which a class is listed as changed."""
-
+_MOST_BYTES = 256 * 2**20
+"""Bytes that calibration.json may have: it names every image with a mask."""
 _COUNTED = ["image_id", "status", "width", "height", "class_ids", "class_pixels"]
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class _Gain(BaseModel):
     miou: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
-    standard_error: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    standard_error: Annotated[float, Field(ge=0, le=100)] | None
 
 
 class _ClassScores(BaseModel):
@@ -74,7 +73,7 @@ class ChangedImage:
     Attributes:
         sample: as it is now.
         before: its label map as it was, a data URI.
-        share: of its pixels that have another class now.
+        share: of its pixels that have another label now.
     """
 
     sample: Sample
@@ -89,14 +88,14 @@ class CalibrationSection:
     Attributes:
         scores: of calibration.json; None if it cannot be read.
         changes: of the classes, the greatest first.
-        images: the most changed ones, of all in the label set.
-        problem: why something is missing; "" if nothing is.
+        images: those of the whole label set in which the areas of the classes changed most.
+        problems: why something is missing.
     """
 
     scores: _Description | None
-    changes: Sequence[ClassChange] = ()
-    images: Sequence[ChangedImage] = ()
-    problem: str = ""
+    changes: Sequence[ClassChange]
+    images: Sequence[ChangedImage]
+    problems: Sequence[str]
 
 
 def calibration_section(
@@ -112,23 +111,26 @@ def calibration_section(
     """
     if "calibration" not in store.provenance:
         return None
+    scores, images, problems = None, [], []
     try:
         scores = _description(store.root, len(legend.names))
     except UserError as error:
-        return CalibrationSection(None, problem=visible(str(error)))
+        problems.append(f"No figures: {visible(str(error))}.")
     try:
-        images, problem = _images(store, _source(store, photos.also), legend, photos, n), ""
+        images = _images(store, legend, photos, n)
     except UserError as error:
-        images, problem = [], visible(str(error))
-    return CalibrationSection(scores, _changes(scores, legend), images, problem)
+        problems.append(f"No images: {visible(str(error))}.")
+    return CalibrationSection(scores, _changes(scores, legend) if scores else [], images, problems)
 
 
 def _description(root: str, n_classes: int) -> _Description:
     path = storage.join(root, FILE)
     try:
-        found = _Description.model_validate_json(storage.read_bytes(path))
+        found = _Description.model_validate_json(storage.read_bytes(path, _MOST_BYTES))
     except ValidationError as error:
-        what = error.errors(include_url=False)[0]["msg"]
+        problem = error.errors(include_url=False)[0]
+        place = ".".join(map(str, problem["loc"][:3]))
+        what = f"{place}: {problem['msg']}" if place else problem["msg"]
         raise UserError(f"{storage.display(path)} is damaged ({what})") from None
     except OSError:
         raise UserError(f"{storage.display(path)} cannot be read") from None
@@ -148,54 +150,65 @@ def _changes(scores: _Description, legend: Legend) -> list[ClassChange]:
     return sorted(listed, key=lambda change: -abs(change.points))
 
 
-def _source(store: LabelStore, roots: Sequence[str]) -> LabelStore:
-    """The label set that was calibrated, if it is where config.yaml says.
+def _images(store: LabelStore, legend: Legend, photos: Photos, n: int) -> list[ChangedImage]:
+    """The images that changed most, if the label set as it was can be read.
 
     Raises:
-        UserError: it is not; a received config.yaml leads to no bucket, and to no other label set.
+        UserError: it cannot. config.yaml may be anyone's: it leads to no bucket, to no label set but the one
+            that was calibrated, and outside of the user's folders the reason is not told.
     """
-    path = storage.join(store.root, "config.yaml")
+    place = _source_place(store.root)
+    shown, known = storage.display(place), root_of(place, absolute_roots([store.root, *photos.also]))
+    if known is None and (is_chained(place) or not storage.is_local(place)):
+        raise UserError(
+            f"labels={shown} is in config.yaml, which may be anyone's; {ROOTS_KEY}=FOLDER allows it"
+        )
     try:
-        place = parse_yaml(storage.read_bytes(path), storage.display(path)).get("labels")
-    except OSError:
-        raise UserError(f"{storage.display(path)} cannot be read") from None
+        source = LabelStore(place)
+        if fingerprint(source.provenance) != store.provenance.get("source"):
+            raise UserError(f"{shown} is another label set")
+        images = list(_drawn(store, source, legend, photos, n))
+    except (UserError, OSError, ValueError, TypeError, ImportError) as error:
+        why = f"{ROOTS_KEY}=FOLDER tells why" if known is None else " ".join(str(error).split())[:400]
+        raise UserError(f"{shown} is not the label set that was calibrated; {why}") from None
+    if not images:
+        raise UserError(f"the areas of the classes are those of {shown}")
+    return sorted(images, key=lambda image: -image.share)
+
+
+def _source_place(root: str) -> str:
+    path = storage.join(root, "config.yaml")
+    try:
+        place = read_plain_yaml(storage.read_bytes(path, MAX_BYTES))["labels"]
+    except (OSError, ValueError, TypeError, KeyError):
+        place = None
     if not isinstance(place, str):
         raise UserError(f"{storage.display(path)} names no label set that was calibrated")
-    remote = is_chained(place) or not storage.is_local(place)
-    if remote and root_of(place, absolute_roots(roots)) is None:
-        raise UserError(
-            f"labels={storage.display(place)} is in config.yaml, which may be anyone's; "
-            f"{ROOTS_KEY}=FOLDER allows it"
-        )
-    source = LabelStore(place)
-    if not source.parts() or fingerprint(source.provenance) != store.provenance.get("source"):
-        raise UserError(f"{storage.display(place)}: the label set that was calibrated is not here any more")
-    return source
+    return place
 
 
-def _images(
+def _drawn(
     store: LabelStore, source: LabelStore, legend: Legend, photos: Photos, n: int
-) -> list[ChangedImage]:
+) -> Iterator[ChangedImage]:
     pairs = heapq.nlargest(n, _pairs(store, source), key=lambda pair: pair[0].confidence)
-    before = {row["image_id"]: row for row in read_chosen(source, [old for _, old in pairs])}
-    after = {row["image_id"]: row for row in read_chosen(store, [new for new, _ in pairs])}
-    photos = replace(photos, uris=read_uris(store.root, list(after)))
+    chosen = [new for new, _ in pairs]
+    rows = read_chosen(source, [old for _, old in pairs], ["image_id", "label"])
+    before = {row["image_id"]: row for row in rows}
+    photos = replace(photos, uris=read_uris(store.root, [choice.image_id for choice in chosen]))
     unknown = ignore_index_of(len(legend.names))
-    images = []
-    for image_id in (new.image_id for new, _ in pairs):
-        was, now = (map_of(rows[image_id], "label", unknown) for rows in (before, after))
+    for row in read_chosen(store, chosen):
+        was, now = (map_of(of, "label", unknown) for of in (before[row["image_id"]], row))
         if was.shape != now.shape:
-            raise UserError(f"{image_id}: its label had another size before")
-        sample = make_sample(after[image_id], legend, photos, None)
-        drawn = thumbnails.label_overlay(was, legend.palette, opaque=not sample.photo)
-        images.append(ChangedImage(sample, drawn, float(np.mean(was != now))))
-    return images
+            raise UserError(f"the label of {row['image_id']} had another size")
+        sample = make_sample(row, legend, photos, None)
+        overlay = thumbnails.label_overlay(was, legend.palette, opaque=not sample.photo)
+        yield ChangedImage(sample, overlay, float(np.mean(was != now)))
 
 
 def _pairs(store: LabelStore, source: LabelStore) -> Iterator[tuple[Choice, Choice]]:
-    """Each image whose classes have other numbers of pixels now, with where it is and where it was.
+    """Each image whose classes have other areas now: where it is and where it was.
 
-    `Choice.confidence` is half the difference of the numbers, as a share of the pixels.
+    `Choice.confidence` is half the difference of the areas, as a share of the pixels.
     """
     known = set(source.parts())
     for part in (part for part in store.parts() if part in known):
@@ -209,7 +222,13 @@ def _pairs(store: LabelStore, source: LabelStore) -> Iterator[tuple[Choice, Choi
 
 
 def _difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> float:
-    counts = ((row["class_ids"] or (), row["class_pixels"] or ()) for row in (was, now))
-    old, new = (dict(zip(ids, pixels, strict=True)) for ids, pixels in counts)
+    old, new = _areas(was), _areas(now)
     moved = sum(abs(new.get(i, 0) - old.get(i, 0)) for i in {*old, *new})
     return float(moved / max(1, 2 * now["width"] * now["height"]))
+
+
+def _areas(row: Mapping[str, Any]) -> dict[int | None, int]:
+    """Pixels by class; None: those without a known one."""
+    areas: dict[int | None, int] = dict(zip(row["class_ids"], row["class_pixels"], strict=True))
+    areas[None] = row["width"] * row["height"] - sum(areas.values())
+    return areas

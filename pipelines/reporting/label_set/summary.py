@@ -155,8 +155,10 @@ def choose(store: LabelStore, n: int) -> tuple[list[Choice], list[Choice]]:
     return low, high
 
 
-def read_chosen(store: LabelStore, chosen: Iterable[Choice]) -> Iterator[dict[str, Any]]:
-    """The full rows of the chosen images; reads only the row groups that contain them.
+def read_chosen(
+    store: LabelStore, chosen: Iterable[Choice], columns: list[str] = _HEAVY
+) -> Iterator[dict[str, Any]]:
+    """The rows of the chosen images, part by part; reads only the row groups that contain them.
 
     Raises:
         UserError: a part is damaged.
@@ -165,7 +167,7 @@ def read_chosen(store: LabelStore, chosen: Iterable[Choice]) -> Iterator[dict[st
     for choice in chosen:
         by_part.setdefault(choice.part, []).append(choice.row)
     for part, wanted in sorted(by_part.items()):
-        yield from read_part(store, part, partial(_rows, wanted))
+        yield from read_part(store, part, partial(_rows, wanted, columns))
 
 
 def read_uris(root: str, image_ids: Collection[str]) -> dict[str, str]:
@@ -178,10 +180,10 @@ def read_uris(root: str, image_ids: Collection[str]) -> dict[str, str]:
         return {}
 
 
-def _rows(wanted: list[int], file: PartReader) -> list[dict[str, Any]]:
+def _rows(wanted: list[int], columns: list[str], file: PartReader) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for group, inside in file.groups_of(wanted):
-        rows += file.read_row_group(group, columns=_HEAVY).take(inside).to_pylist()
+        rows += file.read_row_group(group, columns=columns).take(inside).to_pylist()
     return rows
 
 

@@ -197,7 +197,7 @@ def _history(value: Any, path: str) -> list[Entry]:
 
 def _window(states: list[dict[str, Any]]) -> int | None:
     sides = [state.get("window") for state in states]
-    return next((side for side in sides if isinstance(side, int)), None)
+    return next((side for side in sides if type(side) is int and side >= 0), None)
 
 
 def _classes(states: list[dict[str, Any]], count: int) -> tuple[str, ...]:
