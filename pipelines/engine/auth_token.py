@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import stat
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,13 @@ class Exposure:
 
 
 def use_token() -> None:
-    """Enable token authentication if there is a token, before the import of Ray, which checks only once."""
+    """Enable token authentication if there is a token.
+
+    Ray decides at its import. After that the processes that it starts would ask for a token that it does not
+    send, so that no Ray started in this process any more: then nothing is done.
+    """
+    if "ray" in sys.modules:
+        return
     file = token_file()
     if file is None or os.environ.get("RAY_AUTH_TOKEN_PATH") or file.is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -134,8 +136,18 @@ def test_a_token_of_another_user_is_told(home: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_token_switches_authentication_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
     auth_token.use_token()
     assert "RAY_AUTH_MODE" not in os.environ
     auth_token.keep_private()
     auth_token.use_token()
     assert os.environ.pop("RAY_AUTH_MODE") == "token"
+
+
+@pytest.mark.usefixtures("home")
+def test_a_token_does_not_contradict_a_ray_that_has_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    auth_token.keep_private()
+    auth_token.use_token()
+    assert "RAY_AUTH_MODE" not in os.environ
