@@ -35,8 +35,8 @@ class Exposure:
 def use_token() -> None:
     """Enable token authentication if there is a token.
 
-    Ray decides at its import. After that the processes that it starts would ask for a token that it does not
-    send, so that no Ray started in this process any more: then nothing is done.
+    Ray decides at its import whether it sends one. Nothing is done after that: the servers that Ray starts
+    would ask this process for a token, and it could start none of its own any more.
     """
     if "ray" in sys.modules:
         return
