@@ -101,7 +101,7 @@ class TrainingRun:
     classes: tuple[str, ...]
     config: TrainConfig | None
     config_problem: str
-    window: int | None = None
+    window: int | None
 
     @property
     def best(self) -> Entry:
