@@ -4,8 +4,9 @@
 
 The built-in models label `--scenes` scenes of each seed in this process, and 32 more to calibrate on, which
 are not scored; what they found stays in `--work`. Rows of 8 masks are the mean of four draws: the first,
-second, third and last 8 of these 32. Class centres come from the segments of masks and scored scenes, as in a
-label set; "alone" has none. No Ray, no label set here. Every pixel counts: the naming is scored, not trust.
+second, third and last 8 of these 32. Class centres and usual stability scores come from the segments of masks
+and scored scenes, as in a label set; "alone" knows those with masks only. No Ray, no label set here. Every
+pixel counts: the naming is scored, not trust.
 """
 
 from __future__ import annotations
@@ -88,11 +89,13 @@ def calibrated(
     images: Sequence[MaskedImage], others: Sequence[MaskedImage], names: Names, default: Prompts
 ) -> tuple[Prompts, Choice]:
     """What the masks of some images choose, beside the segments of others; none of these: no centres."""
-    labelled = gather(images)
+    all_images = [*images, *others]
+    stability = np.concatenate([image.stability for image in all_images])
+    labelled = gather(images, stability)
     prompts = choose_prompts(labelled, names, default)
     everything = None
     if others:
-        stored = np.concatenate([image.embeddings for image in [*images, *others]]).astype(float)
+        stored = np.concatenate([image.embeddings for image in all_images]).astype(float)
         everything = evidence_of(normalised(stored), names, prompts, len(labelled.evidence.named))
     return prompts, choose(with_prompts(labelled, names, prompts), THRESHOLD, everything)
 

@@ -27,7 +27,7 @@ from segray.models.metrics import mean_iou
 LEAST_GAIN = 0.01
 """mIoU that a learned change has to gain on images held out, besides half of its standard error."""
 STABILITY_SHARES = (0.1, 0.05, 0.2)
-"""Shares of the labelled segments, the least stable ones, that may be left out; the first one is usual."""
+"""Shares of all segments, the least stable ones, that may be left out; the first one is usual."""
 THRESHOLD_SHARES = (0.02, 0.05, 0.1)
 """Shares of the labelled segments, those of the lowest best cosine, that may get no class."""
 MAX_GROUPS = 32
@@ -51,6 +51,7 @@ class Labelled:
         evidence: of the n segments.
         classes: int64 [n], the class of most of the segment's true pixels.
         stability: [n], SAM's stability score.
+        stability_anywhere: [m], the same of segments of any image.
         image: int64 [n], the image of each segment.
         regions: of the images.
         n_images: images, numbered from 0.
@@ -59,6 +60,7 @@ class Labelled:
     evidence: Evidence
     classes: NDArray[np.int64]
     stability: Array
+    stability_anywhere: Array
     image: NDArray[np.int64]
     regions: Regions
     n_images: int
@@ -78,10 +80,14 @@ class Labelled:
         return Outcome(confusions[:, :, :-1])
 
 
-def gather(images: Sequence[MaskedImage]) -> Labelled:
+def gather(images: Sequence[MaskedImage], stability_anywhere: Array | None = None) -> Labelled:
     """The segments of at least one image, without text scores: `prompts.with_prompts` adds them.
 
     A segment that lies on ignored pixels alone says nothing and is left out.
+
+    Args:
+        images: with masks.
+        stability_anywhere: [m], stability scores of segments of any image; None or empty: of these images.
     """
     pixels = np.concatenate([image.pixels for image in images])
     labelled = pixels.any(1)
@@ -90,10 +96,12 @@ def gather(images: Sequence[MaskedImage]) -> Labelled:
     embeddings = normalised(np.concatenate([image.embeddings for image in images]).astype(float)[labelled])
     n_classes = pixels.shape[1]
     nothing = Evidence(embeddings, np.zeros((len(embeddings), n_classes)), np.zeros(n_classes, bool))
+    stability = np.concatenate([image.stability for image in images])[labelled]
     return Labelled(
         nothing,
         pixels[labelled].argmax(1),
-        np.concatenate([image.stability for image in images])[labelled],
+        stability,
+        stability if stability_anywhere is None or not stability_anywhere.size else stability_anywhere,
         np.repeat(np.arange(len(images)), [len(image.pixels) for image in images])[labelled],
         replace(regions, stacks=number[regions.stacks]),
         len(images),
@@ -171,8 +179,11 @@ def choose_rule(labelled: Labelled, threshold: float) -> tuple[Rule, Outcome]:
 
 
 def stability_floors(labelled: Labelled) -> list[float]:
-    """Stability scores below which segments may be left out, the usual one first."""
-    return [float(np.quantile(labelled.stability, share)) for share in STABILITY_SHARES]
+    """Stability scores below which segments may be left out, the usual one first.
+
+    Shares of the labelled segments alone would be a matter of luck: eight images have some 70 of them.
+    """
+    return [float(np.quantile(labelled.stability_anywhere, share)) for share in STABILITY_SHARES]
 
 
 def _preferred(labelled: Labelled, scores: Array, threshold: float) -> tuple[Rule, Outcome]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from segray.pipelines.understood import name_some
 
 _SHOWN = 3
 MOST_SEGMENTS = 8192
-"""Segments from which class centres are learned."""
+"""Segments that stand for all of a label set."""
 _MOST_PARTS = 32
 
 ReadMask = Callable[[tuple[int, int]], LabelMap]
@@ -158,8 +159,21 @@ def read_examples(
     return dict(sorted(examples.items()))
 
 
-def read_embeddings(source: LabelStore, dim: int, leave_out: Collection[str] = ()) -> NDArray[np.float16]:
-    """Embeddings [n, D] of segments of a label set, at most `MOST_SEGMENTS`, evenly spread over it.
+@dataclass(frozen=True)
+class SampledSegments:
+    """Segments of a label set, most of them without a mask.
+
+    Attributes:
+        embeddings: float16 [n, D].
+        stability: [n], SAM's stability scores.
+    """
+
+    embeddings: NDArray[np.float16]
+    stability: NDArray[np.float64]
+
+
+def sample_segments(source: LabelStore, dim: int, leave_out: Collection[str] = ()) -> SampledSegments:
+    """At most `MOST_SEGMENTS` of a label set, evenly spread over it.
 
     Args:
         source: the label set.
@@ -167,30 +181,37 @@ def read_embeddings(source: LabelStore, dim: int, leave_out: Collection[str] = (
         leave_out: ids of images whose segments are not read.
 
     Raises:
-        UserError: a damaged embedding.
+        UserError: a damaged row.
         DamagedPartError: a part cannot be read.
     """
     parts = sorted(source.parts())
     read = parts[:: -(-len(parts) // _MOST_PARTS)]
     share = MOST_SEGMENTS // len(read)
-    found = [np.zeros((0, dim), np.float16)]
+    embeddings, stability = [np.zeros((0, dim), np.float16)], [np.zeros(0)]
     for part in read:
-        table = source.segments(part, ["image_id", "embedding"])
+        table = source.segments(part, ["image_id", "embedding", "stability_score"])
         kept = np.flatnonzero(~np.isin(table["image_id"].to_numpy(), sorted(leave_out)))
         rows = table.take(kept[:: max(1, -(-len(kept) // share))]).to_pylist()
         for row in rows:
             try:
                 _check_embedding(row, dim)
+                _check_stability(row["stability_score"])
             except ValueError as problem:
                 raise damaged_row(source, part, row["image_id"], problem) from problem
-        found.append(embeddings_of(rows, dim))
-    return np.concatenate(found)
+        embeddings.append(embeddings_of(rows, dim))
+        stability.append(np.array([row["stability_score"] for row in rows], float))
+    return SampledSegments(np.concatenate(embeddings), np.concatenate(stability))
 
 
 def _check_embedding(row: Mapping[str, Any], dim: int) -> None:
     values = row["embedding"]
     if values is None or len(values) != dim or not np.isfinite(np.array(values, float)).all():
         raise ValueError("an embedding that is missing or not finite")
+
+
+def _check_stability(score: float | None) -> None:
+    if score is None or not np.isfinite(score):
+        raise ValueError("a stability score that is missing or not finite")
 
 
 def _example(
@@ -206,8 +227,7 @@ def _example(
         segments = decode_segments(stored, row["height"], row["width"])
         for segment in stored:
             _check_embedding(segment, dim)
-        if not np.isfinite([segment.stability_score for segment in segments]).all():
-            raise ValueError("a stability score that is not finite")
+            _check_stability(segment["stability_score"])
     except (ValueError, TypeError) as problem:
         raise damaged_row(source, part, row["image_id"], problem) from problem
     truth = read((row["height"], row["width"]))

@@ -18,6 +18,7 @@ from segray.models.calibration.trust import class_prior, conformal_quantiles, tr
 from segray.models.label_map import SegmentClasses
 from segray.models.label_space import LabelSpace
 from segray.models.metrics import class_iou
+from segray.pipelines.calibration.examples import SampledSegments
 from segray.pipelines.errors import UserError
 
 if TYPE_CHECKING:  # open_clip takes seconds to import
@@ -122,24 +123,25 @@ def fit(
     images: Mapping[str, MaskedImage],
     candidates: Candidates,
     alpha: float,
-    everything: NDArray[np.float16] | None = None,
+    sample: SampledSegments | None = None,
 ) -> Calibration:
     """Choose by the masks of some images.
 
     Args:
         images: by image_id.
         candidates: what to choose from.
-        everything: embeddings [n, D] of segments of any image, see `choose`.
         alpha: see `conformal_quantiles`; 0 trusts every label.
+        sample: of the whole label set; None: no class centres, and the images with masks say which stability
+            is usual.
 
     Raises:
         UserError: the masks hold fewer than two classes, or their images no segment.
     """
     _check(images, candidates.space.classes)
-    plain = gather(list(images.values()))
+    plain = gather(list(images.values()), None if sample is None else sample.stability)
     stored = with_prompts(plain, candidates.names, candidates.stored)
     before = stored.score(named_scores(stored.evidence), stored.shown(Rule(candidates.threshold)))
-    every = None if everything is None else normalised(everything.astype(float))
+    every = None if sample is None else normalised(sample.embeddings.astype(float))
 
     def chosen(labelled: Labelled, prompts: Prompts) -> Choice:
         names, n_classes = candidates.names, len(candidates.space.classes)

@@ -21,7 +21,7 @@ from segray.pipelines.annotation.relabelling import (
     of_pixels,
     require_embeddings,
 )
-from segray.pipelines.calibration.examples import ReadMask, read_embeddings, read_examples
+from segray.pipelines.calibration.examples import ReadMask, read_examples, sample_segments
 from segray.pipelines.calibration.fit import Calibration, Candidates, class_changes, embed_candidates, fit
 from segray.pipelines.config.commands.calibrate import CandidatesConfig
 from segray.pipelines.config.previous import current_provenance
@@ -187,14 +187,14 @@ def calibrate(
         out: folder or URI of the new label set.
         candidates: what to choose from.
         alpha: see `conformal_quantiles`.
-        leave_out: ids of images whose segments teach no class centres.
+        leave_out: ids of images whose segments teach nothing.
 
     Raises:
         UserError: masks that do not fit, a damaged part, or an `out` with another configuration.
     """
     check_places(stored.source.root, out)
     images = read_examples(stored.source, masks, len(stored.classes), stored.dim)
-    calibration = fit(images, candidates, alpha, read_embeddings(stored.source, stored.dim, leave_out))
+    calibration = fit(images, candidates, alpha, sample_segments(stored.source, stored.dim, leave_out))
     relabelling = Relabelling(
         stored.source,
         config,

@@ -19,6 +19,7 @@ from segray.models.calibration.selection import (
     choose,
     gather,
     named_scores,
+    stability_floors,
 )
 from segray.models.label_map import SegmentClasses, render_label_map, split
 from segray.models.masks import Segment, segment_from_mask
@@ -85,6 +86,18 @@ def test_a_segment_of_ignored_pixels_is_left_out() -> None:
     assert labelled.classes.tolist() == [1]
     assert labelled.evidence.embeddings.tolist() == [[0, 1]]
     assert labelled.regions.stacks[:, 0].tolist() == [0]
+
+
+def test_the_usual_stability_is_that_of_segments_anywhere() -> None:
+    image = replace(
+        masked_image([segment_from_mask(np.ones((2, 2), bool))], np.eye(2)[:1], np.ones((2, 2), np.uint8), 2),
+        stability=np.array([0.99]),
+    )
+    assert stability_floors(gather([image])) == [0.99, 0.99, 0.99]
+    assert stability_floors(gather([image], np.zeros(0))) == [0.99, 0.99, 0.99]
+    anywhere = np.linspace(0.9, 1, 101)
+    assert stability_floors(gather([image], anywhere)) == pytest.approx([0.91, 0.905, 0.92])
+    assert gather([image], anywhere).stability.tolist() == [0.99]
 
 
 def _world(seed: int, n_images: int, noise: float, wrong: bool) -> Labelled:

@@ -282,7 +282,28 @@ def test_a_label_set_without_embeddings_is_refused(misnamed: Path, book: Path, t
     _refused(_config(plain, book / "book" / "masks", tmp_path / "out"), "holds no embeddings")
 
 
-def test_a_missing_embedding_of_an_image_without_mask_is_one_line(book: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [2, 5])
+def test_the_least_stable_segments_are_those_of_the_whole_label_set(
+    misnamed: Path, book: Path, tmp_path: Path, count: int
+) -> None:
+    masks = _masks(tmp_path / "masks", book / "book" / "masks", count)
+    calibrate.execute(_config(misnamed, masks, tmp_path / "out"))
+    stored = [pq.read_table(path) for path in sorted((misnamed / "segments").glob("*.parquet"))]
+    scores = pa.concat_tables(stored)["stability_score"].to_numpy().astype(float)
+    chosen = json.loads((tmp_path / "out" / "calibration.json").read_text())["least_stability"]
+    assert chosen == pytest.approx(np.quantile(scores, selection.STABILITY_SHARES[0]))
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [
+        ("embedding", "an embedding that is missing or not finite"),
+        ("stability_score", "a stability score that is missing or not finite"),
+    ],
+)
+def test_a_missing_value_of_an_image_without_mask_is_one_line(
+    book: Path, tmp_path: Path, column: str, text: str
+) -> None:
     labels, masks = tmp_path / "labels", _masks(tmp_path / "masks", book / "book" / "masks", 2)
     shutil.copytree(book / "labels", labels)
     taught = {path.stem for path in masks.rglob("*.png")}
@@ -291,9 +312,9 @@ def test_a_missing_embedding_of_an_image_without_mask_is_one_line(book: Path, tm
         whole = rows.to_pylist()
         for row in whole:
             if Path(row["image_id"]).stem not in taught:
-                row["embedding"] = None
+                row[column] = None
         path.write_bytes(encode_part(pa.Table.from_pylist(whole, schema=rows.schema), row_group_size=64))
-    with pytest.raises(UserError, match="an embedding that is missing or not finite") as caught:
+    with pytest.raises(UserError, match=text) as caught:
         calibrate.execute(_config(labels, masks, tmp_path / "out"))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
