@@ -162,9 +162,19 @@ class SearchFolder:
         return max(complete, key=lambda trial: trial.overall or 0.0, default=None)
 
     def run_config(self, trial: Trial, seed: int) -> TrainConfig:
-        """The configuration of one training of a trial; its folder is under the trial's."""
+        """The configuration of one training of a trial; its folder is under the trial's.
+
+        A trial that calibrates reads the label set that all of its split and seed share.
+        """
         config = configured(self.config, trial)
+        if config.data.calibrate:
+            shared = {"labels": self.calibrated_labels(trial.split, seed), "calibrate": False}
+            config = config.model_copy(update={"data": config.data.model_copy(update=shared)})
         return config.model_copy(update={"out": self._uri(trial, f"seed-{seed}"), "seed": seed})
+
+    def calibrated_labels(self, split: str, seed: int) -> str:
+        """Where the search keeps the label set corrected by the masks that a split and a seed choose."""
+        return storage.join(self.out, LABELS, f"calibrated-{self.names()[split]}-seed-{seed}")
 
     def drop_weights(self, split: str) -> None:
         """Delete the checkpoints of a split's finished trials that cannot become its best any more."""

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 
 from segray.pipelines.commands.train import check
-from segray.pipelines.config.commands.annotate import LabelConfig
-from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.commands.train import DataConfig
-from segray.pipelines.config.commands.tune import TuneConfig, dimensions_of, splits_of, train_config
+from segray.pipelines.config.commands.tune import TuneConfig, dimensions_of, of_split, splits_of, train_config
 from segray.pipelines.config.paths import absolute
-from segray.pipelines.config.search_space import THRESHOLD
-from segray.pipelines.config.shared import OwnWeights
 from segray.pipelines.engine import cluster
-from segray.pipelines.engine.provenance import stored_section
 from segray.pipelines.engine.shared_storage import require_shared
 from segray.pipelines.errors import UserError
-from segray.pipelines.io import storage
 from segray.pipelines.io.run_lock import RunLock
-from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.printing import echo
 from segray.pipelines.training.auto_precision import recorded_precision, with_precision
 from segray.pipelines.training.data.samples import TrainingData
@@ -31,7 +22,8 @@ from segray.pipelines.training.data.training_data import NO_VALIDATION, open_dat
 from segray.pipelines.training.trackers import check_trackers
 from segray.pipelines.training.trainer import places, scaling_config
 from segray.pipelines.understood import show
-from segray.tuning.folder import SearchFolder, threshold_labels
+from segray.tuning.folder import SearchFolder, configured
+from segray.tuning.label_sets import Calibrations, calibrating, make_thresholds
 from segray.tuning.plans import Job, RerunPlan, SearchPlan, proposer_of
 from segray.tuning.records import Trial
 from segray.tuning.report import summary
@@ -62,9 +54,10 @@ def run(config: TuneConfig) -> None:
     folder.check_data(opened)
     with RunLock(config.out):
         folder.begin(opened)
-        _make_labels(config)
+        calibrations = Calibrations(folder)
+        _make_labels(folder, calibrations, open_once)
         try:
-            _search(folder, open_once, len(next(iter(opened.values())).space.classes))
+            _search(folder, calibrations, open_once, len(next(iter(opened.values())).space.classes))
         except KeyboardInterrupt:
             count = sum(trial.finished for trial in folder.trials())
             echo(f"{count} finished trials are kept; run the same command again to resume", err=True)
@@ -92,14 +85,11 @@ def _check_splits(config: TuneConfig, open_once: OpenData) -> dict[str, Training
     base = train_config(config)
     if base.data.validation == NO_VALIDATION:
         raise UserError(f"data.validation={NO_VALIDATION}: a search compares trials by their validation mIoU")
-    if base.data.calibrate:
-        raise UserError(
-            "data.calibrate (segray_v3 sets it): not in a search; run `segray calibrate`, and give "
-            "data.labels=its out and data.calibrate=false"
-        )
+    calibrated = calibrating(config)
+    variants = [base] if calibrated in (None, base) else [base, calibrated]
     opened = {}
     for split in splits_of(config):
-        chosen = base.model_copy(update={"data": base.data.model_copy(update={"labelled": split})})
+        chosen = of_split(base, split)
         opened[split] = open_once(chosen.data, chosen.seed)
         lines = data_lines(chosen, opened[split])
         if len(opened) == 1:
@@ -107,44 +97,21 @@ def _check_splits(config: TuneConfig, open_once: OpenData) -> dict[str, Training
             show(range_lines(opened[split]))
         else:
             show(text for text in lines if text.startswith(_OF_A_SPLIT))
-        check(chosen, opened[split])
+        for variant in variants:
+            check(of_split(variant, split), opened[split])
     return opened
 
 
-def _make_labels(config: TuneConfig) -> None:
-    """Make a label set for each value of `label.threshold`, shared by all trials."""
-    for threshold in thresholds_of(config):
-        target = relabelling(config, threshold)
-        with contextlib.redirect_stdout(io.StringIO()):
-            from segray.pipelines.commands import relabel
-
-            relabel.run(target)
-        echo(f"label.threshold={threshold}: {storage.display(target.out)}", err=True)
-
-
-_LATER = ("pool", "unsegmented")
-"""Keys of `label.` that the first label sets do not have."""
-
-
-def thresholds_of(config: TuneConfig) -> Sequence[str]:
-    """The values of `label.threshold` that are searched."""
-    return next((dimension.values for dimension in dimensions_of(config) if dimension.key == THRESHOLD), ())
-
-
-def relabelling(config: TuneConfig, threshold: str) -> RelabelConfig:
-    """The configuration of a label set that differs from `data.labels` in its threshold alone."""
-    labels = config.data.labels or ""
-    fields = LabelConfig.model_fields
-    wanted = [f"label.{name}" for name in fields if name not in _LATER]
-    made_with = stored_section(LabelStore(labels).provenance, "config", [*wanted, "classes"], labels)
-    values = {name: made_with.get(f"label.{name}", field.default) for name, field in fields.items()}
-    return RelabelConfig(
-        labels=labels,
-        out=threshold_labels(config.out, threshold),
-        classes=made_with["classes"],
-        label=LabelConfig.model_validate({**values, "threshold": float(threshold)}),
-        clip=OwnWeights(weights=config.search.clip_weights),
-    )
+def _make_labels(folder: SearchFolder, calibrations: Calibrations, open_once: OpenData) -> None:
+    """Make the label sets of the search's own seeds; those of further seeds wait until they are needed."""
+    config = folder.config
+    make_thresholds(config)
+    if (calibrated := calibrating(config)) is None:
+        return
+    for split in splits_of(config):
+        chosen = absolute(of_split(calibrated, split))
+        for seed in range(config.seed, config.seed + config.search.seeds):
+            calibrations.make(split, chosen.model_copy(update={"seed": seed}), open_once(chosen.data, seed))
 
 
 def _require_outcome(folder: SearchFolder) -> None:
@@ -155,7 +122,7 @@ def _require_outcome(folder: SearchFolder) -> None:
             raise UserError(f"data.labelled={split}: no trial ran to its end{why}", exit_code=1)
 
 
-def _search(folder: SearchFolder, open_once: OpenData, classes: int) -> None:
+def _search(folder: SearchFolder, calibrations: Calibrations, open_once: OpenData, classes: int) -> None:
     """Train the remaining trials, then the finalists on further seeds, then the best on unseen seeds.
 
     Raises:
@@ -173,10 +140,14 @@ def _search(folder: SearchFolder, open_once: OpenData, classes: int) -> None:
     def assign(job: Job) -> list[TrialRun]:
         runs = []
         for seed in job.seeds:
+            # The data are those of the label set as it was, as in `segray train`.
+            asked = absolute(configured(config, job.trial)).model_copy(update={"seed": seed})
+            if asked.data.calibrate:
+                calibrations.make(job.trial.split, asked, open_once(asked.data, seed))
             chosen = absolute(folder.run_config(job.trial, seed))
             chosen = chosen.model_copy(update={"train": chosen.train.model_copy(update={"num_cpus": cpus})})
             may_stop = job.may_stop and seed == job.seeds[0]
-            runs.append(TrialRun(job.trial, chosen, put(chosen.data, seed), may_stop))
+            runs.append(TrialRun(job.trial, chosen, put(asked.data, seed), may_stop))
         return runs
 
     def on_end(trial: Trial) -> None:

@@ -262,14 +262,29 @@ def build_stored_clip(record: dict[str, Any], labels: str, weights: str | None) 
     from segray.models.clip.model import build_text_clip
 
     made_with = clip_of(record, labels)
-    stored = made_with.get("weights")
+    known = known_weights(record, labels, weights)
+    return build_text_clip(made_with["model"], known, sha256=made_with["sha256"])
+
+
+def known_weights(record: dict[str, Any], labels: str, weights: str | None) -> str | None:
+    """The weights of the CLIP that made a label set: the user's, or a name that anyone may give.
+
+    Args:
+        record: the label set's provenance.
+        labels: the label set, for messages.
+        weights: the user's `clip.weights`.
+
+    Raises:
+        UserError: the label set names a file or an address, and the user does not.
+    """
+    stored: str | None = clip_of(record, labels).get("weights")
     if weights is None and not may_be_received("clip.weights", stored):
         raise UserError(
             f"clip.weights: {storage.display(labels)} was made with {stored}, but a label set may be "
-            "anyone's and does not decide what is loaded; give clip.weights=FILE (segray tune: "
-            "search.clip_weights), whose checksum is compared"
+            "anyone's and does not decide what is loaded; give clip.weights=FILE (segray train, tune: "
+            "data.clip_weights), whose checksum is compared"
         )
-    return build_text_clip(made_with["model"], weights or stored, sha256=made_with["sha256"])
+    return weights or stored
 
 
 def clip_of(record: dict[str, Any], labels: str) -> dict[str, Any]:

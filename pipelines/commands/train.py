@@ -108,7 +108,7 @@ def _check_data(config: TrainConfig, data: TrainingData) -> None:
             "labels to correct; set data.labels=DIR and a method that uses it, or data.calibrate=false"
         )
     if config.data.calibrate and config.data.labels:
-        check_labels(config.data.labels)
+        check_labels(config.data.labels, config.data.clip_weights)
     check_pseudo(config, data)
     if pseudo != "none" and not data.unlabelled:
         raise UserError(

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 V = TypeVar("V")
 
-KEYS = {"image.matte": "image.background_color"}
+KEYS = {"image.matte": "image.background_color", "search.clip_weights": "data.clip_weights"}
 """Old dotted key: new dotted key."""
 
 _BUILTIN_WEIGHTS = {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from segray.models.label_map import LabelMap, label_dtype
 from segray.models.label_space import ignore_index_of
+from segray.pipelines.annotation.relabelling import known_weights
 from segray.pipelines.calibration.examples import ReadMask
 from segray.pipelines.config.commands.calibrate import CalibrateConfig
 from segray.pipelines.config.commands.train import TrainConfig
@@ -17,6 +19,9 @@ from segray.pipelines.training.data.class_names import class_id_table
 from segray.pipelines.training.data.datasets import read_mask
 from segray.pipelines.training.data.label_join import LabelSet, join_labelled, open_label_set
 from segray.pipelines.training.data.samples import Sample, TrainingData
+
+if TYPE_CHECKING:  # takes seconds to import
+    from segray.pipelines.calibration.label_set import CalibratedSet
 
 CALIBRATED = "calibrated"
 """Folder of the calibrated label set in a training run."""
@@ -29,16 +34,20 @@ def labels_of(config: TrainConfig) -> str | None:
     return storage.join(config.out, CALIBRATED) if config.data.calibrate else config.data.labels
 
 
-def check_labels(labels: str) -> None:
+def check_labels(labels: str, weights: str | None) -> None:
     """Refuse a label set that cannot be calibrated.
 
+    Args:
+        labels: its folder or URI.
+        weights: `data.clip_weights`.
+
     Raises:
-        UserError: it has no embeddings, or names pixels.
+        UserError: it has no embeddings, or names pixels, or its CLIP is a file that the user does not name.
     """
     from segray.pipelines.calibration.label_set import StoredNames
 
     try:
-        StoredNames.of(labels)
+        known_weights(StoredNames.of(labels).record, labels, weights)
     except UserError as error:
         raise UserError(
             f"data.calibrate: {error}; data.calibrate=false trains on it as it is, and pseudo.forward=true "
@@ -47,24 +56,40 @@ def check_labels(labels: str) -> None:
 
 
 def calibrate_labels(config: TrainConfig, data: TrainingData) -> None:
-    """Write the calibrated label set of a run, or what is missing of it. Validation images teach nothing.
+    """Write the calibrated label set of a run, or what is missing of it.
+
+    Raises:
+        UserError: see `calibrate_into`.
+    """
+    from segray.pipelines.calibration.label_set import report_lines
+
+    split = storage.join(config.out, "splits", "labelled.txt")
+    for line in report_lines(calibrate_into(config, data, storage.join(config.out, CALIBRATED), split)):
+        _log.info("%s", line)
+
+
+def calibrate_into(config: TrainConfig, data: TrainingData, out: str, split: str) -> CalibratedSet:
+    """Write `data.labels`, corrected by the labelled images, or what is missing of it.
+
+    Validation images teach nothing.
+
+    Args:
+        config: a run.
+        data: what it trains on.
+        out: folder or URI of the new label set.
+        split: the file that names the labelled images, for the record.
 
     Raises:
         UserError: no labelled image has a label, its masks hold fewer than two classes, or the label set has
             no embeddings.
     """
-    from segray.pipelines.calibration.label_set import FILE, StoredNames, calibrate, report_lines, to_json
+    from segray.pipelines.calibration.label_set import FILE, StoredNames, calibrate, to_json
 
     labels = config.data.labels or ""
     stored = StoredNames.of(labels)
-    calibration = CalibrateConfig(
-        labels=labels,
-        masks=config.data.root,
-        split=storage.join(config.out, "splits", "labelled.txt"),
-        out=storage.join(config.out, CALIBRATED),
-    )
+    calibration = CalibrateConfig(labels=labels, masks=config.data.root, split=split, out=out)
     masks = _masks(config, data, stored.classes)
-    candidates = stored.candidates(calibration.candidates, None)
+    candidates = stored.candidates(calibration.candidates, config.data.clip_weights)
     calibrated = calibrate(
         stored,
         masks,
@@ -75,8 +100,7 @@ def calibrate_labels(config: TrainConfig, data: TrainingData) -> None:
         leave_out=[sample.stored_id for sample in data.validation],
     )
     calibrated.relabelling.write({FILE: to_json(calibrated.description())})
-    for line in report_lines(calibrated):
-        _log.info("%s", line)
+    return calibrated
 
 
 def _masks(config: TrainConfig, data: TrainingData, stored: tuple[str, ...]) -> dict[str, ReadMask]:

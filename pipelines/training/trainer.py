@@ -16,7 +16,6 @@ from segray.pipelines.engine import cluster
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.sources import sources_of
-from segray.pipelines.training.calibrated import labels_of
 from segray.pipelines.training.checkpoints import CHECKPOINTS_KEPT
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.log_collector import LogActor
@@ -189,8 +188,9 @@ def _cpus_per_worker(workers: int, resources: cluster.Resources) -> int:
 
 
 def places(config: TrainConfig) -> list[str]:
-    """Folders and URIs that the workers read."""
-    others = (labels_of(config), config.network.checkpoint)
+    """Folders and URIs that the workers read, besides what is under `out`."""
+    labels = None if config.data.calibrate else config.data.labels
+    others = (labels, config.network.checkpoint)
     return [*sources_of(config.data.root), *(place for place in others if place)]
 
 

@@ -173,6 +173,18 @@ def test_a_trial_is_a_training_run_with_its_values(tmp_path: Path) -> None:
     assert configured(search, one).data.labels == "z"
 
 
+def test_a_trial_that_calibrates_reads_the_labels_of_its_split_and_seed(tmp_path: Path) -> None:
+    search = config(tmp_path / "s", "data.labels=z", "space.data.calibrate=choice(true,false)")
+    folder, one = SearchFolder(search), trial(3, None, "running", split="4")
+    for value, labels in (("true", f"{search.out}/labels/calibrated-4-seed-7"), ("false", "z")):
+        one.values["data.calibrate"] = value
+        data = folder.run_config(one, 7).data
+        assert (data.labels, data.calibrate) == (labels, False)
+    one.values["data.calibrate"] = "true"
+    best = configured(search, one).data
+    assert (best.labels, best.calibrate) == ("z", True)
+
+
 def test_only_the_best_keeps_its_weights(tmp_path: Path) -> None:
     search = config(tmp_path / "s", "search.final_seeds=0")
     kept = search_folder(search, trial(0, 0.5), trial(1, 0.6), trial(2, None, "running"))

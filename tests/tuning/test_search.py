@@ -14,8 +14,9 @@ from segray.pipelines.config.commands.tune import TuneConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.errors import UserError
 from segray.tuning.folder import SearchFolder, read_trials
+from segray.tuning.label_sets import relabelling
 from segray.tuning.records import Trial
-from segray.tuning.search import relabelling, run
+from segray.tuning.search import run
 from segray.tuning.trial import STOPPED, cause
 from tests.pipelines.label_set.small_store import PROVENANCE, bad_row, write_store
 from tests.pipelines.training.runs import SHORT, book

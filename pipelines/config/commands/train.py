@@ -114,6 +114,8 @@ class DataConfig(Config):
     """How images find their labels: by path, by the content of the file, or by file name."""
     calibrate: bool = False
     """Correct the names of `data.labels` by the labelled images first (see calibrate); segray_v3: true."""
+    clip_weights: Annotated[Text | None, RunOnly] = None
+    """CLIP's weights where `data.labels` is calibrated, if they are a file or an address; null: known."""
     labelled: Text = "all"
     """Images to learn from with their masks: a split file, a count, a share such as 1/16, all, or none."""
     unlabelled: Annotated[Text, Shown("FOLDER")] | None = None

@@ -67,8 +67,6 @@ class SearchConfig(Config):
     """asha compares after grace x reduction, x reduction^2, ... epochs; about one in reduction continues."""
     concurrent: Annotated[int | None, Field(ge=1), RunOnly] = None
     """Maximum number of concurrent trials; null: as many as the cluster has room for."""
-    clip_weights: Annotated[Text | None, RunOnly] = None
-    """CLIP's weights for label.threshold, if they are a file or an address; null: a published name."""
     keep_weights: Annotated[bool, RunOnly] = False
     """Keep the checkpoints of all trials; false: only of the best trial of each split."""
 
@@ -120,6 +118,11 @@ class TuneConfig(TrainConfig):
 def train_config(config: TuneConfig) -> TrainConfig:
     """The part of it that is the configuration of `segray train`."""
     return TrainConfig(**{name: getattr(config, name) for name in TrainConfig.model_fields})
+
+
+def of_split(config: TrainConfig, split: str) -> TrainConfig:
+    """The same run with another value of `data.labelled`."""
+    return config.model_copy(update={"data": config.data.model_copy(update={"labelled": split})})
 
 
 def splits_of(config: TuneConfig) -> list[str]:

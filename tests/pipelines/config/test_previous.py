@@ -27,6 +27,12 @@ def test_an_old_key_is_refused_with_the_new_one(tmp_path: Path) -> None:
         assert caught.value.exit_code == 2
 
 
+def test_a_search_of_an_older_version_keeps_its_clip_weights() -> None:
+    tree = {"data": {"root": "book"}, "search": {"trials": 3, "clip_weights": "clip.pt"}}
+    now = {"data": {"root": "book", "clip_weights": "clip.pt"}, "search": {"trials": 3}}
+    assert previous.current_tree(tree) == now
+
+
 def test_an_old_value_is_refused_with_the_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(previous.VALUES, "clip.model", {"tiny": "small"})
     with pytest.raises(UserError) as caught:

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
+from segray.models import builtin
 from segray.pipelines.commands import train
+from segray.pipelines.commands.train import check
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.corrections import Correction, CorrectionLog
 from segray.pipelines.errors import UserError
+from segray.pipelines.label_set.part_files import encode_part
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.calibrated import CALIBRATED, calibrate_labels, labels_of
 from segray.pipelines.training.data.datasets import UnlabelledImages
 from segray.pipelines.training.data.summary import data_lines
 from segray.pipelines.training.data.training_data import open_data
+from segray.pipelines.training.trainer import places
 from tests.faults.invariant import contents
+from tests.models.clip.tiny_clip import save_builtin, tiny_clip
 from tests.pipelines.training import runs as small
 from tests.previous_version.archive import unpack
 
@@ -90,6 +97,37 @@ def test_validation_masks_are_never_read(root: Path) -> None:
     assert contents(root / "again" / CALIBRATED) == before
     provenance = LabelStore(str(root / "again" / CALIBRATED)).provenance
     assert provenance["calibration"]["masks"] == 4
+
+
+def test_the_weights_of_a_label_set_s_clip_come_from_the_user(root: Path, tmp_path: Path) -> None:
+    own = tmp_path / "clip.safetensors"
+    shutil.copy(Path(builtin.__file__).with_name("clip.safetensors"), own)
+    for path in sorted((root / "labels" / "labels").glob("*.parquet")):
+        table = pq.read_table(path)
+        record = json.loads(table.schema.metadata[b"segray"])
+        record["clip"] |= {"weights": str(own)}
+        metadata = {**table.schema.metadata, b"segray": json.dumps(record).encode()}
+        path.write_bytes(encode_part(table.replace_schema_metadata(metadata), row_group_size=64))
+    with pytest.raises(
+        UserError, match=r"^data\.calibrate: clip\.weights: .*train, tune: data\.clip_weights"
+    ):
+        train.execute(_config(root))
+    assert not (root / "new").exists()
+    config = _config(root, f"data.clip_weights={own}")
+    data = open_data(config.data, config.seed)
+    check(config, data)
+    calibrate_labels(config, data)
+    assert len(contents(root / "new" / CALIBRATED)) == 8
+    save_builtin(tiny_clip(seed=1), own)
+    with pytest.raises(UserError, match=r"clip\.safetensors.*sha256"):
+        calibrate_labels(_config(root, f"data.clip_weights={own}", f"out={root / 'other'}"), data)
+
+
+def test_workers_read_calibrated_labels_from_the_run_itself(root: Path) -> None:
+    config = _config(root)
+    assert places(config) == [str(root / "book")]
+    as_it_is = config.model_copy(update={"data": config.data.model_copy(update={"calibrate": False})})
+    assert places(as_it_is) == [str(root / "book"), str(root / "labels")]
 
 
 @pytest.mark.parametrize("word", ["method=supervised", "data.labels=null"])
