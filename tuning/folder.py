@@ -174,7 +174,14 @@ class SearchFolder:
 
     def calibrated_labels(self, split: str, seed: int) -> str:
         """Where the search keeps the label set corrected by the masks that a split and a seed choose."""
-        return storage.join(self.out, LABELS, f"calibrated-{self.names()[split]}-seed-{seed}")
+        return storage.join(self.out, LABELS, self._calibrated(split, seed))
+
+    def calibrated_split(self, split: str, seed: int) -> str:
+        """The file that names the images with these masks."""
+        return storage.join(self.out, LABELS, f"{self._calibrated(split, seed)}.txt")
+
+    def _calibrated(self, split: str, seed: int) -> str:
+        return f"calibrated-{self.names()[split]}-seed-{seed}"
 
     def drop_weights(self, split: str) -> None:
         """Delete the checkpoints of a split's finished trials that cannot become its best any more."""

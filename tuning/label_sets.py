@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 
 from segray.pipelines.config.commands.annotate import LabelConfig
@@ -12,9 +13,10 @@ from segray.pipelines.config.commands.relabel import RelabelConfig
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.commands.tune import TuneConfig, dimensions_of, train_config
 from segray.pipelines.config.loading import with_values
-from segray.pipelines.config.search_space import THRESHOLD
+from segray.pipelines.config.search_space import SPLIT, THRESHOLD
 from segray.pipelines.config.shared import OwnWeights
-from segray.pipelines.engine.provenance import stored_section
+from segray.pipelines.engine.provenance import fingerprint, stored_section
+from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
@@ -61,24 +63,24 @@ def relabelling(config: TuneConfig, threshold: str) -> RelabelConfig:
     )
 
 
-def calibrating(config: TuneConfig) -> TrainConfig | None:
-    """The configuration of the trials that calibrate, without their values; None: no trial does.
+def variants_of(config: TuneConfig) -> list[TrainConfig]:
+    """The training configuration with each value of `data.calibrate` that trials have.
 
     Raises:
-        UserError: another key of the labels is searched, too.
+        UserError: some calibrate, and another key of the labels is searched, too.
     """
     base, dimensions = train_config(config), dimensions_of(config)
-    values = [d.values for d in dimensions if d.key == _CALIBRATE]
-    searched = any(with_values(base, {_CALIBRATE: value}).data.calibrate for value in chain(*values))
-    if not (base.data.calibrate or searched):
-        return None
-    for key in (d.key for d in dimensions if d.key != _CALIBRATE):
-        if key.startswith("data.") or key == THRESHOLD:
+    searched = chain(*(dimension.values for dimension in dimensions if dimension.key == _CALIBRATE))
+    others = (with_values(base, {_CALIBRATE: value}) for value in searched)
+    variants = list({variant.data.calibrate: variant for variant in (base, *others)}.values())
+    for key in (dimension.key for dimension in dimensions if dimension.key != _CALIBRATE):
+        of_labels = key.startswith("data.") or key == THRESHOLD
+        if of_labels and any(variant.data.calibrate for variant in variants):
             raise UserError(
                 f"space.{key}: not with data.calibrate (segray_v3 sets it), whose label sets are made once "
                 "for each split and seed; give each value a search of its own"
             )
-    return base.model_copy(update={"data": base.data.model_copy(update={"calibrate": True})})
+    return variants
 
 
 class Calibrations:
@@ -92,8 +94,8 @@ class Calibrations:
         self._folder = folder
         self._made: set[str] = set()
 
-    def make(self, split: str, config: TrainConfig, data: TrainingData) -> None:
-        """Make the label set of a split and of a run's seed, or what is missing of it.
+    def make(self, split: str, config: TrainConfig, data: TrainingData) -> str:
+        """Make the label set of a split and of a run's seed, or what is missing of it; its folder or URI.
 
         Args:
             split: the value of `data.labelled`.
@@ -101,15 +103,30 @@ class Calibrations:
             data: what it trains on.
 
         Raises:
-            UserError: see `calibrate_into`.
+            UserError: see `calibrate_into`; one line, which names the split and the seed.
         """
         out = self._folder.calibrated_labels(split, config.seed)
         if out in self._made:
-            return
-        listed = f"{out}.txt"
+            return out
+        listed, which = (
+            self._folder.calibrated_split(split, config.seed),
+            f"{SPLIT}={split}, seed {config.seed}",
+        )
+        try:
+            with Waiting(f"the labels of {which} to be calibrated"):
+                calibration = calibrate_into(config, data, out, listed).calibration
+        except UserError as error:
+            reason = "; ".join(line.strip() for line in str(error).splitlines())
+            raise UserError(f"{which}: {_CALIBRATE}: {reason}", exit_code=error.exit_code) from error
         write_split(listed, [sample for sample in data.labelled if sample.by_hand is None])
-        calibration = calibrate_into(config, data, out, listed).calibration
         before, after = calibration.before.miou, calibration.choice.outcome.miou
-        told = f"calibrated, {before:.1%} -> {after:.1%} on its masks: {storage.display(out)}"
-        echo(f"data.labelled={split}, seed {config.seed}: {told}", err=True)
+        echo(
+            f"{which}: calibrated, {before:.1%} -> {after:.1%} on its masks: {storage.display(out)}", err=True
+        )
         self._made.add(out)
+        return out
+
+
+def with_labels(data: TrainingData, labels: str) -> TrainingData:
+    """The data of a run that reads the same images' labels from another label set."""
+    return replace(data, label_set=fingerprint(LabelStore(labels).provenance))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING
 
 from segray.pipelines.commands.train import check
 from segray.pipelines.config.commands.train import DataConfig
@@ -23,12 +24,15 @@ from segray.pipelines.training.trackers import check_trackers
 from segray.pipelines.training.trainer import places, scaling_config
 from segray.pipelines.understood import show
 from segray.tuning.folder import SearchFolder, configured
-from segray.tuning.label_sets import Calibrations, calibrating, make_thresholds
+from segray.tuning.label_sets import Calibrations, make_thresholds, variants_of, with_labels
 from segray.tuning.plans import Job, RerunPlan, SearchPlan, proposer_of
 from segray.tuning.records import Trial
 from segray.tuning.report import summary
 from segray.tuning.report.table import Table
 from segray.tuning.trial import TrialRun
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
 OpenData = Callable[[DataConfig, int], TrainingData]
 """`open_data` that opens and checks data once for all trials that need the same."""
@@ -49,7 +53,7 @@ def run(config: TuneConfig) -> None:
     check_trackers(config.trackers)
     for split in splits_of(config):
         proposer_of(config, split)
-    open_once = cache(open_data)
+    open_once = _open_once()
     opened = _check_splits(config, open_once)
     folder.check_data(opened)
     with RunLock(config.out):
@@ -80,14 +84,22 @@ _OF_A_SPLIT = ("images", "labelled", "not taught")
 """Starts of the lines about the data that differ between splits."""
 
 
+def _open_once() -> OpenData:
+    opened = cache(open_data)
+
+    def open_once(data: DataConfig, seed: int) -> TrainingData:
+        # Keys that say nothing of what is opened.
+        return opened(data.model_copy(update={"calibrate": False, "clip_weights": None}), seed)
+
+    return open_once
+
+
 def _check_splits(config: TuneConfig, open_once: OpenData) -> dict[str, TrainingData]:
     """Open and check the data of every split before Ray starts."""
     base = train_config(config)
     if base.data.validation == NO_VALIDATION:
         raise UserError(f"data.validation={NO_VALIDATION}: a search compares trials by their validation mIoU")
-    calibrated = calibrating(config)
-    variants = [base] if calibrated in (None, base) else [base, calibrated]
-    opened = {}
+    variants, opened = variants_of(config), {}
     for split in splits_of(config):
         chosen = of_split(base, split)
         opened[split] = open_once(chosen.data, chosen.seed)
@@ -103,15 +115,17 @@ def _check_splits(config: TuneConfig, open_once: OpenData) -> dict[str, Training
 
 
 def _make_labels(folder: SearchFolder, calibrations: Calibrations, open_once: OpenData) -> None:
-    """Make the label sets of the search's own seeds; those of further seeds wait until they are needed."""
+    """Make the label sets of the first trials: what is wrong with their masks stops the search before it."""
     config = folder.config
     make_thresholds(config)
-    if (calibrated := calibrating(config)) is None:
-        return
-    for split in splits_of(config):
-        chosen = absolute(of_split(calibrated, split))
-        for seed in range(config.seed, config.seed + config.search.seeds):
-            calibrations.make(split, chosen.model_copy(update={"seed": seed}), open_once(chosen.data, seed))
+    for variant in variants_of(config):
+        for split in splits_of(config) if variant.data.calibrate else ():
+            if any(trial.finished for trial in folder.trials(split)):
+                continue
+            chosen = absolute(of_split(variant, split))
+            for seed in range(config.seed, config.seed + config.search.seeds):
+                data = open_once(chosen.data, seed)
+                calibrations.make(split, chosen.model_copy(update={"seed": seed}), data)
 
 
 def _require_outcome(folder: SearchFolder) -> None:
@@ -135,19 +149,24 @@ def _search(folder: SearchFolder, calibrations: Calibrations, open_once: OpenDat
 
     config = folder.config
     cpus = config.train.num_cpus or 1.0
-    put = cache(lambda data, seed: ray.put(open_once(data, seed)))
+
+    @cache
+    def put(data: DataConfig, seed: int, calibrated: str | None) -> ObjectRef:
+        opened = open_once(data, seed)
+        return ray.put(opened if calibrated is None else with_labels(opened, calibrated))
 
     def assign(job: Job) -> list[TrialRun]:
         runs = []
         for seed in job.seeds:
-            # The data are those of the label set as it was, as in `segray train`.
+            # Images find their labels in the label set as it was, as in `segray train`.
             asked = absolute(configured(config, job.trial)).model_copy(update={"seed": seed})
+            calibrated = None
             if asked.data.calibrate:
-                calibrations.make(job.trial.split, asked, open_once(asked.data, seed))
+                calibrated = calibrations.make(job.trial.split, asked, open_once(asked.data, seed))
             chosen = absolute(folder.run_config(job.trial, seed))
             chosen = chosen.model_copy(update={"train": chosen.train.model_copy(update={"num_cpus": cpus})})
             may_stop = job.may_stop and seed == job.seeds[0]
-            runs.append(TrialRun(job.trial, chosen, put(asked.data, seed), may_stop))
+            runs.append(TrialRun(job.trial, chosen, put(asked.data, seed, calibrated), may_stop))
         return runs
 
     def on_end(trial: Trial) -> None:
@@ -156,7 +175,8 @@ def _search(folder: SearchFolder, calibrations: Calibrations, open_once: OpenDat
         summary.write(folder)
 
     with cluster.session(config.address, config.grow) as resources:
-        require_shared(config.out, places(train_config(config)))
+        read = dict.fromkeys(place for variant in variants_of(config) for place in places(variant))
+        require_shared(config.out, list(read))
         concurrent = _concurrent(config, resources, cpus)
         finished = [trial for trial in folder.trials() if trial.finished]
         plan = SearchPlan(folder, classes, on_end)

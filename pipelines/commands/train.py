@@ -16,7 +16,7 @@ from segray.pipelines.io.run_lock import RunLock
 from segray.pipelines.printing import echo
 from segray.pipelines.training import local
 from segray.pipelines.training.auto_precision import recorded_precision, with_precision
-from segray.pipelines.training.calibrated import calibrate_labels, check_labels
+from segray.pipelines.training.calibrated import calibrate_labels, check_calibration
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.summary import check_pixels, data_lines, range_lines
 from segray.pipelines.training.data.training_data import NO_VALIDATION, open_data
@@ -107,8 +107,8 @@ def _check_data(config: TrainConfig, data: TrainingData) -> None:
             f"data.calibrate: method {config.method} with data.labels={config.data.labels} has no zero-shot "
             "labels to correct; set data.labels=DIR and a method that uses it, or data.calibrate=false"
         )
-    if config.data.calibrate and config.data.labels:
-        check_labels(config.data.labels, config.data.clip_weights)
+    if config.data.calibrate:
+        check_calibration(config.data, data)
     check_pseudo(config, data)
     if pseudo != "none" and not data.unlabelled:
         raise UserError(

@@ -9,10 +9,10 @@ import numpy as np
 
 from segray.models.label_map import LabelMap, label_dtype
 from segray.models.label_space import ignore_index_of
-from segray.pipelines.annotation.relabelling import known_weights
+from segray.pipelines.annotation.relabelling import clip_of, known_weights
 from segray.pipelines.calibration.examples import ReadMask
 from segray.pipelines.config.commands.calibrate import CalibrateConfig
-from segray.pipelines.config.commands.train import TrainConfig
+from segray.pipelines.config.commands.train import DataConfig, TrainConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.training.data.class_names import class_id_table
@@ -34,20 +34,32 @@ def labels_of(config: TrainConfig) -> str | None:
     return storage.join(config.out, CALIBRATED) if config.data.calibrate else config.data.labels
 
 
-def check_labels(labels: str, weights: str | None) -> None:
-    """Refuse a label set that cannot be calibrated.
-
-    Args:
-        labels: its folder or URI.
-        weights: `data.clip_weights`.
+def check_calibration(config: DataConfig, data: TrainingData) -> None:
+    """Refuse a label set that cannot be calibrated, and masks that cannot teach.
 
     Raises:
-        UserError: it has no embeddings, or names pixels, or its CLIP is a file that the user does not name.
+        UserError: the label set has no embeddings, or names pixels; its CLIP's weights are a file that
+            `data.clip_weights` does not name; or the labelled masks hold fewer than two classes.
     """
+    from segray.models.weights import resolve
     from segray.pipelines.calibration.label_set import StoredNames
 
+    labels = config.labels or ""
+    held = [
+        name for name, count in zip(data.space.classes, data.labelled_pixels.pixels, strict=True) if count
+    ]
+    if len(held) < 2:
+        raise UserError(
+            f"data.calibrate: the labelled masks hold {held[0] if held else 'no class'} alone; it needs two "
+            "classes: label more images, or set data.calibrate=false"
+        )
     try:
-        known_weights(StoredNames.of(labels).record, labels, weights)
+        record = StoredNames.of(labels).record
+        known_weights(record, labels, config.clip_weights)
+        if config.clip_weights is not None:
+            resolve(config.clip_weights, sha256=clip_of(record, labels)["sha256"])
+    except ValueError as error:
+        raise UserError(f"data.clip_weights: {error}") from error
     except UserError as error:
         raise UserError(
             f"data.calibrate: {error}; data.calibrate=false trains on it as it is, and pseudo.forward=true "

@@ -8,15 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 
+from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.commands.tune import TuneConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.errors import UserError
+from segray.pipelines.training.data.training_data import open_data
+from segray.pipelines.training.data_record import data_record, stored_record
+from segray.pipelines.training.run_folder import RunFolder
+from segray.tuning import label_sets
 from segray.tuning import search as searching
 from segray.tuning.folder import SearchFolder, read_trials
-from segray.tuning.label_sets import calibrating
+from segray.tuning.label_sets import variants_of
 from tests.faults.invariant import contents
 from tests.pipelines.training.runs import book
 from tests.previous_version.archive import unpack
+from tests.tuning.searches import search_folder, trial
 
 SHORT = [
     "data.kind=picture_book",
@@ -52,14 +58,14 @@ def _config(root: Path, *words: str) -> TuneConfig:
 
 def test_which_trials_calibrate(root: Path) -> None:
     for words, expected in (
-        (["method=segray_v3"], True),
-        (["method=segray_v3", "data.calibrate=false"], False),
-        (["method=segray"], False),
-        (["method=segray", "space.data.calibrate=choice(false,true)"], True),
-        (["method=segray", "space.data.calibrate=choice(false)"], False),
+        (["method=segray_v3"], [True]),
+        (["method=segray_v3", "data.calibrate=false"], [False]),
+        (["method=segray"], [False]),
+        (["method=segray", "space.data.calibrate=choice(false,true)"], [False, True]),
+        (["method=segray_v3", "space.data.calibrate=choice(no)"], [True, False]),
     ):
-        found = calibrating(_config(root, *words))
-        assert (found is not None and found.data.calibrate) is expected
+        found = [variant.data.calibrate for variant in variants_of(_config(root, *words))]
+        assert found == expected
 
 
 @pytest.mark.parametrize("key", ["data.validation=choice(1,2)", "label.threshold=choice(0.1,0.2)"])
@@ -93,6 +99,42 @@ def test_each_split_and_seed_is_calibrated_once(
     assert len(lines) == 2 * len(names)
 
 
+def test_a_split_with_finished_trials_waits_until_its_labels_are_needed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "_search", lambda *_: None)
+    config = _config(root, "method=segray_v3")
+    done = [trial(0, 0.5, split=split) for split in ("2", "3")]
+    for one in done:
+        one.values = {"pseudo.tau": "0.7"}
+    search_folder(config, *done)
+    searching.run(config)
+    assert not (root / "new-search" / "labels").exists()
+
+
+def test_places_in_a_store_keep_their_options(root: Path) -> None:
+    store = "s3://bucket/search?endpoint_override=localhost:9000"
+    folder = SearchFolder(_config(root, f"out={store}"))
+    assert folder.calibrated_labels("2", 5) == (
+        "s3://bucket/search/labels/calibrated-2-seed-5?endpoint_override=localhost:9000"
+    )
+    assert folder.calibrated_split("2", 5) == (
+        "s3://bucket/search/labels/calibrated-2-seed-5.txt?endpoint_override=localhost:9000"
+    )
+
+
+def test_masks_that_teach_nothing_name_their_split_and_seed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UserError("was made with another configuration:\n  a: 1 -> 2\n  give another out=DIR")
+
+    monkeypatch.setattr(label_sets, "calibrate_into", refuse)
+    message = "^data.labelled=2, seed 0: data.calibrate: was made .*; a: 1 -> 2; give another out=DIR$"
+    with pytest.raises(UserError, match=message):
+        searching.run(_config(root, "method=segray_v3"))
+
+
 def test_labels_that_cannot_be_calibrated_stop_a_search_before_its_trials(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +157,15 @@ def test_trials_and_unseen_seeds_train_on_calibrated_labels(root: Path, ray_sess
         text = (root / "new-search" / "trials" / one.file / f"seed-{seed}" / "config.yaml").read_text()
         assert f"labels: {root}/new-search/labels/calibrated-3-seed-{seed}" in text
         assert (root / "new-search" / "labels" / f"calibrated-3-seed-{seed}" / "calibration.json").exists()
+        own = load(
+            TrainConfig, str(root / "new-search" / "trials" / one.file / f"seed-{seed}" / "config.yaml")
+        )
+        folder = RunFolder(own)
+        folder.check()
+        folder.check_data(open_data(own.data, own.seed, folder.corrections()))
+        assert (
+            data_record(open_data(own.data, own.seed))["labels"] == (stored_record(own.out) or {})["labels"]
+        )
     best = (root / "new-search" / "best-3.yaml").read_text()
     assert f"labels: {root}/labels" in best
     assert "calibrate: true" in best

@@ -115,7 +115,7 @@ class DataConfig(Config):
     calibrate: bool = False
     """Correct the names of `data.labels` by the labelled images first (see calibrate); segray_v3: true."""
     clip_weights: Annotated[Text | None, RunOnly] = None
-    """CLIP's weights where `data.labels` is calibrated, if they are a file or an address; null: known."""
+    """CLIP's weights for calibrate (tune: label.threshold, too), if they are a file; null: a known name."""
     labelled: Text = "all"
     """Images to learn from with their masks: a split file, a count, a share such as 1/16, all, or none."""
     unlabelled: Annotated[Text, Shown("FOLDER")] | None = None

@@ -15,6 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from segray.models import builtin
+from segray.pipelines.annotation.relabelling import require_embeddings
+from segray.pipelines.calibration.examples import sample_segments
 from segray.pipelines.commands import train
 from segray.pipelines.commands.train import check
 from segray.pipelines.config.commands.train import TrainConfig
@@ -119,8 +121,35 @@ def test_the_weights_of_a_label_set_s_clip_come_from_the_user(root: Path, tmp_pa
     calibrate_labels(config, data)
     assert len(contents(root / "new" / CALIBRATED)) == 8
     save_builtin(tiny_clip(seed=1), own)
-    with pytest.raises(UserError, match=r"clip\.safetensors.*sha256"):
-        calibrate_labels(_config(root, f"data.clip_weights={own}", f"out={root / 'other'}"), data)
+    for weights, message in ((own, r"clip\.safetensors.*sha256"), (tmp_path / "none.pt", r"none\.pt")):
+        with pytest.raises(UserError, match=rf"^data\.clip_weights: .*{message}"):
+            train.execute(_config(root, f"data.clip_weights={weights}", f"out={root / 'other'}"))
+        assert not (root / "other").exists()
+
+
+def test_masks_of_one_class_calibrate_no_run(root: Path) -> None:
+    for mask in (root / "book" / "masks").rglob("*.png"):
+        Image.fromarray(np.zeros_like(np.array(Image.open(mask)))).save(mask)
+    with pytest.raises(UserError, match=r"^data\.calibrate: the labelled masks hold background alone"):
+        train.execute(_config(root))
+    assert not (root / "new").exists()
+
+
+def test_segments_of_validation_images_say_nothing_of_the_usual_stability(root: Path) -> None:
+    store = LabelStore(str(root / "labels"))
+    images = sorted(image_id for image_id, _, _ in store.statuses())
+    dim = require_embeddings(store)
+    whole, part = sample_segments(store, dim), sample_segments(store, dim, images[2:])
+    rows = [
+        row
+        for name in store.parts()
+        for row in store.segments(name, ["image_id", "stability_score"]).to_pylist()
+    ]
+    assert sorted(whole.stability) == sorted(row["stability_score"] for row in rows)
+    assert sorted(part.stability) == sorted(
+        row["stability_score"] for row in rows if row["image_id"] in images[:2]
+    )
+    assert len(part.embeddings) == len(part.stability)
 
 
 def test_workers_read_calibrated_labels_from_the_run_itself(root: Path) -> None:
