@@ -37,6 +37,8 @@ MAX_DRAWN = 8
 
 CLEARLY = 2.0
 """Standard errors from which a difference of two rules counts."""
+CENTRES_LOSE = 3.0
+"""Standard errors from which a loss by class centres counts; those of a handful of masks are rough."""
 NO_THRESHOLD = -1.0
 
 _SHARPNESS = 0.05
@@ -312,7 +314,7 @@ def choose(labelled: Labelled, threshold: float, everything: Evidence | None = N
         return chosen
     drawn = _drawn(labelled, chosen, everything, fitted, rules)
     loss, error = outcome.gain_over(drawn.outcome)
-    return drawn if loss <= CLEARLY * error else chosen
+    return drawn if loss <= CENTRES_LOSE * error else chosen
 
 
 def _drawn(
