@@ -108,10 +108,8 @@ class Calibrations:
         out = self._folder.calibrated_labels(split, config.seed)
         if out in self._made:
             return out
-        listed, which = (
-            self._folder.calibrated_split(split, config.seed),
-            f"{SPLIT}={split}, seed {config.seed}",
-        )
+        listed = self._folder.calibrated_split(split, config.seed)
+        which = f"{SPLIT}={split}, seed {config.seed}"
         try:
             with Waiting(f"the labels of {which} to be calibrated"):
                 calibration = calibrate_into(config, data, out, listed).calibration
