@@ -115,7 +115,7 @@ class Calibrations:
                 calibration = calibrate_into(config, data, out, listed).calibration
         except UserError as error:
             reason = "; ".join(line.strip() for line in str(error).splitlines())
-            raise UserError(f"{which}: {_CALIBRATE}: {reason}", exit_code=error.exit_code) from error
+            raise UserError(f"{which}: {reason}", exit_code=error.exit_code) from error
         write_split(listed, [sample for sample in data.labelled if sample.by_hand is None])
         before, after = calibration.before.miou, calibration.choice.outcome.miou
         echo(

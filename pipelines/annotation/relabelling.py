@@ -262,22 +262,17 @@ def build_stored_clip(record: dict[str, Any], labels: str, weights: str | None) 
     from segray.models.clip.model import build_text_clip
 
     made_with = clip_of(record, labels)
-    known = known_weights(record, labels, weights)
+    known = known_weights(made_with, labels, weights)
     return build_text_clip(made_with["model"], known, sha256=made_with["sha256"])
 
 
-def known_weights(record: dict[str, Any], labels: str, weights: str | None) -> str | None:
-    """The weights of the CLIP that made a label set: the user's, or a name that anyone may give.
-
-    Args:
-        record: the label set's provenance.
-        labels: the label set, for messages.
-        weights: the user's `clip.weights`.
+def known_weights(made_with: Mapping[str, Any], labels: str, weights: str | None) -> str | None:
+    """The weights of a CLIP of `clip_of`: the user's, or a name that anyone may give.
 
     Raises:
-        UserError: the label set names a file or an address, and the user does not.
+        UserError: the label set `labels` names a file or an address, and the user does not.
     """
-    stored: str | None = clip_of(record, labels).get("weights")
+    stored: str | None = made_with.get("weights")
     if weights is None and not may_be_received("clip.weights", stored):
         raise UserError(
             f"clip.weights: {storage.display(labels)} was made with {stored}, but a label set may be "

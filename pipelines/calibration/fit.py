@@ -123,7 +123,7 @@ def fit(
     images: Mapping[str, MaskedImage],
     candidates: Candidates,
     alpha: float,
-    sample: SampledSegments | None = None,
+    sample: SampledSegments,
 ) -> Calibration:
     """Choose by the masks of some images.
 
@@ -131,22 +131,20 @@ def fit(
         images: by image_id.
         candidates: what to choose from.
         alpha: see `conformal_quantiles`; 0 trusts every label.
-        sample: of the whole label set; None: no class centres, and the images with masks say which stability
-            is usual.
+        sample: of the whole label set, for class centres and the usual stability.
 
     Raises:
         UserError: the masks hold fewer than two classes, or their images no segment.
     """
     _check(images, candidates.space.classes)
-    plain = gather(list(images.values()), None if sample is None else sample.stability)
+    plain = gather(list(images.values()), sample.stability)
     stored = with_prompts(plain, candidates.names, candidates.stored)
     before = stored.score(named_scores(stored.evidence), stored.shown(Rule(candidates.threshold)))
-    every = None if sample is None else normalised(sample.embeddings.astype(float))
+    every = normalised(sample.embeddings.astype(float))
 
     def chosen(labelled: Labelled, prompts: Prompts) -> Choice:
         names, n_classes = candidates.names, len(candidates.space.classes)
-        evidence = None if every is None else evidence_of(every, names, prompts, n_classes)
-        return choose(labelled, candidates.threshold, evidence)
+        return choose(labelled, candidates.threshold, evidence_of(every, names, prompts, n_classes))
 
     prompts = choose_prompts(plain, candidates.names, candidates.stored)
     labelled = with_prompts(plain, candidates.names, prompts)

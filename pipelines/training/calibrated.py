@@ -54,10 +54,10 @@ def check_calibration(config: DataConfig, data: TrainingData) -> None:
             "classes: label more images, or set data.calibrate=false"
         )
     try:
-        record = StoredNames.of(labels).record
-        known_weights(record, labels, config.clip_weights)
+        clip = clip_of(StoredNames.of(labels).record, labels)
+        known_weights(clip, labels, config.clip_weights)
         if config.clip_weights is not None:
-            resolve(config.clip_weights, sha256=clip_of(record, labels)["sha256"])
+            resolve(config.clip_weights, sha256=clip["sha256"])
     except ValueError as error:
         raise UserError(f"data.clip_weights: {error}") from error
     except UserError as error:

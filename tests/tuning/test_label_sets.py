@@ -130,7 +130,7 @@ def test_masks_that_teach_nothing_name_their_split_and_seed(
         raise UserError("was made with another configuration:\n  a: 1 -> 2\n  give another out=DIR")
 
     monkeypatch.setattr(label_sets, "calibrate_into", refuse)
-    message = "^data.labelled=2, seed 0: data.calibrate: was made .*; a: 1 -> 2; give another out=DIR$"
+    message = "^data.labelled=2, seed 0: was made .*; a: 1 -> 2; give another out=DIR$"
     with pytest.raises(UserError, match=message):
         searching.run(_config(root, "method=segray_v3"))
 
@@ -148,25 +148,23 @@ def test_labels_that_cannot_be_calibrated_stop_a_search_before_its_trials(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_trials_and_unseen_seeds_train_on_calibrated_labels(root: Path, ray_session: None) -> None:
-    searching.run(_config(root, "method=segray_v3", "data.labelled=3", "search.held_out=1"))
-    (one,) = read_trials(str(root / "new-search"))
+def test_trials_and_unseen_seeds_train_on_calibrated_labels(
+    root: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = _config(root, "method=segray_v3", "data.labelled=3", "search.held_out=1")
+    searching.run(config)
+    # The first seed's labels are made before its trial, and not again for it.
+    assert capsys.readouterr().err.count(": calibrated, ") == 2
+    (one,) = read_trials(config.out)
     assert one.state == "done"
     assert [run.seed for run in one.held_out] == [1]
     for seed in (0, 1):
-        text = (root / "new-search" / "trials" / one.file / f"seed-{seed}" / "config.yaml").read_text()
-        assert f"labels: {root}/new-search/labels/calibrated-3-seed-{seed}" in text
-        assert (root / "new-search" / "labels" / f"calibrated-3-seed-{seed}" / "calibration.json").exists()
-        own = load(
-            TrainConfig, str(root / "new-search" / "trials" / one.file / f"seed-{seed}" / "config.yaml")
-        )
-        folder = RunFolder(own)
-        folder.check()
-        folder.check_data(open_data(own.data, own.seed, folder.corrections()))
-        assert (
-            data_record(open_data(own.data, own.seed))["labels"] == (stored_record(own.out) or {})["labels"]
-        )
-    best = (root / "new-search" / "best-3.yaml").read_text()
-    assert f"labels: {root}/labels" in best
-    assert "calibrate: true" in best
-    SearchFolder(_config(root, "method=segray_v3", "data.labelled=3", "search.held_out=1")).check()
+        own = load(TrainConfig, f"{config.out}/trials/{one.file}/seed-{seed}/config.yaml")
+        assert own.data.labels == f"{config.out}/labels/calibrated-3-seed-{seed}"
+        assert (Path(own.data.labels) / "calibration.json").exists()
+        RunFolder(own).check()
+        opened = data_record(open_data(own.data, own.seed))
+        assert opened["labels"] == (stored_record(own.out) or {})["labels"]
+    best = load(TrainConfig, f"{config.out}/best-3.yaml").data
+    assert (best.labels, best.calibrate) == (f"{root}/labels", True)
+    SearchFolder(config).check()
