@@ -2,10 +2,18 @@
 
 A naming by text or by a few masks is right more often than not, and segments of a class look alike. So each
 class gets a centre, the mean of the segments weighed by their shares of it, where a labelled segment counts
-`_TAUGHT` times; and a segment's shares become the naming's times exp(sharpness x cosine with the centre):
-expectation and maximisation in turn, for a mixture of von Mises-Fisher distributions whose prior is the
-naming. After Zanella et al., "Boosting Vision-Language Models with Transduction" (NeurIPS 2024), without
-their graph of neighbours.
+`_TAUGHT` times, and all classes one covariance; a segment's shares become the naming's times its density
+around each centre: expectation and maximisation in turn, for a mixture of Gaussians whose prior is the
+naming. In directions in which segments of one class differ from each other, distance then says little; text,
+prototypes and cosines cannot know these directions, and a handful of masks is too few to show them.
+
+A class that no labelled segment shows may be in no image at all, and a centre of its own would take other
+classes' segments. It counts at most as much as the most likely labelled class, so that the naming decides
+between the two.
+
+After Zanella et al., "Boosting Vision-Language Models with Transduction" (NeurIPS 2024), without their graph
+of neighbours, and with the common covariance of Wang et al., "A Hard-to-Beat Baseline for Training-free
+CLIP-based Adaptation" (ICLR 2024), in place of its diagonal.
 """
 
 from __future__ import annotations
@@ -15,12 +23,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segray.models.calibration.heads import Array, normalised, softmax
+from segray.models.calibration.heads import Array, softmax
 
 LEAST_SEGMENTS = 100
 """Fewer segments than this teach no centres."""
 
-_SHARPNESS = 10.0
 _ROUNDS = 10
 _TAUGHT = 5.0
 _LEAST_SHARE = 1e-6
@@ -32,18 +39,22 @@ class Centres:
 
     Attributes:
         mean: [D], of their embeddings.
-        of_class: [C, D], the direction of each class from it, of length 1.
+        weights: [C, D], each class's centre from that mean, divided by the covariance.
+        bias: [C], minus half of the centre's product with its weights.
         possible: bool [C], classes that the naming gives; others have neither a name nor a labelled segment.
+        taught: bool [C], classes with a labelled segment; at least one.
     """
 
     mean: Array
-    of_class: Array
+    weights: Array
+    bias: Array
     possible: NDArray[np.bool_]
+    taught: NDArray[np.bool_]
 
-    def shares(self, prior: Array, embeddings: Array) -> Array:
-        """Shares of the classes [n, C], of those of a naming [n, C] and embeddings [n, D]."""
-        cosines = normalised(embeddings - self.mean) @ self.of_class.T
-        return softmax(_log(prior, self.possible) + _SHARPNESS * cosines)
+    def scores(self, prior: Array, embeddings: Array) -> Array:
+        """Logits [n, C] of the shares of a naming [n, C] and of embeddings [n, D]; -inf: not possible."""
+        density = (embeddings - self.mean) @ self.weights.T + self.bias
+        return _log(prior, self.possible) + _held_back(density, self.taught)
 
 
 def class_centres(prior: Array, embeddings: Array, labelled: Array, classes: NDArray[np.int64]) -> Centres:
@@ -56,14 +67,39 @@ def class_centres(prior: Array, embeddings: Array, labelled: Array, classes: NDA
         classes: [m], their classes.
     """
     mean = embeddings.mean(0)
-    directions = normalised(embeddings - mean)
-    taught = _TAUGHT * np.eye(prior.shape[1])[classes].T @ normalised(labelled - mean)
+    free, shown = embeddings - mean, labelled - mean
+    counts = _TAUGHT * np.eye(prior.shape[1])[classes]
+    scatter = free.T @ free + _TAUGHT * shown.T @ shown
+    taught = counts.sum(0) > 0
     possible = prior.max(0) > 0
     log_prior, shares = _log(prior, possible), prior
     for _ in range(_ROUNDS):
-        of_class = normalised(shares.T @ directions + taught)
-        shares = softmax(log_prior + _SHARPNESS * (directions @ of_class.T))
-    return Centres(mean, of_class, possible)
+        mass = shares.sum(0) + counts.sum(0)
+        centres = (shares.T @ free + counts.T @ shown) / np.maximum(mass, 1e-12)[:, None]
+        weights: Array = np.linalg.solve(_covariance(scatter, mass, centres), centres.T).T
+        bias: Array = -0.5 * (weights * centres).sum(1)
+        shares = softmax(log_prior + _held_back(free @ weights.T + bias, taught))
+    return Centres(mean, weights, bias, possible, taught)
+
+
+def _held_back(density: Array, taught: NDArray[np.bool_]) -> Array:
+    """Log-densities [n, C], those of other classes at most as great as the greatest of a taught one."""
+    return np.where(taught, density, np.minimum(density, density[:, taught].max(1, keepdims=True)))
+
+
+def _covariance(scatter: Array, mass: Array, centres: Array) -> Array:
+    """The covariance [D, D] within the classes, drawn to that of a sphere the more, the fewer segments.
+
+    Args:
+        scatter: [D, D], of all segments around their mean.
+        mass: [C], the segments of each class.
+        centres: [C, D], from that mean.
+    """
+    within = (scatter - (centres.T * mass) @ centres) / mass.sum()
+    dim = len(within)
+    share = dim / (mass.sum() + dim)
+    sphere = max(float(np.trace(within)) / dim, 1e-12)
+    return (1 - share) * within + share * sphere * np.eye(dim)
 
 
 def _log(prior: Array, possible: NDArray[np.bool_]) -> Array:

@@ -221,21 +221,25 @@ class SegmentClassifier:
         weights: [M], their weights, which add up to 1.
         heads: scores are logits.
         centres: to which the shares are drawn; None: none.
+        factor: on the logits by centres, so that shares say how often they are right.
     """
 
     names: tuple[str, ...]
     weights: tuple[float, ...]
     heads: tuple[Head, ...]
     centres: Centres | None = None
+    factor: float = 1.0
 
     def shares(self, evidence: Evidence) -> Array:
         """Calibrated shares of the classes, [n, C]."""
-        parts = [
-            weight * softmax(head.scores(evidence))
-            for weight, head in zip(self.weights, self.heads, strict=True)
-        ]
-        shares: Array = np.sum(parts, axis=0)
-        return shares if self.centres is None else self.centres.shares(shares, evidence.embeddings)
+        if self.centres is None:
+            return self._averaged(evidence)
+        return softmax(self.factor * self.drawn_scores(evidence))
+
+    def drawn_scores(self, evidence: Evidence) -> Array:
+        """The logits by centres, [n, C], before the factor."""
+        assert self.centres is not None
+        return self.centres.scores(self._averaged(evidence), evidence.embeddings)
 
     def drawn_to(
         self, everything: Evidence, labelled: Evidence, classes: NDArray[np.int64]
@@ -245,6 +249,14 @@ class SegmentClassifier:
         return replace(
             self, centres=class_centres(prior, everything.embeddings, labelled.embeddings, classes)
         )
+
+    def _averaged(self, evidence: Evidence) -> Array:
+        parts = [
+            weight * softmax(head.scores(evidence))
+            for weight, head in zip(self.weights, self.heads, strict=True)
+        ]
+        averaged: Array = np.sum(parts, axis=0)
+        return averaged
 
 
 @dataclass(frozen=True)
@@ -326,12 +338,14 @@ def _drawn(
 ) -> Choice:
     """The same choice with class centres; `fitted` makes its classifier of some of the labelled segments."""
     evidence, classes = labelled.evidence, labelled.classes
-    held_out = np.zeros_like(choice.held_out)
+    scores = np.zeros_like(choice.held_out)
     for rows in groups_of(labelled.image % MAX_DRAWN):
         others = fitted(~rows).drawn_to(everything, evidence[~rows], classes[~rows])
-        held_out[rows] = others.shares(evidence[rows])
+        scores[rows] = others.drawn_scores(evidence[rows])
+    factor = temperature(scores, classes)
+    held_out = softmax(factor * scores)
     rule, outcome = _best_rule(labelled, held_out, rules)
-    naming = choice.naming.drawn_to(everything, evidence, classes)
+    naming = replace(choice.naming.drawn_to(everything, evidence, classes), factor=factor)
     return replace(choice, naming=naming, rule=rule, held_out=held_out, outcome=outcome)
 
 

@@ -107,7 +107,8 @@ class Calibration:
             values += [head.scale, head.weights, head.bias]
         if choice.naming.centres is not None:
             centres = choice.naming.centres
-            values += [centres.mean, centres.of_class, centres.possible]
+            values += [centres.mean, centres.weights, centres.bias, centres.possible, centres.taught]
+            values += [choice.naming.factor]
         values += [] if self.quantiles is None else [self.quantiles]
         digest = hashlib.sha256()
         for value in values:

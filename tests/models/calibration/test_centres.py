@@ -44,20 +44,86 @@ def labelled_images(rng: np.random.Generator, n_images: int, right: float, noise
     return replace(labelled, evidence=evidence)
 
 
-def test_shares_by_hand() -> None:
-    drawn = Centres(np.zeros(2), np.eye(2), np.ones(2, bool))
-    found = drawn.shares(np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 2.0]]))
-    # exp(10 * 0.6) to exp(10 * 0.8); and a share of 1e-6 against exp(10).
-    assert found[0] == pytest.approx([1 / (1 + np.exp(2)), 1 / (1 + np.exp(-2))])
-    assert found[1] == pytest.approx([1 / (1 + 1e-6 * np.exp(10)), 1 / (1 + 1e6 * np.exp(-10))])
+ALL = np.ones(2, bool)
 
 
-def test_a_labelled_segment_counts_five_times() -> None:
-    embeddings = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
-    prior = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
-    drawn = class_centres(prior, embeddings, np.array([[0.0, 1.0]]), np.array([0]))
-    # One segment to the right and five upwards; of the second one's share a little comes along.
-    assert drawn.of_class[0] == pytest.approx(np.array([1, 5]) / np.sqrt(26), abs=1e-3)
+def test_scores_by_hand() -> None:
+    centres = Centres(np.array([1.0, 0.0]), np.eye(2), np.array([0.0, -1.0]), ALL, ALL)
+    scores = centres.scores(np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([[4.0, 4.0], [1.0, 2.0]]))
+    assert scores[0] == pytest.approx([np.log(0.5) + 3, np.log(0.5) + 4 - 1])
+    # No share is less than one in a million.
+    assert scores[1] == pytest.approx([0, np.log(1e-6) + 2 - 1])
+
+
+def test_a_class_without_a_labelled_segment_counts_as_much_as_the_likeliest_one_with() -> None:
+    taught = np.array([True, False])
+    centres = Centres(np.zeros(2), np.eye(2), np.zeros(2), ALL, taught)
+    scores = centres.scores(np.array([[0.4, 0.6], [0.4, 0.6]]), np.array([[1.0, 4.0], [4.0, 1.0]]))
+    # Where its own centre is nearer, the naming decides; where it is farther, it counts as it is.
+    assert scores[0] == pytest.approx([np.log(0.4) + 1, np.log(0.6) + 1])
+    assert scores[1] == pytest.approx([np.log(0.4) + 4, np.log(0.6) + 1])
+
+
+def test_a_named_class_that_is_nowhere_takes_no_segments() -> None:
+    rng = np.random.default_rng(6)
+    classes, looks = rng.integers(0, 2, 400), rng.normal(0, 0.5, 400)
+    embeddings = AXES[classes] + rng.normal(0, 0.05, (400, 8)) + looks[:, None] * np.eye(8)[7]
+    # Some of the second class's segments, of one look, have the name of a class that is in no image.
+    named = np.where((classes == 1) & (looks > 0.5), 2, classes)
+    prior = np.full((400, 3), 0.2)
+    prior[np.arange(400), named] = 0.6
+    drawn = class_centres(prior, embeddings, AXES[:2], np.arange(2))
+    assert ((drawn.scores(prior, embeddings).argmax(1) == 2) <= (named == 2)).all()
+    # With a labelled segment it would be a class like the others.
+    free = replace(drawn, taught=np.ones(3, bool)).scores(prior, embeddings).argmax(1)
+    assert ((free == 2) & (named != 2)).any()
+
+
+def test_centres_and_covariance_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(centres, "_ROUNDS", 1)
+    monkeypatch.setattr(centres, "_TAUGHT", 1.0)
+    embeddings = np.array([[3.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-3.0, -1.0]])
+    prior = np.repeat(np.eye(2), 2, axis=0)
+    drawn = class_centres(prior, embeddings, embeddings, np.array([0, 0, 1, 1]))
+    # Centres (2, 0) and (-2, 0); within the classes [[1, 1], [1, 1]] of 8 segments, to which a sphere of
+    # radius 1 comes with a share of 2 / (8 + 2).
+    covariance = np.array([[1, 0.8], [0.8, 1]])
+    weights = np.array([[2.0, 0.0], [-2.0, 0.0]]) @ np.linalg.inv(covariance)
+    assert drawn.weights == pytest.approx(weights)
+    assert drawn.bias == pytest.approx([-weights[0, 0], weights[1, 0]])
+
+
+def test_a_labelled_segment_counts_five_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(centres, "_ROUNDS", 1)
+    rng = np.random.default_rng(1)
+    embeddings, prior = rng.normal(size=(30, 4)), rng.dirichlet(np.ones(3), 30)
+    labelled = rng.normal(size=(1, 4))
+    once = class_centres(prior, embeddings, labelled, np.array([2]))
+    # Five more segments that are of its class for sure, around the same mean.
+    mean = embeddings.mean(0)
+    monkeypatch.setattr(centres, "_TAUGHT", 1.0)
+    five = class_centres(prior, embeddings, np.repeat(labelled, 5, axis=0), np.full(5, 2))
+    assert once.mean == pytest.approx(mean)
+    assert once.weights == pytest.approx(five.weights)
+    assert once.bias == pytest.approx(five.bias)
+
+
+def test_directions_in_which_a_class_varies_say_little() -> None:
+    rng = np.random.default_rng(3)
+    # Two classes 1 apart along the first axis, each spread ten times as far along the second.
+    classes = rng.integers(0, 2, 400)
+    embeddings = np.stack([classes - 0.5, rng.normal(0, 10, 400)], 1) + rng.normal(0, 0.1, (400, 2))
+    prior = np.where(np.eye(2)[classes] == 1, 0.6, 0.4)
+    prior[rng.random(400) < 0.2] = 0.5
+    drawn = class_centres(prior, embeddings, np.array([[-0.5, 0.0], [0.5, 0.0]]), np.arange(2))
+    assert (drawn.scores(np.full((400, 2), 0.5), embeddings).argmax(1) == classes).all()
+
+
+def test_equal_embeddings_leave_the_naming() -> None:
+    prior = np.array([[0.9, 0.1], [0.3, 0.7]] * 60)
+    embeddings = np.tile(AXES[:1], (120, 1))
+    drawn = class_centres(prior, embeddings, AXES[:1], np.array([0]))
+    assert (drawn.scores(prior, embeddings).argmax(1) == prior.argmax(1)).all()
 
 
 def test_a_class_that_nothing_names_stays_out() -> None:
@@ -68,7 +134,9 @@ def test_a_class_that_nothing_names_stays_out() -> None:
     prior = np.tile([0.7, 0.3, 0.0], (240, 1))
     drawn = class_centres(prior, embeddings, AXES[:1], np.array([0]))
     assert drawn.possible.tolist() == [True, True, False]
-    assert not drawn.shares(prior, embeddings)[:, 2].any()
+    scores = drawn.scores(prior, embeddings)
+    assert np.isneginf(scores[:, 2]).all()
+    assert np.isfinite(scores[:, :2]).all()
 
 
 def test_segments_that_look_alike_outvote_wrong_names() -> None:
@@ -78,7 +146,7 @@ def test_segments_that_look_alike_outvote_wrong_names() -> None:
     prior[np.arange(600), evidence.text.argmax(1)] = 0.6
     assert (prior.argmax(1) == classes).mean() < 0.65
     drawn = class_centres(prior, evidence.embeddings, AXES, np.arange(N_CLASSES))
-    assert (drawn.shares(prior, evidence.embeddings).argmax(1) == classes).mean() > 0.97
+    assert (drawn.scores(prior, evidence.embeddings).argmax(1) == classes).mean() > 0.97
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -93,8 +161,7 @@ def test_a_few_masks_and_all_segments_name_better_than_a_few_masks(seed: int) ->
     assert right[1] > max(right[0], 0.93)
 
 
-def test_centres_that_lose_on_images_held_out_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(centres, "_SHARPNESS", 40.0)
+def test_centres_that_lose_on_images_held_out_are_not_used() -> None:
     rng = np.random.default_rng(2)
     labelled = labelled_images(rng, 4, right=1.0)
     _, everything = segments(rng, 3000, right=1.0)

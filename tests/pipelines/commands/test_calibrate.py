@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import segray
-from segray.models.calibration import centres, selection
+from segray.models.calibration import selection
 from segray.pipelines.commands import calibrate, relabel
 from segray.pipelines.commands.evaluate import evaluate
 from segray.pipelines.commands.verify import run as verify_run
@@ -157,9 +157,7 @@ def test_class_centres_come_from_the_segments_of_all_images(
 ) -> None:
     masks, out, labels = book / "book" / "masks", tmp_path / "out", tmp_path / "labels"
     shutil.copytree(book / "labels", labels)
-    # So few segments make centres that pay only if they hardly draw.
     monkeypatch.setattr(selection, "LEAST_SEGMENTS", 10)
-    monkeypatch.setattr(centres, "_SHARPNESS", 0.05)
     config = _config(labels, masks, out, "allow_missing=true")
     result = calibrate.execute(config)
     assert "drawn to class centres" in str(result)
