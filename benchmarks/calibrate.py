@@ -4,15 +4,17 @@
 
 The built-in models label `--scenes` scenes of each seed in this process, and 32 more to calibrate on, which
 are not scored; what they found stays in `--work`. Rows of 8 masks are the mean of four draws: the first,
-second, third and last 8 of these 32. Class centres and usual stability scores come from the segments of masks
-and scored scenes, as in a label set; "alone" knows those with masks only. No Ray, no label set here. Every
-pixel counts: the naming is scored, not trust.
+second, third and last 8 of these 32. In rows of absent classes a third of the classes is named and in no
+scene, each third in turn, and the first 8 scenes without them have masks. Class centres and usual stability
+scores come from the segments of masks and scored scenes, as in a label set; "alone" knows those with masks
+only. No Ray, no label set here. Every pixel counts, and every class that is there: the naming is scored, not
+trust.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,20 @@ from benchmarks.labeller import Labeller
 from segray.models.calibration.heads import normalised
 from segray.models.calibration.prompts import Names, Prompts, choose_prompts, evidence_of, with_prompts
 from segray.models.calibration.regions import MaskedImage, masked_image
-from segray.models.calibration.selection import Choice, Labelled, Rule, choose, gather, named_scores
+from segray.models.calibration.selection import (
+    Choice,
+    Labelled,
+    Outcome,
+    Rule,
+    choose,
+    gather,
+    named_scores,
+)
 from segray.models.clip.model import build_text_clip
 from segray.models.clip.text import embed_label_space
 from segray.models.clip.zero_shot import pool_segments
 from segray.models.label_space import label_space
+from segray.models.metrics import class_iou
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.scenes.picture_book import draw_scene
@@ -40,15 +51,38 @@ POOL = 32
 THRESHOLD = 0.0
 """`label.threshold` of the label sets."""
 
-Row = tuple[str, str, int, Mapping[str, Sequence[str]]]
-ROWS: list[Row] = [
-    ("SAM + GEM, 8 masks", "gem", 8, {}),
-    ("SAM + GEM, 32 masks", "gem", 32, {}),
-    ("SAM + CLIP's tokens, 8 masks", "clip", 8, {}),
-    ("SAM + CLIP's tokens, 32 masks", "clip", 32, {}),
-    ("four unlucky synonyms, 8 masks", "gem", 8, SYNONYMS),
+THIRDS = ((1, 2, 3), (4, 5, 6), (7, 8, 9))
+"""Of the classes' ids."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Attributes:
+        name: what is shown.
+        features: gem or clip.
+        masks: how many.
+        aliases: names of classes.
+        absent: ids of classes of which no scene has any, one set after the other.
+    """
+
+    name: str
+    features: str
+    masks: int
+    aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    absent: Sequence[tuple[int, ...]] = ((),)
+
+
+ROWS = [
+    Row("SAM + GEM, 8 masks", "gem", 8),
+    Row("SAM + GEM, 32 masks", "gem", 32),
+    Row("SAM + CLIP's tokens, 8 masks", "clip", 8),
+    Row("SAM + CLIP's tokens, 32 masks", "clip", 32),
+    Row("four unlucky synonyms, 8 masks", "gem", 8, SYNONYMS),
+    Row("SAM + GEM, absent classes, 8 masks", "gem", 8, absent=THIRDS),
+    Row("SAM + CLIP's tokens, absent classes, 8 masks", "clip", 8, absent=THIRDS),
 ]
-"""What is shown, the features, the number of masks, and names of classes."""
 
 
 def images_of(
@@ -100,43 +134,53 @@ def calibrated(
     return prompts, choose(with_prompts(labelled, names, prompts), THRESHOLD, everything)
 
 
+def miou(outcome: Outcome) -> float:
+    """Of the classes that are there."""
+    confusion = outcome.confusions.sum(0)
+    return float(class_iou(confusion)[confusion.any(1)].mean())
+
+
 def plain_miou(scored: Labelled) -> float:
     """Of the labels as they are."""
-    return scored.score(named_scores(scored.evidence), scored.shown(Rule(THRESHOLD))).miou
+    return miou(scored.score(named_scores(scored.evidence), scored.shown(Rule(THRESHOLD))))
 
 
 def measure(row: Row, images: Sequence[Mapping[str, MaskedImage]]) -> list[dict[str, Any]]:
     """The figures of a row for one seed and each draw of masks, and what was chosen."""
-    _, kind, masks, aliases = row
-    names, default = names_of(aliases)
-    of_kind = [image[kind] for image in images]
-    fresh_images = of_kind[POOL:]
+    of_kind = [image[row.features] for image in images]
+    draws: list[dict[str, Any]] = []
+    for absent in row.absent:
+        pool, fresh_images = (
+            [image for image in part if not image.truth[:, list(absent)].any()]
+            for part in (of_kind[:POOL], of_kind[POOL:])
+        )
+        firsts = (0,) if absent else range(0, POOL, row.masks)
+        draws += [_draw(row, pool[first : first + row.masks], fresh_images) for first in firsts]
+    return draws
+
+
+def _draw(row: Row, labelled: Sequence[MaskedImage], fresh_images: Sequence[MaskedImage]) -> dict[str, Any]:
+    names, default = names_of(row.aliases)
     scored = gather(fresh_images)
-    plain = plain_miou(with_prompts(scored, names, default))
 
     def after(prompts: Prompts, choice: Choice) -> float:
         named = with_prompts(scored, names, prompts)
-        return named.score(choice.naming.shares(named.evidence), named.shown(choice.rule)).miou
+        return miou(named.score(choice.naming.shares(named.evidence), named.shown(choice.rule)))
 
-    draws = []
-    for first in range(0, POOL, masks):
-        labelled = of_kind[first : first + masks]
-        prompts, choice = calibrated(labelled, fresh_images, names, default)
-        draws.append(
-            {
-                "plain": plain,
-                "alone": after(*calibrated(labelled, [], names, default)),
-                "calibrated": after(prompts, choice),
-                "held_out": choice.outcome.miou,
-                "threshold": choice.rule.threshold,
-                "least_stability": choice.rule.least_stability,
-                "naming": dict(zip(choice.naming.names, map(float, choice.naming.weights), strict=True)),
-                "centres": choice.naming.centres is not None,
-                "templates": prompts.templates,
-                "names_dropped": int((~prompts.used).sum()),
-            }
-        )
-    return draws
+    prompts, choice = calibrated(labelled, fresh_images, names, default)
+    return {
+        "plain": plain_miou(with_prompts(scored, names, default)),
+        "alone": after(*calibrated(labelled, [], names, default)),
+        "calibrated": after(prompts, choice),
+        "masks": len(labelled),
+        "held_out": choice.outcome.miou,
+        "threshold": choice.rule.threshold,
+        "least_stability": choice.rule.least_stability,
+        "naming": dict(zip(choice.naming.names, map(float, choice.naming.weights), strict=True)),
+        "centres": choice.naming.centres is not None,
+        "templates": prompts.templates,
+        "names_dropped": int((~prompts.used).sum()),
+    }
 
 
 def summary(results: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> dict[str, Any]:
@@ -214,7 +258,7 @@ def main(
     config = load(AnnotateConfig, None, [*overrides, "images=none", "out=none", "classes=picture_book"])
     labeller = Labeller(config, threads)
     work.mkdir(parents=True, exist_ok=True)
-    results: dict[str, list[list[dict[str, Any]]]] = {row[0]: [] for row in ROWS}
+    results: dict[str, list[list[dict[str, Any]]]] = {row.name: [] for row in ROWS}
     for seed in seeds:
         with click.progressbar(length=POOL + scenes, label=f"seed {seed}") as bar:
             images = []
@@ -222,7 +266,7 @@ def main(
                 images.append(masked)
                 bar.update(1)
         for row in ROWS:
-            results[row[0]].append(measure(row, images))
+            results[row.name].append(measure(row, images))
     rows = summary(results)
     click.echo(f"\n{show(rows)}")
     record |= {"scenes": scenes, "size": size, "threads": threads, "config": list(overrides), "rows": rows}
