@@ -7,9 +7,9 @@ around each centre: expectation and maximisation in turn, for a mixture of Gauss
 naming. In directions in which segments of one class differ from each other, distance then says little; text,
 prototypes and cosines cannot know these directions, and a handful of masks is too few to show them.
 
-A class that no labelled segment shows may be in no image at all, and a centre of its own would take other
-classes' segments. It counts at most as much as the most likely labelled class, so that the naming decides
-between the two.
+A class without a labelled segment may be in no image at all, and its centre would take other classes'
+segments. So that centre counts at most as much as the nearest one of a labelled class, and the naming decides
+between the two classes.
 
 After Zanella et al., "Boosting Vision-Language Models with Transduction" (NeurIPS 2024), without their graph
 of neighbours, and with the common covariance of Wang et al., "A Hard-to-Beat Baseline for Training-free
@@ -31,6 +31,7 @@ LEAST_SEGMENTS = 100
 _ROUNDS = 10
 _TAUGHT = 5.0
 _LEAST_SHARE = 1e-6
+_LEAST_WITHIN = 1e-6
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Centres:
         mean: [D], of their embeddings.
         weights: [C, D], each class's centre from that mean, divided by the covariance.
         bias: [C], minus half of the centre's product with its weights.
-        possible: bool [C], classes that the naming gives; others have neither a name nor a labelled segment.
-        taught: bool [C], classes with a labelled segment; at least one.
+        possible: bool [C], classes that the naming gives.
+        taught: bool [C], those of them that have a labelled segment.
     """
 
     mean: Array
@@ -70,8 +71,8 @@ def class_centres(prior: Array, embeddings: Array, labelled: Array, classes: NDA
     free, shown = embeddings - mean, labelled - mean
     counts = _TAUGHT * np.eye(prior.shape[1])[classes]
     scatter = free.T @ free + _TAUGHT * shown.T @ shown
-    taught = counts.sum(0) > 0
     possible = prior.max(0) > 0
+    taught = possible & (counts.sum(0) > 0)
     log_prior, shares = _log(prior, possible), prior
     for _ in range(_ROUNDS):
         mass = shares.sum(0) + counts.sum(0)
@@ -84,6 +85,8 @@ def class_centres(prior: Array, embeddings: Array, labelled: Array, classes: NDA
 
 def _held_back(density: Array, taught: NDArray[np.bool_]) -> Array:
     """Log-densities [n, C], those of other classes at most as great as the greatest of a taught one."""
+    if not taught.any():
+        return density
     return np.where(taught, density, np.minimum(density, density[:, taught].max(1, keepdims=True)))
 
 
@@ -98,7 +101,9 @@ def _covariance(scatter: Array, mass: Array, centres: Array) -> Array:
     within = (scatter - (centres.T * mass) @ centres) / mass.sum()
     dim = len(within)
     share = dim / (mass.sum() + dim)
-    sphere = max(float(np.trace(within)) / dim, 1e-12)
+    # Of equal embeddings nothing but rounding is left within a class.
+    least = _LEAST_WITHIN * float(np.trace(scatter)) / float(mass.sum())
+    sphere = max(float(np.trace(within)), least, 1e-12) / dim
     return (1 - share) * within + share * sphere * np.eye(dim)
 
 

@@ -221,7 +221,7 @@ class SegmentClassifier:
         weights: [M], their weights, which add up to 1.
         heads: scores are logits.
         centres: to which the shares are drawn; None: none.
-        factor: on the logits by centres, so that shares say how often they are right.
+        factor: on the logits by centres, so that shares say how often they are right on images held out.
     """
 
     names: tuple[str, ...]
@@ -296,11 +296,15 @@ def choose(labelled: Labelled, threshold: float, everything: Evidence | None = N
     Args:
         labelled: segments of the images with masks.
         threshold: the one that the label set has.
-        everything: segments of any image; None, or fewer than `LEAST_SEGMENTS`: no centres.
+        everything: segments of any image; None, or fewer than `LEAST_SEGMENTS`: no centres. Nor where a single
+            image has labelled segments, as none of the others could judge them.
     """
     evidence, classes, group = labelled.evidence, labelled.classes, labelled.group
     rule, text_outcome = choose_rule(labelled, threshold)
     fits = candidates(evidence, classes, group)
+    if len(np.unique(group)) == 1:
+        # Nothing is left to learn from when the only image is held out.
+        fits = {TEXT: fits[TEXT]}
     raw = {name: out_of_group(fit, evidence, classes, group) for name, fit in fits.items()}
     factor = {name: temperature(scores, classes) for name, scores in raw.items()}
     share = {name: softmax(factor[name] * scores) for name, scores in raw.items()}
@@ -322,7 +326,8 @@ def choose(labelled: Labelled, threshold: float, everything: Evidence | None = N
 
     naming = fitted(np.ones(len(classes), bool))
     chosen = Choice(naming, rule, held_out, outcome, outcome, tried, average_outcome.miou)
-    if everything is None or len(everything.text) < LEAST_SEGMENTS:
+    judged = len(np.unique(labelled.image % MAX_DRAWN)) > 1
+    if not judged or everything is None or len(everything.text) < LEAST_SEGMENTS:
         return chosen
     drawn = _drawn(labelled, chosen, everything, fitted, rules)
     loss, error = outcome.gain_over(drawn.outcome)

@@ -79,6 +79,30 @@ def test_a_named_class_that_is_nowhere_takes_no_segments() -> None:
     assert ((free == 2) & (named != 2)).any()
 
 
+def test_a_class_that_is_nowhere_does_not_grow_over_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(7)
+    classes, looks = rng.integers(0, 2, 400), rng.normal(0, 0.5, 400)
+    embeddings = AXES[classes] + rng.normal(0, 0.05, (400, 8)) + looks[:, None] * np.eye(8)[7]
+    prior = np.full((400, 3), 0.2)
+    prior[np.arange(400), np.where((classes == 1) & (looks > 0.5), 2, classes)] = 0.6
+    away = []
+    for rounds in (1, 20):
+        monkeypatch.setattr(centres, "_ROUNDS", rounds)
+        drawn = class_centres(prior, embeddings, AXES[:2], np.arange(2))
+        # As if it counted in full: how far its centre has come.
+        free = replace(drawn, taught=np.ones(3, bool)).scores(prior, embeddings)
+        away.append((free.argmax(1) == 2).sum())
+    assert away[1] <= away[0]
+
+
+def test_a_labelled_class_that_the_naming_never_gives_holds_nothing_back() -> None:
+    embeddings = np.concatenate([np.repeat(AXES, 40, axis=0), np.repeat(AXES[1:2], 40, axis=0)])
+    prior = np.tile([0.0, 0.5, 0.5], (160, 1))
+    drawn = class_centres(prior, embeddings, AXES[:1], np.array([0]))
+    assert drawn.taught.tolist() == [False, False, False]
+    assert np.isfinite(drawn.scores(prior, embeddings)[:, 1:]).all()
+
+
 def test_centres_and_covariance_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(centres, "_ROUNDS", 1)
     monkeypatch.setattr(centres, "_TAUGHT", 1.0)
@@ -180,3 +204,27 @@ def test_a_small_label_set_has_no_centres() -> None:
     few = everything[np.arange(LEAST_SEGMENTS) > 0]
     assert choose(labelled, -1.0, everything).naming.centres is not None
     assert choose(labelled, -1.0, few).naming.centres is None
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n_images", [1, 2])
+def test_one_image_with_segments_has_no_centres(n_images: int) -> None:
+    rng = np.random.default_rng(8)
+    labelled = replace(labelled_images(rng, 1, right=0.8), n_images=n_images)
+    _, everything = segments(rng, 600, right=0.8)
+    assert choose(labelled, -1.0, everything).naming.centres is None
+
+
+def test_shares_say_how_often_they_are_right() -> None:
+    rng = np.random.default_rng(9)
+    labelled = labelled_images(rng, 12, right=0.6, noise=0.6)
+    classes, everything = segments(rng, 2000, right=0.6, noise=0.6)
+    naming = choose(labelled, -1.0, everything).naming
+    assert naming.centres is not None
+    assert naming.factor != 1
+    shares = naming.shares(everything)
+    scores = naming.factor * naming.drawn_scores(everything)
+    assert shares == pytest.approx(np.exp(scores) / np.exp(scores).sum(1, keepdims=True))
+    right, said = (shares.argmax(1) == classes).mean(), shares.max(1).mean()
+    untempered = replace(naming, factor=1.0).shares(everything).max(1).mean()
+    assert abs(said - right) < 0.5 * abs(untempered - right)
