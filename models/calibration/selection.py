@@ -296,8 +296,8 @@ def choose(labelled: Labelled, threshold: float, everything: Evidence | None = N
     Args:
         labelled: segments of the images with masks.
         threshold: the one that the label set has.
-        everything: segments of any image; None, or fewer than `LEAST_SEGMENTS`: no centres. Nor where a single
-            image has labelled segments, as none of the others could judge them.
+        everything: segments of any image; None, or fewer than `LEAST_SEGMENTS`: no centres. Nor are there any
+            where a single image has labelled segments, as no other could judge them.
     """
     evidence, classes, group = labelled.evidence, labelled.classes, labelled.group
     rule, text_outcome = choose_rule(labelled, threshold)
