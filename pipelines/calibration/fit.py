@@ -21,6 +21,9 @@ from segray.models.metrics import class_iou
 from segray.pipelines.calibration.examples import SampledSegments
 from segray.pipelines.errors import UserError
 
+_MOST_COUNTS = 2**26
+"""Counts of a class against a class in an image, which some ten rules hold at once."""
+
 if TYPE_CHECKING:  # open_clip takes seconds to import
     from segray.models.clip.model import ClipModel
 
@@ -118,6 +121,21 @@ class Calibration:
     def _evidence(self, pooled: NDArray[np.floating[Any]]) -> Evidence:
         n_classes = len(self.candidates.space.classes)
         return evidence_of(normalised(pooled.astype(float)), self.candidates.names, self.prompts, n_classes)
+
+
+def check_size(n_images: int, n_classes: int) -> None:
+    """Refuse more than memory holds: each rule that is tried counts each class against each, in each image.
+
+    Raises:
+        UserError: so many images with masks, and classes of the label set.
+    """
+    if n_images * n_classes**2 > _MOST_COUNTS:
+        allowed = int((_MOST_COUNTS / n_images) ** 0.5)
+        raise UserError(
+            f"masks: {n_images} images of a label set with {n_classes} classes are too many to calibrate on; "
+            f"allowed with so many images: {allowed} classes (`segray relabel` makes fewer; split=FILE names "
+            "fewer images)"
+        )
 
 
 def fit(

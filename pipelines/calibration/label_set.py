@@ -22,7 +22,14 @@ from segray.pipelines.annotation.relabelling import (
     require_embeddings,
 )
 from segray.pipelines.calibration.examples import ReadMask, read_examples, sample_segments
-from segray.pipelines.calibration.fit import Calibration, Candidates, class_changes, embed_candidates, fit
+from segray.pipelines.calibration.fit import (
+    Calibration,
+    Candidates,
+    check_size,
+    class_changes,
+    embed_candidates,
+    fit,
+)
 from segray.pipelines.config.commands.calibrate import CandidatesConfig
 from segray.pipelines.config.previous import current_provenance
 from segray.pipelines.config.schema import Config
@@ -190,9 +197,10 @@ def calibrate(
         leave_out: ids of images whose segments teach nothing.
 
     Raises:
-        UserError: masks that do not fit, a damaged part, or an `out` with another configuration.
+        UserError: masks that do not fit, or too many, a damaged part, or an `out` with another configuration.
     """
     check_places(stored.source.root, out)
+    check_size(len(masks), len(stored.classes))
     images = read_examples(stored.source, masks, len(stored.classes), stored.dim)
     calibration = fit(images, candidates, alpha, sample_segments(stored.source, stored.dim, leave_out))
     relabelling = Relabelling(

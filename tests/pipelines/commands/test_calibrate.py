@@ -14,6 +14,7 @@ from PIL import Image
 
 import segray
 from segray.models.calibration import selection
+from segray.pipelines.calibration import fit
 from segray.pipelines.commands import calibrate, relabel
 from segray.pipelines.commands.evaluate import evaluate
 from segray.pipelines.commands.verify import run as verify_run
@@ -260,6 +261,16 @@ def test_masks_with_other_ids_are_refused(misnamed: Path, book: Path, tmp_path: 
     masks = _masks(tmp_path / "masks", book / "book" / "masks", 2)
     Image.fromarray(np.full((96, 96), 77, np.uint8)).save(_first(masks))
     _refused(_config(misnamed, masks, tmp_path / "out"), r"holds id 77 .* allowed: 0 to 9 and 255")
+
+
+def test_more_classes_than_memory_holds_are_refused_before_a_mask_is_read(
+    misnamed: Path, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks = _masks(tmp_path / "masks", book / "book" / "masks", 2)
+    _first(masks).write_bytes(b"no image")
+    monkeypatch.setattr(fit, "_MOST_COUNTS", 2 * 10**2 - 1)
+    text = "2 images of a label set with 10 classes are too many to calibrate on; allowed .*: 9 classes"
+    _refused(_config(misnamed, masks, tmp_path / "out"), text)
 
 
 def test_masks_of_one_class_are_refused(misnamed: Path, book: Path, tmp_path: Path) -> None:
