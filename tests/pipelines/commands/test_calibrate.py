@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 import segray
 from segray.models.calibration import selection
 from segray.pipelines.calibration import fit
+from segray.pipelines.calibration.label_set import CalibratedSet
 from segray.pipelines.commands import calibrate, relabel
 from segray.pipelines.commands.evaluate import evaluate
 from segray.pipelines.commands.verify import run as verify_run
@@ -174,6 +176,33 @@ def test_class_centres_come_from_the_segments_of_all_images(
     with pytest.raises(UserError, match="another configuration:\n  what the masks and segments chose"):
         calibrate.execute(config)
     assert contents(out) == whole
+
+
+def test_the_digest_tells_other_centres(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[fit.Calibration] = []
+    monkeypatch.setattr(selection, "LEAST_SEGMENTS", 10)
+
+    def no_lines(calibrated: CalibratedSet) -> list[str]:
+        seen.append(calibrated.calibration)
+        return []
+
+    monkeypatch.setattr(calibrate, "report_lines", no_lines)
+    calibrate.execute(_config(book / "labels", book / "book" / "masks", tmp_path / "out"))
+    (calibration,) = seen
+    naming = calibration.choice.naming
+    centres = naming.centres
+    assert centres is not None
+    others = [
+        replace(naming, centres=None),
+        replace(naming, factor=2 * naming.factor),
+        replace(naming, centres=replace(centres, mean=centres.mean + 0.1)),
+        replace(naming, centres=replace(centres, weights=2 * centres.weights)),
+        replace(naming, centres=replace(centres, bias=centres.bias + 1)),
+        replace(naming, centres=replace(centres, taught=~centres.taught)),
+        replace(naming, centres=replace(centres, possible=~centres.possible)),
+    ]
+    changed = [replace(calibration, choice=replace(calibration.choice, naming=other)) for other in others]
+    assert len({calibration.digest(), *(other.digest() for other in changed)}) == 1 + len(others)
 
 
 def test_other_masks_are_not_mixed_in(misnamed: Path, book: Path, tmp_path: Path) -> None:
