@@ -32,6 +32,7 @@ _ROUNDS = 10
 _TAUGHT = 5.0
 _LEAST_SHARE = 1e-6
 _LEAST_WITHIN = 1e-6
+"""Share of all variance that a class has at least."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _covariance(scatter: Array, mass: Array, centres: Array) -> Array:
     within = (scatter - (centres.T * mass) @ centres) / mass.sum()
     dim = len(within)
     share = dim / (mass.sum() + dim)
-    # Of equal embeddings nothing but rounding is left within a class.
+    # Of equal embeddings rounding alone is left within a class, which no other machine would repeat.
     least = _LEAST_WITHIN * float(np.trace(scatter)) / float(mass.sum())
     sphere = max(float(np.trace(within)), least, 1e-12) / dim
     return (1 - share) * within + share * sphere * np.eye(dim)

@@ -133,8 +133,8 @@ def check_size(n_images: int, n_classes: int) -> None:
         allowed = int((_MOST_COUNTS / n_images) ** 0.5)
         raise UserError(
             f"masks: {n_images} images of a label set with {n_classes} classes are too many to calibrate on; "
-            f"allowed with so many images: {allowed} classes (`segray relabel` makes fewer; split=FILE names "
-            "fewer images)"
+            f"allowed with so many images: {allowed} classes (`segray relabel` makes fewer; split=FILE, or "
+            "data.labelled of a run, takes fewer images)"
         )
 
 

@@ -38,10 +38,12 @@ def check_calibration(config: DataConfig, data: TrainingData) -> None:
     """Refuse a label set that cannot be calibrated, and masks that cannot teach.
 
     Raises:
-        UserError: the label set has no embeddings, or names pixels; its CLIP's weights are a file that
-            `data.clip_weights` does not name; or the labelled masks hold fewer than two classes.
+        UserError: the label set has no embeddings, names pixels, or has too many classes for the masks; its
+            CLIP's weights are a file that `data.clip_weights` does not name; or the labelled masks hold fewer
+            than two classes.
     """
     from segray.models.weights import resolve
+    from segray.pipelines.calibration.fit import check_size
     from segray.pipelines.calibration.label_set import StoredNames
 
     labels = config.labels or ""
@@ -54,7 +56,9 @@ def check_calibration(config: DataConfig, data: TrainingData) -> None:
             "classes: label more images, or set data.calibrate=false"
         )
     try:
-        clip = clip_of(StoredNames.of(labels).record, labels)
+        stored = StoredNames.of(labels)
+        check_size(len(data.labelled), len(stored.classes))
+        clip = clip_of(stored.record, labels)
         known_weights(clip, labels, config.clip_weights)
         if config.clip_weights is not None:
             resolve(config.clip_weights, sha256=clip["sha256"])

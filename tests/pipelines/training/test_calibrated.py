@@ -16,6 +16,7 @@ from torch import Tensor
 
 from segray.models import builtin
 from segray.pipelines.annotation.relabelling import require_embeddings
+from segray.pipelines.calibration import fit
 from segray.pipelines.calibration.examples import sample_segments
 from segray.pipelines.commands import train
 from segray.pipelines.commands.train import check
@@ -131,6 +132,15 @@ def test_masks_of_one_class_calibrate_no_run(root: Path) -> None:
     for mask in (root / "book" / "masks").rglob("*.png"):
         Image.fromarray(np.zeros_like(np.array(Image.open(mask)))).save(mask)
     with pytest.raises(UserError, match=r"^data\.calibrate: the labelled masks hold background alone"):
+        train.execute(_config(root))
+    assert not (root / "new").exists()
+
+
+def test_more_classes_than_memory_holds_begin_no_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "_MOST_COUNTS", 10**2 - 1)
+    with pytest.raises(
+        UserError, match=r"^data\.calibrate: masks: .* a label set with 10 classes are too many"
+    ):
         train.execute(_config(root))
     assert not (root / "new").exists()
 
