@@ -147,6 +147,7 @@ def plain_miou(scored: Labelled) -> float:
 
 def measure(row: Row, images: Sequence[Mapping[str, MaskedImage]]) -> list[dict[str, Any]]:
     """The figures of a row for one seed and each draw of masks, and what was chosen."""
+    names, default = names_of(row.aliases)
     of_kind = [image[row.features] for image in images]
     draws: list[dict[str, Any]] = []
     for absent in row.absent:
@@ -154,33 +155,33 @@ def measure(row: Row, images: Sequence[Mapping[str, MaskedImage]]) -> list[dict[
             [image for image in part if not image.truth[:, list(absent)].any()]
             for part in (of_kind[:POOL], of_kind[POOL:])
         )
-        firsts = (0,) if absent else range(0, POOL, row.masks)
-        draws += [_draw(row, pool[first : first + row.masks], fresh_images) for first in firsts]
+        scored = gather(fresh_images)
+        plain = plain_miou(with_prompts(scored, names, default))
+        for first in (0,) if absent else range(0, POOL, row.masks):
+            labelled = pool[first : first + row.masks]
+            prompts, choice = calibrated(labelled, fresh_images, names, default)
+            alone = calibrated(labelled, [], names, default)
+            draws.append(
+                {
+                    "plain": plain,
+                    "alone": _miou_after(scored, names, *alone),
+                    "calibrated": _miou_after(scored, names, prompts, choice),
+                    "masks": len(labelled),
+                    "held_out": choice.outcome.miou,
+                    "threshold": choice.rule.threshold,
+                    "least_stability": choice.rule.least_stability,
+                    "naming": dict(zip(choice.naming.names, map(float, choice.naming.weights), strict=True)),
+                    "centres": choice.naming.centres is not None,
+                    "templates": prompts.templates,
+                    "names_dropped": int((~prompts.used).sum()),
+                }
+            )
     return draws
 
 
-def _draw(row: Row, labelled: Sequence[MaskedImage], fresh_images: Sequence[MaskedImage]) -> dict[str, Any]:
-    names, default = names_of(row.aliases)
-    scored = gather(fresh_images)
-
-    def after(prompts: Prompts, choice: Choice) -> float:
-        named = with_prompts(scored, names, prompts)
-        return miou(named.score(choice.naming.shares(named.evidence), named.shown(choice.rule)))
-
-    prompts, choice = calibrated(labelled, fresh_images, names, default)
-    return {
-        "plain": plain_miou(with_prompts(scored, names, default)),
-        "alone": after(*calibrated(labelled, [], names, default)),
-        "calibrated": after(prompts, choice),
-        "masks": len(labelled),
-        "held_out": choice.outcome.miou,
-        "threshold": choice.rule.threshold,
-        "least_stability": choice.rule.least_stability,
-        "naming": dict(zip(choice.naming.names, map(float, choice.naming.weights), strict=True)),
-        "centres": choice.naming.centres is not None,
-        "templates": prompts.templates,
-        "names_dropped": int((~prompts.used).sum()),
-    }
+def _miou_after(scored: Labelled, names: Names, prompts: Prompts, choice: Choice) -> float:
+    named = with_prompts(scored, names, prompts)
+    return miou(named.score(choice.naming.shares(named.evidence), named.shown(choice.rule)))
 
 
 def summary(results: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> dict[str, Any]:

@@ -21,11 +21,11 @@ from segray.models.metrics import class_iou
 from segray.pipelines.calibration.examples import SampledSegments
 from segray.pipelines.errors import UserError
 
-_MOST_COUNTS = 2**26
-"""Counts of a class against a class in an image, which some ten rules hold at once."""
-
 if TYPE_CHECKING:  # open_clip takes seconds to import
     from segray.models.clip.model import ClipModel
+
+_MOST_COUNTS = 2**26
+"""Counts of a class against a class in an image, which some ten rules hold at once."""
 
 
 @dataclass(frozen=True)
