@@ -159,7 +159,7 @@ def baseline_values(config: TuneConfig, classes: int) -> Values:
     if base.pseudo.tau is None:
         values["pseudo.tau"] = METHODS[base.method].default_tau
     if base.pseudo.epsilon is None:
-        values["pseudo.epsilon"] = float(f"{default_epsilon(classes):.4g}")
+        values["pseudo.epsilon"] = float(f"{default_epsilon(classes, forward=base.pseudo.forward):.4g}")
     if any(dimension.key == THRESHOLD for dimension in dimensions) and base.data.labels is not None:
         record, labels = LabelStore(base.data.labels).provenance, base.data.labels
         values[THRESHOLD] = stored_section(record, "config", ["label.threshold"], labels)["label.threshold"]

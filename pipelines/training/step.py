@@ -82,7 +82,9 @@ class Objective:
         self.config, self.network, self.device = config, network, device
         self.method = METHODS[config.method]
         self.labels = PseudoLabels(config, device, total, transition)
-        epsilon = default_epsilon(classes) if config.pseudo.epsilon is None else config.pseudo.epsilon
+        pseudo = config.pseudo
+        default = default_epsilon(classes, forward=pseudo.forward)
+        epsilon = default if pseudo.epsilon is None else pseudo.epsilon
         self.epsilon = epsilon if self.method.pseudo == "enhanced" else 0.0
         self.augment = Augmentation(config.augment, self.method.strong_views, config.seed, device)
         self.teacher = _frozen_copy(network) if self.method.teacher == "ema" else None

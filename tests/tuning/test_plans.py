@@ -44,6 +44,12 @@ def test_splits_take_turns_and_the_first_trial_is_the_baseline(tmp_path: Path) -
     assert made.total == 4
 
 
+def test_the_baseline_smooths_as_the_run_does(tmp_path: Path) -> None:
+    kept = search_folder(config(tmp_path / "s", "search.trials=1", "pseudo.forward=true"))
+    drained(plan(kept))
+    assert float(kept.trials("2")[0].values["pseudo.epsilon"]) == 0
+
+
 def test_what_is_finished_is_not_done_again_and_what_was_interrupted_comes_first(tmp_path: Path) -> None:
     search = config(tmp_path / "s", "search.trials=3")
     stored = [

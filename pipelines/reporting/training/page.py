@@ -232,7 +232,8 @@ def _pseudo_settings(config: TrainConfig, n_classes: int) -> dict[str, object]:
     method, pseudo = METHODS[config.method], config.pseudo
     settings: dict[str, object] = {} if method.pseudo == "none" else {"tau": tau_of(config)}
     if method.pseudo == "enhanced":
-        smoothing = default_epsilon(n_classes) if pseudo.epsilon is None else pseudo.epsilon
+        default = default_epsilon(n_classes, forward=pseudo.forward)
+        smoothing = default if pseudo.epsilon is None else pseudo.epsilon
         settings |= {"epsilon": f"{smoothing:.4g}", "min_confidence": pseudo.min_confidence}
         settings |= {"segments": pseudo.segments}
     return settings | ({"ema": pseudo.ema} if method.teacher == "ema" else {})

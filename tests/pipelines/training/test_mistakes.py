@@ -102,6 +102,15 @@ def test_a_step_by_hand() -> None:
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("words", "epsilon"),
+    [(["pseudo.forward=true"], 0), (["pseudo.forward=true", "pseudo.epsilon=0.2"], 0.2), ([], 0.1)],
+)
+def test_labels_are_not_smoothed_unless_one_says_so(words: list[str], epsilon: float, tmp_path: Path) -> None:
+    run = load(TrainConfig, None, [f"out={tmp_path}", "data.root=x", *words])
+    assert Objective(run, TinySegmenter(10), 10, torch.device("cpu")).epsilon == epsilon
+
+
 def test_a_run_learns_otherwise(data: tuple[Path, Path], tmp_path: Path) -> None:
     words = ["train.epochs=1", "pseudo.epsilon=0", "pseudo.tau=1.1"]
     plain = trainer(config(tmp_path / "a", *data, *words), tmp_path / "a").run()
