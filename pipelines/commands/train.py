@@ -23,7 +23,6 @@ from segray.pipelines.training.data.training_data import NO_VALIDATION, open_dat
 from segray.pipelines.training.log_collector import log_collector
 from segray.pipelines.training.mistakes import mistake_lines
 from segray.pipelines.training.options import check_pseudo
-from segray.pipelines.training.refine import refine_lines
 from segray.pipelines.training.run_folder import CHECKPOINTS, HISTORY, RunFolder, TrainResult
 from segray.pipelines.training.session import newest_first
 from segray.pipelines.training.trackers import check_trackers
@@ -72,7 +71,6 @@ def execute(config: TrainConfig) -> TrainResult:
     show(range_lines(data))
     folder.check_data(data)
     check(config, data)
-    show(refine_lines(config, data))
     show(mistake_lines(config, data))
     with RunLock(config.out):
         folder.begin(data)

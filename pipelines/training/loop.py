@@ -53,7 +53,6 @@ from segray.pipelines.training.history import (
 )
 from segray.pipelines.training.meter import Meter, mean_metrics, progress_line
 from segray.pipelines.training.mistakes import mistakes_of
-from segray.pipelines.training.refine import refine_steps
 from segray.pipelines.training.session import Notes, Session, device_of_worker
 from segray.pipelines.training.step import Objective, StepMetrics
 from segray.pipelines.training.trackers import Trackers
@@ -239,7 +238,6 @@ class Trainer:
 
     def _open_data(self, data: TrainingData) -> None:
         config, labels = self.config, labels_of(self.config)
-        self.refine = refine_steps(config, data)
         self.labelled_pixels = data.labelled_pixels.pixels
         unlabelled = data.unlabelled if self.objective.method.pseudo != "none" else ()
         self.dataset = StepDataset(
@@ -256,15 +254,11 @@ class Trainer:
             readers=1 if config.train.loaders or self.device.type == "cpu" else READERS,
         )
         self.validation_images = LabelledImages(data.validation)
-        self.validation_labels = (
-            UnlabelledImages(data.validation, labels, self.classes, refine=self.refine) if labels else None
-        )
+        self.validation_labels = UnlabelledImages(data.validation, labels, self.classes) if labels else None
 
     def _unlabelled_images(self, data: TrainingData, samples: Sequence[Sample]) -> UnlabelledImages:
         labels, segments = labels_of(self.config), self.config.pseudo.segments
-        return UnlabelledImages(
-            samples, labels, self.classes, data.corrections, segments=segments, refine=self.refine
-        )
+        return UnlabelledImages(samples, labels, self.classes, data.corrections, segments=segments)
 
     def _batches(self, first: int, last: int) -> Iterator[StepBatch]:
         """The batches of some steps; for a GPU pinned, and read while it works on the steps before."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,12 +14,16 @@ from segray.models.metrics import confusion_matrix
 from segray.models.semi.forward import mistake_matrix
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.errors import UserError
+from segray.pipelines.io import storage
+from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.training.calibrated import labelled_with_labels
+from segray.pipelines.training.data.datasets import UnlabelledImages, read_mask
+from segray.pipelines.training.data.label_join import list_images
 from segray.pipelines.training.data.samples import TrainingData
-from segray.pipelines.training.masked_labels import masked_labels
-from segray.pipelines.training.refine import refine_steps
 from segray.pipelines.understood import line, name_some
 
-_KEY = "pseudo.forward"
+MOST_IMAGES = 512
+"""Labelled images that are counted, evenly spread."""
 _SHOWN = 6
 
 
@@ -51,14 +57,30 @@ def mistake_lines(config: TrainConfig, data: TrainingData) -> list[str]:
 
 def _confusion(config: TrainConfig, data: TrainingData) -> NDArray[np.int64] | None:
     """Pixels of the labelled images by class and label, [C, C]."""
-    labels = config.data.labels
-    if not config.pseudo.forward or labels is None:
+    if not config.pseudo.forward or config.data.labels is None:
         return None
-    classes = len(data.space.classes)
-    confusion = np.zeros((classes, classes), np.int64)
-    for one in masked_labels(config, data, labels, _KEY, refine=refine_steps(config, data)):
-        truth, label = one.truth[one.used], one.label[one.used]
-        confusion += confusion_matrix(truth, label, classes, ignore_index_of(classes))
+    classes, store = data.space.classes, LabelStore(config.data.labels)
+    if "calibration" in store.provenance:
+        where = storage.display(store.root)
+        raise UserError(
+            f"pseudo.forward: data.labels={where} was corrected by masks, on which its mistakes say little; "
+            "give the label set that it was made from, or pseudo.forward=false"
+        )
+    found = labelled_with_labels(config, data, list_images(store), "pseudo.forward")
+    counted = found[:: -(-len(found) // MOST_IMAGES)]
+    # What a person gave is no mistake of the label set.
+    stored = UnlabelledImages([replace(sample, by_hand=None) for sample in counted], store.root, classes)
+    unknown = ignore_index_of(len(classes))
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    for i, sample in enumerate(counted):
+        if (pair := stored.labels(i)) is None:
+            continue
+        (label, confidence), truth = (tensor.numpy() for tensor in pair), read_mask(sample)
+        if label.shape != truth.shape:
+            sizes = " and ".join(f"{w}x{h}" for h, w in (truth.shape, label.shape))
+            raise UserError(f"pseudo.forward: mask and label of {sample.shown_mask} are {sizes} pixels")
+        used = (label != unknown) & (confidence >= 255 * config.pseudo.min_confidence)
+        confusion += confusion_matrix(truth[used], label[used], len(classes), unknown)
     if not confusion.any():
-        raise UserError(f"{_KEY}: no pixel of the labelled images has both a class and a label")
+        raise UserError("pseudo.forward: no pixel of the labelled images has both a class and a label")
     return confusion

@@ -25,7 +25,6 @@ def check_pseudo(config: TrainConfig, data: TrainingData) -> None:
     needs = {
         "posterior": (pseudo.posterior != "switch", guided, "a method that uses zero-shot labels"),
         "forward": (pseudo.forward, guided, "a method that uses zero-shot labels"),
-        "refine": (pseudo.refine != 0, guided, "a method that uses zero-shot labels"),
         "until": (pseudo.until is not None, guided, "a method that uses zero-shot labels"),
         "segments": (pseudo.segments, method.pseudo != "none", "a method that labels images"),
         "dynamic_tau": (pseudo.dynamic_tau, method.pseudo != "none", "a method that labels images"),
@@ -42,10 +41,5 @@ def check_pseudo(config: TrainConfig, data: TrainingData) -> None:
     if pseudo.forward and (config.data.calibrate or pseudo.posterior != "switch"):
         other = "data.calibrate=true" if config.data.calibrate else f"pseudo.posterior={pseudo.posterior}"
         raise UserError(f"pseudo.forward and {other} use the same masks against the same mistakes; set one")
-    if pseudo.refine is None and config.data.calibrate:
-        raise UserError(
-            "pseudo.refine=null and data.calibrate=true use the same masks for the same labels; give a "
-            "number of steps, or data.calibrate=false"
-        )
     if not config.data.calibrate:
         transition_of(config, data.space.classes)

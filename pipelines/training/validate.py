@@ -60,7 +60,7 @@ def validate(
         _count(counts[MODEL], mask, prediction.label.long())
         ignored += (mask == unknown).sum().to(device)
         if zero_shot is not None:
-            label = _zero_shot_label(zero_shot, index, image, mask, unknown).to(device)
+            label = _zero_shot_label(zero_shot, index, mask, unknown).to(device)
             _count(counts[ZERO_SHOT], mask, torch.where(label == unknown, 0, label))
             _count(counts[ENHANCED], mask, _enhanced(prediction, label, tau, unknown))
     network.train(training)
@@ -70,10 +70,8 @@ def validate(
     return metrics
 
 
-def _zero_shot_label(
-    zero_shot: UnlabelledImages, index: int, image: Tensor, mask: Tensor, unknown: int
-) -> Tensor:
-    labels = zero_shot.labels(index, image)
+def _zero_shot_label(zero_shot: UnlabelledImages, index: int, mask: Tensor, unknown: int) -> Tensor:
+    labels = zero_shot.labels(index)
     return torch.full_like(mask, unknown, dtype=torch.int64) if labels is None else labels[0].long()
 
 

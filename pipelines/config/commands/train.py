@@ -176,8 +176,6 @@ class PseudoConfig(Config):
     """switch: Eq. 7; transition: the prediction times what a calibrated label says, less and less."""
     forward: bool = False
     """The loss of zero-shot labels allows for the mistakes that they make on the labelled images."""
-    refine: Annotated[int, Field(ge=0, le=50)] | None = 0
-    """Steps by which zero-shot labels follow their image's edges; null: those that the masks favour."""
     segments: bool = False
     """A segment of the label set takes the class that most of it surely has; segray_v3: true."""
     dynamic_tau: bool = False

@@ -24,7 +24,6 @@ from segray.pipelines.training.data.datasets import LabelledImages
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.data.training_data import open_data
 from segray.pipelines.training.data_record import DATA, stored_record, tells_validation
-from segray.pipelines.training.refine import refine_steps
 from segray.pipelines.training.run_folder import CONFIG, RunFolder
 from segray.pipelines.training.session import device_of_worker
 from segray.pipelines.training.trained import chosen_window, load_network
@@ -151,8 +150,7 @@ def _render(
     least, most = extremes(certainty, n)
     samples = [data.validation[i] for i in (*least, *most)]
     labels = None if missing else labels_of(config)
-    refine = 0 if missing else refine_steps(config, data)
-    renderer = ExampleRenderer(network, samples, labels, legend, data.space.classes, refine=refine)
+    renderer = ExampleRenderer(network, samples, labels, legend, data.space.classes)
     examples = [renderer.render(i) for i in range(len(samples))]
     return Examples(
         least=examples[: len(least)],

@@ -89,7 +89,6 @@ class ExampleRenderer:
         network: predicts.
         samples: the images, each with a mask.
         labels: folder or URI of the label set; None: no zero-shot and enhanced labels.
-        refine: see `UnlabelledImages`.
         legend: names and colours of the data's classes.
         classes: their original names in the data.
 
@@ -104,13 +103,11 @@ class ExampleRenderer:
         labels: str | None,
         legend: Legend,
         classes: Sequence[str],
-        *,
-        refine: int = 0,
     ) -> None:
         self._network, self._legend = network, legend
         self._unknown = ignore_index_of(len(classes))
         self._images = LabelledImages(samples)
-        self._zero_shot = UnlabelledImages(samples, labels, classes, refine=refine) if labels else None
+        self._zero_shot = UnlabelledImages(samples, labels, classes) if labels else None
 
     def render(self, index: int) -> Example:
         """Render image `index` of the samples.

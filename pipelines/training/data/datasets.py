@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 
 from segray.models.label_map import LabelMap, label_dtype
 from segray.models.label_space import ignore_index_of
-from segray.models.semi.refinement import refined_labels
 from segray.pipelines.corrections.apply import SURE
 from segray.pipelines.corrections.correction import Correction, by_image
 from segray.pipelines.errors import UserError
@@ -74,8 +73,6 @@ class UnlabelledImages(Dataset[tuple[Tensor, ...]]):
         classes: the data set's classes; the label set must have the same.
         corrections: of the label set.
         segments: whether the segments come along; needs `labels`.
-        refine: steps by which labels follow the edges of their image, see `refined_labels`. Where that
-            changes a pixel's class, its confidence is the share of the new one.
 
     Raises:
         UserError: the label set has other classes, or no segments.
@@ -90,9 +87,8 @@ class UnlabelledImages(Dataset[tuple[Tensor, ...]]):
         corrections: Sequence[Correction] = (),
         *,
         segments: bool = False,
-        refine: int = 0,
     ) -> None:
-        self.samples, self._refine = tuple(samples), refine
+        self.samples = tuple(samples)
         ids = [sample.stored_id for sample in self.samples]
         self._labels: StoredLabels | None = None
         self._unknown = ignore_index_of(len(classes))
@@ -116,35 +112,20 @@ class UnlabelledImages(Dataset[tuple[Tensor, ...]]):
                 self._warn_once(sample, problem)
                 continue
             shape = image.shape[1], image.shape[2]
-            return image, *self._label(sample, shape, image), *self._numbers(sample, shape)
+            return image, *self._label(sample, shape), *self._numbers(sample, shape)
         raise UserError("none of the unlabelled images can be read")
 
-    def labels(self, index: int, image: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
-        """Label and confidence without reading the image; None if the image has no label.
-
-        Args:
-            index: of the sample.
-            image: uint8 [3, H, W], without which nothing is refined.
-        """
+    def labels(self, index: int) -> tuple[Tensor, Tensor] | None:
+        """Label and confidence without reading the image; None if the image has no label."""
         stored = self._stored(self.samples[index])
-        return None if stored is None else _tensors(*self._refined(image, *stored))
+        return None if stored is None else (map_tensor(stored[0]), torch.from_numpy(stored[1]))
 
-    def _label(self, sample: Sample, shape: tuple[int, int], image: Tensor) -> tuple[Tensor, Tensor]:
+    def _label(self, sample: Sample, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         stored = self._stored(sample, shape)
         if stored is None:
             unknown = np.full(shape, self._unknown, label_dtype(self._unknown))
-            return _tensors(unknown, np.zeros(shape, np.uint8))
-        return _tensors(*self._refined(image, *stored))
-
-    def _refined(
-        self, image: Tensor | None, label: LabelMap, confidence: NDArray[np.uint8]
-    ) -> tuple[LabelMap, NDArray[np.uint8]]:
-        if not self._refine or image is None or image.shape[1:] != label.shape:
-            return label, confidence
-        ((refined, share),) = refined_labels(image, label, [self._refine], self._unknown)
-        changed = (refined != label) & (confidence != SURE)
-        new = np.rint(share * (SURE - 1)).astype(np.uint8)
-        return np.where(changed, refined, label), np.where(changed, new, confidence)
+            return map_tensor(unknown), torch.zeros(shape, dtype=torch.uint8)
+        return map_tensor(stored[0]), torch.from_numpy(stored[1])
 
     def _numbers(self, sample: Sample, shape: tuple[int, int]) -> tuple[Tensor, ...]:
         if self._segments is None:
@@ -188,10 +169,6 @@ class UnlabelledImages(Dataset[tuple[Tensor, ...]]):
 def _image(sample: Sample) -> Tensor:
     data = read_allowed(sample.image, sample.read.roots, follow=sample.read.follow_links)
     return torch.from_numpy(decode(data, sample.read)).permute(2, 0, 1).contiguous()
-
-
-def _tensors(label: LabelMap, confidence: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-    return map_tensor(label), torch.from_numpy(confidence)
 
 
 def map_tensor(label: LabelMap) -> Tensor:
