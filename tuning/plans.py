@@ -9,12 +9,12 @@ from itertools import chain
 from typing import Literal
 
 from segray.models.semi.methods import METHODS
-from segray.models.semi.objective import default_epsilon
 from segray.pipelines.config.commands.tune import TuneConfig, dimensions_of, splits_of, train_config
 from segray.pipelines.config.loading import identity
 from segray.pipelines.config.search_space import THRESHOLD
 from segray.pipelines.engine.provenance import stored_section
 from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.training.pseudo_labels import epsilon_of
 from segray.tuning.folder import SearchFolder
 from segray.tuning.records import Outcome, Trial, Values
 from segray.tuning.space import Proposer, combinations, written_value
@@ -159,7 +159,7 @@ def baseline_values(config: TuneConfig, classes: int) -> Values:
     if base.pseudo.tau is None:
         values["pseudo.tau"] = METHODS[base.method].default_tau
     if base.pseudo.epsilon is None:
-        values["pseudo.epsilon"] = float(f"{default_epsilon(classes, forward=base.pseudo.forward):.4g}")
+        values["pseudo.epsilon"] = float(f"{epsilon_of(base.pseudo, classes):.4g}")
     if any(dimension.key == THRESHOLD for dimension in dimensions) and base.data.labels is not None:
         record, labels = LabelStore(base.data.labels).provenance, base.data.labels
         values[THRESHOLD] = stored_section(record, "config", ["label.threshold"], labels)["label.threshold"]

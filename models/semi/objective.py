@@ -124,17 +124,9 @@ def _unit(confidence: Tensor) -> Tensor:
     return confidence if confidence.is_floating_point() else confidence.float() / 255
 
 
-def default_epsilon(classes: int, *, forward: bool = False) -> float:
-    """Default label smoothing for `classes` classes: 1 / C (Eq. 8); none with forward correction.
-
-    That weighs the network's probabilities against how often a class gets a wrong label. Smoothing would give
-    each class epsilon / (C - 1) of every pixel, which is more than a rare one has.
-
-    Args:
-        classes: C.
-        forward: whether wrong labels are allowed for, see `forward_cross_entropy`.
-    """
-    return 0.0 if forward else 1 / classes
+def default_epsilon(classes: int) -> float:
+    """Default label smoothing for `classes` classes: 1 / C (Eq. 8)."""
+    return 1 / classes
 
 
 def smoothed_cross_entropy(

@@ -13,8 +13,8 @@ from segray.models.semi.guidance import (
     posterior_label,
 )
 from segray.models.semi.methods import METHODS
-from segray.models.semi.objective import PseudoLabel, enhanced_label, pseudo_label
-from segray.pipelines.config.commands.train import TrainConfig
+from segray.models.semi.objective import PseudoLabel, default_epsilon, enhanced_label, pseudo_label
+from segray.pipelines.config.commands.train import PseudoConfig, TrainConfig
 from segray.pipelines.training.augmentation.views import Views
 from segray.pipelines.training.session import max_over_workers
 
@@ -77,3 +77,12 @@ class PseudoLabels:
             confidence=views.confidence,
             min_confidence=self._pseudo.min_confidence,
         )
+
+
+def epsilon_of(pseudo: PseudoConfig, classes: int) -> float:
+    """The smoothing of enhanced labels (Eq. 8) for `classes` classes."""
+    if pseudo.epsilon is not None:
+        return pseudo.epsilon
+    # Forward correction weighs probabilities against how often a label is wrong. Smoothing gives each class
+    # epsilon / (C - 1) of every pixel, which is more than a rare one has.
+    return 0.0 if pseudo.forward else default_epsilon(classes)

@@ -16,7 +16,6 @@ from segray.models.semi.guidance import soft_loss
 from segray.models.semi.methods import METHODS
 from segray.models.semi.objective import (
     PseudoLabel,
-    default_epsilon,
     smoothed_cross_entropy,
     total_loss,
 )
@@ -28,7 +27,7 @@ from segray.pipelines.training.augmentation.augment import normalise
 from segray.pipelines.training.augmentation.views import Augmentation, Views
 from segray.pipelines.training.build import uses_channels_last
 from segray.pipelines.training.data.sampler import StepBatch, one_of_each_pair
-from segray.pipelines.training.pseudo_labels import PseudoLabels
+from segray.pipelines.training.pseudo_labels import PseudoLabels, epsilon_of
 from segray.pipelines.training.session import sum_over_workers
 
 
@@ -82,10 +81,7 @@ class Objective:
         self.config, self.network, self.device = config, network, device
         self.method = METHODS[config.method]
         self.labels = PseudoLabels(config, device, total, transition)
-        pseudo = config.pseudo
-        default = default_epsilon(classes, forward=pseudo.forward)
-        epsilon = default if pseudo.epsilon is None else pseudo.epsilon
-        self.epsilon = epsilon if self.method.pseudo == "enhanced" else 0.0
+        self.epsilon = epsilon_of(config.pseudo, classes) if self.method.pseudo == "enhanced" else 0.0
         self.augment = Augmentation(config.augment, self.method.strong_views, config.seed, device)
         self.teacher = _frozen_copy(network) if self.method.teacher == "ema" else None
         self.dims = _perturbed_dims(network, device)

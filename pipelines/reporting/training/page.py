@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from segray.models.label_space import LabelSpace, is_wide
 from segray.models.semi.methods import METHODS
-from segray.models.semi.objective import default_epsilon
 from segray.pipelines.config.commands.train import NetworkConfig, TrainConfig
 from segray.pipelines.engine.progress import clock
 from segray.pipelines.io import storage
@@ -28,6 +27,7 @@ from segray.pipelines.reporting.training.examples import Examples, make_examples
 from segray.pipelines.reporting.training.history import Entry, TrainingRun, read_run
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.history import has_stopped
+from segray.pipelines.training.pseudo_labels import epsilon_of
 from segray.pipelines.understood import name_some
 
 _LABELS = {"zero_shot": "zero-shot labels", "enhanced": "enhanced labels", "": "network"}
@@ -232,8 +232,7 @@ def _pseudo_settings(config: TrainConfig, n_classes: int) -> dict[str, object]:
     method, pseudo = METHODS[config.method], config.pseudo
     settings: dict[str, object] = {} if method.pseudo == "none" else {"tau": tau_of(config)}
     if method.pseudo == "enhanced":
-        default = default_epsilon(n_classes, forward=pseudo.forward)
-        smoothing = default if pseudo.epsilon is None else pseudo.epsilon
-        settings |= {"epsilon": f"{smoothing:.4g}", "min_confidence": pseudo.min_confidence}
+        smoothing = f"{epsilon_of(pseudo, n_classes):.4g}"
+        settings |= {"epsilon": smoothing, "min_confidence": pseudo.min_confidence}
         settings |= {"segments": pseudo.segments}
     return settings | ({"ema": pseudo.ema} if method.teacher == "ema" else {})
