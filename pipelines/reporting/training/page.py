@@ -234,5 +234,5 @@ def _pseudo_settings(config: TrainConfig, n_classes: int) -> dict[str, object]:
     if method.pseudo == "enhanced":
         smoothing = f"{epsilon_of(pseudo, n_classes):.4g}"
         settings |= {"epsilon": smoothing, "min_confidence": pseudo.min_confidence}
-        settings |= {"segments": pseudo.segments}
+        settings |= {"segments": pseudo.segments, "forward": pseudo.forward}
     return settings | ({"ema": pseudo.ema} if method.teacher == "ema" else {})
