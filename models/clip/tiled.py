@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from segray.models.clip.refinement import refined
 from segray.models.clip.zero_shot import PixelClasses, dense_labels, pool_segments
 from segray.models.masks import Box, Segment
 from segray.models.tiling import Tile, clipped, slices
@@ -49,7 +52,12 @@ def pool_tiles(tiles: Sequence[TileFeatures], segments: Sequence[Segment]) -> Te
 
 
 def label_tiles(
-    tiles: Sequence[TileFeatures], classifier: ZeroShotClassifier, size: tuple[int, int], threshold: float
+    tiles: Sequence[TileFeatures],
+    classifier: ZeroShotClassifier,
+    size: tuple[int, int],
+    threshold: float,
+    image: NDArray[np.uint8] | None = None,
+    steps: int = 0,
 ) -> PixelClasses:
     """As `dense_labels`, each pixel by the tile in whose core it is.
 
@@ -58,10 +66,16 @@ def label_tiles(
         classifier: the class names.
         size: (height, width) of the image.
         threshold: see `dense_labels`.
+        image: uint8 RGB [H, W, 3], whose edges the labels follow. With several tiles it has this size.
+        steps: of `refined`; 0: none.
     """
     maps: PixelClasses | None = None
     for one in tiles:
-        of_tile = dense_labels(one.grid, classifier, *_size(one.tile), threshold)
+        refine = None
+        if image is not None and steps:
+            part = image if len(tiles) == 1 else image[one.tile.inside]
+            refine = partial(refined, image=part, steps=steps)
+        of_tile = dense_labels(one.grid, classifier, *_size(one.tile), threshold, refine)
         if maps is None:
             maps = PixelClasses(*(np.zeros(size, part.dtype) for part in of_tile))
         x, y = one.tile.box[:2]

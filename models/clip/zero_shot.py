@@ -6,7 +6,7 @@ Segmentation" (ICIP 2025, arXiv 2505.19846).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +23,8 @@ from segray.models.transfer import to_device
 
 if TYPE_CHECKING:  # open_clip takes seconds to import, and workers that only render do not need it
     from segray.models.clip.text import ZeroShotClassifier
+
+Refine = Callable[[Tensor], Tensor]
 
 _VALUES_AT_ONCE = 1 << 20
 _PIXELS_AT_ONCE = 1 << 26
@@ -170,14 +172,28 @@ def vote(segments: Sequence[Segment], best: LabelMap) -> NDArray[np.int64]:
 
 @torch.no_grad()
 def dense_labels(
-    features: Tensor, classifier: ZeroShotClassifier, height: int, width: int, threshold: float
+    features: Tensor,
+    classifier: ZeroShotClassifier,
+    height: int,
+    width: int,
+    threshold: float,
+    refine: Refine | None = None,
 ) -> PixelClasses:
     """Classify every pixel by itself, without segments: label and confidence as of `render_label_map`.
 
-    The classes' cosines on the feature grid [h, w, D] are upsampled bilinearly.
+    The classes' cosines on the feature grid are upsampled bilinearly.
+
+    Args:
+        features: [h, w, D].
+        classifier: the class names.
+        height: of the image in pixels.
+        width: the same.
+        threshold: a cosine.
+        refine: makes the cosines [h', w', C] of those [h, w, C] before they are upsampled; None: as they are.
     """
     cosines, ids = _class_cosines(features, classifier)
-    rows, columns = features.shape[:2]
+    cosines = cosines if refine is None else refine(cosines)
+    rows, columns = cosines.shape[:2]
     vertical = _upsampling(height, rows, cosines.device, cosines.dtype)
     horizontal = _upsampling(width, columns, cosines.device, cosines.dtype)
     across = cosines.permute(2, 0, 1) @ horizontal.T

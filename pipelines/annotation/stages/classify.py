@@ -15,7 +15,7 @@ from segray.models.label_map import SegmentClasses, split
 from segray.models.masks import Segment, unpack
 from segray.models.tiling import Tiling
 from segray.pipelines.annotation.stages.base import Stage
-from segray.pipelines.annotation.stages.features import load_clip, tile_features
+from segray.pipelines.annotation.stages.features import Image, load_clip, tile_features
 from segray.pipelines.annotation.stages.loading import device_of, load_or_defer_error
 from segray.pipelines.annotation.stages.raw_columns import raw
 from segray.pipelines.annotation.stages.schemas import CLASSIFIED_SCHEMA, classes_to_bytes, pixels_of
@@ -137,9 +137,10 @@ class ClassifySegments(Stage):
         sizes = [(row["height"], row["width"]) for row in rows]
         grids = tile_features(self.model(), self._config, self._tiling, images, segments or None, sizes)
         if not segments:
-            return [_with_pixels(row, self._pixels(row, grid)) for row, grid in zip(rows, grids, strict=True)]
+            parts = zip(rows, grids, images, strict=True)
+            return [_with_pixels(row, self._pixels(row, grid, image)) for row, grid, image in parts]
         pooled = [self._pooled(*parts) for parts in zip(grids, segments, strict=True)]
-        by_pixel = [self._by_pixel(*parts) for parts in zip(rows, grids, segments, strict=True)]
+        by_pixel = [self._by_pixel(*parts) for parts in zip(rows, grids, images, segments, strict=True)]
         elected = [of_image for _, of_image in by_pixel]
         batches = zip(self._batches(pooled), self._batches(elected), strict=True)
         classified = chain.from_iterable(starmap(self._classify_segments, batches))
@@ -149,7 +150,7 @@ class ClassifySegments(Stage):
         ]
 
     def _by_pixel(
-        self, row: Row, tiles: list[TileFeatures], segments: list[Segment]
+        self, row: Row, tiles: list[TileFeatures], image: Image, segments: list[Segment]
     ) -> tuple[Row, NDArray[np.int64]]:
         """The row with its pixels' classes, and its segments' by vote, where the run uses them."""
         from segray.models.clip.zero_shot import vote
@@ -157,7 +158,7 @@ class ClassifySegments(Stage):
         none, text = np.zeros(0, np.int64), self._text
         if not (text.vote or text.unsegmented):
             return row, none
-        pixels = self._pixels(row, tiles)
+        pixels = self._pixels(row, tiles, image)
         elected = vote(segments, pixels.best) if text.vote else none
         return _with_pixels(row, pixels) if text.unsegmented else row, elected
 
@@ -165,10 +166,11 @@ class ClassifySegments(Stage):
         """On a CPU one image at a time, as `clip_features`; a GPU waits once per batch."""
         return [[image] for image in images] if self.model().device.type == "cpu" else [images]
 
-    def _pixels(self, row: Row, tiles: list[TileFeatures]) -> PixelClasses:
+    def _pixels(self, row: Row, tiles: list[TileFeatures], image: Image) -> PixelClasses:
         from segray.models.clip.tiled import label_tiles
 
-        return label_tiles(tiles, self._classifier, (row["height"], row["width"]), self._text.threshold)
+        size, threshold = (row["height"], row["width"]), self._text.threshold
+        return label_tiles(tiles, self._classifier, size, threshold, image, self._config.refine)
 
     def _pooled(self, tiles: list[TileFeatures], segments: list[Segment]) -> Tensor:
         from segray.models.clip.tiled import pool_tiles

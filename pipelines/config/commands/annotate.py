@@ -129,6 +129,8 @@ class ClipModel(Config):
     """Temperature of the self-self attention; null: the adaptive temperature of GEM."""
     image_size: int | None = Field(default=None, ge=32, le=4096)
     """Side of CLIP's square input in pixels, with proxy, corr and tipsv2 of its window; null: the default."""
+    refine: int = Field(default=0, ge=0, le=100)
+    """Steps by which pixels' classes follow the image's edges (PAMR); 0: none, published work: 10."""
     precision: Precision = "auto"
     """Precision of CLIP's image tower; auto as in sam.precision. Pooling and scores stay in fp32."""
 
@@ -318,6 +320,12 @@ class AnnotateConfig(Config):
             given = getattr(self.label, name) != LabelConfig.model_fields[name].default
             if given and self.sam.model == "none":
                 raise ValueError(f"label.{name} has no effect with sam.model=none; leave it out")
+        of_segments = self.label.pool == "mean" and self.label.unsegmented == "background"
+        if self.clip.refine and self.annotator == SAM_CLIP and self.sam.model != "none" and of_segments:
+            raise ValueError(
+                "clip.refine has no effect without labels of pixels; leave it out, or set sam.model=none, "
+                "label.pool=vote or label.unsegmented=pixels"
+            )
         return self
 
 

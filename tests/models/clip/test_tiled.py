@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from segray.models.clip.refinement import refined
 from segray.models.clip.text import ZeroShotClassifier
 from segray.models.clip.tiled import TileFeatures, label_tiles, pool_tiles
 from segray.models.clip.zero_shot import dense_labels, pool_segments
@@ -59,6 +62,32 @@ def test_pixels_have_the_class_of_their_own_tile() -> None:
         for whole, part in zip(found, own, strict=True):
             inside = part[y - y0 : y - y0 + ch, x - x0 : x - x0 + cw]
             assert np.array_equal(whole[y : y + ch, x : x + cw], inside)
+
+
+def test_each_tile_follows_the_edges_of_its_own_part() -> None:
+    embeddings = F.normalize(torch.randn(4, 6, generator=torch.Generator().manual_seed(1)), dim=-1)
+    classifier = ZeroShotClassifier(embeddings, torch.arange(4), 20.0)
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3)).astype(np.uint8)
+    found = label_tiles(features(), classifier, SIZE, 0.0, image, 2)
+    for one in features():
+        (x0, y0, w, h), (x, y, cw, ch) = one.tile.box, one.tile.core
+        part = partial(refined, image=image[y0 : y0 + h, x0 : x0 + w], steps=2)
+        own = dense_labels(one.grid, classifier, h, w, 0.0, part)
+        inside = own.label[y - y0 : y - y0 + ch, x - x0 : x - x0 + cw]
+        assert np.array_equal(found.label[y : y + ch, x : x + cw], inside)
+    assert (found.label != label_tiles(features(), classifier, SIZE, 0.0).label).any()
+
+
+def test_a_small_copy_of_the_image_has_its_edges() -> None:
+    """One tile alone: `image.reduce_jpeg` and tiles exclude each other."""
+    (tile,) = Tiling(64, 0.3).tiles(*SIZE)
+    embeddings = F.normalize(torch.randn(4, 6, generator=torch.Generator().manual_seed(1)), dim=-1)
+    classifier = ZeroShotClassifier(embeddings, torch.arange(4), 20.0)
+    small = np.random.default_rng(0).integers(0, 256, (19, 25, 3)).astype(np.uint8)
+    grid = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(0))
+    found = label_tiles([TileFeatures(tile, grid)], classifier, SIZE, 0.0, small, 2)
+    own = dense_labels(grid, classifier, *SIZE, 0.0, partial(refined, image=small, steps=2))
+    assert np.array_equal(found.label, own.label)
 
 
 def test_one_tile_is_the_whole_image_to_the_bit() -> None:

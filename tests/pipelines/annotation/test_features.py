@@ -42,6 +42,10 @@ from tests.pipelines.annotation.reading import GUARD, reading
 from tests.pipelines.plain_runs import PLAN, config_of, draw_scenes, label_plainly, manifest_table
 
 SPACE = label_space("picture_book")
+NO_PIXELS = (
+    "clip.refine has no effect without labels of pixels; leave it out, or set sam.model=none, "
+    "label.pool=vote or label.unsegmented=pixels"
+)
 SAM = SamConfig(model="builtin", points_per_side=3, pred_iou_thresh=0, stability_score_thresh=0)
 
 
@@ -109,9 +113,9 @@ def test_a_vote_and_the_pixels_in_no_segment_are_of_one_map(
 ) -> None:
     config, maps = ClipConfig(model="builtin"), list[tuple[int, int]]()
 
-    def counted(tiles: object, classifier: object, size: tuple[int, int], threshold: float) -> object:
+    def counted(tiles: object, classifier: object, size: tuple[int, int], *others: object) -> object:
         maps.append(size)
-        return label_tiles(tiles, classifier, size, threshold)  # type: ignore[arg-type]
+        return label_tiles(tiles, classifier, size, *others)  # type: ignore[arg-type]
 
     voted, dense = (
         ClassifySegments(config, text_of(0.05, vote=v, unsegmented=not v), True, PLAN, GUARD)(segmented)
@@ -123,6 +127,31 @@ def test_a_vote_and_the_pixels_in_no_segment_are_of_one_map(
     assert both["classes"] == voted["classes"] != dense["classes"]
     assert both["label"] == dense["label"] != voted["label"]
     assert both["confidence"] == dense["confidence"]
+
+
+@pytest.mark.parametrize("side", [None, 64])
+def test_pixels_follow_the_edges_of_their_image(segmented: pa.Table, side: int | None) -> None:
+    """With tiles, of which each has a part of the image; by a vote, the segments, too."""
+    tiling = Tiling(side, 0.25) if side else None
+    plain, config = (ClipConfig(model="builtin", refine=steps) for steps in (0, 3))
+    clip, classifier = build_clip("builtin"), text_of().to_classifier()
+
+    def stage(options: ClipConfig, text: TextEmbeddings) -> pa.Table:
+        return ClassifySegments(options, text, True, PLAN, GUARD, tiling=tiling)(segmented)
+
+    refined, coarse = (stage(options, text_of(0.05, unsegmented=True)) for options in (config, plain))
+    assert refined["classes"] == coarse["classes"]
+    for before, row, other in zip(
+        segmented.to_pylist(), refined.to_pylist(), coarse.to_pylist(), strict=True
+    ):
+        image, size = pixels_of(before), (row["height"], row["width"])
+        (tiles,) = tile_features(clip, config, tiling, [image], None, [size])
+        assert (len(tiles) > 1) == bool(side)
+        expected = label_tiles(tiles, classifier, size, 0.05, image, 3)
+        assert row["label"] == expected.label.tobytes() != other["label"]
+        assert row["confidence"] == expected.confidence.tobytes()
+    voted = [stage(options, text_of(0.05, vote=True))["classes"] for options in (config, plain)]
+    assert voted[0] != voted[1]
 
 
 def test_a_tie_goes_to_the_lower_id() -> None:
@@ -150,6 +179,10 @@ def test_gem_is_the_default_and_has_the_bits_that_it_had(segmented: pa.Table) ->
         (
             "sam.model=none label.pool=vote",
             "label.pool has no effect with sam.model=none; leave it out",
+        ),
+        (
+            "clip.refine=10",
+            NO_PIXELS,
         ),
     ],
 )
