@@ -36,7 +36,7 @@ def segray(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 @pytest.fixture
 def verify_does(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[Config], None]], None]]:
     """Puts another program behind `segray verify`."""
-    loggers = [logging.getLogger(name) for name in ("models", "pipelines", "tuning")]
+    loggers = [logging.getLogger("segray")]
     before = [(logger.level, list(logger.handlers)) for logger in loggers]
     yield lambda program: monkeypatch.setitem(
         sys.modules,

@@ -318,6 +318,11 @@ def test_a_label_set_without_classes_found_or_pictures_still_makes_a_page(tmp_pa
     text = assert_closed(build(str(out))).text()
     assert "0 of 9 classes were found, on 0.0\u00a0% of the pixels." in text.replace(" %", "\u00a0%")
     assert "no pixel has a class" in text
+    assert "covered by 3 segments" in text
+    unsegmented = write_store(tmp_path / "pixels", [{**ok_row("a.png", flat(0)), "n_segments": 0}])
+    text = build(str(unsegmented))
+    assert "of the pixels above the threshold" in text
+    assert "no colour: below the threshold" in text
 
 
 def test_no_label_set_is_one_clear_line(tmp_path: Path) -> None:
