@@ -1,9 +1,9 @@
 """Scores of pixels that follow the edges of their image: pixel-adaptive mask refinement (PAMR).
 
 Each pixel's scores become a mean of its neighbours', in which neighbours of its own colour count most, step
-by step: Araslanov & Roth, "Single-Stage Semantic Segmentation from Image Labels" (CVPR 2020). Ten steps
-behind CLIP's patches are those of Hajimiri et al., "Pay Attention to Your Neighbours" (NACLIP, WACV 2025).
-Here on a grid of every second pixel, or coarser: scores of patches are coarse anyway.
+by step: Araslanov & Roth, "Single-Stage Semantic Segmentation from Image Labels" (CVPR 2020). Ten steps,
+as in its code; NACLIP (WACV 2025) refines CLIP's patches so, with other neighbours. Here on a grid of every
+second pixel, or coarser, but never coarser than the scores: those of patches are coarse anyway.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ _VALUES = 1 << 24
 """Cells times classes, at most."""
 _DILATIONS = (1, 2, 4, 8, 12, 24)
 """Distances of the neighbours, in cells (PAMR's code: in pixels)."""
+REFINED_SIDE = _LEAST_STRIDE * _SIDE
+"""Longer side in pixels above which more of them say no more."""
 _SHARPNESS = 0.1
 """Difference of colour that weakens a neighbour by e, in local standard deviations (PAMR's code)."""
 _FLAT = 1e-3
@@ -42,9 +44,12 @@ def refined(scores: Tensor, image: NDArray[np.uint8], steps: int) -> Tensor:
         steps: 1 or more.
     """
     height, width = image.shape[:2]
-    size = _grid(height, width, scores.shape[-1])
-    colours = torch.from_numpy(np.ascontiguousarray(image)).to(scores.device).permute(2, 0, 1).float()
-    weights = _weights(F.interpolate(colours[None], size, mode="area")[0])
+    rows, columns = _grid(height, width, scores.shape[-1])
+    size = max(rows, scores.shape[0]), max(columns, scores.shape[1])
+    channels = torch.from_numpy(image).to(scores.device).permute(2, 0, 1)
+    # One by one: a large image in float32 is larger than the models.
+    colours = [F.interpolate(channel[None, None].float(), size, mode="area")[0, 0] for channel in channels]
+    weights = _weights(torch.stack(colours))
     maps = F.interpolate(scores.permute(2, 0, 1)[None], size, mode="bilinear")[0]
     for some in maps.split(_CLASSES_AT_ONCE):
         for _ in range(steps):
@@ -61,7 +66,9 @@ def _grid(height: int, width: int, classes: int) -> tuple[int, int]:
 
 def _weights(colours: Tensor) -> Tensor:
     """How much each neighbour of a cell counts, [N, h, w], from colours [3, h, w]."""
-    total, squares, count = torch.zeros_like(colours), torch.zeros_like(colours), len(_OFFSETS) + 1
+    # The cell itself is the centre of each dilation.
+    count = len(_OFFSETS) + len(_DILATIONS)
+    total, squares = torch.zeros_like(colours), torch.zeros_like(colours)
     for neighbour in _neighbours(colours):
         difference = neighbour - colours
         total += difference

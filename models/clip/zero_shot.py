@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segray.models.clip.upsampling import Upsampled
 from segray.models.label_map import NO_RUNNER_UP, LabelMap, SegmentClasses, label_dtype, levels_of
 from segray.models.label_space import ignore_index_of
 from segray.models.masks import Segment
@@ -193,16 +194,13 @@ def dense_labels(
     """
     cosines, ids = _class_cosines(features, classifier)
     cosines = cosines if refine is None else refine(cosines)
-    rows, columns = cosines.shape[:2]
-    vertical = _upsampling(height, rows, cosines.device, cosines.dtype)
-    horizontal = _upsampling(width, columns, cosines.device, cosines.dtype)
-    across = cosines.permute(2, 0, 1) @ horizontal.T
+    maps = Upsampled(cosines.permute(2, 0, 1), height, width)
     # The classes' maps at full size would take gigabytes for many classes: a band of rows at once.
     band = max(1, _VALUES_AT_ONCE // (len(ids) * width))
     dtype = label_dtype(ignore_index_of(int(ids.max()) + 1))
     labels, levels, winners = [], [], []
     for top in range(0, height, band):
-        scores = vertical[top : top + band] @ across
+        scores = maps.band(top, min(top + band, height))
         score, best = scores.max(0)
         has_class = score > threshold
         confidence = (classifier.logit_scale * scores).softmax(0).amax(0)

@@ -149,6 +149,7 @@ def _prepared(config: AnnotateConfig, space: LabelSpace, models: Models) -> Prep
 
 
 def _with_clip(config: AnnotateConfig, space: LabelSpace, models: Models, clip: ClipModel) -> Prepared:
+    from segray.models.clip.refinement import REFINED_SIDE
     from segray.models.clip.text import embed_label_space, resolve_templates
 
     templates = resolve_templates(config.label.templates)
@@ -171,8 +172,9 @@ def _with_clip(config: AnnotateConfig, space: LabelSpace, models: Models, clip: 
         },
     }
     record = provenance(config, space, models=made_by, templates=templates)
-    # The sizes that the models need: SAM's of the long side, CLIP's of both.
-    keep = (max(models.size, clip_size), clip_size) if config.image.reduce_jpeg else None
+    # The sizes that the models need: SAM's and the edges' of the long side, CLIP's of both.
+    edges = REFINED_SIDE if config.clip.refine else 0
+    keep = (max(models.size, clip_size, edges), clip_size) if config.image.reduce_jpeg else None
     return Prepared(
         config,
         space,

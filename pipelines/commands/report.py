@@ -104,6 +104,8 @@ def build(
         "report.html",
         title=visible(storage.display(root)),
         totals=counted,
+        segmented=provenance.get("sam", {}).get("model") != "none",
+        of_pixels=provenance.get("config", {}).get("label.unsegmented") == "pixels",
         score=score,
         masks=visible(storage.display(masks)) if masks else "",
         legend=[(name, legend.colour(i)) for i, name in enumerate(legend.names)],

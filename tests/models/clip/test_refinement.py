@@ -30,7 +30,7 @@ def naive(scores: NDArray[np.float64], image: NDArray[np.float64], steps: int) -
             for x in range(width):
                 at = [(np.clip(y + b, 0, height - 1), np.clip(x + a, 0, width - 1)) for b, a in offsets]
                 around = np.array([image[p] for p in at])
-                deviation = np.std(np.vstack([around, image[y, x]]), axis=0, ddof=1)
+                deviation = np.std(np.vstack([around, *[image[y, x]] * 6]), axis=0, ddof=1)
                 far = np.abs(around - image[y, x]) / (0.1 * np.maximum(deviation, 1e-3))
                 weights = np.exp(-far.mean(1))
                 result[y, x] = weights @ np.array([scores[p] for p in at]) / weights.sum()
@@ -53,7 +53,7 @@ def test_scores_that_are_out_of_place_move_to_the_edge() -> None:
     image, right = halves(64, 96)
     shifted = np.roll(right, 6, 1)
     shifted[:, :6] = False
-    scores = torch.from_numpy(np.stack([~shifted, shifted], -1)).float()
+    scores = torch.from_numpy(np.stack([~shifted, shifted], -1)[::2, ::2]).float()
     found = refined(scores, image, 10)
     assert found.shape == (32, 48, 2)
     assert (shifted != right).mean() > 0.06
@@ -75,7 +75,7 @@ def test_any_size(size: tuple[int, int]) -> None:
     scores = torch.rand(4, 6, 2, generator=torch.Generator().manual_seed(0))
     found = refined(scores, image, 2)
     stride = 3 if max(size) > 1024 else 2
-    assert found.shape == (-(-size[0] // stride), -(-size[1] // stride), 2)
+    assert found.shape == (max(4, -(-size[0] // stride)), max(6, -(-size[1] // stride)), 2)
     assert found.isfinite().all()
 
 
@@ -87,6 +87,17 @@ def test_many_classes_have_a_coarser_grid_and_each_its_own_scores(monkeypatch: p
     torch.testing.assert_close(refined(scores, image, 2), all_at_once)
     monkeypatch.setattr(refinement, "_VALUES", 40 * 200)
     assert refined(scores, image, 2).shape == (11, 16, 40)
+
+
+def test_a_long_strip_keeps_the_rows_of_its_scores() -> None:
+    """Every second row of the scores is of another class, and of another colour."""
+    odd = np.arange(28) % 2 == 1
+    colours = np.array([[30, 90, 160], [200, 60, 40]], np.uint8)[odd.astype(int)]
+    image = colours.repeat(4, 0)[:, None].repeat(6000, 1)
+    scores = torch.from_numpy(np.stack([~odd, odd], -1)[:, None].repeat(28, 1)).float()
+    found = refined(scores, image, 3)
+    assert found.shape == (28, 500, 2)
+    np.testing.assert_array_equal(found.argmax(-1).numpy() == 1, odd[:, None].repeat(500, 1))
 
 
 def test_scores_given_stay_as_they_were() -> None:

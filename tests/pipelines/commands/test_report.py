@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import base64
 import io
 import json
 import re
@@ -20,7 +19,6 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io.label_png import encode_gray_png
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.printing import visible
-from segray.pipelines.reporting import thumbnails
 from segray.pipelines.reporting.label_set.summary import choose, read_chosen, totals
 from tests.pipelines.label_set.small_store import (
     PROVENANCE,
@@ -31,6 +29,7 @@ from tests.pipelines.label_set.small_store import (
     write_manifest,
     write_store,
 )
+from tests.pipelines.reporting.test_thumbnails import decoded
 
 ADDRESS_ATTRIBUTES = {
     "src",
@@ -88,12 +87,6 @@ def flat(value: int, size: tuple[int, int] = (8, 10)) -> NDArray[np.uint8]:
 
 def sure_row(image_id: str, confidence: int) -> dict[str, Any]:
     return ok_row(image_id, flat(1), confidence=flat(confidence))
-
-
-def decoded(uri: str) -> Image.Image:
-    head, _, body = uri.partition(",")
-    assert head in {"data:image/png;base64", "data:image/jpeg;base64"}
-    return Image.open(io.BytesIO(base64.b64decode(body, validate=True)))
 
 
 @pytest.fixture(scope="module")
@@ -319,10 +312,19 @@ def test_a_label_set_without_classes_found_or_pictures_still_makes_a_page(tmp_pa
     assert "0 of 9 classes were found, on 0.0\u00a0% of the pixels." in text.replace(" %", "\u00a0%")
     assert "no pixel has a class" in text
     assert "covered by 3 segments" in text
-    unsegmented = write_store(tmp_path / "pixels", [{**ok_row("a.png", flat(0)), "n_segments": 0}])
-    text = build(str(unsegmented))
+    assert "no colour: no segment" in text
+
+
+def test_labels_of_pixels_are_told_from_those_of_segments(tmp_path: Path) -> None:
+    row = {**ok_row("a.png", flat(1)), "n_segments": 0}
+    without = {**PROVENANCE, "sam": {"model": "none", "sha256": None}}
+    text = assert_closed(build(str(write_store(tmp_path / "none", [row], provenance=without)))).text()
     assert "of the pixels above the threshold" in text
-    assert "no colour: below the threshold" in text
+    assert "no colour: no class" in text
+    assert "segment" not in text.partition("How it was made")[0].replace("segray", "")
+    both = {**PROVENANCE, "config": {"images": "scenes", "label.unsegmented": "pixels"}}
+    text = assert_closed(build(str(write_store(tmp_path / "both", [row], provenance=both)))).text()
+    assert "covered by 0 segments, or above the threshold" in text
 
 
 def test_no_label_set_is_one_clear_line(tmp_path: Path) -> None:
@@ -356,38 +358,6 @@ def pictures_jpeg(image: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG")
     return buffer.getvalue()
-
-
-def test_pictures_keep_ids_and_colours() -> None:
-    label = np.zeros((6, 6), np.uint8)
-    label[:, 3:] = 2
-    palette = np.zeros((256, 3), np.uint8)
-    palette[2] = 10, 200, 30
-    shown = np.asarray(decoded(thumbnails.label_overlay(label, palette, opaque=True)))
-    assert shown[0, 5].tolist() == [10, 200, 30, 255]
-    assert shown[0, 0].tolist() == [0, 0, 0, 0]
-    assert np.asarray(decoded(thumbnails.label_overlay(label, palette)))[0, 5, 3] < 255
-    ids = np.random.default_rng(0).choice(np.array([0, 7, 255], np.uint8), (1000, 500))
-    small = thumbnails.shrink(ids)
-    assert small.shape == (360, 180)
-    assert set(np.unique(small)) == {0, 7, 255}
-
-
-def test_error_map_tells_the_kinds_apart() -> None:
-    truth = np.array([[1, 1, 1, 0, 255, 0, 1]], np.uint8)
-    label = np.array([[1, 2, 0, 2, 2, 0, 255]], np.uint8)
-    shown = np.asarray(decoded(thumbnails.error_map(truth, label)))[0]
-    kinds = ["right class", "wrong class", "missed", "not there", "not counted"]
-    assert [tuple(pixel[:3]) for pixel in shown[:5]] == [thumbnails.ERROR_COLOURS[kind] for kind in kinds]
-    assert shown[5, 3] == 0
-    assert tuple(shown[6, :3]) == thumbnails.ERROR_COLOURS["missed"]
-
-
-def test_confidence_runs_from_dark_to_light_and_zero_is_blank() -> None:
-    shown = np.asarray(decoded(thumbnails.confidence_map(np.array([[0, 1, 128, 255]], np.uint8))))[0]
-    assert shown[0, 3] == 0
-    brightness = shown[1:, :3].sum(1).astype(int)
-    assert (np.diff(brightness) > 0).all()
 
 
 def test_extreme_shapes_have_a_picture(tmp_path: Path) -> None:

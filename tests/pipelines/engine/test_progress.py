@@ -127,6 +127,7 @@ def _run(**changes: Any) -> Any:
         "rows": {"ok": 6, "error": 3, "skipped": 1},
         "labelled_fraction": 0.4567,
         "n_segments": 321,
+        "no_segments": {"count": 0, "first": []},
         "classes": [
             {"name": "background", "pixels": 90, "share": 0.9, "images": 6},
             {"name": "tree", "pixels": 0, "share": 0.0, "images": 0},
@@ -141,6 +142,14 @@ def _run(**changes: Any) -> Any:
         },
     }
     return {**run, **changes}
+
+
+def test_the_summary_of_labels_of_pixels_has_no_segments() -> None:
+    run = _run(n_segments=0)
+    del run["no_segments"]
+    lines = summary_lines(run, "labels")
+    assert "labelled    45.7 % of the pixels are above the threshold" in lines
+    assert not [text for text in lines if "segment" in text]
 
 
 def test_the_summary_says_what_was_done_and_what_was_not() -> None:
