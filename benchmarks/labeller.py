@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from segray.models.annotators.sam import SamModel
 from segray.models.clip.model import build_clip
+from segray.models.clip.refinement import refined
 from segray.models.clip.text import embed_label_space, resolve_templates
 from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_segments
 from segray.models.label_map import SegmentClasses, render_label_map
@@ -64,9 +67,13 @@ class Labeller:
         pooled = pool_segments(features, segments, height, width).half().float()
         return classify_segments(pooled, self._classifier, self._config.label.threshold)
 
-    def label_pixels(self, features: Tensor, height: int, width: int) -> Image:
-        """Label map uint8 [height, width], each pixel named by itself."""
-        return dense_labels(features, self._classifier, height, width, self._config.label.threshold).label
+    def label_pixels(
+        self, features: Tensor, height: int, width: int, image: Image | None = None, steps: int = 0
+    ) -> Image:
+        """Label map uint8 [height, width], each pixel named by itself; with an image `refined`."""
+        refine = None if image is None else partial(refined, image=image, steps=steps)
+        threshold = self._config.label.threshold
+        return dense_labels(features, self._classifier, height, width, threshold, refine).label
 
     def label_segments(self, image: Image, size: tuple[int, int] | None = None) -> tuple[Image, Image]:
         """SAM + CLIP: label map and confidence, both uint8 [H, W], or of `size`."""

@@ -1,9 +1,9 @@
-"""Label quality without training on labels: CLIP patches, GEM, and SAM + GEM on fresh picture-book scenes.
+"""Label quality without training on labels: CLIP patches, GEM, both with `clip.refine`, and SAM + GEM.
 
     python -m benchmarks.zero_shot --scenes 100 --seeds 11 12 13
 
-WORDS are `key=value` of `segray annotate`, such as label.templates=imagenet80. The three ways share the
-model, the names, the background names and the threshold. No Ray: a loop over the images.
+WORDS are `key=value` of `segray annotate`, such as label.templates=imagenet80. All ways share fresh scenes of
+the picture book, the model, the names, the background names and the threshold. No Ray: a loop over images.
 """
 
 from __future__ import annotations
@@ -35,7 +35,15 @@ from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.scenes.picture_book import Scene, draw_scene
 
-WAYS = {"clip": "CLIP patches", "gem": "GEM", "sam_gem": "SAM + GEM"}
+STEPS = 10
+"""Of `clip.refine`."""
+WAYS = {
+    "clip": "CLIP patches",
+    "clip_refined": f"CLIP patches, refined in {STEPS} steps",
+    "gem": "GEM",
+    "gem_refined": f"GEM, refined in {STEPS} steps",
+    "sam_gem": "SAM + GEM",
+}
 FOUND = 0.5
 """IoU with an object from which a segment counts as having found it."""
 
@@ -96,6 +104,8 @@ def take(scene: Scene, labeller: Labeller, seed: Seed) -> None:
     segments = labeller.segments(scene.image)
     naming = labeller.name(segments, grids["gem"], height, width)
     labels = {kind: labeller.label_pixels(grid, height, width) for kind, grid in grids.items()}
+    for kind, grid in grids.items():
+        labels[f"{kind}_refined"] = labeller.label_pixels(grid, height, width, scene.image, STEPS)
     labels["sam_gem"] = render_label_map(segments, naming, height, width)[0]
     for way, label in labels.items():
         seed.confusion[way] += confusion_matrix(scene.mask, label, len(labeller.space.classes))

@@ -46,7 +46,8 @@ def test_zero_shot_writes_the_promised_figures(tmp_path: Path) -> None:
     assert record["seeds"] == [11]
     assert record["config"] == [QUICK]
     assert record["objects"] == sum(len(draw_scene(11, i, 64).objects) for i in range(2))
-    shares = {"miou_clip", "miou_gem", "miou_sam_gem", "sam_best_iou", "sam_objects_found"}
+    refined = {"miou_clip_refined", "miou_gem_refined"}
+    shares = {"miou_clip", "miou_gem", "miou_sam_gem", "sam_best_iou", "sam_objects_found"} | refined
     counts = {"sam_segments_per_image", "sam_false_segments_per_image"}
     assert record["figures"].keys() == shares | counts | {"gem_names_true_masks"}
     for name, spread in record["figures"].items():
@@ -111,8 +112,10 @@ class _Oracle:
     def features(self, image: Any, kind: str) -> str:
         return kind
 
-    def label_pixels(self, features: str, height: int, width: int) -> Any:
-        return self._scene.mask if features == "gem" else np.zeros((height, width), np.uint8)
+    def label_pixels(self, features: str, height: int, width: int, image: Any = None, steps: int = 0) -> Any:
+        refined = image is self._scene.image and steps == zero_shot.STEPS
+        knows = refined or features == "gem"
+        return self._scene.mask if knows else np.zeros((height, width), np.uint8)
 
     def name(self, segments: list[Segment], features: Any, height: int, width: int) -> SegmentClasses:
         n = len(segments)
@@ -137,6 +140,7 @@ def test_the_truth_scores_full_marks_and_a_blind_model_none() -> None:
     figures, seed = _count(scene, objects)
     assert figures["miou_gem"] == figures["miou_sam_gem"] == 1
     assert figures["miou_clip"] < 0.5
+    assert figures["miou_clip_refined"] == 1
     assert figures["sam_best_iou"] == figures["sam_objects_found"] == figures["gem_names_true_masks"] == 1
     assert (seed.segments, seed.false) == ([len(objects)], [0])
     blind, _ = _count(scene, [])

@@ -24,7 +24,8 @@ from segray.pipelines.reporting.training.history import read_run
 from segray.pipelines.reporting.training.page import build
 from segray.pipelines.reporting.training.samples import ExampleRenderer, Network
 from segray.pipelines.training.data.training_data import open_data
-from tests.pipelines.commands.test_report import Page, assert_closed, decoded
+from tests.pipelines.commands.test_report import Page, assert_closed
+from tests.pipelines.reporting.test_thumbnails import decoded
 from tests.pipelines.reporting.training.training_folders import CLASSES, entry, trained, written
 from tests.pipelines.training.runs import config
 
