@@ -46,7 +46,7 @@ Network = Literal[
     "efficientnet_lite2",
 ]
 OF_METHOD: Mapping[str, Mapping[str, Mapping[str, object]]] = {
-    "segray_v3": {"data": {"calibrate": True}, "pseudo": {"segments": True, "epsilon": 0.0}}
+    "segray_v3": {"data": {"calibrate": True}, "pseudo": {"segments": True}}
 }
 """The keys whose default a method changes, by method and section."""
 BALANCED = "balanced"
@@ -165,7 +165,7 @@ class PseudoConfig(Config):
     tau: float | None = Field(default=None, ge=0)
     """Confidence from which the prediction becomes the label (Eq. 7); null: the method's, 0.7 in segray."""
     epsilon: float | None = Field(default=None, ge=0, lt=1)
-    """Label smoothing on enhanced labels (Eq. 8); null: 1 / classes, 0 with pseudo.forward; segray_v3: 0."""
+    """Label smoothing on enhanced labels (Eq. 8); null: 1 / classes, none with pseudo.forward."""
     min_confidence: _Share = 0.0
     """Ignore zero-shot pixels less confident than this; 0: use them all, as the paper does."""
     feature_dropout: float = Field(default=0.5, ge=0, lt=1)

@@ -42,10 +42,6 @@ def _method_lines(config: TrainConfig) -> list[str]:
     for section, key, on in switches:
         if on != usual.get(section, {}).get(key, False):
             texts.append(f"{'with' if on else 'without'} {section}.{key}")
-    sharp = usual.get("pseudo", {}).get("epsilon")
-    if sharp is not None and config.pseudo.epsilon != sharp:
-        given = "null" if config.pseudo.epsilon is None else f"{config.pseudo.epsilon:g}"
-        texts.append(f"with pseudo.epsilon={given}")
     return [line("method", f"{config.method} {', '.join(texts)}")] if texts else []
 
 

@@ -197,21 +197,19 @@ def test_sections_built_in_python_get_the_default_models_too() -> None:
 @pytest.mark.parametrize(
     ("overrides", "switches"),
     [
-        ("method=segray_v2", (False, False, None)),
-        ("method=segray_v3", (True, True, 0.0)),
-        ("method=segray_v3 pseudo.tau=0.6", (True, True, 0.0)),
-        ("method=segray_v3 data.calibrate=false", (False, True, 0.0)),
-        ("method=segray_v3 pseudo.segments=false", (True, False, 0.0)),
-        ("method=segray_v3 pseudo.epsilon=0.1", (True, True, 0.1)),
-        ("method=segray_v3 pseudo.epsilon=null", (True, True, None)),
+        ("method=segray_v2", (False, False)),
+        ("method=segray_v3", (True, True)),
+        ("method=segray_v3 pseudo.tau=0.6", (True, True)),
+        ("method=segray_v3 data.calibrate=false", (False, True)),
+        ("method=segray_v3 pseudo.segments=false", (True, False)),
     ],
 )
-def test_segray_v3_calibrates_keeps_segments_whole_and_labels_sharp_unless_told_otherwise(
-    model: type[TrainConfig], overrides: str, switches: tuple[bool, bool, float | None]
+def test_segray_v3_calibrates_and_keeps_segments_whole_unless_told_otherwise(
+    model: type[TrainConfig], overrides: str, switches: tuple[bool, bool]
 ) -> None:
     words = ["out=a", "data.root=b", "data.labels=c", *overrides.split()]
     config = load(model, None, words)
-    assert (config.data.calibrate, config.pseudo.segments, config.pseudo.epsilon) == switches
+    assert (config.data.calibrate, config.pseudo.segments) == switches
     assert model.model_validate(config.model_dump()) == config
 
 

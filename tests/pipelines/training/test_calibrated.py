@@ -203,12 +203,6 @@ def test_labels_that_segray_v3_cannot_use_are_refused_before_anything_is_written
             "method=segray_v3 data.calibrate=false pseudo.segments=false",
             ["segray_v3 without data.calibrate, without pseudo.segments"],
         ),
-        ("method=segray_v3 pseudo.epsilon=null", ["segray_v3 with pseudo.epsilon=null"]),
-        (
-            "method=segray_v3 pseudo.segments=false pseudo.epsilon=0.1",
-            ["segray_v3 without pseudo.segments, with pseudo.epsilon=0.1"],
-        ),
-        ("method=segray_v2 pseudo.epsilon=0.1", []),
     ],
 )
 def test_a_run_says_where_it_is_not_what_its_method_is_called(
