@@ -71,7 +71,7 @@ class Labeller:
         self, features: Tensor, height: int, width: int, image: Image | None = None, steps: int = 0
     ) -> Image:
         """Label map uint8 [height, width], each pixel named by itself; with an image `refined`."""
-        refine = None if image is None else partial(refined, image=image, steps=steps)
+        refine = None if image is None or not steps else partial(refined, image=image, steps=steps)
         threshold = self._config.label.threshold
         return dense_labels(features, self._classifier, height, width, threshold, refine).label
 

@@ -46,7 +46,7 @@ def refined(scores: Tensor, image: NDArray[np.uint8], steps: int) -> Tensor:
     height, width = image.shape[:2]
     rows, columns = _grid(height, width, scores.shape[-1])
     size = max(rows, scores.shape[0]), max(columns, scores.shape[1])
-    channels = torch.from_numpy(image).to(scores.device).permute(2, 0, 1)
+    channels = torch.from_numpy(np.require(image, requirements=["C", "W"])).to(scores.device).permute(2, 0, 1)
     # One by one: a large image in float32 is larger than the models.
     colours = [F.interpolate(channel[None, None].float(), size, mode="area")[0, 0] for channel in channels]
     weights = _weights(torch.stack(colours))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_VALUES = 1 << 24
+"""Of maps at full width but not height, at most, that are kept from band to band."""
+
 
 class Upsampled:
     """Maps [C, h, w] brought to [C, H, W] by bilinear interpolation, as `align_corners=False` means it.
@@ -16,21 +19,26 @@ class Upsampled:
     """
 
     def __init__(self, maps: Tensor, height: int, width: int) -> None:
-        self._maps = maps
-        self._rows = _taps(height, maps.shape[1])
+        above, below, weight = _taps(height, maps.shape[1])
+        self._between = above.tolist(), below.tolist()
+        self._rows = tuple(part.to(maps.device) for part in (above, below, weight[:, None]))
         self._columns = tuple(part.to(maps.device) for part in _taps(width, maps.shape[2]))
+        self._maps, self._across = maps, None
+        if maps.shape[0] * maps.shape[1] * width <= _VALUES:
+            self._across = self._at_full_width(maps)
 
     def band(self, top: int, bottom: int) -> Tensor:
         """Rows `top` to `bottom`, which is left out, [C, bottom - top, W]."""
+        first, last = self._between[0][top], self._between[1][bottom - 1]
         above, below, weight = (part[top:bottom] for part in self._rows)
-        first, last = int(above[0]), int(below[-1])
-        left, right, share = self._columns
-        # Of the maps only what the band lies between: at full width all would take gigabytes.
-        some = self._maps[:, first : last + 1]
-        across = torch.lerp(some[..., left], some[..., right], share)
-        device = across.device
-        upper, lower = (across[:, (rows - first).to(device)] for rows in (above, below))
-        return torch.lerp(upper, lower, weight[:, None].to(device))
+        rows = slice(first, last + 1)
+        kept = self._across
+        across = self._at_full_width(self._maps[:, rows]) if kept is None else kept[:, rows]
+        return torch.lerp(across[:, above - first], across[:, below - first], weight)
+
+    def _at_full_width(self, maps: Tensor) -> Tensor:
+        left, right, weight = self._columns
+        return torch.lerp(maps[..., left], maps[..., right], weight)
 
 
 def _taps(size: int, grid: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -27,7 +27,7 @@ class LabelSetResult:
         error: images that failed.
         skipped: images that were left out.
         n_segments: segments of all images.
-        labelled_fraction: share of the pixels in classified segments.
+        labelled_fraction: share of the pixels with a confidence.
         bad: image_id, status and reason of the first images without a label.
         seconds: how long the run took.
         summary: the printed lines.

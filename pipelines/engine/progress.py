@@ -147,12 +147,11 @@ def summary_lines(run: RunRecord, out: str) -> list[str]:
     """The summary of run.json's content, in lines for a terminal."""
     rows = run["rows"]
     bad = rows["error"] + rows["skipped"]
-    segmented = "no_segments" in run
-    where = "lie in a named segment" if segmented else "are above the threshold"
+    segmented = "no_segments" in run or run["n_segments"] > 0
     lines = [
         "",
         f"images      {rows['ok'] + bad}: {rows['ok']} ok, {rows['error']} error, {rows['skipped']} skipped",
-        f"labelled    {100 * run['labelled_fraction']:.1f} % of the pixels {where}",
+        f"labelled    {100 * run['labelled_fraction']:.1f} % of the pixels have a confidence",
         *([f"segments    {run['n_segments']}"] if segmented else []),
     ]
     hint = "blank images, or values in a small part of the range: see image.range"

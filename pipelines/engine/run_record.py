@@ -42,7 +42,7 @@ class RunRecord(TypedDict):
 
     Attributes:
         rows: images by status.
-        labelled_fraction: of the pixels, those in a segment with a class.
+        labelled_fraction: of the pixels, those with a confidence.
         n_segments: of all images.
         no_segments: ok images in which SAM found nothing; missing without SAM, and in older label sets.
         no_class: images with segments of which none has a class; missing in the same cases.

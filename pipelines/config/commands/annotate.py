@@ -219,7 +219,7 @@ class AnnotateImageConfig(ImageConfig):
     """Which images are labelled, and how they are decoded."""
 
     reduce_jpeg: bool = False
-    """Decode large JPEGs at 1/2, 1/4 or 1/8, never below the models' input size; labels keep full size."""
+    """Decode large JPEGs at 1/2, 1/4 or 1/8, never below what the models need; labels keep full size."""
     tile: int | None = Field(default=None, ge=64, le=16_384)
     """Label larger images in overlapping tiles of this side, in pixels; null: every image in one piece."""
     tile_overlap: float = Field(default=0.25, ge=0.01, le=0.5)

@@ -154,6 +154,14 @@ def test_pixels_follow_the_edges_of_their_image(segmented: pa.Table, side: int |
     assert voted[0] != voted[1]
 
 
+def test_edges_take_more_of_a_large_jpeg_than_clip_does(tmp_path: Path) -> None:
+    words = ("sam.model=none", "image.reduce_jpeg=true")
+    size = build_clip("builtin").image_size
+    for more, kept in (("clip.refine=0", size), ("clip.refine=1", 1024)):
+        config = config_of(tmp_path, tmp_path / "x", *words, more)
+        assert annotate.prepare(config, SPACE).options.jpeg_size == (kept, size)
+
+
 def test_a_tie_goes_to_the_lower_id() -> None:
     best = np.array([[3, 3, 1, 1], [9, 9, 9, 2]], np.uint8)
     masks = [np.array([[1, 1, 1, 1], [0, 0, 0, 0]], bool), np.array([[0, 0, 0, 1], [0, 1, 1, 1]], bool)]

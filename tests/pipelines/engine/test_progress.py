@@ -148,7 +148,7 @@ def test_the_summary_of_labels_of_pixels_has_no_segments() -> None:
     run = _run(n_segments=0)
     del run["no_segments"]
     lines = summary_lines(run, "labels")
-    assert "labelled    45.7 % of the pixels are above the threshold" in lines
+    assert "labelled    45.7 % of the pixels have a confidence" in lines
     assert not [text for text in lines if "segment" in text]
 
 
@@ -156,7 +156,7 @@ def test_the_summary_says_what_was_done_and_what_was_not() -> None:
     assert summary_lines(_run(), "labels") == [
         "",
         "images      10: 6 ok, 3 error, 1 skipped",
-        "labelled    45.7 % of the pixels lie in a named segment",
+        "labelled    45.7 % of the pixels have a confidence",
         "segments    321",
         "",
         "class         pixels    images",
