@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,7 +9,6 @@ from torch import Tensor
 
 from segray.models.annotators.sam import SamModel
 from segray.models.clip.model import build_clip
-from segray.models.clip.refinement import refined
 from segray.models.clip.text import embed_label_space, resolve_templates
 from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_segments
 from segray.models.label_map import SegmentClasses, render_label_map
@@ -71,9 +68,8 @@ class Labeller:
         self, features: Tensor, height: int, width: int, image: Image | None = None, steps: int = 0
     ) -> Image:
         """Label map uint8 [height, width], each pixel named by itself; with an image `refined`."""
-        refine = None if image is None or not steps else partial(refined, image=image, steps=steps)
         threshold = self._config.label.threshold
-        return dense_labels(features, self._classifier, height, width, threshold, refine).label
+        return dense_labels(features, self._classifier, height, width, threshold, image, steps).label
 
     def label_segments(self, image: Image, size: tuple[int, int] | None = None) -> tuple[Image, Image]:
         """SAM + CLIP: label map and confidence, both uint8 [H, W], or of `size`."""

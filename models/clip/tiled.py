@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segray.models.clip.refinement import refined
 from segray.models.clip.zero_shot import PixelClasses, dense_labels, pool_segments
 from segray.models.masks import Box, Segment
 from segray.models.tiling import Tile, clipped, slices
@@ -71,11 +69,8 @@ def label_tiles(
     """
     maps: PixelClasses | None = None
     for one in tiles:
-        refine = None
-        if image is not None and steps:
-            part = image if len(tiles) == 1 else image[one.tile.inside]
-            refine = partial(refined, image=part, steps=steps)
-        of_tile = dense_labels(one.grid, classifier, *_size(one.tile), threshold, refine)
+        part = image if image is None or len(tiles) == 1 else image[one.tile.inside]
+        of_tile = dense_labels(one.grid, classifier, *_size(one.tile), threshold, part, steps)
         if maps is None:
             maps = PixelClasses(*(np.zeros(size, part.dtype) for part in of_tile))
         x, y = one.tile.box[:2]

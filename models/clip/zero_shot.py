@@ -6,7 +6,7 @@ Segmentation" (ICIP 2025, arXiv 2505.19846).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segray.models.clip.refinement import refined
 from segray.models.clip.upsampling import Upsampled
 from segray.models.label_map import NO_RUNNER_UP, LabelMap, SegmentClasses, label_dtype, levels_of
 from segray.models.label_space import ignore_index_of
@@ -24,8 +25,6 @@ from segray.models.transfer import to_device
 
 if TYPE_CHECKING:  # open_clip takes seconds to import, and workers that only render do not need it
     from segray.models.clip.text import ZeroShotClassifier
-
-Refine = Callable[[Tensor], Tensor]
 
 _VALUES_AT_ONCE = 1 << 20
 _PIXELS_AT_ONCE = 1 << 26
@@ -178,7 +177,8 @@ def dense_labels(
     height: int,
     width: int,
     threshold: float,
-    refine: Refine | None = None,
+    image: NDArray[np.uint8] | None = None,
+    steps: int = 0,
 ) -> PixelClasses:
     """Classify every pixel by itself, without segments: label and confidence as of `render_label_map`.
 
@@ -190,10 +190,12 @@ def dense_labels(
         height: of the image in pixels.
         width: the same.
         threshold: a cosine.
-        refine: makes the cosines [h', w', C] of those [h, w, C] before they are upsampled; None: as they are.
+        image: uint8 RGB [H, W, 3], whose edges the labels follow, or a smaller copy of it.
+        steps: of `refined`; 0: none.
     """
     cosines, ids = _class_cosines(features, classifier)
-    cosines = cosines if refine is None else refine(cosines)
+    if image is not None and steps:
+        cosines = refined(cosines, image, steps)
     maps = Upsampled(cosines.permute(2, 0, 1), height, width)
     # The classes' maps at full size would take gigabytes for many classes: a band of rows at once.
     band = max(1, _VALUES_AT_ONCE // (len(ids) * width))

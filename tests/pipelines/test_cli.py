@@ -36,16 +36,15 @@ def segray(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 @pytest.fixture
 def verify_does(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[Config], None]], None]]:
     """Puts another program behind `segray verify`."""
-    loggers = [logging.getLogger("segray")]
-    before = [(logger.level, list(logger.handlers)) for logger in loggers]
+    logger = logging.getLogger("segray")
+    level, handlers = logger.level, list(logger.handlers)
     yield lambda program: monkeypatch.setitem(
         sys.modules,
         "segray.pipelines.commands.verify",
         SimpleNamespace(run=program),
     )
-    for logger, (level, handlers) in zip(loggers, before, strict=True):
-        logger.setLevel(level)
-        logger.handlers[:] = handlers
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
 
 
 def failing(error: BaseException) -> Callable[[Config], None]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from segray.models.clip.refinement import refined
 from segray.models.clip.text import ZeroShotClassifier
 from segray.models.clip.tiled import TileFeatures, label_tiles, pool_tiles
 from segray.models.clip.zero_shot import dense_labels, pool_segments
@@ -71,8 +68,7 @@ def test_each_tile_follows_the_edges_of_its_own_part() -> None:
     found = label_tiles(features(), classifier, SIZE, 0.0, image, 2)
     for one in features():
         (x0, y0, w, h), (x, y, cw, ch) = one.tile.box, one.tile.core
-        part = partial(refined, image=image[y0 : y0 + h, x0 : x0 + w], steps=2)
-        own = dense_labels(one.grid, classifier, h, w, 0.0, part)
+        own = dense_labels(one.grid, classifier, h, w, 0.0, image[y0 : y0 + h, x0 : x0 + w], 2)
         inside = own.label[y - y0 : y - y0 + ch, x - x0 : x - x0 + cw]
         assert np.array_equal(found.label[y : y + ch, x : x + cw], inside)
     assert (found.label != label_tiles(features(), classifier, SIZE, 0.0).label).any()
@@ -86,7 +82,7 @@ def test_a_small_copy_of_the_image_has_its_edges() -> None:
     small = np.random.default_rng(0).integers(0, 256, (19, 25, 3)).astype(np.uint8)
     grid = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(0))
     found = label_tiles([TileFeatures(tile, grid)], classifier, SIZE, 0.0, small, 2)
-    own = dense_labels(grid, classifier, *SIZE, 0.0, partial(refined, image=small, steps=2))
+    own = dense_labels(grid, classifier, *SIZE, 0.0, small, 2)
     assert np.array_equal(found.label, own.label)
 
 

@@ -188,10 +188,7 @@ def test_gem_is_the_default_and_has_the_bits_that_it_had(segmented: pa.Table) ->
             "sam.model=none label.pool=vote",
             "label.pool has no effect with sam.model=none; leave it out",
         ),
-        (
-            "clip.refine=10",
-            NO_PIXELS,
-        ),
+        ("clip.refine=10", NO_PIXELS),
     ],
 )
 def test_options_without_an_effect_are_refused(words: str, line: str, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import torch
@@ -47,7 +46,6 @@ def config(out: Path, labels: Path, root: Path, *overrides: str) -> TrainConfig:
 def trainer(config: TrainConfig, folder: Path) -> Trainer:
     """A trainer in this process, with the checkpoints in `folder`."""
     torch.set_num_threads(1)
-    logging.getLogger("segray.pipelines").setLevel(logging.WARNING)
     return Trainer(config, open_data(config.data, config.seed), LocalSession(str(folder)), None)
 
 
