@@ -93,7 +93,7 @@ def command(config: AnnotateConfig, clock: Path, drawn: int | None = None) -> fl
 
     output = io.StringIO()
     outputs = contextlib.nullcontext() if drawn is None else real_size.drawn_outputs(drawn)
-    clocked = mock.patch.object(ledger, "start", partial(clocked_ledger, clock))
+    clocked = mock.patch.object(ledger, "started", partial(clocked_ledger, clock))
     with (
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(output),

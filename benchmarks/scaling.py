@@ -90,8 +90,7 @@ def ledger_rate(callers: int, calls: int) -> float:
     """Calls a second of the one ledger of a run, asked by several workers at once as stages ask it."""
     import ray
 
-    with cluster.session(None):
-        run_ledger = ledger.start()
+    with cluster.session(None), ledger.started() as run_ledger:
         task = ray.remote(num_cpus=0)(_call)
         ray.get([task.remote(run_ledger, caller, 10) for caller in range(callers)])
         began = time.perf_counter()

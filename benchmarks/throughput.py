@@ -25,6 +25,7 @@ from unittest import mock
 
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.engine import single_process
+from segray.pipelines.engine.actors import actor_here
 from segray.pipelines.engine.ledger import Ledger, RemoteLedger
 
 T = TypeVar("T")
@@ -120,7 +121,7 @@ def pipeline(config: AnnotateConfig) -> Timing:
         clock = Path(folder) / "clock.json"
         config = config.model_copy(update={"out": f"{folder}/labels"})
         started = time.perf_counter()
-        with mock.patch.object(ledger, "start", partial(clocked_ledger, clock)), on_cluster():
+        with mock.patch.object(ledger, "started", partial(clocked_ledger, clock)), on_cluster():
             annotate.run(config)
         wall = time.perf_counter() - started
         first, last = json.loads(clock.read_text(encoding="ascii"))
@@ -132,13 +133,15 @@ def pipeline(config: AnnotateConfig) -> Timing:
     return Timing(len(labels), last - first, wall, labels, run["this_run"], run["n_segments"])
 
 
-def clocked_ledger(clock: Path) -> RemoteLedger:
+@contextlib.contextmanager
+def clocked_ledger(clock: Path) -> Iterator[RemoteLedger]:
     """A ledger that keeps the times in a file; workers are all loaded before any of them begins."""
     import ray
 
     # Else SAM takes its first image while CLIP's worker is still loading, which the clock must not count.
     ray.data.DataContext.get_current().wait_for_min_actors_s = START_S
-    return RemoteLedger(ray.remote(ClockedLedger).options(num_cpus=0).remote(str(clock)))
+    with actor_here(ClockedLedger, str(clock)) as actor:
+        yield RemoteLedger(actor)
 
 
 def on_cluster() -> AbstractContextManager[object]:

@@ -12,6 +12,7 @@ from segray.pipelines.config.commands.train import DataConfig
 from segray.pipelines.config.commands.tune import TuneConfig, dimensions_of, of_split, splits_of, train_config
 from segray.pipelines.config.paths import absolute
 from segray.pipelines.engine import cluster
+from segray.pipelines.engine.actors import actor_here
 from segray.pipelines.engine.shared_storage import require_shared
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.run_lock import RunLock
@@ -29,7 +30,7 @@ from segray.tuning.plans import Job, RerunPlan, SearchPlan, proposer_of
 from segray.tuning.records import Trial
 from segray.tuning.report import summary
 from segray.tuning.report.table import Table
-from segray.tuning.trial import TrialRun
+from segray.tuning.trial import TrialCoordinator, TrialRun
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -181,13 +182,14 @@ def _search(folder: SearchFolder, calibrations: Calibrations, open_once: OpenDat
         finished = [trial for trial in folder.trials() if trial.finished]
         plan = SearchPlan(folder, classes, on_end)
         table = Table([dimension.key for dimension in dimensions_of(config)], len(finished), plan.total)
-        tuner = Tuner(config, finished, concurrent, assign, table.heartbeat)
-        tuner.fit(plan)
-        # The second rerun depends on the results of the first.
-        if finals := RerunPlan("finals", folder, table.finals):
-            tuner.fit(finals)
-        if held_out := RerunPlan("held_out", folder, table.held_out):
-            tuner.fit(held_out)
+        with actor_here(TrialCoordinator, config, finished) as coordinator:
+            tuner = Tuner(config, coordinator, concurrent, assign, table.heartbeat)
+            tuner.fit(plan)
+            # The second rerun depends on the results of the first.
+            if finals := RerunPlan("finals", folder, table.finals):
+                tuner.fit(finals)
+            if held_out := RerunPlan("held_out", folder, table.held_out):
+                tuner.fit(held_out)
 
 
 def _concurrent(config: TuneConfig, resources: cluster.Resources, cpus: float) -> int:

@@ -8,15 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 import ray
 from ray import tune
+from ray.actor import ActorHandle
 from ray.tune import Callback
 from ray.tune.search import Searcher
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from segray.pipelines.config.commands.tune import TuneConfig
+from segray.pipelines.engine.actors import own_interrupt
 from segray.pipelines.errors import UserError
 from segray.tuning.plans import Job, Plan
 from segray.tuning.records import Outcome, Trial
-from segray.tuning.trial import TrialConfig, TrialCoordinator, TrialRun, cause, drive, free_workers
+from segray.tuning.trial import TrialConfig, TrialRun, cause, drive, free_workers
 
 _DRIVER_MEMORY = 64 * 2**20
 """What Ray reserves for a trial's driver. Every node has memory; a share of a CPU would leave less than a
@@ -31,7 +32,7 @@ class Tuner:
 
     Args:
         config: the search.
-        finished: the trials of earlier commands.
+        coordinator: a `TrialCoordinator`.
         concurrent: number of trials at a time.
         assign: what the driver of a job trains; raises a UserError where a value does not fit the data.
         heartbeat: shows what is running.
@@ -40,17 +41,14 @@ class Tuner:
     def __init__(
         self,
         config: TuneConfig,
-        finished: Sequence[Trial],
+        coordinator: ActorHandle,
         concurrent: int,
         assign: Callable[[Job], Sequence[TrialRun]],
         heartbeat: Heartbeat,
     ) -> None:
         self._config, self._concurrent = config, concurrent
         self.assign, self.heartbeat = assign, heartbeat
-        # On this node, which the search cannot outlive.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(num_cpus=0, scheduling_strategy=here)(TrialCoordinator)
-        self.coordinator = actor.remote(config, finished)
+        self.coordinator = coordinator
 
     def fit(self, plan: Plan) -> None:
         """Train all jobs of a plan."""
@@ -59,7 +57,7 @@ class Tuner:
         trainable = tune.with_parameters(drive, coordinator=self.coordinator)
         bundles = tune.PlacementGroupFactory([{"memory": _DRIVER_MEMORY}])
         jobs = _Jobs(plan, self)
-        with tempfile.TemporaryDirectory(prefix="segray-tune-") as folder:
+        with tempfile.TemporaryDirectory(prefix="segray-tune-") as folder, own_interrupt():
             tune.Tuner(
                 tune.with_resources(trainable, bundles),
                 tune_config=tune.TuneConfig(

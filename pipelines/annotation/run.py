@@ -64,17 +64,17 @@ def _label_on_cluster(prepared: Prepared, token: str, n_pending: int, before: in
         pools = probe.choose(prepared, resources, n_pending, pending.read_pending(config.out))
         models = config.model_stages.values()
         sizes = batch_sizes(n_pending, pools.plans, models, resources.cpus, config.rows_per_part)
-        run_ledger = ledger.start()
-        try:
-            with Progress(run_ledger, n_pending, before):
-                graph.label(prepared, pools, sizes, run_ledger, token)
-        except KeyboardInterrupt:
-            print_resume_hint(prepared, run_ledger)
-            raise
-        except Exception as error:
-            raise _as_user_error(error) from error
-        workers = {name: plan.max_workers for name, plan in pools.plans.items()}
-        return replace(run_ledger.tally(), workers=workers, probe=pools.probe)
+        with ledger.started() as run_ledger:
+            try:
+                with Progress(run_ledger, n_pending, before):
+                    graph.label(prepared, pools, sizes, run_ledger, token)
+            except KeyboardInterrupt:
+                print_resume_hint(prepared, run_ledger)
+                raise
+            except Exception as error:
+                raise _as_user_error(error) from error
+            workers = {name: plan.max_workers for name, plan in pools.plans.items()}
+            return replace(run_ledger.tally(), workers=workers, probe=pools.probe)
 
 
 def print_resume_hint(prepared: Prepared, run_ledger: Ledger | RemoteLedger) -> None:

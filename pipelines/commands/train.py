@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.paths import absolute
 from segray.pipelines.engine import cluster, single_process
+from segray.pipelines.engine.actors import own_interrupt
 from segray.pipelines.engine.shared_storage import require_shared
 from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.errors import UserError
@@ -173,4 +174,5 @@ def _fit_on_cluster(config: TrainConfig, data: TrainingData) -> Failure | None:
         require_shared(config.out, places(config))
         inputs = WorkerInputs(config, data, collector, tracker_folder(config), watches(config, resources))
         trainer = torch_trainer(config, partial(train_worker, inputs), scaling_config(config, resources))
-        return trainer.fit().return_value
+        with own_interrupt():
+            return trainer.fit().return_value

@@ -10,9 +10,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from segray.pipelines.engine.actors import actor_here
 
 
 @dataclass
@@ -148,11 +151,8 @@ class RemoteLedger:
         return ray.get(getattr(self._actor, name).remote(*args))
 
 
-def start() -> RemoteLedger:
-    """Start a ledger on the driver's node; it lives as long as the run."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote()
-    return RemoteLedger(actor)
+@contextmanager
+def started() -> Iterator[RemoteLedger]:
+    """A ledger in an actor, for the time of a run."""
+    with actor_here(Ledger) as actor:
+        yield RemoteLedger(actor)

@@ -56,24 +56,21 @@ def finished_parts(
     """
     import ray
 
-    task = WriteParts(writer.knowing([]), token, ledger.start())
-    tables = (
-        # A block per part: whatever worker is free takes the next one.
-        ray.data.from_items([work_of(writer, part) for part in parts], override_num_blocks=len(parts))
-        .map_batches(
-            task,
+    # A block per part: whatever worker is free takes the next one.
+    work = ray.data.from_items([work_of(writer, part) for part in parts], override_num_blocks=len(parts))
+    with ledger.started() as run_ledger:
+        tables = work.map_batches(
+            WriteParts(writer.knowing([]), token, run_ledger),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=CPUS,
             compute=ray.data.TaskPoolStrategy(workers),
-        )
-        .iter_batches(batch_size=None, batch_format="pyarrow")
-    )
-    for table in tables:
-        for row in table.to_pylist():
-            if row["finished"] is None:
-                raise UserError(row["error"], exit_code=row["exit_code"])
-            yield row["part"], row["finished"]
+        ).iter_batches(batch_size=None, batch_format="pyarrow")
+        for table in tables:
+            for row in table.to_pylist():
+                if row["finished"] is None:
+                    raise UserError(row["error"], exit_code=row["exit_code"])
+                yield row["part"], row["finished"]
 
 
 def work_of(writer: Writer, part: str) -> Work:

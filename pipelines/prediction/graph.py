@@ -29,9 +29,10 @@ def pool_plan(workers: int | None, resources: Resources, n_images: int) -> pools
 
 def predictions(job: Job, plan: pools.PoolPlan) -> Iterator[pa.Table]:
     """Run the graph; yields tables of `stages.ROW_SCHEMA` when their images' files are written."""
-    guard = Guard(ledger.start(), MAX_TRIES)
-    images = pending_images(job.out, BATCH)
-    images = through_tasks(images, ReadImages(job.options, False, guard).in_pieces, BATCH)
-    images = through_actors(images, PredictImages, plan, BATCH, job=job, guard=guard)
-    images = through_tasks(images, WriteMasks(job, guard), BATCH)
-    yield from images.iter_batches(batch_size=None, batch_format="pyarrow")
+    with ledger.started() as run_ledger:
+        guard = Guard(run_ledger, MAX_TRIES)
+        images = pending_images(job.out, BATCH)
+        images = through_tasks(images, ReadImages(job.options, False, guard).in_pieces, BATCH)
+        images = through_actors(images, PredictImages, plan, BATCH, job=job, guard=guard)
+        images = through_tasks(images, WriteMasks(job, guard), BATCH)
+        yield from images.iter_batches(batch_size=None, batch_format="pyarrow")

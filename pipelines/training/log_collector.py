@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from segray.pipelines.engine.actors import actor_here
 from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.printing import echo
 
 if TYPE_CHECKING:
     from ray import ObjectRef
+    from ray.actor import ActorHandle
 
     from segray.pipelines.training.failures import Failure
 
@@ -99,13 +101,18 @@ class LogActor(Protocol):
 
 @contextmanager
 def log_collector() -> Iterator[LogActor]:
-    """A `LogCollector` actor, and a thread that prints its lines on stderr."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    """A `LogCollector` actor, and a thread that prints its lines on stderr.
 
-    # On the driver's node, which the run cannot outlive: lines on a node that is lost would be lost too.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(LogCollector).remote()
+    On a node that is lost they would be lost too: it is on the driver's.
+    """
+    with actor_here(LogCollector, max_restarts=-1) as actor, _printed(actor):
+        yield actor
+
+
+@contextmanager
+def _printed(actor: ActorHandle) -> Iterator[None]:
+    import ray
+
     ended = threading.Event()
 
     def print_lines(wait: Waiting) -> None:
@@ -125,7 +132,7 @@ def log_collector() -> Iterator[LogActor]:
     thread = threading.Thread(target=follow, name="segray-train-lines", daemon=True)
     thread.start()
     try:
-        yield actor
+        yield
     finally:
         ended.set()
         thread.join()

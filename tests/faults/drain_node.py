@@ -1,8 +1,8 @@
 """`python -m tests.faults.drain_node COMMAND ...`: a command on a cluster that takes a node back meanwhile.
 
-Like `lose_node`, but the cluster is told of it first, as clouds tell of a spot machine that they take back. The
-news reaches the workers between their first two looks, and the machine goes as soon as they have saved, at any
-speed of this one.
+Like `lose_node`, but the cluster is told of it first, as clouds tell of a spot machine that they take back.
+The news reaches the workers between their first two looks, and the machine goes as soon as they have saved,
+at any speed of this one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import click
 from ray._private.state import actors
@@ -17,6 +18,8 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
+from segray.pipelines.commands import train
+from segray.pipelines.training.trainer import train_worker
 from tests.faults.lose_node import finished, run
 
 NOTICE_S = 30
@@ -28,19 +31,18 @@ def _nodes_of(name: str) -> list[str]:
     return [actor["Address"]["NodeID"] for actor in alive if name in actor["ActorClassName"]]
 
 
-def slow_down() -> None:
-    """In each process of Ray: a run that begins waits for the news, and after it for the end of its machine."""
+def slowed(*args: Any) -> Any:
+    """`train_worker` that waits for the news, and after it for the end of its machine, unless it resumes."""
     import ray.train
 
     look, report = ray.train.get_preemption_info, ray.train.report
-    looks, resumed, told = 0, False, False
+    resumed, looks, told = ray.train.get_checkpoint() is not None, 0, False
 
     def get_preemption_info() -> Any:
-        nonlocal looks, resumed, told
+        nonlocal looks, told
         looks += 1
-        resumed = resumed or (looks == 1 and ray.train.get_checkpoint() is not None)
         news = look()
-        # All workers look equally often: each look tells them the same.
+        # A look tells all workers the same, so that all of them look again equally often.
         while news is None and looks > 1 and not resumed:
             time.sleep(0.1)
             news = look()
@@ -49,11 +51,12 @@ def slow_down() -> None:
 
     def report_before_the_end(*args: Any, **kwargs: Any) -> None:
         report(*args, **kwargs)
-        # The first worker has a line to send; in its next step it waits for this one.
+        # The first worker has a line to send yet; in its next step it waits for this one.
         while told and not resumed and ray.train.get_context().get_world_rank() > 0:
             time.sleep(1)
 
     ray.train.get_preemption_info, ray.train.report = get_preemption_info, report_before_the_end
+    return train_worker(*args)
 
 
 def _drain(cluster: Cluster, nodes: dict[str, Any], out: Path) -> None:
@@ -72,4 +75,6 @@ def _drain(cluster: Cluster, nodes: dict[str, Any], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(_drain, nodes=3, setup=slow_down)
+    # Sent to the workers as it is here: this module is nowhere to be imported from.
+    with mock.patch.object(train, "train_worker", slowed):
+        run(_drain, nodes=3)

@@ -41,22 +41,16 @@ def _lose(cluster: Cluster, nodes: dict[str, Any], out: Path) -> None:
     click.echo(f"lost a node with {alive[fullest]} actors after {len(finished(out))} parts")
 
 
-def run(
-    change: Callable[[Cluster, dict[str, Any], Path], None],
-    nodes: int,
-    setup: Callable[[], None] | None = None,
-) -> None:
+def run(change: Callable[[Cluster, dict[str, Any], Path], None], nodes: int) -> None:
     """Run the command of the command line on a head without CPUs and some nodes.
 
-    Meanwhile, in a thread, `change` is called with the cluster, its nodes by id, and the command's `out`. Each
-    process of Ray begins with `setup`.
+    Meanwhile, in a thread, `change` is called with the cluster, its nodes by id, and the command's `out`.
     """
     head = {**NODE, "num_cpus": 0, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     by_id = {node.node_id: node for node in (cluster.add_node(**NODE) for _ in range(nodes))}
     cluster.wait_for_nodes()
-    hooks = {"worker_process_setup_hook": setup} if setup else None
-    ray.init(address=cluster.address, runtime_env=hooks, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     (out,) = (Path(word.removeprefix("out=")) for word in sys.argv if word.startswith("out="))
     threading.Thread(target=change, args=(cluster, by_id, out), daemon=True).start()
     try:

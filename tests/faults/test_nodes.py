@@ -117,7 +117,8 @@ def test_a_node_with_a_training_worker_is_taken_back(tmp_path: Path, monkeypatch
     plain = trainer(config(tmp_path / "plain", labels, root, *learn), tmp_path / "plain").run()
     out = tmp_path / "run"
     places = [f"out={out}", f"data.root={root}", f"data.labels={labels}"]
-    command = ["train", *SHORT, *places, *learn, "train.workers=2", "train.num_cpus=2", "train.max_failures=0"]
+    sizes = ["train.workers=2", "train.num_cpus=2", "train.max_failures=0"]
+    command = ["train", *SHORT, *places, *learn, *sizes]
     with started(command, tmp_path / "log", module="tests.faults.drain_node") as process:
         ended = process.wait()
     assert ended.code == 0, ended.err

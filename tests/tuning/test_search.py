@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from segray.tuning.records import Trial
 from segray.tuning.search import run
 from segray.tuning.trial import STOPPED, cause
 from tests.pipelines.label_set.small_store import PROVENANCE, bad_row, write_store
+from tests.pipelines.ray_actors import left_over
 from tests.pipelines.training.runs import SHORT, book
 from tests.tuning.searches import run as steady
 from tests.tuning.searches import search_folder, trial
@@ -49,7 +51,10 @@ def finished(search: Search, ray_session: None) -> TuneConfig:
     config = search("whole", "search.trials=2", "search.algorithm=random", *further)
     best = trial(0, 0.9, finals=[steady(0.9, seed=1)], held_out=[steady(0.9, seed=2)])
     search_folder(config, trial(0, 0.01, split="4"), best)
+    before = signal.getsignal(signal.SIGINT)
     run(config)
+    assert left_over() == []
+    assert signal.getsignal(signal.SIGINT) is before
     return config
 
 

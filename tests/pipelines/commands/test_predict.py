@@ -48,6 +48,7 @@ from segray.pipelines.training.trained import load_network, predict_label
 from tests.faults.invariant import files
 from tests.pipelines import object_stores
 from tests.pipelines.plain_runs import PLAN, draw_scenes
+from tests.pipelines.ray_actors import left_over
 from tests.pipelines.trained_network import CLASSES, write_run
 
 on_ray = pytest.mark.usefixtures("ray_session")
@@ -118,6 +119,7 @@ def test_a_run_from_beginning_to_end(
     out = tmp_path / "out"
     config = _config(trained, images, out, "workers=2")
     predict.run(config)
+    assert left_over() == []
     shown = capsys.readouterr()
     table = _table((out / "predictions.csv").read_bytes())
     assert list(table) == sorted([*GOOD, "bad.png", LONG])

@@ -84,12 +84,12 @@ def test_workers_in_threads_lose_no_count() -> None:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_the_ledger_of_a_cluster_answers_as_the_plain_one() -> None:
-    run_ledger = ledger.start()
-    assert not run_ledger.begin("sam", ["a", "b"])
-    assert run_ledger.begin("sam", ["b"])
-    assert [run_ledger.begin_alone("sam", "b") for _ in range(2)] == [1, 2]
-    run_ledger.end("sam", {"a", "b"}, 2.0)
-    assert not run_ledger.begin("sam", ["a"])
-    run_ledger.committed({"ok": 1}, 0.5)
-    tally = run_ledger.tally()
+    with ledger.started() as run_ledger:
+        assert not run_ledger.begin("sam", ["a", "b"])
+        assert run_ledger.begin("sam", ["b"])
+        assert [run_ledger.begin_alone("sam", "b") for _ in range(2)] == [1, 2]
+        run_ledger.end("sam", {"a", "b"}, 2.0)
+        assert not run_ledger.begin("sam", ["a"])
+        run_ledger.committed({"ok": 1}, 0.5)
+        tally = run_ledger.tally()
     assert (tally.rows, tally.images["sam"], tally.seconds["sam"], tally.restarts) == ({"ok": 1}, 2, 2.0, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from segray.pipelines.training.build import build_network
 from segray.pipelines.training.checkpoints import STATE
 from segray.pipelines.training.data.training_data import open_data
 from segray.pipelines.training.session import LocalSession, Metrics
+from tests.pipelines.ray_actors import left_over
 from tests.pipelines.training.runs import book, config
 
 MARK = ".in-process"
@@ -93,7 +95,10 @@ def test_the_weights_are_those_of_a_run_of_ray_train(
             train.execute(config(tmp_path / name, *data, "train.num_cpus=1"))
         return tmp_path / name
 
+    before = signal.getsignal(signal.SIGINT)
     expected = weights(run("ray", here=False))
+    assert left_over() == []
+    assert signal.getsignal(signal.SIGINT) is before
     assert weights(run("here", here=True)) == expected
     with monkeypatch.context() as patch:
         patch.setattr("segray.pipelines.training.session.LocalSession", StopsSession)
