@@ -22,7 +22,7 @@ from segray.pipelines.io import storage
 from segray.pipelines.training.data.samples import TrainingData
 from segray.pipelines.training.run_folder import CHECKPOINTS, RunFolder
 from segray.pipelines.training.session import Metrics, RaySession
-from segray.pipelines.training.trainer import scaling_config, torch_trainer, tracker_folder, watches
+from segray.pipelines.training.trainer import fit, tracker_folder
 from segray.tuning.records import Outcome, Run, Trial
 
 if TYPE_CHECKING:
@@ -211,11 +211,7 @@ def _train(run: TrialRun, coordinator: ActorHandle) -> tuple[Run | None, str | N
 def _fit(run: TrialRun, data: TrainingData, coordinator: ActorHandle) -> str | None:
     from segray.pipelines.training.failures import Failure
 
-    resources = cluster.resources()
-    watches(run.config, resources)
-    workers = scaling_config(run.config, resources)
-    result = torch_trainer(run.config, partial(trial_worker, run, data, coordinator), workers).fit()
-    reason: Failure | str | None = result.return_value
+    reason = fit(run.config, partial(trial_worker, run, data, coordinator), cluster.resources())
     if isinstance(reason, Failure):
         raise UserError(reason.message)
     return reason

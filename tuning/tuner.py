@@ -13,7 +13,6 @@ from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from segray.pipelines.config.commands.tune import TuneConfig
-from segray.pipelines.engine.actors import own_interrupt
 from segray.pipelines.errors import UserError
 from segray.tuning.plans import Job, Plan
 from segray.tuning.records import Outcome, Trial
@@ -57,7 +56,7 @@ class Tuner:
         trainable = tune.with_parameters(drive, coordinator=self.coordinator)
         bundles = tune.PlacementGroupFactory([{"memory": _DRIVER_MEMORY}])
         jobs = _Jobs(plan, self)
-        with tempfile.TemporaryDirectory(prefix="segray-tune-") as folder, own_interrupt():
+        with tempfile.TemporaryDirectory(prefix="segray-tune-") as folder:
             tune.Tuner(
                 tune.with_resources(trainable, bundles),
                 tune_config=tune.TuneConfig(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.paths import absolute
 from segray.pipelines.engine import cluster, single_process
-from segray.pipelines.engine.actors import own_interrupt
 from segray.pipelines.engine.shared_storage import require_shared
 from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.errors import UserError
@@ -29,9 +28,8 @@ from segray.pipelines.training.session import newest_first
 from segray.pipelines.training.trackers import check_trackers
 from segray.pipelines.training.trainer import (
     WorkerInputs,
+    fit,
     places,
-    scaling_config,
-    torch_trainer,
     tracker_folder,
     train_worker,
     watches,
@@ -173,6 +171,4 @@ def _fit_on_cluster(config: TrainConfig, data: TrainingData) -> Failure | None:
     with cluster.session(config.address, config.grow) as resources, log_collector() as collector:
         require_shared(config.out, places(config))
         inputs = WorkerInputs(config, data, collector, tracker_folder(config), watches(config, resources))
-        trainer = torch_trainer(config, partial(train_worker, inputs), scaling_config(config, resources))
-        with own_interrupt():
-            return trainer.fit().return_value
+        return fit(config, partial(train_worker, inputs), resources)

@@ -37,7 +37,7 @@ def actor_here(actor_class: type, *args: object, max_restarts: int = 0) -> Itera
 def own_interrupt() -> Iterator[None]:
     """Ctrl-C means after the block what it meant before it.
 
-    Ray Train and Ray Tune take SIGINT in the main thread and keep it, and with it Train's controller process.
+    Ray Train takes SIGINT in the main thread and keeps it, and with it the process of its controller.
     """
     before = signal.getsignal(signal.SIGINT)
     try:

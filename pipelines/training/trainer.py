@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.engine import cluster
+from segray.pipelines.engine.actors import own_interrupt
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.sources import sources_of
@@ -28,9 +30,7 @@ if TYPE_CHECKING:
     from segray.pipelines.training.failures import Failure
     from segray.pipelines.training.session import Session
 
-_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
-_USERS_WATCHER = os.environ.get(_WATCHER)
-"""What the user says of it; otherwise each run of this process says what it needs."""
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -108,8 +108,45 @@ def train_until_end(
     return None
 
 
+def fit(config: TrainConfig, train_loop: Callable[[], T], resources: cluster.Resources) -> T:
+    """Run the training workers to the end; returns what the first of them returns.
+
+    Args:
+        config: the run.
+        train_loop: what each worker runs.
+        resources: what the cluster has.
+
+    Raises:
+        UserError: as `scaling_config`.
+    """
+    trainer = torch_trainer(config, train_loop, scaling_config(config, resources))
+    with _environment(config, resources), own_interrupt():
+        returned: T = trainer.fit().return_value
+    return returned
+
+
+@contextmanager
+def _environment(config: TrainConfig, resources: cluster.Resources) -> Iterator[None]:
+    """What Ray Train reads from the environment, where the user has not set it, and for one run alone.
+
+    A report of a worker waits until Ray polls the worker, and training with it: Ray's two seconds are longer
+    than a short epoch. Hundreds of workers are polled less often.
+    """
+    wanted = {
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": str(int(watches(config, resources))),
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(_poll_interval(config.train.most_workers)),
+    }
+    ours = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
+
+
 def torch_trainer(
-    config: TrainConfig, train_loop: Callable[[], Failure | str | None], workers: ScalingConfig
+    config: TrainConfig, train_loop: Callable[[], object], workers: ScalingConfig
 ) -> TorchTrainer:
     """A `TorchTrainer` whose checkpoints go into the run's folder.
 
@@ -123,9 +160,6 @@ def torch_trainer(
 
     from segray.pipelines.training.rendezvous import RendezvousConfig
 
-    # A worker's report waits until Ray polls the worker, and training with it: Ray's two seconds are longer
-    # than a short epoch. Hundreds of workers are polled less often.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(_poll_interval(config.train.most_workers)))
     filesystem, path = storage.arrow_storage(config.out)
     return TorchTrainer(
         train_loop,
@@ -149,10 +183,7 @@ def _poll_interval(workers: int) -> float:
 
 def watches(config: TrainConfig, resources: cluster.Resources) -> bool:
     """Whether Ray Train watches for preempted nodes: of a single one, that would be a process for nothing."""
-    watched = resources.nodes > 1 or config.train.elastic
-    if _USERS_WATCHER is None:
-        os.environ[_WATCHER] = str(int(watched))
-    return watched
+    return resources.nodes > 1 or config.train.elastic
 
 
 def scaling_config(config: TrainConfig, resources: cluster.Resources) -> ScalingConfig:

@@ -19,7 +19,8 @@ from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 from segray.pipelines.commands import train
-from segray.pipelines.training.trainer import train_worker
+from segray.pipelines.training.failures import Failure
+from segray.pipelines.training.trainer import WorkerInputs, train_worker
 from tests.faults.lose_node import finished, run
 
 NOTICE_S = 30
@@ -31,7 +32,7 @@ def _nodes_of(name: str) -> list[str]:
     return [actor["Address"]["NodeID"] for actor in alive if name in actor["ActorClassName"]]
 
 
-def slowed(*args: Any) -> Any:
+def slowed(inputs: WorkerInputs) -> Failure | None:
     """`train_worker` that waits for the news, and after it for the end of its machine, unless it resumes."""
     import ray.train
 
@@ -56,7 +57,7 @@ def slowed(*args: Any) -> Any:
             time.sleep(1)
 
     ray.train.get_preemption_info, ray.train.report = get_preemption_info, report_before_the_end
-    return train_worker(*args)
+    return train_worker(inputs)
 
 
 def _drain(cluster: Cluster, nodes: dict[str, Any], out: Path) -> None:
