@@ -23,7 +23,7 @@ from segray.pipelines.training.failures import Failure
 from segray.pipelines.training.trainer import WorkerInputs, train_worker
 from tests.faults.lose_node import finished, run
 
-NOTICE_S = 30
+NOTICE_S = 20
 
 
 def _nodes_of(name: str) -> list[str]:

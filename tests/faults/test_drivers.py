@@ -87,7 +87,7 @@ def after(seconds: float, condition: Callable[[], bool]) -> Callable[[], bool]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Head]:
     """A cluster that outlives its drivers; not the Ray of the tests, which they might disturb."""
-    with head_with_token() as head:
+    with head_with_token(jobs=False) as head:
         yield head
 
 

@@ -16,7 +16,7 @@ from tests.processes import Finished, started
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-EPOCHS = 30
+EPOCHS = 12
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,11 @@ def test_a_node_with_trials_is_lost(places: tuple[Path, Path], tmp_path: Path) -
     out = tmp_path / "search"
     words = [
         *("tune", *SHORT, f"out={out}", f"data.root={root}", f"data.labels={labels}"),
-        # A worker fills a node, and there are three: two trials run, and find room again when one is lost.
+        # A worker fills a node, and there are three: both trials run, and find room again when one is lost.
         *(
             "train.num_cpus=2",
             "search.concurrent=2",
-            "search.trials=3",
+            "search.trials=2",
             "search.held_out=0",
             "search.final_seeds=0",
         ),
@@ -132,7 +132,7 @@ def test_a_node_with_trials_is_lost(places: tuple[Path, Path], tmp_path: Path) -
     assert found is not None
     assert int(found[1]) > 0
     trials = records(out)
-    assert sorted(trials) == ["3-000", "3-001", "3-002"]
+    assert sorted(trials) == ["3-000", "3-001"]
     for one in trials.values():
         assert one["state"] == "done", one["reason"]
         assert [epoch for epoch, _ in one["runs"][0]["curve"]] == [float(n) for n in range(1, EPOCHS + 1)]

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,12 +57,13 @@ def _plain_environment(home: Path) -> dict[str, str]:
 
 
 @contextmanager
-def head_with_token(*, asks: bool = True, grows: bool = False) -> Iterator[Head]:
+def head_with_token(*, asks: bool = True, grows: bool = False, jobs: bool = True) -> Iterator[Head]:
     """A head of 2 CPUs that asks for its token, or for none; all its processes end with the block.
 
     Args:
         asks: whether it asks for the token.
         grows: without a CPU of its own, it starts up to two nodes of 2 CPUs on this machine when asked to.
+        jobs: whether it has the dashboard, a dozen processes, and with it the job server.
     """
     # Sockets lie in this folder, and their paths must be short.
     with tempfile.TemporaryDirectory(prefix="rh-", dir="/tmp", ignore_cleanup_errors=True) as folder:
@@ -70,7 +71,7 @@ def head_with_token(*, asks: bool = True, grows: bool = False) -> Iterator[Head]
         head = Head(gcs, dashboard, secrets.token_hex(32), Path(folder) / "home")
         head.home.mkdir()
         mode = {} if asks else {"RAY_AUTH_MODE": "disabled"}
-        command = _command(head, folder)
+        command = [*_command(head, folder), f"--include-dashboard={str(jobs).lower()}"]
         if grows:
             mode |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
             command = [option for option in command if not option.startswith("--num-cpus")]
@@ -85,7 +86,8 @@ def head_with_token(*, asks: bool = True, grows: bool = False) -> Iterator[Head]
                 start_new_session=True,
             )
         try:
-            _wait_until_it_answers(head, process, log)
+            ready = _answers if jobs else _has_started
+            _wait_until(lambda: ready(head, log), process, log)
             yield head
         finally:
             _end(process)
@@ -95,8 +97,7 @@ def _command(head: Head, folder: str) -> list[str]:
     return [
         *(str(RAY), "start", "--head", "--block", "--disable-usage-stats", f"--temp-dir={folder}"),
         *("--node-ip-address=127.0.0.1", f"--port={head.gcs.rpartition(':')[2]}"),
-        *("--include-dashboard=true", "--dashboard-host=127.0.0.1"),
-        f"--dashboard-port={head.dashboard.rpartition(':')[2]}",
+        *("--dashboard-host=127.0.0.1", f"--dashboard-port={head.dashboard.rpartition(':')[2]}"),
         # Beside another Ray here the agent's usual port is taken, and without an agent no job starts.
         f"--dashboard-agent-listen-port={_free_port()}",
         f"--ray-client-server-port={_free_port()}",
@@ -143,16 +144,26 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_until_it_answers(head: Head, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    request = urllib.request.Request(
-        f"{head.dashboard}/api/version", headers={"Authorization": f"Bearer {head.token}"}
-    )
     while time.monotonic() < deadline and process.poll() is None:
-        with suppress(URLError, OSError), urllib.request.urlopen(request, timeout=5):
+        if ready():
             return
         time.sleep(0.2)
     raise AssertionError(f"no head:\n{log.read_text()}")
+
+
+def _answers(head: Head, _: Path) -> bool:
+    request = urllib.request.Request(
+        f"{head.dashboard}/api/version", headers={"Authorization": f"Bearer {head.token}"}
+    )
+    with suppress(URLError, OSError), urllib.request.urlopen(request, timeout=5):
+        return True
+    return False
+
+
+def _has_started(_: Head, log: Path) -> bool:
+    return "Ray runtime started" in log.read_text()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
