@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import skimage.data
 import timm
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
 from segray.models.segmenters import packaged
-from segray.models.segmenters.efficientnet import EfficientNetLite
+from segray.models.segmenters.efficientnet import EfficientNetLite, HalvingConv
 from segray.models.segmenters.packaged import PACKAGES, find_packaged
 from segray.models.segmenters.registry import build_segmenter, check_segmenter
 from segray.models.weights import UnavailableError, WeightsError, load_state_dict
@@ -59,6 +61,17 @@ def test_the_encoder_is_that_classifier_s(side: int) -> None:
     with torch.no_grad():
         for own, theirs in zip(segmenter.encode(image), published(image), strict=True):
             torch.testing.assert_close(own, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_a_graph_for_any_size_has_each_side_once_in_a_size() -> None:
+    """Sums of hundreds of terms, as other words for the same padding make of it, take minutes to load."""
+    layers = nn.Sequential(*(HalvingConv(nn.Conv2d(1, 1, side, stride=2)) for side in (3, 3, 5, 3, 5)))
+    free = {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    program = torch.export.export(layers, (torch.zeros(1, 1, 75, 110),), dynamic_shapes=(free,))
+    (output,) = program.graph.output_node().args[0]
+    found = [re.findall(r"s\d+", str(side)) for side in output.meta["val"].shape[2:]]
+    assert [len(symbols) for symbols in found] == [1, 1]
+    assert found[0] != found[1]
 
 
 def test_timm_s_own_layout_fits_too(tmp_path: Path) -> None:
