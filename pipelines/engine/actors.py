@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -30,7 +30,9 @@ def actor_here(actor_class: type, *args: object, max_restarts: int = 0) -> Itera
     try:
         yield actor
     finally:
-        ray.kill(actor)
+        # If the cluster is lost, so is the actor, and another error to report.
+        with suppress(Exception):
+            ray.kill(actor)
 
 
 @contextmanager
@@ -43,5 +45,6 @@ def own_interrupt() -> Iterator[None]:
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():
+        # None: it was not set from Python, and cannot be set again from here.
+        if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)

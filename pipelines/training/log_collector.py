@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from segray.pipelines.engine.actors import actor_here
@@ -112,6 +112,7 @@ def log_collector() -> Iterator[LogActor]:
 @contextmanager
 def _printed(actor: ActorHandle) -> Iterator[None]:
     import ray
+    from ray.exceptions import ActorDiedError
 
     ended = threading.Event()
 
@@ -124,7 +125,8 @@ def _printed(actor: ActorHandle) -> Iterator[None]:
             wait.what = doing
 
     def follow() -> None:
-        with Waiting(_START) as wait:
+        # At a second Ctrl-C the actor may be gone before its last lines are printed.
+        with Waiting(_START) as wait, suppress(ActorDiedError):
             while not ended.wait(_INTERVAL_S):
                 print_lines(wait)
             print_lines(wait)

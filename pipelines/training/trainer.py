@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_SET: set[str] = set()
+"""Variables that a run in another thread of this process has set, and not the user."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -136,13 +139,15 @@ def _environment(config: TrainConfig, resources: cluster.Resources) -> Iterator[
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": str(int(watches(config, resources))),
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(_poll_interval(config.train.most_workers)),
     }
-    ours = {name: value for name, value in wanted.items() if name not in os.environ}
+    ours = {name: value for name, value in wanted.items() if name not in os.environ or name in _SET}
     os.environ.update(ours)
+    _SET.update(ours)
     try:
         yield
     finally:
         for name in ours:
-            del os.environ[name]
+            os.environ.pop(name, None)
+            _SET.discard(name)
 
 
 def torch_trainer(

@@ -6,7 +6,10 @@ import time
 
 PATIENCE_S = 60.0
 """An actor that was told to end takes a moment; one that was not stays as long as its driver."""
-OF_A_RUN = ("Ledger", "LogCollector", "TrainController", "RayTrainWorker", "TrialCoordinator", "MapWorker")
+OF_A_RUN = (
+    *("Ledger", "LogCollector", "TrialCoordinator", "MapWorker"),
+    *("TrainController", "RayTrainWorker", "PreemptionWatcher", "SynchronizationActor"),
+)
 
 
 def left_over() -> list[str]:

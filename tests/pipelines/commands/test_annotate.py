@@ -27,6 +27,7 @@ from segray.pipelines.io.sources import list_images, write_manifest
 from segray.pipelines.label_set.store import LabelStore
 from tests.faults.invariant import contents, files
 from tests.pipelines.plain_runs import BUILTIN_MODELS, config_of, draw_scenes, label_plainly
+from tests.pipelines.ray_actors import left_over
 
 on_ray = pytest.mark.usefixtures("ray_session")
 
@@ -82,6 +83,7 @@ def test_a_run_without_segments(images: Path, tmp_path: Path, capsys: pytest.Cap
     plan.run(load(PlanConfig, None, [*words, "probe=2"]))
     assert "clip" in capsys.readouterr().out
     _annotate(images, out, "sam.model=none")
+    assert left_over() == []
     assert verify(str(out), [ref.image_id for ref in list_images(str(images))]).problems == []
     run = _run(out)
     assert (run["rows"], run["n_segments"]) == ({"ok": 6, "error": 0, "skipped": 0}, 0)

@@ -48,6 +48,27 @@ def test_an_actor_that_a_task_knows_ends_with_its_block() -> None:
         ray.get(actor.add.remote())
 
 
+def test_a_handler_that_is_not_python_s_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "getsignal", lambda _: None)
+    with own_interrupt():
+        pass
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_a_lost_cluster_hides_no_other_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def lost(actor: object) -> None:
+        kill(actor)
+        raise ConnectionError
+
+    kill = ray.kill
+    monkeypatch.setattr(ray, "kill", lost)
+    with pytest.raises(KeyError), actor_here(Counter, 0):
+        raise KeyError
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_it_ends_with_an_error_too() -> None:
@@ -72,7 +93,8 @@ def test_a_thread_cannot_change_it_and_does_not_try() -> None:
 
     def work() -> None:
         with own_interrupt():
-            ended.append(True)
+            pass
+        ended.append(True)
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -66,6 +66,22 @@ def test_nothing_of_a_run_stays_in_the_process(tmp_path: Path, seen: list[object
     assert seen == [("0", "0.25"), ("1", "0.25")]
 
 
+def test_a_run_beside_another_says_for_itself(
+    tmp_path: Path, seen: list[tuple[str | None, str | None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = config(tmp_path, tmp_path, tmp_path, "train.num_cpus=1")
+    start = trainer.torch_trainer
+
+    def start_another(*_: object) -> SimpleNamespace:
+        monkeypatch.setattr(trainer, "torch_trainer", start)
+        return SimpleNamespace(fit=lambda: SimpleNamespace(return_value=trainer.fit(run, lambda: "", TWO)))
+
+    monkeypatch.setattr(trainer, "torch_trainer", start_another)
+    assert trainer.fit(run, lambda: "", ONE) == "stopped"
+    assert seen == [("1", "0.25")]
+    assert os.environ.keys().isdisjoint({WATCHER, INTERVAL})
+
+
 def test_what_the_user_sets_holds(
     tmp_path: Path, seen: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
