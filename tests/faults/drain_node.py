@@ -29,12 +29,6 @@ NODE, SAVED = "node-of-a-worker", "that-worker-has-saved"
 """Files beside the run's folder, by which the second worker tells this process where it is and how far."""
 
 
-def _nodes_of(name: str) -> list[str]:
-    """Where the actors of a class are, as far as they live."""
-    alive = [actor for actor in actors().values() if actor["State"] == "ALIVE"]
-    return [actor["Address"]["NodeID"] for actor in alive if name in actor["ActorClassName"]]
-
-
 def slowed(inputs: WorkerInputs) -> Failure | None:
     """`train_worker` that waits for the news, and after it for the end of its machine, unless it resumes."""
     import ray.train

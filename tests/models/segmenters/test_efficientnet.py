@@ -64,7 +64,7 @@ def test_the_encoder_is_that_classifier_s(side: int) -> None:
 
 
 def test_a_graph_for_any_size_has_each_side_once_in_a_size() -> None:
-    """Sums of hundreds of terms, as other words for the same padding make of it, take minutes to load."""
+    """Other words for the same padding have it 32 times, and such a graph takes long to load."""
     layers = nn.Sequential(*(HalvingConv(nn.Conv2d(1, 1, side, stride=2)) for side in (3, 3, 5, 3, 5)))
     free = {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     program = torch.export.export(layers, (torch.zeros(1, 1, 75, 110),), dynamic_shapes=(free,))
