@@ -106,7 +106,7 @@ class HalvingConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, ceil(H / 2), ceil(W / 2)]."""
         # The parity of a side, in words with which the side itself drops out of the size of the padded map:
-        # in graphs for any size, a size after five layers would name its side 32 times, and take long to load.
+        # in graphs for any size, a size after five layers would name its side 32 times, and be slow to load.
         vertical, horizontal = (
             self.kernel_size[0] - 2 + 2 * ((side + 1) // 2) - side for side in x.shape[-2:]
         )
