@@ -8,12 +8,14 @@ images, the order and the augmentation. Without --data they learn the picture bo
 from one run of `segray annotate` with the built-in models; with it, a folder of photographs and masks. The
 mIoU is that of the last epoch, and with --choose-seeds also that of the epoch that the mean over other runs
 chose: their seeds differ, and a fifth of the training masks takes the place of the held-out images, which
-choose nothing. OVERRIDES are `key=value` of `segray train`, and `METHOD:key=value` for one method only.
+choose nothing. With --annotate the labelled images of each run teach its own label set (`calibrate.masks`).
+OVERRIDES are `key=value` of `segray train`, and `METHOD:key=value` for one method only.
 Finished runs in --work are not repeated: several of these programs may share it, each with runs of its own.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -21,6 +23,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import click
@@ -31,6 +34,8 @@ from segray.pipelines.commands.demo import RECIPE
 from segray.pipelines.config.commands.train import TrainConfig
 from segray.pipelines.config.loading import config_hash, identity, load
 from segray.pipelines.label_set.store import LabelStore
+from segray.pipelines.training.data.splits import write_split
+from segray.pipelines.training.data.training_data import open_data
 from segray.pipelines.training.history import HistoryEntry
 
 PHOTOGRAPHS = (
@@ -63,12 +68,42 @@ class _Methods(Benchmark):
 
 def prepare(work: Path, scenes: int, seed: int) -> tuple[Path, Path]:
     """Draw the picture book and annotate it, unless that was done before: (data set, label set)."""
-    book, labels = work / "picture-book", work / "labels"
-    if not (book / "class_names.txt").exists():
-        _segray("picture-book", f"out={book}", f"n={scenes}", f"seed={seed}")
+    book, labels = draw(work, scenes, seed), work / "labels"
     if LabelStore(str(labels)).run() is None:
         _segray("annotate", f"images={book}/images", "classes=picture_book", f"out={labels}")
     return book, labels
+
+
+def draw(work: Path, scenes: int, seed: int) -> Path:
+    """Draw the picture book, unless that was done before."""
+    book = work / "picture-book"
+    if not (book / "class_names.txt").exists():
+        _segray("picture-book", f"out={book}", f"n={scenes}", f"seed={seed}")
+    return book
+
+
+def taught_labels(work: Path, run: Run, overrides: Sequence[str]) -> Path:
+    """The label set that the labelled images of a run teach, made unless that was done before.
+
+    Args:
+        work: folder of the picture book and of the label sets.
+        run: its split and seed count.
+        overrides: of `segray annotate`.
+    """
+    _, count, seed, of_run = run
+    data = load(TrainConfig, None, ["out=x", *of_run]).data
+    features = hashlib.sha256(" ".join([*overrides, str(data.validation)]).encode()).hexdigest()[:8]
+    labels = work / "taught" / f"{count}-{seed}-{features}"
+    if LabelStore(str(labels)).run() is None:
+        split = labels.with_suffix(".txt")
+        split.parent.mkdir(parents=True, exist_ok=True)
+        write_split(str(split), open_data(data, seed).labelled)
+        book = work / "picture-book"
+        masks = [f"calibrate.masks={book}/masks", f"calibrate.split={split}"]
+        _segray(
+            "annotate", f"images={book}/images", "classes=picture_book", f"out={labels}", *masks, *overrides
+        )
+    return labels
 
 
 def _segray(*arguments: str) -> None:
@@ -93,7 +128,6 @@ def train_here(overrides: Sequence[str]) -> None:
     import logging
 
     from segray.pipelines.training.calibrated import calibrate_labels
-    from segray.pipelines.training.data.training_data import open_data
     from segray.pipelines.training.loop import Trainer
     from segray.pipelines.training.session import LocalSession
 
@@ -149,8 +183,8 @@ def chosen_epochs(histories: Sequence[tuple[Run, list[HistoryEntry]]]) -> dict[t
     by_run: dict[tuple[str, int], list[list[float]]] = {}
     for (method, count, _, _), history in histories:
         by_run.setdefault((method, count), []).append([entry["miou"] or 0.0 for entry in history])
-    means = {key: [sum(at) for at in zip(*curves, strict=True)] for key, curves in by_run.items()}
-    return {key: mean.index(max(mean)) for key, mean in means.items()}
+    sums = {key: [sum(at) for at in zip(*curves, strict=True)] for key, curves in by_run.items()}
+    return {key: of_key.index(max(of_key)) for key, of_key in sums.items()}
 
 
 def gathered(
@@ -178,6 +212,9 @@ def gathered(
 @click.option("--choose-seeds", multiple=True, type=int, help="Seeds of the runs that choose the epoch.")
 @click.option("--epochs", default=12, show_default=True, help="Passes over the unlabelled images.")
 @click.option("--jobs", default=1, show_default=True, help="Parallel runs, with one thread each.")
+@click.option(
+    "--annotate", help="Overrides of `segray annotate` for label sets that the masks of each run teach."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file.")
 @click.argument("overrides", nargs=-1)
 def main(
@@ -192,25 +229,38 @@ def main(
     choose_seeds: tuple[int, ...],
     epochs: int,
     jobs: int,
+    annotate: str | None,
     out: Path | None,
     overrides: tuple[str, ...],
 ) -> None:
     """Run all and print the table."""
     if set(seeds) & set(choose_seeds):
         raise click.UsageError("--choose-seeds: other seeds than --seeds")
+    if annotate is not None and data is not None:
+        raise click.UsageError("--annotate: for the picture book, not with --data")
     methods, work = usable(names, label_set, data), work.resolve()
     recipe = PHOTOGRAPHS if data else RECIPE
-    root, zero_shot = (data.resolve(), label_set) if data else prepare(work, scenes, book_seed)
+    if annotate is not None:
+        root, zero_shot = draw(work, scenes, book_seed), None
+    else:
+        root, zero_shot = (data.resolve(), label_set) if data else prepare(work, scenes, book_seed)
     shared = [*recipe, "trackers=", f"data.root={root}", f"train.epochs={epochs}"]
     shared += [f"data.labels={zero_shot.resolve()}"] if zero_shot else []
     shared += [f"train.validate_every={max(1, epochs // (12 if choose_seeds else 4))}", *overrides]
-    histories = _train(list(runs(methods, labels, seeds, shared)), work, jobs)
-    choosing = runs(methods, labels, choose_seeds, [*shared, f"data.validation={_CHOICE}"])
-    chosen = chosen_epochs(_train(list(choosing), work, jobs))
+    pending = list(runs(methods, labels, seeds, shared))
+    choosing = list(runs(methods, labels, choose_seeds, [*shared, f"data.validation={_CHOICE}"]))
+    if annotate is not None:
+        pending, choosing = (
+            [(*run[:3], [*run[3], f"data.labels={taught_labels(work, run, annotate.split())}"]) for run in of]
+            for of in (pending, choosing)
+        )
+    histories = _train(pending, work, jobs)
+    chosen = chosen_epochs(_train(choosing, work, jobs))
     tables = {"last epoch": gathered(histories, {})}
     if chosen:
         tables["chosen epoch"] = gathered(histories, chosen)
-    of_labels = histories[0][1][-1].get("zero_shot_miou")
+    by_run = [history[-1].get("zero_shot_miou") for _, history in histories]
+    of_labels = mean(known) if (known := [value for value in by_run if value is not None]) else None
     for name, results in tables.items():
         show(name, results, of_labels, labels)
     (first, history), *_ = histories
@@ -220,6 +270,8 @@ def main(
         "scenes": None if data else scenes,
         "zero_shot_miou": of_labels,
         "recipe": {k: v for k, v in identity(_config(first)).items() if not k.startswith("data.")},
+        "annotate": annotate,
+        "zero_shot_miou_by_run": by_run if annotate else None,
         "overrides": list(overrides),
         "steps": history[-1]["step"],
         "chosen_steps": {f"{m}-{n}": history[at]["step"] for (m, n), at in chosen.items()},

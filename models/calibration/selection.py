@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from segray.models.calibration.heads import (
     TEXT,
     Array,
     Evidence,
+    Fit,
     Head,
     candidates,
     groups_of,
@@ -282,6 +283,46 @@ class Choice:
     averaged: float
 
 
+@dataclass(frozen=True)
+class Judged:
+    """How candidates do on images held out, by their names.
+
+    Attributes:
+        factor: on each one's scores, which makes them logits.
+        share: [n, C], its shares of the classes, each segment by a head fitted without its image.
+        miou: of these, with every segment drawn.
+    """
+
+    factor: dict[str, float]
+    share: dict[str, Array]
+    miou: dict[str, float]
+
+    def weights(self) -> dict[str, float]:
+        """See `average_weights`."""
+        return dict(zip(self.miou, average_weights(list(self.miou.values())), strict=True))
+
+    def averaged(self) -> Array:
+        """[n, C]: the mean of the shares by these weights."""
+        averaged: Array = np.sum([w * self.share[name] for name, w in self.weights().items()], axis=0)
+        return averaged
+
+
+def judge(labelled: Labelled, fits: Mapping[str, Fit], group: NDArray[np.int64]) -> Judged:
+    """Score candidates on images held out.
+
+    Args:
+        labelled: segments of the images with masks.
+        fits: the candidates.
+        group: [n], what is held out together.
+    """
+    evidence, classes = labelled.evidence, labelled.classes
+    raw = {name: out_of_group(fit, evidence, classes, group) for name, fit in fits.items()}
+    factor = {name: temperature(scores, classes) for name, scores in raw.items()}
+    share = {name: softmax(factor[name] * scores) for name, scores in raw.items()}
+    shown = labelled.shown(_UNHIDDEN)
+    return Judged(factor, share, {name: labelled.score(of, shown).miou for name, of in share.items()})
+
+
 def choose(labelled: Labelled, threshold: float, everything: Evidence | None = None) -> Choice:
     """The text alone, or the average of all candidates where that pays on images held out, drawn to centres.
 
@@ -305,15 +346,12 @@ def choose(labelled: Labelled, threshold: float, everything: Evidence | None = N
     if len(np.unique(group)) == 1:
         # Nothing is left to learn from when the only image is held out.
         fits = {TEXT: fits[TEXT]}
-    raw = {name: out_of_group(fit, evidence, classes, group) for name, fit in fits.items()}
-    factor = {name: temperature(scores, classes) for name, scores in raw.items()}
-    share = {name: softmax(factor[name] * scores) for name, scores in raw.items()}
-    tried = {name: labelled.score(values, labelled.shown(_UNHIDDEN)).miou for name, values in share.items()}
-    weights = average_weights(list(tried.values()))
-    averaged = np.sum([weight * share[name] for weight, name in zip(weights, fits, strict=True)], axis=0)
+    judged_fits = judge(labelled, fits, group)
+    factor, share, tried = judged_fits.factor, judged_fits.share, judged_fits.miou
+    averaged = judged_fits.averaged()
     rules = [Rule(NO_THRESHOLD, floor) for floor in (0.0, *stability_floors(labelled))]
     average_rule, average_outcome = _best_rule(labelled, averaged, rules)
-    used = {name: weight for name, weight in zip(fits, weights, strict=True) if weight}
+    used = {name: weight for name, weight in judged_fits.weights().items() if weight}
     held_out, outcome = averaged, average_outcome
     if average_outcome.pays_over(text_outcome):
         rule = average_rule

@@ -37,17 +37,19 @@ _PROMPTS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class ZeroShotClassifier:
-    """The text side of zero-shot naming.
+    """The text side of zero-shot naming, or what masks made of it.
 
     Attributes:
-        embeddings: [N, D] float32, L2-normalised, one row per prompt name.
+        embeddings: [N, D] float32, one row per prompt name; L2-normalised if there is no bias.
         class_ids: [N] int64, the class that each name stands for; several names may share one.
         logit_scale: CLIP's learned factor on cosines before a softmax.
+        bias: [N] float32, what masks add to each name's score, which is then a logit; None: it is a cosine.
     """
 
     embeddings: Tensor
     class_ids: Tensor
     logit_scale: float
+    bias: Tensor | None = None
 
     @cached_property
     def classes(self) -> tuple[Tensor, Tensor]:

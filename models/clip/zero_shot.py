@@ -128,7 +128,7 @@ def classify_segments(
         elected: [K], the classes that the segments get instead (see `vote`), with their own cosines; where it
             is not the best one, the margin is negative.
     """
-    cosines, ids = _class_cosines(pooled, classifier)
+    cosines, ids = _class_scores(pooled, classifier)
     ranks = cosines if elected is None else _elected_first(cosines, ids, elected)
     order = ranks.sort(dim=-1, descending=True, stable=True).indices
     confidence = (classifier.logit_scale * cosines).softmax(-1).gather(1, order[:, :1])
@@ -182,41 +182,57 @@ def dense_labels(
 ) -> PixelClasses:
     """Classify every pixel by itself, without segments: label and confidence as of `render_label_map`.
 
-    The classes' cosines on the feature grid are upsampled bilinearly.
+    The classes' cosines on the feature grid are upsampled bilinearly; of a classifier with a bias, the
+    softmax of their scores on `finer_grid`, which is the confidence, too.
 
     Args:
         features: [h, w, D].
         classifier: the class names.
         height: of the image in pixels.
         width: the same.
-        threshold: a cosine.
+        threshold: a cosine; of a classifier with a bias, a share of the softmax.
         image: uint8 RGB [H, W, 3], whose edges the labels follow, or a smaller copy of it.
         steps: of `refined`; 0: none.
     """
-    cosines, ids = _class_cosines(features, classifier)
+    taught = classifier.bias is not None
+    scores, ids = _class_scores(finer_grid(features) if taught else features, classifier)
+    if taught:
+        scores = scores.softmax(-1)
     if image is not None and steps:
-        cosines = refined(cosines, image, steps)
-    maps = Upsampled(cosines.permute(2, 0, 1), height, width)
+        scores = refined(scores, image, steps)
+    maps = Upsampled(scores.permute(2, 0, 1), height, width)
     # The classes' maps at full size would take gigabytes for many classes: a band of rows at once.
     band = max(1, _VALUES_AT_ONCE // (len(ids) * width))
     dtype = label_dtype(ignore_index_of(int(ids.max()) + 1))
     labels, levels, winners = [], [], []
     for top in range(0, height, band):
-        scores = maps.band(top, min(top + band, height))
-        score, best = scores.max(0)
+        of_band = maps.band(top, min(top + band, height))
+        score, best = of_band.max(0)
         has_class = score > threshold
-        confidence = (classifier.logit_scale * scores).softmax(0).amax(0)
+        confidence = score if taught else (classifier.logit_scale * of_band).softmax(0).amax(0)
         winners.append(ids[best].cpu().numpy().astype(dtype))
         labels.append(np.where(has_class.cpu().numpy(), winners[-1], 0))
         levels.append(levels_of(torch.where(has_class, confidence, 0.0).cpu().numpy()))
     return PixelClasses(np.concatenate(labels), np.concatenate(levels), np.concatenate(winners))
 
 
-def _class_cosines(features: Tensor, classifier: ZeroShotClassifier) -> tuple[Tensor, Tensor]:
-    """(cosines [..., C] float32, class ids [C] ascending): each class's best cosine over its names."""
+def finer_grid(features: Tensor) -> Tensor:
+    """L2-normalised float32 features [2h, 2w, D] between those of a grid [h, w, D].
+
+    Fewer of its cells lie on an edge, where no class is right.
+    """
+    maps = F.normalize(features.float(), dim=-1).permute(2, 0, 1)[None]
+    finer = F.interpolate(maps, scale_factor=2, mode="bilinear")[0].permute(1, 2, 0)
+    return F.normalize(finer, dim=-1)
+
+
+def _class_scores(features: Tensor, classifier: ZeroShotClassifier) -> tuple[Tensor, Tensor]:
+    """(scores [..., C] float32, class ids [C] ascending): the best cosine (or logit) of each class."""
     ids, column = (part.to(features.device) for part in classifier.classes)
     embeddings = classifier.embeddings.to(features.device, torch.float32)
     by_name = F.normalize(features.float(), dim=-1) @ embeddings.T
+    if classifier.bias is not None:
+        by_name = by_name + classifier.bias.to(features.device)
     index = column.expand_as(by_name)
     start = by_name.new_full((*by_name.shape[:-1], len(ids)), -torch.inf)
     return start.scatter_reduce(-1, index, by_name, "amax"), ids

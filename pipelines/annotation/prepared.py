@@ -24,6 +24,7 @@ class Prepared:
         options: of the decoder.
         provenance: what makes the labels.
         models: by stage, if they are loaded in this process.
+        calibration: the content of calibration.json; None: no masks taught the names.
     """
 
     config: AnnotateConfig
@@ -33,3 +34,4 @@ class Prepared:
     options: ImageOptions
     provenance: dict[str, Any]
     models: Mapping[str, Any] | None = None
+    calibration: bytes | None = None

@@ -17,7 +17,6 @@ from segray.models.calibration.selection import Choice, Labelled, Outcome, Rule,
 from segray.models.calibration.trust import class_prior, conformal_quantiles, transition_matrix
 from segray.models.label_map import SegmentClasses
 from segray.models.label_space import LabelSpace
-from segray.models.metrics import class_iou
 from segray.pipelines.calibration.examples import SampledSegments
 from segray.pipelines.errors import UserError
 
@@ -155,7 +154,9 @@ def fit(
     Raises:
         UserError: the masks hold fewer than two classes, or their images no segment.
     """
-    _check(images, candidates.space.classes)
+    check_classes(images, candidates.space.classes)
+    if not any(image.pixels.any() for image in images.values()):
+        raise UserError(f"masks: the label set has no segment in their {len(images)} images")
     plain = gather(list(images.values()), sample.stability)
     stored = with_prompts(plain, candidates.names, candidates.stored)
     before = stored.score(named_scores(stored.evidence), stored.shown(Rule(candidates.threshold)))
@@ -181,7 +182,12 @@ def fit(
     )
 
 
-def _check(images: Mapping[str, MaskedImage], classes: Sequence[str]) -> None:
+def check_classes(images: Mapping[str, MaskedImage], classes: Sequence[str]) -> None:
+    """Refuse masks that hold fewer than two classes.
+
+    Raises:
+        UserError: so few.
+    """
     pixels = np.sum([image.truth.sum(0) for image in images.values()], axis=0)
     present = [name for name, count in zip(classes, pixels, strict=True) if count]
     if len(present) < 2:
@@ -189,8 +195,6 @@ def _check(images: Mapping[str, MaskedImage], classes: Sequence[str]) -> None:
         raise UserError(
             f"masks: those of {len(images)} images hold {held} alone; calibration needs at least two classes"
         )
-    if not any(image.pixels.any() for image in images.values()):
-        raise UserError(f"masks: the label set has no segment in their {len(images)} images")
 
 
 def embed_candidates(
@@ -228,10 +232,3 @@ def embed_candidates(
         threshold,
         classifiers[first].logit_scale,
     )
-
-
-def class_changes(calibration: Calibration) -> list[tuple[str, float, float]]:
-    """(class, IoU before, IoU after) on the images with masks; nan where a class does not occur."""
-    before = class_iou(calibration.before.confusions.sum(0))
-    after = class_iou(calibration.choice.outcome.confusions.sum(0))
-    return list(zip(calibration.candidates.space.classes, before.tolist(), after.tolist(), strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,12 +20,18 @@ from segray.pipelines.annotation.relabelling import (
     of_pixels,
     require_embeddings,
 )
+from segray.pipelines.calibration.description import (
+    average_text,
+    count_masks,
+    score_lines,
+    scores_record,
+    transition_record,
+)
 from segray.pipelines.calibration.examples import ReadMask, read_examples, sample_segments
 from segray.pipelines.calibration.fit import (
     Calibration,
     Candidates,
     check_size,
-    class_changes,
     embed_candidates,
     fit,
 )
@@ -38,11 +43,8 @@ from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.label_set.store import LabelStore
 
-FILE = "calibration.json"
 STORED = "stored"
 """The name of the label set's own templates among those to try."""
-LEAST_CHANGE = 0.005
-"""IoU, in 0..1, from which a class is listed as changed."""
 
 
 @dataclass(frozen=True)
@@ -154,24 +156,13 @@ class CalibratedSet:
     def description(self) -> dict[str, Any]:
         """The content of calibration.json."""
         calibration = self.calibration
-        choice, space = calibration.choice, calibration.candidates.space
-        gain, error = choice.outcome.gain_over(calibration.before)
+        choice, classes = calibration.choice, calibration.candidates.space.classes
         return {
             **summary(calibration),
             "images": list(calibration.image_ids),
-            "gain": {"miou": gain, "standard_error": error if np.isfinite(error) else None},
-            "classes": [
-                {"name": name, "iou_before": _number(before), "iou_after": _number(after)}
-                for name, before, after in class_changes(calibration)
-            ],
+            **scores_record(classes, calibration.before, choice.outcome),
             "held_out_miou": {**choice.tried, "average": choice.averaged},
-            "transition": {
-                "classes": list(space.classes),
-                "rows": "label",
-                "columns": "truth",
-                "shares": np.round(calibration.transition, 6).tolist(),
-                "prior": np.round(calibration.prior, 6).tolist(),
-            },
+            "transition": transition_record(classes, calibration.transition, calibration.prior),
         }
 
 
@@ -255,31 +246,15 @@ def summary(calibration: Calibration) -> dict[str, Any]:
     }
 
 
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else value
-
-
-def to_json(description: Mapping[str, Any]) -> bytes:
-    """The description as a file."""
-    return f"{json.dumps(description, indent=2, allow_nan=False, ensure_ascii=False)}\n".encode()
-
-
 def report_lines(calibrated: CalibratedSet) -> list[str]:
     """What changed, for which class and by how much, on the images with masks."""
     calibration = calibrated.calibration
     choice, figures = calibration.choice, summary(calibration)
-    masks = f"{figures['masks']} mask{'s' * (figures['masks'] != 1)}"
+    on = f"{count_masks(figures['masks'])}, {figures['segments']} segments"
     lines = [
-        f"calibrated on {masks}, {figures['segments']} segments; mIoU there, each image held out:",
-        f"  {'':<16}{'before':>8}{'after':>8}",
-        f"  {'all':<16}{figures['miou_before']:>8.1%}{figures['miou_after']:>8.1%}  {_gain(calibration)}",
+        f"calibrated on {on}; mIoU there, each image held out:",
+        *score_lines(calibration.candidates.space.classes, calibration.before, choice.outcome),
     ]
-    for name, before, after in class_changes(calibration):
-        if (
-            not (np.isnan(before) and np.isnan(after))
-            and abs(np.nan_to_num(after) - np.nan_to_num(before)) >= LEAST_CHANGE
-        ):
-            lines.append(f"  {name:<16}{_percent(before):>8}{_percent(after):>8}")
     lines.append(f"  segments  {_rule_text(calibration)}")
     lines.append(f"  names     {_prompts_text(calibration)}")
     lines.append(f"  naming    {_naming_text(choice.naming)}")
@@ -287,16 +262,6 @@ def report_lines(calibrated: CalibratedSet) -> list[str]:
     if absent:
         lines.append(f"  no segment with a mask: {', '.join(absent)}; no mask says what they look like")
     return lines
-
-
-def _gain(calibration: Calibration) -> str:
-    gain, error = calibration.choice.outcome.gain_over(calibration.before)
-    known = f" +- {100 * error:.1f} (standard error)" if np.isfinite(error) else ""
-    return f"{100 * gain:+.1f}{known}"
-
-
-def _percent(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.1%}"
 
 
 def _rule_text(calibration: Calibration) -> str:
@@ -321,9 +286,7 @@ def _prompts_text(calibration: Calibration) -> str:
 def _naming_text(naming: SegmentClassifier) -> str:
     centres = "" if naming.centres is None else ", drawn to class centres"
     if len(naming.names) > 1:
-        ordered = sorted(zip(naming.weights, naming.names, strict=True), reverse=True)[:4]
-        shown = ", ".join(f"{name} ({w:.0%})" for w, name in ordered)
-        return f"average of {len(naming.names)} candidates: {shown}{centres}"
+        return f"{average_text(dict(zip(naming.names, naming.weights, strict=True)))}{centres}"
     (name,) = naming.names
     as_before = "" if centres else ", as before"
     return f"{'by text alone' + as_before if name == TEXT else name}{centres}"

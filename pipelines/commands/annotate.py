@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from segray.pipelines.annotation.prepared import Prepared
 from segray.pipelines.annotation.run import label_pending
 from segray.pipelines.annotation.run_summary import LabelSetResult, summarise
 from segray.pipelines.annotation.stages.classify import TextEmbeddings
+from segray.pipelines.calibration.description import FILE, to_json
 from segray.pipelines.config.commands.annotate import SAM_CLIP, AnnotateConfig
 from segray.pipelines.config.loading import dump_redacted
 from segray.pipelines.engine import cluster, single_process
@@ -39,8 +40,9 @@ from segray.pipelines.understood import classes_line, show
 
 if TYPE_CHECKING:  # torch and open_clip take seconds to import
     from segray.models.clip.model import ClipModel
+    from segray.pipelines.calibration.pixels import MaskedRef
 
-PLACES = ("images",)
+PLACES = ("images", "calibrate.masks", "calibrate.split")
 """Keys that only say where something is: what is there is compared instead."""
 _log = logging.getLogger(__name__)
 
@@ -76,7 +78,8 @@ def execute(config: AnnotateConfig) -> LabelSetResult:
         config.images, config.image.roots, follow=follow, left_out=left_out, column=config.image.column
     )
     first = list(islice(images, single_process.FEW + 1))
-    prepared = prepare(config, space, load=local.suits(config, len(first)))
+    masked = None if config.calibrate.masks is None else _masked(config, space)
+    prepared = prepare(config, space, load=local.suits(config, len(first)), masked=masked)
     config = prepared.config
     with RunLock(config.out) as lock:
         total, n_pending = _open_store(prepared, chain(first, images))
@@ -94,16 +97,34 @@ def execute(config: AnnotateConfig) -> LabelSetResult:
     return LabelSetResult.of(record, config.out)
 
 
-def prepare(config: AnnotateConfig, space: LabelSpace, *, load: bool = False) -> Prepared:
+def _masked(config: AnnotateConfig, space: LabelSpace) -> dict[str, MaskedRef]:
+    """The images with masks, from a listing of their own: the run's own one is read as it is labelled."""
+    from segray.pipelines.calibration.pixels import find_masked
+
+    listed = list_images(
+        config.images, config.image.roots, follow=config.image.follow_links, column=config.image.column
+    )
+    with Waiting("the images with masks to be found"):
+        return find_masked(config, listed, space.classes)
+
+
+def prepare(
+    config: AnnotateConfig,
+    space: LabelSpace,
+    *,
+    load: bool = False,
+    masked: Mapping[str, MaskedRef] | None = None,
+) -> Prepared:
     """Check the models, so that bad weights are reported before the first image; embed names for CLIP.
 
     Args:
         config: of the command.
         space: the classes and their names.
         load: load the models, for a run in this process.
+        masked: images whose masks teach the names of pixels; None: none do.
 
     Raises:
-        UserError: weights or an option that do not fit; `out` was made with another configuration.
+        UserError: weights, an option or masks that do not fit; `out` was made with another configuration.
     """
     out, chosen = config.out, with_precisions(config, recorded_precisions(config.out))
     try:
@@ -112,11 +133,15 @@ def prepare(config: AnnotateConfig, space: LabelSpace, *, load: bool = False) ->
             prepared = _prepared(chosen, space, models)
     except ValueError as error:
         raise UserError(str(error)) from error
+    if masked is not None:
+        prepared = _calibrated(prepared, models, masked)
     if changed := _changes(out, prepared):
         if not config.new_run:
             advice = "give another out=DIR, or new_run=true to start beside it"
             raise UserError(other_configuration(out, changed, advice))
         prepared = _prepared(with_precisions(config, {}), space, models)
+        if masked is not None:
+            prepared = _calibrated(prepared, models, masked)
         out = _free_neighbour(out, prepared)
         prepare_output(out)
     return replace(prepared, config=prepared.config.model_copy(update={"out": out}))
@@ -186,6 +211,26 @@ def _with_clip(config: AnnotateConfig, space: LabelSpace, models: Models, clip: 
     )
 
 
+def _calibrated(prepared: Prepared, models: Models, masked: Mapping[str, MaskedRef]) -> Prepared:
+    """The run as masks choose it."""
+    from segray.pipelines.calibration.pixels import REFINE_STEPS, calibrate_pixels
+
+    space = prepared.space
+    reader = _prepared(_with_refine(prepared.config, REFINE_STEPS), space, models).options
+    with Waiting("the masks to teach the names of pixels"):
+        loaded = models.clip if models.loaded else None
+        calibration = calibrate_pixels(replace(prepared, options=reader), masked, loaded)
+    chosen = _prepared(_with_refine(prepared.config, calibration.way.refine), space, models)
+    record = {**chosen.provenance, "calibration": calibration.record()}
+    show(calibration.lines())
+    content = to_json(calibration.description())
+    return replace(chosen, text=calibration.text, provenance=record, calibration=content)
+
+
+def _with_refine(config: AnnotateConfig, steps: int) -> AnnotateConfig:
+    return config.model_copy(update={"clip": config.clip.model_copy(update={"refine": steps})})
+
+
 def proxy_record(clip: ClipModel) -> dict[str, Any]:
     """What the label set records of the vision model beside CLIP; nothing without one."""
     if clip.proxy is None:
@@ -230,6 +275,8 @@ def _open_store(prepared: Prepared, images: Iterable[ImageRef]) -> tuple[int, in
     if n_pending or recorded_place(config.out) != place_of(config):
         storage.write_atomic(stored, dump_redacted(config).encode())
         write_card(config.out)
+    if n_pending and prepared.calibration is not None:
+        storage.write_atomic(storage.join(config.out, FILE), prepared.calibration)
     if n_pending:
         storage.delete(storage.join(config.out, "run.json"))
     return total, n_pending

@@ -5,14 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from segray.pipelines.annotation.run_summary import LabelSetResult
+from segray.pipelines.calibration.description import FILE, to_json
 from segray.pipelines.calibration.examples import folder_masks
-from segray.pipelines.calibration.label_set import (
-    FILE,
-    StoredNames,
-    calibrate,
-    report_lines,
-    to_json,
-)
+from segray.pipelines.calibration.label_set import StoredNames, calibrate, report_lines
 from segray.pipelines.config.commands.calibrate import CalibrateConfig
 from segray.pipelines.masks.options import MaskOptions
 from segray.pipelines.printing import echo

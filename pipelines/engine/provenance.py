@@ -19,7 +19,7 @@ from segray.pipelines.io.uris import redacted_tree
 _NOT_SETTINGS = ("versions", "config_hash", "source")
 STAGES = ("sam", "clip", "labeller")
 """The stages that hold a model, and the sections of a record that name it."""
-PLACES = ("images", "labels", "masks", "split")
+PLACES = ("images", "labels", "masks", "split", "calibrate.masks", "calibrate.split")
 _PACKAGES = ("segray", "torch", "ray", "segment-anything", "open_clip_torch", "pyarrow", "numpy", "pillow")
 
 

@@ -99,7 +99,8 @@ def calibrate_into(config: TrainConfig, data: TrainingData, out: str, split: str
         UserError: no labelled image has a label, its masks hold fewer than two classes, or the label set has
             no embeddings.
     """
-    from segray.pipelines.calibration.label_set import FILE, StoredNames, calibrate, to_json
+    from segray.pipelines.calibration.description import FILE, to_json
+    from segray.pipelines.calibration.label_set import StoredNames, calibrate
 
     labels = config.data.labels or ""
     stored = StoredNames.of(labels)

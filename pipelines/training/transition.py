@@ -48,7 +48,7 @@ def read_transition(labels: str, classes: Sequence[str]) -> NDArray[np.float64]:
     Raises:
         UserError: the label set is not calibrated, the file is damaged, or it has other classes.
     """
-    from segray.pipelines.calibration.label_set import FILE
+    from segray.pipelines.calibration.description import FILE
 
     where = storage.join(labels, FILE)
     try:

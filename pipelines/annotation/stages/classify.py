@@ -48,6 +48,7 @@ class TextEmbeddings:
         threshold: of Eq. 2, a cosine.
         vote: a segment gets the class that most of its pixels have.
         unsegmented: pixels in no segment get a class of their own.
+        bias: float32 [N], see `ZeroShotClassifier`; None: no mask has taught anything.
     """
 
     embeddings: NDArray[np.float32]
@@ -56,12 +57,18 @@ class TextEmbeddings:
     threshold: float
     vote: bool = False
     unsegmented: bool = False
+    bias: NDArray[np.float32] | None = None
 
     @classmethod
     def from_classifier(cls, classifier: ZeroShotClassifier, threshold: float) -> TextEmbeddings:
         """The arrays of a classifier."""
+        bias = None if classifier.bias is None else classifier.bias.numpy()
         return cls(
-            classifier.embeddings.numpy(), classifier.class_ids.numpy(), classifier.logit_scale, threshold
+            classifier.embeddings.numpy(),
+            classifier.class_ids.numpy(),
+            classifier.logit_scale,
+            threshold,
+            bias=bias,
         )
 
     def to_classifier(self, device: str = "cpu") -> ZeroShotClassifier:
@@ -70,10 +77,11 @@ class TextEmbeddings:
 
         from segray.models.clip.text import ZeroShotClassifier
 
-        embeddings = torch.from_numpy(self.embeddings.copy()).to(device)
-        return ZeroShotClassifier(
-            embeddings, torch.from_numpy(self.class_ids.copy()).to(device), self.logit_scale
+        embeddings, class_ids = (
+            torch.from_numpy(array.copy()).to(device) for array in (self.embeddings, self.class_ids)
         )
+        bias = None if self.bias is None else torch.from_numpy(self.bias.copy()).to(device)
+        return ZeroShotClassifier(embeddings, class_ids, self.logit_scale, bias)
 
 
 class ClassifySegments(Stage):

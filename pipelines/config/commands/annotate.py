@@ -10,7 +10,16 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from segray.models.annotators.registry import LABEL_MODELS, MASK_MODELS, label_entry, mask_entry
 from segray.pipelines.config.images import ImageConfig
 from segray.pipelines.config.schema import Config, Folder, RunOnly, Sha256, Shown, Text
-from segray.pipelines.config.shared import Classes, GrowConfig, Images
+from segray.pipelines.config.shared import (
+    Classes,
+    GrowConfig,
+    Images,
+    MaskBinary,
+    MaskColors,
+    MaskColumn,
+    MaskSuffix,
+    MaskVoid,
+)
 
 if TYPE_CHECKING:  # its readers take time to import
     from segray.models.tiling import Tiling
@@ -232,6 +241,22 @@ class AnnotateImageConfig(ImageConfig):
         return Tiling(self.tile, self.tile_overlap) if self.tile else None
 
 
+class CalibrateMasksConfig(Config):
+    """Masks of some images, which teach the names of pixels; for sam.model=none."""
+
+    masks: Text | None = None
+    """Masks of some images: a folder, archives, a list, Parquet files, or a label set with corrections."""
+    split: Text | None = None
+    """A split file: only its images, one per line, are learned from; null: all that have a mask."""
+    allow_missing: bool = False
+    """Leave out masks without an image instead of failing."""
+    ignore_index: MaskVoid = 255
+    binary: MaskBinary = None
+    colors: MaskColors = None
+    mask_suffix: MaskSuffix = None
+    mask_column: MaskColumn = None
+
+
 class AnnotateConfig(Config):
     """Label images with SAM and CLIP."""
 
@@ -253,6 +278,8 @@ class AnnotateConfig(Config):
     """The model that `annotator` names, if it is not sam_clip."""
     label: LabelConfig = LabelConfig()
     """Prompts and threshold that turn segments into labels."""
+    calibrate: CalibrateMasksConfig = CalibrateMasksConfig()
+    """Masks of some images, which teach the names of pixels; for sam.model=none."""
     image: AnnotateImageConfig = AnnotateImageConfig()
     """Which images are accepted, and how they are decoded."""
     embed_images: bool = False
@@ -311,6 +338,19 @@ class AnnotateConfig(Config):
         if self.image.reduce_jpeg and self.image.tile:
             raise ValueError(
                 "image.reduce_jpeg removes the detail that image.tile is for; set only one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _masks_teach_pixels(self) -> AnnotateConfig:
+        if self.calibrate.masks is None:
+            if changed := _changed(self.calibrate):
+                key = f"calibrate.{changed[0]}"
+                raise ValueError(f"{key} has no effect without calibrate.masks; leave it out")
+        elif self.annotator != SAM_CLIP or self.sam.model != "none":
+            raise ValueError(
+                "calibrate.masks teaches the names of pixels: set sam.model=none, or leave it out and run "
+                "`segray calibrate` on the label set"
             )
         return self
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from segray.models.label_space import ignore_index_of
 from segray.models.plain_yaml import MAX_BYTES, read_plain_yaml
-from segray.pipelines.calibration.label_set import FILE, LEAST_CHANGE
+from segray.pipelines.calibration.description import FILE, LEAST_CHANGE
 from segray.pipelines.engine.provenance import fingerprint
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
@@ -44,7 +44,7 @@ class _Description(BaseModel):
     """What the page needs of calibration.json."""
 
     masks: Annotated[int, Field(ge=1)]
-    segments: Annotated[int, Field(ge=1)]
+    segments: Annotated[int, Field(ge=1)] | None = None
     miou_before: _Share
     miou_after: _Share
     gain: _Gain
@@ -117,7 +117,8 @@ def calibration_section(
     except UserError as error:
         problems.append(f"No figures: {visible(str(error))}.")
     try:
-        images = _images(store, legend, photos, n)
+        # What masks taught while the images were labelled has no label set from before.
+        images = _images(store, legend, photos, n) if "source" in store.provenance else []
     except UserError as error:
         problems.append(f"No images: {visible(str(error))}.")
     return CalibrationSection(scores, _changes(scores, legend) if scores else [], images, problems)
