@@ -7,14 +7,14 @@ bias each, beside what class names alone would give, and labels an image like th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segray.models.calibration.heads import Array, Head, candidates
+from segray.models.calibration.heads import Array, Evidence, Fit, Head, candidates
 from segray.models.calibration.regions import MaskedImage
 from segray.models.calibration.selection import Judged, Labelled, judge
 from segray.models.label_map import LabelMap
@@ -92,22 +92,27 @@ def teach(labelled: Labelled) -> TaughtHeads | None:
     if len(np.unique(fold)) < 2:
         return None
     fits = candidates(evidence, classes, fold)
-    judged = judge(labelled, fits, fold)
+    numbers = range(min(FOLDS, labelled.n_images))
+    # A fold none of whose images has cells teaches nothing, and is judged by all the others.
+    held_out = [_fitted(fits, evidence[fold != k], classes[fold != k]) for k in numbers]
+    raw = {name: np.zeros_like(evidence.text) for name in fits}
+    for number, heads in zip(numbers, held_out, strict=True):
+        for name, head in heads.items():
+            raw[name][fold == number] = head.scores(evidence[fold == number])
+    judged = judge(labelled, raw)
     weights = {name: weight for name, weight in judged.weights().items() if weight}
     lift = _lift(judged)
 
-    def fitted(rows: NDArray[np.bool_]) -> Head:
-        heads = [
-            fits[name](evidence[rows], classes[rows]).scaled(weight * judged.factor[name])
-            for name, weight in weights.items()
-        ]
-        mean = reduce(_sum, heads)
+    def averaged(heads: Mapping[str, Head]) -> Head:
+        mean = reduce(_sum, (heads[name].scaled(w * judged.factor[name]) for name, w in weights.items()))
         return Head(mean.scale, mean.weights, mean.bias + lift)
 
-    everything = np.ones(len(classes), bool)
-    numbers = range(min(FOLDS, labelled.n_images))
-    # A fold none of whose images has cells teaches nothing, and is judged by all the others.
-    return TaughtHeads(fitted(everything), tuple(fitted(fold != number) for number in numbers), weights)
+    head = averaged(_fitted({name: fits[name] for name in weights}, evidence, classes))
+    return TaughtHeads(head, tuple(map(averaged, held_out)), weights)
+
+
+def _fitted(fits: Mapping[str, Fit], evidence: Evidence, classes: NDArray[np.int64]) -> dict[str, Head]:
+    return {name: fit(evidence, classes) for name, fit in fits.items()}
 
 
 def _sum(one: Head, other: Head) -> Head:

@@ -13,7 +13,6 @@ from segray.models.calibration.heads import (
     TEXT,
     Array,
     Evidence,
-    Fit,
     Head,
     candidates,
     groups_of,
@@ -307,16 +306,14 @@ class Judged:
         return averaged
 
 
-def judge(labelled: Labelled, fits: Mapping[str, Fit], group: NDArray[np.int64]) -> Judged:
-    """Score candidates on images held out.
+def judge(labelled: Labelled, raw: Mapping[str, Array]) -> Judged:
+    """Judge candidates by their scores on images held out.
 
     Args:
         labelled: segments of the images with masks.
-        fits: the candidates.
-        group: [n], what is held out together.
+        raw: of each candidate the scores [n, C], each segment's by a head fitted without its image.
     """
-    evidence, classes = labelled.evidence, labelled.classes
-    raw = {name: out_of_group(fit, evidence, classes, group) for name, fit in fits.items()}
+    classes = labelled.classes
     factor = {name: temperature(scores, classes) for name, scores in raw.items()}
     share = {name: softmax(factor[name] * scores) for name, scores in raw.items()}
     shown = labelled.shown(_UNHIDDEN)
@@ -346,7 +343,8 @@ def choose(labelled: Labelled, threshold: float, everything: Evidence | None = N
     if len(np.unique(group)) == 1:
         # Nothing is left to learn from when the only image is held out.
         fits = {TEXT: fits[TEXT]}
-    judged_fits = judge(labelled, fits, group)
+    raw = {name: out_of_group(fit, evidence, classes, group) for name, fit in fits.items()}
+    judged_fits = judge(labelled, raw)
     factor, share, tried = judged_fits.factor, judged_fits.share, judged_fits.miou
     averaged = judged_fits.averaged()
     rules = [Rule(NO_THRESHOLD, floor) for floor in (0.0, *stability_floors(labelled))]

@@ -49,7 +49,7 @@ MOST_IMAGES = 64
 """Images with masks that teach, evenly spread over all of them."""
 REFINE_STEPS = 10
 """`clip.refine` that is tried besides none."""
-_MOST_CELLS = 2**14
+_MOST_CELLS = 2**13
 _STORED = "stored"
 _SHOWN = 3
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from segray.models.clip import zero_shot
 from segray.models.clip.text import ZeroShotClassifier
-from segray.models.clip.zero_shot import classify_segments, dense_labels, pool_segments
+from segray.models.clip.zero_shot import classify_segments, dense_labels, finer_grid, pool_segments
 from segray.models.label_map import SegmentClasses, render_label_map, split
 from segray.models.masks import Segment, full_mask, segment_from_mask
 
@@ -322,6 +323,27 @@ def test_dense_labels_name_each_pixel(
     np.testing.assert_array_equal(best, naive_dense(features, classifier, size, -1.0)[0])
     assert np.abs(confidence - share).max() < 0.51
     assert (label == 0).any() or size[0] < 10
+
+
+def test_a_classifier_with_a_bias_labels_by_the_softmax_on_a_finer_grid() -> None:
+    rng = np.random.default_rng(6)
+    features = torch.from_numpy(rng.standard_normal((3, 4, 2)).astype(np.float32))
+    embeddings = torch.tensor([[3.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
+    bias = torch.tensor([0.1, -0.4, 0.3])
+    classifier = ZeroShotClassifier(embeddings, torch.tensor([0, 2, 2]), 50.0, bias)
+    finer = finer_grid(features)
+    assert finer.shape == (6, 8, 2)
+    assert torch.allclose(finer.norm(dim=-1), torch.ones(6, 8))
+    by_name = finer @ embeddings.T + bias
+    shares = torch.stack([by_name[..., 0], by_name[..., 1:].amax(-1)], -1).softmax(-1)
+    found = dense_labels(features, classifier, 6, 8, -1.0)
+    np.testing.assert_array_equal(found.label, np.array([0, 2])[shares.argmax(-1).numpy()])
+    np.testing.assert_array_equal(found.best, found.label)
+    assert np.abs(found.confidence - 255 * shares.amax(-1).numpy()).max() < 0.51
+    assert set(np.unique(found.label)) == {0, 2}
+    # Without the bias another class wins somewhere.
+    other = dense_labels(features, dataclasses.replace(classifier, bias=torch.zeros(3)), 6, 8, -1.0)
+    assert (other.label != found.label).any()
 
 
 def test_naming_and_dense_labels_leave_gradients_alone() -> None:
