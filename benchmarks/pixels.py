@@ -72,9 +72,8 @@ def score(prepared: Prepared, folder: Path) -> Confusion:
     """Pixels of the scenes by true class and label."""
     n_classes = len(prepared.space.classes)
     total = np.zeros((n_classes, n_classes), np.int64)
-    scored = [
-        ref for ref in list_images(prepared.config.images) if (folder / "truth" / ref.image_id).exists()
-    ]
+    listed, truths = list_images(prepared.config.images), folder / "truth"
+    scored = [ref for ref in listed if (truths / ref.image_id).exists()]
     for row in Stages(prepared).label(scored):
         truth = np.array(Image.open(truths / row["image_id"]))
         total += confusion_matrix(

@@ -65,10 +65,7 @@ def check_calibration(config: DataConfig, data: TrainingData) -> None:
     except ValueError as error:
         raise UserError(f"data.clip_weights: {error}") from error
     except UserError as error:
-        raise UserError(
-            f"data.calibrate: {error}; data.calibrate=false trains on it as it is, and pseudo.forward=true "
-            "allows for its mistakes"
-        ) from None
+        raise UserError(f"data.calibrate: {error}; data.calibrate=false trains on it as it is") from None
 
 
 def calibrate_labels(config: TrainConfig, data: TrainingData) -> None:

@@ -64,7 +64,7 @@ def _confusion(config: TrainConfig, data: TrainingData) -> NDArray[np.int64] | N
         where = storage.display(store.root)
         raise UserError(
             f"pseudo.forward: data.labels={where} was corrected by masks, on which its mistakes say little; "
-            "give the label set that it was made from, or pseudo.forward=false"
+            "give a label set that no mask has corrected, or pseudo.forward=false"
         )
     found = labelled_with_labels(config, data, list_images(store), "pseudo.forward")
     counted = found[:: -(-len(found) // MOST_IMAGES)]
