@@ -206,8 +206,8 @@ def require_embeddings(source: LabelStore) -> int:
         )
     if stored_section(source.provenance, "sam", ["model"], source.root)["model"] == "none":
         raise UserError(
-            f"{where} was made with sam.model=none and has no segments; annotate with another SAM to relabel, "
-            "or again with calibrate.masks=DIR, whose masks teach the names of pixels"
+            f"{where} was made with sam.model=none and has no segments; annotate with another SAM to relabel "
+            "it, or with calibrate.masks=DIR, whose masks teach the names of pixels"
         )
     kind = source.segments(source.parts()[0], ["embedding"]).schema.field("embedding").type
     if pa.types.is_null(kind):

@@ -107,16 +107,17 @@ class PixelCalibration:
     text: TextEmbeddings
     digest: str
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the candidates that name pixels; {} if the text alone does."""
+        return self.heads.weights if self.heads and self.way.taught else {}
+
     def record(self) -> dict[str, Any]:
-        """What the label set's provenance says."""
-        weights = self.heads.weights if self.heads and self.way.taught else {}
+        """What the label set's provenance says: nothing whose last digits another machine might change."""
         return {
             "masks": len(self.image_ids),
-            "miou_before": self.outcomes[self.usual].miou,
-            "miou_after": self.outcomes[self.way].miou,
             "names": "text and masks" if self.way.taught else "text",
             "refine": self.way.refine,
-            "naming": weights,
             "sha256": self.digest,
         }
 
@@ -130,6 +131,9 @@ class PixelCalibration:
         return {
             **self.record(),
             "images": list(self.image_ids),
+            "miou_before": before.miou,
+            "miou_after": after.miou,
+            "naming": self.weights,
             **scores_record(self.classes, before, after),
             "held_out_miou": {str(way): outcome.miou for way, outcome in self.outcomes.items()},
             "transition": transition_record(self.classes, transition, class_prior(confusion)),
@@ -138,11 +142,11 @@ class PixelCalibration:
     def lines(self) -> list[str]:
         """What changed, for which class and by how much, on the images with masks."""
         before, after = self.outcomes[self.usual], self.outcomes[self.way]
-        weights = self.heads.weights if self.heads and self.way.taught else {}
+        names = f"text and masks: {average_text(self.weights)}" if self.weights else "by text alone"
         return [
             f"calibrated on {count_masks(len(self.image_ids))}; mIoU there, each image held out:",
             *score_lines(self.classes, before, after),
-            f"  names     {f'text and masks: {average_text(weights)}' if weights else 'by text alone'}",
+            f"  names     {names}",
             f"  edges     clip.refine={self.way.refine} (was {self.usual.refine})",
         ]
 
@@ -198,7 +202,7 @@ def _with_mask(masks: str, options: MaskOptions) -> Callable[[str], bool]:
 def calibrate_pixels(
     prepared: Prepared, masked: Mapping[str, MaskedRef], loaded: ClipModel | None
 ) -> PixelCalibration:
-    """Choose by masks how the pixels of a run are named. What the user sets of `clip.refine` stays.
+    """Choose by masks how the pixels of a run are named. Where `clip.refine` has steps, it stays.
 
     Args:
         prepared: the run without masks, with an image reader that keeps what `REFINE_STEPS` needs.
@@ -226,8 +230,8 @@ def calibrate_pixels(
     prompts = Prompts(_STORED, np.ones(len(text.class_ids), bool))
     heads = teach(with_prompts(gather(list(cells.values())), names, prompts))
     of_fold = [_taught(text, head) for head in heads.held_out] if heads else []
-    clip, usual = prepared.config.clip, Way(False, prepared.config.clip.refine)
-    steps = [clip.refine] if "refine" in clip.model_fields_set else [0, REFINE_STEPS]
+    usual = Way(False, prepared.config.clip.refine)
+    steps = [usual.refine] if usual.refine else [0, REFINE_STEPS]
     ways = [Way(taught, refine) for taught in ([False, True] if heads else [False]) for refine in steps]
     counted: dict[Way, list[NDArray[np.int64]]] = {way: [] for way in ways}
     for number, image in enumerate(reader.images(masked)):
@@ -238,7 +242,7 @@ def calibrate_pixels(
     way = max(ways, key=lambda way: outcomes[way].miou)
     way = way if outcomes[way].pays_over(outcomes[usual]) else usual
     digest.update(str(way).encode())
-    chosen = _taught(text, heads.head) if heads and way.taught else text
+    chosen = replace(_taught(text, heads.head) if heads and way.taught else text, refine=way.refine)
     return PixelCalibration(classes, tuple(masked), usual, way, outcomes, heads, chosen, digest.hexdigest())
 
 

@@ -183,6 +183,7 @@ def _with_clip(config: AnnotateConfig, space: LabelSpace, models: Models, clip: 
         TextEmbeddings.from_classifier(classifier, config.label.threshold),
         vote=config.label.pool == "vote",
         unsegmented=config.label.unsegmented == "pixels",
+        refine=config.clip.refine,
     )
     clip_size = config.clip.image_size or clip.image_size
     made_by: dict[str, dict[str, Any]] = {
@@ -215,20 +216,19 @@ def _calibrated(prepared: Prepared, models: Models, masked: Mapping[str, MaskedR
     """The run as masks choose it."""
     from segray.pipelines.calibration.pixels import REFINE_STEPS, calibrate_pixels
 
-    space = prepared.space
-    reader = _prepared(_with_refine(prepared.config, REFINE_STEPS), space, models).options
+    refined = {"clip": prepared.config.clip.model_copy(update={"refine": REFINE_STEPS})}
+    reader = _prepared(prepared.config.model_copy(update=refined), prepared.space, models).options
     with Waiting("the masks to teach the names of pixels"):
         loaded = models.clip if models.loaded else None
         calibration = calibrate_pixels(replace(prepared, options=reader), masked, loaded)
-    chosen = _prepared(_with_refine(prepared.config, calibration.way.refine), space, models)
-    record = {**chosen.provenance, "calibration": calibration.record()}
     show(calibration.lines())
-    content = to_json(calibration.description())
-    return replace(chosen, text=calibration.text, provenance=record, calibration=content)
-
-
-def _with_refine(config: AnnotateConfig, steps: int) -> AnnotateConfig:
-    return config.model_copy(update={"clip": config.clip.model_copy(update={"refine": steps})})
+    return replace(
+        prepared,
+        text=calibration.text,
+        options=reader if calibration.way.refine else prepared.options,
+        provenance={**prepared.provenance, "calibration": calibration.record()},
+        calibration=to_json(calibration.description()),
+    )
 
 
 def proxy_record(clip: ClipModel) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -257,6 +257,9 @@ def _made_with(config: VerifyConfig) -> _MadeWith:
     images = config.images if config.images is None else ",".join(sources_of(config.images))
     own |= {"sam.weights": config.sam.weights, "labeller.weights": config.labeller.weights}
     own |= {"images": images, "address": config.address}
+    if isinstance(taught := tree.get("calibrate"), Mapping) and taught.get("masks"):
+        own |= {"calibrate.masks": config.masks, "calibrate.split": config.split}
+        own["calibrate.colors"] = config.colors
     own["clip.proxy_weights"] = config.clip.proxy_weights
     # Links in a folder that the label set itself names are a stranger's.
     own["image.links"] = config.image.links if images else "refuse"

@@ -71,6 +71,7 @@ def may_be_received(key: str, value: object, roots: Sequence[str] = ()) -> bool:
         value: its value there.
         roots: the received folder, and folders of the user, absolute.
     """
+    key = key.removeprefix("calibrate.")
     if key in _PLACES and isinstance(value, (list, tuple)):
         return all(isinstance(part, str) and may_be_received(key, part, roots) for part in value)
     if not isinstance(value, str):

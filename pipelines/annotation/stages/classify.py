@@ -49,6 +49,7 @@ class TextEmbeddings:
         vote: a segment gets the class that most of its pixels have.
         unsegmented: pixels in no segment get a class of their own.
         bias: float32 [N], see `ZeroShotClassifier`; None: no mask has taught anything.
+        refine: steps by which pixels' classes follow the image's edges; 0: none.
     """
 
     embeddings: NDArray[np.float32]
@@ -58,6 +59,7 @@ class TextEmbeddings:
     vote: bool = False
     unsegmented: bool = False
     bias: NDArray[np.float32] | None = None
+    refine: int = 0
 
     @classmethod
     def from_classifier(cls, classifier: ZeroShotClassifier, threshold: float) -> TextEmbeddings:
@@ -177,8 +179,8 @@ class ClassifySegments(Stage):
     def _pixels(self, row: Row, tiles: list[TileFeatures], image: Image) -> PixelClasses:
         from segray.models.clip.tiled import label_tiles
 
-        size, threshold = (row["height"], row["width"]), self._text.threshold
-        return label_tiles(tiles, self._classifier, size, threshold, image, self._config.refine)
+        size, text = (row["height"], row["width"]), self._text
+        return label_tiles(tiles, self._classifier, size, text.threshold, image, text.refine)
 
     def _pooled(self, tiles: list[TileFeatures], segments: list[Segment]) -> Tensor:
         from segray.models.clip.tiled import pool_tiles

@@ -17,6 +17,7 @@ from segray.pipelines.config.shared import (
     MaskBinary,
     MaskColors,
     MaskColumn,
+    Masks,
     MaskSuffix,
     MaskVoid,
 )
@@ -244,7 +245,7 @@ class AnnotateImageConfig(ImageConfig):
 class CalibrateMasksConfig(Config):
     """Masks of some images, which teach the names of pixels; for sam.model=none."""
 
-    masks: Text | None = None
+    masks: Masks | None = None
     """Masks of some images: a folder, archives, a list, Parquet files, or a label set with corrections."""
     split: Text | None = None
     """A split file: only its images, one per line, are learned from; null: all that have a mask."""

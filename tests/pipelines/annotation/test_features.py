@@ -133,13 +133,14 @@ def test_a_vote_and_the_pixels_in_no_segment_are_of_one_map(
 def test_pixels_follow_the_edges_of_their_image(segmented: pa.Table, side: int | None) -> None:
     """With tiles, of which each has a part of the image; by a vote, the segments, too."""
     tiling = Tiling(side, 0.25) if side else None
-    plain, config = (ClipConfig(model="builtin", refine=steps) for steps in (0, 3))
+    config = ClipConfig(model="builtin")
     clip, classifier = build_clip("builtin"), text_of().to_classifier()
 
-    def stage(options: ClipConfig, text: TextEmbeddings) -> pa.Table:
-        return ClassifySegments(options, text, True, PLAN, GUARD, tiling=tiling)(segmented)
+    def stage(text: TextEmbeddings) -> pa.Table:
+        return ClassifySegments(config, text, True, PLAN, GUARD, tiling=tiling)(segmented)
 
-    refined, coarse = (stage(options, text_of(0.05, unsegmented=True)) for options in (config, plain))
+    unrefined = text_of(0.05, unsegmented=True)
+    refined, coarse = (stage(replace(unrefined, refine=steps)) for steps in (3, 0))
     assert refined["classes"] == coarse["classes"]
     for before, row, other in zip(
         segmented.to_pylist(), refined.to_pylist(), coarse.to_pylist(), strict=True
@@ -150,7 +151,7 @@ def test_pixels_follow_the_edges_of_their_image(segmented: pa.Table, side: int |
         expected = label_tiles(tiles, classifier, size, 0.05, image, 3)
         assert row["label"] == expected.label.tobytes() != other["label"]
         assert row["confidence"] == expected.confidence.tobytes()
-    voted = [stage(options, text_of(0.05, vote=True))["classes"] for options in (config, plain)]
+    voted = [stage(replace(text_of(0.05, vote=True), refine=steps))["classes"] for steps in (3, 0)]
     assert voted[0] != voted[1]
 
 
@@ -159,7 +160,10 @@ def test_edges_take_more_of_a_large_jpeg_than_clip_does(tmp_path: Path) -> None:
     size = build_clip("builtin").image_size
     for more, kept in (("clip.refine=0", size), ("clip.refine=1", 1024)):
         config = config_of(tmp_path, tmp_path / "x", *words, more)
-        assert annotate.prepare(config, SPACE).options.jpeg_size == (kept, size)
+        prepared = annotate.prepare(config, SPACE)
+        assert prepared.options.jpeg_size == (kept, size)
+        assert prepared.text is not None
+        assert prepared.text.refine == config.clip.refine
 
 
 def test_a_tie_goes_to_the_lower_id() -> None:

@@ -17,8 +17,10 @@ from segray.pipelines.calibration import pixels
 from segray.pipelines.commands import annotate
 from segray.pipelines.commands.evaluate import evaluate
 from segray.pipelines.commands.report import build
+from segray.pipelines.commands.verify import run as verify_run
 from segray.pipelines.commands.verify import verify
 from segray.pipelines.config.commands.annotate import AnnotateConfig
+from segray.pipelines.config.commands.verify import VerifyConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.corrections import CorrectionLog
 from segray.pipelines.errors import UserError
@@ -118,7 +120,7 @@ def test_the_label_set_tells_what_the_masks_chose(taught: Path) -> None:
     assert told["masks"] == N_TAUGHT
     assert told["names"] == "text and masks"
     assert record["calibration"] == {key: told[key] for key in record["calibration"]}
-    assert record["config"]["clip.refine"] == told["refine"]
+    assert (record["config"]["clip.refine"], told["refine"]) == (0, 10)
     assert [entry["name"] for entry in told["classes"]][:2] == ["background", "tree"]
     assert read_transition(str(taught), record["classes"]).shape == (10, 10)
 
@@ -163,19 +165,19 @@ def test_only_the_images_of_a_split_teach(book: Path, tmp_path: Path) -> None:
 
 
 def test_steps_that_the_user_sets_stay(book: Path, tmp_path: Path) -> None:
-    out = _labelled(book, tmp_path / "out", "clip.refine=0")
-    assert _told(out)["refine"] == 0
-    assert {key.rpartition("=")[2] for key in _told(out)["held_out_miou"]} == {"0"}
+    out = _labelled(book, tmp_path / "out", "clip.refine=3")
+    assert _told(out)["refine"] == 3
+    assert {key.rpartition("=")[2] for key in _told(out)["held_out_miou"]} == {"3"}
 
 
 def test_masks_that_say_nothing_change_nothing(book: Path, tmp_path: Path) -> None:
     # The masks are the labels as they are, so that no other names can be better.
-    plain = _plain(book, tmp_path / "plain", "clip.refine=0")
+    plain = _plain(book, tmp_path / "plain")
     own = tmp_path / "own"
     own.mkdir()
     for sample in list(segray.LabelSet(plain))[:N_TAUGHT]:
         Image.fromarray(sample.label).save(own / sample.image_id)
-    out = _labelled(book, tmp_path / "out", "clip.refine=0", f"calibrate.masks={own}")
+    out = _labelled(book, tmp_path / "out", f"calibrate.masks={own}")
     assert _told(out)["names"] == "text"
     for ours, as_it_was in zip(segray.LabelSet(out), segray.LabelSet(plain), strict=True):
         assert np.array_equal(ours.label, as_it_was.label)
@@ -255,6 +257,21 @@ def test_an_image_with_a_mask_that_cannot_be_read(book: Path, tmp_path: Path) ->
     shutil.copytree(book / "masks", folder / "masks")
     (folder / "images" / "03.png").write_bytes(b"no image")
     _refused(_config(folder, tmp_path / "out"), "its image 03.png cannot be read: ")
+
+
+def test_a_lost_part_is_repaired_by_the_users_own_masks(book: Path, taught: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(taught, out)
+    before = {sample.image_id: sample.label for sample in segray.LabelSet(out)}
+    part = next((out / "labels").iterdir())
+    part.write_bytes(part.read_bytes()[:-40])
+    words = [f"out={out}", "repair=true", f"images={book / 'images'}"]
+    with pytest.raises(UserError, match=r"calibrate\.masks=\S+ is in \S+config\.yaml, which may be anyone's"):
+        verify_run(load(VerifyConfig, None, words))
+    verify_run(load(VerifyConfig, None, [*words, f"masks={book / 'masks'}"]))
+    assert verify(str(out)).problems == []
+    after = {sample.image_id: sample.label for sample in segray.LabelSet(out)}
+    assert all(np.array_equal(before[image_id], after[image_id]) for image_id in before)
 
 
 @pytest.mark.parametrize(
