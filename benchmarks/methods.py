@@ -92,7 +92,8 @@ def taught_labels(work: Path, run: Run, overrides: Sequence[str]) -> Path:
     """
     _, count, seed, of_run = run
     data = load(TrainConfig, None, ["out=x", *of_run]).data
-    features = hashlib.sha256(" ".join([*overrides, str(data.validation)]).encode()).hexdigest()[:8]
+    words = [*overrides, *(text for text in of_run if text.startswith("data."))]
+    features = hashlib.sha256(" ".join(words).encode()).hexdigest()[:8]
     labels = work / "taught" / f"{count}-{seed}-{features}"
     if LabelStore(str(labels)).run() is None:
         split = labels.with_suffix(".txt")

@@ -22,8 +22,8 @@ from segray.models.label_space import IGNORE_INDEX
 from segray.models.metrics import Confusion, confusion_matrix, mean_iou
 from segray.pipelines.annotation.in_process import Stages
 from segray.pipelines.annotation.prepared import Prepared
-from segray.pipelines.calibration.pixels import REFINE_STEPS, find_masked
-from segray.pipelines.commands.annotate import prepare, space_of
+from segray.pipelines.calibration.pixels import REFINE_STEPS
+from segray.pipelines.commands.annotate import masked_images, prepare, space_of
 from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.config.loading import load
 from segray.pipelines.io.label_png import decode_label_png
@@ -64,7 +64,7 @@ def runs(folder: Path, features: str) -> Iterator[tuple[str, Prepared]]:
     yield "refined", prepare(config_of(f"clip.refine={REFINE_STEPS}"), space, load=True)
     for count in MASKS:
         config = config_of(f"calibrate.masks={folder / f'masks-{count}'}")
-        masked = find_masked(config, list_images(config.images), space.classes)
+        masked = masked_images(config, space)
         yield f"taught by {count}", prepare(config, space, load=True, masked=masked)
 
 
@@ -120,7 +120,7 @@ def main(work: Path, scenes: int, seeds: tuple[int, ...], size: int, out: Path |
     found: dict[str, dict[str, list[float]]] = {name: {way: [] for way in WAYS} for name in FEATURES}
     for number in seeds:
         folder = work.resolve() / f"{number}-{scenes}-{size}"
-        if not folder.exists():
+        if len(list((folder / "truth").glob("*"))) < scenes:
             draw(folder, number, scenes, size)
         for features in FEATURES:
             for way, prepared in runs(folder, features):

@@ -62,6 +62,10 @@ class Head:
         """[n, C]; the greatest one names the segment."""
         return self.scale * evidence.text + evidence.embeddings @ self.weights + self.bias
 
+    def names(self, classes: NDArray[np.bool_]) -> bool:
+        """Whether it can give each of some classes, bool [C]."""
+        return bool((self.bias[classes] > _NEVER / 2).all())
+
     def scaled(self, factor: float) -> Head:
         """The head whose scores are `factor` times as large."""
         return Head(factor * self.scale, factor * self.weights, factor * self.bias)

@@ -39,15 +39,23 @@ def masked_cells(
         tiles: of each the features [h, w, D], a grid that covers it, and the truth [H, W], in which ids from
             `n_classes` on are ignored.
         n_classes: C.
-        most: cells to take at most, evenly spread.
+        most: cells to take of a tile at most, of each class a share like that of all.
     """
-    parts = [_cells(features, truth, n_classes) for features, truth in tiles]
+    # A tile at a time, as large images have thousands.
+    parts = [_taken(*_cells(features, truth, n_classes), most) for features, truth in tiles]
     embeddings, pixels = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    known = np.flatnonzero(pixels.any(1))
-    taken = known[np.linspace(0, len(known) - 1, min(most, len(known))).round().astype(np.int64)]
-    order = np.arange(len(taken))
+    order = np.arange(len(pixels))
     stacks = np.stack([order, np.full_like(order, -1)], 1)
-    return MaskedImage(embeddings[taken], np.ones(len(taken)), pixels[taken], stacks, pixels[taken])
+    return MaskedImage(embeddings, np.ones(len(pixels)), pixels, stacks, pixels)
+
+
+def _taken(
+    features: NDArray[np.float32], pixels: NDArray[np.int64], most: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    known = np.flatnonzero(pixels.any(1))
+    by_class = known[np.argsort(pixels[known].argmax(1), kind="stable")]
+    taken = np.sort(by_class[np.linspace(0, len(known) - 1, min(most, len(known))).round().astype(np.int64)])
+    return features[taken], pixels[taken]
 
 
 def _cells(
@@ -73,8 +81,8 @@ class TaughtHeads:
 
     Attributes:
         head: of all images.
-        held_out: by the number of an image modulo `FOLDS`, of the other ones.
-        weights: of the candidates, by their names.
+        held_out: by the number of an image modulo `FOLDS`, fitted to the other ones.
+        weights: of the candidates in all of them, by their names.
     """
 
     head: Head
@@ -85,6 +93,8 @@ class TaughtHeads:
 def teach(labelled: Labelled) -> TaughtHeads | None:
     """Average all candidates by their mIoU on images held out; None where a single image has cells.
 
+    Weights, temperatures and the lift of rare classes are those of all images, also in heads held out.
+
     Args:
         labelled: cells of the images with masks, with text scores.
     """
@@ -92,6 +102,10 @@ def teach(labelled: Labelled) -> TaughtHeads | None:
     if len(np.unique(fold)) < 2:
         return None
     fits = candidates(evidence, classes, fold)
+    everywhere = _fitted(fits, evidence, classes)
+    there = np.isin(np.arange(evidence.text.shape[1]), classes)
+    # A mean of logits gives no class that one of its candidates cannot give: the text, where it has no name.
+    fits = {name: fit for name, fit in fits.items() if everywhere[name].names(there)}
     numbers = range(min(FOLDS, labelled.n_images))
     # A fold none of whose images has cells teaches nothing, and is judged by all the others.
     held_out = [_fitted(fits, evidence[fold != k], classes[fold != k]) for k in numbers]
@@ -107,8 +121,7 @@ def teach(labelled: Labelled) -> TaughtHeads | None:
         mean = reduce(_sum, (heads[name].scaled(w * judged.factor[name]) for name, w in weights.items()))
         return Head(mean.scale, mean.weights, mean.bias + lift)
 
-    head = averaged(_fitted({name: fits[name] for name in weights}, evidence, classes))
-    return TaughtHeads(head, tuple(map(averaged, held_out)), weights)
+    return TaughtHeads(averaged(everywhere), tuple(map(averaged, held_out)), weights)
 
 
 def _fitted(fits: Mapping[str, Fit], evidence: Evidence, classes: NDArray[np.int64]) -> dict[str, Head]:

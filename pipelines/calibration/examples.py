@@ -65,23 +65,21 @@ def folder_masks(
         UserError: a mask whose image has no label, or a listed image without a mask.
     """
     if LabelStore(masks).parts():
-        return _corrected_masks(masks, statuses, classes, split)
+        return _corrected_masks(masks, statuses, classes, split, options.prefix)
     folder = MaskFolder(masks, options)
     folder.bind(LabelSpace(classes, ()))
     matched = folder.match(statuses)
-    where = f"masks={storage.display(masks)}"
+    where, allow = f"{options.prefix}masks={storage.display(masks)}", f"{options.prefix}allow_missing=true"
     if split is not None:
-        matched = _listed(split, matched, statuses, where)
+        matched = _listed(split, matched, statuses, where, f"{options.prefix}split")
     elif not allow_missing and (extra := sorted(set(folder.names) - set(matched.values()))):
         raise UserError(
             f"{where}: {name_some(extra, _SHOWN)}: no image of the label set has this name (it has "
-            f"{name_some(sorted(statuses), _SHOWN)}); allow_missing=true leaves such masks out"
+            f"{name_some(sorted(statuses), _SHOWN)}); {allow} leaves such masks out"
         )
     bad = [image_id for image_id in matched if statuses[image_id] != "ok"]
     if bad and not allow_missing:
-        raise UserError(
-            f"{where}: {name_some(bad, _SHOWN)} has no label in the label set; allow_missing=true"
-        )
+        raise UserError(f"{where}: {name_some(bad, _SHOWN)} has no label in the label set; {allow}")
     matched = {image_id: name for image_id, name in matched.items() if statuses[image_id] == "ok"}
     if not matched:
         raise UserError(f"{where}: no image of the label set has a mask there")
@@ -94,11 +92,11 @@ def folder_masks(
 
 
 def _corrected_masks(
-    masks: str, statuses: Mapping[str, str], classes: tuple[str, ...], split: str | None
+    masks: str, statuses: Mapping[str, str], classes: tuple[str, ...], split: str | None, prefix: str
 ) -> dict[str, ReadMask]:
     """The corrected images of a label set, by their ids in another one."""
     store = CorrectedStore(masks)
-    where = f"masks={storage.display(masks)}"
+    where = f"{prefix}masks={storage.display(masks)}"
     old, unknown = tuple(store.provenance["classes"]), ignore_index_of(len(classes))
     names = class_names_between(old, classes)
     table = np.full(1 + np.iinfo(label_dtype(store.ignore_index)).max, unknown, label_dtype(unknown))
@@ -110,7 +108,8 @@ def _corrected_masks(
         if statuses.get(image_id) == "ok"
     }
     if split is not None:
-        found = {name: found[name] for name in _listed(split, {i: i for i in found}, statuses, where)}
+        listed = _listed(split, {i: i for i in found}, statuses, where, f"{prefix}split")
+        found = {name: found[name] for name in listed}
     taught = {image_id: mask for image_id, mask in found.items() if (mask != unknown).any()}
     if not taught:
         raise UserError(f"{where}: a label set in which no image of this one is corrected")
@@ -127,12 +126,14 @@ def _checked(mask: LabelMap, where: str, image_id: str) -> ReadMask:
     return read
 
 
-def _listed(split: str, matched: Mapping[str, str], statuses: Collection[str], where: str) -> dict[str, str]:
-    """The masks of the images of a split file."""
-    names = read_names(split, "split", statuses)
+def _listed(
+    split: str, matched: Mapping[str, str], statuses: Collection[str], where: str, key: str
+) -> dict[str, str]:
+    """The masks of the images of a split file, which `key` names."""
+    names = read_names(split, key, statuses)
     if missing := [name for name in names if name not in matched]:
         raise UserError(
-            f"split={storage.display(split)}: {name_some(missing, _SHOWN)} has no mask in {where}"
+            f"{key}={storage.display(split)}: {name_some(missing, _SHOWN)} has no mask in {where}"
         )
     return {name: matched[name] for name in names}
 

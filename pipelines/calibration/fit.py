@@ -154,7 +154,8 @@ def fit(
     Raises:
         UserError: the masks hold fewer than two classes, or their images no segment.
     """
-    check_classes(images, candidates.space.classes)
+    pixels = np.sum([image.truth.sum(0) for image in images.values()], axis=0)
+    check_classes(pixels, len(images), candidates.space.classes)
     if not any(image.pixels.any() for image in images.values()):
         raise UserError(f"masks: the label set has no segment in their {len(images)} images")
     plain = gather(list(images.values()), sample.stability)
@@ -182,18 +183,22 @@ def fit(
     )
 
 
-def check_classes(images: Mapping[str, MaskedImage], classes: Sequence[str]) -> None:
+def check_classes(pixels: NDArray[np.int64], n_images: int, classes: Sequence[str]) -> None:
     """Refuse masks that hold fewer than two classes.
+
+    Args:
+        pixels: [C], in the masks of all images.
+        n_images: how many there are.
+        classes: names of the ids.
 
     Raises:
         UserError: so few.
     """
-    pixels = np.sum([image.truth.sum(0) for image in images.values()], axis=0)
     present = [name for name, count in zip(classes, pixels, strict=True) if count]
     if len(present) < 2:
         held = present[0] if present else "no class"
         raise UserError(
-            f"masks: those of {len(images)} images hold {held} alone; calibration needs at least two classes"
+            f"masks: those of {n_images} images hold {held} alone; calibration needs at least two classes"
         )
 
 

@@ -25,7 +25,7 @@ from segray.pipelines.config.loading import dump_redacted
 from segray.pipelines.engine import cluster, single_process
 from segray.pipelines.engine.image_values import pending_lines
 from segray.pipelines.engine.ledger import Tally
-from segray.pipelines.engine.provenance import differences, other_configuration, provenance
+from segray.pipelines.engine.provenance import PLACES, differences, other_configuration, provenance
 from segray.pipelines.engine.same_images import place_of
 from segray.pipelines.engine.waiting import Waiting
 from segray.pipelines.errors import UserError
@@ -40,10 +40,8 @@ from segray.pipelines.understood import classes_line, show
 
 if TYPE_CHECKING:  # torch and open_clip take seconds to import
     from segray.models.clip.model import ClipModel
-    from segray.pipelines.calibration.pixels import MaskedRef
+    from segray.pipelines.calibration.masked_images import MaskedRef
 
-PLACES = ("images", "calibrate.masks", "calibrate.split")
-"""Keys that only say where something is: what is there is compared instead."""
 _log = logging.getLogger(__name__)
 
 
@@ -78,7 +76,7 @@ def execute(config: AnnotateConfig) -> LabelSetResult:
         config.images, config.image.roots, follow=follow, left_out=left_out, column=config.image.column
     )
     first = list(islice(images, single_process.FEW + 1))
-    masked = None if config.calibrate.masks is None else _masked(config, space)
+    masked = masked_images(config, space)
     prepared = prepare(config, space, load=local.suits(config, len(first)), masked=masked)
     config = prepared.config
     with RunLock(config.out) as lock:
@@ -97,9 +95,17 @@ def execute(config: AnnotateConfig) -> LabelSetResult:
     return LabelSetResult.of(record, config.out)
 
 
-def _masked(config: AnnotateConfig, space: LabelSpace) -> dict[str, MaskedRef]:
-    """The images with masks, from a listing of their own: the run's own one is read as it is labelled."""
-    from segray.pipelines.calibration.pixels import find_masked
+def masked_images(config: AnnotateConfig, space: LabelSpace) -> dict[str, MaskedRef] | None:
+    """The images whose masks teach, by image_id; None if no masks do.
+
+    From a listing of their own, as the run's is read while it goes on.
+
+    Raises:
+        UserError: see `find_masked`.
+    """
+    if config.calibrate.masks is None:
+        return None
+    from segray.pipelines.calibration.masked_images import find_masked
 
     listed = list_images(
         config.images, config.image.roots, follow=config.image.follow_links, column=config.image.column
@@ -131,20 +137,44 @@ def prepare(
         with Waiting("the models to load, or their weights to be checked"):
             models = open_models(config, load=load)
             prepared = _prepared(chosen, space, models)
+            # What masks teach is compared below: it takes a while.
+            recorded = _recorded_calibration(out)
+            if _refused(config, out, prepared if masked is None else _as_recorded(prepared, recorded)):
+                prepared, recorded = _prepared(with_precisions(config, {}), space, models), {}
     except ValueError as error:
         raise UserError(str(error)) from error
     if masked is not None:
-        prepared = _calibrated(prepared, models, masked)
-    if changed := _changes(out, prepared):
-        if not config.new_run:
-            advice = "give another out=DIR, or new_run=true to start beside it"
-            raise UserError(other_configuration(out, changed, advice))
-        prepared = _prepared(with_precisions(config, {}), space, models)
-        if masked is not None:
-            prepared = _calibrated(prepared, models, masked)
+        prepared = _calibrated(prepared, models, masked, recorded)
+    if _refused(config, out, prepared):
         out = _free_neighbour(out, prepared)
         prepare_output(out)
     return replace(prepared, config=prepared.config.model_copy(update={"out": out}))
+
+
+def _refused(config: AnnotateConfig, out: str, prepared: Prepared) -> bool:
+    """Whether `out` was made with another configuration, and `new_run` takes another one.
+
+    Raises:
+        UserError: it was, and `new_run` is not set.
+    """
+    changed = _changes(out, prepared)
+    if changed and not config.new_run:
+        advice = "give another out=DIR, or new_run=true to start beside it"
+        raise UserError(other_configuration(out, changed, advice))
+    return bool(changed)
+
+
+def _as_recorded(prepared: Prepared, recorded: dict[str, Any]) -> Prepared:
+    """The run as if its masks taught what those of the label set did; of one without any it differs."""
+    calibration = recorded or {"sha256": "these masks"}
+    return replace(prepared, provenance={**prepared.provenance, "calibration": calibration})
+
+
+def _recorded_calibration(out: str) -> dict[str, Any]:
+    """What masks chose for the label set in `out`; {} if there is none, or no mask taught it."""
+    store = LabelStore(out)
+    recorded = store.provenance.get("calibration") if store.parts() else None
+    return recorded if isinstance(recorded, dict) else {}
 
 
 def space_of(config: AnnotateConfig) -> LabelSpace:
@@ -212,22 +242,25 @@ def _with_clip(config: AnnotateConfig, space: LabelSpace, models: Models, clip: 
     )
 
 
-def _calibrated(prepared: Prepared, models: Models, masked: Mapping[str, MaskedRef]) -> Prepared:
-    """The run as masks choose it."""
+def _calibrated(
+    prepared: Prepared, models: Models, masked: Mapping[str, MaskedRef], recorded: Mapping[str, Any]
+) -> Prepared:
+    """The run as masks choose it, or as they did for the label set that it resumes."""
     from segray.pipelines.calibration.pixels import REFINE_STEPS, calibrate_pixels
 
     refined = {"clip": prepared.config.clip.model_copy(update={"refine": REFINE_STEPS})}
     reader = _prepared(prepared.config.model_copy(update=refined), prepared.space, models).options
     with Waiting("the masks to teach the names of pixels"):
         loaded = models.clip if models.loaded else None
-        calibration = calibrate_pixels(replace(prepared, options=reader), masked, loaded)
+        prepared = replace(prepared, options=reader)
+        calibration = calibrate_pixels(prepared, masked, loaded, recorded)
     show(calibration.lines())
+    description = calibration.description()
     return replace(
         prepared,
         text=calibration.text,
-        options=reader if calibration.way.refine else prepared.options,
         provenance={**prepared.provenance, "calibration": calibration.record()},
-        calibration=to_json(calibration.description()),
+        calibration=None if description is None else to_json(description),
     )
 
 

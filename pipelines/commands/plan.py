@@ -15,7 +15,7 @@ import click
 from segray.pipelines.annotation.in_process import Stages, timed
 from segray.pipelines.annotation.parts import part_tables
 from segray.pipelines.annotation.prepared import Prepared
-from segray.pipelines.commands.annotate import prepare, space_of
+from segray.pipelines.commands.annotate import masked_images, prepare, space_of
 from segray.pipelines.config.commands.plan import PlanConfig
 from segray.pipelines.engine.image_values import pending_lines
 from segray.pipelines.engine.progress import clock
@@ -85,7 +85,8 @@ def run(config: PlanConfig) -> None:
         config.probe,
     )
     with tempfile.TemporaryDirectory(prefix="segray-plan-") as folder:
-        prepared = prepare(config.model_copy(update={"out": folder}), space, load=True)
+        masked = masked_images(config, space)
+        prepared = prepare(config.model_copy(update={"out": folder}), space, load=True, masked=masked)
         echo(f"{pile.images} images; labelling {len(pile.sample)} of them here", err=True)
         show(pending_lines(pile.sample, len(pile.sample), prepared.options))
         measured = probe(prepared, pile.sample, Path(folder))

@@ -23,6 +23,8 @@ from segray.pipelines.io.received import ROOTS_KEY, absolute_roots, check_links,
 T = TypeVar("T", bound=Config)
 
 _PLACES = ("images", "labels", "masks", "split")
+_TAUGHT = "calibrate."
+"""Masks that taught a label set while it was made. They are the user's own."""
 _TABLES = ("voc", "cityscapes", "gray")
 _SCHEMES = ("file", "s3", "gs")
 _TAG = re.compile(r"[A-Za-z0-9_-]+")
@@ -51,7 +53,8 @@ def load_received(
         if key.run_only or key.name in words:
             return False
         if not may_be_received(key.name, value, roots):
-            refused.append(f"{key.name}={value} is in {where}, which may be anyone's; add it to the command")
+            name = key.name.removeprefix(_TAUGHT)
+            refused.append(f"{name}={value} is in {where}, which may be anyone's; add it to the command")
         return True
 
     config = load_filtered(model, tree, accept, [f"{key}={value}" for key, value in words.items()])
@@ -64,14 +67,16 @@ def may_be_received(key: str, value: object, roots: Sequence[str] = ()) -> bool:
     """Whether a dotted key may have this value by the word of a received file.
 
     Weights: none, a built-in model or an open_clip tag. Images, masks, label sets, class files and tables of
-    colours: local, s3:// or gs://, without options and keys, and below the roots.
+    colours: local, s3:// or gs://, without options and keys, and below the roots. Masks that teach: none.
 
     Args:
         key: of the configuration.
         value: its value there.
         roots: the received folder, and folders of the user, absolute.
     """
-    key = key.removeprefix("calibrate.")
+    if key.startswith(_TAUGHT) and key.removeprefix(_TAUGHT) in ("masks", "split"):
+        return value is None
+    key = key.removeprefix(_TAUGHT)
     if key in _PLACES and isinstance(value, (list, tuple)):
         return all(isinstance(part, str) and may_be_received(key, part, roots) for part in value)
     if not isinstance(value, str):

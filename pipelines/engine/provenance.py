@@ -20,6 +20,7 @@ _NOT_SETTINGS = ("versions", "config_hash", "source")
 STAGES = ("sam", "clip", "labeller")
 """The stages that hold a model, and the sections of a record that name it."""
 PLACES = ("images", "labels", "masks", "split", "calibrate.masks", "calibrate.split")
+"""Keys that only say where something is: what is there is compared instead."""
 _PACKAGES = ("segray", "torch", "ray", "segment-anything", "open_clip_torch", "pyarrow", "numpy", "pillow")
 
 
@@ -160,8 +161,16 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
         "prompts": prompts.get("templates"),
     }
     calibration = record.get("calibration")
-    chosen = calibration.get("sha256") if isinstance(calibration, dict) else None
-    masks = {} if chosen is None else {"what the masks and segments chose": chosen}
+    chosen = calibration if isinstance(calibration, dict) else {}
+    masks = {
+        text: chosen[key]
+        for text, key in (
+            ("what the masks and segments chose", "sha256"),
+            ("names by", "names"),
+            ("clip.refine by masks", "refine"),
+        )
+        if chosen.get(key) is not None
+    }
     return {**config, **models, **names, **masks}
 
 

@@ -87,3 +87,34 @@ def test_a_laptop_learns_photographs_offline(tmp_path: Path) -> None:
     assert record["recipe"]["network.name"] == "efficientnet_lite0"
     # The most frequent class alone would give less than a tenth.
     assert record["miou"]["supervised"]["8"]["mean"] > 0.12
+
+
+def test_the_masks_of_a_run_teach_its_own_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[tuple[str, ...]] = []
+    trained: dict[str, str] = {}
+    shared_book = methods.draw(tmp_path, 20, 0)
+
+    def annotate(*arguments: str) -> None:
+        commands.append(arguments)
+
+    def train_once(overrides: list[str], folder: Path) -> list[HistoryEntry]:
+        settings = dict(text.split("=", 1) for text in overrides)
+        trained[settings["seed"]] = settings["data.labels"]
+        return cast("list[HistoryEntry]", [{"miou": 0.5, "step": 1, "zero_shot_miou": 0.4}])
+
+    monkeypatch.setattr(methods, "_segray", annotate)
+    monkeypatch.setattr(methods, "train_once", train_once)
+    out = tmp_path / "methods.json"
+    words = ["--work", str(tmp_path), "--scenes", "20", "--methods", "segray", "--labels", "2"]
+    words += ["--seeds", "0", "1", "--annotate", "sam.model=none clip.features=clip", "--out", str(out)]
+    record, _ = run(methods.main, *words)
+    assert record["zero_shot_miou_by_run"] == [0.4, 0.4]
+    assert len(commands) == len(set(trained.values())) == 2
+    for command in commands:
+        keys = dict(text.split("=", 1) for text in command[1:])
+        assert (command[0], keys["sam.model"], keys["clip.features"]) == ("annotate", "none", "clip")
+        assert keys["out"] in trained.values()
+        assert keys["calibrate.masks"] == str(shared_book / "masks")
+        listed = Path(keys["calibrate.split"]).read_text().splitlines()
+        assert len(listed) == 2
+        assert all(line.startswith("images/train/") for line in listed)

@@ -64,13 +64,8 @@ class TextEmbeddings:
     @classmethod
     def from_classifier(cls, classifier: ZeroShotClassifier, threshold: float) -> TextEmbeddings:
         """The arrays of a classifier."""
-        bias = None if classifier.bias is None else classifier.bias.numpy()
         return cls(
-            classifier.embeddings.numpy(),
-            classifier.class_ids.numpy(),
-            classifier.logit_scale,
-            threshold,
-            bias=bias,
+            classifier.embeddings.numpy(), classifier.class_ids.numpy(), classifier.logit_scale, threshold
         )
 
     def to_classifier(self, device: str = "cpu") -> ZeroShotClassifier:

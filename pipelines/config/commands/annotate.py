@@ -37,6 +37,9 @@ DEFAULT_PROXY = "vit_base_patch8_224.dino"
 """DINO ViT-B/8 of timm: Apache-2.0, 85.8 M parameters; the choice of CorrCLIP."""
 DEFAULT_TIPS = "tipsv2_b14"
 
+MOST_REFINE = 100
+"""Of `clip.refine`."""
+
 REAL_CLIP = "ViT-B-16-quickgelu"
 """The default CLIP, with the weights `openai` and the templates `imagenet80`."""
 
@@ -139,7 +142,7 @@ class ClipModel(Config):
     """Temperature of the self-self attention; null: the adaptive temperature of GEM."""
     image_size: int | None = Field(default=None, ge=32, le=4096)
     """Side of CLIP's square input in pixels, with proxy, corr and tipsv2 of its window; null: the default."""
-    refine: int = Field(default=0, ge=0, le=100)
+    refine: int = Field(default=0, ge=0, le=MOST_REFINE)
     """Steps by which pixels' classes follow the image's edges (PAMR); 0: none, published work: 10."""
     precision: Precision = "auto"
     """Precision of CLIP's image tower; auto as in sam.precision. Pooling and scores stay in fp32."""

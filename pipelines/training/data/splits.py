@@ -25,6 +25,7 @@ _ALLOWED = {
     "data.root": "a list of images",
     "val": "a share such as 0.1 or 1/10, or a file",
     "split": _SPLIT,
+    "calibrate.split": _SPLIT,
 }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from segray.models.calibration.heads import Evidence, Head
+from segray.models.calibration.heads import TEXT, Evidence, Head
 from segray.models.calibration.pixels import masked_cells, taught_names, teach
 from segray.models.calibration.prompts import text_scores
 from segray.models.calibration.regions import MaskedImage
@@ -23,16 +25,7 @@ def _image(classes: list[int], embeddings: NDArray[np.float32]) -> MaskedImage:
 
 def _labelled(images: list[MaskedImage], text: NDArray[np.float64]) -> Labelled:
     labelled = gather(images)
-    evidence = Evidence(labelled.evidence.embeddings, text, np.ones(3, bool))
-    return Labelled(
-        evidence,
-        labelled.classes,
-        labelled.stability,
-        labelled.stability_anywhere,
-        labelled.image,
-        labelled.regions,
-        labelled.n_images,
-    )
+    return replace(labelled, evidence=Evidence(labelled.evidence.embeddings, text, np.ones(3, bool)))
 
 
 def test_a_cell_counts_its_own_pixels() -> None:
@@ -53,8 +46,17 @@ def test_tiles_are_one_image_and_cells_are_taken_evenly() -> None:
     assert every.embeddings.ravel().tolist() == list(range(24))
     assert every.pixels.sum(0).tolist() == [12, 12, 0]
     some = masked_cells(tiles, 3, 3)
-    assert some.embeddings.ravel().tolist() == [0, 12, 23]
+    assert some.embeddings.ravel().tolist() == [0, 6, 11, 12, 18, 23]
     assert masked_cells([(grid, np.full((3, 4), 9, np.uint8))], 3, 100).pixels.shape == (0, 3)
+
+
+def test_a_rare_class_keeps_its_share_of_the_cells_that_are_taken() -> None:
+    truth = np.zeros((4, 6), np.uint8)
+    truth[0, 1] = truth[2, 3] = truth[3, 5] = 1
+    grid = np.arange(24, dtype=np.float32).reshape(4, 6, 1)
+    taken = masked_cells([(grid, truth)], 3, 8)
+    assert taken.pixels.sum(0).tolist() == [7, 1, 0]
+    assert (np.diff(taken.embeddings.ravel()) > 0).all()
 
 
 def test_taught_names_give_the_scores_of_the_head() -> None:
@@ -96,6 +98,18 @@ def test_an_image_is_judged_without_what_it_teaches() -> None:
     assert not heads.held_out[1].weights[:, 2].any()
     assert heads.held_out[0].weights[:, 2].any()
     assert heads.head.weights[:, 2].any()
+
+
+def test_a_class_without_names_is_taught_by_masks_alone() -> None:
+    axes = np.eye(3, dtype=np.float32)
+    labelled = _labelled([_image([0, 1, 2], axes), _image([0, 1, 2], axes)], np.full((6, 3), 0.2))
+    named = np.array([False, True, True])
+    evidence = Evidence(labelled.evidence.embeddings, labelled.evidence.text, named)
+    heads = teach(replace(labelled, evidence=evidence))
+    assert heads is not None
+    assert not {name for name in heads.weights if name == TEXT or name.startswith("bias")}
+    seen = Evidence(axes.astype(float), np.full((3, 3), 0.2), named)
+    assert heads.head.scores(seen).argmax(1).tolist() == [0, 1, 2]
 
 
 def test_a_single_image_teaches_nothing_that_could_be_judged() -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import segray
-from segray.pipelines.calibration import pixels
+from segray.pipelines.calibration import masked_images, pixels
 from segray.pipelines.commands import annotate
 from segray.pipelines.commands.evaluate import evaluate
 from segray.pipelines.commands.report import build
@@ -155,6 +155,49 @@ def test_the_same_command_labels_what_is_missing_and_other_masks_are_refused(
     Image.fromarray(mask).save(other / "00.png")
     with pytest.raises(UserError, match="what the masks and segments chose"):
         annotate.execute(_config(book, out, f"calibrate.masks={other}"))
+    with pytest.raises(UserError, match="what the masks and segments chose: None -> 'these masks'"):
+        annotate.execute(_config(book, _plain(book, tmp_path / "plain")))
+
+
+def test_an_image_that_changed_does_not_teach_the_rest_something_else(book: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "book"
+    shutil.copytree(book / "images", folder / "images")
+    shutil.copytree(book / "masks", folder / "masks")
+    out = _labelled(folder, tmp_path / "out")
+    changed = folder / "images" / "00.png"
+    Image.fromarray(255 - np.array(Image.open(changed))).save(changed)
+    with pytest.raises(UserError, match="what the masks and segments chose"):
+        annotate.execute(_config(folder, out))
+
+
+def test_a_resumed_label_set_keeps_what_it_chose(
+    book: Path, taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another machine's sums might choose otherwise."""
+    out = tmp_path / "out"
+    shutil.copytree(taught, out)
+    monkeypatch.setattr(pixels, "_outcomes", None)
+    annotate.execute(_config(book, out))
+    assert _told(out) == _told(taught)
+
+
+def test_no_image_is_judged_by_what_it_taught(book: Path, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    shutil.copytree(book / "masks", masks)
+    mask = np.array(Image.open(masks / "02.png"))
+    # One mask calls its ground "sun", which no other does.
+    mask[mask == 0] = 9
+    Image.fromarray(mask).save(masks / "02.png")
+    config = _config(book, tmp_path / "out", f"calibrate.masks={masks}")
+    space = annotate.space_of(config)
+    masked, plain = annotate.masked_images(config, space), annotate.prepare(config, space)
+    assert masked is not None
+    found = pixels.calibrate_pixels(plain, masked, None, {})
+    reader = masked_images.MaskedImageReader.of(plain, None)
+    (image,) = reader.images({"02.png": masked["02.png"]})
+    flattered = image.confusion(found.text, 0, len(space.classes))
+    assert found.way.taught
+    assert found.outcomes[pixels.Way(True, 0)].confusions[2][9, 9] < flattered[9, 9] / 2
 
 
 def test_only_the_images_of_a_split_teach(book: Path, tmp_path: Path) -> None:
@@ -206,9 +249,9 @@ def test_the_tiles_of_an_image_teach_together(book: Path, tmp_path: Path) -> Non
 def test_more_masks_than_needed_are_thinned(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pixels, "MOST_IMAGES", 3)
+    monkeypatch.setattr(masked_images, "MOST_IMAGES", 3)
     out = _labelled(book, tmp_path / "out")
-    assert _told(out)["images"] == ["00.png", "02.png", "04.png"]
+    assert _told(out)["images"] == ["00.png", "02.png", "05.png"]
 
 
 def test_a_corrected_label_set_teaches_as_masks_do(book: Path, taught: Path, tmp_path: Path) -> None:
@@ -224,7 +267,7 @@ def test_a_corrected_label_set_teaches_as_masks_do(book: Path, taught: Path, tmp
     ("words", "text"),
     [
         (["calibrate.masks=/nowhere"], "^masks=/nowhere: no such file or folder"),
-        (["calibrate.split=/nowhere.txt"], "^split: no file '/nowhere.txt'"),
+        (["calibrate.split=/nowhere.txt"], "^calibrate.split: no file '/nowhere.txt'"),
         (["calibrate.colors=/nowhere.txt"], "^calibrate.colors: no file"),
         (["classes=cat,dog", "clip.model=builtin"], " id "),
     ],
@@ -237,7 +280,8 @@ def test_a_mask_without_an_image(book: Path, tmp_path: Path) -> None:
     masks, out = tmp_path / "masks", tmp_path / "out"
     shutil.copytree(book / "masks", masks)
     shutil.copy(masks / "00.png", masks / "elsewhere.png")
-    _refused(_config(book, out, f"calibrate.masks={masks}"), "elsewhere.png: no image .*has 00.png")
+    text = "^calibrate.masks=.*elsewhere.png: no image .*has 00.png.*; calibrate.allow_missing=true leaves"
+    _refused(_config(book, out, f"calibrate.masks={masks}"), text)
     _labelled(book, out, f"calibrate.masks={masks}", "calibrate.allow_missing=true")
     assert _told(out)["masks"] == N_TAUGHT
 
@@ -256,7 +300,11 @@ def test_an_image_with_a_mask_that_cannot_be_read(book: Path, tmp_path: Path) ->
     shutil.copytree(book / "images", folder / "images")
     shutil.copytree(book / "masks", folder / "masks")
     (folder / "images" / "03.png").write_bytes(b"no image")
-    _refused(_config(folder, tmp_path / "out"), "its image 03.png cannot be read: ")
+    text = "image 03.png cannot be read: .*; calibrate.allow_missing=true"
+    _refused(_config(folder, tmp_path / "out"), text)
+    out = _labelled(folder, tmp_path / "out", "calibrate.allow_missing=true")
+    assert "03.png" not in _told(out)["images"]
+    assert _told(out)["masks"] == N_TAUGHT - 1
 
 
 def test_a_lost_part_is_repaired_by_the_users_own_masks(book: Path, taught: Path, tmp_path: Path) -> None:
@@ -266,7 +314,7 @@ def test_a_lost_part_is_repaired_by_the_users_own_masks(book: Path, taught: Path
     part = next((out / "labels").iterdir())
     part.write_bytes(part.read_bytes()[:-40])
     words = [f"out={out}", "repair=true", f"images={book / 'images'}"]
-    with pytest.raises(UserError, match=r"calibrate\.masks=\S+ is in \S+config\.yaml, which may be anyone's"):
+    with pytest.raises(UserError, match=r"masks=\S+ is in \S+config\.yaml, which may be anyone's"):
         verify_run(load(VerifyConfig, None, words))
     verify_run(load(VerifyConfig, None, [*words, f"masks={book / 'masks'}"]))
     assert verify(str(out)).problems == []

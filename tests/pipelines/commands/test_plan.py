@@ -3,7 +3,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from segray.pipelines.commands import plan
 from segray.pipelines.commands.plan import Pile, Probe, plan_lines, survey
@@ -84,3 +86,18 @@ def test_no_image_and_an_unknown_class_file_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError) as told:
         plan.run(config(tmp_path, f"classes={tmp_path}/gone.txt"))
     assert told.value.exit_code == 2
+
+
+def test_masks_that_teach_are_part_of_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, masks = draw_scenes(tmp_path / "images", 3), tmp_path / "masks"
+    masks.mkdir()
+    for image in sorted(images.iterdir())[:2]:
+        width, height = Image.open(image).size
+        mask = np.zeros((height, width), np.uint8)
+        mask[: height // 2] = 1
+        Image.fromarray(mask).save(masks / image.name)
+    words = [f"out={tmp_path}/labels", "sam.model=none", f"calibrate.masks={masks}"]
+    plan.run(config(images, *words))
+    assert "calibrated on 2 masks" in capsys.readouterr().err
+    with pytest.raises(UserError, match="^masks=/nowhere: no such file or folder"):
+        plan.run(config(images, *words, "calibrate.masks=/nowhere"))
