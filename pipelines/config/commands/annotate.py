@@ -249,7 +249,7 @@ class CalibrateMasksConfig(Config):
     """Masks of some images, which teach the names of pixels; for sam.model=none."""
 
     masks: Masks | None = None
-    """Masks of some images: a folder, archives, a list, Parquet files, or a label set with corrections."""
+    """Masks of some images: a folder, archives, a list, or a label set with corrections; null: none teach."""
     split: Text | None = None
     """A split file: only its images, one per line, are learned from; null: all that have a mask."""
     allow_missing: bool = False
