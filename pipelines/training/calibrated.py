@@ -15,6 +15,7 @@ from segray.pipelines.config.commands.calibrate import CalibrateConfig
 from segray.pipelines.config.commands.train import DataConfig, TrainConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
+from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.training.data.class_names import class_id_table
 from segray.pipelines.training.data.datasets import read_mask
 from segray.pipelines.training.data.label_join import LabelSet, join_labelled, open_label_set
@@ -65,7 +66,10 @@ def check_calibration(config: DataConfig, data: TrainingData) -> None:
     except ValueError as error:
         raise UserError(f"data.clip_weights: {error}") from error
     except UserError as error:
-        raise UserError(f"data.calibrate: {error}; data.calibrate=false trains on it as it is") from None
+        store, advice = LabelStore(labels), "data.calibrate=false trains on it as it is"
+        if store.parts() and "calibration" not in store.provenance:
+            advice += ", and pseudo.forward=true allows for its mistakes"
+        raise UserError(f"data.calibrate: {error}; {advice}") from None
 
 
 def calibrate_labels(config: TrainConfig, data: TrainingData) -> None:
