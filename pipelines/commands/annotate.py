@@ -246,6 +246,8 @@ def _calibrated(
     prepared: Prepared, models: Models, masked: Mapping[str, MaskedRef], recorded: Mapping[str, Any]
 ) -> Prepared:
     """The run as masks choose it, or as they did for the label set that it resumes."""
+    import torch
+
     from segray.pipelines.calibration.pixels import REFINE_STEPS, calibrate_pixels
 
     refined = {"clip": prepared.config.clip.model_copy(update={"refine": REFINE_STEPS})}
@@ -254,6 +256,8 @@ def _calibrated(
         loaded = models.clip if models.loaded else None
         prepared = replace(prepared, options=reader)
         calibration = calibrate_pixels(prepared, masked, loaded, recorded)
+    # A GPU that this process has used is the workers' from here on; without one nothing happens.
+    torch.cuda.empty_cache()
     show(calibration.lines())
     description = calibration.description()
     return replace(
