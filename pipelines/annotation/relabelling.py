@@ -205,11 +205,12 @@ def require_embeddings(source: LabelStore) -> int:
             "segray relabel merges its classes and raises its threshold"
         )
     if stored_section(source.provenance, "sam", ["model"], source.root)["model"] == "none":
-        taught = "masks have taught its pixels already"
+        advice = "; masks have taught its pixels already"
         if "calibration" not in source.provenance:
-            taught = "annotate with calibrate.masks=DIR lets masks teach its pixels"
+            advice = ", or with calibrate.masks=DIR to let masks teach its pixels"
         raise UserError(
-            f"{where} was made with sam.model=none and has no segments to relabel (another SAM has); {taught}"
+            f"{where} was made with sam.model=none and has no segments; annotate with another SAM to relabel"
+            f"{advice}"
         )
     kind = source.segments(source.parts()[0], ["embedding"]).schema.field("embedding").type
     if pa.types.is_null(kind):

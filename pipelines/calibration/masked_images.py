@@ -23,6 +23,7 @@ from segray.pipelines.config.commands.annotate import AnnotateConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io import storage
 from segray.pipelines.io.manifest import ImageRef
+from segray.pipelines.io.sources.lists import split_fields
 from segray.pipelines.label_set.schema import class_pixels
 from segray.pipelines.label_set.store import LabelStore
 from segray.pipelines.masks.folder import MaskFolder
@@ -68,17 +69,7 @@ def find_masked(
     """
     keys = config.calibrate
     masks = keys.masks or ""
-    options = MaskOptions.of(
-        prefix=_PREFIX,
-        suffix=keys.mask_suffix,
-        colors=keys.colors,
-        binary=keys.binary,
-        void=keys.ignore_index,
-        void_set="ignore_index" in keys.model_fields_set,
-        follow_links=config.image.follow_links,
-        also=config.image.roots,
-        column=keys.mask_column,
-    )
+    options = MaskOptions.of_keys(keys, config.image, _PREFIX)
     refs: dict[str, ImageRef] = {}
     has_mask, listed = _with_mask(masks, options), _stems(keys.split)
     for ref in images:
@@ -97,7 +88,7 @@ def find_masked(
 def _stems(split: str | None) -> set[str]:
     """The names of the images in a split file, without folders and endings."""
     lines = [] if split is None else read_text(split, f"{_PREFIX}split").splitlines()
-    return {PurePosixPath(line.split()[0]).stem for line in lines if line.strip()}
+    return {PurePosixPath(split_fields(line)[0]).stem for line in lines if line.strip()}
 
 
 def _with_mask(masks: str, options: MaskOptions) -> Callable[[str], bool]:

@@ -139,19 +139,21 @@ def prepare(
             prepared = _prepared(chosen, space, models)
             # What masks teach is compared below: it takes a while.
             recorded = _recorded_calibration(out)
-            if _refused(config, out, prepared if masked is None else _as_recorded(prepared, recorded)):
+            alike = prepared if masked is None else _as_recorded(prepared, recorded)
+            if beside := _goes_beside(config, out, alike):
                 prepared, recorded = _prepared(with_precisions(config, {}), space, models), {}
     except ValueError as error:
         raise UserError(str(error)) from error
     if masked is not None:
         prepared = _calibrated(prepared, models, masked, recorded)
-    if _refused(config, out, prepared):
+        beside = beside or _goes_beside(config, out, prepared)
+    if beside:
         out = _free_neighbour(out, prepared)
         prepare_output(out)
     return replace(prepared, config=prepared.config.model_copy(update={"out": out}))
 
 
-def _refused(config: AnnotateConfig, out: str, prepared: Prepared) -> bool:
+def _goes_beside(config: AnnotateConfig, out: str, prepared: Prepared) -> bool:
     """Whether `out` was made with another configuration, and `new_run` takes another one.
 
     Raises:

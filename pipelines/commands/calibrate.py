@@ -56,7 +56,7 @@ def execute(config: CalibrateConfig) -> CalibrateResult:
     statuses = {image_id: status for image_id, status, _ in stored.source.statuses()}
     masks = folder_masks(
         config.masks,
-        MaskOptions.of_keys(config),
+        MaskOptions.of_keys(config, config.image),
         statuses,
         stored.classes,
         split=config.split,

@@ -43,7 +43,9 @@ def execute(config: EvaluateConfig) -> tuple[Evaluation, str]:
         UserError: keys that do not go together, or as `score` raises.
     """
     source = _source(config)
-    result = score(source, config.masks, MaskOptions.of_keys(config), allow_missing=config.allow_missing)
+    result = score(
+        source, config.masks, MaskOptions.of_keys(config, config.image), allow_missing=config.allow_missing
+    )
     out = config.out or source.home
     storage.write_atomic(storage.join(out, "evaluation.csv"), to_csv(result).encode())
     document = {**source.record, "masks": config.masks, **to_dict(result)}

@@ -71,7 +71,7 @@ def execute(config: ImportConfig) -> ImportResult:
     space = LabelSpace(tuple(store.provenance["classes"]), ())
     show([classes_line(space.classes)])
     ids = [image_id for image_id, status, _ in store.statuses() if status == "ok"]
-    masks = read_masks(config.source, config.format, MaskOptions.of_keys(config), space, ids)
+    masks = read_masks(config.source, config.format, MaskOptions.of_keys(config, config.image), space, ids)
     if not masks:
         raise UserError(
             f"from={storage.display(config.source)}: no image in it has a mask; CVAT and COCO: shapes, YOLO: "

@@ -52,7 +52,7 @@ def run(config: ReportConfig) -> None:
 def _page(config: ReportConfig) -> str:
     if LabelStore(config.out).parts():
         roots = config.image.roots
-        options = MaskOptions.of_keys(config)
+        options = MaskOptions.of_keys(config, config.image)
         return build(config.out, masks=config.masks, n=config.n, roots=roots, options=options)
     if not is_training_run(config.out):
         raise UserError(f"out={storage.display(config.out)}: no label set here, and no training run")

@@ -114,7 +114,7 @@ def open_review(config: ServeConfig, report: Callable[[int, int], None] | None =
     Raises:
         UserError: no label set there, or no masks.
     """
-    options = MaskOptions.of_keys(config)
+    options = MaskOptions.of_keys(config, config.image)
     truth = partial(TruthMasks, MaskFolder(config.masks, options)) if config.masks else None
     other = partial(open_compare, config.compare) if config.compare else None
     places = Places(config.out, config.image.roots, config.clip.weights, config.who or this_user())

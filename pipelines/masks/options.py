@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from segray.models.label_map import LabelMap, label_dtype
 from segray.models.label_space import IGNORE_INDEX, WIDE_IGNORE_INDEX, LabelSpace, ignore_index_of
-from segray.pipelines.config.shared import ImageRoots
+from segray.pipelines.config.shared import LinksConfig
 from segray.pipelines.errors import UserError
 from segray.pipelines.io.images import ImageProblem
 from segray.pipelines.io.listing import reason
@@ -29,13 +29,23 @@ from segray.pipelines.masks.color_table import GRAY, BoundColors, ColorTable, op
 from segray.pipelines.masks.raster import ENDINGS, IdMap, read_ids
 
 if TYPE_CHECKING:
+    from segray.pipelines.config.commands.annotate import CalibrateMasksConfig
     from segray.pipelines.config.commands.calibrate import CalibrateConfig
     from segray.pipelines.config.commands.evaluate import EvaluateConfig
     from segray.pipelines.config.commands.import_masks import ImportKeys
     from segray.pipelines.config.commands.report import ReportConfig
     from segray.pipelines.config.commands.serve import ServeConfig
+    from segray.pipelines.config.commands.train import DataConfig
 
-    MaskKeys = CalibrateConfig | EvaluateConfig | ImportKeys | ReportConfig | ServeConfig
+    MaskKeys = (
+        CalibrateConfig
+        | CalibrateMasksConfig
+        | DataConfig
+        | EvaluateConfig
+        | ImportKeys
+        | ReportConfig
+        | ServeConfig
+    )
 
 
 @dataclass(frozen=True)
@@ -74,21 +84,27 @@ class MaskOptions:
     most_ids: int = IGNORE_INDEX
 
     @classmethod
-    def of_keys(cls, config: MaskKeys) -> MaskOptions:
+    def of_keys(cls, keys: MaskKeys, image: LinksConfig, prefix: str = "") -> MaskOptions:
         """From the configuration of a command that reads a folder of masks.
+
+        Args:
+            keys: of the command, or of a section.
+            image: its section `image`; its `roots`, if it has them, may hold masks, too.
+            prefix: of the section in messages, such as `data.`.
 
         Raises:
             UserError: as `of`.
         """
         return cls.of(
-            suffix=config.mask_suffix,
-            colors=config.colors,
-            binary=config.binary,
-            void=config.ignore_index,
-            void_set="ignore_index" in config.model_fields_set,
-            follow_links=config.image.follow_links,
-            also=config.image.roots if isinstance(config.image, ImageRoots) else (),
-            column=config.mask_column,
+            prefix=prefix,
+            suffix=keys.mask_suffix,
+            colors=keys.colors,
+            binary=keys.binary,
+            void=keys.ignore_index,
+            void_set="ignore_index" in keys.model_fields_set,
+            follow_links=image.follow_links,
+            also=getattr(image, "roots", ()),
+            column=keys.mask_column,
         )
 
     @classmethod

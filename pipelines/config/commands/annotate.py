@@ -253,7 +253,7 @@ class CalibrateMasksConfig(Config):
     split: Text | None = None
     """A split file: only its images, one per line, are learned from; null: all that have a mask."""
     allow_missing: bool = False
-    """Leave out masks without an image instead of failing."""
+    """Leave out masks without an image, and images that cannot be read, instead of failing."""
     ignore_index: MaskVoid = 255
     binary: MaskBinary = None
     colors: MaskColors = None

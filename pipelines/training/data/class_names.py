@@ -89,17 +89,7 @@ def mask_options(config: DataConfig) -> MaskOptions:
     Raises:
         UserError: as `MaskOptions.of`.
     """
-    return MaskOptions.of(
-        prefix="data.",
-        suffix=config.mask_suffix,
-        colors=config.colors,
-        binary=config.binary,
-        void=config.ignore_index,
-        void_set="ignore_index" in config.model_fields_set,
-        follow_links=config.image.follow_links,
-        also=config.image.roots,
-        column=config.mask_column,
-    )
+    return MaskOptions.of_keys(config, config.image, "data.")
 
 
 def has_background(classes: Sequence[str]) -> bool:

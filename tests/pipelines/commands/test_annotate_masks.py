@@ -170,6 +170,19 @@ def test_an_image_that_changed_does_not_teach_the_rest_something_else(book: Path
         annotate.execute(_config(folder, out))
 
 
+def test_a_new_run_beside_another_one_is_taught_and_resumed(book: Path, taught: Path, tmp_path: Path) -> None:
+    out, beside = tmp_path / "out", tmp_path / "out-2"
+    shutil.copytree(taught, out)
+    before = contents(out)
+    _labelled(book, out, "clip.features=gem", "new_run=true")
+    assert contents(out) == before
+    assert segray.LabelSet(beside).provenance["clip"]["features"] == "gem"
+    first = contents(beside)
+    _labelled(book, out, "clip.features=gem", "new_run=true")
+    assert contents(beside) == first
+    assert not (tmp_path / "out-3").exists()
+
+
 def test_a_resumed_label_set_keeps_what_it_chose(
     book: Path, taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
