@@ -18,6 +18,7 @@ from torch import Tensor
 from segray.models.masks import Segment
 from segray.models.precision import DTYPES, Precision
 from segray.models.sam.cpu_masks import segments_on_cpu
+from segray.models.sam.decoder import DecoderImage
 from segray.models.sam.device_masks import AllMasks, DeviceMasks, View
 from segray.models.sam.geometry import (
     Frame,
@@ -39,7 +40,6 @@ from segray.models.sam.postprocess import (
 from segray.models.sam.prefetch import embeddings
 from segray.models.sam.prompted import PromptedModel, PromptedSam
 from segray.models.sam.registry import SAM_MODELS, build_sam
-from segray.models.sam.transformer import ImageTokens
 
 __all__ = ["SAM_MODELS", "MaskGenerator", "build_sam"]
 
@@ -194,7 +194,7 @@ class MaskGenerator:
         ]
         return list(segments_on_cpu(concatenate(parts), view.frame, view.window, view.size, self._limits()))
 
-    def _candidates(self, image: ImageTokens, points: Points, f: Frame) -> Candidates:
+    def _candidates(self, image: DecoderImage, points: Points, f: Frame) -> Candidates:
         """The confident masks of a chunk of prompts, points in pixels of the window."""
         scale = np.array([[f.input_width / f.width, f.input_height / f.height]])
         rows = rows_needed(f, self._decoder.grid[0])

@@ -1,6 +1,15 @@
 """The two-way transformer of SAM's decoder, with the projections of the image tokens folded.
 
-See `models.sam.decoder` for the formulas.
+segment_anything (1.0, `mask_decoder.py`, `transformer.py`) keeps a copy of the image tokens for every prompt
+and projects all of them in each of five cross attentions. Here the projections of the image tokens are folded
+into the few prompt tokens. With queries q_h = W_q x + b_q of head h,
+
+    q_h . (W_k,h x + b_k) = (W_k,h^T q_h) . x + const
+    sum_n a_n (W_v,h x_n + b_v) = W_v,h (sum_n a_n x_n) + b_v
+
+where the constant is the same for all keys, so softmax cancels it, and the weights a_n sum to one. What does
+not depend on the prompt (the first block's keys, values and queries of the image tokens) is computed once per
+image.
 """
 
 from __future__ import annotations
@@ -8,11 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from segray.models.precision import rounded
+from segray.models.sam.low_rank.operands import upscaling_weight
 
 if TYPE_CHECKING:
     from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
@@ -21,6 +33,20 @@ _CACHED_VALUES = 1 << 18
 """Values of image tokens that a CPU processes at a time (1,024 rows of 256: measured)."""
 
 _Update = Callable[[slice, slice], Tensor]
+
+
+class UpscalableTokens(Protocol):
+    """The image tokens of B prompts after the transformer."""
+
+    def up(self, added: Tensor, prompts: Tensor | None, rows: slice) -> Tensor:
+        """The first transposed convolution of n tokens of P prompts, [P, n, C], a token's pixels adjacent.
+
+        Args:
+            added: to its products, [C] or [n, C]: its bias, with what SAM 2 adds.
+            prompts: which, int64 [P]; None: all.
+            rows: which tokens.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,6 +65,70 @@ class ImageTokens:
     keys: Tensor
     values: Tensor
     queries: Tensor
+
+
+@dataclass(frozen=True)
+class FoldedTokens:
+    """The image tokens [B, N, C] of B prompts.
+
+    Attributes:
+        weight: [C, C] of the first transposed convolution.
+    """
+
+    tokens: Tensor
+    weight: Tensor
+
+    def up(self, added: Tensor, prompts: Tensor | None, rows: slice) -> Tensor:
+        """See `UpscalableTokens`."""
+        tokens = self.tokens[:, rows]
+        # index_select copies whole rows; tokens[prompts] would copy single values.
+        tokens = tokens if prompts is None else tokens.index_select(0, prompts)
+        added = added if added.ndim == 1 else added.repeat(len(tokens), 1)
+        return torch.addmm(added, tokens.flatten(0, 1), self.weight).unflatten(0, tokens.shape[:2])
+
+
+class FoldedTransformer:
+    """The two-way transformer of a SAM's mask decoder, whose weights it reads and does not modify.
+
+    Args:
+        decoder: segment_anything's `MaskDecoder`.
+        positions: float32 [N, C] of the prompt encoder.
+        no_mask: float32 [1, C], the "no mask" prompt.
+        dtype: of weights and tokens.
+    """
+
+    def __init__(self, decoder: Any, positions: Tensor, no_mask: Tensor, dtype: torch.dtype) -> None:
+        transformer = rounded(decoder.transformer, dtype)
+        self._first, *self._others = [Block(layer) for layer in transformer.layers]
+        self._last = TokenToImageAttention(transformer.final_attn_token_to_image)
+        self._last_norm = transformer.norm_final_attn
+        self._positions, self._no_mask, self._dtype = positions.to(dtype), no_mask, dtype
+        self._up = upscaling_weight(decoder.output_upscaling[0]).to(dtype)
+        self._asked = decoder.num_mask_tokens
+
+    def image(self, embedding: Tensor) -> ImageTokens:
+        """Of a float32 embedding [C, h, w]."""
+        # Contiguous, because the sum keeps the embedding's channel-first layout, which is slow to read.
+        tokens = (embedding.flatten(1).T + self._no_mask).to(self._dtype).contiguous()
+        with_positions = tokens + self._positions
+        read, write = self._first.token_to_image, self._first.image_to_token
+        return ImageTokens(
+            tokens,
+            with_positions,
+            split_heads(read.k_proj(with_positions), read.heads).contiguous(),
+            split_heads(read.v_proj(tokens), read.heads).contiguous(),
+            (split_heads(write.q_proj(with_positions), write.heads) * write.scale).mT.contiguous(),
+        )
+
+    def __call__(self, image: ImageTokens, prompts: Tensor) -> tuple[Tensor, FoldedTokens]:
+        """Float32 IoU and mask tokens [B, 4, C] of prompts [B, T, C], and their image tokens."""
+        prompts = prompts.to(self._dtype)
+        queries, tokens, with_positions = self._first.shared(prompts, image, self._positions)
+        for block in self._others:
+            queries, tokens, with_positions = block(queries, prompts, tokens, with_positions, self._positions)
+        queries = queries[:, : self._asked]
+        read = self._last(queries + prompts[:, : self._asked], tokens, with_positions)
+        return self._last_norm(queries + read).float(), FoldedTokens(tokens, self._up)
 
 
 class Block:

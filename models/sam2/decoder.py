@@ -8,7 +8,6 @@ same for all prompts; they are put in the order of the image tokens once per ima
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,8 +16,7 @@ from segment_anything.modeling import TwoWayTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segray.models.sam.decoder import MaskDecoder
-from segray.models.sam.transformer import ImageTokens
+from segray.models.sam.decoder import DecoderImage, MaskDecoder
 from segray.models.uninitialised import uninitialised
 
 _NAMES = {
@@ -29,17 +27,6 @@ _NAMES = {
     r"\bmlp\.proj_out\b": "mlp.lin2",
 }
 """From transformers' names of the two-way transformer to segment_anything's."""
-
-
-@dataclass(frozen=True)
-class MappedTokens(ImageTokens):
-    """`ImageTokens`, and what the upscaling adds to its two products, with their biases.
-
-    Attributes:
-        added: [N, C] and [4 N, C / 2].
-    """
-
-    added: tuple[Tensor, Tensor]
 
 
 class Sam2Decoder(MaskDecoder):
@@ -58,12 +45,12 @@ class Sam2Decoder(MaskDecoder):
         self._prompt_encoder = network.prompt_encoder
         self._scale = network.prompt_encoder.input_image_size / (4 * self.grid[0])
 
-    def image_tokens(self, embedding: Tensor) -> MappedTokens:
+    def image_tokens(self, embedding: Tensor) -> DecoderImage:
         """Compute what all prompts of an image share, from its float32 `joined` embedding [4 C, h, w]."""
-        width = self._no_mask.shape[1]
+        width = len(embedding) // 4
         coarse, half, quarter = embedding.split([width, width, 2 * width])
-        image = super().image_tokens(coarse)
-        return MappedTokens(**vars(image), added=self._added(half.flatten(1), quarter.flatten(1)))
+        added = self._added(half.flatten(1), quarter.flatten(1))
+        return DecoderImage(super().image_tokens(coarse).shared, added)
 
     def _added(self, half: Tensor, quarter: Tensor) -> tuple[Tensor, Tensor]:
         """Of both maps [C, N] and [2 C, N]: pixels of a token first, channels last, and the biases."""
@@ -82,13 +69,6 @@ class Sam2Decoder(MaskDecoder):
         labels = torch.ones(points.shape[:3], dtype=torch.int64, device=points.device)
         sparse, _ = self._prompt_encoder(points, labels, None, None)
         return torch.cat([self._output_tokens.expand(points.shape[1], -1, -1), sparse[0]], 1)
-
-    def _upscaled(self, image: ImageTokens, tokens: Tensor, first: int) -> Tensor:
-        """See `MaskDecoder._upscaled`."""
-        assert isinstance(image, MappedTokens)
-        count, rows = len(tokens), slice(first, first + tokens.shape[1])
-        half, quarter = image.added[0][rows], image.added[1][4 * rows.start : 4 * rows.stop]
-        return self._upscale(tokens, (half.repeat(count, 1), quarter.repeat(count, 1)))
 
 
 def joined(maps: list[Tensor]) -> Tensor:

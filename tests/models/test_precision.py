@@ -50,7 +50,7 @@ def test_what_decides_stays_in_fp32() -> None:
     sam, _ = build_sam("builtin")
     decoder = MaskDecoder(sam, torch.bfloat16)
     image = decoder.image_tokens(torch.randn(64, 24, 24, generator=torch.Generator().manual_seed(0)))
-    assert image.tokens.dtype == torch.bfloat16
+    assert image.shared.tokens.dtype == torch.bfloat16
     prompts = decoder.prompts(torch.from_numpy(point_grid(2) * 192))
     logits, iou = decoder.all_masks(image, prompts, 24)
     for values in (prompts, logits, iou):

@@ -13,17 +13,17 @@ from segray.models.sam.decoder import MaskDecoder, confident
 from segray.models.sam.fused.config import DecoderConfig
 from segray.models.sam.fused.first_block import first_block
 from segray.models.sam.fused.graphs import Graphed
-from segray.models.sam.fused.low_rank import ImageSide, PromptMaps
 from segray.models.sam.fused.masks_kernel import Upscaling, upscaled_logits
-from segray.models.sam.fused.prompt_side import PromptSide
 from segray.models.sam.fused.second_block import second_block
+from segray.models.sam.low_rank.operands import ImageSide, PromptMaps
+from segray.models.sam.low_rank.prompt_side import PromptSide
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam, TwoWayTransformer
 
 
 class FusedDecoder:
-    """What `DeviceMasks` asks of a decoder, by `segray.models.sam.fused.low_rank`.
+    """What `DeviceMasks` asks of a decoder, by `segray.models.sam.low_rank.operands`.
 
     Args:
         sam: a `segment_anything.modeling.Sam`, on its device; weights that change later are not seen.

@@ -13,8 +13,8 @@ import triton.language as tl
 from torch import Tensor
 
 from segray.models.sam.fused.config import BlockConfig
-from segray.models.sam.fused.low_rank import SLOTS, ImageOperands
-from segray.models.sam.fused.prompt_side import FirstPrompts
+from segray.models.sam.low_rank.operands import SLOTS, ImageOperands
+from segray.models.sam.low_rank.prompt_side import FirstPrompts
 
 
 @triton.jit

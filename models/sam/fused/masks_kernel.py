@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from segray.models.sam.fused.config import MasksConfig
-from segray.models.sam.fused.low_rank import upscaling_weight
+from segray.models.sam.low_rank.operands import upscaling_weight
 
 if TYPE_CHECKING:
     from segment_anything.modeling import MaskDecoder

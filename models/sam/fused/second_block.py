@@ -12,8 +12,8 @@ from torch import Tensor
 
 from segray.models.sam.fused.config import BlockConfig
 from segray.models.sam.fused.first_block import slot_softmax, store_of_heads
-from segray.models.sam.fused.low_rank import SLOTS, ImageOperands
-from segray.models.sam.fused.prompt_side import FirstPrompts, SecondPrompts
+from segray.models.sam.low_rank.operands import SLOTS, ImageOperands
+from segray.models.sam.low_rank.prompt_side import FirstPrompts, SecondPrompts
 
 
 @triton.jit

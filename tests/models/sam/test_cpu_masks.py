@@ -26,6 +26,7 @@ from segray.models.sam.geometry import (
     rows_needed,
     upsample,
 )
+from segray.models.sam.low_rank.transformer import LowRankTransformer
 from segray.models.sam.postprocess import Candidates, Thresholds, at_inner_edges, suppress
 from tests.models.scenes import scene
 
@@ -77,11 +78,13 @@ def upstream_decoder(sam: Sam, embedding: Tensor, points: Tensor) -> tuple[Tenso
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("values", [192 * 64, 128 * 64, 1 << 18])
+@pytest.mark.parametrize("low_rank", [False, True])
 def test_the_decoder_is_upstream_s(
-    sam: Sam, threshold: float, values: int, monkeypatch: pytest.MonkeyPatch
+    sam: Sam, threshold: float, values: int, low_rank: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """576 rows of each prompt written in parts, of equal size and not, and all prompts at once."""
     monkeypatch.setattr(transformer, "_CACHED_VALUES", values)
+    monkeypatch.setattr(LowRankTransformer, "fits", lambda _: low_rank)
     embedding = encode(sam, [scene(256, 256)])
     points = torch.from_numpy(point_grid(6)) * 192
     logits, iou = upstream_decoder(sam, embedding, points)

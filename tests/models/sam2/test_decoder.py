@@ -1,4 +1,4 @@
-"""The folded decoder against transformers' own, and Meta's names of tensors."""
+"""The decoder, in both forms of its image tokens, against transformers' own, and Meta's names of tensors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segray.models.sam import transformer
 from segray.models.sam.geometry import point_grid
+from segray.models.sam.low_rank.transformer import LowRankTransformer
 from segray.models.sam2.decoder import Sam2Decoder, joined
 from segray.models.sam2.original import transformers_state
 from tests.models.annotators.tiny import tiny_network
@@ -33,11 +34,13 @@ def transformers_masks(network: Any, maps: list[Tensor], points: Tensor) -> tupl
 
 @pytest.mark.parametrize("values", [16 * 32, 24 * 32, 1 << 18])
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
-def test_the_folded_decoder_is_that_of_transformers(
-    values: int, threshold: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_the_decoder_is_that_of_transformers(
+    values: int, threshold: float, low_rank: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The 64 tokens of a prompt in parts, of equal size and not, and all prompts at once."""
     monkeypatch.setattr(transformer, "_CACHED_VALUES", values)
+    monkeypatch.setattr(LowRankTransformer, "fits", lambda _: low_rank)
     network = tiny_network("sam2.1_hiera_tiny", seed=2)
     maps, points = encoded(network), torch.from_numpy(point_grid(6)) * 32
     logits, iou = transformers_masks(network, maps, 4 * points.float())

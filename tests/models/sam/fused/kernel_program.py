@@ -16,11 +16,11 @@ from segray.models.sam.fused.check import disagreement, rms
 from segray.models.sam.fused.config import BlockConfig, DecoderConfig, EncoderConfig, FusedConfig, TileConfig
 from segray.models.sam.fused.decoder import FusedDecoder
 from segray.models.sam.fused.encoder import FusedEncoder
-from segray.models.sam.fused.low_rank import centred
 from segray.models.sam.fused.norm import residual_norm
 from segray.models.sam.fused.second_block import second_block
+from segray.models.sam.low_rank.operands import centred
 from segray.models.sam.registry import build_sam
-from tests.models.sam.fused.models import small_decoder, small_encoder
+from tests.models.sam.small import small_decoder, small_encoder
 
 EXACT = DecoderConfig(masks=replace(DecoderConfig().masks, gelu="erf", programs=3), asked_slots=8)
 

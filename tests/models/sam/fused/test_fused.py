@@ -1,4 +1,4 @@
-"""What surrounds the kernels: the formulas in float64, configurations, graphs, and when kernels are used."""
+"""What surrounds the kernels: configurations, graphs, and when kernels are used."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from segray.models.sam.decoder import MaskDecoder
-from segray.models.sam.fused import formulas, selection
+from segray.models.sam.fused import selection
 from segray.models.sam.fused.config import (
     TABLE,
     DecoderConfig,
@@ -25,42 +24,10 @@ from segray.models.sam.fused.config import (
 from segray.models.sam.fused.graphs import Graphed
 from segray.models.sam.fused.selection import fused_sam
 from segray.models.sam.registry import build_sam
-from tests.models.sam.fused.models import small_decoder
+from tests.models.sam.small import small_decoder
 from tools.tune_kernels import add_row, candidates, merged, tuned
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
-
-
-def test_the_low_rank_form_is_exact() -> None:
-    """In float64, where nothing but a wrong formula is above 1e-12."""
-    pytest.importorskip("triton")
-    from segray.models.sam.fused.decoder import FusedDecoder
-
-    sam = small_decoder(64, 2, (5, 8))
-    sam.mask_decoder.double()
-    embedding, points = torch.randn(64, 5, 8).double(), torch.rand(3, 2).double() * 64
-    eager = MaskDecoder(sam, torch.float64)
-    hidden, tokens = eager._transform(eager.image_tokens(embedding), eager.prompts(points))
-    ours = FusedDecoder(sam, torch.float64, 0.0, DecoderConfig(asked_slots=8))
-    side, prompts, image = ours._prompts, ours.prompts(points), ours._image(embedding)
-    first = side.first(prompts, image)
-    c1, rstd1, read = formulas.first_block(
-        image, first, ours._image.pk, side.columns(first.rows, 1), ours._eps[0], 7
-    )
-    second = side.second(prompts, first, read)
-    pushed = (side.columns(first.rows, 4), second.rows[..., -32:])
-    positions = (ours._image.pq2, ours._image.pk3)
-    a2, rstd2, read = formulas.second_block(
-        image, first, second, (c1, rstd1), positions, pushed, ours._eps[1], 7
-    )
-    torch.testing.assert_close(side.hidden(second.tokens, read), hidden, rtol=0, atol=1e-6)
-    norm = sam.mask_decoder.transformer.layers[1].norm4
-    x = image.xu * (rstd1 * rstd2)[..., None] + (c1 * rstd2[..., None]) @ first.up
-    x = x + (a2 * rstd2[..., None]) @ second.up + ours._maps.up_bias
-    expected = sam.mask_decoder.output_upscaling[0](tokens.mT.unflatten(2, (5, 8)))
-    found = x.view(3, 5, 8, 2, 2, 16).permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-    assert norm.eps == ours._eps[1]
 
 
 def test_a_decoder_of_another_build_is_refused() -> None:

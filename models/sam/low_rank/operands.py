@@ -4,7 +4,8 @@ After the first block an image token is `LayerNorm(x + a V)`: `a` are its softma
 tokens, V is small and per prompt. With x and V centred over channels the norm needs one number per token, so
 everything downstream is a product with x (shared by all prompts of an image) or with V (tiny). No tensor
 [prompts, tokens, channels] exists. Notation: N image tokens with C channels, H heads, I = C / 2 internal
-channels, T prompt tokens, J = 8 H columns of per-prompt matrices in the order `slot * H + head`.
+channels of which a head has d, T prompt tokens. A per-prompt matrix has J columns: 8 H in the order
+`slot * H + head` for kernels, T H in the order `head * T + token` for plain torch.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class ImageOperands:
 
     Attributes:
         keys, values: [H, N, d] for the first read of the image.
-        q0: queries of the first block's write, in powers of 2.
+        q0: queries of the first block's write, scaled.
         xv, xk, xval, xq2: the centred tokens `x` by the first write's values, the second block's keys,
             values and queries.
         xw1, xw2, xk3, xv3: the scaled and centred tokens `x g1` by the two writes' values and the final
@@ -66,9 +67,17 @@ class ImageSide:
         positions: float32 [N, C] of the prompt encoder.
         no_mask: float32 [1, C], the "no mask" prompt.
         dtype: of the operands.
+        exponents: the factor on scores: `LOG2_E` for exponents of 2, 1 for those of e.
     """
 
-    def __init__(self, decoder: MaskDecoder, positions: Tensor, no_mask: Tensor, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        decoder: MaskDecoder,
+        positions: Tensor,
+        no_mask: Tensor,
+        dtype: torch.dtype,
+        exponents: float = LOG2_E,
+    ) -> None:
         first, second = decoder.transformer.layers
         read, write = first.cross_attn_token_to_image, first.cross_attn_image_to_token
         second_read, second_write = second.cross_attn_token_to_image, second.cross_attn_image_to_token
@@ -78,7 +87,7 @@ class ImageSide:
         self._positions, self._no_mask, self._g1 = positions, no_mask, g1
         self._bias = write.out_proj.bias
         self.constant = centred(b1 + second_write.out_proj.bias)
-        scale = query_scale(write)
+        scale = query_scale(write, exponents)
         self._placed = torch.stack([write.q_proj.weight.T * scale, read.k_proj.weight.T])
         self._query_bias = write.q_proj.bias * scale
         self._value = read.v_proj
@@ -175,9 +184,9 @@ def centred(matrix: Tensor, dim: int = 0) -> Tensor:
     return matrix - matrix.mean(dim, keepdim=True)
 
 
-def query_scale(attention: Attention) -> float:
-    """The factor on queries whose scores are exponents of 2."""
-    return LOG2_E / math.sqrt(attention.internal_dim // attention.num_heads)
+def query_scale(attention: Attention, exponents: float) -> float:
+    """The factor on queries, see `ImageSide`."""
+    return exponents / math.sqrt(attention.internal_dim // attention.num_heads)
 
 
 def upscaling_weight(convolution: nn.ConvTranspose2d) -> Tensor:

@@ -1,4 +1,4 @@
-"""The prompt tokens' side of the low-rank decoder, in torch: a few tokens of every prompt at once."""
+"""The prompt tokens' side of the low-rank decoder: a few tokens of every prompt at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segray.models.sam.fused.low_rank import SLOTS, ImageOperands, PromptMaps, query_scale
+from segray.models.sam.low_rank.operands import LOG2_E, SLOTS, ImageOperands, PromptMaps, query_scale
 
 if TYPE_CHECKING:
     from segment_anything.modeling import TwoWayTransformer
@@ -76,18 +76,25 @@ class PromptSide:
         transformer: segment_anything's, its weights in the operands' type.
         maps: of the model.
         asked: how many of the prompt tokens' outcomes are asked for, the first ones.
-        asked_slots: columns of the final queries are this by H.
+        asked_slots: columns of the final queries are this by H; None: no slots, columns are in the order
+            `head * T + token`.
+        exponents: see `ImageSide`.
     """
 
     def __init__(
-        self, transformer: TwoWayTransformer, maps: PromptMaps, asked: int, asked_slots: int
+        self,
+        transformer: TwoWayTransformer,
+        maps: PromptMaps,
+        asked: int,
+        asked_slots: int | None,
+        exponents: float = LOG2_E,
     ) -> None:
         self._first, self._second = transformer.layers
         self._last, self._last_norm = transformer.final_attn_token_to_image, transformer.norm_final_attn
         self._maps, self._asked, self._asked_slots = maps, asked, asked_slots
         write = self._first.cross_attn_image_to_token
         self._channels, self._internal = write.embedding_dim, write.internal_dim
-        self._scale = query_scale(write)
+        self._scale = query_scale(write, exponents)
         head = torch.arange(self._internal, device=maps.first.device) // (self._internal // write.num_heads)
         heads = torch.arange(write.num_heads, device=maps.first.device)
         self._of_head = (head == heads[:, None]).to(maps.first.dtype)
@@ -159,8 +166,10 @@ class PromptSide:
         out: Tensor = attention.out_proj(read.transpose(0, 1).flatten(1))
         return out.unflatten(0, asked.shape[:2])
 
-    def _diagonal(self, x: Tensor, slots: int = SLOTS) -> Tensor:
-        """[B, T, I] as block-diagonal [B, slots H, I]: row `slot H + head` holds that head's channels."""
+    def _diagonal(self, x: Tensor, slots: int | None = SLOTS) -> Tensor:
+        """[B, T, I] as block-diagonal [B, J, I]: the row of a token and a head holds that head's channels."""
+        if slots is None or self._asked_slots is None:
+            return (x[:, None] * self._of_head[:, None]).flatten(1, 2)
         padded = F.pad(x, (0, 0, 0, slots - x.shape[1]))
         return (padded[:, :, None] * self._of_head).flatten(1, 2)
 
