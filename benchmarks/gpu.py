@@ -4,7 +4,8 @@
     python -m benchmarks.gpu --seconds 60 --seed 3
 
 `kernels`: do segray's kernels agree with the eager path, and how far is each from fp32. `parts`: the
-encoder per image and the decoder per 1,024 prompts. `vit_b_375` and so on: everything mode, with the random
+encoder per image and the decoder per 1,024 prompts; `sam2_parts`: those of SAM 2.1, whose encoder has no
+kernels. `vit_b_375` and so on: everything mode, with the random
 weights and drawn outputs of `benchmarks.masks`, so that times are real and masks are not; `ratio` is the
 seconds per image of `SamAutomaticMaskGenerator` in fp32 over segray's. `masks`: the built-in model, whose
 masks are real, against upstream's in fp32. `gem`: as `benchmarks.gem`. `training`: as `benchmarks.train`.
@@ -27,17 +28,19 @@ import numpy as np
 import torch
 from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 from torch import Tensor
+from transformers import Sam2Config, Sam2Model
 
 from benchmarks import gem, masks, train
 from benchmarks.common import Benchmark, circumstances, clocked, fresh, write_result
-from segray.models.precision import DTYPES, Precision, rounded
+from segray.models.annotators.sam2 import ARCH
+from segray.models.precision import Precision
 from segray.models.sam.decoder import MaskDecoder
-from segray.models.sam.encoder import encode_images
 from segray.models.sam.fused.check import disagreement, rms
 from segray.models.sam.fused.config import FusedConfig, configuration
-from segray.models.sam.fused.selection import FusedSam, build
 from segray.models.sam.generator import MaskGenerator
 from segray.models.sam.geometry import Rgb
+from segray.models.sam.prompted import PromptedModel, PromptedSam
+from segray.models.sam2.model import PromptedSam2
 from segray.pipelines.scenes.picture_book import draw_scene
 
 _PROMPTS, _BATCH, _ROWS, _ROUNDS = 1024, 4, 48, 5
@@ -59,16 +62,16 @@ def official(model: str, seed: int) -> Any:
 
 def kernels(seed: int) -> dict[str, Any]:
     """Errors of the eager path and of the kernels, both fp16, as a fraction of fp32's root mean square."""
-    sam = official("vit_b", seed)
-    fused = _fused(sam)
-    problem = disagreement(sam, fused, torch.float16)
+    model = PromptedSam(official("vit_b", seed))
+    fused = model.kernels(torch.float16, 0.0, _config())
+    problem = disagreement(model, fused, torch.float16)
     images = torch.randn(1, 3, 1024, 1024, device="cuda")
-    truth = encode_images(sam.image_encoder, images)
-    eager = encode_images(sam.image_encoder, images, rounded(sam.image_encoder, torch.float16))
+    truth, eager = model.encoder(torch.float32)(images), model.encoder(torch.float16)(images)
     points = torch.rand(64, 2, dtype=torch.float64, device="cuda") * 1024
     results = {"embedding": (truth, eager, fused.encode(images))}
-    ways = [_all_masks(decoder, truth[0], points) for decoder in (MaskDecoder(sam), fused.decoder.eager)]
-    ours = fused.decoder.decode(truth[0], fused.decoder.prompts(points), _ROWS, 0.0)
+    decoder = fused.decoder
+    ways = [_all_masks(way, truth[0], points) for way in (model.decoder(torch.float32), decoder.eager)]
+    ours = decoder.decode(decoder.image_tokens(truth[0]), decoder.prompts(points), _ROWS, 0.0)
     results |= {name: (ways[0][k], ways[1][k], ours[k]) for k, name in enumerate(("logits", "predicted_iou"))}
     errors = {
         name: {"eager": rms(e - t) / rms(t), "kernels": rms(k - t) / rms(t)}
@@ -78,24 +81,36 @@ def kernels(seed: int) -> dict[str, Any]:
 
 
 def parts(seed: int) -> dict[str, Any]:
+    """Milliseconds of ViT-B's halves, see `halves`."""
+    return halves(PromptedSam(official("vit_b", seed)))
+
+
+def sam2_parts(seed: int) -> dict[str, Any]:
+    """Milliseconds of SAM 2.1 tiny's halves, and whether the kernels agree with the eager path."""
+    torch.manual_seed(seed)
+    model = PromptedSam2(Sam2Model(Sam2Config(**ARCH["sam2.1_hiera_tiny"])).eval().cuda())
+    fused = model.kernels(torch.float16, 0.0, _config())
+    return {"problem": disagreement(model, fused, torch.float16), **halves(model)}
+
+
+def halves(model: PromptedModel) -> dict[str, Any]:
     """Milliseconds of the encoder per image and of the decoder per 1,024 prompts, kernels and eager path."""
-    sam = official("vit_b", seed)
-    fused, half = _fused(sam), torch.float16
-    images, trunk = torch.randn(_BATCH, 3, 1024, 1024, device="cuda"), rounded(sam.image_encoder, half)
-    embedding, decoder = fused.encode(images)[0], fused.decoder
-    prompts = decoder.prompts(torch.rand(_PROMPTS, 2, dtype=torch.float64, device="cuda") * 1024)
-    tokens, eager = decoder.eager.image_tokens(embedding), decoder.eager
+    fused, eager = model.kernels(torch.float16, 0.0, _config()), model.decoder(torch.float16)
+    encode, images = model.encoder(torch.float16), torch.randn(_BATCH, 3, 1024, 1024, device="cuda")
+    embedding, side = fused.encode(images)[0].clone(), model.frame(1024, 1024).side
+    prompts = eager.prompts(torch.rand(_PROMPTS, 2, dtype=torch.float64, device="cuda") * side)
+    ways = {"kernels": (fused.decoder, fused.prompts), "eager_fp16": (eager, 256)}
+
+    def decode(decoder: Any, count: int) -> float:
+        tokens = decoder.image_tokens(embedding)
+        return milliseconds(lambda: [decoder.all_masks(tokens, p, _ROWS) for p in prompts.split(count)])
+
     return {
         "encoder_ms": {
             "kernels": milliseconds(lambda: fused.encode(images)) / _BATCH,
-            "eager_fp16": milliseconds(lambda: encode_images(sam.image_encoder, images, trunk)) / _BATCH,
+            "eager_fp16": milliseconds(lambda: encode(images)) / _BATCH,
         },
-        "decoder_ms": {
-            "kernels": milliseconds(lambda: decoder.all_masks(embedding, prompts, _ROWS)),
-            "eager_fp16": milliseconds(
-                lambda: [eager.all_masks(tokens, p, _ROWS) for p in prompts.split(256)]
-            ),
-        },
+        "decoder_ms": {name: decode(*way) for name, way in ways.items()},
     }
 
 
@@ -200,10 +215,6 @@ def _all_masks(decoder: MaskDecoder, embedding: Tensor, points: Tensor) -> tuple
 
 def _config() -> FusedConfig:
     return configuration(torch.cuda.get_device_name())
-
-
-def _fused(sam: Any) -> FusedSam:
-    return build(sam, DTYPES["fp16"], 0.0, _config())
 
 
 def plan(seed: int) -> dict[str, Part]:

@@ -86,18 +86,19 @@ def measure(values: Values) -> float:
     from benchmarks.gpu import milliseconds, official
     from segray.models.sam.fused.check import disagreement
     from segray.models.sam.fused.config import FusedConfig
-    from segray.models.sam.fused.selection import build
+    from segray.models.sam.prompted import PromptedSam
 
-    sam, config = official("vit_b", 0), parsed(FusedConfig, values)
-    fused = build(sam, torch.float16, 0.0, config)
-    if problem := disagreement(sam, fused, torch.float16):
+    model, config = PromptedSam(official("vit_b", 0)), parsed(FusedConfig, values)
+    fused = model.kernels(torch.float16, 0.0, config)
+    if problem := disagreement(model, fused, torch.float16):
         raise click.ClickException(problem)
     images = torch.randn(4, 3, 1024, 1024, device="cuda")
     points = torch.rand(1024, 2, dtype=torch.float64, device="cuda") * 1024
-    embedding, prompts = fused.encode(images)[0].clone(), fused.decoder.prompts(points)
+    image = fused.decoder.image_tokens(fused.encode(images)[0].clone())
+    prompts = fused.decoder.prompts(points)
     chunks = prompts.split(config.decoder.prompts)
     encoding = milliseconds(lambda: fused.encode(images))
-    return encoding + milliseconds(lambda: [fused.decoder.all_masks(embedding, part, 48) for part in chunks])
+    return encoding + milliseconds(lambda: [fused.decoder.all_masks(image, part, 48) for part in chunks])
 
 
 def tuned(start: Values, parts: dict[str, list[Values]]) -> Iterator[tuple[str, Values, float | None]]:

@@ -51,6 +51,9 @@ class MaskDecoder:
         dtype: of the transformer and the upscaling. The prompt embedding, the predicted IoU and the product
             that yields the logits stay in float32, because rounding them would change which masks are kept.
 
+    Attributes:
+        dtype: as given.
+
     Raises:
         ValueError: the first block differs from that of the released models.
     """
@@ -70,8 +73,10 @@ class MaskDecoder:
         self._iou_head = decoder.iou_prediction_head
         self._hyper = decoder.output_hypernetworks_mlps
         self._upscale = Upscaling(rounded(decoder.output_upscaling, dtype))
+        first, _, _, second, _ = decoder.output_upscaling
+        self._biases = (first.bias.repeat(4), second.bias.repeat(4))
         self._side = self._prompts.image_embedding_size
-        self._dtype = dtype
+        self.dtype = dtype
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -80,7 +85,17 @@ class MaskDecoder:
 
     def image_tokens(self, embedding: Tensor) -> DecoderImage:
         """Compute what all prompts of an image share, from its float32 embedding [C, h, w]."""
-        return DecoderImage(self._transform.image(embedding), self._upscale.biases)
+        first, second = self.added(embedding)
+        shared = self._transform.image(self.coarse(embedding))
+        return DecoderImage(shared, (first.to(self.dtype), second.to(self.dtype)))
+
+    def coarse(self, embedding: Tensor) -> Tensor:
+        """The part of an embedding that the transformer takes, [C, h, w]."""
+        return embedding
+
+    def added(self, embedding: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002  SAM 2 adds some of it
+        """See `DecoderImage`; float32."""
+        return self._biases
 
     def __call__(
         self, image: DecoderImage, points: Tensor, threshold: float, rows: int
@@ -178,15 +193,11 @@ class Upscaling:
     """`output_upscaling` after its first transposed convolution.
 
     Transposed convolutions without overlap are matrix products.
-
-    Attributes:
-        biases: of both convolutions, four times each, one for each pixel.
     """
 
     def __init__(self, layers: Any) -> None:
-        first, self._norm, self._act, second, _ = layers
+        _, self._norm, self._act, second, _ = layers
         self._weight = upscaling_weight(second)
-        self.biases: tuple[Tensor, Tensor] = (first.bias.repeat(4), second.bias.repeat(4))
 
     def __call__(self, up: Tensor, added: Tensor) -> Tensor:
         """[P, n, C] to [P, 16 n, C / 8]; the 4 x 4 pixels of a token are adjacent.

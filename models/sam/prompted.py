@@ -12,6 +12,7 @@ from torch import Tensor
 from segray.models.precision import rounded
 from segray.models.sam.decoder import MaskDecoder
 from segray.models.sam.encoder import encode_images
+from segray.models.sam.fused.config import FusedConfig
 from segray.models.sam.fused.selection import FusedSam, fused_sam
 from segray.models.sam.geometry import Frame, Rgb, Size, frame, normalised, resized
 
@@ -21,10 +22,12 @@ class PromptedModel(ABC):
 
     Attributes:
         device: of its weights.
+        side: of its square input in pixels.
         mask_threshold: logits above it belong to a mask.
     """
 
     device: torch.device
+    side: int
     mask_threshold: float = 0.0
 
     @abstractmethod
@@ -52,9 +55,22 @@ class PromptedModel(ABC):
     def decoder(self, dtype: torch.dtype) -> MaskDecoder:
         """The decoder of an embedding."""
 
-    def fused(self, dtype: torch.dtype, threshold: float) -> FusedSam | None:  # noqa: ARG002  most have none
-        """Encoder and decoder by kernels, where there are any; see `fused_sam`."""
-        return None
+    @abstractmethod
+    def kernels(self, dtype: torch.dtype, threshold: float, config: FusedConfig) -> FusedSam:
+        """Encoder and decoder by kernels, without a check.
+
+        Args:
+            dtype: of weights and operands.
+            threshold: pred_iou_thresh: the logits of prompts without a mask above it are not computed.
+            config: of the kernels.
+
+        Raises:
+            ValueError: a model that is not built as the released ones.
+        """
+
+    def fused(self, dtype: torch.dtype, threshold: float) -> FusedSam | None:
+        """The kernels where they can be trusted, see `fused_sam`."""
+        return fused_sam(self, dtype, threshold)
 
 
 class PromptedSam(PromptedModel):
@@ -65,16 +81,16 @@ class PromptedSam(PromptedModel):
     """
 
     def __init__(self, sam: Sam) -> None:
-        self._sam, self._side = sam, sam.image_encoder.img_size
+        self._sam, self.side = sam, sam.image_encoder.img_size
         self.device, self.mask_threshold = sam.device, sam.mask_threshold
 
     def frame(self, height: int, width: int) -> Frame:
         """See `PromptedModel`; the long side fills the model's square input."""
-        return frame(height, width, self._side)
+        return frame(height, width, self.side)
 
     def resized(self, image: Rgb, size: Size) -> Tensor:
         """See `models.sam.geometry.resized`."""
-        return resized(image, size, self._side)
+        return resized(image, size, self.side)
 
     def normalised(self, images: Sequence[Tensor]) -> Tensor:
         """See `models.sam.geometry.normalised`."""
@@ -89,6 +105,12 @@ class PromptedSam(PromptedModel):
         """See `MaskDecoder`."""
         return MaskDecoder(self._sam, dtype)
 
-    def fused(self, dtype: torch.dtype, threshold: float) -> FusedSam | None:
-        """See `fused_sam`."""
-        return fused_sam(self._sam, dtype, threshold)
+    @torch.no_grad()
+    def kernels(self, dtype: torch.dtype, threshold: float, config: FusedConfig) -> FusedSam:
+        """See `PromptedModel`."""
+        from segray.models.sam.fused.decoder import FusedDecoder
+        from segray.models.sam.fused.encoder import FusedEncoder
+
+        encoder = FusedEncoder(self._sam.image_encoder, dtype, config.encoder)
+        decoder = FusedDecoder(self._sam, self.decoder(dtype), threshold, config.decoder)
+        return FusedSam(encoder, decoder, config.decoder.prompts)

@@ -16,7 +16,7 @@ from segment_anything.modeling import TwoWayTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segray.models.sam.decoder import DecoderImage, MaskDecoder
+from segray.models.sam.decoder import MaskDecoder
 from segray.models.uninitialised import uninitialised
 
 _NAMES = {
@@ -40,28 +40,24 @@ class Sam2Decoder(MaskDecoder):
     """
 
     def __init__(self, network: Any, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__(_heads(network), dtype)
+        super().__init__(segment_anything_heads(network), dtype)
         self._output_tokens = torch.cat([self._output_tokens, network.mask_decoder.obj_score_token.weight])
         self._prompt_encoder = network.prompt_encoder
         self._scale = network.prompt_encoder.input_image_size / (4 * self.grid[0])
 
-    def image_tokens(self, embedding: Tensor) -> DecoderImage:
-        """Compute what all prompts of an image share, from its float32 `joined` embedding [4 C, h, w]."""
-        width = len(embedding) // 4
-        coarse, half, quarter = embedding.split([width, width, 2 * width])
-        added = self._added(half.flatten(1), quarter.flatten(1))
-        return DecoderImage(super().image_tokens(coarse).shared, added)
+    def coarse(self, embedding: Tensor) -> Tensor:
+        """See `MaskDecoder`; the first of the three maps of a `joined` embedding [4 C, h, w]."""
+        return embedding[: len(embedding) // 4]
 
-    def _added(self, half: Tensor, quarter: Tensor) -> tuple[Tensor, Tensor]:
-        """Of both maps [C, N] and [2 C, N]: pixels of a token first, channels last, and the biases."""
-        first, second = (bias[: len(bias) // 4] for bias in self._upscale.biases)
+    def added(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """See `MaskDecoder`; the finer maps, pixels of a token first, channels last, and the biases."""
+        width = len(embedding) // 4
+        _, half, quarter = embedding.flatten(1).split([width, width, 2 * width])
+        first, second = (bias[: len(bias) // 4] for bias in self._biases)
         half = half.unflatten(0, (-1, 4)).permute(2, 1, 0)
         # The rows and columns of 4 x 4 pixels in the two levels of 2 x 2 in which they are computed.
         quarter = quarter.unflatten(0, (-1, 2, 2, 2, 2)).permute(5, 1, 3, 2, 4, 0)
-        return (
-            (half.to(self._dtype) + first).flatten(1),
-            (quarter.to(self._dtype) + second).flatten(0, 2).flatten(1),
-        )
+        return (half + first).flatten(1), (quarter + second).flatten(0, 2).flatten(1)
 
     def prompts(self, points: Tensor) -> Tensor:
         """See `MaskDecoder.prompts`: IoU, three masks, single mask, object, the point and its padding."""
@@ -84,8 +80,8 @@ def joined(maps: list[Tensor]) -> Tensor:
     return torch.cat([coarse, F.pixel_unshuffle(half, 2), F.pixel_unshuffle(quarter, 4)], 1)
 
 
-def _heads(network: Any) -> Any:
-    """What `MaskDecoder` reads of a model, under segment_anything's names."""
+def segment_anything_heads(network: Any) -> Any:
+    """What `MaskDecoder` and the kernels read of a `Sam2Model`, under segment_anything's names."""
     decoder, prompts = network.mask_decoder, network.prompt_encoder
     upscaling = (decoder.upscale_conv1, decoder.upscale_layer_norm, decoder.activation)
     return SimpleNamespace(

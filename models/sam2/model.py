@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segray.models.sam.fused.config import FusedConfig
+from segray.models.sam.fused.selection import FusedSam
 from segray.models.sam.geometry import Frame, Rgb, Size
 from segray.models.sam.prompted import PromptedModel
-from segray.models.sam2.decoder import Sam2Decoder, joined
+from segray.models.sam2.decoder import Sam2Decoder, joined, segment_anything_heads
 from segray.models.segmenters.base import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -25,7 +27,7 @@ class PromptedSam2(PromptedModel):
     """
 
     def __init__(self, network: Any) -> None:
-        self.network, self._side = network, int(network.config.prompt_encoder_config.image_size)
+        self.network, self.side = network, int(network.config.prompt_encoder_config.image_size)
         self._samples = 4 * network.prompt_encoder.image_embedding_size[0]
         self.device = next(network.parameters()).device
 
@@ -36,7 +38,7 @@ class PromptedSam2(PromptedModel):
     def resized(self, image: Rgb, size: Size) -> Tensor:  # noqa: ARG002  it is stretched, whatever its size
         """Float32 [3, side, side] in 0..1; bilinear, antialiased, without rounding, as upstream does."""
         pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous().float() / 255
-        side = (self._side, self._side)
+        side = (self.side, self.side)
         return F.interpolate(pixels[None], side, mode="bilinear", align_corners=False, antialias=True)[0]
 
     def normalised(self, images: Sequence[Tensor]) -> Tensor:
@@ -60,3 +62,12 @@ class PromptedSam2(PromptedModel):
     def decoder(self, dtype: torch.dtype) -> Sam2Decoder:
         """See `Sam2Decoder`."""
         return Sam2Decoder(self.network, dtype)
+
+    @torch.no_grad()
+    def kernels(self, dtype: torch.dtype, threshold: float, config: FusedConfig) -> FusedSam:
+        """See `PromptedModel`; of the decoder, which has most of the work: the encoder runs as it is."""
+        from segray.models.sam.fused.decoder import FusedDecoder
+
+        heads = segment_anything_heads(self.network)
+        decoder = FusedDecoder(heads, self.decoder(dtype), threshold, config.decoder)
+        return FusedSam(self.encoder(dtype), decoder, config.decoder.prompts)

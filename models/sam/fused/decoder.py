@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segray.models.precision import rounded
-from segray.models.sam.decoder import MaskDecoder, confident
+from segray.models.sam.decoder import DecoderImage, HasHeads, MaskDecoder, confident
 from segray.models.sam.fused.config import DecoderConfig
 from segray.models.sam.fused.first_block import first_block
 from segray.models.sam.fused.graphs import Graphed
@@ -19,15 +19,15 @@ from segray.models.sam.low_rank.operands import ImageSide, PromptMaps
 from segray.models.sam.low_rank.prompt_side import PromptSide
 
 if TYPE_CHECKING:
-    from segment_anything.modeling import Sam, TwoWayTransformer
+    from segment_anything.modeling import TwoWayTransformer
 
 
 class FusedDecoder:
     """What `DeviceMasks` asks of a decoder, by `segray.models.sam.low_rank.operands`.
 
     Args:
-        sam: a `segment_anything.modeling.Sam`, on its device; weights that change later are not seen.
-        dtype: of operands; sums, norms, predicted IoU and logits are float32.
+        sam: on its device, weights in float32; weights that change later are not seen.
+        eager: its decoder whose dtype is that of operands; sums, norms, predicted IoU and logits are float32.
         threshold: pred_iou_thresh: the logits of prompts without a mask above it are not computed.
         config: of the kernels.
 
@@ -35,10 +35,10 @@ class FusedDecoder:
         ValueError: a decoder that is not built as the released models.
     """
 
-    def __init__(self, sam: Sam, dtype: torch.dtype, threshold: float, config: DecoderConfig) -> None:
-        decoder = sam.mask_decoder
+    def __init__(self, sam: HasHeads, eager: MaskDecoder, threshold: float, config: DecoderConfig) -> None:
+        decoder, dtype = sam.mask_decoder, eager.dtype
         _check(decoder.transformer)
-        self.eager = MaskDecoder(sam, dtype)
+        self.eager = eager
         self._config, self._dtype = config, dtype
         encoder = sam.prompt_encoder
         positions = encoder.get_dense_pe()[0].flatten(1).T.contiguous().to(decoder.iou_token.weight.dtype)
@@ -57,25 +57,31 @@ class FusedDecoder:
         """Rows and columns of tokens over the model's input; logits have four times as many."""
         return self.eager.grid
 
-    def image_tokens(self, embedding: Tensor) -> Tensor:
+    def image_tokens(self, embedding: Tensor) -> DecoderImage:
         """What the prompts of an image share is computed with them; this is the embedding [C, h, w]."""
-        return embedding
+        first, second = self.eager.added(embedding)
+        added = first + self._maps.shift, second
+        if first.ndim == 2:
+            added = added[0].to(self._dtype), second.to(self._dtype)
+        return DecoderImage(self.eager.coarse(embedding), added)
 
     def prompts(self, points: Tensor) -> Tensor:
         """See `MaskDecoder.prompts`."""
         return self.eager.prompts(points)
 
-    def all_masks(self, image: Tensor, prompts: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    def all_masks(self, image: DecoderImage, prompts: Tensor, rows: int) -> tuple[Tensor, Tensor]:
         """Logits [B, 3, 4 rows, 4w] of every prompt with a confident mask, and the predicted IoU [B, 3].
 
         The logits of the other prompts are undefined. No shape depends on a value. The predicted IoU is valid
         until the next call.
         """
-        return self._logits(self._captured(image, prompts), rows)
+        return self._logits(image, self._captured(image.shared, prompts), rows)
 
-    def decode(self, image: Tensor, prompts: Tensor, rows: int, threshold: float) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, image: DecoderImage, prompts: Tensor, rows: int, threshold: float
+    ) -> tuple[Tensor, Tensor]:
         """`all_masks` with another threshold, launched kernel by kernel."""
-        return self._logits(self._state(image, prompts, threshold), rows)
+        return self._logits(image, self._state(image.shared, prompts, threshold), rows)
 
     def _state(self, embedding: Tensor, prompts: Tensor, threshold: float) -> tuple[Tensor, ...]:
         """All that does not depend on how many rows are needed: what `_logits` takes."""
@@ -95,12 +101,11 @@ class FusedDecoder:
         flags = confident(iou, threshold).any(1)
         return image.xu, c1, rstd1, c2, rstd2, first.up, second.up, self._mask_weights(hidden), flags, iou
 
-    def _logits(self, state: tuple[Tensor, ...], rows: int) -> tuple[Tensor, Tensor]:
+    def _logits(self, image: DecoderImage, state: tuple[Tensor, ...], rows: int) -> tuple[Tensor, Tensor]:
         xu, c1, rstd1, c2, rstd2, up1, up2, weights, flags, iou = state
         tokens, grid = (c1, rstd1, c2, rstd2), (rows, self.grid[1])
-        bias, config = self._maps.up_bias, self._config.masks
-        args = (xu, tokens, (up1, up2), bias, self._upscaling, weights, flags, grid, config)
-        return upscaled_logits(*args), iou
+        args = (xu, tokens, (up1, up2), image.added, self._upscaling, weights, flags, grid)
+        return upscaled_logits(*args, self._config.masks), iou
 
     def _mask_weights(self, hidden: Tensor) -> Tensor:
         """[B, 3, C / 8] of hidden [B, 4, C]."""

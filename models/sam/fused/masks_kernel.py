@@ -49,10 +49,10 @@ def _mask_weights(hyper, SHIFT: tl.constexpr, NARROW: tl.constexpr):  # type: ig
 
 @triton.jit
 def _upscaled_logits(  # type: ignore[no-untyped-def]
-    xu, weights1, rstd1, weights2, rstd2, up1, up2, up_bias, norm_weight, norm_bias, weight, bias, hyper,
+    xu, weights1, rstd1, weights2, rstd2, up1, up2, added1, added2, norm_weight, norm_bias, weight, hyper,
     flags, logits, length, needed, width, eps,
     COLUMNS: tl.constexpr, FEATURES: tl.constexpr, TILE: tl.constexpr, GELU: tl.constexpr,  # noqa: N803
-    PRECISION: tl.constexpr,  # noqa: N803
+    PRECISION: tl.constexpr, MAPPED: tl.constexpr,  # noqa: N803
 ):  # fmt: skip
     NARROW: tl.constexpr = FEATURES // 2  # noqa: N806
     prompt = tl.program_id(0).to(tl.int64)
@@ -60,7 +60,6 @@ def _upscaled_logits(  # type: ignore[no-untyped-def]
     scale, shift = tl.load(norm_weight + feature)[None, :], tl.load(norm_bias + feature)[None, :]
     wide = tl.arange(0, 4 * NARROW)
     second = tl.load(weight + feature[:, None] * (4 * NARROW) + wide[None, :])
-    second_bias = tl.load(bias + wide)[None, :]
     masks0 = _mask_weights(hyper + prompt * 3 * NARROW, 0, NARROW)
     masks1 = _mask_weights(hyper + prompt * 3 * NARROW, 1, NARROW)
     ups = prompt * COLUMNS * 4 * FEATURES + column[:, None] * (4 * FEATURES) + feature[None, :]
@@ -80,13 +79,22 @@ def _upscaled_logits(  # type: ignore[no-untyped-def]
             for j in tl.static_range(2):
                 part = (2 * i + j) * FEATURES
                 up = tl.load(xu + token[:, None] * (4 * FEATURES) + part + feature[None, :]) * (r1 * r2)
-                up += tl.load(up_bias + part + feature)[None, :]
+                if MAPPED:
+                    up += tl.load(added1 + token[:, None] * (4 * FEATURES) + part + feature[None, :])
+                else:
+                    up += tl.load(added1 + part + feature)[None, :]
                 up = tl.dot(c, tl.load(up1 + ups + part), up, input_precision=PRECISION)
                 up = tl.dot(a, tl.load(up2 + ups + part), up, input_precision=PRECISION)
                 up -= tl.sum(up, 1)[:, None] / FEATURES
                 up *= tl.rsqrt(tl.sum(up * up, 1) / FEATURES + eps)[:, None]
                 low = gelu(up * scale + shift, GELU).to(second.dtype)
-                pixels = gelu(tl.dot(low, second, input_precision=PRECISION) + second_bias, GELU)
+                pixels = tl.dot(low, second, input_precision=PRECISION)
+                if MAPPED:
+                    pixel = 4 * token + 2 * i + j
+                    pixels += tl.load(added2 + pixel[:, None] * (4 * NARROW) + wide[None, :])
+                else:
+                    pixels += tl.load(added2 + wide)[None, :]
+                pixels = gelu(pixels, GELU)
                 masks = masks0 if j == 0 else masks1
                 out = tl.dot(pixels.to(second.dtype), masks, out, input_precision=PRECISION)
             at = places[None, :] + (corner + 2 * i * 4 * width)[:, None]
@@ -100,28 +108,25 @@ class Upscaling:
     Attributes:
         norm_weight, norm_bias, eps: of the norm over C / 4 channels.
         weight: [C / 4, C / 2], four sub-pixels.
-        bias: float32 [C / 2].
     """
 
     norm_weight: Tensor
     norm_bias: Tensor
     eps: float
     weight: Tensor
-    bias: Tensor
 
     @classmethod
     def of(cls, decoder: MaskDecoder, dtype: torch.dtype) -> Upscaling:
         """Of segment_anything's `MaskDecoder`, float32."""
         _, norm, _, second, _ = decoder.output_upscaling
-        weight, bias = upscaling_weight(second).to(dtype), second.bias.repeat(4)
-        return cls(norm.weight, norm.bias, norm.eps, weight, bias)
+        return cls(norm.weight, norm.bias, norm.eps, upscaling_weight(second).to(dtype))
 
 
 def upscaled_logits(
     xu: Tensor,
     state: tuple[Tensor, Tensor, Tensor, Tensor],
     ups: tuple[Tensor, Tensor],
-    up_bias: Tensor,
+    added: tuple[Tensor, Tensor],
     upscaling: Upscaling,
     hyper: Tensor,
     flags: Tensor,
@@ -134,7 +139,7 @@ def upscaled_logits(
         xu: [N, C] of the image, see `ImageOperands`.
         state: both blocks' weights [B, N, J] and rstd [B, N]: weights 1, rstd 1, weights 2, rstd 2.
         ups: [B, J, C] each, both writes' values through the first transposed convolution.
-        up_bias: float32 [C], what that adds to every token.
+        added: to the products of both transposed convolutions, [C] and [C / 2], or [N, C] and [4 N, C / 2].
         upscaling: the rest of it.
         hyper: [B, 3, C / 8], what the upscaled channels count for in each mask.
         flags: bool [B].
@@ -144,10 +149,11 @@ def upscaled_logits(
     (count, length, columns), (rows, width) = state[0].shape, grid
     logits = torch.empty(count, 3, 4 * rows, 4 * width, device=hyper.device)
     _upscaled_logits[(count, config.programs)](
-        xu, *state, *ups, up_bias, upscaling.norm_weight, upscaling.norm_bias, upscaling.weight,
-        upscaling.bias, hyper.to(upscaling.weight.dtype).contiguous(), flags.to(torch.uint8), logits,
+        xu, *state, *ups, *added, upscaling.norm_weight, upscaling.norm_bias, upscaling.weight,
+        hyper.to(upscaling.weight.dtype).contiguous(), flags.to(torch.uint8), logits,
         length, rows * width, width, upscaling.eps,
         COLUMNS=columns, FEATURES=xu.shape[1] // 4, TILE=config.fitting(length), GELU=config.gelu,
-        PRECISION=config.precision, num_warps=config.warps, num_stages=config.stages,
+        PRECISION=config.precision, MAPPED=added[0].ndim == 2,
+        num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
     return logits

@@ -16,22 +16,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from segray.models.sam.fused.config import FusedConfig, configuration
+from segray.models.sam.fused.config import configuration
 
 if TYPE_CHECKING:
-    from segment_anything.modeling import Sam
-
     from segray.models.sam.fused.decoder import FusedDecoder
+    from segray.models.sam.prompted import PromptedModel
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FusedSam:
-    """Both halves of a SAM, by kernels.
+    """Both halves of a SAM, by kernels where there are any.
 
     Attributes:
-        encode: float32 embeddings [B, C, h, w] of normalised float32 [B, 3, side, side].
+        encode: see `PromptedModel.encoder`.
         decoder: what `DeviceMasks` takes.
         prompts: that the decoder takes at a time.
     """
@@ -42,40 +41,25 @@ class FusedSam:
 
 
 @torch.no_grad()
-def fused_sam(sam: Sam, dtype: torch.dtype, threshold: float) -> FusedSam | None:
-    """The kernels for a `segment_anything.modeling.Sam` on a GPU; None: the eager path has to do.
+def fused_sam(model: PromptedModel, dtype: torch.dtype, threshold: float) -> FusedSam | None:
+    """The kernels for a model on a GPU; None: the eager path has to do.
 
     Args:
-        sam: on its device.
+        model: on its device.
         dtype: of weights and operands.
         threshold: pred_iou_thresh.
     """
-    if sam.device.type != "cuda" or dtype == torch.float32 or find_spec("triton") is None:
+    if model.device.type != "cuda" or dtype == torch.float32 or find_spec("triton") is None:
         return None
     from segray.models.sam.fused.check import disagreement
 
+    gpu = torch.cuda.get_device_name(model.device)
     try:
-        config = configuration(torch.cuda.get_device_name(sam.device))
-        fused = build(sam, dtype, threshold, config)
-        problem = disagreement(sam, fused, dtype)
+        fused = model.kernels(dtype, threshold, configuration(gpu))
+        problem = disagreement(model, fused, dtype)
     except Exception as error:  # noqa: BLE001 - compilers and drivers raise what they like
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
     if problem is None:
         return fused
-    _LOG.warning("SAM takes its eager path on %s: %s", torch.cuda.get_device_name(sam.device), problem)
+    _LOG.warning("SAM takes its eager path on %s: %s", gpu, problem)
     return None
-
-
-@torch.no_grad()
-def build(sam: Sam, dtype: torch.dtype, threshold: float, config: FusedConfig) -> FusedSam:
-    """Without a check.
-
-    Raises:
-        ValueError: a model that is not built as the released ones.
-    """
-    from segray.models.sam.fused.decoder import FusedDecoder
-    from segray.models.sam.fused.encoder import FusedEncoder
-
-    encoder = FusedEncoder(sam.image_encoder, dtype, config.encoder)
-    decoder = FusedDecoder(sam, dtype, threshold, config.decoder)
-    return FusedSam(encoder, decoder, config.decoder.prompts)

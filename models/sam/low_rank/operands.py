@@ -142,7 +142,7 @@ class PromptMaps:
         first_up: of W1, through the first transposed convolution, [I, C].
         second, second_bias: of the second write's values: W2 [C], then `k3` and `v3` of it.
         second_up, second_up_bias: of W2, through the first transposed convolution.
-        up_bias: float32 [C], what that adds to every token.
+        shift: float32 [C], what the second block's norm adds to the first transposed convolution.
         read_bias: [C], what the second block's read adds to every query: its values' bias, projected.
         last_bias: the same of the final attention.
     """
@@ -167,8 +167,7 @@ class PromptMaps:
         self.second_bias = torch.cat([share, share @ k3, share @ v3], 1)[0].to(dtype)
         self.second_up = (w2 @ up).to(dtype)
         self.second_up_bias = (share @ up)[0].to(dtype)
-        bias = decoder.output_upscaling[0].bias.repeat(4)
-        self.up_bias = bias + b2 @ upscaling_weight(decoder.output_upscaling[0])
+        self.shift = b2 @ upscaling_weight(decoder.output_upscaling[0])
         self.read_bias = _read_bias(read, b1).to(dtype)
         self.last_bias = _read_bias(last, b2).to(dtype)
 

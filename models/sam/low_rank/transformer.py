@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segray.models.sam.low_rank.operands import ImageOperands, ImageSide, PromptMaps, upscaling_weight
+from segray.models.sam.low_rank.operands import ImageOperands, ImageSide, PromptMaps
 from segray.models.sam.low_rank.prompt_side import FirstPrompts, PromptSide, SecondPrompts
 
 _BY_HEAD = ("q0", "xv", "xk", "xval", "xq2", "xw1", "xw2", "xk3", "xv3")
@@ -30,7 +30,7 @@ class LowRankTokens:
         weights: [J, B, N] of each block.
         rstd: [B, N] of each block.
         maps: [B, 2 J, C], both blocks' values through the first transposed convolution.
-        shift: [C], what the second block's norm adds to its output.
+        shift: [C], see `PromptMaps`.
     """
 
     image: ImageOperands
@@ -68,8 +68,6 @@ class LowRankTransformer:
         self._eps = [layer.norm4.eps for layer in transformer.layers]
         positions_by = (self._image.pk, self._image.pq2, self._image.pk3)
         self._pk, self._pq2, self._pk3 = (self._by_head(x) for x in positions_by)
-        b2 = transformer.layers[1].norm4.bias
-        self._shift = b2 @ upscaling_weight(decoder.output_upscaling[0])
 
     @staticmethod
     def fits(decoder: Any) -> bool:
@@ -95,7 +93,7 @@ class LowRankTransformer:
         weights2, rstd2, read = self._second_block(image, first, second, weights1, rstd1)
         hidden = side.hidden(second.tokens, read)
         maps = torch.cat([first.up, second.up], 1)
-        return hidden, LowRankTokens(image, (weights1, weights2), (rstd1, rstd2), maps, self._shift)
+        return hidden, LowRankTokens(image, (weights1, weights2), (rstd1, rstd2), maps, self._maps.shift)
 
     def _first_block(self, image: ImageOperands, prompts: FirstPrompts) -> tuple[Tensor, Tensor, Tensor]:
         """The first block's write to the image and the second block's read of it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,16 @@ SAM2 = hiera(
 )
 SAM2["vision_config"] |= {"backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]], "fpn_hidden_size": 32}
 SAM2 |= {"prompt_encoder_config": _PROMPTS, "mask_decoder_config": _DECODER}
+
+
+def wider_sam2() -> dict[str, Any]:
+    """`SAM2` with 64 channels in the decoder, which kernels need."""
+    wider = copy.deepcopy(SAM2)
+    wider["vision_config"]["fpn_hidden_size"] = 64
+    wider["prompt_encoder_config"]["hidden_size"] = wider["mask_decoder_config"]["hidden_size"] = 64
+    return wider
+
+
 EOMT = {
     "hidden_size": 32,
     "num_hidden_layers": 4,

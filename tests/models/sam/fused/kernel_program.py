@@ -8,9 +8,10 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from transformers import Sam2Config, Sam2Model
 
 from segray.models.sam.decoder import MaskDecoder
-from segray.models.sam.fused import check, selection
+from segray.models.sam.fused import check
 from segray.models.sam.fused import decoder as fused_decoder
 from segray.models.sam.fused.check import disagreement, rms
 from segray.models.sam.fused.config import BlockConfig, DecoderConfig, EncoderConfig, FusedConfig, TileConfig
@@ -19,7 +20,11 @@ from segray.models.sam.fused.encoder import FusedEncoder
 from segray.models.sam.fused.norm import residual_norm
 from segray.models.sam.fused.second_block import second_block
 from segray.models.sam.low_rank.operands import centred
+from segray.models.sam.prompted import PromptedSam
 from segray.models.sam.registry import build_sam
+from segray.models.sam2.decoder import Sam2Decoder, joined, segment_anything_heads
+from segray.models.sam2.model import PromptedSam2
+from tests.models.annotators.tiny import wider_sam2
 from tests.models.sam.small import small_decoder, small_encoder
 
 EXACT = DecoderConfig(masks=replace(DecoderConfig().masks, gelu="erf", programs=3), asked_slots=8)
@@ -31,7 +36,8 @@ def decode(
     """(logits, predicted IoU) of the eager decoder and of the kernels, float32."""
     sam = small_decoder(channels, heads, grid)
     embedding, points = torch.randn(channels, *grid), torch.rand(3, 2, dtype=torch.float64) * 64
-    eager, ours = MaskDecoder(sam), FusedDecoder(sam, torch.float32, threshold, config)
+    eager = MaskDecoder(sam)
+    ours = FusedDecoder(sam, eager, threshold, config)
     expected = eager.all_masks(eager.image_tokens(embedding), eager.prompts(points), rows)
     return expected, ours.all_masks(ours.image_tokens(embedding), ours.prompts(points), rows)
 
@@ -50,6 +56,22 @@ def decoders() -> None:
             close(found, expected)
     expected, found = decode(256, 8, (2, 16), replace(EXACT, asked_slots=4), 2)
     close(found, expected)
+
+
+def sam2() -> None:
+    """Eight tokens a prompt, and finer maps added to both products of the upscaling."""
+    network = Sam2Model(Sam2Config(**wider_sam2())).eval()
+    for name, parameter in network.mask_decoder.named_parameters():
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            parameter.mul_(3)
+    eager = Sam2Decoder(network)
+    ours = FusedDecoder(segment_anything_heads(network), eager, 0.0, EXACT)
+    embedding = joined(network.get_image_embeddings(torch.randn(1, 3, 128, 128)))[0]
+    points = torch.rand(3, 2, dtype=torch.float64) * 32
+    expected = eager.all_masks(eager.image_tokens(embedding), eager.prompts(points), 5)
+    close(ours.all_masks(ours.image_tokens(embedding), ours.prompts(points), 5), expected)
+    model = PromptedSam2(network)
+    assert disagreement(model, model.kernels(torch.float16, 0.0, FusedConfig()), torch.float16) is None
 
 
 def thresholds() -> None:
@@ -95,7 +117,8 @@ def checks() -> None:
     """The built-in model in fp16 agrees with the eager path; with a wrong kernel it does not."""
     sam, _ = build_sam("builtin")
     config = FusedConfig(decoder=DecoderConfig(asked_slots=8))
-    fused = selection.build(sam, torch.float16, 0.5, config)
+    model = PromptedSam(sam)
+    fused = model.kernels(torch.float16, 0.5, config)
     embeddings = list[Tensor]()
 
     def encode(images: Tensor) -> Tensor:
@@ -105,7 +128,7 @@ def checks() -> None:
         return embeddings[0]
 
     checked = replace(fused, encode=encode)
-    assert disagreement(sam, checked, torch.float16) is None
+    assert disagreement(model, checked, torch.float16) is None
     own = second_block
 
     def wrong(*args: object) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,7 +136,7 @@ def checks() -> None:
         return weights, rstd, read.flip(1)
 
     with mock.patch.object(fused_decoder, "second_block", wrong):
-        problem = disagreement(sam, checked, torch.float16)
+        problem = disagreement(model, checked, torch.float16)
     assert problem is not None
     assert problem.startswith("logits are off by"), problem
 

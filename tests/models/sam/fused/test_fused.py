@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from segray.models.sam.fused import selection
+from segray.models.sam.decoder import MaskDecoder
 from segray.models.sam.fused.config import (
     TABLE,
     DecoderConfig,
@@ -23,6 +23,7 @@ from segray.models.sam.fused.config import (
 )
 from segray.models.sam.fused.graphs import Graphed
 from segray.models.sam.fused.selection import fused_sam
+from segray.models.sam.prompted import PromptedSam
 from segray.models.sam.registry import build_sam
 from tests.models.sam.small import small_decoder
 from tools.tune_kernels import add_row, candidates, merged, tuned
@@ -35,9 +36,10 @@ def test_a_decoder_of_another_build_is_refused() -> None:
     from segray.models.sam.fused.decoder import FusedDecoder
 
     sam = small_decoder(64, 2, (4, 8))
+    eager = MaskDecoder(sam)
     sam.mask_decoder.transformer.layers[0].skip_first_layer_pe = False
     with pytest.raises(ValueError, match="released SAM"):
-        FusedDecoder(sam, torch.float32, 0.0, DecoderConfig())
+        FusedDecoder(sam, eager, 0.0, DecoderConfig())
 
 
 # Configurations
@@ -112,44 +114,39 @@ def test_without_a_gpu_a_function_is_called_as_it_is() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_cpu_and_float32_take_the_eager_path(dtype: torch.dtype) -> None:
-    sam, _ = build_sam("builtin")
-    assert fused_sam(sam, dtype, 0.5) is None
-    gpu = SimpleNamespace(device=torch.device("cuda"))
+    assert fused_sam(PromptedSam(build_sam("builtin")[0]), dtype, 0.5) is None
+    gpu: Any = SimpleNamespace(device=torch.device("cuda"))
     assert fused_sam(gpu, torch.float32, 0.5) is None
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A SAM that is said to be on a GPU."""
+    """A model that is said to be on a GPU, with something in the place of kernels."""
     pytest.importorskip("triton")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA T0")
-    return SimpleNamespace(device=torch.device("cuda"))
+    built = SimpleNamespace()
+    return SimpleNamespace(device=torch.device("cuda"), kernels=lambda *_: built, built=built)
 
 
 def test_kernels_that_agree_are_used(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    built: Any = SimpleNamespace()
-    monkeypatch.setattr(selection, "build", lambda *_: built)
     monkeypatch.setattr("segray.models.sam.fused.check.disagreement", lambda *_: None)
-    assert fused_sam(gpu, torch.float16, 0.5) is built
+    assert fused_sam(gpu, torch.float16, 0.5) is gpu.built
 
 
 def test_kernels_that_disagree_are_not(
     gpu: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(selection, "build", lambda *_: "kernels")
     monkeypatch.setattr("segray.models.sam.fused.check.disagreement", lambda *_: "logits are off by 3")
     with caplog.at_level(logging.WARNING):
         assert fused_sam(gpu, torch.float16, 0.5) is None
     assert caplog.messages == ["SAM takes its eager path on NVIDIA T0: logits are off by 3"]
 
 
-def test_kernels_that_do_not_compile_are_not(
-    gpu: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_kernels_that_do_not_compile_are_not(gpu: Any, caplog: pytest.LogCaptureFixture) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("out of shared memory\nand a long tale")
 
-    monkeypatch.setattr(selection, "build", fail)
+    gpu.kernels = fail
     with caplog.at_level(logging.WARNING):
         assert fused_sam(gpu, torch.float16, 0.5) is None
     assert caplog.messages == ["SAM takes its eager path on NVIDIA T0: RuntimeError: out of shared memory"]

@@ -20,7 +20,14 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is n
 
 @pytest.mark.parametrize(
     "name",
-    ["decoders", "thresholds", "approximate_gelu", pytest.param("encoders", marks=pytest.mark.slow), "norms"],
+    [
+        "decoders",
+        "sam2",
+        "thresholds",
+        "approximate_gelu",
+        pytest.param("encoders", marks=pytest.mark.slow),
+        "norms",
+    ],
 )
 def test_kernels_compute_what_the_eager_path_does(name: str) -> None:
     interpret(name)
@@ -57,6 +64,9 @@ _MODEL = {
     "TOKENS": 7,
     "PRECISION": "tf32x3",
     "TILE": 64,
+    "COLUMNS": 64,
+    "FEATURES": 64,
+    "MAPPED": False,
 }
 _SECOND = {"ASKED_SLOTS": 4, "ASKED": 4}
 KERNELS: list[tuple[str, dict[str, Any]]] = [
@@ -64,8 +74,9 @@ KERNELS: list[tuple[str, dict[str, Any]]] = [
     ("first_block._first_block", {"WRITE": False, "READ": True}),
     ("second_block._second_block", {"WRITE": True, "READ": False, **_SECOND}),
     ("second_block._second_block", {"WRITE": False, "READ": True, **_SECOND}),
-    ("masks_kernel._upscaled_logits", {"COLUMNS": 64, "FEATURES": 64, "GELU": "sigmoid"}),
-    ("masks_kernel._upscaled_logits", {"COLUMNS": 64, "FEATURES": 64, "GELU": "tanh"}),
+    ("masks_kernel._upscaled_logits", {"GELU": "sigmoid"}),
+    ("masks_kernel._upscaled_logits", {"GELU": "tanh"}),
+    ("masks_kernel._upscaled_logits", {"GELU": "sigmoid", "MAPPED": True}),
     ("attention._global_attention", {"HEAD": 64, "CHANNELS": 64, "QUERIES": 64, "KEYS": 64}),
     ("attention._global_attention", {"HEAD": 80, "CHANNELS": 128, "QUERIES": 64, "KEYS": 64}),
     (
@@ -74,14 +85,16 @@ KERNELS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("norm._residual_norm", {"HAS_ADDED": True, "BLOCK": 1024}),
 ]
-_FLOATS = {"xsq", "xgsq", "xc", "rstd", "rstd1", "rstd2", "read", "up_bias", "norm_weight", "norm_bias"}
-_FLOATS |= {"bias", "logits"}
+_FLOATS = {"xsq", "xgsq", "xc", "rstd", "rstd1", "rstd2", "read", "norm_weight"}
+_FLOATS |= {"norm_bias", "bias", "logits"}
 _WHOLE = {"length", "pushed_stride", "pushed1_stride", "pushed2_stride", "needed", "width", "height"}
 _WHOLE |= {"rel_stride", "columns_at", "heads", "across", "channels"}
 
 
-def kind(name: str) -> str:
-    """Of a kernel's argument, as Triton's compiler names it."""
+def kind(name: str, values: dict[str, Any]) -> str:
+    """Of a kernel's argument, as Triton's compiler names it; what SAM 2 adds are maps, not float32 biases."""
+    if name.startswith("added"):
+        return "*fp16" if values["MAPPED"] else "*fp32"
     if name in _WHOLE:
         return "i32"
     if name in {"eps", "scale"}:
@@ -106,7 +119,7 @@ def test_the_safe_row_fits_gpus_that_are_not_here(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     fixed = [parameter.name for parameter in function.params if parameter.is_constexpr]
     values = {key: {**_MODEL, **constants}[key] for key in fixed}
-    signature = {key: "constexpr" if key in fixed else kind(key) for key in function.arg_names}
+    signature = {key: "constexpr" if key in fixed else kind(key, values) for key in function.arg_names}
     aligned = [k for k, key in enumerate(function.arg_names) if signature[key] not in {"constexpr", "fp32"}]
     attributes = {(k,): [["tt.divisibility", 16]] for k in aligned}
     source = ASTSource(fn=function, signature=signature, constexprs=values, attrs=attributes)
