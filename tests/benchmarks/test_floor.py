@@ -16,6 +16,13 @@ def test_products_and_bytes_are_counted() -> None:
     assert moved == pytest.approx(4 * (30 * 20 + 20 * 10 + 30 * 10 + 2 * 30 * 10) / 1e9)
 
 
+def test_products_added_in_place_are_counted() -> None:
+    out, a, b = torch.zeros(2, 30, 10), torch.zeros(2, 30, 20), torch.zeros(2, 20, 10)
+    flops, moved = floor.count(lambda: out.baddbmm_(a, b))
+    assert flops == pytest.approx(2 * 2 * 30 * 20 * 10 / 1e12)
+    assert moved == pytest.approx(4 * 2 * (30 * 20 + 20 * 10 + 2 * 30 * 10) / 1e9)
+
+
 def test_memory_that_is_taken_does_not_move_and_an_output_moves_once() -> None:
     a = torch.zeros(30, 20)
     _, moved = floor.count(lambda: torch.add(a, a, out=a.new_empty(30, 20)))

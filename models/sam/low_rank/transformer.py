@@ -43,10 +43,12 @@ class LowRankTokens:
         """See `segray.models.sam.transformer.UpscalableTokens`."""
         rstd1, rstd2 = (_chosen(rstd[:, rows], 0, prompts) for rstd in self.rstd)
         first, second = (_chosen(weights[:, :, rows], 1, prompts) for weights in self.weights)
-        both = rstd1 * rstd2
-        state = torch.cat([first * both, second * rstd2]).permute(1, 2, 0)
+        both, columns = rstd1 * rstd2, len(first)
+        state = first.new_empty(2 * columns, *both.shape)
+        torch.mul(first, both, out=state[:columns])
+        torch.mul(second, rstd2, out=state[columns:])
         up = torch.addcmul(added + self.shift, both[..., None], self.image.xu[rows])
-        return up.baddbmm_(state, _chosen(self.maps, 0, prompts))
+        return up.baddbmm_(state.permute(1, 2, 0), _chosen(self.maps, 0, prompts))
 
 
 class LowRankTransformer:
@@ -159,7 +161,7 @@ class LowRankTransformer:
 
     def _read(self, read: Tensor, values: Tensor) -> Tensor:
         """What weights [T H, B, N] read of an image's values [H, d, N], [B, T, I]."""
-        by_head = read.view(self._heads, -1, read.shape[2])
+        by_head = read.reshape(self._heads, -1, read.shape[2])
         found = torch.bmm(by_head, values.mT).unflatten(1, (-1, read.shape[1]))
         return found.permute(2, 1, 0, 3).flatten(2)
 
@@ -176,14 +178,18 @@ def _shared(x: Tensor, image: Tensor) -> Tensor:
 
 def _add_shared(x: Tensor, image: Tensor, out: Tensor) -> Tensor:
     """`_shared` added to what is there."""
-    out.view(len(x), -1, out.shape[2]).baddbmm_(x.flatten(1, 2), image)
-    return out
+    flat = out.reshape(len(x), -1, out.shape[2])
+    return _added(flat, x.flatten(1, 2), image).reshape(out.shape)
 
 
 def _add(matrices: Tensor, weights: Tensor, out: Tensor) -> Tensor:
     """Every prompt's matrix [B, K, J] by its weights [J, B, N], added to what is there, [K, B, N]."""
-    out.transpose(0, 1).baddbmm_(matrices, weights.transpose(0, 1))
-    return out
+    return _added(out.transpose(0, 1), matrices, weights.transpose(0, 1)).transpose(0, 1)
+
+
+def _added(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """`baddbmm`, in place but where torch compiles: it cannot undo a view of what it has laid out anew."""
+    return torch.baddbmm(out, a, b) if torch.compiler.is_compiling() else out.baddbmm_(a, b)
 
 
 def _chosen(x: Tensor, dim: int, prompts: Tensor | None) -> Tensor:

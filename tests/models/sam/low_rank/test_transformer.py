@@ -93,3 +93,16 @@ def test_a_decoder_of_other_depth_does_without_it() -> None:
     assert LowRankTransformer.fits(decoder)
     decoder.transformer.layers.append(decoder.transformer.layers[1])
     assert not LowRankTransformer.fits(decoder)
+
+
+def test_torch_compiles_it() -> None:
+    """Without Inductor, which takes a minute: what cannot be compiled fails before it."""
+    sam = small_decoder(64, 2, (5, 8))
+    decoder = MaskDecoder(sam)
+    image = decoder.image_tokens(torch.randn(64, 5, 8))
+    prompts = decoder.prompts(torch.rand(6, 2, dtype=torch.float64) * 80)
+    compiled = torch.compile(decoder.all_masks, backend="aot_eager", dynamic=False, fullgraph=True)
+    for found, expected in zip(
+        compiled(image, prompts, 4), decoder.all_masks(image, prompts, 4), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
