@@ -235,6 +235,7 @@ def plan(seed: int) -> dict[str, Part]:
         "training_builtin": partial(training, "builtin", channels_last=False),
         "vit_b_1080": run("vit_b", (1080, 1920), 24, "fp16"),
         "gem": partial(gem_features, seed),
+        "sam2_parts": partial(sam2_parts, seed),
         "vit_l_375": run("vit_l", (375, 500), 24, "fp16"),
         "vit_h_375": run("vit_h", (375, 500), 24, "fp16"),
     }

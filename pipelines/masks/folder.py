@@ -71,7 +71,7 @@ class MaskFolder:
         if not self._names:
             gone = not packed and not storage.exists(root)
             why = "no such file or folder" if gone else _no_mask(found.uris)
-            raise UserError(f"masks={storage.display(root)}: {why}")
+            raise UserError(f"{self.options.masks_key}={storage.display(root)}: {why}")
 
     def __len__(self) -> int:
         return len(self._names)
@@ -140,7 +140,7 @@ class MaskFolder:
                 continue
             if name in owner:
                 raise UserError(
-                    f"masks={self.root}: {name} could belong to {owner[name]} or {image_id}; "
+                    f"{self.options.masks_key}={self.root}: {name} could belong to {owner[name]} or {image_id}; "
                     f"name the masks {owner[name]}.png and {image_id}.png"
                 )
             masks[image_id], owner[name] = name, image_id
@@ -210,7 +210,8 @@ class MaskFolder:
         Raises:
             UserError: with the key that settles it.
         """
-        options, where = self.options, f"masks={storage.display(self.root)}"
+        options = self.options
+        where = f"{options.masks_key}={storage.display(self.root)}"
         names, again = tee(names)
         if options.binary is None and options.table is None and all_look_binary(map(self.read_ids, names)):
             refuse_binary(where, options.binary_key, classes)
@@ -276,7 +277,7 @@ def _list_files(root: str, options: MaskOptions) -> tuple[Files, bool]:
         return Files(root, {}), False
     except UserError as error:
         text = source_text(error, root).replace("mask_column=", f"{options.prefix}mask_column=")
-        raise UserError(f"masks={storage.display(root)}: {text}") from None
+        raise UserError(f"{options.masks_key}={storage.display(root)}: {text}") from None
 
 
 def _masks(names: Iterable[str], endings: Sequence[str] = (*ENDINGS, *LOSSY_ENDINGS)) -> dict[str, str]:

@@ -149,6 +149,11 @@ class MaskOptions:
         return f"{self.prefix}binary"
 
     @property
+    def masks_key(self) -> str:
+        """The key of the masks themselves."""
+        return f"{self.prefix}masks"
+
+    @property
     def colors_key(self) -> str:
         """The key of `table`."""
         return f"{self.prefix}colors"
