@@ -28,7 +28,6 @@ import numpy as np
 import torch
 from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 from torch import Tensor
-from transformers import Sam2Config, Sam2Model
 
 from benchmarks import gem, masks, train
 from benchmarks.common import Benchmark, circumstances, clocked, fresh, write_result
@@ -37,8 +36,9 @@ from segray.models.precision import Precision
 from segray.models.sam.decoder import MaskDecoder
 from segray.models.sam.fused.check import disagreement, rms
 from segray.models.sam.fused.config import FusedConfig, configuration
+from segray.models.sam.fused.selection import FusedSam
 from segray.models.sam.generator import MaskGenerator
-from segray.models.sam.geometry import Rgb
+from segray.models.sam.geometry import Rgb, rows_needed
 from segray.models.sam.prompted import PromptedModel, PromptedSam
 from segray.models.sam2.model import PromptedSam2
 from segray.pipelines.scenes.picture_book import draw_scene
@@ -81,37 +81,46 @@ def kernels(seed: int) -> dict[str, Any]:
 
 
 def parts(seed: int) -> dict[str, Any]:
-    """Milliseconds of ViT-B's halves, see `halves`."""
-    return halves(PromptedSam(official("vit_b", seed)))
+    """Milliseconds of ViT-B's encoder per image and of its decoder per 1,024 prompts, kernels and eager."""
+    model = PromptedSam(official("vit_b", seed))
+    fused, eager = model.kernels(torch.float16, 0.0, _config()), model.encoder(torch.float16)
+    images = torch.randn(_BATCH, 3, 1024, 1024, device="cuda")
+    encoders = {"kernels": fused.encode, "eager_fp16": eager}
+    times = {name: milliseconds(partial(encode, images)) / _BATCH for name, encode in encoders.items()}
+    return {"encoder_ms": times, "decoder_ms": decoding(model, fused, images)}
 
 
 def sam2_parts(seed: int) -> dict[str, Any]:
-    """Milliseconds of SAM 2.1 tiny's halves, and whether the kernels agree with the eager path."""
+    """Of SAM 2.1 tiny, whose encoder has no kernels; and whether its decoder's agree with the eager path."""
+    from transformers import Sam2Config, Sam2Model
+
     torch.manual_seed(seed)
     model = PromptedSam2(Sam2Model(Sam2Config(**ARCH["sam2.1_hiera_tiny"])).eval().cuda())
     fused = model.kernels(torch.float16, 0.0, _config())
-    return {"problem": disagreement(model, fused, torch.float16), **halves(model)}
-
-
-def halves(model: PromptedModel) -> dict[str, Any]:
-    """Milliseconds of the encoder per image and of the decoder per 1,024 prompts, kernels and eager path."""
-    fused, eager = model.kernels(torch.float16, 0.0, _config()), model.decoder(torch.float16)
-    encode, images = model.encoder(torch.float16), torch.randn(_BATCH, 3, 1024, 1024, device="cuda")
-    embedding, side = fused.encode(images)[0].clone(), model.frame(1024, 1024).side
-    prompts = eager.prompts(torch.rand(_PROMPTS, 2, dtype=torch.float64, device="cuda") * side)
-    ways = {"kernels": (fused.decoder, fused.prompts), "eager_fp16": (eager, 256)}
-
-    def decode(decoder: Any, count: int) -> float:
-        tokens = decoder.image_tokens(embedding)
-        return milliseconds(lambda: [decoder.all_masks(tokens, p, _ROWS) for p in prompts.split(count)])
-
+    images = torch.randn(_BATCH, 3, 1024, 1024, device="cuda")
     return {
-        "encoder_ms": {
-            "kernels": milliseconds(lambda: fused.encode(images)) / _BATCH,
-            "eager_fp16": milliseconds(lambda: encode(images)) / _BATCH,
-        },
-        "decoder_ms": {name: decode(*way) for name, way in ways.items()},
+        "problem": disagreement(model, fused, torch.float16),
+        "encoder_ms": milliseconds(lambda: fused.encode(images)) / _BATCH,
+        "decoder_ms": decoding(model, fused, images),
     }
+
+
+def decoding(model: PromptedModel, fused: FusedSam, images: Tensor) -> dict[str, float]:
+    """Milliseconds per 1,024 prompts on an image of 500 x 375: kernels, and the eager path in both types."""
+    embedding, frame = fused.encode(images)[0].clone(), model.frame(375, 500)
+    points = torch.rand(_PROMPTS, 2, dtype=torch.float64, device="cuda") * frame.side
+    ways = {
+        "kernels": (fused.decoder, fused.prompts),
+        "eager_fp16": (fused.decoder.eager, 256),
+        "eager_fp32": (model.decoder(torch.float32), 256),
+    }
+
+    def timed(decoder: Any, count: int) -> float:
+        image, prompts = decoder.image_tokens(embedding), decoder.prompts(points).split(count)
+        rows = rows_needed(frame, decoder.grid[0])
+        return milliseconds(lambda: [decoder.all_masks(image, part, rows) for part in prompts])
+
+    return {name: timed(*way) for name, way in ways.items()}
 
 
 def everything(

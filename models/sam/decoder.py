@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segray.models.precision import rounded
-from segray.models.sam.low_rank.operands import upscaling_weight
 from segray.models.sam.low_rank.transformer import LowRankTransformer
 from segray.models.sam.transformer import FoldedTransformer, UpscalableTokens, items_in_cache
+from segray.models.sam.upscaling import Upscaling
 
 
 class HasHeads(Protocol):
@@ -53,20 +53,23 @@ class MaskDecoder:
 
     Attributes:
         dtype: as given.
+        positions: [N, C] of the image tokens, in the weights' type.
 
     Raises:
         ValueError: the first block differs from that of the released models.
     """
 
+    @torch.no_grad()
     def __init__(self, sam: HasHeads, dtype: torch.dtype = torch.float32) -> None:
         decoder, self._prompts = sam.mask_decoder, sam.prompt_encoder
         if not decoder.transformer.layers[0].skip_first_layer_pe:
             raise ValueError("the first block's skip_first_layer_pe is false, which no released SAM has")
-        positions = self._prompts.get_dense_pe()[0].flatten(1).T.contiguous()
-        positions = positions.to(decoder.iou_token.weight.dtype)
-        low_rank = dtype.itemsize >= 4 and LowRankTransformer.fits(decoder)
+        own = decoder.iou_token.weight.dtype
+        self.positions = self._prompts.get_dense_pe()[0].flatten(1).T.contiguous().to(own)
+        # In 16 bit its sums would be rounded between products, which only kernels avoid.
+        low_rank = dtype == own and own.itemsize >= 4 and LowRankTransformer.fits(decoder)
         transformer = LowRankTransformer if low_rank else FoldedTransformer
-        self._transform = transformer(decoder, positions, self._prompts.no_mask_embed.weight, dtype)
+        self._transform = transformer(decoder, self.positions, self._prompts.no_mask_embed.weight, dtype)
         single, several = decoder.mask_tokens.weight.split([1, decoder.num_mask_tokens - 1])
         # The single-mask token comes last: its output is never used.
         self._output_tokens = torch.cat([decoder.iou_token.weight, several, single])
@@ -82,6 +85,11 @@ class MaskDecoder:
     def grid(self) -> tuple[int, int]:
         """Rows and columns of image tokens; logits have four times as many of each."""
         return self._side[0], self._side[1]
+
+    @property
+    def token_count(self) -> int:
+        """Tokens of a prompt, see `prompts`."""
+        return len(self._output_tokens) + 2
 
     def image_tokens(self, embedding: Tensor) -> DecoderImage:
         """Compute what all prompts of an image share, from its float32 embedding [C, h, w]."""
@@ -138,7 +146,7 @@ class MaskDecoder:
         """
         hidden, tokens = self._transform(image.shared, prompts)
         needed = slice(0, rows * self._side[1])
-        logits = self._logits(image, self._weights(hidden), tokens, None, needed).flatten(0, 1)
+        logits = self._logits(image, self.mask_weights(hidden), tokens, None, needed).flatten(0, 1)
         masks = _in_rows(logits, rows, self._side[1]).unflatten(0, (len(prompts), 3))
         return masks, self._iou_head(hidden[:, 0])[:, 1:]
 
@@ -167,10 +175,10 @@ class MaskDecoder:
         needed = rows * width
         bands = [slice(start, min(start + step, needed)) for start in range(0, needed, step)]
         for part in confident_prompts.split(items_in_cache(needed * channels)):
-            weights = self._weights(hidden[part])
+            weights = self.mask_weights(hidden[part])
             yield torch.cat([self._logits(image, weights, tokens, part, band) for band in bands], 2)
 
-    def _weights(self, hidden: Tensor) -> Tensor:
+    def mask_weights(self, hidden: Tensor) -> Tensor:
         """Weights [P, 3, C / 8] of the upscaled channels in each mask, from hidden [P, 4, C]."""
         return torch.stack([mlp(hidden[:, k]) for k, mlp in enumerate(self._hyper) if k], 1)
 
@@ -187,31 +195,6 @@ class MaskDecoder:
         first = first if first.ndim == 1 else first[rows]
         second = second if second.ndim == 1 else second[4 * rows.start : 4 * rows.stop]
         return torch.bmm(weights, self._upscale(tokens.up(first, prompts, rows), second).float().mT)
-
-
-class Upscaling:
-    """`output_upscaling` after its first transposed convolution.
-
-    Transposed convolutions without overlap are matrix products.
-    """
-
-    def __init__(self, layers: Any) -> None:
-        _, self._norm, self._act, second, _ = layers
-        self._weight = upscaling_weight(second)
-
-    def __call__(self, up: Tensor, added: Tensor) -> Tensor:
-        """[P, n, C] to [P, 16 n, C / 8]; the 4 x 4 pixels of a token are adjacent.
-
-        Args:
-            up: the first transposed convolution, 2 x 2 pixels a token.
-            added: to the second one's products, [C / 2] or [4 n, C / 2].
-        """
-        count, tokens = up.shape[:2]
-        up = up.unflatten(2, (4, -1)).flatten(0, 2)
-        up = self._act(F.layer_norm(up, up.shape[-1:], self._norm.weight, self._norm.bias, self._norm.eps))
-        added = added if added.ndim == 1 else added.repeat(count, 1)
-        up = self._act(torch.addmm(added, up, self._weight))
-        return up.view(count, 16 * tokens, -1)
 
 
 def confident(iou: Tensor, threshold: float) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segray.models.precision import rounded
-from segray.models.sam.low_rank.operands import upscaling_weight
+from segray.models.sam.upscaling import upscaling_weight
 
 if TYPE_CHECKING:
     from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock

@@ -69,7 +69,8 @@ def folder_masks(
     folder = MaskFolder(masks, options)
     folder.bind(LabelSpace(classes, ()))
     matched = folder.match(statuses)
-    where, allow = f"{options.prefix}masks={storage.display(masks)}", f"{options.prefix}allow_missing=true"
+    where = f"{options.masks_key}={storage.display(masks)}"
+    allow = f"{options.prefix}allow_missing=true"
     if split is not None:
         matched = _listed(split, matched, statuses, where, f"{options.prefix}split")
     elif not allow_missing and (extra := sorted(set(folder.names) - set(matched.values()))):

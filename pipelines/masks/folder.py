@@ -139,8 +139,9 @@ class MaskFolder:
             if name is None or self.uri(name) == uris.get(image_id):
                 continue
             if name in owner:
+                where = f"{self.options.masks_key}={self.root}"
                 raise UserError(
-                    f"{self.options.masks_key}={self.root}: {name} could belong to {owner[name]} or {image_id}; "
+                    f"{where}: {name} could belong to {owner[name]} or {image_id}; "
                     f"name the masks {owner[name]}.png and {image_id}.png"
                 )
             masks[image_id], owner[name] = name, image_id

@@ -26,8 +26,8 @@ def disagreement(model: PromptedModel, fused: FusedSam, dtype: torch.dtype) -> s
     truth, eager = model.encoder(torch.float32)(image), model.encoder(dtype)(image)
     if problem := _compare("embeddings", truth, eager, fused.encode(image)):
         return problem
-    grid = model.frame(model.side, model.side)
-    points = torch.rand(_PROMPTS, 2, generator=generator, dtype=torch.float64) * grid.input_width
+    whole = model.frame(model.side, model.side)
+    points = torch.rand(_PROMPTS, 2, generator=generator, dtype=torch.float64) * whole.input_width
     points = points.to(model.device)
     truths = _masks(model.decoder(torch.float32), truth[0], points)
     eagers = _masks(fused.decoder.eager, truth[0], points)

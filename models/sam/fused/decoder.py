@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from segray.models.precision import rounded
@@ -15,11 +14,8 @@ from segray.models.sam.fused.first_block import first_block
 from segray.models.sam.fused.graphs import Graphed
 from segray.models.sam.fused.masks_kernel import Upscaling, upscaled_logits
 from segray.models.sam.fused.second_block import second_block
-from segray.models.sam.low_rank.operands import ImageSide, PromptMaps
+from segray.models.sam.low_rank.operands import SLOTS, ImageSide, PromptMaps, has_form
 from segray.models.sam.low_rank.prompt_side import PromptSide
-
-if TYPE_CHECKING:
-    from segment_anything.modeling import TwoWayTransformer
 
 
 class FusedDecoder:
@@ -37,18 +33,15 @@ class FusedDecoder:
 
     def __init__(self, sam: HasHeads, eager: MaskDecoder, threshold: float, config: DecoderConfig) -> None:
         decoder, dtype = sam.mask_decoder, eager.dtype
-        _check(decoder.transformer)
-        self.eager = eager
-        self._config, self._dtype = config, dtype
-        encoder = sam.prompt_encoder
-        positions = encoder.get_dense_pe()[0].flatten(1).T.contiguous().to(decoder.iou_token.weight.dtype)
-        self._image = ImageSide(decoder, positions, encoder.no_mask_embed.weight, dtype)
+        _check(decoder, eager, config)
+        self.eager, self._config, self._dtype = eager, config, dtype
+        no_mask = sam.prompt_encoder.no_mask_embed.weight
+        self._image = ImageSide(decoder, eager.positions, no_mask, dtype)
         self._maps = PromptMaps(decoder, self._image.constant, dtype)
-        asked = decoder.num_mask_tokens
-        transformer = rounded(decoder.transformer, dtype)
-        self._prompts = PromptSide(transformer, self._maps, asked, config.asked_slots)
+        transformer, slots = rounded(decoder.transformer, dtype), (SLOTS, config.asked_slots)
+        self._prompts = PromptSide(transformer, self._maps, decoder.num_mask_tokens, slots)
         self._upscaling = Upscaling.of(decoder, dtype)
-        self._iou_head, self._hyper = decoder.iou_prediction_head, decoder.output_hypernetworks_mlps
+        self._iou_head = decoder.iou_prediction_head
         self._eps = tuple(layer.norm4.eps for layer in decoder.transformer.layers)
         self._captured = Graphed(partial(self._state, threshold=threshold), limit=1)
 
@@ -58,10 +51,14 @@ class FusedDecoder:
         return self.eager.grid
 
     def image_tokens(self, embedding: Tensor) -> DecoderImage:
-        """What the prompts of an image share is computed with them; this is the embedding [C, h, w]."""
+        """The part [C, h, w] of a float32 embedding that prompts share, and what the upscaling adds.
+
+        What follows from the embedding is computed with the prompts, in one CUDA graph.
+        """
         first, second = self.eager.added(embedding)
         added = first + self._maps.shift, second
         if first.ndim == 2:
+            # Maps are read for each prompt; biases stay in float32.
             added = added[0].to(self._dtype), second.to(self._dtype)
         return DecoderImage(self.eager.coarse(embedding), added)
 
@@ -88,18 +85,17 @@ class FusedDecoder:
         image, prompts = self._image(embedding), prompts.to(self._dtype)
         config, side = self._config, self._prompts
         first = side.first(prompts, image)
-        pushed = side.columns(first.rows, 1)
-        c1, rstd1, read = first_block(image, first, self._image.pk, pushed, self._eps[0], config.first)
+        c1, rstd1, read = first_block(image, first, self._image.pk, first.v2, self._eps[0], config.first)
         second = side.second(prompts, first, read)
-        last = (side.columns(first.rows, 4), second.rows[..., -pushed.shape[2] :])
-        positions = (self._image.pq2, self._image.pk3)
+        pushed, positions = (first.v3, second.v3), (self._image.pq2, self._image.pk3)
         c2, rstd2, read = second_block(
-            image, first, second, (c1, rstd1), positions, last, self._eps[1], config.second
+            image, first, second, (c1, rstd1), positions, pushed, self._eps[1], config.second
         )
         hidden = side.hidden(second.tokens, read)
         iou = self._iou_head(hidden[:, 0])[:, 1:]
         flags = confident(iou, threshold).any(1)
-        return image.xu, c1, rstd1, c2, rstd2, first.up, second.up, self._mask_weights(hidden), flags, iou
+        weights = self.eager.mask_weights(hidden)
+        return image.xu, c1, rstd1, c2, rstd2, first.up, second.up, weights, flags, iou
 
     def _logits(self, image: DecoderImage, state: tuple[Tensor, ...], rows: int) -> tuple[Tensor, Tensor]:
         xu, c1, rstd1, c2, rstd2, up1, up2, weights, flags, iou = state
@@ -107,14 +103,12 @@ class FusedDecoder:
         args = (xu, tokens, (up1, up2), image.added, self._upscaling, weights, flags, grid)
         return upscaled_logits(*args, self._config.masks), iou
 
-    def _mask_weights(self, hidden: Tensor) -> Tensor:
-        """[B, 3, C / 8] of hidden [B, 4, C]."""
-        return torch.stack([mlp(hidden[:, k]) for k, mlp in enumerate(self._hyper) if k], 1)
 
-
-def _check(transformer: TwoWayTransformer) -> None:
-    layers = transformer.layers
-    if len(layers) != 2 or not layers[0].skip_first_layer_pe or layers[1].skip_first_layer_pe:
+def _check(decoder: Any, eager: MaskDecoder, config: DecoderConfig) -> None:
+    if not has_form(decoder.transformer):
         raise ValueError(
             "the decoder is not built as that of a released SAM: two blocks, the first without positions"
         )
+    tokens, asked = eager.token_count, decoder.num_mask_tokens
+    if tokens > SLOTS or asked > config.asked_slots:
+        raise ValueError(f"a prompt has {tokens} tokens, {asked} of them asked for, which are too many")

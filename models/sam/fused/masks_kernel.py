@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from segray.models.sam.fused.config import MasksConfig
-from segray.models.sam.low_rank.operands import upscaling_weight
+from segray.models.sam.upscaling import upscaling_weight
 
 if TYPE_CHECKING:
     from segment_anything.modeling import MaskDecoder
@@ -139,7 +139,8 @@ def upscaled_logits(
         xu: [N, C] of the image, see `ImageOperands`.
         state: both blocks' weights [B, N, J] and rstd [B, N]: weights 1, rstd 1, weights 2, rstd 2.
         ups: [B, J, C] each, both writes' values through the first transposed convolution.
-        added: to the products of both transposed convolutions, [C] and [C / 2], or [N, C] and [4 N, C / 2].
+        added: to the products of both transposed convolutions, float32 [C] and [C / 2], or in the operands'
+            type [N, C] and [4 N, C / 2].
         upscaling: the rest of it.
         hyper: [B, 3, C / 8], what the upscaled channels count for in each mask.
         flags: bool [B].

@@ -2,10 +2,10 @@
 
 After the first block an image token is `LayerNorm(x + a V)`: `a` are its softmax weights over the few prompt
 tokens, V is small and per prompt. With x and V centred over channels the norm needs one number per token, so
-everything downstream is a product with x (shared by all prompts of an image) or with V (tiny). No tensor
-[prompts, tokens, channels] exists. Notation: N image tokens with C channels, H heads, I = C / 2 internal
-channels of which a head has d, T prompt tokens. A per-prompt matrix has J columns: 8 H in the order
-`slot * H + head` for kernels, T H in the order `head * T + token` for plain torch.
+everything downstream is a product with x (shared by all prompts of an image) or with V (tiny), and the
+transformer needs no tensor [prompts, tokens, channels]. Notation: N image tokens with C channels, H heads,
+I = C / 2 internal channels of which a head has d, T prompt tokens. A per-prompt matrix has J columns: 8 H in
+the order `slot * H + head` for kernels, T H in the order `head * T + token` for plain torch.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from segray.models.sam.upscaling import upscaling_weight
 
 if TYPE_CHECKING:
-    from segment_anything.modeling import MaskDecoder
+    from segment_anything.modeling import MaskDecoder, TwoWayTransformer
     from segment_anything.modeling.transformer import Attention
 
 LOG2_E = math.log2(math.e)
@@ -38,8 +40,8 @@ class ImageOperands:
         xw1, xw2, xk3, xv3: the scaled and centred tokens `x g1` by the two writes' values and the final
             attention's keys and values.
         xu: [N, C], the same by the first transposed convolution, four sub-pixels of C / 4 channels.
-        xsq, xgsq, xc: float32 [N], the squared length of `x` and `x g1`, and `x g1` by the second block's
-            constant.
+        xsq, xgsq, xc: [N], in the weights' type, the squared length of `x` and `x g1`, and `x g1` by the
+            second block's constant.
     """
 
     keys: Tensor
@@ -178,6 +180,12 @@ def _read_bias(attention: Attention, norm_bias: Tensor) -> Tensor:
     return bias
 
 
+def has_form(transformer: TwoWayTransformer) -> bool:
+    """Whether it is built as that of the released models: two blocks, the first without positions."""
+    layers = transformer.layers
+    return len(layers) == 2 and layers[0].skip_first_layer_pe and not layers[1].skip_first_layer_pe
+
+
 def centred(matrix: Tensor, dim: int = 0) -> Tensor:
     """Minus its mean along `dim`."""
     return matrix - matrix.mean(dim, keepdim=True)
@@ -186,9 +194,3 @@ def centred(matrix: Tensor, dim: int = 0) -> Tensor:
 def query_scale(attention: Attention, exponents: float) -> float:
     """The factor on queries, see `ImageSide`."""
     return exponents / math.sqrt(attention.internal_dim // attention.num_heads)
-
-
-def upscaling_weight(convolution: nn.ConvTranspose2d) -> Tensor:
-    """A 2 x 2 transposed convolution of stride 2 as a matrix [in, 4 out], sub-pixels row by row."""
-    weight: Tensor = convolution.weight
-    return weight.permute(0, 2, 3, 1).flatten(1).contiguous()

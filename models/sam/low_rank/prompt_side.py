@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segray.models.sam.low_rank.operands import LOG2_E, SLOTS, ImageOperands, PromptMaps, query_scale
+from segray.models.sam.low_rank.operands import LOG2_E, ImageOperands, PromptMaps, query_scale
 
 if TYPE_CHECKING:
     from segment_anything.modeling import TwoWayTransformer
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FirstPrompts:
-    """What kernel 1 takes of B prompts, and what later steps need.
+    """What the first block's write and the second one's read take of B prompts, and what later steps need.
 
     Attributes:
         tokens: [B, T, C] after the second block's self-attention.
@@ -26,7 +26,8 @@ class FirstPrompts:
         queries: [B, J, I], block-diagonal, of the second block's read.
         gram: [B, J, J] of the values.
         folded: [B, J, J], values by queries.
-        rows: [B, J, 2 C + 5 I] of `PromptMaps.first`.
+        w1: [B, J, C], see `PromptMaps.first`, as the rest.
+        v2, q2, k3, v3: [B, J, I].
         up: [B, J, C] of `PromptMaps.first_up`.
     """
 
@@ -36,13 +37,17 @@ class FirstPrompts:
     queries: Tensor
     gram: Tensor
     folded: Tensor
-    rows: Tensor
+    w1: Tensor
+    v2: Tensor
+    q2: Tensor
+    k3: Tensor
+    v3: Tensor
     up: Tensor
 
 
 @dataclass(frozen=True)
 class SecondPrompts:
-    """What kernel 2 takes of B prompts: as `FirstPrompts`, of the second write and the final attention.
+    """As `FirstPrompts`, of the second write and the final attention.
 
     Attributes:
         tokens: [B, 4, C], the asked ones after the second block.
@@ -51,7 +56,7 @@ class SecondPrompts:
         folded: [B, J, J], the first write's values by keys.
         gram11, gram12, gram22: [B, J, J] of both writes' values; the middle one is doubled.
         folded1, folded2: [B, J, K], both writes' values by queries.
-        rows: [B, J, C + 2 I] of `PromptMaps.second`.
+        v3: [B, J, I] of `PromptMaps.second`.
         up: [B, J, C] of `PromptMaps.second_up`.
     """
 
@@ -65,19 +70,19 @@ class SecondPrompts:
     gram22: Tensor
     folded1: Tensor
     folded2: Tensor
-    rows: Tensor
+    v3: Tensor
     up: Tensor
 
 
 class PromptSide:
-    """The three steps around the two kernels over image tokens.
+    """The three steps around the two blocks' work on image tokens.
 
     Args:
         transformer: segment_anything's, its weights in the operands' type.
         maps: of the model.
         asked: how many of the prompt tokens' outcomes are asked for, the first ones.
-        asked_slots: columns of the final queries are this by H; None: no slots, columns are in the order
-            `head * T + token`.
+        slots: columns of a prompt's matrices are the first by H, those of the final queries the second by H;
+            None: no slots, columns are in the order `head * T + token`.
         exponents: see `ImageSide`.
     """
 
@@ -86,12 +91,12 @@ class PromptSide:
         transformer: TwoWayTransformer,
         maps: PromptMaps,
         asked: int,
-        asked_slots: int | None,
+        slots: tuple[int, int] | None,
         exponents: float = LOG2_E,
     ) -> None:
         self._first, self._second = transformer.layers
         self._last, self._last_norm = transformer.final_attn_token_to_image, transformer.norm_final_attn
-        self._maps, self._asked, self._asked_slots = maps, asked, asked_slots
+        self._maps, self._asked, self._slots = maps, asked, slots
         write = self._first.cross_attn_image_to_token
         self._channels, self._internal = write.embedding_dim, write.internal_dim
         self._scale = query_scale(write, exponents)
@@ -109,10 +114,11 @@ class PromptSide:
         tokens = self._second.norm1(x + _self_attention(self._second.self_attn, asked, x))
         read = self._second.cross_attn_token_to_image
         queries = self._diagonal(read.q_proj(tokens + prompts) * self._scale)
-        rows = values @ self._maps.first
-        v1, k2 = rows[..., : self._channels], self.columns(rows, 0)
-        parts = (torch.bmm(v1, v1.mT), torch.bmm(k2, queries.mT), rows, values @ self._maps.first_up)
-        return FirstPrompts(tokens, keys, values, queries, *parts)
+        widths = 2 * [self._channels] + 5 * [self._internal]
+        v1, w1, k2, v2, q2, k3, v3 = (values @ self._maps.first).split(widths, 2)
+        gram, folded = torch.bmm(v1, v1.mT), torch.bmm(k2, queries.mT)
+        up = values @ self._maps.first_up
+        return FirstPrompts(tokens, keys, values, queries, gram, folded, w1, v2, q2, k3, v3, up)
 
     def second(self, prompts: Tensor, before: FirstPrompts, read: Tensor) -> SecondPrompts:
         """After the second block's read [B, T, I] of the image, its values' bias left out."""
@@ -125,31 +131,25 @@ class PromptSide:
         keys, values = self._diagonal(write.k_proj(asked) * self._scale), self._diagonal(write.v_proj(x))
         tokens = x[:, : self._asked]
         final = self._last.q_proj(asked[:, : self._asked]) * self._scale
-        queries = self._diagonal(final, self._asked_slots)
+        queries = self._diagonal(final, asked=True)
         rows = _affine(values, maps.second, maps.second_bias)
         up = _affine(values, maps.second_up, maps.second_up_bias)
-        w1 = before.rows[..., self._channels : 2 * self._channels]
-        w2, k3 = rows[..., : self._channels], rows[..., self._channels :][..., : self._internal]
+        w1, (w2, k3, v3) = before.w1, rows.split([self._channels, self._internal, self._internal], 2)
         products = (
-            torch.bmm(self.columns(before.rows, 2), keys.mT),
+            torch.bmm(before.q2, keys.mT),
             torch.bmm(w1, w1.mT),
             2 * torch.bmm(w1, w2.mT),
             torch.bmm(w2, w2.mT),
-            torch.bmm(self.columns(before.rows, 3), queries.mT),
+            torch.bmm(before.k3, queries.mT),
             torch.bmm(k3, queries.mT),
         )
-        return SecondPrompts(tokens, keys, values, queries, *products, rows, up)
+        return SecondPrompts(tokens, keys, values, queries, *products, v3, up)
 
     def hidden(self, tokens: Tensor, read: Tensor) -> Tensor:
         """Float32 [B, 4, C] after the final read [B, 4, I] of the image, its values' bias left out."""
         out = F.linear(read.to(tokens.dtype), self._last.out_proj.weight, self._maps.last_bias)
         hidden: Tensor = self._last_norm(tokens + out)
         return hidden.float()
-
-    def columns(self, rows: Tensor, part: int) -> Tensor:
-        """Of `FirstPrompts.rows` the part `k2`, `v2`, `q2`, `k3` or `v3`, [B, J, I]."""
-        start = 2 * self._channels + part * self._internal
-        return rows[..., start : start + self._internal]
 
     def _feed_forward(self, layer: TwoWayAttentionBlock, x: Tensor) -> Tensor:
         x = layer.norm2(x)
@@ -166,11 +166,11 @@ class PromptSide:
         out: Tensor = attention.out_proj(read.transpose(0, 1).flatten(1))
         return out.unflatten(0, asked.shape[:2])
 
-    def _diagonal(self, x: Tensor, slots: int | None = SLOTS) -> Tensor:
+    def _diagonal(self, x: Tensor, asked: bool = False) -> Tensor:
         """[B, T, I] as block-diagonal [B, J, I]: the row of a token and a head holds that head's channels."""
-        if slots is None or self._asked_slots is None:
+        if self._slots is None:
             return (x[:, None] * self._of_head[:, None]).flatten(1, 2)
-        padded = F.pad(x, (0, 0, 0, slots - x.shape[1]))
+        padded = F.pad(x, (0, 0, 0, self._slots[asked] - x.shape[1]))
         return (padded[:, :, None] * self._of_head).flatten(1, 2)
 
 

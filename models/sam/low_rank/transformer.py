@@ -1,24 +1,30 @@
 """SAM's two-way transformer in its low-rank form, in plain torch.
 
-For float32, where operations are the limit. Of a prompt's N image tokens it keeps J = T H softmax weights per
-block and two numbers per token, in place of C channels twice: half the operations of the folded form with the
-released models. Tokens come last and prompts between, [J, B, N], so that one product per head serves all
-prompts at once, and a prompt's own product reads its rows where they are.
+For float32, where there are no kernels. Of an image token of a prompt it keeps J = T H softmax weights and
+one number per block, in place of C channels twice: half the operations of the folded form with the released
+models, and operations are what a CPU takes its time for. Tokens come last and prompts between, [J, B, N], so
+that one product per head serves all prompts, and a prompt's own product reads its rows where they are.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from segray.models.sam.low_rank.operands import ImageOperands, ImageSide, PromptMaps
+from segray.models.sam.low_rank.operands import ImageOperands, ImageSide, PromptMaps, has_form
 from segray.models.sam.low_rank.prompt_side import FirstPrompts, PromptSide, SecondPrompts
 
 _BY_HEAD = ("q0", "xv", "xk", "xval", "xq2", "xw1", "xw2", "xk3", "xv3")
 _PROMPT_TOKENS = 7
+"""Of SAM 1; SAM 2 has one more."""
+
+
+@dataclass(frozen=True)
+class OperandsByHead(ImageOperands):
+    """`ImageOperands` whose matrices are [H, d, N] where those are [N, I]."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class LowRankTokens:
         shift: [C], see `PromptMaps`.
     """
 
-    image: ImageOperands
+    image: OperandsByHead
     weights: tuple[Tensor, Tensor]
     rstd: tuple[Tensor, Tensor]
     maps: Tensor
@@ -41,14 +47,15 @@ class LowRankTokens:
 
     def up(self, added: Tensor, prompts: Tensor | None, rows: slice) -> Tensor:
         """See `segray.models.sam.transformer.UpscalableTokens`."""
-        rstd1, rstd2 = (_chosen(rstd[:, rows], 0, prompts) for rstd in self.rstd)
-        first, second = (_chosen(weights[:, :, rows], 1, prompts) for weights in self.weights)
+        chosen = None if prompts is None else prompts.tolist()
+        rstd1, rstd2 = (_chosen(rstd[:, rows], 0, chosen) for rstd in self.rstd)
+        first, second = (_chosen(weights[:, :, rows], 1, chosen) for weights in self.weights)
         both, columns = rstd1 * rstd2, len(first)
         state = first.new_empty(2 * columns, *both.shape)
         torch.mul(first, both, out=state[:columns])
         torch.mul(second, rstd2, out=state[columns:])
         up = torch.addcmul(added + self.shift, both[..., None], self.image.xu[rows])
-        return up.baddbmm_(state.permute(1, 2, 0), _chosen(self.maps, 0, prompts))
+        return up.baddbmm_(state.permute(1, 2, 0), _chosen(self.maps, 0, chosen))
 
 
 class LowRankTransformer:
@@ -65,7 +72,7 @@ class LowRankTransformer:
         self._image = ImageSide(decoder, positions, no_mask, dtype, exponents=1)
         self._maps = PromptMaps(decoder, self._image.constant, dtype)
         asked = decoder.num_mask_tokens
-        self._side = PromptSide(transformer, self._maps, asked, asked_slots=None, exponents=1)
+        self._side = PromptSide(transformer, self._maps, asked, slots=None, exponents=1)
         self._heads = transformer.layers[0].cross_attn_image_to_token.num_heads
         self._eps = [layer.norm4.eps for layer in transformer.layers]
         positions_by = (self._image.pk, self._image.pq2, self._image.pk3)
@@ -73,20 +80,18 @@ class LowRankTransformer:
 
     @staticmethod
     def fits(decoder: Any) -> bool:
-        """Whether the form is that of a decoder, and smaller: its tokens are wide for its heads."""
-        layers = decoder.transformer.layers
-        if len(layers) != 2 or layers[1].skip_first_layer_pe:
-            return False
-        write = layers[0].cross_attn_image_to_token
-        wide: bool = write.embedding_dim >= 2 * _PROMPT_TOKENS * write.num_heads
-        return wide
+        """Whether a decoder has the form, and both blocks' weights are no more than a token's channels."""
+        write = decoder.transformer.layers[0].cross_attn_image_to_token
+        few: bool = 2 * _PROMPT_TOKENS * write.num_heads <= write.embedding_dim
+        return few and has_form(decoder.transformer)
 
-    def image(self, embedding: Tensor) -> ImageOperands:
-        """Of a float32 embedding [C, h, w]; the matrices [N, I] are [H, d, N] here."""
-        image = self._image(embedding)
-        return replace(image, **{name: self._by_head(getattr(image, name)) for name in _BY_HEAD})
+    def image(self, embedding: Tensor) -> OperandsByHead:
+        """Of an embedding [C, h, w]."""
+        operands = vars(self._image(embedding))
+        by_head = {name: self._by_head(operands[name]) for name in _BY_HEAD}
+        return OperandsByHead(**operands | by_head)
 
-    def __call__(self, image: ImageOperands, prompts: Tensor) -> tuple[Tensor, LowRankTokens]:
+    def __call__(self, image: OperandsByHead, prompts: Tensor) -> tuple[Tensor, LowRankTokens]:
         """Float32 IoU and mask tokens [B, 4, C] of prompts [B, T, C], and their image tokens."""
         side = self._side
         first = side.first(prompts, image)
@@ -97,7 +102,7 @@ class LowRankTransformer:
         maps = torch.cat([first.up, second.up], 1)
         return hidden, LowRankTokens(image, (weights1, weights2), (rstd1, rstd2), maps, self._maps.shift)
 
-    def _first_block(self, image: ImageOperands, prompts: FirstPrompts) -> tuple[Tensor, Tensor, Tensor]:
+    def _first_block(self, image: OperandsByHead, prompts: FirstPrompts) -> tuple[Tensor, Tensor, Tensor]:
         """The first block's write to the image and the second block's read of it.
 
         Returns:
@@ -109,12 +114,11 @@ class LowRankTransformer:
         rstd = self._rstd(image, image.xsq + product.mul_(weights).sum(0), 0)
         scores = _add(prompts.folded.mT, weights, _shared(queries, image.xk)).mul_(rstd)
         read = _add_shared(queries, self._pk, scores).softmax(2).mul_(rstd)
-        pushed = self._side.columns(prompts.rows, 1)
-        return weights, rstd, self._read(read, image.xval) + self._read_weights(read, weights, pushed)
+        return weights, rstd, self._read(read, image.xval) + self._read_weights(read, weights, prompts.v2)
 
     def _second_block(
         self,
-        image: ImageOperands,
+        image: OperandsByHead,
         first: FirstPrompts,
         second: SecondPrompts,
         weights1: Tensor,
@@ -138,12 +142,10 @@ class LowRankTransformer:
         scores = _add(second.folded2.mT, weights2, scores).mul_(rstd2)
         read2 = _add_shared(queries, self._pk3, scores).softmax(2).mul_(rstd2)
         read1 = read2 * rstd1
-        pushed1 = self._side.columns(first.rows, 4)
-        pushed2 = second.rows[..., -pushed1.shape[2] :]
-        read = self._read(read1, image.xv3) + self._read_weights(read1, weights1, pushed1)
-        return weights2, rstd2, read + self._read_weights(read2, weights2, pushed2)
+        read = self._read(read1, image.xv3) + self._read_weights(read1, weights1, first.v3)
+        return weights2, rstd2, read + self._read_weights(read2, weights2, second.v3)
 
-    def _rstd(self, image: ImageOperands, squares: Tensor, block: int) -> Tensor:
+    def _rstd(self, image: OperandsByHead, squares: Tensor, block: int) -> Tensor:
         return torch.rsqrt(squares / image.xu.shape[1] + self._eps[block])
 
     def _softmax(self, scores: Tensor) -> Tensor:
@@ -192,9 +194,9 @@ def _added(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.baddbmm(out, a, b) if torch.compiler.is_compiling() else out.baddbmm_(a, b)
 
 
-def _chosen(x: Tensor, dim: int, prompts: Tensor | None) -> Tensor:
+def _chosen(x: Tensor, dim: int, prompts: list[int] | None) -> Tensor:
     """Some prompts' part of a tensor; a view of it for one prompt, as `index_select` would copy all first."""
     if prompts is None:
         return x
-    parts = [x.narrow(dim, prompt, 1) for prompt in prompts.tolist()]
+    parts = [x.narrow(dim, prompt, 1) for prompt in prompts]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)

@@ -108,7 +108,7 @@ class MaskFolders:
         self.options = options
         there = f" (it has {name_some(names, 5)})" if (names := tree.names("")) else ""
         where = f"{folders[0]} in {storage.display(tree.root)}{there}"
-        self._absent = f"there is no {where}; {options.prefix}masks=FOLDER, or another source, has the masks"
+        self._absent = f"there is no {where}; {options.masks_key}=FOLDER, or another source, has the masks"
         self._truths: dict[str, MaskFolder] = {}
         for name in folders:
             if tree.exists(name):

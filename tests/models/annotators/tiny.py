@@ -126,6 +126,15 @@ def tiny_network(name: str, seed: int = 0) -> Any:
     return network.eval()
 
 
+@torch.no_grad()
+def with_biases(network: Any) -> Any:
+    """The network with biases and norms in its decoder; as it is made, none of them would be missed."""
+    for name, parameter in network.mask_decoder.named_parameters():
+        if parameter.ndim == 1:
+            parameter.normal_(float("norm" in name and name.endswith("weight")), 0.2)
+    return network
+
+
 def write_weights(folder: Path, name: str, seed: int = 0) -> Path:
     """A file that `sam.weights` or `labeller.weights` takes."""
     state = {key: value.clone().contiguous() for key, value in tiny_network(name, seed).state_dict().items()}

@@ -13,7 +13,7 @@ from segray.models.sam.geometry import point_grid
 from segray.models.sam.low_rank.transformer import LowRankTransformer
 from segray.models.sam2.decoder import Sam2Decoder, joined
 from segray.models.sam2.original import transformers_state
-from tests.models.annotators.tiny import tiny_network
+from tests.models.annotators.tiny import tiny_network, with_biases
 
 pytestmark = pytest.mark.usefixtures("no_gradients")
 
@@ -41,7 +41,7 @@ def test_the_decoder_is_that_of_transformers(
     """The 64 tokens of a prompt in parts, of equal size and not, and all prompts at once."""
     monkeypatch.setattr(transformer, "_CACHED_VALUES", values)
     monkeypatch.setattr(LowRankTransformer, "fits", lambda _: low_rank)
-    network = tiny_network("sam2.1_hiera_tiny", seed=2)
+    network = with_biases(tiny_network("sam2.1_hiera_tiny", seed=2))
     maps, points = encoded(network), torch.from_numpy(point_grid(6)) * 32
     logits, iou = transformers_masks(network, maps, 4 * points.float())
     decoder = Sam2Decoder(network)

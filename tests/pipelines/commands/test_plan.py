@@ -99,5 +99,5 @@ def test_masks_that_teach_are_part_of_the_plan(tmp_path: Path, capsys: pytest.Ca
     words = [f"out={tmp_path}/labels", "sam.model=none", f"calibrate.masks={masks}"]
     plan.run(config(images, *words))
     assert "calibrated on 2 masks" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"^masks=/nowhere: no such file or folder"):
+    with pytest.raises(UserError, match=r"^calibrate\.masks=/nowhere: no such file or folder"):
         plan.run(config(images, *words, "calibrate.masks=/nowhere"))

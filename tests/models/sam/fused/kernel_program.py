@@ -24,7 +24,7 @@ from segray.models.sam.prompted import PromptedSam
 from segray.models.sam.registry import build_sam
 from segray.models.sam2.decoder import Sam2Decoder, joined, segment_anything_heads
 from segray.models.sam2.model import PromptedSam2
-from tests.models.annotators.tiny import wider_sam2
+from tests.models.annotators.tiny import wider_sam2, with_biases
 from tests.models.sam.small import small_decoder, small_encoder
 
 EXACT = DecoderConfig(masks=replace(DecoderConfig().masks, gelu="erf", programs=3), asked_slots=8)
@@ -60,7 +60,7 @@ def decoders() -> None:
 
 def sam2() -> None:
     """Eight tokens a prompt, and finer maps added to both products of the upscaling."""
-    network = Sam2Model(Sam2Config(**wider_sam2())).eval()
+    network = with_biases(Sam2Model(Sam2Config(**wider_sam2())).eval())
     for name, parameter in network.mask_decoder.named_parameters():
         if name.endswith(("q_proj.weight", "k_proj.weight")):
             parameter.mul_(3)

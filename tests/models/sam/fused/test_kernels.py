@@ -74,6 +74,8 @@ KERNELS: list[tuple[str, dict[str, Any]]] = [
     ("first_block._first_block", {"WRITE": False, "READ": True}),
     ("second_block._second_block", {"WRITE": True, "READ": False, **_SECOND}),
     ("second_block._second_block", {"WRITE": False, "READ": True, **_SECOND}),
+    ("first_block._first_block", {"WRITE": True, "READ": False, "TOKENS": 8}),
+    ("second_block._second_block", {"WRITE": True, "READ": False, **_SECOND, "TOKENS": 8}),
     ("masks_kernel._upscaled_logits", {"GELU": "sigmoid"}),
     ("masks_kernel._upscaled_logits", {"GELU": "tanh"}),
     ("masks_kernel._upscaled_logits", {"GELU": "sigmoid", "MAPPED": True}),
@@ -93,7 +95,7 @@ _WHOLE |= {"rel_stride", "columns_at", "heads", "across", "channels"}
 
 def kind(name: str, values: dict[str, Any]) -> str:
     """Of a kernel's argument, as Triton's compiler names it; what SAM 2 adds are maps, not float32 biases."""
-    if name.startswith("added"):
+    if name in {"added1", "added2"}:
         return "*fp16" if values["MAPPED"] else "*fp32"
     if name in _WHOLE:
         return "i32"
