@@ -279,7 +279,7 @@ def test_a_corrected_label_set_teaches_as_masks_do(book: Path, taught: Path, tmp
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["calibrate.masks=/nowhere"], "^masks=/nowhere: no such file or folder"),
+        (["calibrate.masks=/nowhere"], r"^calibrate\.masks=/nowhere: no such file or folder"),
         (["calibrate.split=/nowhere.txt"], "^calibrate.split: no file '/nowhere.txt'"),
         (["calibrate.colors=/nowhere.txt"], "^calibrate.colors: no file"),
         (["classes=cat,dog", "clip.model=builtin"], " id "),
