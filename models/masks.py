@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segray.models.rle import checked_runs, crop_runs, runs_crop
+from segray.models.rle import checked_runs, crop_runs, encode_crop, runs_crop
 
 BoolMask = NDArray[np.bool_]
 Box = tuple[int, int, int, int]
@@ -69,15 +69,11 @@ def encode_rle(segment: Segment, height: int, width: int) -> tuple[list[int], by
     """COCO compressed RLE of the full-size mask: (size [height, width], counts)."""
     from pycocotools import mask as coco
 
-    x, y, w, h = segment.box
-    if height * width <= _LARGE:
-        # Column by column, as it is read: turning the whole mask over costs as much as encoding it.
-        mask = np.zeros((height, width), np.uint8, order="F")
-        mask[y : y + h, x : x + w] = segment.mask
-        rle = coco.encode(mask)
-    else:
-        runs = crop_runs(segment.mask, x, y, height, width)
-        rle = coco.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+    x, y, columns, _ = segment.box
+    if height * columns <= _LARGE:
+        return [height, width], encode_crop(segment.mask, x, y, height, width)
+    runs = crop_runs(segment.mask, x, y, height, width)
+    rle = coco.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
     return [height, width], rle["counts"]
 
 

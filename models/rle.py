@@ -39,6 +39,51 @@ def checked_runs(counts: bytes | str | Sequence[int], height: int, width: int) -
     return runs
 
 
+def encode_crop(mask: NDArray[np.bool_], x: int, y: int, height: int, width: int) -> bytes:
+    """COCO's compressed text of a mask that is false outside of a crop.
+
+    Work is that of the crop's columns, and so are 5 bytes of memory for each of their pixels.
+
+    Args:
+        mask: bool [h, w], the crop, with at least one true pixel.
+        x: of its first column in the image.
+        y: of its first row in the image.
+        height: of the image in pixels.
+        width: of the image in pixels.
+    """
+    from pycocotools import mask as coco
+
+    rows, columns = mask.shape
+    # With one column more, if there is one, the text ends with a run of background.
+    strip = np.zeros((height, min(columns + 1, width - x)), np.uint8, order="F")
+    strip[y : y + rows, :columns] = mask
+    counts: bytes = coco.encode(strip)["counts"]
+    before, after = x * height, (width - x - strip.shape[1]) * height
+    # The first number is not what others are told from, and nothing is told from the last one.
+    first = next(k for k, code in enumerate(counts) if not code - 48 & _MORE) + 1
+    counts = _longer(counts[:first], before) + counts[first:]
+    if not after:
+        return counts
+    last = len(counts) - 1
+    while counts[last - 1] - 48 & _MORE:
+        last -= 1
+    return counts[:last] + _longer(counts[last:], after)
+
+
+def _longer(text: bytes, pixels: int) -> bytes:
+    """A number of a compressed text, with so much added."""
+    codes = [code - 48 for code in text]
+    value = sum((code & (_MORE - 1)) << (_BITS * k) for k, code in enumerate(codes)) + pixels
+    value -= (1 << (_BITS * len(codes))) if codes[-1] & _SIGN else 0
+    longer = bytearray()
+    while True:
+        code, value = value & (_MORE - 1), value >> _BITS
+        more = value != (-1 if code & _SIGN else 0)
+        longer.append(48 + code + _MORE * more)
+        if not more:
+            return bytes(longer)
+
+
 def crop_runs(mask: NDArray[np.bool_], x: int, y: int, height: int, width: int) -> Runs:
     """The runs of a mask that is false outside of a crop; work and memory are those of the crop.
 
