@@ -253,7 +253,7 @@ def _join(address: str) -> None:
     try:
         with network, Waiting(f"the Ray cluster at {address} to answer"), without_greeting():
             ray.init(address=address, **QUIET)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # a node that is slow to start is a bare Exception of Ray's
         raise UserError(
             f"address: no Ray cluster at {address} ({first_line(error)}); "
             "if it requires a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, "

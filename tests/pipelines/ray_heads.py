@@ -86,8 +86,8 @@ def head_with_token(*, asks: bool = True, grows: bool = False, jobs: bool = True
                 start_new_session=True,
             )
         try:
-            ready = _answers if jobs else _has_started
-            _wait_until(lambda: ready(head, log), process, log)
+            # The dashboard answers before a slow machine's node can be joined.
+            _wait_until(lambda: _has_started(log) and (not jobs or _answers(head)), process, log)
             yield head
         finally:
             _end(process)
@@ -153,7 +153,7 @@ def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log
     raise AssertionError(f"no head:\n{log.read_text()}")
 
 
-def _answers(head: Head, _: Path) -> bool:
+def _answers(head: Head) -> bool:
     request = urllib.request.Request(
         f"{head.dashboard}/api/version", headers={"Authorization": f"Bearer {head.token}"}
     )
@@ -162,7 +162,7 @@ def _answers(head: Head, _: Path) -> bool:
     return False
 
 
-def _has_started(_: Head, log: Path) -> bool:
+def _has_started(log: Path) -> bool:
     return "Ray runtime started" in log.read_text()
 
 

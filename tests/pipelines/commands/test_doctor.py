@@ -122,7 +122,7 @@ def test_a_cluster_that_asks_for_a_token(head: Head) -> None:
     assert code == 0, out + err
     assert f"ok     authentication  {head.dashboard.removeprefix('http://')} refuses requests without" in out
     code, out, err = _doctor(head, "")
-    assert code == 2
+    assert code == 2, out + err
     assert "WRONG  cluster         address: no Ray cluster at" in out
     assert "if it requires a token, set RAY_AUTH_MODE=token" in out
     assert err.splitlines()[-1].endswith("checks failed: cluster")
@@ -133,7 +133,7 @@ def test_a_cluster_that_asks_for_a_token(head: Head) -> None:
 def test_a_cluster_that_answers_anyone_is_wrong() -> None:
     with head_with_token(asks=False) as head:
         code, out, err = _doctor(head, "")
-        assert code == 2
+        assert code == 2, out + err
         assert "WRONG  authentication  " in out
         assert "accepts requests without a token; run `ray get-auth-token --generate`" in out
         assert err.splitlines()[-1].endswith("checks failed: authentication")
