@@ -15,7 +15,8 @@ BoolMask = NDArray[np.bool_]
 Box = tuple[int, int, int, int]
 
 _LARGE = 1 << 22
-"""Pixels above which masks are coded without an array of the image's size; below, that is faster."""
+"""Pixels, of a mask's columns to write and of the image to read, above which runs are handled without an
+array of that size; below, one is faster."""
 _HEADER = struct.Struct("<4iqdd2d4i")
 
 

@@ -34,7 +34,7 @@ class FusedDecoder:
     def __init__(self, sam: HasHeads, eager: MaskDecoder, threshold: float, config: DecoderConfig) -> None:
         decoder, dtype = sam.mask_decoder, eager.dtype
         _check(decoder, eager, config)
-        self.eager, self._config, self._dtype = eager, config, dtype
+        self.eager, self._config = eager, config
         no_mask = sam.prompt_encoder.no_mask_embed.weight
         self._image = ImageSide(decoder, eager.positions, no_mask, dtype)
         self._maps = PromptMaps(decoder, self._image.constant, dtype)
@@ -59,7 +59,7 @@ class FusedDecoder:
         added = first + self._maps.shift, second
         if first.ndim == 2:
             # Maps are read for each prompt; biases stay in float32.
-            added = added[0].to(self._dtype), second.to(self._dtype)
+            added = added[0].to(self.eager.dtype), second.to(self.eager.dtype)
         return DecoderImage(self.eager.coarse(embedding), added)
 
     def prompts(self, points: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class FusedDecoder:
 
     def _state(self, embedding: Tensor, prompts: Tensor, threshold: float) -> tuple[Tensor, ...]:
         """All that does not depend on how many rows are needed: what `_logits` takes."""
-        image, prompts = self._image(embedding), prompts.to(self._dtype)
+        image, prompts = self._image(embedding), prompts.to(self.eager.dtype)
         config, side = self._config, self._prompts
         first = side.first(prompts, image)
         c1, rstd1, read = first_block(image, first, self._image.pk, first.v2, self._eps[0], config.first)

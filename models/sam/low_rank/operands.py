@@ -66,7 +66,7 @@ class ImageSide:
 
     Args:
         decoder: segment_anything's `MaskDecoder`, float32.
-        positions: float32 [N, C] of the prompt encoder.
+        positions: [N, C] of the prompt encoder, in the weights' type.
         no_mask: float32 [1, C], the "no mask" prompt.
         dtype: of the operands.
         exponents: the factor on scores: `LOG2_E` for exponents of 2, 1 for those of e.

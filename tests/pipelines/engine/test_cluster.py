@@ -16,6 +16,7 @@ from segray.pipelines.config.shared import GrowConfig
 from segray.pipelines.engine import cluster
 from segray.pipelines.engine.cluster import Resources
 from segray.pipelines.engine.ray_output import without_greeting
+from segray.pipelines.errors import UserError
 from tests.pipelines.ray_heads import head_with_token
 
 
@@ -37,6 +38,22 @@ def test_a_session_joins_the_ray_that_runs_and_leaves_it_running() -> None:
     with cluster.session(None) as resources:
         assert (resources.cpus, resources.gpus, resources.nodes) == (2, 0, 1)
     assert ray.is_initialized()
+
+
+def test_a_cluster_that_cannot_be_joined_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray raises a bare Exception where a node is slow to start."""
+
+    def init(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.\nThis could happen because")
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr(cluster, "require_listener", lambda _: None)
+    problem = r"^address: no Ray cluster at 127.0.0.1:7 \(The current node timed out during startup\.\); if"
+    with pytest.raises(UserError, match=problem) as caught, cluster.connected("127.0.0.1:7"):
+        pass
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
 
 
 def test_workers_are_not_spread_over_nodes() -> None:

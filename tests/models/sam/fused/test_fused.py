@@ -42,6 +42,19 @@ def test_a_decoder_of_another_build_is_refused() -> None:
         FusedDecoder(sam, eager, 0.0, DecoderConfig())
 
 
+def test_more_tokens_than_kernels_have_room_for_are_refused() -> None:
+    pytest.importorskip("triton")
+    from segray.models.sam.fused.decoder import FusedDecoder
+
+    sam = small_decoder(64, 2, (4, 8))
+    eager = MaskDecoder(sam)
+    with pytest.raises(ValueError, match="a prompt has 7 tokens, 4 of them asked for, which are too many"):
+        FusedDecoder(sam, eager, 0.0, DecoderConfig(asked_slots=2))
+    eager._output_tokens = eager._output_tokens.repeat(2, 1)
+    with pytest.raises(ValueError, match="a prompt has 12 tokens"):
+        FusedDecoder(sam, eager, 0.0, DecoderConfig())
+
+
 # Configurations
 
 
